@@ -1,0 +1,188 @@
+"""Every touch of TVM's moving API: the rest of the package calls these names and nothing of TVM that changed between releases.
+
+Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). TVM is imported inside the functions, because
+``import tvm`` takes seconds and a board runs a library with the runtime alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Emitter", "build_module", "call_private", "main_function", "make_target", "private_function", "tensor"]
+
+
+def make_target(spec: dict[str, Any]) -> Any:
+    """Makes a ``tvm.target.Target`` from its JSON form."""
+    import tvm
+
+    return tvm.target.Target(dict(spec))
+
+
+def tensor(array: np.ndarray) -> Any:
+    """Copies a numpy array into a TVM tensor on the CPU."""
+    import tvm
+
+    return tvm.runtime.tensor(array)
+
+
+class Emitter:
+    """What a kernel template uses to write TIR: a few short names over TVM's IR builder.
+
+    Scalars are int32 unless said otherwise; a vector of ``n`` lanes is written ``dtype + "x" + n``.
+    """
+
+    def __init__(self) -> None:
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as builder
+
+        self.b = builder
+        self.t = tirx
+
+    # -- statements ---------------------------------------------------------------------------------------------------
+    @contextmanager
+    def loop(self, extent: Any, parallel: bool = False) -> Iterator[Any]:
+        """A serial or a parallel loop from 0 to ``extent``; a loop of one round is no loop."""
+        if isinstance(extent, int) and extent == 1 and not parallel:
+            yield self.int(0)
+            return
+        with self.b.parallel(0, extent) if parallel else self.b.serial(0, extent) as i:
+            yield i
+
+    def local(self, count: int, dtype: str) -> Any:
+        """Scratch of ``count`` elements or vectors that lives in registers."""
+        base, _, lanes = dtype.partition("x")
+        return self.b.alloc_buffer((count * int(lanes or 1),), base, scope="local")
+
+    def view(self, pointer: Any, size: int, dtype: str) -> Any:
+        """A flat buffer over a pointer argument."""
+        return self.b.decl_buffer((size,), dtype, data=pointer)
+
+    def store(self, buffer: Any, index: Any, value: Any, lanes: int = 1, stride: int = 1) -> None:
+        """``buffer[index : index + lanes * stride : stride] = value``."""
+        self.b.buffer_store(buffer, value, [self.ramp(index, lanes, stride)])
+
+    @contextmanager
+    def when(self, condition: Any) -> Iterator[None]:
+        """``if condition:``."""
+        with self.b.If(condition), self.b.Then():
+            yield
+
+    # -- expressions --------------------------------------------------------------------------------------------------
+    def ramp(self, index: Any, lanes: int, stride: int = 1) -> Any:
+        """Indices of a vector access."""
+        return index if lanes == 1 else self.t.Ramp(self.expr(index), stride, lanes)
+
+    def load(self, buffer: Any, index: Any, lanes: int = 1, stride: int = 1) -> Any:
+        """``buffer[index : index + lanes * stride : stride]``."""
+        return buffer[self.ramp(index, lanes, stride)]
+
+    def expr(self, value: Any) -> Any:
+        """An int32 expression of a Python integer; expressions stay as they are."""
+        return self.int(value) if isinstance(value, int) else value
+
+    def int(self, value: int) -> Any:
+        """An int32 constant."""
+        return self.t.IntImm("int32", value)
+
+    def const(self, value: float, dtype: str) -> Any:
+        """A constant, broadcast over the lanes of ``dtype``."""
+        base, _, lanes = dtype.partition("x")
+        scalar = self.t.const(value, base)
+        return self.splat(scalar, int(lanes)) if lanes else scalar
+
+    def splat(self, value: Any, lanes: int) -> Any:
+        """One scalar in every lane."""
+        return value if lanes == 1 else self.t.Broadcast(value, lanes)
+
+    def cast(self, value: Any, dtype: str) -> Any:
+        """Numeric conversion."""
+        return value.astype(dtype)
+
+    def bits(self, value: Any, dtype: str) -> Any:
+        """The same bits read as another type."""
+        return self.t.reinterpret(dtype, value)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c`` with one rounding."""
+        return self.b.fma(a, b, c)
+
+    def max(self, a: Any, b: Any) -> Any:
+        """Elementwise maximum."""
+        return self.t.Max(a, b)
+
+    def min(self, a: Any, b: Any) -> Any:
+        """Elementwise minimum."""
+        return self.t.Min(a, b)
+
+    def select(self, condition: Any, a: Any, b: Any) -> Any:
+        """``condition ? a : b``, both sides computed."""
+        return self.t.Select(condition, a, b)
+
+
+def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) -> Any:
+    """Makes a private PrimFunc of raw pointers: ``body(emitter, *pointers)`` writes it.
+
+    Args:
+        args: Names and element types of the pointers.
+        body: Writes the statements.
+
+    Returns:
+        A ``tvm.tirx.PrimFunc`` that returns int32 0 (a parallel loop needs a status to return).
+    """
+    import tvm
+    from tvm import tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as builder
+
+    with IRBuilder() as ib:
+        with builder.prim_func(is_private=True, s_tir=True):
+            pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
+            builder.func_attr({"tirx.noalias": True})
+            builder.func_ret(tvm.ir.PrimType("int32"))
+            body(Emitter(), *pointers)
+            builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
+    return ib.get()
+
+
+def call_private(function: Any, pointers: Sequence[Any]) -> None:
+    """Emits a call of a private function (a ``GlobalVar``) inside :func:`main_function`."""
+    import tvm
+    from tvm.script.ir_builder import tirx as builder
+
+    builder.evaluate(tvm.ir.Call(function, list(pointers), ret_ty=tvm.ir.PrimType("int32")))
+
+
+def main_function(
+    name: str,
+    buffers: Sequence[tuple[str, tuple[int, ...], str]],
+    scalars: Sequence[str],
+    body: Callable[..., None],
+) -> Any:
+    """Makes the exported PrimFunc of ``buffers`` (name, shape, dtype) and int32 ``scalars``."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as builder
+
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            builder.func_name(name)
+            builder.func_attr({"global_symbol": name})
+            arguments = [builder.arg(n, builder.buffer(shape, dtype)) for n, shape, dtype in buffers]
+            numbers = [builder.arg(n, builder.int32()) for n in scalars]
+            body(Emitter(), *arguments, *numbers)
+    return ib.get()
+
+
+def build_module(functions: dict[str, Any], main: Any, target: dict[str, Any]) -> Any:
+    """Compiles private functions and the main function into one runtime module.
+
+    ``functions`` maps a ``GlobalVar``'s name to ``(GlobalVar, PrimFunc)``.
+    """
+    import tvm
+
+    module = tvm.IRModule({gv: function for gv, function in functions.values()})
+    module[tvm.ir.GlobalVar(str(main.attrs["global_symbol"]))] = main
+    return tvm.tirx.build(module, target=make_target(target))
