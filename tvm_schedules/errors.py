@@ -1,0 +1,54 @@
+"""Every error that building, checking, loading or running an artifact raises on purpose.
+
+All derive from :class:`TernError`, so that a command line catches one class and prints one line.
+"""
+
+from __future__ import annotations
+
+
+class TernError(Exception):
+    """Base class: something about the input, the machine or the artifact is not as it has to be."""
+
+
+class TargetError(TernError, ValueError):
+    """A target name or a TVM target JSON that is not understood."""
+
+
+class ModelError(TernError, ValueError):
+    """An ONNX model that cannot be read: corrupt, unreadable, or of a form that is not supported."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """A node whose operator has no lowering; the message names the node, the operator and a way out."""
+
+
+class ShapeError(ModelError):
+    """A model whose input shape is open where a fixed one is needed."""
+
+
+class LinkError(TernError, RuntimeError):
+    """No linker for the target, or the linker failed."""
+
+
+class ArtifactError(TernError, RuntimeError):
+    """A directory that is not an artifact, is damaged, or does not fit this machine or this version."""
+
+
+class OutputError(ArtifactError):
+    """The output path may not be replaced, or could not be written."""
+
+
+class CpuFeatureError(ArtifactError):
+    """The artifact needs CPU instructions that this machine does not have."""
+
+
+class InputError(TernError, ValueError):
+    """A network input of the wrong name, number, shape or dtype."""
+
+
+class VerificationError(TernError, AssertionError):
+    """The library's outputs differ from the reference by more than the tolerance."""
+
+
+class BenchError(TernError, RuntimeError):
+    """A benchmark that cannot be run as asked."""
