@@ -143,7 +143,9 @@ def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None])
             pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
             builder.func_attr({"tirx.noalias": True})
             builder.func_ret(tvm.ir.PrimType("int32"))
-            body(Emitter(), *pointers)
+            # Scratch stays on the stack only where the device is known; MakePackedAPI says so for exported functions alone.
+            with builder.attr("default", "device_id", 0), builder.attr("default", "device_type", 1):
+                body(Emitter(), *pointers)
             builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
     return ib.get()
 
@@ -185,4 +187,6 @@ def build_module(functions: dict[str, Any], main: Any, target: dict[str, Any]) -
 
     module = tvm.IRModule({gv: function for gv, function in functions.values()})
     module[tvm.ir.GlobalVar(str(main.attrs["global_symbol"]))] = main
-    return tvm.tirx.build(module, target=make_target(target))
+    # StorageRewrite would hoist a kernel's scratch out of the scope that says it lives on the CPU's stack.
+    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
+        return tvm.tirx.build(module, target=make_target(target))

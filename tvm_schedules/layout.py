@@ -196,7 +196,7 @@ class Halo:
         """Which of the ``length`` elements from the origin on are pixels of an output of size ``out``: 255 or 0, uint8."""
         p = np.arange(length)
         d, h, _ = self.steps()
-        w_at, h_at, d_at = p % h, (p % d) // h if d else p // h, p // d if d else np.zeros_like(p)
+        w_at, h_at, d_at = p % h, (p % d) // h, p // d
         return np.where((w_at < out[2]) & (h_at < out[1]) & (d_at < out[0]), 255, 0).astype(np.uint8)
 
     def pack(self, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Dense convolution in halo layout: multiply-add taps in float32, blocked over output channels and pixels in registers.
+
+For layers that stay 8-bit or float: stems, depthwise layers, anything without a ternary weight. 8-bit pixels are converted as they
+are read; products of 8-bit integers add up exactly below 2**24, that is up to 518 taps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..compat import Emitter, private_function
+from ..layout import Halo, Window
+from .epilogue import Epilogue, fill_borders, store_pixels
+
+__all__ = ["Spec", "emit", "weights"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8 or float32.
+        window: Geometry.
+        rows: Output channels.
+        vector: Bytes a vector register.
+        block: Vectors a pixel block.
+        tile: Output channels a register block.
+        parallel: Whether to start threads.
+        epilogue: What follows.
+    """
+
+    x: Halo
+    window: Window
+    rows: int
+    vector: int
+    block: int
+    tile: int
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        lanes = self.vector // 4
+        return -(-self.x.run(self.epilogue.size) // lanes) * lanes
+
+
+def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str, np.ndarray]:
+    """Lays weights ``[O, C / groups, kd, kh, kw]`` out by register block (numpy; runs when a library is loaded).
+
+    Returns:
+        ``values`` float32 ``[groups, blocks, fan * taps, tile]`` (rows past the end are zero) and ``offsets`` int32
+        ``[fan * taps]`` of the first group.
+    """
+    rows, fan = values.shape[:2]
+    per_group = rows // window.groups
+    blocks = -(-per_group // tile)
+    flat = values.reshape(window.groups, per_group, -1).astype(np.float32)
+    padded = np.zeros((window.groups, blocks * tile, flat.shape[2]), np.float32)
+    padded[:, :per_group] = flat
+    blocked = padded.reshape(window.groups, blocks, tile, -1).transpose(0, 1, 3, 2)
+    offsets = [x.offset(c, phase, shift) for c in range(fan) for phase, shift in window.taps()]
+    return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
+    ep, x, window, tile = spec.epilogue, spec.x, spec.window, spec.tile
+    lanes = spec.vector // 4
+    f32 = f"float32x{lanes}"
+    per_group, fan = spec.rows // window.groups, x.channels // window.groups
+    taps = fan * int(np.prod(window.kernel))
+    row_blocks = -(-per_group // tile)
+    full, tail = divmod(spec.pixels // lanes, spec.block)
+    blocks = full + bool(tail)
+    image = x.channels * x.phases * x.plane
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        values = e.view(pointers[1], window.groups * row_blocks * taps * tile, "float32")
+        offsets = e.view(pointers[2], taps, "int32")
+        views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
+
+        def pixels(acc: Any, n: Any, block: Any, group: Any, row_block: Any, vectors: int) -> None:
+            start = block * (spec.block * lanes)
+            base = n * image + group * (fan * x.phases * x.plane) + start
+            for i in range(tile * vectors):
+                e.store(acc, i * lanes, e.const(0.0, f32), lanes)
+            first = (group * row_blocks + row_block) * (taps * tile)
+            with e.loop(taps) as t:
+                at = e.load(offsets, t) + base
+                for v in range(vectors):
+                    value = e.load(bx, at + v * lanes, lanes)
+                    value = e.cast(value, f32) if x.dtype == "uint8" else value
+                    for i in range(tile):
+                        weight = e.splat(e.load(values, first + t * tile + i), lanes)
+                        slot = (i * vectors + v) * lanes
+                        old = e.load(acc, slot, lanes)
+                        e.store(acc, slot, e.fma(value, weight, old) if ep.fma else old + value * weight, lanes)
+            for i in range(tile):
+                inner = row_block * tile + i
+                with e.when(inner < per_group):
+                    o = group * per_group + inner
+                    for v in range(vectors):
+                        store_pixels(e, ep, views, e.load(acc, (i * vectors + v) * lanes, lanes), n, o, start + v * lanes, lanes)
+                    with e.when(block == 0):
+                        fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+
+        with e.loop(x.batch * window.groups * row_blocks * blocks, parallel=spec.parallel) as job:
+            block, rest = job % blocks, job // blocks
+            row_block, rest = rest % row_blocks, rest // row_blocks
+            group, n = rest % window.groups, rest // window.groups
+            acc = e.local(tile * spec.block * lanes, "float32")
+            if full:
+                with e.when(block < full):
+                    pixels(acc, n, block, group, row_block, spec.block)
+            if tail:
+                with e.when(block == full):
+                    pixels(acc, n, block, group, row_block, tail)
+
+    return private_function([("x", x.dtype), ("values", "float32"), ("offsets", "int32"), *ep.arguments], body)

@@ -1,0 +1,97 @@
+"""Maximum and average pooling in halo layout; with a window of one pixel, also elementwise addition, clipping and requantising.
+
+A window is a list of offsets, as in the convolutions, but each channel reads only its own plane. The average of a window that
+reaches over the border divides by its number of real pixels, or of all of them, as ONNX's ``count_include_pad`` says: the divisor
+comes from an array over the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..compat import Emitter, private_function
+from ..layout import Halo, Window
+from .epilogue import Epilogue, fill_borders, store_pixels
+
+__all__ = ["Spec", "divisors", "emit"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        kind: ``"max"`` or ``"average"``.
+        x: Layout of the input, uint8 or float32.
+        window: Geometry.
+        zero: The input's zero point, which the halo holds too; an average takes it out.
+        vector: Bytes a vector register.
+        parallel: Whether to start threads.
+        epilogue: What follows.
+    """
+
+    kind: Literal["max", "average"]
+    x: Halo
+    window: Window
+    zero: int
+    vector: int
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        lanes = self.vector // 4
+        return -(-self.x.run(self.epilogue.size) // lanes) * lanes
+
+
+def divisors(x: Halo, window: Window, size: tuple[int, int, int], length: int, include_pad: bool) -> np.ndarray:
+    """1 / (pixels that the window at each of ``length`` elements counts), float32 (numpy; runs when a library is loaded)."""
+    counts = np.zeros(size, np.int64)
+    padded = np.pad(np.ones(x.dims, np.int64), window.pads, constant_values=int(include_pad))
+    grid = np.ix_(*(np.arange(n) * s for n, s in zip(size, window.strides, strict=True)))
+    for index in np.ndindex(*window.kernel):
+        at = tuple(g + i * d for g, i, d in zip(grid, index, window.dilations, strict=True))
+        counts += padded[at]
+    out = np.ones(length, np.float32)
+    d, h, w = (np.arange(n) for n in size)
+    sd, sh, sw = x.steps()
+    out[(d[:, None, None] * sd + h[:, None] * sh + w * sw).ravel()] = 1.0 / counts.ravel()
+    return out
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, divisor, <epilogue>``."""
+    ep, x, window = spec.epilogue, spec.x, spec.window
+    lanes = spec.vector // 4
+    f32 = f"float32x{lanes}"
+    offsets = [x.offset(0, phase, shift) for phase, shift in window.taps()]
+    zeros = float(spec.zero * len(offsets))
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        divisor = e.view(pointers[1], spec.pixels, "float32")
+        views = ep.views(e, list(pointers[2:]), x.channels, spec.pixels)
+        with e.loop(x.batch * x.channels, parallel=spec.parallel) as plane:
+            n, c = plane // x.channels, plane % x.channels
+            with e.loop(spec.pixels // lanes) as i:
+                base = plane * (x.phases * x.plane) + i * lanes
+                values = [e.load(bx, base + offset, lanes) for offset in offsets]
+                if spec.kind == "max":
+                    acc = values[0]
+                    for value in values[1:]:
+                        acc = e.max(acc, value)
+                    acc = e.cast(acc, f32) if x.dtype == "uint8" else acc
+                else:
+                    values = [e.cast(value, f32) if x.dtype == "uint8" else value for value in values]
+                    acc = values[0]
+                    for value in values[1:]:
+                        acc = acc + value
+                    acc = (acc - e.const(zeros, f32)) * e.load(divisor, i * lanes, lanes)
+                store_pixels(e, ep, views, acc, n, c, i * lanes, lanes)
+            fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
+
+    return private_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)

@@ -1,0 +1,114 @@
+"""Copies a tensor from one layout to another, converting between float and 8-bit on the way.
+
+Plain tensors are read and written with any strides, so that the rows of a linear layer can become planes and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from ..compat import Emitter, private_function
+from ..layout import Halo
+from .epilogue import MAGIC
+
+__all__ = ["Spec", "Strided", "emit"]
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A plain tensor seen as ``[N, C, D, H, W]`` with the given strides in elements."""
+
+    batch: int
+    channels: int
+    dims: tuple[int, int, int]
+    dtype: str
+    strides: tuple[int, int, int, int, int]
+    elements: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        source: Where from.
+        target: Where to.
+        vector: Bytes a vector register.
+        parallel: Whether to start threads.
+    """
+
+    source: Halo | Strided
+    target: Halo | Strided
+    vector: int
+    parallel: bool
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``source, params, target``.
+
+    8-bit to float: ``(q - params[1]) * params[0]``. Float to 8-bit: ``clip(round(x / params[0]) + params[1], params[2], params[3])``,
+    as ONNX ``DequantizeLinear`` and ``QuantizeLinear`` do.
+    """
+    source, target, lanes = spec.source, spec.target, spec.vector // 4
+    phase = target.phase if isinstance(target, Halo) else (1, 1, 1)
+    if isinstance(source, Halo) and source.phase != (1, 1, 1):
+        raise ValueError(f"a repack reads planes that are not split into phases, got phase {source.phase}")
+
+    def convert(e: Emitter, value: Any, params: Any, width: int) -> Any:
+        if source.dtype == target.dtype:
+            return value
+        f32 = f"float32x{width}" if width > 1 else "float32"
+        u8, i32 = f32.replace("float32", "uint8"), f32.replace("float32", "int32")
+        number = [e.splat(e.load(params, i), width) for i in range(4)]
+        if target.dtype == "float32":
+            return (e.cast(value, f32) - number[1]) * number[0]
+        # Half to even before the zero point is added: the magic number rounds, subtracting it gives the rounded value back.
+        limit = e.const(4194303.0, f32)
+        y = e.min(e.max(value / number[0], e.const(-4194303.0, f32)), limit)
+        y = (y + e.const(MAGIC, f32)) - e.const(MAGIC, f32) + number[1]
+        y = e.min(e.max(y, number[2]), number[3])
+        return e.cast(e.cast(y, i32), u8)
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        src = e.view(pointers[0], source.elements, source.dtype)
+        params = e.view(pointers[1], 4, "float32")
+        dst = e.view(pointers[2], target.elements, target.dtype)
+
+        def address(layout: Halo | Strided, n: Any, c: Any, at: tuple[Any, Any, Any], part: int) -> Any:
+            if isinstance(layout, Strided):
+                steps = layout.strides
+                return n * steps[0] + c * steps[1] + at[0] * steps[2] + at[1] * steps[3] + at[2] * steps[4]
+            steps = layout.steps()
+            plane = ((n * layout.channels + c) * layout.phases + part) * layout.plane + layout.origin
+            return plane + at[0] * steps[0] + at[1] * steps[1] + at[2] * steps[2]
+
+        with e.loop(source.batch * source.channels, parallel=spec.parallel) as plane:
+            n, c = plane // source.channels, plane % source.channels
+            if isinstance(target, Halo):
+                width = 64 // target.itemsize
+                start = (plane * target.phases) * target.plane
+                with e.loop(target.phases * target.plane // width) as i:
+                    e.store(dst, start + i * width, e.const(target.fill, f"{target.dtype}x{width}"), width)
+            for part, first in enumerate(product(*(range(s) for s in phase))):
+                size = [-(-(n_ - f) // s) for n_, f, s in zip(source.dims, first, phase, strict=True)]
+                if min(size) <= 0:
+                    continue
+                step_from = (source.strides[4] if isinstance(source, Strided) else 1) * phase[2]
+                step_to = target.strides[4] if isinstance(target, Strided) else 1
+                with e.loop(size[0]) as d, e.loop(size[1]) as h:
+                    done, width = 0, lanes
+                    while done < size[2]:
+                        while width > size[2] - done:
+                            width //= 2
+                        rounds = (size[2] - done) // width
+                        with e.loop(rounds) as i:
+                            w = i * width + done
+                            at = (d * phase[0] + first[0], h * phase[1] + first[1], w * phase[2] + first[2])
+                            value = e.load(src, address(source, n, c, at, 0), width, step_from)
+                            where = address(target, n, c, (d, h, w), part)
+                            e.store(dst, where, convert(e, value, params, width), width, step_to)
+                        done += rounds * width
+
+    return private_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)

@@ -1,0 +1,229 @@
+"""Offset-sparse ternary convolution: additions and subtractions only.
+
+A row of weights is a list of offsets of the pixels to add and a list of those to subtract; pixels are the vector lanes and sums
+stay in registers. Rows with several terms or unequal levels, and 8-bit rows too long for 16-bit sums, come in segments, which are
+added up in float32 (exact for integers below 2**24).
+
+8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is the odd pixels'
+sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign exceeds 32767.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..compat import Emitter, private_function
+from ..layout import Halo, Window
+from .epilogue import Epilogue, fill_borders, store_pairs, store_pixels
+
+__all__ = ["Spec", "emit", "segments", "taps_limit"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8 or float32.
+        rows: Output channels.
+        taps: Offsets in all.
+        segments: Segments in all; 0 if every row is one segment and needs nothing but the epilogue's scale.
+        vector: Bytes a vector register.
+        block: Vectors a pixel block.
+        chunks: Blocks of output channels, for threads.
+        parallel: Whether to start threads.
+        epilogue: What follows.
+    """
+
+    x: Halo
+    rows: int
+    taps: int
+    segments: int
+    vector: int
+    block: int
+    chunks: int
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        lanes = self.vector // self.x.itemsize
+        return -(-self.x.run(self.epilogue.size) // lanes) * lanes
+
+
+def taps_limit(x: Halo, largest: int = 255) -> int:
+    """Taps of one sign that a segment may have: what 16-bit sums of 8-bit values up to ``largest`` hold; float has no limit."""
+    return 32767 // largest if x.dtype == "uint8" else 1 << 30
+
+
+def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, limit: int) -> dict[str, np.ndarray]:
+    """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
+
+    Args:
+        codes: int8 ``[terms, O, C / groups, kd, kh, kw]``.
+        levels: float32 ``[terms, O]``: each term's level relative to the epilogue's scale; all 1 for a single term.
+        window: Geometry.
+        x: Layout of the input.
+        limit: Taps of one sign that a segment may have at most.
+
+    Returns:
+        ``offsets`` int32 (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the additions and of
+        the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row), ``level`` float32 ``[segments]``.
+    """
+    terms, rows, fan = codes.shape[:3]
+    table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
+    per_channel = x.phases * x.plane
+    offsets: list[np.ndarray] = []
+    counts: list[int] = []
+    row, level = [0], []
+    for o in range(rows):
+        first = (o * window.groups // rows) * fan
+        address = ((np.arange(fan) + first)[:, None] * per_channel + table).ravel()
+        for t in range(terms):
+            flat = codes[t, o].reshape(-1)
+            plus, minus = np.sort(address[flat > 0]), np.sort(address[flat < 0])
+            if t and not len(plus) and not len(minus):
+                continue
+            pieces = max(1, -(-max(len(plus), len(minus)) // limit))
+            for part_plus, part_minus in zip(np.array_split(plus, pieces), np.array_split(minus, pieces), strict=True):
+                offsets += [part_plus, part_minus]
+                counts += [len(part_plus), len(part_minus)]
+                level.append(levels[t, o])
+        row.append(len(level))
+    return {
+        "offsets": np.concatenate([*offsets, [0]]).astype(np.int32),
+        "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        "row": np.array(row, np.int32),
+        "level": np.array(level, np.float32),
+    }
+
+
+class _Bytes:
+    """Sums of 8-bit pixels in two 16-bit words."""
+
+    def __init__(self, e: Emitter, spec: Spec) -> None:
+        self.e, self.lanes, self.half = e, spec.vector, spec.vector // 2
+        self.words = [e.local(spec.block * self.half, "uint16") for _ in range(2)]
+        self.parts = 2
+
+    def zero(self, v: int) -> None:
+        for part in self.words:
+            self.e.store(part, v * self.half, self.e.const(0, f"uint16x{self.half}"), self.half)
+
+    def add(self, v: int, pixels: Any, sign: int) -> None:
+        e, u16 = self.e, f"uint16x{self.half}"
+        word = e.bits(pixels, u16)
+        for part, term in zip(self.words, (word, word >> e.const(8, u16)), strict=True):
+            old = e.load(part, v * self.half, self.half)
+            e.store(part, v * self.half, old + term if sign > 0 else old - term, self.half)
+
+    def sums(self, v: int) -> list[Any]:
+        e, half = self.e, self.half
+        a, b = (e.load(part, v * half, half) for part in self.words)
+        even = a - (b << e.const(8, f"uint16x{half}"))
+        return [e.cast(e.bits(word, f"int16x{half}"), f"float32x{half}") for word in (even, b)]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any) -> None:
+        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, self.half)
+
+
+class _Floats:
+    """Sums of 32-bit float pixels."""
+
+    def __init__(self, e: Emitter, spec: Spec) -> None:
+        self.e, self.lanes = e, spec.vector // 4
+        self.half = self.lanes
+        self.total = e.local(spec.block * self.lanes, "float32")
+        self.parts = 1
+
+    def zero(self, v: int) -> None:
+        self.e.store(self.total, v * self.lanes, self.e.const(0.0, f"float32x{self.lanes}"), self.lanes)
+
+    def add(self, v: int, pixels: Any, sign: int) -> None:
+        old = self.e.load(self.total, v * self.lanes, self.lanes)
+        self.e.store(self.total, v * self.lanes, old + pixels if sign > 0 else old - pixels, self.lanes)
+
+    def sums(self, v: int) -> list[Any]:
+        return [self.e.load(self.total, v * self.lanes, self.lanes)]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any) -> None:
+        store_pixels(self.e, ep, views, sums[0], n, o, p, self.lanes)
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, offsets, bounds, row, level, <epilogue>``."""
+    ep, x = spec.epilogue, spec.x
+    arguments = [("x", x.dtype), ("offsets", "int32"), ("bounds", "int32"), ("row", "int32"), ("level", "float32")]
+    count = max(spec.segments, spec.rows)
+    lanes = spec.vector // x.itemsize
+    full, tail = divmod(spec.pixels // lanes, spec.block)
+    blocks = full + bool(tail)
+    per_chunk = -(-spec.rows // spec.chunks)
+    image = x.channels * x.phases * x.plane
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        sizes = (("int32", spec.taps + 1), ("int32", 2 * count + 1), ("int32", spec.rows + 1), ("float32", count))
+        offsets, bounds, row, level = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:5], sizes, strict=True))
+        views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
+
+        def segment(acc: Any, s: Any, base: Any, vectors: int) -> None:
+            for v in range(vectors):
+                acc.zero(v)
+            for sign, index in ((+1, 0), (-1, 1)):
+                first, last = (e.load(bounds, s * 2 + index + i) for i in range(2))
+                with e.loop(last - first) as j:
+                    at = e.load(offsets, first + j) + base
+                    for v in range(vectors):
+                        acc.add(v, e.load(bx, at + v * lanes, lanes), sign)
+
+        def several(acc: Any, total: list[Any], base: Any, o: Any, vectors: int) -> None:
+            half = acc.half
+            for part in total:
+                for v in range(vectors):
+                    e.store(part, v * half, e.const(0.0, f"float32x{half}"), half)
+            first = e.load(row, o)
+            with e.loop(e.load(row, o + 1) - first) as i:
+                segment(acc, first + i, base, vectors)
+                weight = e.splat(e.load(level, first + i), half)
+                for v in range(vectors):
+                    for part, value in zip(total, acc.sums(v), strict=True):
+                        old = e.load(part, v * half, half)
+                        new = e.fma(value, weight, old) if ep.fma else old + value * weight
+                        e.store(part, v * half, new, half)
+
+        def pixels(acc: Any, total: list[Any], n: Any, block: Any, o: Any, vectors: int) -> None:
+            start = block * (spec.block * lanes)
+            base = start + n * image
+            if spec.segments:
+                several(acc, total, base, o, vectors)
+            else:
+                segment(acc, o, base, vectors)
+            for v in range(vectors):
+                sums = [e.load(part, v * acc.half, acc.half) for part in total] if total else acc.sums(v)
+                acc.store(ep, views, sums, n, o, start + v * lanes)
+
+        def rows(acc: Any, total: list[Any], n: Any, block: Any, o: Any) -> None:
+            if full:
+                with e.when(block < full):
+                    pixels(acc, total, n, block, o, spec.block)
+            if tail:
+                with e.when(block == full):
+                    pixels(acc, total, n, block, o, tail)
+            with e.when(block == 0):
+                fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+
+        with e.loop(x.batch * spec.chunks * blocks, parallel=spec.parallel) as job:
+            n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
+            acc: Any = _Bytes(e, spec) if x.dtype == "uint8" else _Floats(e, spec)
+            total = [e.local(spec.block * acc.half, "float32") for _ in range(acc.parts)] if spec.segments else []
+            with e.loop(per_chunk) as i:
+                o = rest // blocks * per_chunk + i
+                with e.when(o < spec.rows):
+                    rows(acc, total, n, rest % blocks, o)
+
+    return private_function([*arguments, *ep.arguments], body)
