@@ -1,0 +1,107 @@
+"""From a compiled TVM module to a shared library, for this machine and for others, without root and without a toolchain.
+
+``zig cc`` (``pip install ziglang``) is a C compiler and linker for every Linux target in one wheel. Where it is missing, a
+cross gcc on the path serves as well. The libraries need no C++ runtime, so ``zig c++`` is never called (it would build one).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tvm_schedules import cpu
+from tvm_schedules.errors import LinkError
+
+GLIBC = "2.28"  # oldest C library that the linked files run with: Debian 10, Ubuntu 20.04 and everything later
+_HINT = "install one with: pip install ziglang"
+
+
+def linker(triple: str | None) -> list[str]:
+    """The command that links a shared library, without inputs and output.
+
+    Args:
+        triple: LLVM triple such as ``aarch64-linux-gnu``; None means this machine.
+
+    Returns:
+        Program and options. This machine: ``$CC``, then cc, gcc, clang, then zig. Others: zig, then a cross gcc.
+
+    Raises:
+        LinkError: There is none; the message says what to install.
+    """
+    shared = ["-shared", "-fPIC"]
+    if triple is None:
+        flags = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+        for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+            if name and shutil.which(name):
+                return [name, *shared, *flags]
+        if _has_zig():
+            return [*_zig(_zig_triple(f"{cpu.architecture()}-linux-gnu")), *shared]
+        raise LinkError(f"no C compiler found to link a library for this machine (looked for $CC, cc, gcc, clang); {_HINT}")
+    if _has_zig():
+        return [*_zig(_zig_triple(triple)), *shared]
+    for name in (f"{triple}-gcc", f"{triple}-g++", f"{triple}-clang"):
+        if shutil.which(name):
+            return [name, *shared]
+    raise LinkError(f"no linker found for {triple} (looked for the ziglang package and {triple}-gcc on the path); {_HINT}")
+
+
+def _has_zig() -> bool:
+    return importlib.util.find_spec("ziglang") is not None
+
+
+def _zig(triple: str) -> list[str]:
+    return [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+
+
+def _zig_triple(triple: str) -> str:
+    """LLVM's ``aarch64-unknown-linux-gnu`` -> zig's ``aarch64-linux-gnu.2.28``.
+
+    Raises:
+        LinkError: The system is not one that zig links for here.
+    """
+    parts = [part for part in triple.split("-") if part not in ("unknown", "pc", "none", "conda")]
+    if len(parts) == 3 and parts[1] == "linux":
+        return "-".join(parts) + (f".{GLIBC}" if parts[2].startswith("gnu") else "")
+    raise LinkError(f"only Linux triples such as aarch64-linux-gnu can be cross-linked, got {triple!r}")
+
+
+def link(objects: list[str], output: str | Path, triple: str | None) -> None:
+    """Link object files into a shared library.
+
+    Raises:
+        LinkError: No linker, or it failed; the message holds the command and the end of its output.
+    """
+    command = [*linker(triple), "-o", str(output), *objects]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        raise LinkError(f"linking {Path(output).name} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
+
+
+def export_library(module: Any, output: str | Path, triple: str | None) -> None:
+    """Write a ``tvm.runtime.Module`` as a shared library.
+
+    Args:
+        module: Compiled by LLVM.
+        output: Path of the ``.so``.
+        triple: LLVM triple to link for, None for this machine (``TargetSpec.triple``).
+
+    Raises:
+        LinkError: No linker for the target, or it failed.
+    """
+    linker(triple)  # before the slow part: a missing linker is said first
+
+    def compile_shared(target: str, objects: Any, **_: Any) -> None:
+        link([objects] if isinstance(objects, str) else list(objects), target, triple)
+
+    compile_shared.object_format = "o"  # type: ignore[attr-defined]
+    try:
+        module.export_library(str(output), fcompile=compile_shared)
+    except LinkError:
+        raise
+    except OSError as error:
+        raise LinkError(f"cannot write the object files of {Path(output).name}: {error}") from error
