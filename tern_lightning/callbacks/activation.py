@@ -1,0 +1,219 @@
+"""Training with activations rounded to unsigned integers of at most 8 bits."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tern_lightning.activations import InputFakeQuantizer, check_bits, input_quantizers
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+class ActivationQuantization(Callback):
+    r"""Fake-quantise the inputs of convolution and linear layers in training, validation, testing and prediction.
+
+    Integers are unsigned, with a zero point where a tensor has negative values. The range of every input follows the
+    first ``observe_batches`` training batches as a running average and is then frozen, or with ``learned=True``
+    trained further. Rounding passes the gradient straight through inside the range and blocks it outside. Nothing is
+    added to the module's parameters, buffers or ``state_dict``; ranges are kept in the state of the callback, and
+    :func:`tern_lightning.activations.activation_ranges` reads them from the module. The hooks stay on the module after
+    training, so that it goes on computing what was trained.
+
+    Args:
+        bits: Width of the integers, 2 to 8.
+        observer: ``"minmax"`` follows the smallest and largest value, ``"percentile"`` ignores outliers.
+        percentile: For that observer, in (50, 100].
+        observe_batches: Training batches that the range follows, at least 1.
+        ema: Weight of the past in the running average of a batch's bounds, in [0, 1).
+        learned: After that, train the step: "Learned Step Size Quantization" (2020), eq. 3, gradient scaled as in
+            section 2.2, by an SGD of the callback (momentum 0.9), once per optimiser step.
+        learning_rate: For ``learned``, positive.
+        include: Patterns (``*``, ``?``, ``[...]``) of layer paths; a layer needs to match one.
+        exclude: Patterns of layers whose inputs stay float.
+
+    Raises:
+        MisconfigurationException: An argument is outside its range, or a pattern matches no layer.
+
+    Example::
+
+        trainer = Trainer(callbacks=[TernaryCallback(), ActivationQuantization(bits=8)])
+    """
+
+    def __init__(
+        self,
+        bits: int = 8,
+        observer: Literal["minmax", "percentile"] = "minmax",
+        percentile: float = 99.99,
+        observe_batches: int = 100,
+        ema: float = 0.9,
+        learned: bool = False,
+        learning_rate: float = 0.01,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.bits, self.observer, self.percentile = bits, observer, percentile
+        self.observe_batches, self.ema = observe_batches, ema
+        self.learned, self.learning_rate = learned, learning_rate
+        self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
+        self._validate()
+        self._batches = 0
+        self._quantizers: dict[str, InputFakeQuantizer] = {}
+        self._restored: dict[str, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes several of these callbacks, for different layers."""
+        return self._generate_state_key(include=list(self.include), exclude=list(self.exclude))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Install the hooks; those that are there already are kept."""
+        pl_module.configure_model()  # idempotent by contract; Lightning calls it only after this hook
+        self._install(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is quantised."""
+        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantised to {self.bits} bits ({self.observer})")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Observe the first batches."""
+        self._set_observing(self._batches < self.observe_batches)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Freeze the ranges after the last observed batch."""
+        if self._batches < self.observe_batches:
+            self._batches += 1
+            self._average_bounds(trainer)
+        self._set_observing(False)
+        self._set_learning()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Train the steps with the gradients of all micro-batches and processes."""
+        learning = [hook for hook in self._quantizers.values() if hook.learned and hook.ready]
+        if learning:
+            grads = self._take_gradients(trainer, learning)
+            for hook, grad in zip(learning, grads, strict=True):
+                hook.step(grad, self.learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Ranges, observer statistics and counters as tensors and plain values."""
+        return {
+            "batches": self._batches,
+            "layers": {path: hook.state_dict() for path, hook in self._quantizers.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state; layers that are not installed yet take theirs later."""
+        self._batches = state_dict["batches"]
+        self._restored = dict(state_dict["layers"])
+        self._restore()
+
+    def _validate(self) -> None:
+        try:
+            check_bits(self.bits)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        if self.observer not in ("minmax", "percentile"):
+            raise MisconfigurationException(f"observer must be 'minmax' or 'percentile', got {self.observer!r}")
+        if not 50 < self.percentile <= 100:
+            raise MisconfigurationException(f"percentile must be in (50, 100], got {self.percentile}")
+        if self.observe_batches < 1:
+            raise MisconfigurationException(f"observe_batches must be at least 1, got {self.observe_batches}")
+        if not 0 <= self.ema < 1:
+            raise MisconfigurationException(f"ema must be in [0, 1), got {self.ema}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise MisconfigurationException(f"learning_rate must be finite and positive, got {self.learning_rate}")
+
+    def _install(self, module: nn.Module) -> None:
+        present = input_quantizers(module)
+        self._quantizers = {}
+        for path, layer in self._select(module).items():
+            hook = present.get(path)
+            if hook is None:
+                hook = InputFakeQuantizer(self.bits, self.observer, self.percentile, self.ema)
+                layer.register_forward_pre_hook(hook)
+            self._quantizers[path] = hook
+        self._restore()
+
+    def _select(self, module: nn.Module) -> dict[str, nn.Module]:
+        """The layers to quantise, by path; a layer that is shared appears once."""
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, LAYERS)}
+        for name, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(path, pattern) for path in layers):
+                    near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3)
+                    hint = f"HINT: the nearest are {', '.join(near)}" if near else "the module has no such layer at all"
+                    raise MisconfigurationException(
+                        f"{name} pattern {pattern!r} matches no convolution or linear layer; {hint}"
+                    )
+        return {
+            path: layer
+            for path, layer in layers.items()
+            if any(fnmatchcase(path, p) for p in self.include) and not any(fnmatchcase(path, p) for p in self.exclude)
+        }
+
+    def _restore(self) -> None:
+        for path in [path for path in self._restored if path in self._quantizers]:
+            self._quantizers[path].load_state_dict(self._restored.pop(path))
+        self._set_learning()
+
+    def _set_observing(self, observing: bool) -> None:
+        for hook in self._quantizers.values():
+            hook.observing = observing
+
+    def _set_learning(self) -> None:
+        if self.learned and self._batches >= self.observe_batches:
+            for hook in self._quantizers.values():
+                if hook.ready and not hook.learned:
+                    hook.learn()
+
+    def _average_bounds(self, trainer: Trainer) -> None:
+        """Give every process the average bounds of those that ran the layer."""
+        hooks = list(self._quantizers.values())
+        if trainer.world_size == 1 or not hooks:
+            return
+        device = trainer.strategy.root_device
+        rows = [
+            torch.stack([h.low.to(device), h.high.to(device), h.low.new_ones((), device=device)]) * h.ready
+            for h in hooks
+        ]
+        for hook, (low, high, count) in zip(hooks, _all_sum(torch.stack(rows)), strict=True):
+            if count > 0:
+                hook.set_bounds(low / count, high / count)
+
+    def _take_gradients(self, trainer: Trainer, hooks: Sequence[InputFakeQuantizer]) -> list[Tensor]:
+        """Average the gradients over processes, undo the loss scale, and clear them; overflow counts as no gradient."""
+        grads = torch.stack([h.scale.new_zeros(()) if h.scale.grad is None else h.scale.grad for h in hooks]).detach()
+        for hook in hooks:
+            hook.scale.grad = None
+        if trainer.world_size > 1:
+            grads = _all_sum(grads.to(trainer.strategy.root_device)) / trainer.world_size
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            grads = grads / scaler.get_scale()
+        return list(torch.where(torch.isfinite(grads), grads, torch.zeros_like(grads)))
+
+
+def _all_sum(values: Tensor) -> Tensor:
+    torch.distributed.all_reduce(values)
+    return values
+
+
+def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise MisconfigurationException(f"{name} must be a list of patterns, got {patterns!r}")
+    return tuple(patterns)

@@ -1,0 +1,9 @@
+"""What an export raises."""
+
+
+class ExportError(RuntimeError):
+    """The network cannot be exported as asked; the message names the layer or argument and what to do."""
+
+
+class VerificationError(ExportError):
+    """The exported file does not compute what the module computes."""

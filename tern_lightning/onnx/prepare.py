@@ -1,0 +1,130 @@
+"""A plain float copy of the user's module, and the ternary weights found in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tern_lightning.activations import remove_fake_quantizers
+from tern_lightning.layers import swapped_layers, ternary_layers
+from tern_lightning.onnx.errors import ExportError
+from tern_lightning.tensor import TernaryTensor
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+
+#: Fewest weights of an output channel for which equal values are evidence rather than chance.
+MIN_FAN_IN = 3
+#: Fewest weights of a layer that has one pair of levels.
+MIN_WEIGHTS = 8
+
+
+def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield ``(path, layer)`` of every convolution and linear layer, a shared layer once for each of its paths."""
+    for path, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, LAYERS):
+            yield path, layer
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """Return the weight's axis of output channels, or 0 for a grouped transposed convolution, which has none."""
+    return int(isinstance(layer, TRANSPOSED) and layer.groups == 1)
+
+
+def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> nn.Module:
+    """Return an independent float32 copy on the CPU in evaluation mode, whose plain layers hold the ternary weights.
+
+    Args:
+        module: Any module; neither it nor its training flag is touched.
+        ternary: Weights by layer path that replace those of the module.
+
+    Raises:
+        ExportError: The module cannot be copied, or ``ternary`` names a layer that it does not have or of another
+            shape.
+    """
+    twin = reference_copy(module)
+    weights = {path: layer.ternary() for path, layer in ternary_layers(twin).items()} | dict(ternary or {})
+    for _, layer in list(swapped_layers(twin)):
+        layer.__class__ = layer._ternary_base  # type: ignore[assignment]
+    layers = dict(weight_layers(twin))
+    for path, weight in weights.items():
+        if path not in layers:
+            raise ExportError(f"ternary names {path!r}, which is not a convolution or linear layer of the module")
+        parameter = layers[path]._parameters["weight"]
+        if parameter is None or tuple(parameter.shape) != weight.shape:
+            shape = None if parameter is None else tuple(parameter.shape)
+            raise ExportError(f"ternary[{path!r}] has shape {weight.shape}, the layer's weight {shape}")
+        parameter.data = weight.dequantize().cpu()
+    return twin
+
+
+def reference_copy(module: nn.Module) -> nn.Module:
+    """Return an independent float32 copy on the CPU in evaluation mode, with float activations.
+
+    Raises:
+        ExportError: The module cannot be copied.
+    """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as error:
+        raise ExportError(f"cannot copy {type(module).__name__} for the export: {error}") from error
+    remove_fake_quantizers(twin)
+    return twin.to("cpu").float().eval()
+
+
+def find_ternary(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> dict[str, TernaryTensor]:
+    """Return the ternary weight of every layer that has one, by path.
+
+    A layer is ternary when ``ternary`` has it, when a callback made it so (it has ``.ternary()``), or when its float
+    weights are exactly ternary by value in every output channel. Values count only where they are evidence: at least
+    ``MIN_FAN_IN`` weights a channel, or one pair of levels for at least ``MIN_WEIGHTS`` weights.
+    """
+    found = {path: layer.ternary() for path, layer in ternary_layers(module).items()} | dict(ternary or {})
+    latent = {id(layer) for _, layer in swapped_layers(module)}
+    for path, layer in weight_layers(module):
+        if path not in found and id(layer) not in latent:
+            weight = from_values(layer.weight, channel_axis(layer))  # type: ignore[arg-type]
+            if weight is not None:
+                found[path] = weight
+    return {path: _on_cpu(weight) for path, weight in found.items()}
+
+
+def from_values(weight: Tensor, axis: int) -> TernaryTensor | None:
+    """Recognise a weight that is exactly ternary by value, unless it is too small for that to mean anything."""
+    found = TernaryTensor.from_values(weight.detach().cpu(), axis)
+    if found is None:
+        return None
+    fan_in = weight.numel() // found.channels
+    one_level = found.positive.shape[1] == 1
+    return found if fan_in >= MIN_FAN_IN or (one_level and weight.numel() >= MIN_WEIGHTS) else None
+
+
+def check_finite(module: nn.Module) -> None:
+    """Raise ExportError naming the first tensors of ``module`` that hold NaN or infinity."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    bad = [name for name, value in tensors if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ExportError(
+            f"NaN or infinity in {', '.join(bad[:3])}{more}: training diverged or the checkpoint is damaged"
+        )
+
+
+def check_not_empty(ternary: Mapping[str, TernaryTensor]) -> None:
+    """Raise ExportError naming the ternary layers that have only zeros."""
+    empty = [path for path, weight in ternary.items() if not weight.codes.any()]
+    if empty:
+        raise ExportError(
+            f"all weights of {', '.join(empty)} are zero: the layer computes nothing. Lower its sparsity or threshold, "
+            "or allow it (allow_zero_layers=True, --allow-zero-layers)"
+        )
+
+
+def _on_cpu(weight: TernaryTensor) -> TernaryTensor:
+    tensors = (weight.codes.cpu(), weight.positive.detach().cpu(), weight.negative.detach().cpu())
+    return TernaryTensor(*tensors, channel_axis=weight.channel_axis)

@@ -1,0 +1,267 @@
+"""From a module to an ONNX file whose ternary weights take two bits each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import Tensor, nn
+
+from tern_lightning.activations import ActivationRange
+from tern_lightning.onnx import prepare, quantize, verify
+from tern_lightning.onnx.errors import ExportError
+from tern_lightning.onnx.fold import fold_batch_norms
+from tern_lightning.onnx.graph import Network
+from tern_lightning.onnx.naming import name_network
+from tern_lightning.onnx.runtime import Comparison
+from tern_lightning.onnx.trace import IR_VERSION, trace
+from tern_lightning.onnx.weights import DenseWeights, write_weights
+from tern_lightning.tensor import TernaryTensor
+
+Activations = Literal["float32", "uint8"]
+Batch = tuple[NDArray[np.generic], ...]
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """A written network and what is known about it.
+
+    Attributes:
+        model: The network.
+        ternary: Ternary weights by layer path, as in the module (before normalisation was folded into their levels).
+        dense: Paths of the layers with other weights.
+        ranges: Quantisation of every 8-bit tensor by its name in the file; empty with float activations.
+        float_check: Float network against the module; None when not verified.
+        quantized_check: 8-bit network against torch with the same rounding; None with float activations.
+        drift: 8-bit network against the float network: what quantisation costs. It is not held against a tolerance.
+    """
+
+    model: onnx.ModelProto
+    ternary: Mapping[str, TernaryTensor]
+    dense: tuple[str, ...]
+    ranges: Mapping[str, ActivationRange]
+    float_check: Comparison | None = None
+    quantized_check: Comparison | None = None
+    drift: Comparison | None = None
+
+
+def to_onnx(
+    module: nn.Module,
+    sample_args: Tensor | Sequence[Tensor],
+    *,
+    ternary: Mapping[str, TernaryTensor] | None = None,
+    activations: Activations = "float32",
+    ranges: Mapping[str, ActivationRange] | None = None,
+    dense_weights: DenseWeights | None = None,
+    **options: object,
+) -> onnx.ModelProto:
+    """Write a module as ONNX; :func:`write_onnx` takes the same arguments and also reports.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(8, 4)
+        >>> layer.weight.data = torch.randint(-1, 2, (4, 8)) * 0.5
+        >>> model = to_onnx(layer, torch.randn(1, 8))
+        >>> [node.op_type for node in model.graph.node]
+        ['DequantizeLinear', 'Gemm']
+    """
+    return write_onnx(
+        module,
+        sample_args,
+        ternary=ternary,
+        activations=activations,
+        ranges=ranges,
+        dense_weights=dense_weights,
+        **options,  # type: ignore[arg-type]
+    ).model
+
+
+def write_onnx(
+    module: nn.Module,
+    sample_args: Tensor | Sequence[Tensor],
+    *,
+    ternary: Mapping[str, TernaryTensor] | None = None,
+    activations: Activations = "float32",
+    ranges: Mapping[str, ActivationRange] | None = None,
+    dense_weights: DenseWeights | None = None,
+    samples: Sequence[Batch] | None = None,
+    bits: int = 8,
+    percentile: float | None = None,
+    allow_zero_layers: bool = False,
+    check: bool = True,
+) -> OnnxExport:
+    """Write a module as ONNX (opset 25) with INT2 ternary weights, and check the result in onnxruntime.
+
+    Args:
+        module: Trained with a ternary callback, or one whose convolution or linear weights are exactly ternary by
+            value. It is not changed, and exported as in evaluation mode.
+        sample_args: Positional arguments of ``forward``; the network gets their shapes.
+        ternary: Ternary weights by layer path, in place of those found in the module.
+        activations: ``"uint8"`` quantises every tensor that feeds a layer with weights.
+        ranges: Ranges of layer inputs by path; None takes those the module was trained with. Others are calibrated.
+        dense_weights: What becomes of weights that are not ternary; None is int8 with 8-bit activations, else float32.
+        samples: Batches of inputs of the shapes of ``sample_args`` for calibration and for the check; None is
+            ``sample_args``.
+        bits: Width of calibrated activations, 2 to 8.
+        percentile: For calibration, see :func:`tern_lightning.onnx.quantize.calibrate`.
+        allow_zero_layers: Accept ternary layers with only zeros.
+        check: Run the comparisons; onnx's own checks are always run.
+
+    Raises:
+        ExportError: The module cannot be exported; the message names the layer.
+        VerificationError: The written network computes something else.
+        ValueError: An argument is outside its range.
+    """
+    args = _check_arguments(sample_args, activations, dense_weights, percentile)
+    dense_kind = dense_weights or ("int8" if activations == "uint8" else "float32")
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    trained = dict(ranges) if ranges is not None else _trained_ranges(module)
+    prepare.check_finite(module)
+    found = prepare.find_ternary(module, ternary)
+    if not allow_zero_layers:
+        prepare.check_not_empty(found)
+    plain = prepare.plain_copy(module, found)
+    batches = _batches(samples, args)
+
+    network = trace(plain, args, found)
+    fold_batch_norms(network)
+    name_network(network)
+    sites = [(layer.path, layer.node) for layer in network.layers]
+    dense = {layer.path: layer.axis for layer in network.layers if layer.ternary is None}
+    write_weights(network, dense_kind)
+    RemoveUnusedNodesPass()(network.model)
+    _drop_unused(network)
+    _describe(network, found, activations)
+    float_model = ir.to_proto(network.model)
+    used = {path: found[path] for path in found if path not in dense}
+    result = OnnxExport(float_model, used, tuple(dense), {})
+    if check and dense_kind == "float32":
+        reference = plain if ternary is not None else prepare.reference_copy(module)
+        result = replace(result, float_check=verify.compare_float(float_model, reference, batches[:CHECKED]))
+        verify.require(result.float_check, "the module")  # type: ignore[arg-type]
+    if activations == "uint8":
+        result = _quantize(result, network, sites, plain, trained, batches, dense, dense_kind, bits, percentile, check)
+    verify.check_model(result.model)
+    return result
+
+
+#: Batches that the checks run; calibration takes all of them.
+CHECKED = 8
+
+
+def _quantize(
+    written: OnnxExport,
+    network: Network,
+    sites: Sequence[tuple[str, ir.Node]],
+    plain: nn.Module,
+    trained: Mapping[str, ActivationRange],
+    batches: Sequence[Batch],
+    dense: Mapping[str, int],
+    dense_kind: DenseWeights,
+    bits: int,
+    percentile: float | None,
+    check: bool,
+) -> OnnxExport:
+    tensors = quantize.find_tensors(sites)
+    missing = [str(t.value.name) for t in tensors if not any(path in trained for path in t.layers)]
+    calibrated = quantize.calibrate(written.model, missing, batches, bits, percentile) if missing else {}
+    ranges = quantize.choose_ranges(tensors, trained, calibrated)
+    quantize.insert_pairs(network.graph, tensors, ranges)
+    model = ir.to_proto(network.model)
+    result = replace(written, model=model, ranges=ranges)
+    if not check:
+        return result
+    by_layer = _ranges_by_call(sites, tensors, ranges)
+    modules = {path for path, _ in prepare.weight_layers(plain)}
+    loose = sum(tensor.shared or not modules.issuperset(tensor.layers) for tensor in tensors)
+    rounded = dense if dense_kind == "int8" else {}
+    some = batches[:CHECKED]
+    fidelity = verify.compare_quantized(model, plain, some, by_layer, rounded, loose)
+    verify.require(fidelity, "torch with the same 8-bit rounding")
+    return replace(result, quantized_check=fidelity, drift=verify.compare_float(model, plain, some))
+
+
+def _ranges_by_call(
+    sites: Sequence[tuple[str, ir.Node]],
+    tensors: Sequence[quantize.QuantizedTensor],
+    ranges: Mapping[str, ActivationRange],
+) -> dict[str, list[ActivationRange]]:
+    """The range of every layer's input, in the order of its calls."""
+    of_node = {id(node): ranges[str(tensor.value.name)] for tensor in tensors for node in tensor.nodes}
+    calls: dict[str, list[ActivationRange]] = {}
+    for path, node in sites:
+        if id(node) in of_node:
+            calls.setdefault(path, []).append(of_node[id(node)])
+    return calls
+
+
+def _check_arguments(
+    sample_args: Tensor | Sequence[Tensor], activations: str, dense_weights: str | None, percentile: float | None
+) -> tuple[Tensor, ...]:
+    if activations not in ("float32", "uint8"):
+        raise ValueError(f"activations must be 'float32' or 'uint8', got {activations!r}")
+    if dense_weights not in (None, "float32", "int8"):
+        raise ValueError(f"dense_weights must be 'float32', 'int8' or None, got {dense_weights!r}")
+    if percentile is not None and not 50 < percentile <= 100:
+        raise ValueError(f"percentile must be in (50, 100], got {percentile}")
+    args = (sample_args,) if isinstance(sample_args, Tensor) else tuple(sample_args)
+    if not args or not all(isinstance(arg, Tensor) for arg in args):
+        raise ValueError(f"sample_args must be tensors, got {[type(arg).__name__ for arg in args]}")
+    return tuple(arg.detach().cpu() for arg in args)
+
+
+def _batches(samples: Sequence[Batch] | None, args: tuple[Tensor, ...]) -> list[Batch]:
+    """Check the samples against the traced shapes."""
+    own: Batch = tuple(arg.numpy() for arg in args)
+    batches = [own] if samples is None else [tuple(np.asarray(array) for array in batch) for batch in samples]
+    expected = [(array.shape, array.dtype) for array in own]
+    for batch in batches:
+        given = [(array.shape, array.dtype) for array in batch]
+        if given != expected:
+            raise ExportError(f"samples have shapes and types {given}, the network takes {expected}")
+        if not all(np.isfinite(array).all() for array in batch if array.dtype.kind == "f"):
+            raise ExportError("samples hold NaN or infinity")
+    return batches
+
+
+def _trained_ranges(module: nn.Module) -> dict[str, ActivationRange]:
+    from tern_lightning.activations import activation_ranges
+
+    return activation_ranges(module)
+
+
+def _drop_unused(network: Network) -> None:
+    """Remove initialisers that nothing reads, such as folded biases."""
+    initializers = network.graph.initializers
+    for name in [name for name, value in initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del initializers[name]
+
+
+def _describe(network: Network, ternary: Mapping[str, TernaryTensor], activations: str) -> None:
+    """Write the version, the producer and the ternary layers' statistics into the model's metadata."""
+    model = network.model
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "tern-lightning", _version()
+    model.graph.name = model.graph.name or "network"
+    for value in (*network.graph.inputs, *network.graph.outputs):
+        value.metadata_props.clear()
+    model.metadata_props["tern.activations"] = activations
+    for path, weight in ternary.items():
+        facts = {"sparsity": round(weight.sparsity(), 6), "entropy": round(weight.entropy(), 6), "terms": weight.terms}
+        model.metadata_props[f"tern.layer.{path}"] = json.dumps(facts)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tern-lightning")
+    except PackageNotFoundError:
+        return "0"
