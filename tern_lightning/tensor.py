@@ -14,8 +14,8 @@ class TernaryTensor:
 
     Attributes:
         codes: int8 ``[terms, *weight.shape]`` with values -1, 0, +1.
-        positive: float32 ``[terms, C]``, the value that a +1 code stands for. ``C`` is 1 (one level for the layer) or the
-            size of the weight along ``channel_axis`` (one level per output channel).
+        positive: float32 ``[terms, C]``, the value that a +1 code stands for. ``C`` is 1 (one level for the layer) or
+            the size of the weight along ``channel_axis`` (one level per output channel).
         negative: float32 ``[terms, C]``; a -1 code stands for ``-negative``. Both levels are usually positive.
         channel_axis: Axis of the output channels in the weight: 0, or 1 for a transposed convolution without groups.
 
@@ -55,9 +55,8 @@ class TernaryTensor:
                     f"got {tuple(level.shape)}"
                 )
         if self.positive.shape != self.negative.shape:
-            raise ValueError(
-                f"positive and negative must have one shape, got {tuple(self.positive.shape)} and {tuple(self.negative.shape)}"
-            )
+            shapes = f"{tuple(self.positive.shape)} and {tuple(self.negative.shape)}"
+            raise ValueError(f"positive and negative must have one shape, got {shapes}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,8 +126,8 @@ class TernaryTensor:
         """Multiply every output channel by a factor, for example that of a normalisation that follows.
 
         Args:
-            scale: ``[channels]``, finite. A negative factor flips the channel's codes, so that levels keep their sign; a
-                factor of zero gives zero codes with level one.
+            scale: ``[channels]``, finite. A negative factor flips the channel's codes, so that levels keep their sign;
+                a factor of zero gives zero codes with level one.
 
         Raises:
             ValueError: ``scale`` has another shape.
@@ -166,9 +165,9 @@ class TernaryTensor:
             channel_axis: Axis of the output channels.
 
         Returns:
-            One term whose values equal ``weight`` exactly, with one level pair for the layer where that is enough and one
-            per output channel otherwise; a sign that does not occur takes the other sign's level, an empty channel has
-            level one. None when some channel needs more than one positive or one negative value, or is not finite.
+            One term whose values equal ``weight`` exactly, with one level pair for the layer where that is enough and
+            one per output channel otherwise; a sign that does not occur takes the other sign's level, an empty channel
+            has level one. None when some channel needs more than one positive or one negative value, or is not finite.
         """
         if not weight.is_floating_point() or weight.numel() == 0 or weight.ndim == 0:
             return None

@@ -1,0 +1,58 @@
+"""Running statistics of batch normalisation, estimated anew from ordinary training batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class StatisticsReset:
+    """Forget the running statistics that belong to other weights and average the next batches with equal shares.
+
+    Layers in evaluation mode or without running statistics are left alone.
+
+    Attributes:
+        left: Training batches that are still to come, 0 when nothing is going on.
+        momenta: The layers concerned, by path, with the momentum that they get back.
+    """
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.momenta: dict[str, float | None] = {}
+
+    def start(self, model: nn.Module, batches: int) -> None:
+        """Reset the statistics; the average runs over the next ``batches`` training batches."""
+        for path, module in model.named_modules() if batches else ():
+            if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
+                self.momenta[path] = module.momentum
+                module.reset_running_stats()
+        self.left = batches if self.momenta else 0
+        self._apply(model)
+
+    def step(self, model: nn.Module) -> None:
+        """Count one training batch."""
+        if self.left:
+            self.left -= 1
+            if not self.left:
+                self.stop(model)
+
+    def stop(self, model: nn.Module) -> None:
+        """Give the layers their momentum back."""
+        for path, momentum in self.momenta.items():
+            model.get_submodule(path).momentum = momentum  # type: ignore[assignment]
+        self.left, self.momenta = 0, {}
+
+    def _apply(self, model: nn.Module) -> None:
+        for path in self.momenta:
+            model.get_submodule(path).momentum = None  # type: ignore[assignment]  # torch: the cumulative average
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"left": self.left, "momenta": dict(self.momenta)}
+
+    def load(self, state: dict[str, Any], model: nn.Module) -> None:
+        """Go on from :meth:`state`."""
+        self.left, self.momenta = state["left"], dict(state["momenta"])
+        self._apply(model)

@@ -1,0 +1,273 @@
+"""Train the layers of a Lightning module as ternary layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from typing_extensions import override
+
+from tern_lightning.callbacks import report, state
+from tern_lightning.callbacks.batchnorm import StatisticsReset
+from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, progress
+from tern_lightning.layers import (
+    PHASES,
+    LayerState,
+    Phase,
+    TernaryLayer,
+    freeze,
+    swap,
+    swapped_layers,
+    unfuse,
+    unswap,
+)
+from tern_lightning.quantizers import get_quantizer
+from tern_lightning.rules import Decision, Rule, channel_axis, resolve
+
+CHECK_EVERY = 50
+"""Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
+
+
+class TernaryCallback(pl.Callback):
+    """Train convolutions and linear layers with weights of three values, ``-n``, ``0`` and ``p``.
+
+    The layers are changed when fit starts, in place: parameters keep their names and shapes and hold float latent
+    weights, which the optimiser moves, while forward uses their ternary values. A run has three phases: float training
+    until ``start``; ternary training, where codes and levels follow the latent weights in every step; and from
+    ``freeze`` on training with fixed codes, in which the latent weights of a class move together and their mean is the
+    level (see :func:`tern_lightning.functional.frozen_levels`).
+
+    Every checkpoint holds the ternary network under the float model's keys, so that it can be loaded without this
+    package; the latent weights are in the callback's state, from which ``fit(ckpt_path=...)`` continues. Sparsity,
+    entropy, flip ratio and levels are logged at the end of every epoch under ``ternary/<layer>/<what>`` and, for all
+    layers together, ``ternary/sparsity``, ``ternary/entropy`` and ``ternary/flips``; in the float phase they say what
+    the method would give.
+
+    .. note:: A weight is ternary inside its layer's forward. Code elsewhere that reads ``layer.weight`` gets the latent
+        Parameter.
+
+    Args:
+        method: Name of the method for the layers that no rule matches; see
+            :func:`tern_lightning.quantizers.quantizer_names`.
+        rules: Which layers get another method or stay float; the first rule that matches counts. Without a rule the
+            first and the last layer stay float, and so do layers that are not trained.
+        options: Options of ``method``, for example ``{"per_channel": True}``.
+        start: When ternary training begins: an epoch (int) or a fraction of the run (float).
+        freeze: When the codes are fixed: an epoch (int), a fraction of the run (float; never in a run without end), or
+            None for never.
+        bn_batches: Over how many training batches after the freeze the running statistics of batch normalisation are
+            estimated anew; 0 leaves them alone.
+        verbose: Print the resolved layers when fit starts and a summary when it ends.
+
+    Raises:
+        ValueError: An argument is out of range; when fit starts, a rule cannot be followed (see
+            :func:`tern_lightning.rules.resolve`); during training, a weight is NaN or infinite.
+
+    Example::
+
+        from tern_lightning import Rule, TernaryCallback
+
+        trainer = Trainer(callbacks=[TernaryCallback()])
+        trainer = Trainer(callbacks=[TernaryCallback("absmean", rules=[Rule("head.*"), Rule("*", "twn")])])
+    """
+
+    def __init__(
+        self,
+        method: str = "twn",
+        rules: Sequence[Rule] | None = None,
+        options: dict[str, Any] | None = None,
+        start: int | float = 0,
+        freeze: int | float | None = 0.6,
+        bn_batches: int = 200,
+        verbose: bool = True,
+    ) -> None:
+        get_quantizer(method, **(options or {}))
+        check_boundary("start", start)
+        check_boundary("freeze", freeze)
+        if bn_batches < 0:
+            raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
+        self.method, self.rules, self.options = method, tuple(rules or ()), dict(options or {})
+        self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
+        self.phase: Phase = "float"
+        self.decisions: list[Decision] = []
+        self._layers: state.Layers = {}
+        self._copies: dict[str, state.Layers] = {}
+        self._codes: dict[str, Tensor] = {}
+        self._empty: set[str] = set()
+        self._statistics = StatisticsReset()
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    @override
+    def state_key(self) -> str:
+        # Lightning prints the key when a run is resumed without the callback.
+        return "TernaryCallback (tern_lightning; without it training goes on in float)"
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        phases = describe(trainer, self.start, self.freeze)
+        self._install(trainer, pl_module)
+        self._restore(pl_module)
+        self._check_finite(trainer)
+        if self.verbose:
+            report.print_decisions(self.decisions, phases)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
+        self._restore(pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._advance(next_phase(self.phase, self.start, self.freeze, progress(trainer, batch_idx)), pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._statistics.step(pl_module)
+        if batch_idx % CHECK_EVERY == 0:
+            self._check_finite(trainer)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
+        if trainer.training and self._layers:
+            whole = report.totals(self._reports(compare=False))
+            pl_module.log_dict({f"ternary/{k}": v for k, v in whole.items()}, logger=False, sync_dist=True)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_finite(trainer)
+        self._warn_empty(trainer)
+        if self._layers:
+            reports = self._reports()
+            pl_module.log_dict(report.log_values(reports), sync_dist=True)
+            self._codes = {one.path: one.ternary.codes for one in reports}
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.verbose and self._layers:
+            phases = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
+            parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+            report.print_summary(self._reports(), phases, parameters)
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._restored = None
+        self._statistics.stop(pl_module)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"phase": self.phase, "statistics": self._statistics.state(), "previous": dict(self._codes)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check_finite(trainer)
+        checkpoint["callbacks"][self.state_key].update(state.collect(self._layers, self._copies))
+
+    def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide about all layers and change them, those of averaged copies of the model too."""
+        if self._restored is None and trainer.global_step == 0:
+            self.phase, self._codes = "float", {}
+        self.decisions = resolve(pl_module, self.rules, self.method, self.options)
+        chosen = {decision.path: decision for decision in self.decisions if decision.method is not None}
+        if not chosen:
+            rank_zero_warn(
+                "TernaryCallback leaves every layer in float: "
+                + "; ".join(f"{decision.path}: {decision.reason}" for decision in self.decisions)
+                + '. HINT: rules=[Rule("*", "twn")] makes the first and the last layer ternary too.'
+            )
+        states = self._states(chosen)
+        copies = state.find_copies(trainer, {path: decision.module for path, decision in chosen.items()})
+        everything = {name: _swap_all(root, states) for name, root in {"": pl_module, **copies}.items()}
+        # A weight that several layers share is counted once, at the first of them.
+        first = {id(states[path]): path for path in reversed(list(chosen))}
+        kept = [path for path in chosen if first[id(states[path])] == path]
+        self._layers = {path: everything[""][path] for path in kept}
+        self._copies = {name: {path: everything[name][path] for path in kept} for name in copies}
+
+    def _states(self, chosen: dict[str, Decision]) -> dict[str, LayerState]:
+        """One state for every weight, by the paths of the layers that use it."""
+        by_weight: dict[int, LayerState] = {}
+        for decision in chosen.values():
+            old: LayerState | None = getattr(decision.module, "_ternary_state", None)
+            codes = old.codes if old is not None and self.phase == "frozen" else None
+            method = get_quantizer(str(decision.method), **decision.options)
+            new = LayerState(method, channel_axis(decision.module), self.phase, codes)
+            by_weight.setdefault(id(decision.module._parameters["weight"]), new)
+        return {path: by_weight[id(one.module._parameters["weight"])] for path, one in chosen.items()}
+
+    def _restore(self, pl_module: pl.LightningModule) -> None:
+        """Continue from the state of a checkpoint, after every other callback has loaded its own."""
+        saved, self._restored = self._restored, None
+        if saved is None:
+            return
+        state.restore(saved, self._layers, self._copies)
+        self._set_phase(saved["phase"])
+        self._codes = saved["previous"]
+        self._statistics.load(saved["statistics"], pl_module)
+
+    def _advance(self, target: Phase, pl_module: pl.LightningModule) -> None:
+        """Go through the phases up to ``target``."""
+        while self.phase != target:
+            following = PHASES[PHASES.index(self.phase) + 1]
+            if following == "frozen":
+                for path, layer in self._layers.items():
+                    freeze(layer, [members[path] for members in self._copies.values()])
+                self._statistics.start(pl_module, self.bn_batches)
+            else:
+                self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
+            self._set_phase(following)
+
+    def _set_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        for layer in self._layers.values():
+            layer._ternary_state.phase = phase
+
+    @torch.no_grad()
+    def _reports(self, compare: bool = True) -> list[report.LayerReport]:
+        found = []
+        for path, layer in self._layers.items():
+            previous = self._codes.get(path) if compare else None
+            found.append(report.LayerReport(path, layer._ternary_state.ternary(layer.weight), previous))
+        return found
+
+    def _check_finite(self, trainer: pl.Trainer) -> None:
+        """Stop before NaN or infinite weights become codes without a trace."""
+        path = report.first_not_finite({path: layer.weight for path, layer in self._layers.items()})
+        if path is not None:
+            raise ValueError(
+                f"the weight of layer {path!r} has NaN or infinite values at step {trainer.global_step}; "
+                "HINT: lower the learning rate or clip gradients"
+            )
+
+    def _warn_empty(self, trainer: pl.Trainer) -> None:
+        """Say once of every layer that has no weight left that it has none."""
+        for one in self._reports(compare=False):
+            if one.path not in self._empty and not one.ternary.codes.any():
+                self._empty.add(one.path)
+                rank_zero_warn(f"all weights of ternary layer {one.path!r} are zero at step {trainer.global_step}")
+
+
+def _swap_all(root: nn.Module, states: dict[str, LayerState]) -> state.Layers:
+    """Make exactly the layers at the paths of ``states`` ternary."""
+    for path, layer in list(swapped_layers(root)):
+        if path not in states:
+            unswap(layer)
+    found: dict[str, TernaryLayer] = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
+    unfuse(root)
+    return found

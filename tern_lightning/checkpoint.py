@@ -1,0 +1,133 @@
+"""Load Lightning checkpoints safely, with errors that say what is wrong with the file or the class."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of the wanted network."""
+
+
+def load_module(
+    path: str | os.PathLike[str], target: type[nn.Module] | nn.Module, **hyper_parameters: Any
+) -> nn.Module:
+    """Load a checkpoint into a network, without running code that the file contains.
+
+    Args:
+        path: A Lightning checkpoint, or a file of ``torch.save(module.state_dict())``.
+        target: The network's class, built with the checkpoint's hyper-parameters, or an instance, which is filled.
+        hyper_parameters: Arguments of the class; they go before those of the checkpoint.
+
+    Returns:
+        The network on the CPU (an instance stays where it is), in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is truncated, foreign or unsafe, or does not fit the class or its hyper-parameters.
+    """
+    checkpoint = read_checkpoint(path)
+    if isinstance(target, nn.Module):
+        if hyper_parameters:
+            raise TypeError(f"hyper_parameters are for a class, got {sorted(hyper_parameters)} with an instance")
+        module = target
+    else:
+        module = _build(target, checkpoint, hyper_parameters, path)
+    if hasattr(module, "on_load_checkpoint"):
+        module.on_load_checkpoint(checkpoint)  # type: ignore[operator]  # as Lightning does
+    weights = checkpoint["state_dict"]
+    _check_keys(module, weights, path)
+    module.load_state_dict(weights)
+    return module.eval()
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file; only tensors and plain values are accepted.
+
+    Returns:
+        The checkpoint with at least ``state_dict``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is truncated, foreign or unsafe.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist or is not a file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error):
+            line = next(line for line in str(error).splitlines() if "Unsupported global" in line).strip()
+            raise CheckpointError(
+                f"checkpoint {os.fspath(path)!r} holds objects that are not plain values, which could run code: {line}"
+            ) from error
+        raise CheckpointError(f"{os.fspath(path)!r} is not a PyTorch checkpoint, or it is damaged: {error}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {os.fspath(path)!r} is truncated or damaged: {error}") from error
+    if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
+        return {"state_dict": dict(found)}
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
+        keys = sorted(map(str, found))[:10] if isinstance(found, dict) else type(found).__name__
+        raise CheckpointError(f"{os.fspath(path)!r} is not a Lightning checkpoint: it has no state_dict, it has {keys}")
+    return found
+
+
+def _build(
+    cls: type[nn.Module], checkpoint: Mapping[str, Any], given: Mapping[str, Any], path: str | os.PathLike[str]
+) -> nn.Module:
+    """Build the class from the checkpoint's hyper-parameters and those given."""
+    parameters = inspect.signature(cls).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = sorted(set(given) - set(parameters)) if not takes_all else []
+    if unknown:
+        raise CheckpointError(f"{cls.__name__} takes {list(parameters)}, got the unknown hyper-parameters {unknown}")
+    saved = dict(checkpoint.get("hyper_parameters", {}))
+    bundle = checkpoint.get("hparams_name")
+    if bundle in parameters and bundle != "kwargs":
+        saved = {bundle: saved}
+    arguments = {name: value for name, value in {**saved, **given}.items() if takes_all or name in parameters}
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{cls.__name__} cannot be built from checkpoint {os.fspath(path)!r}: {error}. The checkpoint has the "
+            f"hyper-parameters {sorted(saved)}. HINT: pass what is missing, or call save_hyperparameters() in the class."
+        ) from error
+    module = cls(**arguments)
+    if hasattr(module, "configure_model"):
+        module.configure_model()  # type: ignore[operator]  # layers that Lightning modules build late
+    return module
+
+
+def _check_keys(module: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Raise where the checkpoint's keys or shapes are not those of the network."""
+    own = module.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [
+        f"{name} ({tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the class)"
+        for name in own
+        if name in weights and isinstance(own[name], Tensor) and weights[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{title}: {_some(names)}"
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("other shapes", shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {os.fspath(path)!r} does not fit {type(module).__name__}; {'; '.join(problems)}. "
+            "HINT: is it the right class, with the right hyper-parameters?"
+        )
+
+
+def _some(names: Sequence[str], count: int = 10) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -1,0 +1,33 @@
+"""The absolute-mean quantiser of BitNet b1.58."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tern_lightning.functional.shared import spread, ternarize, to_rows
+from tern_lightning.tensor import TernaryTensor
+
+
+def absmean(weight: Tensor, eps: float = 1e-5, per_channel: bool = False, channel_axis: int = 0) -> TernaryTensor:
+    r"""Round to the nearest of -1, 0, +1 in units of the mean magnitude.
+
+    .. math:: \gamma = \max(E|W|, \epsilon), \quad T = \mathrm{clip}(\mathrm{round}(W / \gamma), -1, 1), \quad
+        \hat W = \gamma T
+
+    The threshold is half the scale, and the scale is not the conditional mean: ternarising the result again gives
+    another scale. The Era of 1-bit LLMs: All Large Language Models are in 1.58 Bits (2024), equations 1 to 3.
+
+    Args:
+        weight: Float32 weight of any shape.
+        eps: Smallest scale, > 0.
+        per_channel: One scale per output channel instead of one for the layer.
+        channel_axis: Axis of the output channels.
+
+    Example:
+        >>> import torch
+        >>> absmean(torch.tensor([[1.0, -3.0, 0.5]])).dequantize()
+        tensor([[ 1.5000, -1.5000,  0.0000]])
+    """
+    scale = to_rows(weight.abs(), channel_axis, per_channel).mean(1).clamp_min(eps)
+    chosen = (weight / spread(scale, weight, channel_axis)).round() != 0
+    return ternarize(weight, chosen, scale, channel_axis)

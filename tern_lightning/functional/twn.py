@@ -1,0 +1,33 @@
+"""Ternary Weight Networks (Li, Zhang, Liu; 2016)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tern_lightning.functional.shared import conditional_mean_ternary, spread, to_rows
+from tern_lightning.tensor import TernaryTensor
+
+
+def twn(weight: Tensor, factor: float = 0.7, per_channel: bool = False, channel_axis: int = 0) -> TernaryTensor:
+    r"""Threshold at a multiple of the mean magnitude, level at the conditional mean.
+
+    .. math:: \Delta = 0.7 \, E|W|, \quad T = \mathrm{sign}(W) [|W| > \Delta], \quad \alpha = E(|W| : |W| > \Delta)
+
+    Ternary Weight Networks (2016), equations 4 and 6.
+
+    Args:
+        weight: Float32 weight of any shape.
+        factor: Multiple of the mean magnitude, >= 0.
+        per_channel: One threshold and level per output channel instead of one for the layer.
+        channel_axis: Axis of the output channels.
+
+    Example:
+        >>> import torch
+        >>> twn(torch.tensor([[1.0, -3.0, 0.1]])).dequantize()
+        tensor([[ 2., -2.,  0.]])
+        >>> twn(torch.tensor([[1.0, -3.0, 0.1]]), factor=0.0).codes
+        tensor([[[ 1, -1,  1]]], dtype=torch.int8)
+    """
+    size = weight.abs()
+    threshold = factor * to_rows(size, channel_axis, per_channel).mean(1)
+    return conditional_mean_ternary(weight, size > spread(threshold, weight, channel_axis), channel_axis, per_channel)

@@ -1,0 +1,219 @@
+"""Layers that compute with the ternary form of their weight.
+
+A layer becomes ternary by exchanging its class for a subclass. The parameter keeps its name and holds the float latent
+weight, and no parameter or buffer is added, so that optimisers, averaged copies and checkpoints see the float model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tern_lightning.functional.frozen import frozen_levels
+from tern_lightning.quantizers import Quantizer
+from tern_lightning.tensor import TernaryTensor
+
+Phase = Literal["float", "ternary", "frozen"]
+PHASES: tuple[Phase, ...] = ("float", "ternary", "frozen")
+
+
+@dataclass
+class LayerState:
+    """What a ternary layer is doing; tied layers and averaged copies of a layer share one.
+
+    Attributes:
+        quantizer: The method.
+        channel_axis: Axis of the output channels in the weight.
+        phase: ``float`` computes with the latent weight, ``ternary`` with its ternary form, ``frozen`` with
+            fixed codes.
+        codes: The fixed int8 codes, the weight's shape, in phase ``frozen``.
+    """
+
+    quantizer: Quantizer
+    channel_axis: int = 0
+    phase: Phase = "float"
+    codes: Tensor | None = None
+
+    def ternary(self, latent: Tensor) -> TernaryTensor:
+        """Ternarise a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
+        weight = latent.float()
+        if self.codes is None:
+            found = self.quantizer.ternary(weight, self.channel_axis)
+        else:
+            method = self.quantizer
+            codes = self.codes.to(weight.device)
+            found = frozen_levels(weight, codes, method.symmetric, method.per_channel, self.channel_axis)
+        if latent.dtype == torch.float32:
+            return found
+        positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
+        return TernaryTensor(found.codes, positive, negative, found.channel_axis)
+
+    def values(self, latent: Tensor) -> Tensor:
+        """The weight that forward uses, with the gradient rule of the method."""
+        if self.phase == "float":
+            return latent
+        if self.phase == "frozen":
+            return self.ternary(latent).dequantize().to(latent.dtype)
+        return self.quantizer(latent.float(), self.channel_axis).to(latent.dtype)
+
+
+class TernaryLayer(nn.Module):
+    """Mixed into a layer class by :func:`swap`; never built directly.
+
+    ``weight`` is the latent Parameter everywhere except inside the layer's own forward, where it is the ternary weight,
+    so that subclasses with a forward of their own compute with it too. ``state_dict`` holds the weight that forward
+    uses. A weight that was loaded is used as it is, because ternarising it again may change it, until the layer is
+    trained again.
+    """
+
+    _ternary_base: type[nn.Module]
+    _ternary_state: LayerState
+    _ternary_inside: bool
+    _ternary_loaded: bool
+
+    @property
+    def weight(self) -> Tensor:
+        """The latent Parameter; inside forward, the ternary weight."""
+        latent = self._parameters["weight"]
+        assert latent is not None
+        if not self._ternary_inside:
+            return latent
+        if self._ternary_loaded and not (self.training and torch.is_grad_enabled()):
+            return latent
+        return self._ternary_state.values(latent)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer's own forward with the ternary weight."""
+        self._ternary_inside = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._ternary_inside = False
+
+    @torch.no_grad()
+    def ternary(self) -> TernaryTensor:
+        """Return the ternary weight that forward uses now.
+
+        Raises:
+            ValueError: The layer computes in float now, because ternary training has not begun or because the weight
+                that was loaded is not ternary.
+        """
+        latent = self._parameters["weight"]
+        assert latent is not None
+        if not self._ternary_loaded and self._ternary_state.phase != "float":
+            return self._ternary_state.ternary(latent)
+        found = TernaryTensor.from_values(latent, self._ternary_state.channel_axis)
+        if found is None:
+            raise ValueError("the layer's weight is not ternary: it is in phase 'float', or float values were loaded")
+        return found
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        latent = self._parameters["weight"]
+        if latent is not None and not keep_vars and not self._ternary_loaded:
+            with torch.no_grad():
+                destination[prefix + "weight"] = self._ternary_state.values(latent.detach())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._ternary_loaded = self._ternary_loaded or prefix + "weight" in state_dict
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time, so pickle and deepcopy rebuild it from the base class.
+        reduced: tuple[Any, ...] = super().__reduce_ex__(2)  # type: ignore[assignment]
+        _, args, *rest = reduced
+        return (_rebuild, (self._ternary_base, *args[1:]), *rest)
+
+
+def _rebuild(base: type[nn.Module], *args: Any) -> nn.Module:
+    cls = ternary_class(base)
+    return cls.__new__(cls, *args)
+
+
+_CLASSES: dict[type[nn.Module], type[TernaryLayer]] = {}
+
+
+def ternary_class(base: type[nn.Module]) -> type[TernaryLayer]:
+    """The subclass of ``base`` that computes with a ternary weight."""
+    if base not in _CLASSES:
+        _CLASSES[base] = type(
+            f"Ternary{base.__name__}", (TernaryLayer, base), {"_ternary_base": base, "__doc__": base.__doc__}
+        )
+    return _CLASSES[base]
+
+
+def _keep_off_fast_path(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook without effect: its presence is what keeps fused code away from the layer."""
+
+
+def swap(module: nn.Module, state: LayerState) -> TernaryLayer:
+    """Make a layer ternary in place, or give a layer that is ternary already a new state."""
+    if not isinstance(module, TernaryLayer):
+        module.__class__ = ternary_class(type(module))
+        # nn.TransformerEncoderLayer hands its layers' weights to one fused kernel in evaluation, which would bypass
+        # forward and so use the latent weight, unless one of its modules has a hook.
+        module.register_forward_pre_hook(_keep_off_fast_path)
+    assert isinstance(module, TernaryLayer)
+    module._ternary_state = state
+    module._ternary_inside = module._ternary_loaded = False
+    return module
+
+
+def unswap(module: TernaryLayer) -> None:
+    """Give a layer its own class back. Its weight stays the latent one."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if hook is _keep_off_fast_path:
+            del module._forward_pre_hooks[key]
+    module.__class__ = module._ternary_base  # type: ignore[assignment]
+    for name in ("_ternary_state", "_ternary_inside", "_ternary_loaded"):
+        del module.__dict__[name]
+
+
+def unfuse(model: nn.Module) -> None:
+    """Keep encoders that hold ternary layers from packing padded input, which only the fused kernel can read."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, TernaryLayer) for m in module.modules()):
+            module.use_nested_tensor = False
+
+
+def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
+    """All layers that :func:`swap` has changed, with their paths."""
+    return ((path, layer) for path, layer in module.named_modules() if isinstance(layer, TernaryLayer))
+
+
+def ternary_layers(module: nn.Module) -> dict[str, TernaryLayer]:
+    """The layers that compute with a ternary weight now, by module path; ``layer.ternary()`` is that weight."""
+    return {path: layer for path, layer in swapped_layers(module) if _is_ternary(layer)}
+
+
+def _is_ternary(layer: TernaryLayer) -> bool:
+    if layer._ternary_loaded:
+        return TernaryTensor.from_values(layer.weight, layer._ternary_state.channel_axis) is not None
+    return layer._ternary_state.phase != "float"
+
+
+@torch.no_grad()
+def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
+    """Fix a ternary layer's codes and set its latent weight to the ternary values, whose levels go on training.
+
+    Args:
+        layer: The layer; its state changes phase.
+        copies: Averaged copies that share the state. Their latent weights become the layer's codes with their own
+            levels.
+
+    Raises:
+        ValueError: The method gives more than one term.
+    """
+    state = layer._ternary_state
+    found = [state.ternary(one.weight) for one in (layer, *copies)]
+    codes = found[0].codes
+    if len(codes) != 1:
+        raise ValueError(f"only one ternary term can be frozen, {type(state.quantizer).__name__} gives {len(codes)}")
+    for one, own in zip((layer, *copies), found, strict=True):
+        there = codes.to(own.codes.device)
+        one.weight.copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
+    state.codes, state.phase = codes[0].clone(), "frozen"
