@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tern_lightning.callbacks.activation import ActivationQuantization
     from tern_lightning.callbacks.ternary import TernaryCallback
-    from tern_lightning.export import export
+    from tern_lightning.exporter import export
     from tern_lightning.rules import Rule
     from tern_lightning.tensor import TernaryTensor
 
@@ -21,7 +21,7 @@ _HOME = {
     "Rule": "tern_lightning.rules",
     "TernaryCallback": "tern_lightning.callbacks.ternary",
     "TernaryTensor": "tern_lightning.tensor",
-    "export": "tern_lightning.export",
+    "export": "tern_lightning.exporter",
 }
 
 

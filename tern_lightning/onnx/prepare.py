@@ -62,8 +62,12 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
     return twin
 
 
-def reference_copy(module: nn.Module) -> nn.Module:
-    """Return an independent float32 copy on the CPU in evaluation mode, with float activations.
+def reference_copy(module: nn.Module, quantized: bool = False) -> nn.Module:
+    """Return an independent float32 copy on the CPU in evaluation mode.
+
+    Args:
+        module: Any module.
+        quantized: Keep the fake quantisation of activations, which is removed otherwise.
 
     Raises:
         ExportError: The module cannot be copied.
@@ -73,7 +77,8 @@ def reference_copy(module: nn.Module) -> nn.Module:
         twin = copy.deepcopy(module)
     except Exception as error:
         raise ExportError(f"cannot copy {type(module).__name__} for the export: {error}") from error
-    remove_fake_quantizers(twin)
+    if not quantized:
+        remove_fake_quantizers(twin)
     return twin.to("cpu").float().eval()
 
 

@@ -27,13 +27,14 @@ class QuantizedTensor:
         value: The tensor in the graph.
         layers: Paths of the layers that it feeds.
         nodes: The nodes of these layers.
-        shared: Whether something else reads it too (a residual addition, a graph output).
+        loose: Whether something else reads it that torch's hooks at the layers cannot reach: something that runs before
+            the first of the layers, or readers of what a view of another tensor shows.
     """
 
     value: ir.Value
     layers: tuple[str, ...]
     nodes: tuple[ir.Node, ...]
-    shared: bool
+    loose: bool
 
 
 def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
@@ -49,10 +50,22 @@ def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
             entry = feeds.setdefault(id(value), (value, [], []))
             entry[1].append(path)
             entry[2].append(node)
+    order = {id(node): index for index, node in enumerate(sites[0][1].graph)} if sites else {}  # type: ignore[arg-type]
     return [
-        QuantizedTensor(value, tuple(paths), tuple(nodes), any(user not in nodes for user in value.consumers()))
+        QuantizedTensor(value, tuple(paths), tuple(nodes), _is_loose(value, nodes, order))
         for value, paths, nodes in feeds.values()
     ]
+
+
+#: Operators whose torch result may share memory with their input.
+VIEWS = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Expand", "Identity", "Split", "Gather"}
+
+
+def _is_loose(value: ir.Value, layers: Sequence[ir.Node], order: Mapping[int, int]) -> bool:
+    others = [user for user in value.consumers() if user not in layers]
+    producer = value.producer()
+    is_view = producer is not None and producer.op_type in VIEWS
+    return bool(others) and (is_view or order[id(others[0])] < order[id(layers[0])])
 
 
 def choose_ranges(

@@ -40,7 +40,8 @@ class OnnxExport:
         ranges: Quantisation of every 8-bit tensor by its name in the file; empty with float activations.
         float_check: Float network against the module; None when not verified.
         quantized_check: 8-bit network against torch with the same rounding; None with float activations.
-        drift: 8-bit network against the float network: what quantisation costs. It is not held against a tolerance.
+        drift: 8-bit network against the module as it is in evaluation mode: what the change of arithmetic costs. It is
+            not held against a tolerance.
     """
 
     model: onnx.ModelProto
@@ -147,7 +148,10 @@ def write_onnx(
         result = replace(result, float_check=verify.compare_float(float_model, reference, batches[:CHECKED]))
         verify.require(result.float_check, "the module")  # type: ignore[arg-type]
     if activations == "uint8":
-        result = _quantize(result, network, sites, plain, trained, batches, dense, dense_kind, bits, percentile, check)
+        as_trained = prepare.reference_copy(module, quantized=True) if ternary is None else plain
+        result = _quantize(
+            result, network, sites, plain, as_trained, trained, batches, dense, dense_kind, bits, percentile, check
+        )
     verify.check_model(result.model)
     return result
 
@@ -161,6 +165,7 @@ def _quantize(
     network: Network,
     sites: Sequence[tuple[str, ir.Node]],
     plain: nn.Module,
+    trained_module: nn.Module,
     trained: Mapping[str, ActivationRange],
     batches: Sequence[Batch],
     dense: Mapping[str, int],
@@ -180,12 +185,12 @@ def _quantize(
         return result
     by_layer = _ranges_by_call(sites, tensors, ranges)
     modules = {path for path, _ in prepare.weight_layers(plain)}
-    loose = sum(tensor.shared or not modules.issuperset(tensor.layers) for tensor in tensors)
+    loose = sum(tensor.loose or not modules.issuperset(tensor.layers) for tensor in tensors)
     rounded = dense if dense_kind == "int8" else {}
     some = batches[:CHECKED]
     fidelity = verify.compare_quantized(model, plain, some, by_layer, rounded, loose)
     verify.require(fidelity, "torch with the same 8-bit rounding")
-    return replace(result, quantized_check=fidelity, drift=verify.compare_float(model, plain, some))
+    return replace(result, quantized_check=fidelity, drift=verify.compare_float(model, trained_module, some))
 
 
 def _ranges_by_call(

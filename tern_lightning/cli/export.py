@@ -1,0 +1,287 @@
+"""tern-export: a Lightning checkpoint or an ONNX file in, a verified library out."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tern_lightning.exporter import ExportResult
+    from tern_lightning.onnx import OnnxExport
+
+EXAMPLES = """examples:
+  tern-export runs/best.ckpt --model examples.digits:DigitsNet --tvm-target arm --output out/ --samples digits.npz
+  tern-export runs/best.ckpt --model pkg.models:Net --hparams width=32 --input-shape 1,3,32,32 --onnx-only --output out/
+  tern-export model.onnx --tvm-target pi4 --output out/
+"""
+
+
+class UsageError(Exception):
+    """An argument that cannot be used; the message names it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 when the export failed, 2 (from argparse) for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was overwritten", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tern-export",
+        description="Export a trained network to ONNX with two-bit weights and compile it to a verified library.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="Lightning checkpoint (.ckpt), state_dict (.pt) or ONNX file (.onnx)")
+    add("--output", "-o", type=Path, required=True, metavar="DIR", help="directory to write; replaced only on success")
+    add(
+        "--model",
+        metavar="PKG.MOD:CLASS",
+        help="class of the checkpoint, imported with the current directory on the path",
+    )
+    add("--hparams", nargs="+", default=[], metavar="KEY=VALUE", help="constructor arguments, before the checkpoint's")
+    add(
+        "--tvm-target",
+        default="host",
+        metavar="NAME|JSON",
+        help="preset such as host, arm, pi4, or a TVM target as JSON",
+    )
+    add("--onnx-only", action="store_true", help="write DIR/model.onnx and compile nothing")
+    add("--activations", choices=("uint8", "float32"), default="uint8", help="(default: %(default)s)")
+    add("--dense-weights", choices=("int8", "float32"), help="weights that are not ternary (default: as activations)")
+    add("--bits", type=int, default=8, help="width of calibrated activations, 2 to 8 (default: %(default)s)")
+    add("--percentile", type=float, help="calibrate with this percentile instead of the largest value")
+    add(
+        "--samples",
+        type=Path,
+        metavar="FILE.npz",
+        help="real inputs, one array for each input, samples on the first axis",
+    )
+    add("--input-shape", action="append", metavar="N,C,H,W", help="shape of the input; repeat it for several inputs")
+    add("--batch-size", type=int, default=1, help="batch when only --samples is given (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of random inputs (default: %(default)s)")
+    add("--no-verify", action="store_true", help="do not compare what was written with the module")
+    add("--allow-zero-layers", action="store_true", help="accept ternary layers with only zeros")
+    add("--debug", action="store_true", help="show the traceback of an error, and debug messages")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(name)s: %(message)s")
+    console.print("[bold]tern-export[/bold]")
+    for name, value in _resolved(options).items():
+        console.print(f"  {name:<18} {value}", markup=False)
+    if not options.source.is_file():
+        raise UsageError(f"{str(options.source)!r} does not exist or is not a file")
+    with console.status("starting") as status:
+
+        def say(line: str) -> None:
+            status.update(line)
+            console.print(f"- {line}", markup=False)
+
+        if options.source.suffix == ".onnx":
+            _export_onnx(options, say)
+        else:
+            _report(console, _export_checkpoint(options, say))
+    console.print(f"[green]done[/green] {options.output}")
+
+
+def _resolved(options: argparse.Namespace) -> dict[str, Any]:
+    """What will be done, defaults included, without what does not apply."""
+    shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
+    if options.source.suffix == ".onnx":
+        kept = {"source", "output", "tvm_target", "samples", "input_shape", "no_verify"}
+        shown = {key: value for key, value in shown.items() if key in kept}
+    return {key.replace("_", "-"): value for key, value in shown.items()}
+
+
+def _export_onnx(options: argparse.Namespace, say: Any) -> None:
+    from tern_lightning.exporter import check_output, check_target, compile_onnx
+    from tern_lightning.onnx.samples import collect_batches
+
+    if options.model or options.hparams or options.onnx_only:
+        raise UsageError("--model, --hparams and --onnx-only are for checkpoints; the source is an ONNX file already")
+    check_target(options.tvm_target)
+    place = check_output(options.output)
+    shapes, ternary = _inspect_onnx(options.source)
+    say(f"{ternary} two-bit weights" if ternary else "no layer is ternary: the network is compiled dense")
+    batches = None
+    if options.samples is not None:
+        batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)  # type: ignore[arg-type]
+    say(f"compiling for {options.tvm_target}")
+    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say)
+
+
+def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
+    """Check a file; return its input shapes (None unless all are fixed) and its number of two-bit weights."""
+    import onnx
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise UsageError(f"{str(path)!r} is not a valid ONNX file: {_one_line(error)}") from error
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value.type.tensor_type.shape for value in model.graph.input if value.name not in stored]
+    shapes = [tuple(dimension.dim_value for dimension in shape.dim) for shape in inputs]
+    ternary = sum(t.data_type in (onnx.TensorProto.INT2, onnx.TensorProto.UINT2) for t in model.graph.initializer)
+    fixed = all(shape and min(shape) > 0 for shape in shapes)
+    return (shapes if fixed else None), ternary
+
+
+def _export_checkpoint(options: argparse.Namespace, say: Any) -> ExportResult:
+    from tern_lightning.activations import checkpoint_ranges
+    from tern_lightning.checkpoint import load_module, read_checkpoint
+    from tern_lightning.exporter import check_output, check_target, export
+
+    check_output(options.output)
+    if not options.onnx_only:
+        check_target(options.tvm_target)
+    if not options.model:
+        raise UsageError("--model pkg.mod:Class is needed: the class that the checkpoint belongs to")
+    network_class = import_class(options.model)
+    module = load_module(options.source, network_class, **parse_hparams(options.hparams))
+    ranges = checkpoint_ranges(read_checkpoint(options.source))
+    if ranges:
+        say(f"{len(ranges)} activation ranges from the checkpoint")
+    result = export(
+        module,
+        options.output,
+        target=options.tvm_target,
+        samples=options.samples,
+        input_shape=_input_shapes(options.input_shape),
+        batch_size=options.batch_size,
+        activations=options.activations,
+        dense_weights=options.dense_weights,
+        ranges=ranges or None,
+        bits=options.bits,
+        percentile=options.percentile,
+        onnx_only=options.onnx_only,
+        verify=not options.no_verify,
+        allow_zero_layers=options.allow_zero_layers,
+        seed=options.seed,
+        progress=say,
+    )
+    if not result.calibrated_on_data and options.activations == "uint8" and len(ranges) < len(result.network.ranges):
+        say("warning: 8-bit ranges were calibrated on random numbers; give real inputs with --samples")
+    return result
+
+
+def import_class(spec: str) -> type[nn.Module]:
+    """Import ``pkg.mod:Class`` with the current directory on the path.
+
+    Raises:
+        UsageError: The text has another form, the import fails, or the name is not a module class.
+    """
+    from torch import nn
+
+    module_name, separator, class_name = spec.partition(":")
+    if not (separator and module_name and class_name):
+        raise UsageError(f"--model must be pkg.mod:Class, got {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"--model {spec!r}: importing {module_name!r} fails: {_one_line(error)}") from error
+    found = getattr(module, class_name, None)
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        known = [
+            n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, nn.Module) and v is not nn.Module
+        ]
+        raise UsageError(f"--model {spec!r}: {module_name} has no network class {class_name!r}; it has {sorted(known)}")
+    return found
+
+
+def parse_hparams(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse ``key=value`` pairs; values are Python literals, anything else is text.
+
+    Example:
+        >>> parse_hparams(["width=32", "act=relu", "sizes=[1, 2]"])
+        {'width': 32, 'act': 'relu', 'sizes': [1, 2]}
+    """
+    parsed = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not (separator and key.isidentifier()):
+            raise UsageError(f"--hparams takes key=value, got {pair!r}")
+        try:
+            parsed[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[key] = text
+    return parsed
+
+
+def _input_shapes(texts: Sequence[str] | None) -> list[tuple[int, ...]] | None:
+    if not texts:
+        return None
+    try:
+        shapes = [tuple(int(size) for size in text.replace("x", ",").split(",")) for text in texts]
+    except ValueError as error:
+        raise UsageError(f"--input-shape must be sizes such as 1,3,32,32, got {' '.join(texts)!r}") from error
+    if any(min(shape) < 1 for shape in shapes):
+        raise UsageError(f"--input-shape must hold positive sizes, got {' '.join(texts)!r}")
+    return shapes
+
+
+def _report(console: Any, result: ExportResult) -> None:
+    """Print the layers and the comparisons."""
+    from rich.table import Table
+
+    network: OnnxExport = result.network
+    table = Table(title=None, box=None, pad_edge=False)
+    for column in ("layer", "shape", "zeros", "bits/weight", "entropy"):
+        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+    for path, weight in network.ternary.items():
+        shape = "x".join(map(str, weight.shape))
+        table.add_row(path, shape, f"{weight.sparsity():.1%}", str(weight.bits()), f"{weight.entropy():.2f}")
+    for path in network.dense:
+        table.add_row(path, "", "", "dense", "")
+    console.print(table)
+    checks = {
+        "float32 network against module": network.float_check,
+        "8-bit network against the same rounding in torch": network.quantized_check,
+    }
+    for name, check in checks.items():
+        if check is not None:
+            console.print(f"{name}: {check}", markup=False)
+    if network.drift is not None:
+        top1 = "" if network.drift.top1 is None else f", top-1 agreement {network.drift.top1:.1%}"
+        console.print(f"8-bit network against module: cosine {network.drift.cosine:.6f}{top1}", markup=False)
+    if result.artifact is None:
+        console.print(f"{result.onnx}: {result.onnx.stat().st_size} bytes", markup=False)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""From a trained module to a verified library on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tern_lightning.activations import ActivationRange
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tern_lightning.onnx import OnnxExport
+    from tern_lightning.onnx.samples import Batch, Shapes
+    from tern_lightning.tensor import TernaryTensor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export gave.
+
+    Attributes:
+        output: The directory.
+        onnx: The ONNX file in it.
+        network: The written network, its layers and comparisons with the module.
+        artifact: The compiled library; None with ``onnx_only``.
+        calibrated_on_data: Whether samples were data; False when they were random numbers.
+    """
+
+    output: Path
+    onnx: Path
+    network: OnnxExport
+    artifact: Any
+    calibrated_on_data: bool
+
+
+def export(
+    module: nn.Module,
+    output: str | os.PathLike[str],
+    *,
+    target: str = "host",
+    samples: Any = None,
+    input_shape: Shapes | None = None,
+    batch_size: int | None = 1,
+    activations: Literal["uint8", "float32"] = "uint8",
+    dense_weights: Literal["int8", "float32"] | None = None,
+    ternary: Mapping[str, TernaryTensor] | None = None,
+    ranges: Mapping[str, ActivationRange] | None = None,
+    bits: int = 8,
+    percentile: float | None = None,
+    onnx_only: bool = False,
+    verify: bool = True,
+    allow_zero_layers: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> ExportResult:
+    """Export a module as ONNX and compile it for a target.
+
+    Everything is made beside its place and moved there at the end: whatever fails, an earlier export stays as it was.
+
+    Args:
+        module: Trained with :class:`~tern_lightning.TernaryCallback`, or one whose weights are exactly ternary by
+            value. It is not changed.
+        output: Directory; it is made if it does not exist.
+        target: Name of a preset such as ``host``, ``arm`` or ``pi4``, or a TVM target as JSON.
+        samples: Real inputs for calibration, verification and the artifact: an array or tensor whose first axis runs
+            over samples, a tuple of them for several inputs, or an .npz file. None takes random numbers of
+            ``input_shape``, or the module's ``example_input_array``.
+        input_shape: Shape of the input with the batch, or a sequence of shapes.
+        batch_size: Batch of the exported network when ``input_shape`` does not say it; None is that of ``samples``.
+        activations: ``"uint8"`` or ``"float32"``.
+        dense_weights: Weights that are not ternary; None is int8 with 8-bit activations, float32 otherwise.
+        ternary: Ternary weights by layer path, in place of the module's.
+        ranges: Activation ranges by layer path, in place of those the module was trained with.
+        bits: Width of calibrated activations, 2 to 8.
+        percentile: Percentile that calibration takes as the largest value, in (50, 100]; None takes the largest.
+        onnx_only: Write ``output/model.onnx`` and compile nothing.
+        verify: Hold the ONNX file against the module, and the library against the ONNX file.
+        allow_zero_layers: Accept ternary layers with only zeros.
+        seed: Of random inputs.
+        progress: Called with a line at every stage.
+
+    Raises:
+        ExportError: The module cannot be exported, or the output cannot be written.
+        VerificationError: What was exported computes something else.
+
+    Example::
+
+        result = tern_lightning.export(net, "out/", target="pi4", samples=images)
+        print(result.network.drift)
+    """
+    import torch
+
+    from tern_lightning.onnx import write_onnx
+    from tern_lightning.onnx.samples import collect_batches
+
+    say = progress or log.info
+    place = check_output(output)
+    if not onnx_only:
+        check_target(target)
+    batches, real = collect_batches(module, samples, input_shape, batch_size, seed)
+    say(f"tracing {type(module).__name__} on inputs of shape {', '.join(str(list(a.shape)) for a in batches[0])}")
+    network = write_onnx(
+        module,
+        [torch.from_numpy(array) for array in batches[0]],
+        ternary=ternary,
+        activations=activations,
+        ranges=ranges,
+        dense_weights=dense_weights,
+        samples=batches,
+        bits=bits,
+        percentile=percentile,
+        allow_zero_layers=allow_zero_layers,
+        check=verify,
+    )
+    if not network.ternary:
+        say("no layer is ternary: the network is exported dense")
+    data = network.model.SerializeToString()
+    if onnx_only:
+        return ExportResult(place, write_file(place / "model.onnx", data), network, None, real)
+    say(f"compiling for {target}")
+    artifact = compile_onnx(data, place, target, batches, verify, progress)
+    return ExportResult(place, place / "model.onnx", network, artifact, real)
+
+
+def compile_onnx(
+    model: str | Path | bytes,
+    output: Path,
+    target: str,
+    samples: list[Batch] | None,
+    verify: bool,
+    progress: Callable[[str], None] | None = None,
+) -> Any:
+    """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
+    from tvm_schedules import build
+
+    first = None if not samples else (samples[0][0] if len(samples[0]) == 1 else samples[0])
+    return build(model, output=output, target=target, samples=first, verify=verify, progress=progress)
+
+
+def check_output(output: str | os.PathLike[str]) -> Path:
+    """Return the directory to write to.
+
+    Raises:
+        ExportError: It is a file, or nothing can be written there.
+    """
+    from tern_lightning.onnx.errors import ExportError
+
+    place = Path(output)
+    if place.exists() and not place.is_dir():
+        raise ExportError(f"output {str(place)!r} is a file; give a directory")
+    parent = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ExportError(
+            f"output {str(place)!r} cannot be made: {str(parent)!r} is not a directory that can be written"
+        )
+    return place
+
+
+def check_target(target: str) -> None:
+    """Raise TargetError, which lists the known ones, when a target is not known: before the work, not after."""
+    from tvm_schedules.targets import resolve
+
+    resolve(target)
+
+
+def write_file(path: Path, data: bytes) -> Path:
+    """Write a file so that it is there whole or not at all, and an earlier one stays until then.
+
+    Raises:
+        ExportError: The file system refuses, for example because the disk is full.
+    """
+    from tern_lightning.onnx.errors import ExportError
+
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise ExportError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    return path
