@@ -190,3 +190,109 @@ def build_module(functions: dict[str, Any], main: Any, target: dict[str, Any]) -
     # StorageRewrite would hoist a kernel's scratch out of the scope that says it lives on the CPU's stack.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
         return tvm.tirx.build(module, target=make_target(target))
+
+
+# -- remaining operators (foreign.py, schedules/) ------------------------------------------------------------------------
+def buffer_shape(buffer: Any) -> tuple[int, ...]:
+    """Shape of a PrimFunc's buffer parameter."""
+    return tuple(int(dim) for dim in buffer.shape)
+
+
+def dtype_name(value: Any) -> str:
+    """Element type of a buffer, of an expression or of a type as a string, lanes included."""
+    return str(value.dtype)
+
+
+def attribute(function: Any, key: str) -> Any:
+    """A PrimFunc's attribute, None where it has none of that name."""
+    attrs = function.attrs
+    return attrs[key] if attrs is not None and key in attrs else None
+
+
+def lower_blocks(function: Any, name: str) -> Any:
+    """Turns a scheduled PrimFunc of blocks into one of plain loops over flat buffers."""
+    import tvm
+    from tvm import s_tir, tirx
+
+    passes = [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+    ]
+    return tvm.transform.Sequential(passes)(tvm.IRModule({name: function}))[name]
+
+
+def raw_pointers(function: Any) -> Any:
+    """Turns a block-free PrimFunc over buffers into the private form of :func:`private_function`."""
+    import tvm
+    from tvm import tirx
+
+    pointers = [
+        tirx.Var(buffer.name, tvm.ir.PointerType(tvm.ir.PrimType(dtype_name(buffer)))) for buffer in function.params
+    ]
+    declarations = [tirx.DeclBuffer(b, data=p) for b, p in zip(function.params, pointers, strict=True)]
+    body = tirx.SeqStmt([*declarations, function.body])
+    for key in ("device_type", "device_id"):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", int(key == "device_type")), body)
+    body = tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
+    attrs = tvm.ir.make_node("ir.DictAttrs", **{"tirx.noalias": True, "s_tir": True})
+    return tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"), attrs)
+
+
+def global_var(name: str) -> Any:
+    """Makes a ``GlobalVar``."""
+    import tvm
+
+    return tvm.ir.GlobalVar(name)
+
+
+def pointer(buffer: Any, offset: int = 0) -> Any:
+    """The address of an element of a buffer."""
+    from tvm.script.ir_builder import tirx as builder
+
+    return builder.address_of(buffer[offset]) if offset else buffer.data
+
+
+def import_onnx(model: Any) -> Any:
+    """TVM's ONNX front end: a Relax module of ``main``; its prints and warnings are kept from the user's terminal."""
+    import contextlib
+    import io
+    import warnings
+
+    from tvm.relax.frontend.onnx import from_onnx
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return from_onnx(model)
+
+
+def known_onnx_operators() -> frozenset[str]:
+    """Operator types that TVM's ONNX front end converts."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    return frozenset(onnx_frontend._get_convert_map())
+
+
+def legalize_and_fuse(module: Any, legalizers: dict[str, Any], target: Any) -> Any:
+    """Relax operators -> fused PrimFuncs and ``call_tir``; constants are folded before and after."""
+    import tvm
+    from tvm import relax
+
+    passes = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.FoldConstant(),
+        relax.transform.LegalizeOps(legalizers, enable_warning=False),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with target:
+        return tvm.transform.Sequential(passes)(module)

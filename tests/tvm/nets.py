@@ -1,0 +1,133 @@
+"""Builds small ONNX networks of the contract's form, and runs them in onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def pack_int2(codes: np.ndarray) -> bytes:
+    """Four codes a byte, least significant first, written anew here so that tests do not lean on the package."""
+    flat = codes.ravel().astype(np.int64) & 3
+    flat = np.concatenate([flat, np.zeros(-len(flat) % 4, np.int64)])
+    return bytes((flat[0::4] | flat[1::4] << 2 | flat[2::4] << 4 | flat[3::4] << 6).astype(np.uint8))
+
+
+class Net:
+    """A network under construction; methods take and return tensor names."""
+
+    def __init__(self, *shapes: tuple[int, ...], seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.inputs = [helper.make_tensor_value_info(f"input_{i}", TensorProto.FLOAT, s) for i, s in enumerate(shapes)]
+        self.count = 0
+
+    def name(self, op: str) -> str:
+        self.count += 1
+        return f"{op.lower()}_{self.count}"
+
+    def const(self, array: np.ndarray) -> str:
+        name = self.name("const")
+        self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attrs: object) -> str:
+        name = self.name(kind)
+        names = [name if i == 0 else f"{name}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attrs))
+        return name
+
+    def codes(self, shape: tuple[int, ...], zeros: float) -> np.ndarray:
+        signs = self.rng.choice([-1, 1], shape)
+        return (signs * (self.rng.random(shape) >= zeros)).astype(np.int8)
+
+    def ternary(self, codes: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
+        name = self.name("weight")
+        tensor = onnx.TensorProto(name=name, data_type=TensorProto.INT2, dims=codes.shape, raw_data=pack_int2(codes))
+        self.tensors.append(tensor)
+        return self.op("DequantizeLinear", name, self.const(scale.astype(np.float32)), axis=axis)
+
+    def weight(self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False) -> str:
+        """A random weight: ternary with that share of zeros, or dense (float or int8) where it is None."""
+        scale = self.rng.uniform(0.5, 1.5, shape[0]) / np.sqrt(np.prod(shape[1:]))
+        if zeros is None and int8:
+            values = self.rng.integers(-127, 128, shape).astype(np.int8)
+            return self.op("DequantizeLinear", self.const(values), self.const((scale / 64).astype(np.float32)), axis=0)
+        if zeros is None:
+            return self.const(self.rng.normal(size=shape).astype(np.float32) / np.sqrt(np.prod(shape[1:])))
+        out = self.ternary(self.codes(shape, zeros), scale)
+        for t in range(1, terms):
+            out = self.op("Add", out, self.ternary(self.codes(shape, zeros), scale / 2**t))
+        return out
+
+    def quantize(self, x: str, scale: float = 0.02, zero: int = 0) -> str:
+        params = [self.const(np.float32(scale)), self.const(np.uint8(zero))]
+        return self.op("DequantizeLinear", self.op("QuantizeLinear", x, *params), *params)
+
+    def bias(self, channels: int) -> str:
+        return self.const(self.rng.normal(size=channels).astype(np.float32) * 0.3)
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        infos = [helper.make_empty_tensor_value_info(o) for o in outputs]
+        for info in infos:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
+        graph = helper.make_graph(self.nodes, "net", self.inputs, infos, self.tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=13)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Outputs of onnxruntime without graph optimisation: every operator as the standard says."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)})
+
+
+class Runner:
+    """Compiles a model with :mod:`tvm_schedules.compile` and runs it, without an artifact."""
+
+    def __init__(self, model: onnx.ModelProto, target: str = "host") -> None:
+        from tvm_schedules import compat, constants
+        from tvm_schedules.compile import ENTRY, compile_model
+        from tvm_schedules.targets import resolve
+
+        self.compiled = compile_model(model, resolve(target))
+        plan = self.compiled.plan
+        self.plan = plan
+        self.tensor = compat.tensor
+        self.outputs = [compat.tensor(np.zeros(o["shape"], o["dtype"])) for o in plan["outputs"]]
+        # Garbage in the memory: what a kernel does not write must not matter.
+        noise = np.random.default_rng(0).integers(0, 256, plan["arena_bytes"]).astype(np.uint8)
+        self.arena = compat.tensor(noise)
+        self.constants = compat.tensor(constants.expand(plan, self.compiled.arrays))
+        self.function = self.compiled.module[ENTRY]
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        tensors = [self.tensor(x) for x in inputs]
+        self.function(*tensors, *self.outputs, self.arena, self.constants, 0, len(self.plan["steps"]))
+        return [o.numpy().copy() for o in self.outputs]
+
+
+def resnet(blocks: list[tuple[int, int]], dims: int, zeros: float, stem: int = 16, int8: bool = True, seed: int = 0) -> onnx.ModelProto:
+    """A CIFAR-style residual network with 8-bit activations; ``blocks`` are (channels, stride)."""
+    net = Net((1, 3, dims, dims), seed=seed)
+    x = net.quantize("input_0", 0.02, 128)
+    x = net.op("Relu", net.op("Conv", x, net.weight((stem, 3, 3, 3), None, int8=int8), net.bias(stem), pads=[1, 1, 1, 1]))
+    x, channels = net.quantize(x), stem
+    for out, stride in blocks:
+        w1, w2 = net.weight((out, channels, 3, 3), zeros), net.weight((out, out, 3, 3), zeros)
+        h = net.op("Relu", net.op("Conv", x, w1, net.bias(out), pads=[1] * 4, strides=[stride] * 2))
+        h = net.op("Conv", net.quantize(h), w2, net.bias(out), pads=[1] * 4)
+        if stride > 1 or channels != out:
+            x = net.op("Conv", x, net.weight((out, channels, 1, 1), zeros), net.bias(out), strides=[stride] * 2)
+        x, channels = net.quantize(net.op("Relu", net.op("Add", h, x))), out
+    x = net.quantize(net.op("Flatten", net.op("GlobalAveragePool", x)))
+    return net.model(net.op("Gemm", x, net.weight((10, channels), None, int8=int8), net.bias(10), transB=1))

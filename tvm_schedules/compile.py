@@ -1,0 +1,108 @@
+"""ONNX model in, one compiled function out: ``tern_main(inputs..., outputs..., arena, constants, begin, end)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .plan import Step, assign
+from .reader import load_model, read
+from .targets import TargetSpec
+
+__all__ = ["ENTRY", "Compiled", "compile_model"]
+
+ENTRY = "tern_main"
+
+
+@dataclass
+class Compiled:
+    """A compiled network.
+
+    Attributes:
+        module: TVM runtime module that exports :data:`ENTRY`.
+        plan: What is needed to run it, in JSON types.
+        arrays: What is stored beside it; :func:`tvm_schedules.constants.expand` makes the constants of it.
+    """
+
+    module: Any
+    plan: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def compile_model(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> Compiled:
+    """Compiles a network.
+
+    Args:
+        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        target: What for.
+        progress: Called with a line of text at every stage.
+
+    Returns:
+        The compiled network.
+
+    Raises:
+        ModelError: The model cannot be read or has an operator that cannot be lowered.
+    """
+    from . import compat
+    from .lower import Lowering
+    from .passes import prepare
+
+    say = progress or (lambda text: None)
+    say("reading the graph")
+    graph = prepare(read(load_model(model)))
+    say("choosing kernels and layouts")
+    lowering = Lowering(graph, target)
+    lowering.run()
+    arena = assign(lowering.steps, lowering.largest_read)
+    say(f"generating code for {len(lowering.steps)} steps")
+    functions: dict[Any, tuple[Any, Any]] = {}
+    for step in lowering.steps:
+        key = (step.kernel, step.spec)
+        if key not in functions:
+            functions[key] = (compat.global_var(f"{step.kernel}_{len(functions)}"), step.make())
+    sizes = {"arena": arena, "constants": max(64, lowering.constants.nbytes)}
+    signature = [graph.values[n] for n in (*graph.inputs, *graph.outputs)]
+
+    def body(e: Any, *arguments: Any) -> None:
+        begin, end = arguments[-2:]
+        groups = {"input": 0, "output": len(graph.inputs)}
+        for index, step in enumerate(lowering.steps):
+            pointers = []
+            for buffer in step.args:
+                place = buffer.root.place
+                assert place is not None
+                if place.kind in groups:
+                    pointers.append(compat.pointer(arguments[groups[place.kind] + place.offset]))
+                else:
+                    pointers.append(compat.pointer(arguments[-4 if place.kind == "arena" else -3], place.offset))
+            with e.when((begin <= index) & (e.int(index) < end)):
+                compat.call_private(functions[(step.kernel, step.spec)][0], pointers)
+
+    buffers = [(f"argument_{i}", v.shape or (1,), v.dtype) for i, v in enumerate(signature)]
+    buffers += [(name, (size,), "uint8") for name, size in sizes.items()]
+    main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
+    say("compiling with LLVM")
+    module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
+    return Compiled(module, _plan(graph, lowering, arena), lowering.constants.arrays)
+
+
+def _plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
+    def describe(names: list[str]) -> list[dict[str, Any]]:
+        values = [graph.values[n] for n in names]
+        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
+
+    def step(s: Step) -> dict[str, Any]:
+        return {"name": s.name, "kernel": s.kernel, **s.info}
+
+    return {
+        "inputs": describe(graph.inputs),
+        "outputs": describe(graph.outputs),
+        "arena_bytes": arena,
+        "constant_bytes": max(64, lowering.constants.nbytes),
+        "constants": lowering.constants.entries,
+        "steps": [step(s) for s in lowering.steps],
+        "layers": lowering.layers,
+    }

@@ -1,0 +1,119 @@
+"""Expands what an artifact stores into what the kernels read: numpy only, once, when a library is loaded.
+
+Weights are stored in two bits each; a kernel wants lists of offsets. A plan names for every constant a recipe of this file, its
+arguments and the stored arrays it starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .kernels import dense, linear, pool, sparse
+from .layout import Halo, Window
+from .tensor import TernaryTensor, unpack_int2
+
+__all__ = ["RECIPES", "decode", "expand", "halo_from", "window_from"]
+
+Arrays = dict[str, np.ndarray]
+
+
+def halo_from(data: Mapping[str, Any]) -> Halo:
+    """A :class:`Halo` from its JSON form."""
+    return Halo(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def window_from(data: Mapping[str, Any]) -> Window:
+    """A :class:`Window` from its JSON form."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    first, second, third = (tuple(pair) for pair in fields.pop("pads"))
+    return Window(pads=(first, second, third), **fields)  # type: ignore[arg-type]
+
+
+def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: np.ndarray) -> TernaryTensor:
+    """A ternary weight from its stored form: packed codes of all terms and their levels."""
+    return TernaryTensor(unpack_int2(codes, tuple(shape)), positive, negative)
+
+
+def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Terms with one level each: a term with unequal levels becomes two. Codes ``[terms, ...]``, levels ``[terms, O]``."""
+    full = weight.per_channel
+    codes, levels = [], []
+    for t, (positive, negative) in enumerate(zip(full.positive, full.negative, strict=True)):
+        if np.array_equal(positive, negative):
+            codes.append(full.codes[t])
+            levels.append(positive)
+        else:
+            codes += [np.maximum(full.codes[t], 0), np.minimum(full.codes[t], 0)]
+            levels += [positive, negative]
+    return np.stack(codes), np.stack(levels).astype(np.float32)
+
+
+def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return arrays
+
+
+def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, levels = split_levels(decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]))
+    if len(codes) == 1:
+        levels = np.ones_like(levels)  # the epilogue's scale holds the only level
+    return sparse.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
+
+
+def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
+
+
+def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return {"mask": halo_from(params["x"]).mask(tuple(params["size"]), params["length"])}
+
+
+def _divisor(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    x, window = halo_from(params["x"]), window_from(params["window"])
+    return {"divisor": pool.divisors(x, window, tuple(params["size"]), params["length"], params["include_pad"])}
+
+
+def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    if "codes" in arrays:
+        weight = decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"])
+        values = weight.codes[0] if params["dtype"] == "int8" else weight.dequantize()
+    else:
+        values = arrays["values"]
+    return {"values": linear.weights(values, params["dtype"], params["padded"])}
+
+
+RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
+    "raw": _raw,
+    "taps": _taps,
+    "dense": _dense,
+    "mask": _mask,
+    "divisor": _divisor,
+    "linear": _linear,
+}
+
+
+def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Makes the constant memory of a network.
+
+    Args:
+        plan: The compiled network's plan.
+        arrays: Its stored arrays.
+
+    Returns:
+        uint8 ``[plan["constant_bytes"]]``.
+
+    Raises:
+        KeyError: A stored array is missing.
+        ValueError: An expanded constant is not as long as the plan says.
+    """
+    memory = np.zeros(plan["constant_bytes"], np.uint8)
+    for constant in plan["constants"]:
+        made = RECIPES[constant["recipe"]]({k: arrays[v] for k, v in constant["arrays"].items()}, constant["params"])
+        for name, place in constant["outputs"].items():
+            data = np.ascontiguousarray(made[name]).reshape(-1).view(np.uint8)
+            if data.nbytes != place["nbytes"]:
+                raise ValueError(f"constant {name!r}: expanded to {data.nbytes} bytes, the plan says {place['nbytes']}")
+            memory[place["offset"] : place["offset"] + data.nbytes] = data
+    return memory

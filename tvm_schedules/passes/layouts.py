@@ -1,0 +1,136 @@
+"""Chooses the memory layout of every tensor that a kernel reads or writes in planes.
+
+A tensor has a home layout, in which its producer writes it, and further ones where a consumer needs something else (phases of a
+strided convolution, another halo value, rows of a linear layer). A kernel reads and writes at one pitch, so the pitches of the
+layouts that kernels tie together are made equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil, prod
+
+from ..graph import GlobalPool, Graph, Linear, Node, Pool, Windowed, channel_shape
+from ..layout import Halo, Triple, Window
+
+__all__ = ["LOWEST", "Key", "Layouts", "home", "input_key", "view", "window_of"]
+
+LOWEST = -3.4028234663852886e38
+"""The smallest float32: what surrounds an image under a maximum."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One layout of one tensor: ``rows`` reads ``[..., K]`` as K planes of rows, else ``[N, C, ...]`` as N x C planes."""
+
+    value: str
+    rows: bool = False
+    phase: Triple = (1, 1, 1)
+    fill: float = 0.0
+
+
+@dataclass
+class _Need:
+    lo: list[int] = field(default_factory=lambda: [0, 0, 0])
+    hi: list[int] = field(default_factory=lambda: [0, 0, 0])
+    pitch: list[int] = field(default_factory=lambda: [1, 1])
+
+
+def view(graph: Graph, name: str, rows: bool) -> tuple[int, int, Triple]:
+    """Batch, channels and spatial size of a tensor seen as planes."""
+    shape = graph.values[name].shape
+    if rows:
+        return 1, shape[-1], (1, 1, prod(shape[:-1]))
+    return shape[0], shape[1], channel_shape(shape)
+
+
+def window_of(node: Node) -> Window:
+    """The window of a node that works in planes."""
+    return node.window if isinstance(node, Windowed | Pool) else Window((1, 1, 1))
+
+
+def home(graph: Graph, name: str, rows: bool = False) -> Key:
+    """The key of a tensor's home layout."""
+    quant = graph.values[name].quant
+    return Key(name, rows, fill=float(quant.zero_point) if quant else 0.0)
+
+
+def input_key(graph: Graph, node: Node) -> Key:
+    """The layout in which a node reads its data."""
+    name = node.inputs[0]
+    base = home(graph, name, isinstance(node, Linear))
+    window = window_of(node)
+    fill = base.fill
+    if isinstance(node, Pool) and node.kind == "max" and any(max(pair) > 0 for pair in window.pads):
+        fill = 0.0 if graph.values[name].dtype == "uint8" else LOWEST
+    return Key(name, base.rows, window.strides, fill)
+
+
+class Layouts:
+    """Solves the layouts of a graph; ``layouts[key]`` is a :class:`Halo`."""
+
+    def __init__(self, graph: Graph, planes: list[Node]) -> None:
+        """Takes the nodes that work in planes (linear layers only if they shall)."""
+        self.graph = graph
+        self._parent: dict[Key, Key] = {}
+        self._needs: dict[Key, _Need] = {}
+        for node in planes:
+            self._add(node)
+        pitches: dict[Key, list[int]] = {}
+        for key, need in self._needs.items():
+            grid = self._grid(key)
+            root = self._root(key)
+            found = pitches.setdefault(root, [1, 1])
+            for axis in (0, 1):
+                span = grid[axis + 1] + max(need.lo[axis + 1], need.hi[axis + 1])
+                found[axis] = max(found[axis], span, need.pitch[axis])
+        self._layouts = {key: self._halo(key, pitches[self._root(key)]) for key in self._needs}
+
+    def __getitem__(self, key: Key) -> Halo:
+        return self._layouts[key]
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._layouts
+
+    def _add(self, node: Node) -> None:
+        key, window = input_key(self.graph, node), window_of(node)
+        dims = view(self.graph, key.value, key.rows)[2]
+        need = self._need(key)
+        if isinstance(node, GlobalPool):
+            return
+        lo, hi = window.halo(dims)
+        need.lo = [max(a, b) for a, b in zip(need.lo, lo, strict=True)]
+        need.hi = [max(a, b) for a, b in zip(need.hi, hi, strict=True)]
+        size = window.output(dims)
+        need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
+        out = home(self.graph, node.outputs[0], key.rows)
+        self._need(out)
+        self._union(key, out)
+        residual = getattr(node, "residual", None)
+        if residual:
+            beside = home(self.graph, residual, key.rows)
+            self._need(beside)
+            self._union(beside, out)
+
+    def _need(self, key: Key) -> _Need:
+        self._parent.setdefault(key, key)
+        return self._needs.setdefault(key, _Need())
+
+    def _root(self, key: Key) -> Key:
+        while self._parent[key] != key:
+            key = self._parent[key]
+        return key
+
+    def _union(self, a: Key, b: Key) -> None:
+        self._parent[self._root(a)] = self._root(b)
+
+    def _grid(self, key: Key) -> Triple:
+        d, h, w = (ceil(n / s) for n, s in zip(view(self.graph, key.value, key.rows)[2], key.phase, strict=True))
+        return d, h, w
+
+    def _halo(self, key: Key, pitch: list[int]) -> Halo:
+        need = self._needs[key]
+        batch, channels, dims = view(self.graph, key.value, key.rows)
+        lo, hi = (need.lo[0], need.lo[1], need.lo[2]), (need.hi[0], need.hi[1], need.hi[2])
+        dtype = self.graph.values[key.value].dtype
+        return Halo(batch, channels, dims, dtype, (pitch[0], pitch[1]), lo, hi, key.phase, key.fill)

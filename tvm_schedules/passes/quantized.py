@@ -1,0 +1,74 @@
+"""Marks the 8-bit tensors, and moves QuantizeLinear up through operators that commute with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..graph import Graph, Node, Quant, Value
+
+__all__ = ["COMMUTING", "resolve", "run"]
+
+COMMUTING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"}
+"""Rounding is monotone, so a maximum may be taken before or after it; the rest only moves values."""
+
+
+def run(graph: Graph) -> None:
+    """Sets ``Value.quant`` of every 8-bit tensor behind a QuantizeLinear with constant parameters, in uint8."""
+    _hoist(graph)
+    readers = graph.consumers()
+    for node in graph.nodes:
+        quant = parameters(graph, node) if node.op == "QuantizeLinear" else None
+        if node.op in COMMUTING and graph.values[node.inputs[0]].quant:
+            quant = graph.values[node.inputs[0]].quant
+        if quant is None:
+            continue
+        out = node.outputs[0]
+        if graph.values[out].dtype == "int8":
+            if out in graph.outputs or any(r.op not in {*COMMUTING, "DequantizeLinear"} for r in readers.get(out, [])):
+                continue
+            quant = Quant(quant.scale, quant.zero_point + 128) if node.op == "QuantizeLinear" else quant
+        graph.values[out] = replace(graph.values[out], dtype="uint8", quant=quant)
+
+
+def parameters(graph: Graph, node: Node) -> Quant | None:
+    """Scale and zero point of a Quantize- or DequantizeLinear with one constant pair for the tensor, in 8 bits."""
+    scale = graph.constants.get(node.inputs[1])
+    zero = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.uint8)
+    if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8):
+        return None
+    return Quant(float(scale.ravel()[0]), int(zero.ravel()[0]))
+
+
+def resolve(graph: Graph, producers: dict[str, Node], name: str) -> str:
+    """The 8-bit tensor that a float tensor is the dequantised form of; the name itself if there is none."""
+    node = producers.get(name)
+    if node is not None and node.op == "DequantizeLinear" and node.inputs[0] in graph.values:
+        if graph.values[node.inputs[0]].quant is not None and parameters(graph, node) is not None:
+            return node.inputs[0]
+    return name
+
+
+def _hoist(graph: Graph) -> None:
+    changed = True
+    while changed:
+        changed = False
+        readers = graph.consumers()
+        for index, node in enumerate(graph.nodes):
+            after = readers.get(node.outputs[0], [])
+            if node.op not in COMMUTING or len(node.outputs) > 1 or len(after) != 1 or node.outputs[0] in graph.outputs:
+                continue
+            quantize = after[0]
+            if quantize.op != "QuantizeLinear" or parameters(graph, quantize) is None:
+                continue
+            source, early = node.inputs[0], f"{node.outputs[0]}.early"
+            if graph.values[source].dtype != "float32":
+                continue
+            dtype = graph.values[quantize.outputs[0]].dtype
+            graph.values[early] = Value(early, graph.values[source].shape, dtype)
+            graph.nodes[index] = Node(quantize.name, "QuantizeLinear", [source, *quantize.inputs[1:]], [early], quantize.attrs)
+            moved = Node(node.name, node.op, [early, *node.inputs[1:]], [quantize.outputs[0]], node.attrs)
+            graph.nodes[graph.nodes.index(quantize)] = moved
+            changed = True
+            break

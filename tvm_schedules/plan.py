@@ -1,0 +1,116 @@
+"""Steps, buffers and constants of a compiled network, and where each lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .layout import ALIGN
+
+__all__ = ["Buffer", "Constants", "Place", "Step", "assign"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a buffer starts: argument ``index`` of a kind, or a byte offset in the arena or the constants."""
+
+    kind: str  # "input", "output", "arena", "constant"
+    offset: int
+
+
+@dataclass
+class Buffer:
+    """Memory that steps write and read. ``place`` is fixed for inputs, outputs and constants, assigned for the rest."""
+
+    name: str
+    nbytes: int
+    place: Place | None = None
+    alias: Buffer | None = None
+
+    @property
+    def root(self) -> Buffer:
+        """The buffer whose memory this one is."""
+        return self.alias.root if self.alias else self
+
+
+@dataclass
+class Step:
+    """One kernel call.
+
+    ``make`` builds the PrimFunc; steps with equal ``spec`` share it. ``info`` is what reports print.
+    """
+
+    name: str
+    kernel: str
+    spec: Any
+    make: Callable[[], Any]
+    args: list[Buffer]
+    writes: Buffer | None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Constants:
+    """Collects stored arrays and the recipes that expand them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self.entries: list[dict[str, Any]] = []
+        self.nbytes = 0
+        self._shared: dict[tuple[Any, ...], list[Buffer]] = {}
+
+    def add(self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None) -> dict[str, Buffer]:
+        """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them."""
+        from .constants import RECIPES
+
+        params = params or {}
+        made = RECIPES[recipe](arrays, params)
+        stored = {}
+        for name, array in arrays.items():
+            key = f"{prefix}.{name}"
+            if key in self.arrays and not np.array_equal(self.arrays[key], array):
+                raise ValueError(f"two different stored arrays named {key!r}")
+            self.arrays[key] = array
+            stored[name] = key
+        places, buffers = {}, {}
+        for name, array in made.items():
+            offset = -(-self.nbytes // ALIGN) * ALIGN
+            self.nbytes = offset + array.nbytes
+            places[name] = {"offset": offset, "nbytes": int(array.nbytes)}
+            buffers[name] = Buffer(f"{prefix}.{name}", array.nbytes, Place("constant", offset))
+        self.entries.append({"recipe": recipe, "params": params, "arrays": stored, "outputs": places})
+        return buffers
+
+
+def assign(steps: list[Step], slack: int) -> int:
+    """Gives every buffer without a place one in the arena, first fit over lifetimes; returns the arena's size.
+
+    Args:
+        steps: In execution order.
+        slack: Bytes that kernels may read past a buffer's end.
+    """
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    buffers: dict[int, Buffer] = {}
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            root = buffer.root
+            if root.place is None or id(root) in buffers:
+                buffers[id(root)] = root
+                first.setdefault(id(root), time)
+                last[id(root)] = time
+    live: list[tuple[int, int, int]] = []  # offset, end, last use
+    size = 0
+    for key in sorted(buffers, key=lambda k: (first[k], -buffers[k].nbytes)):
+        live = sorted(item for item in live if item[2] >= first[key])
+        need, offset = -(-buffers[key].nbytes // ALIGN) * ALIGN, 0
+        for begin, end, _ in live:
+            if offset + need <= begin:
+                break
+            offset = max(offset, end)
+        buffers[key].place = Place("arena", offset)
+        live.append((offset, offset + need, last[key]))
+        size = max(size, offset + need)
+    return size + slack
