@@ -89,7 +89,8 @@ def _build(
     unknown = sorted(set(given) - set(parameters)) if not takes_all else []
     if unknown:
         raise CheckpointError(f"{cls.__name__} takes {list(parameters)}, got the unknown hyper-parameters {unknown}")
-    saved = dict(checkpoint.get("hyper_parameters", {}))
+    # Names with an underscore are notes of LightningCLI.
+    saved = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not str(k).startswith("_")}
     bundle = checkpoint.get("hparams_name")
     if bundle in parameters and bundle != "kwargs":
         saved = {bundle: saved}
@@ -99,11 +100,12 @@ def _build(
     except TypeError as error:
         raise CheckpointError(
             f"{cls.__name__} cannot be built from checkpoint {os.fspath(path)!r}: {error}. The checkpoint has the "
-            f"hyper-parameters {sorted(saved)}. HINT: pass what is missing, or call save_hyperparameters() in the class."
+            f"hyper-parameters {sorted(saved)}. HINT: pass what is missing, or save_hyperparameters() in the class."
         ) from error
     module = cls(**arguments)
+    # Lightning modules may build their layers late.
     if hasattr(module, "configure_model"):
-        module.configure_model()  # type: ignore[operator]  # layers that Lightning modules build late
+        module.configure_model()  # type: ignore[operator]
     return module
 
 

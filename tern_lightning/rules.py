@@ -157,9 +157,8 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
     if weight is None:
         return "its weight is computed from other parameters (parametrisation or pruning)"
     if is_lazy(weight):
-        raise ValueError(
-            f"layer {path!r} ({type(module).__name__}) is lazy: run one batch through the model before fit"
-        )
+        kind = type(module).__name__
+        raise ValueError(f"layer {path!r} ({kind}) has no shape yet: run one batch through the model before fit")
     if _is_unreal(module):
         return f"its weight is {weight.dtype}, ternary weights are real"
     if "forward" in module.__dict__:

@@ -25,7 +25,7 @@ class LayerReport:
 
     @property
     def flips(self) -> float | None:
-        """Fraction of codes that changed since the last report."""
+        """Fraction of codes that changed since the epoch began."""
         return None if self.previous is None else flip_ratio(self.ternary.codes, self.previous).item()
 
     @property

@@ -127,6 +127,9 @@ class TernaryCallback(pl.Callback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._advance(next_phase(self.phase, self.start, self.freeze, progress(trainer, batch_idx)), pl_module)
+        if batch_idx == 0:
+            # Not at an epoch's end, which a run that is resumed from its last batch does not see.
+            self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
 
     @override
     def on_train_batch_end(
@@ -148,9 +151,7 @@ class TernaryCallback(pl.Callback):
         self._check_finite(trainer)
         self._warn_empty(trainer)
         if self._layers:
-            reports = self._reports()
-            pl_module.log_dict(report.log_values(reports), sync_dist=True)
-            self._codes = {one.path: one.ternary.codes for one in reports}
+            pl_module.log_dict(report.log_values(self._reports()), sync_dist=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -229,8 +230,6 @@ class TernaryCallback(pl.Callback):
                 for path, layer in self._layers.items():
                     freeze(layer, [members[path] for members in self._copies.values()])
                 self._statistics.start(pl_module, self.bn_batches)
-            else:
-                self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
             self._set_phase(following)
 
     def _set_phase(self, phase: Phase) -> None:
