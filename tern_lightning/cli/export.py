@@ -133,7 +133,7 @@ def _export_onnx(options: argparse.Namespace, say: Any) -> None:
     say(f"{ternary} two-bit weights" if ternary else "no layer is ternary: the network is compiled dense")
     batches = None
     if options.samples is not None:
-        batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)  # type: ignore[arg-type]
+        batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)
     say(f"compiling for {options.tvm_target}")
     compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say)
 

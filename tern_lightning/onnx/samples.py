@@ -20,7 +20,7 @@ HINT = "give samples= (--samples FILE.npz) or input_shape= (--input-shape 1,3,32
 
 
 def collect_batches(
-    module: nn.Module,
+    module: nn.Module | None,
     samples: Any = None,
     input_shape: Shapes | None = None,
     batch_size: int | None = 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -112,7 +113,7 @@ def _layer_path(node: ir.Node, parameter: str, aliases: Mapping[str, str]) -> st
     scope = module_path(node)
     if aliases.get(f"{scope}.weight".lstrip(".")) == parameter:
         return scope
-    return parameter.removesuffix(".weight") if parameter != "weight" else ""
+    return re.sub(r"(^|[._])weight$", "", parameter)
 
 
 def _add_port(graph: ir.Graph, number: int, like: ir.Value) -> ir.Value:
