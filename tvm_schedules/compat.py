@@ -110,6 +110,10 @@ class Emitter:
         """``a * b + c`` with one rounding."""
         return self.b.fma(a, b, c)
 
+    def round(self, value: Any) -> Any:
+        """To the nearest integer, ties to even."""
+        return self.t.nearbyint(value)
+
     def max(self, a: Any, b: Any) -> Any:
         """Elementwise maximum."""
         return self.t.Max(a, b)
@@ -117,6 +121,10 @@ class Emitter:
     def min(self, a: Any, b: Any) -> Any:
         """Elementwise minimum."""
         return self.t.Min(a, b)
+
+    def nonzero(self, value: Any, dtype: str) -> Any:
+        """Which lanes of a value of type ``dtype`` are not zero."""
+        return self.t.NE(value, self.const(0, dtype))
 
     def select(self, condition: Any, a: Any, b: Any) -> Any:
         """``condition ? a : b``, both sides computed."""
@@ -296,3 +304,37 @@ def legalize_and_fuse(module: Any, legalizers: dict[str, Any], target: Any) -> A
     ]
     with target:
         return tvm.transform.Sequential(passes)(module)
+
+
+def relax_kind(expr: Any) -> str:
+    """What a Relax binding's value is: constant, tuple, item, reshape, call_tir, or the operator's or class's name."""
+    from tvm import relax
+
+    if hasattr(expr, "value") and hasattr(expr.value, "numpy"):
+        return "constant"
+    if isinstance(expr, relax.Tuple):
+        return "tuple"
+    if isinstance(expr, relax.TupleGetItem):
+        return "item"
+    if hasattr(expr, "op"):
+        return str(getattr(expr.op, "name", type(expr.op).__name__)).removeprefix("relax.")
+    return type(expr).__name__
+
+
+def is_tuple_type(ty: Any) -> bool:
+    """Whether a Relax type is a tuple."""
+    from tvm import relax
+
+    return isinstance(ty, relax.TupleType)
+
+
+def tensor_types(ty: Any) -> list[Any]:
+    """The tensors of a Relax type, one or a tuple of them."""
+    return list(ty.fields) if is_tuple_type(ty) else [ty]
+
+
+def runtime_calls(function: Any) -> list[str]:
+    """Names of the TVM runtime functions (packed calls) that a PrimFunc calls."""
+    import re
+
+    return sorted(set(re.findall(r'call_(?:packed|cpacked)(?:_lowered)?\("([^"]+)"', function.script())))

@@ -33,8 +33,8 @@ def window_from(data: Mapping[str, Any]) -> Window:
 
 
 def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: np.ndarray) -> TernaryTensor:
-    """A ternary weight from its stored form: packed codes of all terms and their levels."""
-    return TernaryTensor(unpack_int2(codes, tuple(shape)), positive, negative)
+    """A ternary weight from its stored form: packed codes ``[terms, bytes]`` and their levels."""
+    return TernaryTensor(np.stack([unpack_int2(term, tuple(shape[1:])) for term in codes]), positive, negative)
 
 
 def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:

@@ -123,6 +123,7 @@ class Graph:
     inputs: list[str]
     outputs: list[str]
     weights: dict[str, Weight] = field(default_factory=dict)
+    opset: int = 25
 
     def consumers(self) -> dict[str, list[Node]]:
         """Who reads each value."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .clusters import lower_cluster
 from .constants import split_levels
 from .errors import ModelError
 from .graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Quant, Windowed
@@ -108,11 +109,15 @@ class Lowering:
         value = self.graph.values[name]
         return Plain(value.shape, value.dtype).nbytes
 
-    def _new_plain(self, name: str) -> Buffer:
+    def new_plain(self, name: str) -> Buffer:
         """The plain buffer that a producer of ``name`` writes: the network's output itself where it is one."""
         place = Place("output", self._outputs[name]) if name in self._outputs else None
         self._plain[name] = Buffer(name, self._plain_bytes(name), place)
         return self._plain[name]
+
+    def adopt(self, name: str, buffer: Buffer) -> None:
+        """Says that ``buffer`` holds the tensor in plain form."""
+        self._plain[name] = buffer
 
     def plain(self, name: str) -> Buffer:
         """The tensor in plain form; packed or converted first if it is not yet."""
@@ -125,7 +130,7 @@ class Lowering:
         if rows is None and origin not in self._plain and origin not in self._virtual:
             raise ModelError(f"the tensor {name!r} is read before it is written; the graph is not in execution order")
         source = None if rows is not None else self.plain(origin)
-        buffer = self._new_plain(name)
+        buffer = self.new_plain(name)
         if rows is not None:
             key = home(self.graph, origin, rows)
             self._repack(origin, self._packed[key], self.layouts[key], name, buffer, self._strided(name, rows))
@@ -310,7 +315,7 @@ class Lowering:
         zero = np.array([-quant.zero_point * quant.scale * node.scale.ravel()[0]]) + node.bias.ravel()[:1]
         numbers = self._numbers(node, np.array([quant.scale / count * node.scale.ravel()[0]]), zero)
         params = np.concatenate([numbers["scale"], numbers["bias"], numbers["params"][1:3]]).astype(np.float32)
-        out = self._new_plain(node.outputs[0])
+        out = self.new_plain(node.outputs[0])
         dtype = self.graph.values[node.outputs[0]].dtype
         spec = global_pool.Spec(x, dtype, self.target.vector_bytes, x.batch * x.channels * count > SERIAL * 8)
         made = self.constants.add(node.name, "raw", {"params": params})
@@ -349,7 +354,7 @@ class Lowering:
         made = self.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
         numeric = self.constants.add(node.name, "raw", numbers)
         beside = [self.plain(node.residual)] if node.residual else []
-        out = self._new_plain(node.outputs[0])
+        out = self.new_plain(node.outputs[0])
         args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *beside, out]
         nonzero = round(work * (1 - weight.sparsity())) if isinstance(weight, TernaryTensor) else work
         stored = weight.nbytes() if isinstance(weight, TernaryTensor) else weight.values.nbytes
@@ -375,8 +380,6 @@ class Lowering:
 
     def _foreign(self, nodes: list[Node]) -> None:
         if nodes:
-            from .clusters import lower_cluster
-
             lower_cluster(self, nodes)
 
 

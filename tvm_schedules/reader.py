@@ -96,8 +96,10 @@ def read(model: Any) -> Graph:
     values = {v.name: v for v in [*graph.value_info, *graph.input, *graph.output]}
     nodes: list[Node] = []
     weighty = set(low_bit)
+    taken: set[str] = set()
     for index, proto in enumerate(graph.node):
-        name = proto.name or f"{proto.op_type}_{index}"
+        name = proto.name if proto.name and proto.name not in taken else f"{proto.name or proto.op_type}_{index}"
+        taken.add(name)
         if proto.op_type == "Constant":
             constants[proto.output[0]] = _constant(proto)
             continue
@@ -114,7 +116,9 @@ def read(model: Any) -> Graph:
         for name in node.outputs:
             if name and name not in known:
                 raise ShapeError(f"the shape of {name!r}, output of {node.op} node {node.name!r}, cannot be inferred")
-    return Graph(graph.name or "network", nodes, known, constants, [v.name for v in inputs], [v.name for v in graph.output])
+    opset = next((int(i.version) for i in model.opset_import if i.domain in ("", "ai.onnx")), 25)
+    outputs = [v.name for v in graph.output]
+    return Graph(graph.name or "network", nodes, known, constants, [v.name for v in inputs], outputs, opset=opset)
 
 
 def _constant(proto: Any) -> np.ndarray:

@@ -56,7 +56,7 @@ class Net:
             values = self.rng.integers(-127, 128, shape).astype(np.int8)
             return self.op("DequantizeLinear", self.const(values), self.const((scale / 64).astype(np.float32)), axis=0)
         if zeros is None:
-            return self.const(self.rng.normal(size=shape).astype(np.float32) / np.sqrt(np.prod(shape[1:])))
+            return self.const((self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
         out = self.ternary(self.codes(shape, zeros), scale)
         for t in range(1, terms):
             out = self.op("Add", out, self.ternary(self.codes(shape, zeros), scale / 2**t))

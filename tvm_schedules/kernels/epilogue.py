@@ -83,7 +83,7 @@ def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: A
         else:
             value = value & inside
     else:
-        value = e.select(inside.not_equal(e.const(0, f"uint8x{lanes}")) if lanes > 1 else inside != 0, y, e.const(ep.out.fill, f32))
+        value = e.select(e.nonzero(inside, f"uint8x{lanes}"), y, e.const(ep.out.fill, f32))
     e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
 
 
@@ -112,7 +112,7 @@ def store_pairs(
     flags = e.bits(inside, u16)
     for parity, y in enumerate(ys):
         valid = (flags >> e.const(8 * parity, u16)) & e.const(255, u16)
-        e.store(views["out"], at + parity, e.select(valid != e.const(0, u16), y, e.const(ep.out.fill, f32)), half, 2)
+        e.store(views["out"], at + parity, e.select(e.nonzero(valid, u16), y, e.const(ep.out.fill, f32)), half, 2)
 
 
 def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written: int) -> None:

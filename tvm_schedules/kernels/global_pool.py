@@ -53,7 +53,7 @@ def emit(spec: Spec) -> Any:
                 if x.dtype == "uint8":
                     value = e.cast(value & inside, f32)
                 else:
-                    value = e.select(inside != e.const(0, f"uint8x{lanes}"), value, e.const(0.0, f32))
+                    value = e.select(e.nonzero(inside, f"uint8x{lanes}"), value, e.const(0.0, f32))
                 e.store(acc, 0, e.load(acc, 0, lanes) + value, lanes)
             e.store(single, 0, e.const(0.0, "float32"))
             with e.loop(lanes) as i:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..compat import Emitter, private_function
 from ..layout import Halo
-from .epilogue import MAGIC
 
 __all__ = ["Spec", "Strided", "emit"]
 
@@ -64,10 +63,7 @@ def emit(spec: Spec) -> Any:
         number = [e.splat(e.load(params, i), width) for i in range(4)]
         if target.dtype == "float32":
             return (e.cast(value, f32) - number[1]) * number[0]
-        # Half to even before the zero point is added: the magic number rounds, subtracting it gives the rounded value back.
-        limit = e.const(4194303.0, f32)
-        y = e.min(e.max(value / number[0], e.const(-4194303.0, f32)), limit)
-        y = (y + e.const(MAGIC, f32)) - e.const(MAGIC, f32) + number[1]
+        y = e.round(value / number[0]) + number[1]
         y = e.min(e.max(y, number[2]), number[3])
         return e.cast(e.cast(y, i32), u8)
 
