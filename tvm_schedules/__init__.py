@@ -1,0 +1,44 @@
+"""Inference half: ONNX files with ternary weights -> fast, verified libraries for ARM and x86 through Apache TVM.
+
+    >>> import tvm_schedules
+    >>> artifact = tvm_schedules.build("model.onnx", output="out/", target="pi4")  # doctest: +SKIP
+    >>> model = tvm_schedules.load("out/")                                         # doctest: +SKIP
+    >>> y = model(x)                                                               # doctest: +SKIP
+
+Importing the package is cheap: TVM and ONNX are loaded when a name that needs them is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvm_schedules.artifact.build import Artifact, build
+    from tvm_schedules.artifact.runtime import Model, load
+    from tvm_schedules.tensor import TernaryTensor
+
+_HOMES = {
+    "Artifact": "tvm_schedules.artifact.build",
+    "Model": "tvm_schedules.artifact.runtime",
+    "TernaryTensor": "tvm_schedules.tensor",
+    "build": "tvm_schedules.artifact.build",
+    "load": "tvm_schedules.artifact.runtime",
+}
+__all__ = ["Artifact", "Model", "TernaryTensor", "__version__", "build", "load"]
+
+try:
+    __version__ = version("tern-lightning")
+except PackageNotFoundError:  # used from a source tree that is not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -33,21 +33,26 @@ def linker(triple: str | None) -> list[str]:
     Raises:
         LinkError: There is none; the message says what to install.
     """
-    shared = ["-shared", "-fPIC"]
+    shared = ["-shared", "-fPIC", "-s"]  # -s: no debug information in the file
     if triple is None:
-        flags = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+        if sys.platform == "darwin":
+            shared = ["-shared", "-fPIC", "-undefined", "dynamic_lookup"]
         for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
             if name and shutil.which(name):
-                return [name, *shared, *flags]
+                return [name, *shared]
         if _has_zig():
             return [*_zig(_zig_triple(f"{cpu.architecture()}-linux-gnu")), *shared]
-        raise LinkError(f"no C compiler found to link a library for this machine (looked for $CC, cc, gcc, clang); {_HINT}")
+        raise LinkError(
+            f"no C compiler found to link a library for this machine (looked for $CC, cc, gcc, clang); {_HINT}"
+        )
     if _has_zig():
         return [*_zig(_zig_triple(triple)), *shared]
     for name in (f"{triple}-gcc", f"{triple}-g++", f"{triple}-clang"):
         if shutil.which(name):
             return [name, *shared]
-    raise LinkError(f"no linker found for {triple} (looked for the ziglang package and {triple}-gcc on the path); {_HINT}")
+    raise LinkError(
+        f"no linker found for {triple} (looked for the ziglang package and {triple}-gcc on the path); {_HINT}"
+    )
 
 
 def _has_zig() -> bool:

@@ -1,0 +1,6 @@
+"""The artifact: a directory with the library, its weights, the standard ONNX file, samples and everything known about it."""
+
+from tvm_schedules.artifact.build import Artifact, build, load_samples
+from tvm_schedules.artifact.runtime import Model, load
+
+__all__ = ["Artifact", "Model", "build", "load", "load_samples"]

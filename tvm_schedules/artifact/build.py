@@ -1,0 +1,251 @@
+"""From an ONNX model to a verified artifact directory."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules import linking, onnxtools, targets
+from tvm_schedules import verify as verification
+from tvm_schedules.artifact import store
+from tvm_schedules.artifact.runtime import Model, load
+from tvm_schedules.errors import ArtifactError, ModelError
+
+KEPT_RUNS = 8  # samples stored in the artifact
+KEPT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory that was just built.
+
+    Attributes:
+        path: The directory.
+        metadata: Content of its ``metadata.json``.
+        report: Result of the verification, None when it was switched off.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    report: verification.Report | None
+
+    def load(self, *, threads: int | None = None) -> Model:
+        """Load it, see :func:`tvm_schedules.load`."""
+        return load(self.path, threads=threads)
+
+
+def build(
+    model: str | Path | bytes | Any,
+    output: str | Path,
+    target: str | targets.TargetSpec = "host",
+    *,
+    samples: verification.Samples | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    verify: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Artifact:
+    """Compile an ONNX model into an artifact directory and check it against onnxruntime.
+
+    Args:
+        model: Path, bytes or ``onnx.ModelProto``.
+        output: Directory to make. An earlier artifact there is replaced as a whole once the new one is complete and
+            verified, and stays untouched on any failure; anything else there is refused.
+        target: Name of a preset, a TVM target as JSON, or a :class:`~tvm_schedules.targets.TargetSpec`.
+        samples: Inputs to verify with, stored in the artifact with onnxruntime's outputs: an array for a single input, a
+            sequence in the order of the inputs, or a mapping by name; the first axis may hold many runs. Default: random.
+        input_shapes: Sizes for inputs that have open ones in the file. Samples serve as well: an open first dimension
+            then becomes 1.
+        verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host build
+            of the same graph stands in.
+        progress: Called with a line of text before each stage.
+
+    Raises:
+        ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator.
+        TargetError: Unknown target.
+        LinkError: No linker for the target.
+        OutputError: ``output`` may not be replaced or cannot be written.
+        VerificationError: The outputs differ; nothing is written.
+    """
+    say = progress or (lambda line: None)
+    spec = targets.resolve(target) if isinstance(target, str) else target
+    linking.linker(spec.triple)
+    proto = onnxtools.read_model(model)
+    shapes = dict(input_shapes or {})
+    if samples is not None:
+        for name, shape in _sample_shapes(proto, samples).items():
+            shapes.setdefault(name, shape)
+    onnxtools.fix_shapes(proto, shapes)
+    with store.replacing(output) as folder:
+        content = _fill(folder, proto, spec, samples, verify, say)
+    path = Path(output).expanduser()
+    return Artifact(path, content[0], content[1])
+
+
+def _sample_shapes(model: Any, samples: verification.Samples) -> dict[str, list[int]]:
+    """Shapes that samples give to inputs with open sizes; an open first dimension counts samples and becomes 1."""
+    entries = onnxtools.signature(model, "input")
+    shapes = {}
+    for name, array in verification.named_samples(entries, samples).items():
+        declared = next(entry["shape"] for entry in entries if entry["name"] == name)
+        if all(isinstance(size, int) for size in declared) or len(declared) != array.ndim:
+            continue
+        shapes[name] = [
+            size if isinstance(size, int) else (1 if axis == 0 else int(array.shape[axis]))
+            for axis, size in enumerate(declared)
+        ]
+    return shapes
+
+
+def _fill(
+    folder: Path,
+    model: Any,
+    spec: targets.TargetSpec,
+    samples: verification.Samples | None,
+    check: bool,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], verification.Report | None]:
+    """Write every file of the artifact; returns metadata and verification report."""
+    from tvm_schedules.bench.ceiling import build_probe
+    from tvm_schedules.compile import compile_model
+
+    entries = onnxtools.signature(model, "input")
+    runs = verification.random_samples(model) if samples is None else verification.split_samples(entries, samples)
+    say(f"reference: {len(runs)} runs with onnxruntime")
+    try:
+        expected = verification.reference_outputs(model, runs)
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
+    started = time.perf_counter()
+    say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
+    compiled = compile_model(model, spec, say)
+    seconds = time.perf_counter() - started
+    say("link")
+    linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
+    build_probe(spec, folder / store.PROBE)
+    np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **compiled.arrays)
+    (folder / store.MODEL).write_bytes(model.SerializeToString())
+    _save_samples(folder / store.SAMPLES, runs, expected)
+    content = store.write_metadata(folder, _metadata(model, spec, compiled.plan, seconds, None))
+    report = None
+    if check:
+        say("verify")
+        report = _verify(folder, model, spec, runs, expected)
+        content = store.write_metadata(folder, _metadata(model, spec, compiled.plan, seconds, report.to_dict()))
+    return content, report
+
+
+def _save_samples(path: Path, runs: Sequence[Mapping[str, Any]], expected: Sequence[Sequence[Any]]) -> None:
+    """Store the first samples: ``input0`` ``[runs, *shape]``, ..., and onnxruntime's ``output0`` ``[runs, *shape]``, ..."""
+    one = sum(array.nbytes for array in [*runs[0].values(), *expected[0]])
+    kept = max(1, min(len(runs), KEPT_RUNS, KEPT_BYTES // max(1, one)))
+    arrays = {f"input{i}": np.stack([run[name] for run in runs[:kept]]) for i, name in enumerate(runs[0])}
+    arrays |= {f"output{i}": np.stack([run[i] for run in expected[:kept]]) for i in range(len(expected[0]))}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def load_samples(path: str | Path) -> tuple[list[list[Any]], list[list[Any]]]:
+    """An artifact's stored samples.
+
+    Returns:
+        Inputs and onnxruntime's outputs: for every run the arrays in the network's order.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        with np.load(Path(path) / store.SAMPLES, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{Path(path) / store.SAMPLES} cannot be read: {error}") from error
+    sides = []
+    for side in ("input", "output"):
+        stacked = [arrays[f"{side}{index}"] for index in range(sum(name.startswith(side) for name in arrays))]
+        sides.append([list(run) for run in zip(*stacked, strict=True)])
+    return sides[0], sides[1]
+
+
+def _compiled_model(model: Any, spec: targets.TargetSpec) -> Model:
+    """Compile in memory, without linking."""
+    from tvm_schedules.compile import compile_model
+    from tvm_schedules.constants import expand
+
+    compiled = compile_model(model, spec)
+    return Model(compiled.plan, compiled.module["tern_main"], expand(compiled.plan, compiled.arrays))
+
+
+def _verify(
+    folder: Path,
+    model: Any,
+    spec: targets.TargetSpec,
+    runs: Sequence[Mapping[str, Any]],
+    expected: Sequence[Sequence[Any]],
+) -> verification.Report:
+    """Run the new library, or a host build of the same graph where this machine cannot, and compare.
+
+    Raises:
+        VerificationError: The outputs differ.
+    """
+    host = spec if spec.triple is None else targets.resolve("host")
+    if spec.triple is None:
+        runner, where = load(folder), "library"
+    else:
+        runner, where = (
+            _compiled_model(model, host),
+            f"host build of the same graph (target {spec.name} is another CPU)",
+        )
+    report = verification.compare_runs(model, verification.run_all(runner, runs), expected, where)
+    if not report.passed:
+        first = verification.first_difference(model, runs, lambda probe: _compiled_model(probe, host))
+        report = verification.Report(report.outputs, report.runs, where, report.quantised, first)
+    return report.check()
+
+
+def _metadata(
+    model: Any, spec: targets.TargetSpec, plan: dict[str, Any], seconds: float, report: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Everything that is worth knowing about an artifact."""
+    lifted = ("inputs", "outputs", "steps", "layers")
+    layers = plan["layers"]
+    weights = sum(int(np.prod(layer["shape"], dtype=np.int64)) for layer in layers)
+    quantised = onnxtools.quantised_tensors(model)
+    first = spec.tvm["mtriple"].split("-")[0]
+    architecture = {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "packages": _versions(),
+        "target": {
+            "name": spec.name,
+            "tvm": spec.tvm,
+            "architecture": architecture,
+            "vector_bytes": spec.vector_bytes,
+            "features": sorted(spec.features),
+        },
+        "quantisation": {
+            "activations": sorted({dtype for _, _, dtype in quantised.values()}) or ["float32"],
+            "quantised_tensors": len(quantised),
+            "ternary_layers": len(layers),
+            "ternary_weights": weights,
+            "bits_per_weight_stored": 8 * sum(layer["bytes"] for layer in layers) / weights if weights else None,
+        },
+        **{key: plan[key] for key in lifted},
+        "memory": {key: value for key, value in plan.items() if key not in lifted},
+        "compile_seconds": round(seconds, 3),
+        "verification": report,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("tern-lightning", "apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime"):
+        try:
+            versions[name] = packages.version(name)
+        except packages.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,241 @@
+"""Running an artifact: numpy and TVM's small runtime, nothing else, so that it works on a board."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_schedules import cpu
+from tvm_schedules.artifact import store
+from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+_SETTING = os.environ.get("TVM_NUM_THREADS", "")  # the user's, before set_threads changes it
+_pool = threading.local()  # TVM keeps one pool of threads for every thread that calls it
+
+
+def aligned(size: int, fill: int = 0) -> Array:
+    """A uint8 array of ``size`` bytes that starts at a multiple of 64."""
+    raw = np.full(size + ALIGNMENT, fill, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+def _buffer(shape: tuple[int, ...], dtype: str) -> Array:
+    """An aligned array of zeros."""
+    count = int(np.prod(shape, dtype=np.int64))
+    return aligned(count * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
+
+
+def default_threads() -> int:
+    """``TVM_NUM_THREADS``, or the number of physical cores that this process may use.
+
+    (TVM's own default is half the logical CPUs on x86, which is half the cores where there is no hyper-threading.)
+    """
+    if _SETTING.isdigit() and int(_SETTING) > 0:
+        return int(_SETTING)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for number in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        try:
+            siblings.add(path.read_text().strip())
+        except OSError:
+            siblings.add(str(number))
+    return max(1, len(siblings))
+
+
+def set_threads(count: int | None) -> None:
+    """Make the calling thread's TVM pool use ``count`` threads; None means :func:`default_threads`.
+
+    TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is set
+    for this process, to the number of CPUs or ``count``, whichever is more.
+    """
+    wanted = default_threads() if count is None else count
+    if getattr(_pool, "count", None) == wanted:
+        return
+    import tvm
+
+    os.environ["TVM_NUM_THREADS"] = str(max(wanted, os.cpu_count() or 1))
+    biggest_cores_first = 1
+    tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, wanted)
+    _pool.count = wanted
+
+
+class Model:
+    """A network ready to run: call it with numpy arrays.
+
+    The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an array,
+    several as a tuple. Outputs are the caller's own copies. Calls from several threads are safe and take turns, for they
+    share the working memory; load the artifact once per thread to run at the same time.
+
+    Attributes:
+        inputs: Name, shape and dtype of every input.
+        outputs: The same of every output.
+        plan: Steps, layers and memory of the compiled network.
+        metadata: The artifact's metadata; empty for a network that was not loaded from one.
+        threads: Number of threads, None for the default.
+    """
+
+    def __init__(
+        self,
+        plan: dict[str, Any],
+        function: Any,
+        constants: Array,
+        threads: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.plan = plan
+        self.inputs: list[dict[str, Any]] = plan["inputs"]
+        self.outputs: list[dict[str, Any]] = plan["outputs"]
+        self.metadata = metadata or {}
+        self.threads = threads
+        self._function = function
+        self._lock = threading.Lock()
+        if constants.size != plan["constant_bytes"]:
+            raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
+        store_of_constants = aligned(max(1, constants.size))
+        store_of_constants[: constants.size] = constants
+        arena = aligned(max(1, plan["arena_bytes"]))
+        self._in = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in self.inputs]
+        self._out = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in self.outputs]
+        self._tensors = self._bind(
+            [*self._in, *self._out, arena[: plan["arena_bytes"]], store_of_constants[: constants.size]]
+        )
+
+    @staticmethod
+    def _bind(arrays: list[Array]) -> list[Any]:
+        """TVM tensors that share the arrays' memory."""
+        import tvm
+
+        return [tvm.runtime.from_dlpack(array) for array in arrays]
+
+    def __repr__(self) -> str:
+        def show(entries: list[dict[str, Any]]) -> str:
+            return ", ".join(f"{entry['name']}: {entry['dtype']}{list(entry['shape'])}" for entry in entries)
+
+        return f"Model({show(self.inputs)} -> {show(self.outputs)})"
+
+    def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Array]:
+        """The inputs in order.
+
+        Raises:
+            InputError: Too many, too few, unknown, or of the wrong shape or dtype.
+        """
+        names = [entry["name"] for entry in self.inputs]
+        if len(args) > len(names):
+            raise InputError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(args)}")
+        given = dict(zip(names, args, strict=False))
+        for name, value in named.items():
+            if name not in names:
+                raise InputError(f"no input {name!r}; the network's inputs are {', '.join(names)}")
+            if name in given:
+                raise InputError(f"input {name!r} is given twice, by position and by name")
+            given[name] = value
+        arrays = []
+        for entry in self.inputs:
+            name, shape, dtype = entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"])
+            if name not in given:
+                raise InputError(f"input {name!r} is missing; the network's inputs are {', '.join(names)}")
+            array = given[name]
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}")
+            if array.dtype != dtype:
+                raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
+            if array.shape != shape:
+                raise InputError(f"input {name!r} must have shape {list(shape)}, got {list(array.shape)}")
+            arrays.append(array)
+        return arrays
+
+    def __call__(self, *args: Array, **named: Array) -> Any:
+        """Run the network.
+
+        Args:
+            *args: Inputs in order.
+            **named: Inputs by name.
+
+        Returns:
+            The output, or a tuple of them.
+
+        Raises:
+            InputError: An input has the wrong name, shape or dtype, or is missing.
+        """
+        arrays = self._arguments(args, named)
+        with self._lock:
+            set_threads(self.threads)
+            for buffer, array in zip(self._in, arrays, strict=True):
+                np.copyto(buffer, array)
+            self._function(*self._tensors, 0, len(self.plan["steps"]))
+            results = tuple(buffer.copy() for buffer in self._out)
+        return results[0] if len(results) == 1 else results
+
+    def run_steps(self, begin: int, end: int) -> None:
+        """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""
+        if not 0 <= begin <= end <= len(self.plan["steps"]):
+            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self.plan['steps'])}, got {begin}, {end}")
+        set_threads(self.threads)
+        self._function(*self._tensors, begin, end)
+
+
+def _check_cpu(folder: Path, target: dict[str, Any]) -> None:
+    """Refuse a library that this CPU cannot run, before it dies by an illegal instruction.
+
+    Raises:
+        CpuFeatureError: Another architecture, or instruction sets that are not there.
+    """
+    wanted, here = target["architecture"], cpu.architecture()
+    if wanted != here:
+        raise CpuFeatureError(f"{folder} was built for {wanted} (target {target['name']!r}); this machine is {here}")
+    present = cpu.features()
+    lacking = sorted(set(target["features"]) - present) if present is not None else []
+    if lacking:
+        fallback = "arm" if here == "aarch64" else "host"
+        raise CpuFeatureError(
+            f"{folder} was built for target {target['name']!r} and needs CPU features that this machine "
+            f"({cpu.name()}) does not have: {', '.join(lacking)}; export it for target {fallback!r}"
+        )
+
+
+def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The compiler's plan as it was, from the metadata's parts."""
+    return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
+
+
+def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
+    """Load an artifact and make it ready to run.
+
+    On a board set ``TVM_USE_RUNTIME_LIB=1`` before Python starts: TVM then loads its 3 MB runtime instead of its compiler.
+
+    Args:
+        path: The artifact's directory.
+        threads: Number of threads; None takes ``TVM_NUM_THREADS`` or all cores.
+        check_hashes: Compare the SHA-256 of every file with the recorded one first.
+
+    Raises:
+        ArtifactError: Not an artifact, of another version, or damaged.
+        CpuFeatureError: Built for instructions that this CPU does not have.
+    """
+    folder = Path(path)
+    metadata = store.read_metadata(folder, check_hashes)
+    _check_cpu(folder, metadata["target"])
+    import tvm
+
+    from tvm_schedules.constants import expand
+
+    plan = plan_of(metadata)
+    try:
+        with np.load(folder / store.WEIGHTS, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        function = tvm.runtime.load_module(str(folder / store.LIBRARY))["tern_main"]
+    except (OSError, ValueError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
+    return Model(plan, function, expand(plan, arrays), threads, metadata)

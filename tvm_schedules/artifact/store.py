@@ -1,0 +1,248 @@
+"""The artifact directory on disk: what is in it, how it is written so that a failure costs nothing, how it is checked.
+
+A new directory is built beside its final place, flushed to the disk, and exchanged with the old one in a single system call
+(``renameat2(RENAME_EXCHANGE)``, Linux 3.15) where the system has it, in two renames elsewhere. Whatever happens before that
+moment, an earlier artifact stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tvm_schedules.errors import ArtifactError, OutputError
+
+FORMAT = "tern-artifact"
+VERSION = 1
+LIBRARY = "model.so"
+WEIGHTS = "weights.npz"
+METADATA = "metadata.json"
+MODEL = "model.onnx"
+SAMPLES = "samples.npz"
+PROBE = "probe.so"
+FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, METADATA)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _own_hash(metadata: dict[str, Any]) -> str:
+    """SHA-256 of the metadata without its own hash."""
+    content = {key: value for key, value in metadata.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's scalars and arrays for JSON.
+
+    Raises:
+        TypeError: Anything else.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"metadata must be plain JSON values, got {type(value).__name__}")
+
+
+def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Add format, sizes and hashes of the files in ``folder`` to ``metadata`` and write it; returns what was written."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name in FILES and path.name != METADATA
+    }
+    complete = {"format": FORMAT, "version": VERSION, **metadata, "files": files}
+    complete = json.loads(json.dumps(complete, default=_plain))
+    complete["sha256"] = _own_hash(complete)
+    (folder / METADATA).write_text(json.dumps(complete, indent=1) + "\n")
+    return complete
+
+
+def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
+    """Read and check an artifact's metadata.
+
+    Args:
+        folder: The artifact's directory.
+        check_hashes: Also compare the hash of every file.
+
+    Raises:
+        ArtifactError: Not an artifact, one of a newer version, a missing file, or content that does not match its hash.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a directory; an artifact is a directory that holds {METADATA}")
+    try:
+        metadata = json.loads((folder / METADATA).read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is not an artifact: it has no {METADATA}") from None
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{folder / METADATA} cannot be read: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ArtifactError(f"{folder} is not an artifact: {METADATA} does not say format {FORMAT!r}")
+    if metadata.get("version") != VERSION:
+        raise ArtifactError(
+            f"{folder} has artifact version {metadata.get('version')}, this package reads version {VERSION}; export it again"
+        )
+    if metadata.get("sha256") != _own_hash(metadata):
+        raise ArtifactError(f"{folder / METADATA} was changed after it was written: its hash does not match")
+    for name, entry in metadata["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing")
+        if path.stat().st_size != entry["bytes"]:
+            raise ArtifactError(f"{path} is damaged: {path.stat().st_size} bytes, written were {entry['bytes']}")
+        if check_hashes and sha256(path) != entry["sha256"]:
+            raise ArtifactError(f"{path} is damaged: its SHA-256 does not match the one in {METADATA}")
+    return metadata
+
+
+def _replaceable(target: Path) -> None:
+    """Refuse to replace anything but an artifact.
+
+    Raises:
+        OutputError: ``target`` is a file, or a directory that is neither empty nor an artifact.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputError(f"output {target} exists and is not a directory")
+    if not any(target.iterdir()):
+        return
+    try:
+        found = json.loads((target / METADATA).read_text())
+        is_artifact = isinstance(found, dict) and found.get("format") == FORMAT
+    except (OSError, ValueError):
+        is_artifact = False
+    if not is_artifact:
+        raise OutputError(f"output {target} exists and is not an artifact; it is left alone, choose another path")
+
+
+def _flush(path: Path) -> None:
+    """Force a file's or a directory's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without fsync for directories
+            raise
+    finally:
+        os.close(handle)
+
+
+def _exchange(new: Path, old: Path) -> bool:
+    """Swap two directories in one system call; False where the system has none."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    at_cwd, exchange = -100, 2
+    if rename(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(old))
+
+
+def _temporary_prefix(target: Path) -> str:
+    return f".{target.name}.tern-"
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Bring back an artifact that a kill left moved aside, and remove directories of builds whose process is gone."""
+    for path in sorted(target.parent.glob(f"{_temporary_prefix(target)}*")):
+        kind, _, rest = path.name.removeprefix(_temporary_prefix(target)).partition("-")
+        process = rest.partition("-")[0]
+        if not process.isdigit() or _alive(int(process)):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        elif kind in ("new", "old"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def replacing(output: str | Path) -> Iterator[Path]:
+    """A fresh directory that becomes ``output`` when the block ends well.
+
+    An earlier artifact at ``output`` is replaced as a whole; files in it that are not the artifact's (a benchmark's report,
+    for example) move to the new one. When the block raises, or the process dies, the earlier one stays.
+
+    Yields:
+        The directory to fill.
+
+    Raises:
+        OutputError: ``output`` may not be replaced, or cannot be written.
+    """
+    target = Path(output).expanduser()
+    target = Path(os.path.realpath(target))
+    try:
+        _replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(target)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(target)}new-{os.getpid()}-", dir=target.parent))
+        folder.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise OutputError(f"cannot write to {target.parent}: {error.strerror or error}") from error
+    try:
+        yield folder
+        _commit(folder, target)
+    except OSError as error:
+        raise OutputError(f"writing {target} failed, nothing was changed: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _commit(folder: Path, target: Path) -> None:
+    """Flush ``folder`` and put it in the place of ``target``; what was there ends up removed."""
+    if target.is_dir():
+        for path in target.iterdir():
+            if path.name not in FILES:
+                (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
+    for path in folder.iterdir():
+        if path.is_file():
+            _flush(path)
+    _flush(folder)
+    if not target.exists():
+        folder.rename(target)
+    elif not _exchange(folder, target):
+        aside = target.parent / f"{_temporary_prefix(target)}old-{os.getpid()}-0"
+        target.rename(aside)
+        try:
+            folder.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    _flush(target.parent)

@@ -1,0 +1,117 @@
+"""What a user would otherwise run: the same network in onnxruntime, in float32, in int8, and the 2-bit file itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules import cpu, onnxtools
+from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.errors import BenchError
+
+KNOWN = ("onnxruntime",)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something to measure.
+
+    Attributes:
+        name: Shown in tables.
+        kind: ``tern`` or ``onnxruntime``.
+        path: The ONNX file, or the artifact for ``tern``.
+        bytes: Size on disk of what it needs to run the network (without the engine itself).
+    """
+
+    name: str
+    kind: str
+    path: str
+    bytes: int
+
+
+def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
+    """This package's library with its weights."""
+    size = metadata["files"][store.LIBRARY]["bytes"] + metadata["files"][store.WEIGHTS]["bytes"]
+    return Engine("tern", "tern", str(artifact), size)
+
+
+def onnxruntime_engines(artifact: Path, folder: Path) -> tuple[list[Engine], list[tuple[str, str]]]:
+    """Prepare onnxruntime's forms of an artifact's network.
+
+    Args:
+        artifact: Artifact with its ONNX file and samples.
+        folder: Where to write the float32 and the int8 file.
+
+    Returns:
+        The engines, and (name, reason) of those that could not be prepared.
+
+    Raises:
+        BenchError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise BenchError("onnxruntime is not installed; install it with: pip install onnxruntime") from None
+    source = artifact / store.MODEL
+    engines = [_engine("onnxruntime 2-bit file", source)]
+    try:
+        model = onnxtools.float_model(onnxtools.read_model(source))
+    except ImportError:
+        reason = "needs the onnx package: pip install onnx"
+        return engines, [("onnxruntime fp32", reason), ("onnxruntime int8", reason)]
+    float_path, int8_path = folder / "float32.onnx", folder / "int8.onnx"
+    float_path.write_bytes(model.SerializeToString())
+    engines.insert(0, _engine("onnxruntime fp32", float_path))
+    try:
+        quantise(float_path, int8_path, artifact)
+    except Exception as error:  # a peer's tool that refuses a network is a row without numbers, not the end
+        return engines, [("onnxruntime int8", str(error).strip().splitlines()[0])]
+    engines.insert(1, _engine("onnxruntime int8", int8_path))
+    return engines, []
+
+
+def _engine(name: str, path: Path) -> Engine:
+    return Engine(name, "onnxruntime", str(path), path.stat().st_size)
+
+
+def quantise(source: Path, output: Path, artifact: Path) -> None:
+    """Static 8-bit quantisation by onnxruntime's own tool, as its documentation recommends for this CPU.
+
+    QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel; 7-bit weights on
+    x86 CPUs without VNNI, whose 8-bit products would overflow.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    inputs, _ = load_samples(artifact)
+    names = [entry["name"] for entry in store.read_metadata(artifact, check_hashes=False)["inputs"]]
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, runs: Sequence[Sequence[Any]]) -> None:
+            self.runs: Iterator[Sequence[Any]] = iter(runs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            run = next(self.runs, None)
+            return None if run is None else dict(zip(names, (np.asarray(array) for array in run), strict=True))
+
+    features = cpu.features() or frozenset()
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the tool recommends preprocessing for models that are not folded; ours are
+    try:
+        quantize_static(
+            str(source),
+            str(output),
+            Reader(inputs),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=cpu.architecture() == "x86_64" and not {"avx512vnni", "avxvnni"} & features,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,149 @@
+"""One engine in a process of its own: its threads, its memory and its caches disturb no other engine's.
+
+Started by :mod:`tvm_schedules.bench.measure` as ``python -m tvm_schedules.bench.worker JSON``; answers one line of JSON to every
+line of JSON that it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+WARM_UPS = 3
+MAX_RUNS = 20000
+
+
+def _limit_memory_to_engine() -> None:
+    """Keep torch out of a process that does not use it: TVM's FFI imports it where it is installed."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+
+
+def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
+    """The engine as a function of the inputs in order, and the loaded model where it is ours."""
+    if config["engine"] == "tern":
+        from tvm_schedules.artifact.runtime import load
+
+        model = load(config["artifact"], threads=config["threads"])
+        return (lambda inputs: model(*inputs)), model
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config["threads"]
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(config["path"], options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return (lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))), None
+
+
+def _error(run: Callable[[list[Any]], Any], inputs: list[Any], outputs: list[Any]) -> float:
+    """Largest difference from the reference relative to its largest value, over all samples and outputs."""
+    import numpy as np
+
+    worst = 0.0
+    for arrays, expected in zip(inputs, outputs, strict=True):
+        actual = run(arrays)
+        for a, b in zip(actual if isinstance(actual, list | tuple) else [actual], expected, strict=True):
+            scale = float(np.abs(b.astype(np.float64)).max(initial=0)) or 1.0
+            worst = max(worst, float(np.abs(a.astype(np.float64) - b).max(initial=0)) / scale)
+    return worst
+
+
+def _time_steps(model: Any, inputs: list[Any], seconds: float) -> list[float]:
+    """Median time of every step in microseconds, in the order and on the data of a whole run, call overhead taken off."""
+    import numpy as np
+
+    model(*inputs)
+    count = len(model.plan["steps"])
+    clock = time.perf_counter_ns
+    rows: list[list[int]] = []
+    finish = clock() + int(seconds * 1e9)
+    while len(rows) < 3 or (clock() < finish and len(rows) < MAX_RUNS):
+        row = []
+        for step in range(count):
+            start = clock()
+            model.run_steps(step, step + 1)
+            row.append(clock() - start)
+        start = clock()
+        model.run_steps(0, 0)
+        rows.append([*row, clock() - start])
+    medians = np.median(np.array(rows[1:]), axis=0) / 1e3
+    return [max(0.0, float(value - medians[-1])) for value in medians[:-1]]
+
+
+def _time(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: float) -> list[float]:
+    """Latencies in microseconds, after some runs that do not count."""
+    clock = time.perf_counter_ns
+    for index in range(WARM_UPS):
+        run(inputs[index % len(inputs)])
+    result: list[float] = []
+    finish = clock() + int(seconds * 1e9)
+    while len(result) < 3 or (clock() < finish and len(result) < MAX_RUNS):
+        arrays = inputs[len(result) % len(inputs)]
+        start = clock()
+        run(arrays)
+        result.append((clock() - start) / 1e3)
+    return result
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str], None]) -> None:
+    """Load the engine and answer commands until the input ends."""
+    if hasattr(os, "sched_setaffinity") and config.get("cpus"):
+        os.sched_setaffinity(0, config["cpus"])
+    _limit_memory_to_engine()
+    from tvm_schedules.artifact.build import load_samples
+
+    inputs, outputs = load_samples(config["artifact"])
+    before = _peak_bytes()
+    started = time.perf_counter()
+    run, model = _load(config)
+    loaded = time.perf_counter() - started
+    answer: dict[str, Any] = {"load_seconds": loaded, "error": _error(run, inputs, outputs)}
+    while True:
+        write(json.dumps(answer))
+        line = read()
+        if not line:
+            return
+        command = json.loads(line)
+        if command["do"] == "time":
+            answer = {"us": _time(run, inputs, command["seconds"])}
+        elif command["do"] == "steps":
+            answer = {"us": _time_steps(model, inputs[0], command["seconds"])}
+        elif command["do"] == "ceiling":
+            from pathlib import Path
+
+            from tvm_schedules.artifact import store
+            from tvm_schedules.bench.ceiling import measure
+
+            width = model.metadata["target"]["vector_bytes"]
+            answer = measure(Path(config["artifact"]) / store.PROBE, width, config["threads"], command["seconds"])
+        else:
+            answer = {"peak_bytes": _peak_bytes(), "own_bytes": _peak_bytes() - before}
+
+
+def main() -> None:
+    """Serve on the standard streams; whatever a library prints goes to the error stream."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        serve(json.loads(sys.argv[1]), sys.stdin.readline, lambda line: print(line, file=channel, flush=True))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(json.dumps({"failed": lines[0]}), file=channel, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
