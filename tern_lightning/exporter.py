@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from tern_lightning.activations import ActivationRange
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from tern_lightning.tensor import TernaryTensor
 
 log = logging.getLogger(__name__)
+
+#: Batches of samples that verify the library and are stored with it.
+STORED_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,8 @@ def compile_onnx(
     """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
     from tvm_schedules import build
 
-    first = None if not samples else (samples[0][0] if len(samples[0]) == 1 else samples[0])
-    return build(model, output=output, target=target, samples=first, verify=verify, progress=progress)
+    runs = None if not samples else tuple(np.concatenate(arrays) for arrays in zip(*samples[:STORED_RUNS], strict=True))
+    return build(model, output=output, target=target, samples=runs, verify=verify, progress=progress)
 
 
 def check_output(output: str | os.PathLike[str]) -> Path:
