@@ -70,7 +70,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"checkpoint {os.fspath(path)!r} holds objects that are not plain values, which could run code: {line}"
             ) from error
         raise CheckpointError(f"{os.fspath(path)!r} is not a PyTorch checkpoint, or it is damaged: {error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except PermissionError:
+        raise
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint {os.fspath(path)!r} is truncated or damaged: {error}") from error
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
         return {"state_dict": dict(found)}
