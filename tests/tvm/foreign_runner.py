@@ -63,9 +63,7 @@ class Runnable:
         self.function(*args)
         values = {n: t.numpy() for n, t in tensors.items()}
         values.update(self.program.constants)
-        return [
-            values[self.program.aliases.get(n, n)].reshape(shape) for n, (shape, _) in self.program.outputs.items()
-        ]
+        return [values[self.program.aliases.get(n, n)].reshape(shape) for n, (shape, _) in self.program.outputs.items()]
 
 
 def compile_onnx(model: onnx.ModelProto, target: str | TargetSpec = "host") -> Runnable:

@@ -1,0 +1,146 @@
+"""Elementary functions as polynomials: LLVM calls the C library once per element for them, which is no SIMD at all.
+
+All work on float32 TIR expressions, scalars or vectors, keep NaN, and give the same bits on every machine with fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["erf", "exp", "sigmoid", "tanh"]
+
+_LOG2E = 1.4426950408889634
+# ln 2 in two parts, so that n * ln 2 is exact to 2^-40 (Cody and Waite, Software Manual for the Elementary Functions, 1980).
+_LN2_HIGH = 0.693359375
+_LN2_LOW = -2.12194440e-4
+# Minimax polynomial of (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2 (Cephes expf, Moshier 1989).
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP_HIGH = 88.72283905206835  # exp of more is infinite in float32
+_EXP_LOW = -87.33654475055310  # exp of less is below the smallest normal number: 0
+# Rational minimax approximations of Eigen (MathFunctionsImpl.h): odd numerator, even denominator, highest power first.
+_TANH_P = (
+    -2.76076847742355e-16,
+    2.00018790482477e-13,
+    -8.60467152213735e-11,
+    5.12229709037114e-08,
+    1.48572235717979e-05,
+    6.37261928875436e-04,
+    4.89352455891786e-03,
+)
+_TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+_TANH_CLAMP = 7.90531110763549805
+_ERF_P = (
+    -2.72614225801306e-10,
+    2.77068142495902e-08,
+    -2.10102402082508e-06,
+    -5.69250639462346e-05,
+    -7.34990630326855e-04,
+    -2.95459980854025e-03,
+    -1.60960333262415e-02,
+)
+_ERF_Q = (
+    -1.45660718464996e-05,
+    -2.13374055278905e-04,
+    -1.68282697438203e-03,
+    -7.37332916720468e-03,
+    -1.42647390514189e-02,
+)
+_ERF_CLAMP = 4.0
+
+
+def _constant(value: float, dtype: str) -> Any:
+    from tvm import tirx
+
+    return tirx.const(value, dtype)
+
+
+def _let(name: str, value: Any, body: Any) -> Any:
+    """Names a value that is used more than once: expressions nest, and copies of them would grow exponentially."""
+    from tvm import tirx
+
+    variable = tirx.Var(name, str(value.ty.dtype))
+    return tirx.Let(variable, value, body(variable))
+
+
+def _horner(x: Any, coefficients: tuple[float, ...]) -> Any:
+    dtype = str(x.ty.dtype)
+    result = _constant(coefficients[0], dtype)
+    for c in coefficients[1:]:
+        result = result * x + _constant(c, dtype)
+    return result
+
+
+def exp(x: Any) -> Any:
+    """``e**x`` of a float32 expression; relative error below 2e-7, 0 below -87.3, infinite above 88.7."""
+    from tvm import tirx
+
+    dtype = str(x.ty.dtype)
+    integer = dtype.replace("float", "int")
+
+    def reduced(x: Any) -> Any:
+        clipped = tirx.Max(tirx.Min(x, _constant(_EXP_HIGH, dtype)), _constant(_EXP_LOW, dtype))
+        n = tirx.floor(clipped * _constant(_LOG2E, dtype) + _constant(0.5, dtype))
+        return _let("n", n, lambda n: polynomial(x, n))
+
+    def polynomial(x: Any, n: Any) -> Any:
+        r = (x - n * _constant(_LN2_HIGH, dtype)) - n * _constant(_LN2_LOW, dtype)
+
+        def assemble(r: Any) -> Any:
+            p = _horner(r, _EXP) * (r * r) + r + _constant(1.0, dtype)
+            # 2^n in two factors: n = 128 alone is no float32.
+            half = tirx.Cast(_type(integer), n * _constant(0.5, dtype))
+            rest = tirx.Cast(_type(integer), n) - half
+            value = p * _power_of_two(half, dtype) * _power_of_two(rest, dtype)
+            value = tirx.Select(x > _constant(_EXP_HIGH, dtype), _constant(float("inf"), dtype), value)
+            return tirx.Select(x < _constant(_EXP_LOW, dtype), _constant(0.0, dtype), value)
+
+        return _let("r", r, assemble)
+
+    return _let("x", x, reduced)
+
+
+def _type(dtype: str) -> Any:
+    import tvm
+
+    return tvm.ir.PrimType(dtype)
+
+
+def _power_of_two(n: Any, dtype: str) -> Any:
+    """``2.0**n`` of an integer -126..127, by its bits."""
+    from tvm import tirx
+
+    integer = str(n.ty.dtype)
+    bits = (n + _constant(127, integer)) * _constant(1 << 23, integer)
+    return tirx.reinterpret(dtype, bits)
+
+
+def sigmoid(x: Any) -> Any:
+    """``1 / (1 + e**-x)``."""
+    one = _constant(1.0, str(x.ty.dtype))
+    return one / (one + exp(_constant(0.0, str(x.ty.dtype)) - x))
+
+
+def _rational(x: Any, clamp: float, p: tuple[float, ...], q: tuple[float, ...]) -> Any:
+    from tvm import tirx
+
+    dtype = str(x.ty.dtype)
+
+    def evaluate(x: Any, c: Any) -> Any:
+        value = _let("c2", c * c, lambda c2: c * _horner(c2, p) / _horner(c2, q))
+        return tirx.Select(x == x, value, x)  # the clamp would turn NaN into a number
+
+    def clamped(x: Any) -> Any:
+        c = tirx.Max(tirx.Min(x, _constant(clamp, dtype)), _constant(-clamp, dtype))
+        return _let("c", c, lambda c: evaluate(x, c))
+
+    return _let("x", x, clamped)
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent; absolute error below 4e-7."""
+    return _rational(x, _TANH_CLAMP, _TANH_P, _TANH_Q)
+
+
+def erf(x: Any) -> Any:
+    """Error function; absolute error below 4e-7."""
+    return _rational(x, _ERF_CLAMP, _ERF_P, _ERF_Q)

@@ -1,0 +1,2 @@
+def apply(function, target):
+    return None
