@@ -1,0 +1,1 @@
+"""Networks and complete runs to start from; every module here runs on a CPU."""
