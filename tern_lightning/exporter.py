@@ -195,7 +195,8 @@ def write_file(path: Path, data: bytes) -> Path:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
+        raise ExportError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise ExportError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     return path

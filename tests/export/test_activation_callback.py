@@ -162,7 +162,9 @@ def test_resume_is_bit_exact(tmp_path: Path, learned: bool, step: int) -> None:
         assert torch.equal(resumed.state_dict()[name], value), name
     for path, hook in input_quantizers(whole).items():
         for key, value in hook.state_dict().items():
-            assert torch.equal(torch.as_tensor(input_quantizers(resumed)[path].state_dict()[key]), torch.as_tensor(value))
+            assert torch.equal(
+                torch.as_tensor(input_quantizers(resumed)[path].state_dict()[key]), torch.as_tensor(value)
+            )
 
 
 def test_learned_step_follows_the_gradient_once_per_optimiser_step() -> None:

@@ -48,11 +48,11 @@ def test_one_pair_for_each_tensor_that_feeds_a_layer() -> None:
         assert quantize.op_type == "QuantizeLinear"
         assert list(quantize.input)[1:] == list(dequantize.input)[1:]
         source = quantize.input[0]
-        assert [reader.op_type for reader in readers[source]] == ["QuantizeLinear"], "every reader takes the rounded tensor"
+        assert [n.op_type for n in readers[source]] == ["QuantizeLinear"], "every reader takes the rounded tensor"
         if source in producer:  # directly behind the producer
             names = [n.name for n in model.graph.node]
             assert names.index(quantize.name) == names.index(producer[source].name) + 1
-    # input, stem's ReLU, two tensors in either block, the flattened pool; block 1's output is not read by a layer
+    # the input, the stem's ReLU, three inside the blocks, the flattened pool; the last block's output feeds no layer
     assert ops(model).count("QuantizeLinear") == 6
     residual = [node for node in model.graph.node if node.op_type == "Add"]
     assert len(residual) == 2
@@ -60,7 +60,8 @@ def test_one_pair_for_each_tensor_that_feeds_a_layer() -> None:
         assert any(producer[name].op_type == "DequantizeLinear" for name in node.input if name in producer)
 
     stored = initializers(model)
-    zero_points = {name: int(onnx.numpy_helper.to_array(t)) for name, t in stored.items() if name.endswith(".zero_point")}
+    zeros = {name for name in stored if name.endswith(".zero_point")}
+    zero_points = {name: int(onnx.numpy_helper.to_array(stored[name])) for name in zeros}
     assert all(stored[name].data_type == onnx.TensorProto.UINT8 and not stored[name].dims for name in zero_points)
     assert zero_points.pop("x.zero_point") > 0
     assert not any(zero_points.values()), "tensors behind a ReLU are unsigned"
