@@ -36,6 +36,6 @@ def convolution(data: Any, kernel: Any, g: Geometry, width: int) -> Any:
         group, local = channel // g.outputs, channel % g.outputs
         where = [q * s + r * d for q, s, r, d in zip(grid, g.strides, axes[1:], g.dilation, strict=True)]
         value = pad(n, group * g.inputs + axes[0], *where)
-        return te.sum(value * kernel(group, local // width, *axes, local % width), axis=axes)
+        return te.sum(value * kernel(group, local // width, *axes[1:], axes[0], local % width), axis=axes)
 
     return te.compute((g.batch, channels, *g.out[3 - rank :]), result, name="conv")

@@ -28,18 +28,18 @@ def apply(function: Any, target: TargetSpec) -> Any:
             scalar = scratch(e, 2)
             reduction = Rows(e, count, lanes)
             reduction.reduce(lambda i, n: e.load(x, base + i, n), lambda a, b: a + b, 0.0, scalar, 0)
-            e.store(scalar, e.int(0), e.load(scalar, e.int(0)) * e.const(1.0 / count, "float32"))
+            e.store(scalar, e.integer(0), e.load(scalar, e.integer(0)) * e.const(1.0 / count, "float32"))
 
             def centred(i: Any, n: int) -> Any:
-                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.int(0)), n)
+                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
 
             reduction.reduce(lambda i, n: centred(i, n) * centred(i, n), lambda a, b: a + b, 0.0, scalar, 1)
-            variance = e.load(scalar, e.int(1)) * e.const(1.0 / count, "float32")
+            variance = e.load(scalar, e.integer(1)) * e.const(1.0 / count, "float32")
             root = e.b.sqrt(variance + e.const(tag["epsilon"], "float32"))
-            e.store(scalar, e.int(1), e.const(1.0, "float32") / root)
+            e.store(scalar, e.integer(1), e.const(1.0, "float32") / root)
 
             def write(i: Any, n: int) -> None:
-                value = centred(i, n) * e.splat(e.load(scalar, e.int(1)), n)
+                value = centred(i, n) * e.splat(e.load(scalar, e.integer(1)), n)
                 if tag["scale"]:
                     value = value * e.load(gamma, i, n)
                 if tag["center"]:

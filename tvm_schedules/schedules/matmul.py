@@ -64,15 +64,15 @@ def _affine(e: Any, table: list[int], batch: Any) -> Any:
     """``table[batch]`` as arithmetic: equal steps, a period, or repeats; other tables as a chain of choices."""
     n = len(table)
     if n == 1 or len(set(table)) == 1:
-        return e.int(table[0])
+        return e.integer(table[0])
     for period in (d for d in range(1, n + 1) if n % d == 0):
         inner = table[1] - table[0] if period > 1 else 0
         outer = table[period] - table[0] if period < n else 0
         if all(table[i] == table[0] + i // period * outer + i % period * inner for i in range(n)):
             return batch // period * outer + batch % period * inner + table[0]
-    value = e.int(table[-1])
+    value = e.integer(table[-1])
     for i in range(n - 2, -1, -1):
-        value = e.select(batch == i, e.int(table[i]), value)
+        value = e.select(batch == i, e.integer(table[i]), value)
     return value
 
 
@@ -123,7 +123,7 @@ class _Product:
         with e.loop(tasks, parallel=work >= PARALLEL_PRODUCTS and tasks > 1) as task:
             batch = task // (self.panels * self.tiles)
             panel = task // self.tiles % self.panels
-            row = e.min(task % self.tiles * self.tile, e.int(self.rows - self.tile))
+            row = e.min(task % self.tiles * self.tile, e.integer(self.rows - self.tile))
             base_a = (_affine(e, starts_a, batch) * self.rows + row) * self.depth
             if stride:
                 base_b = _affine(e, starts_b, batch) * (self.depth * stride) + panel * self.width
@@ -144,13 +144,13 @@ class _Product:
                     row = acc[r * self.split + u % self.split]
                     left = e.splat(e.load(a, base_a + r * self.depth + k), lanes)
                     for v in range(vectors):
-                        at = e.int(v * lanes)
+                        at = e.integer(v * lanes)
                         e.store(row, at, e.fma(left, right[v], e.load(row, at, lanes)), lanes)
         for r in range(self.tile):
             first = acc[r * self.split]
             for other in acc[r * self.split + 1 : (r + 1) * self.split]:
                 for v in range(vectors):
-                    at = e.int(v * lanes)
+                    at = e.integer(v * lanes)
                     e.store(first, at, e.load(first, at, lanes) + e.load(other, at, lanes), lanes)
         return acc[:: self.split]
 
@@ -163,14 +163,14 @@ class _Product:
                     e.store(
                         out,
                         base + r * self.columns + v * self.lanes,
-                        e.load(row, e.int(v * self.lanes), self.lanes),
+                        e.load(row, e.integer(v * self.lanes), self.lanes),
                         self.lanes,
                     )
 
         def part() -> None:
             for r, row in enumerate(rows):
                 for j in range(last):
-                    e.store(out, base + r * self.columns + j, row[e.int(j)])
+                    e.store(out, base + r * self.columns + j, row[e.integer(j)])
 
         if last == self.width:
             whole()

@@ -150,7 +150,7 @@ def pack_columns(matrix: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
 
 
 def pack_channels(weight: np.ndarray, groups: int, lanes: int) -> tuple[np.ndarray, int]:
-    """[groups*O, I, D, H, W] -> [groups, panels, I, D, H, W, width]; width is 1 where a group is too narrow for vectors."""
+    """[groups*O, I, D, H, W] -> [groups, panels, D, H, W, I, width]; width is 1 where a group is too narrow for vectors."""
     total, inputs, *kernel = weight.shape
     outputs = total // groups
     width = 1 if 2 * outputs <= lanes else panel_width(outputs, lanes)
@@ -158,4 +158,4 @@ def pack_channels(weight: np.ndarray, groups: int, lanes: int) -> tuple[np.ndarr
     padded = np.zeros((groups, panels * width, inputs, *kernel), weight.dtype)
     padded[:, :outputs] = weight.reshape(groups, outputs, inputs, *kernel)
     split = padded.reshape(groups, panels, width, inputs, *kernel)
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1)), width
+    return np.ascontiguousarray(split.transpose(0, 1, 4, 5, 6, 3, 2)), width

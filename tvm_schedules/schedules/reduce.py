@@ -44,23 +44,23 @@ def apply(function: Any, target: TargetSpec) -> Any:
             reduction = Rows(e, count, lanes_of(target))
             reduction.reduce(lambda i, n: e.load(x, base + i, n), combine, identity, scalar, 0)
             share = e.const(1.0 / count, "float32")
-            result = e.load(scalar, e.int(0))
+            result = e.load(scalar, e.integer(0))
             if operation == "variance":
-                e.store(scalar, e.int(0), result * share)
+                e.store(scalar, e.integer(0), result * share)
 
                 def squared(i: Any, n: int) -> Any:
-                    centred = e.load(x, base + i, n) - e.splat(e.load(scalar, e.int(0)), n)
+                    centred = e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
                     return centred * centred
 
                 reduction.reduce(squared, combine, 0.0, scalar, 1)
-                result = e.load(scalar, e.int(1))
+                result = e.load(scalar, e.integer(1))
             e.store(y, e.expr(row), result * share if operation in ("mean", "variance") else result)
 
     def columns(e: Any, x: Any, y: Any) -> None:
         combine = _combine(e, operation)
         chunks, width = evenly(inner, _COLUMNS)
         with e.loop(outer * chunks, parallel=parallel and outer * chunks > 1) as task:
-            start = e.min(task % chunks * width, e.int(inner - width))  # the last chunk overlaps, see softmax
+            start = e.min(task % chunks * width, e.integer(inner - width))  # the last chunk overlaps, see softmax
             base = task // chunks * (count * inner) + start
             total, mean = scratch(e, width), scratch(e, width)
             share = e.const(1.0 / count, "float32")

@@ -35,7 +35,7 @@ def apply(function: Any, target: TargetSpec) -> Any:
             reduction.reduce(lambda i, n: e.load(x, base + i, n), e.max, _LOWEST, scalar, 0)
 
             def shifted(i: Any, n: int) -> Any:
-                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.int(0)), n)
+                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
 
             if not log:
 
@@ -44,24 +44,24 @@ def apply(function: Any, target: TargetSpec) -> Any:
                     return e.load(y, base + i, n)
 
                 reduction.reduce(store_exp, lambda a, b: a + b, 0.0, scalar, 1)
-                e.store(scalar, e.int(1), e.const(1.0, "float32") / e.load(scalar, e.int(1)))
+                e.store(scalar, e.integer(1), e.const(1.0, "float32") / e.load(scalar, e.integer(1)))
                 with vector_loop(e, count, lanes) as run:
                     run(
                         lambda i, n: e.store(
-                            y, base + i, e.load(y, base + i, n) * e.splat(e.load(scalar, e.int(1)), n), n
+                            y, base + i, e.load(y, base + i, n) * e.splat(e.load(scalar, e.integer(1)), n), n
                         )
                     )
                 return
             reduction.reduce(lambda i, n: approximations.exp(shifted(i, n)), lambda a, b: a + b, 0.0, scalar, 1)
-            e.store(scalar, e.int(1), e.b.log(e.load(scalar, e.int(1))))
+            e.store(scalar, e.integer(1), e.b.log(e.load(scalar, e.integer(1))))
             with vector_loop(e, count, lanes) as run:
-                run(lambda i, n: e.store(y, base + i, shifted(i, n) - e.splat(e.load(scalar, e.int(1)), n), n))
+                run(lambda i, n: e.store(y, base + i, shifted(i, n) - e.splat(e.load(scalar, e.integer(1)), n), n))
 
     def columns(e: Any, x: Any, y: Any) -> None:
         chunks, width = evenly(inner, _COLUMNS)
         with e.loop(outer * chunks, parallel=parallel and outer * chunks > 1) as task:
             # The last chunk starts earlier instead of being shorter; both tasks write the same values there.
-            start = e.min(task % chunks * width, e.int(inner - width))
+            start = e.min(task % chunks * width, e.integer(inner - width))
             base = task // chunks * (count * inner) + start
             top, total = scratch(e, width), scratch(e, width)
             with e.loop(width) as i:

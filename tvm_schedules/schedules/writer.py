@@ -79,7 +79,7 @@ def accumulators(e: Any, count: int, vectors: int, lanes: int, value: float = 0.
     rows = [scratch(e, vectors * lanes) for _ in range(count)]
     for row in rows:
         for v in range(vectors):
-            e.store(row, e.int(v * lanes), e.const(value, dtype), lanes)
+            e.store(row, e.integer(v * lanes), e.const(value, dtype), lanes)
     return rows
 
 
@@ -127,20 +127,20 @@ class Rows:
         with e.loop(self.count // step) as i:
             for u, row in enumerate(rows):
                 got = value(i * step + u * lanes, lanes)
-                e.store(row, e.int(0), combine(e.load(row, e.int(0), lanes), got), lanes)
+                e.store(row, e.integer(0), combine(e.load(row, e.integer(0), lanes), got), lanes)
         done = self.count // step * step
         while done + lanes <= self.count:
-            got = value(e.int(done), lanes)
-            e.store(rows[0], e.int(0), combine(e.load(rows[0], e.int(0), lanes), got), lanes)
+            got = value(e.integer(done), lanes)
+            e.store(rows[0], e.integer(0), combine(e.load(rows[0], e.integer(0), lanes), got), lanes)
             done += lanes
         for row in rows[1:]:
-            both = combine(e.load(rows[0], e.int(0), lanes), e.load(row, e.int(0), lanes))
-            e.store(rows[0], e.int(0), both, lanes)
+            both = combine(e.load(rows[0], e.integer(0), lanes), e.load(row, e.integer(0), lanes))
+            e.store(rows[0], e.integer(0), both, lanes)
         at = e.expr(index)
-        value_, width = e.load(rows[0], e.int(0), lanes), lanes
+        value_, width = e.load(rows[0], e.integer(0), lanes), lanes
         while width > 1:  # halves of the register: scalar reads of it would go through memory
             width //= 2
-            halves = [e.t.Shuffle([value_], [e.int(start + i) for i in range(width)]) for start in (0, width)]
+            halves = [e.t.Shuffle([value_], [e.integer(start + i) for i in range(width)]) for start in (0, width)]
             value_ = combine(*halves)
         e.store(into, at, value_)
         if done < self.count:
