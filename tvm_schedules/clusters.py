@@ -1,4 +1,4 @@
-"""Runs of operators without a kernel of ours: handed to :mod:`tvm_schedules.foreign` as small ONNX models of plain tensors."""
+"""Runs of operators without a kernel of ours go to :mod:`tvm_schedules.foreign` as small ONNX models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
 
     graph = lowering.graph
     made = {name for node in nodes for name in node.outputs if name}
-    later = {name for node in graph.nodes if not any(node is n for n in nodes) for name in node.inputs} | set(graph.outputs)
+    later = {name for node in graph.nodes if not any(node is n for n in nodes) for name in node.inputs} | set(
+        graph.outputs
+    )
     inputs: list[str] = []
     constants: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(name for node in nodes for name in node.inputs if name):
@@ -52,10 +54,12 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
         info = {"op": names, "reason": "no kernel of ours: TVM operator with our schedule"}
         title = nodes[0].name if len(program.calls) == 1 else f"{nodes[0].name}/{index}"
         args = [buffers[name] for name in call.args]
-        lowering.steps.append(Step(title, "foreign", (prefix, call.function), lambda f=function: f, args, None, info))  # type: ignore[misc]
+        lowering.steps.append(Step(title, "foreign", (prefix, call.function), lambda f=function: f, args, info))  # type: ignore[misc]
 
 
-def _model(lowering: Lowering, nodes: list[Node], inputs: list[str], outputs: list[str], constants: dict[str, np.ndarray]) -> Any:
+def _model(
+    lowering: Lowering, nodes: list[Node], inputs: list[str], outputs: list[str], constants: dict[str, np.ndarray]
+) -> Any:
     from onnx import helper, numpy_helper
 
     graph = lowering.graph
@@ -67,7 +71,8 @@ def _model(lowering: Lowering, nodes: list[Node], inputs: list[str], outputs: li
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             raise UnsupportedOperatorError(
-                f"node {node.name!r}: the operator {node.domain}::{node.op} is not part of ONNX; export the model with standard operators"
+                f"node {node.name!r}: the operator {node.domain}::{node.op} is not part of ONNX; "
+                "export the model with standard operators"
             )
     body = [helper.make_node(n.op, n.inputs, n.outputs, name=n.name, **n.attrs) for n in nodes]
     tensors = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()]

@@ -1,7 +1,7 @@
-"""Every touch of TVM's moving API: the rest of the package calls these names and nothing of TVM that changed between releases.
+"""Every touch of TVM's moving API; the rest of the package calls these names alone.
 
-Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). TVM is imported inside the functions, because
-``import tvm`` takes seconds and a board runs a library with the runtime alone.
+Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). TVM is imported inside the functions,
+because ``import tvm`` takes seconds and a board runs a library with the runtime alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Emitter:
     def loop(self, extent: Any, parallel: bool = False) -> Iterator[Any]:
         """A serial or a parallel loop from 0 to ``extent``; a loop of one round is no loop."""
         if isinstance(extent, int) and extent == 1 and not parallel:
-            yield self.int(0)
+            yield self.integer(0)
             return
         with self.b.parallel(0, extent) if parallel else self.b.serial(0, extent) as i:
             yield i
@@ -82,9 +82,9 @@ class Emitter:
 
     def expr(self, value: Any) -> Any:
         """An int32 expression of a Python integer; expressions stay as they are."""
-        return self.int(value) if isinstance(value, int) else value
+        return self.integer(value) if isinstance(value, int) else value
 
-    def int(self, value: int) -> Any:
+    def integer(self, value: int) -> Any:
         """An int32 constant."""
         return self.t.IntImm("int32", value)
 
@@ -146,15 +146,14 @@ def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None])
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as builder
 
-    with IRBuilder() as ib:
-        with builder.prim_func(is_private=True, s_tir=True):
-            pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
-            builder.func_attr({"tirx.noalias": True})
-            builder.func_ret(tvm.ir.PrimType("int32"))
-            # Scratch stays on the stack only where the device is known; MakePackedAPI says so for exported functions alone.
-            with builder.attr("default", "device_id", 0), builder.attr("default", "device_type", 1):
-                body(Emitter(), *pointers)
-            builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
+    with IRBuilder() as ib, builder.prim_func(is_private=True, s_tir=True):
+        pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
+        builder.func_attr({"tirx.noalias": True})
+        builder.func_ret(tvm.ir.PrimType("int32"))
+        # Scratch stays on the stack only where the device is known; MakePackedAPI says so for exported functions alone.
+        with builder.attr("default", "device_id", 0), builder.attr("default", "device_type", 1):
+            body(Emitter(), *pointers)
+        builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
     return ib.get()
 
 
@@ -176,13 +175,12 @@ def main_function(
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as builder
 
-    with IRBuilder() as ib:
-        with builder.prim_func(s_tir=True):
-            builder.func_name(name)
-            builder.func_attr({"global_symbol": name})
-            arguments = [builder.arg(n, builder.buffer(shape, dtype)) for n, shape, dtype in buffers]
-            numbers = [builder.arg(n, builder.int32()) for n in scalars]
-            body(Emitter(), *arguments, *numbers)
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        builder.func_name(name)
+        builder.func_attr({"global_symbol": name})
+        arguments = [builder.arg(n, builder.buffer(shape, dtype)) for n, shape, dtype in buffers]
+        numbers = [builder.arg(n, builder.int32()) for n in scalars]
+        body(Emitter(), *arguments, *numbers)
     return ib.get()
 
 
@@ -193,14 +191,14 @@ def build_module(functions: dict[str, Any], main: Any, target: dict[str, Any]) -
     """
     import tvm
 
-    module = tvm.IRModule({gv: function for gv, function in functions.values()})
+    module = tvm.IRModule(dict(functions.values()))
     module[tvm.ir.GlobalVar(str(main.attrs["global_symbol"]))] = main
     # StorageRewrite would hoist a kernel's scratch out of the scope that says it lives on the CPU's stack.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
         return tvm.tirx.build(module, target=make_target(target))
 
 
-# -- remaining operators (foreign.py, schedules/) ------------------------------------------------------------------------
+# -- remaining operators (foreign.py, schedules/) ---------------------------------------------------------------
 def buffer_shape(buffer: Any) -> tuple[int, ...]:
     """Shape of a PrimFunc's buffer parameter."""
     return tuple(int(dim) for dim in buffer.shape)

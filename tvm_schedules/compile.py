@@ -78,7 +78,7 @@ def compile_model(model: Any, target: TargetSpec, progress: Callable[[str], None
                     pointers.append(compat.pointer(arguments[groups[place.kind] + place.offset]))
                 else:
                     pointers.append(compat.pointer(arguments[-4 if place.kind == "arena" else -3], place.offset))
-            with e.when((begin <= index) & (e.int(index) < end)):
+            with e.when((begin <= index) & (e.integer(index) < end)):
                 compat.call_private(functions[(step.kernel, step.spec)][0], pointers)
 
     buffers = [(f"argument_{i}", v.shape or (1,), v.dtype) for i, v in enumerate(signature)]

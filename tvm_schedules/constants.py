@@ -1,7 +1,7 @@
 """Expands what an artifact stores into what the kernels read: numpy only, once, when a library is loaded.
 
-Weights are stored in two bits each; a kernel wants lists of offsets. A plan names for every constant a recipe of this file, its
-arguments and the stored arrays it starts from.
+Weights are stored in two bits each; a kernel wants lists of offsets. A plan names for every constant a recipe of
+this file, its arguments and the stored arrays it starts from.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Arrays = dict[str, np.ndarray]
 
 def halo_from(data: Mapping[str, Any]) -> Halo:
     """A :class:`Halo` from its JSON form."""
-    return Halo(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Halo(**fields)
 
 
 def window_from(data: Mapping[str, Any]) -> Window:
     """A :class:`Window` from its JSON form."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     first, second, third = (tuple(pair) for pair in fields.pop("pads"))
-    return Window(pads=(first, second, third), **fields)  # type: ignore[arg-type]
+    return Window(pads=(first, second, third), **fields)
 
 
 def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: np.ndarray) -> TernaryTensor:
@@ -37,26 +38,14 @@ def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: 
     return TernaryTensor(np.stack([unpack_int2(term, tuple(shape[1:])) for term in codes]), positive, negative)
 
 
-def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Terms with one level each: a term with unequal levels becomes two. Codes ``[terms, ...]``, levels ``[terms, O]``."""
-    full = weight.per_channel
-    codes, levels = [], []
-    for t, (positive, negative) in enumerate(zip(full.positive, full.negative, strict=True)):
-        if np.array_equal(positive, negative):
-            codes.append(full.codes[t])
-            levels.append(positive)
-        else:
-            codes += [np.maximum(full.codes[t], 0), np.minimum(full.codes[t], 0)]
-            levels += [positive, negative]
-    return np.stack(codes), np.stack(levels).astype(np.float32)
-
-
 def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return arrays
 
 
 def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    codes, levels = split_levels(decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]))
+    codes, levels = sparse.split_levels(
+        decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"])
+    )
     if len(codes) == 1:
         levels = np.ones_like(levels)  # the epilogue's scale holds the only level
     return sparse.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])

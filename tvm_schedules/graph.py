@@ -1,4 +1,4 @@
-"""The graph between an ONNX file and the kernels: values, ONNX nodes, and the fused nodes that have kernels of their own."""
+"""The graph between an ONNX file and the kernels: values, ONNX nodes, and fused nodes with kernels of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from .layout import Triple, Window
 from .tensor import TernaryTensor
 
-__all__ = ["Clip", "DenseWeight", "Graph", "GlobalPool", "Linear", "Node", "Pool", "Quant", "Value", "Windowed"]
+__all__ = ["Clip", "DenseWeight", "GlobalPool", "Graph", "Linear", "Node", "Pool", "Quant", "Value", "Windowed"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""How a tensor lies in memory: plain (as ONNX has it), or in halo planes, where every tap of every convolution is one contiguous run.
+"""How a tensor lies in memory: plain, or in halo planes, where every tap of every convolution is one contiguous run.
 
-A halo plane holds one channel of one image. Its padding is part of it, written by the producer, so a kernel never tests a border.
-Rows share their padding: the halo to the right of a row is the halo to the left of the next one. With the pixel ``(d, h, w)`` at
-``origin + (d * pitch_h + h) * pitch_w + w``, the input of tap ``t`` for a run of output pixels ``p, p+1, ...`` is the run that
-starts at ``origin + offset(t) + p``: one offset serves the whole image. Columns and rows between the images are computed and
-masked. A convolution with stride ``s`` reads phases: plane ``(i, j)`` holds the pixels ``(s*h + i, s*w + j)``.
+A halo plane holds one channel of one image. Its padding is part of it, written by the producer, so a kernel never
+tests a border. Rows share their padding: the halo to the right of a row is the halo to the left of the next one.
+With the pixel ``(d, h, w)`` at ``origin + (d * pitch_h + h) * pitch_w + w``, the input of tap ``t`` for a run of
+output pixels ``p, p+1, ...`` is the run that starts at ``origin + offset(t) + p``: one offset serves the whole
+image. Columns and rows between the images are computed and masked. A convolution with stride ``s`` reads phases:
+plane ``(i, j)`` holds the pixels ``(s*h + i, s*w + j)``.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Halo:
         return (channel * self.phases + index) * self.plane + self.origin + step
 
     def mask(self, out: Triple, length: int) -> np.ndarray:
-        """Which of the ``length`` elements from the origin on are pixels of an output of size ``out``: 255 or 0, uint8."""
+        """255 for those of the ``length`` elements from the origin on that are pixels of an output of size ``out``."""
         p = np.arange(length)
         d, h, _ = self.steps()
         w_at, h_at, d_at = p % h, (p % d) // h, p // d

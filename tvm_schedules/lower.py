@@ -1,7 +1,8 @@
-"""Turns a fused graph into kernel calls: picks a kernel for every node, repacks between layouts, folds numbers into epilogues."""
+"""Lowers a fused graph to kernel calls: walks the nodes, keeps track of where tensors are, repacks between layouts."""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict
 from math import gcd, prod
 from typing import Any
@@ -9,27 +10,26 @@ from typing import Any
 import numpy as np
 
 from .clusters import lower_cluster
-from .constants import split_levels
 from .errors import ModelError
-from .graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Quant, Windowed
+from .graph import Fused, Graph, Node, Quant, Weight
 from .kernels import dense, global_pool, linear, pool, repack, sparse
 from .kernels.epilogue import Epilogue
 from .layout import Halo, Plain
-from .passes.layouts import LOWEST, Layouts, home, input_key, view, window_of
+from .passes.layouts import LOWEST, Layouts, home, in_planes, view, window_of
 from .passes.quantized import COMMUTING
 from .plan import Buffer, Constants, Place, Step
 from .targets import TargetSpec
 from .tensor import TernaryTensor
 
-__all__ = ["Lowering"]
+__all__ = ["SERIAL", "Lowering"]
 
-SPARSE_ROWS = 16
-"""Rows from which a ternary linear layer is cheaper with rows in the vector lanes than with output channels there."""
+KERNELS = (sparse, dense, linear, pool, global_pool)
+"""In order of preference: the first whose ``lower`` takes a node has it."""
+
+HIGHEST = -LOWEST
 
 SERIAL = 20_000
 """Element operations below which starting threads costs more than it gains (a start costs about a microsecond)."""
-
-HIGHEST = -LOWEST
 
 
 class Lowering:
@@ -38,6 +38,7 @@ class Lowering:
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
         self.graph, self.target = graph, target
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
+        self.serial = SERIAL
         self.steps: list[Step] = []
         self.constants = Constants()
         self.layers: list[dict[str, Any]] = []
@@ -46,7 +47,7 @@ class Lowering:
         self._virtual: dict[str, str] = {}
         self._inputs = {name: i for i, name in enumerate(graph.inputs)}
         self._outputs = {name: i for i, name in enumerate(graph.outputs)}
-        planes = [n for n in graph.nodes if self._in_planes(n)]
+        planes = [n for n in graph.nodes if in_planes(graph, n)]
         self.layouts = Layouts(graph, planes)
         self.largest_read = 4096
 
@@ -68,36 +69,19 @@ class Lowering:
             self._deliver(name, index)
 
     def _is_ours(self, node: Node) -> bool:
-        if isinstance(node, Fused) or (node.op in COMMUTING - {"MaxPool"} and node.inputs[0] not in self.graph.constants):
+        if isinstance(node, Fused) or (
+            node.op in COMMUTING - {"MaxPool"} and node.inputs[0] not in self.graph.constants
+        ):
             return True
         names = node.inputs[:1] + node.outputs
         return node.op in ("QuantizeLinear", "DequantizeLinear") and any(
             self.graph.values[n].quant for n in names if n in self.graph.values
         )
 
-    def _in_planes(self, node: Node) -> bool:
-        if isinstance(node, Windowed | Pool):
-            return True
-        if isinstance(node, GlobalPool):
-            return True
-        return isinstance(node, Linear) and self._sparse_rows(node)
-
-    def _sparse_rows(self, node: Linear) -> bool:
-        rows = prod(self.graph.values[node.inputs[0]].shape[:-1])
-        return isinstance(node.weight, TernaryTensor) and rows >= SPARSE_ROWS
-
     def _lower(self, node: Node) -> None:
-        if isinstance(node, Windowed):
-            self._convolution(node)
-        elif isinstance(node, Linear):
-            if self._sparse_rows(node):
-                self._sparse(node, _as_convolution(node))
-            else:
-                self._linear(node)
-        elif isinstance(node, Pool):
-            self._pool(node)
-        elif isinstance(node, GlobalPool):
-            self._global_pool(node)
+        if isinstance(node, Fused):
+            if not any(kernel.lower(self, node) for kernel in KERNELS):
+                raise ModelError(f"no kernel takes the {node.op} node {node.name!r}")
         elif node.op in COMMUTING:
             source = self.plain(node.inputs[0])
             self._plain[node.outputs[0]] = Buffer(node.outputs[0], source.nbytes, source.place, source)
@@ -172,14 +156,18 @@ class Lowering:
         rows = gcd(total, 64)
         return repack.Strided(1, rows, (1, 1, total // rows), value.dtype, (0, total // rows, 0, 0, 1), total)
 
-    def _repack(self, name: str, source: Buffer, source_layout: Any, to: str, target: Buffer, target_layout: Any) -> None:
+    def _repack(
+        self, name: str, source: Buffer, source_layout: Any, to: str, target: Buffer, target_layout: Any
+    ) -> None:
         quant = self.graph.values[to].quant or self.graph.values[name].quant or Quant(1.0, 0)
         params = np.array([quant.scale, quant.zero_point, 0.0, 255.0], np.float32)
         work = source_layout.batch * source_layout.channels * prod(source_layout.dims)
         spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > SERIAL)
         constant = self.constants.add(f"{to}.repack{len(self.steps)}", "raw", {"params": params})["params"]
         info = {"op": "Repack", "reason": f"{name} {source_layout.dtype} to {target_layout.dtype}, other layout"}
-        self.steps.append(Step(f"{to}/repack", "repack", spec, lambda: repack.emit(spec), [source, constant, target], target, info))
+        self.steps.append(
+            Step(f"{to}/repack", "repack", spec, lambda: repack.emit(spec), [source, constant, target], info)
+        )
 
     def _deliver(self, name: str, index: int) -> None:
         buffer = self.plain(name)
@@ -188,217 +176,82 @@ class Lowering:
         out = Buffer(f"{name}/output", self._plain_bytes(name), Place("output", index))
         value = self.graph.values[name]
         if value.dtype not in ("float32", "uint8"):
-            raise ModelError(f"output {name!r} is a copy of another tensor of type {value.dtype}; only float32 and uint8 can be copied")
+            raise ModelError(
+                f"output {name!r} is a copy of another tensor of type {value.dtype}; "
+                "only float32 and uint8 can be copied"
+            )
         self._repack(name, buffer, self._flat(name), name, out, self._flat(name))
 
-    # -- epilogues ----------------------------------------------------------------------------------------------------
-    def _numbers(self, node: Fused, factor: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray]:
+    # -- what kernels have in common -----------------------------------------------------------------------------------
+    def input_quant(self, node: Fused) -> Quant:
+        """Scale and zero point of a node's data; 1 and 0 for float."""
+        return self.graph.values[node.inputs[0]].quant or Quant(1.0, 0)
+
+    def numbers(self, node: Fused, factor: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray]:
         """Scale, bias and params of an epilogue for ``real = acc * factor + offset (+ residual)``."""
-        out = self.graph.values[node.outputs[0]].quant or Quant(1.0, 0)
-        quantised = self.graph.values[node.outputs[0]].quant is not None
-        bias = offset.astype(np.float64) / out.scale + out.zero_point
-        weight = 0.0
+        quant = self.graph.values[node.outputs[0]].quant
+        out = quant or Quant(1.0, 0)
+        bias, weight = offset.astype(np.float64) / out.scale + out.zero_point, 0.0
         if node.residual:
             beside = self.graph.values[node.residual].quant or Quant(1.0, 0)
             weight = beside.scale / out.scale
             bias = bias - beside.zero_point * weight
-        low, high = (b / out.scale + out.zero_point for b in (node.clip.low, node.clip.high))
-        low, high = (max(low, 0.0), min(high, 255.0)) if quantised else (max(low, LOWEST), min(high, HIGHEST))
+        low, high = (bound / out.scale + out.zero_point for bound in (node.clip.low, node.clip.high))
+        low, high = (max(low, 0.0), min(high, 255.0)) if quant else (max(low, LOWEST), min(high, HIGHEST))
         params = np.array([weight, low, max(low, high), 0.0], np.float32)
         return {"scale": (factor / out.scale).astype(np.float32), "bias": bias.astype(np.float32), "params": params}
 
-    def _epilogue(self, node: Fused, rows: bool, x: Halo) -> tuple[Epilogue, list[Buffer], Buffer]:
+    def epilogue(self, node: Fused, rows: bool, x: Halo) -> tuple[Epilogue, list[Buffer], Buffer]:
         """The static part, the residual's buffer if there is one, the output's buffer."""
-        out_key = home(self.graph, node.outputs[0], rows)
-        layout = self.layouts[out_key]
-        beside = [self.packed(home(self.graph, node.residual, rows))] if node.residual else []
-        residual = self.layouts[home(self.graph, node.residual, rows)] if node.residual else None
-        size = window_of(node).output(x.dims)
-        out = Buffer(node.outputs[0], layout.nbytes)
-        self._packed[out_key] = out
-        return Epilogue(layout, size, residual, self.fma), beside, out
+        key = home(self.graph, node.outputs[0], rows)
+        layout = self.layouts[key]
+        beside, residual = [], None
+        if node.residual:
+            other = home(self.graph, node.residual, rows)
+            beside, residual = [self.packed(other)], self.layouts[other]
+        self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
+        return Epilogue(layout, window_of(node).output(x.dims), residual, self.fma), beside, self._packed[key]
 
-    def _input_quant(self, node: Fused) -> Quant:
-        return self.graph.values[node.inputs[0]].quant or Quant(1.0, 0)
+    def add_step(self, node: Fused, module: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
+        """Appends a call of ``module``'s kernel."""
+        name = module.rsplit(".", 1)[1]
+        emit = importlib.import_module(module).emit
+        info = {"op": node.op, "fused": node.fused, **info}
+        self.steps.append(Step(node.name, name, spec, lambda: emit(spec), args, info))
 
-    def _finish(self, node: Fused, module: Any, spec: Any, own: list[Buffer], numbers: dict[str, np.ndarray], ep: Epilogue, x: Halo, beside: list[Buffer], out: Buffer, info: dict[str, Any]) -> None:
+    def add_planes(
+        self,
+        node: Fused,
+        module: str,
+        spec: Any,
+        own: list[Buffer],
+        numbers: dict[str, np.ndarray],
+        beside: list[Buffer],
+        out: Buffer,
+        info: dict[str, Any],
+    ) -> None:
+        """Appends a call of a kernel that ends with an :class:`Epilogue`; ``own`` are its arguments before that."""
+        ep, x = spec.epilogue, spec.x
         numeric = self.constants.add(node.name, "raw", numbers)
         mask = self.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(ep.size), "length": spec.pixels})
         args = [*own, numeric["scale"], numeric["bias"], numeric["params"], mask["mask"], *beside, out]
-        self.largest_read = max(self.largest_read, 4 * (spec.pixels + x.plane))
-        kernel = module.__name__.rsplit(".", 1)[1]
-        self.steps.append(Step(node.name, kernel, spec, lambda: module.emit(spec), args, out, {"op": node.op, "fused": node.fused, **info}))
+        self.largest_read = max(self.largest_read, x.itemsize * (spec.pixels + x.plane))
+        self.add_step(node, module, spec, args, info)
 
-    # -- kernels ------------------------------------------------------------------------------------------------------
-    def _convolution(self, node: Windowed) -> None:
-        if isinstance(node.weight, TernaryTensor):
-            self._sparse(node, node.weight)
-        else:
-            self._dense(node)
-
-    def _sparse(self, node: Windowed | Linear, weight: TernaryTensor) -> None:
-        key, rows = input_key(self.graph, node), isinstance(node, Linear)
-        source, x, window = self.packed(key), self.layouts[key], window_of(node)
-        codes, levels = split_levels(weight)
-        quant, single = self._input_quant(node), len(codes) == 1
-        level = levels[0].astype(np.float64) if single else np.ones(weight.channels)
-        sums = (codes.reshape(*codes.shape[:2], -1).sum(2) * levels).sum(0)
-        numbers = self._numbers(node, level * quant.scale * node.scale, node.bias - quant.zero_point * quant.scale * node.scale * sums)
-        full = weight.per_channel if not weight.is_symmetric or weight.terms > 1 else weight
-        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
-        limit = sparse.taps_limit(x)
-        params = {"shape": list(weight.codes.shape), "window": asdict(window), "x": asdict(x), "limit": limit}
-        made = self.constants.add(node.name, "taps", arrays, params)
-        ep, beside, out = self._epilogue(node, rows, x)
-        pieces = made["level"].nbytes // 4
-        lanes = self.target.vector_bytes // x.itemsize
-        vectors = -(-x.run(ep.size) // lanes)
-        block = 4 if vectors > 6 else vectors
-        taps = made["offsets"].nbytes // 4 - 1
-        chunks = _chunks(weight.channels, -(-vectors // block))
-        spec = sparse.Spec(
-            x, weight.channels, taps, 0 if single and pieces == weight.channels else pieces, self.target.vector_bytes, block, chunks,
-            taps * vectors * lanes > SERIAL * 16, ep,
-        )  # fmt: skip
-        own = [source, *(made[n] for n in ("offsets", "bounds", "row", "level"))]
-        macs = prod(weight.shape) * x.batch * prod(ep.size)
-        reason = f"{weight.sparsity():.1%} zeros: adds and subtracts {taps} of {prod(weight.shape)} taps"
-        info = {"macs": macs, "nonzero_macs": taps * x.batch * prod(ep.size), "bytes_weights": weight.nbytes(), "reason": reason}
-        self._report(node, weight, "sparse", reason)
-        self._finish(node, sparse, spec, own, numbers, ep, x, beside, out, info)
-
-    def _dense(self, node: Windowed) -> None:
-        weight = node.weight
-        assert isinstance(weight, DenseWeight)
-        key, window = input_key(self.graph, node), node.window
-        source, x = self.packed(key), self.layouts[key]
-        channels = weight.values.shape[0]
-        tile = _tile(channels // window.groups, 4 if self.target.vector_bytes == 32 else 8)
-        quant = self._input_quant(node)
-        factor = weight.scale.astype(np.float64) * quant.scale * node.scale
-        sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
-        numbers = self._numbers(node, factor, node.bias - quant.zero_point * factor * sums)
-        params = {"window": asdict(window), "x": asdict(x), "tile": tile}
-        made = self.constants.add(node.name, "dense", {"values": weight.values}, params)
-        ep, beside, out = self._epilogue(node, False, x)
-        lanes = self.target.vector_bytes // 4
-        vectors = -(-x.run(ep.size) // lanes)
-        macs = weight.values.size * x.batch * prod(ep.size)
-        spec = dense.Spec(x, window, channels, self.target.vector_bytes, min(vectors, 3 if tile > 1 else 8), tile, macs > SERIAL * 4, ep)
-        reason = "depthwise, multiply-add" if window.groups == channels > 1 else f"dense {weight.values.dtype} weight, multiply-add"
-        info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
-        self._report(node, weight, "dense", reason)
-        self._finish(node, dense, spec, [source, made["values"], made["offsets"]], numbers, ep, x, beside, out, info)
-
-    def _pool(self, node: Pool) -> None:
-        key = input_key(self.graph, node)
-        source, x = self.packed(key), self.layouts[key]
-        quant, channels = self._input_quant(node), x.channels
-        scale, bias = np.broadcast_to(node.scale, (channels,)), np.broadcast_to(node.bias, (channels,))
-        factor = quant.scale * scale.astype(np.float64)
-        zero = quant.zero_point if node.kind == "max" else 0
-        numbers = self._numbers(node, factor, bias - zero * factor)
-        ep, beside, out = self._epilogue(node, False, x)
-        work = x.batch * channels * prod(ep.size) * prod(node.window.kernel)
-        spec = pool.Spec(node.kind, x, node.window, quant.zero_point, self.target.vector_bytes, work > SERIAL * 8, ep)
-        params = {"x": asdict(x), "window": asdict(node.window), "size": list(ep.size), "length": spec.pixels, "include_pad": node.include_pad}
-        made = self.constants.add(node.name, "divisor", {}, params)
-        window = "x".join(str(k) for k in node.window.kernel if k > 1) or "elementwise"
-        self._finish(node, pool, spec, [source, made["divisor"]], numbers, ep, x, beside, out, {"reason": f"{node.kind} {window}" if window != "elementwise" else window})
-
-    def _global_pool(self, node: GlobalPool) -> None:
-        key = home(self.graph, node.inputs[0])
-        source, x = self.packed(key), self.layouts[key]
-        quant, count = self._input_quant(node), prod(x.dims)
-        if np.ptp(node.scale) or np.ptp(node.bias):
-            raise ModelError(f"{node.name!r}: a global average followed by a scale per channel is not supported; fold it into the next layer")
-        zero = np.array([-quant.zero_point * quant.scale * node.scale.ravel()[0]]) + node.bias.ravel()[:1]
-        numbers = self._numbers(node, np.array([quant.scale / count * node.scale.ravel()[0]]), zero)
-        params = np.concatenate([numbers["scale"], numbers["bias"], numbers["params"][1:3]]).astype(np.float32)
-        out = self.new_plain(node.outputs[0])
-        dtype = self.graph.values[node.outputs[0]].dtype
-        spec = global_pool.Spec(x, dtype, self.target.vector_bytes, x.batch * x.channels * count > SERIAL * 8)
-        made = self.constants.add(node.name, "raw", {"params": params})
-        mask = self.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(x.dims), "length": spec.pixels})
-        info = {"op": node.op, "fused": node.fused, "reason": "average of all pixels"}
-        self.steps.append(Step(node.name, "global_pool", spec, lambda: global_pool.emit(spec), [source, mask["mask"], made["params"], out], out, info))
-
-    def _linear(self, node: Linear) -> None:
-        weight, x = node.weight, self.graph.values[node.inputs[0]]
-        assert weight is not None
-        source, quant = self.plain(node.inputs[0]), self._input_quant(node)
-        batch, inputs = prod(x.shape[:-1]), x.shape[-1]
-        dtype, arrays, params = "float32", {}, {}
-        exact, outputs = False, 0
+    def report(self, node: Node, weight: Weight, kernel: str, reason: str) -> None:
+        """Notes a layer with a weight for reports."""
+        shape = weight.shape if isinstance(weight, TernaryTensor) else weight.values.shape
+        entry: dict[str, Any] = {"name": node.name, "kernel": kernel, "reason": reason, "shape": list(shape)}
         if isinstance(weight, TernaryTensor):
-            full, outputs = weight.per_channel, weight.channels
-            simple = weight.terms == 1 and weight.is_symmetric
-            exact, dtype = simple and x.dtype == "uint8", "int8" if simple else "float32"
-            level = full.positive[0].astype(np.float64) if simple else np.ones(outputs)
-            sums = (weight.codes[0] if simple else weight.dequantize()).reshape(outputs, -1).astype(np.float64).sum(1)
-            arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
-            params = {"shape": list(weight.codes.shape)}
-            reason = f"{batch} rows: output channels in the lanes, codes as {dtype}"
+            levels = np.stack([weight.positive, weight.negative])
+            entry |= {"terms": weight.terms, "sparsity": weight.sparsity(), "entropy": weight.entropy()}
+            entry |= {"bits": weight.bits(), "bytes": weight.nbytes()}
+            entry["levels"] = [float(levels.min()), float(levels.max())]
         else:
-            outputs, level, dtype = weight.values.shape[0], weight.scale.astype(np.float64), weight.values.dtype.name
-            sums = weight.values.astype(np.float64).sum(1)
-            arrays = {"values": weight.values}
-            reason = f"dense {dtype} weight, {batch} rows"
-        residual = self.graph.values[node.residual].dtype if node.residual else None
-        out_dtype = self.graph.values[node.outputs[0]].dtype
-        work = batch * inputs * outputs
-        spec = linear.Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, self.target.vector_bytes, work > SERIAL * 8, self.fma)
-        numbers = self._numbers(node, level * quant.scale * node.scale, node.bias - quant.zero_point * quant.scale * node.scale * level * sums)
-        for name in ("scale", "bias"):
-            numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
-        made = self.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
-        numeric = self.constants.add(node.name, "raw", numbers)
-        beside = [self.plain(node.residual)] if node.residual else []
-        out = self.new_plain(node.outputs[0])
-        args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *beside, out]
-        nonzero = round(work * (1 - weight.sparsity())) if isinstance(weight, TernaryTensor) else work
-        stored = weight.nbytes() if isinstance(weight, TernaryTensor) else weight.values.nbytes
-        info = {"op": node.op, "fused": node.fused, "macs": work, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
-        self._report(node, weight, "linear", reason)
-        self.steps.append(Step(node.name, "linear", spec, lambda: linear.emit(spec), args, out, info))
-
-    def _report(self, node: Node, weight: Any, kernel: str, reason: str) -> None:
-        entry: dict[str, Any] = {"name": node.name, "kernel": kernel, "reason": reason}
-        if isinstance(weight, TernaryTensor):
-            low, high = float(min(weight.positive.min(), weight.negative.min())), float(max(weight.positive.max(), weight.negative.max()))
-            entry |= {
-                "shape": list(weight.shape), "terms": weight.terms, "sparsity": weight.sparsity(), "entropy": weight.entropy(),
-                "bits": weight.bits(), "levels": [low, high], "bytes": weight.nbytes(),
-            }  # fmt: skip
-        else:
-            zeros = float((weight.values == 0).mean())
-            entry |= {
-                "shape": list(weight.values.shape), "terms": 0, "sparsity": zeros, "entropy": None,
-                "bits": weight.values.dtype.itemsize * 8, "levels": [], "bytes": int(weight.values.nbytes),
-            }  # fmt: skip
+            entry |= {"terms": 0, "sparsity": float((weight.values == 0).mean()), "entropy": None, "levels": []}
+            entry |= {"bits": weight.values.dtype.itemsize * 8, "bytes": int(weight.values.nbytes)}
         self.layers.append(entry)
 
     def _foreign(self, nodes: list[Node]) -> None:
         if nodes:
             lower_cluster(self, nodes)
-
-
-def _as_convolution(node: Linear) -> TernaryTensor:
-    """The weight of a linear layer as that of a convolution with a window of one pixel."""
-    weight = node.weight
-    assert isinstance(weight, TernaryTensor)
-    return TernaryTensor(weight.codes.reshape(*weight.codes.shape, 1, 1, 1), weight.positive, weight.negative, 0)
-
-
-def _tile(rows: int, most: int) -> int:
-    """Output channels a register block: a divisor of the rows where there is a fair one, else blocks with a ragged end."""
-    if rows <= most:
-        return rows
-    best = max(d for d in range(1, most + 1) if rows % d == 0)
-    return best if best * 2 > most else most
-
-
-def _chunks(rows: int, blocks: int) -> int:
-    """Blocks of output channels, so that there are at least 16 jobs for the threads."""
-    wanted = max(1, min(rows, -(-16 // blocks)))
-    return next(c for c in range(wanted, rows + 1) if rows % c == 0 or c >= 2 * wanted or c == rows)

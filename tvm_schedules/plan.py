@@ -48,7 +48,6 @@ class Step:
     spec: Any
     make: Callable[[], Any]
     args: list[Buffer]
-    writes: Buffer | None
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,7 +60,9 @@ class Constants:
         self.nbytes = 0
         self._shared: dict[tuple[Any, ...], list[Buffer]] = {}
 
-    def add(self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None) -> dict[str, Buffer]:
+    def add(
+        self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
+    ) -> dict[str, Buffer]:
         """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them."""
         from .constants import RECIPES
 

@@ -13,7 +13,7 @@ from .graph import Graph, Node, Value
 __all__ = ["load_model", "read"]
 
 KEEP = {"DequantizeLinear", "Transpose", "Add"}
-"""Operators on constants that stay for :mod:`tvm_schedules.passes.weights`, as long as a 2- or 8-bit weight is behind them."""
+"""Operators on constants that stay for :mod:`tvm_schedules.passes.weights` where a small weight is behind them."""
 
 
 def load_model(source: Any) -> Any:
@@ -53,7 +53,9 @@ def _shape(value: Any) -> tuple[int, ...]:
     dims = value.type.tensor_type.shape.dim
     if any(not d.HasField("dim_value") or d.dim_value <= 0 for d in dims):
         text = ", ".join(d.dim_param or str(d.dim_value or "?") for d in dims)
-        raise ShapeError(f"{value.name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
+        raise ShapeError(
+            f"{value.name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1"
+        )
     return tuple(int(d.dim_value) for d in dims)
 
 
@@ -111,7 +113,11 @@ def read(model: Any) -> Graph:
                 constants.update(zip(proto.output, _evaluate(proto, constants, model), strict=True))
                 continue
         nodes.append(Node(name, proto.op_type, list(proto.input), list(proto.output), _attributes(proto), proto.domain))
-    known = {n: Value(n, _shape(v), _dtype(v)) for n, v in values.items() if v.type.HasField("tensor_type") and n not in constants}
+    known = {
+        n: Value(n, _shape(v), _dtype(v))
+        for n, v in values.items()
+        if v.type.HasField("tensor_type") and n not in constants
+    }
     for node in nodes:
         for name in node.outputs:
             if name and name not in known:
@@ -139,7 +145,12 @@ def _evaluate(proto: Any, constants: dict[str, np.ndarray], model: Any) -> list[
     graph = onnx.helper.make_graph(
         [proto],
         "fold",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(constants[n].dtype), constants[n].shape) for n in dict.fromkeys(names)],
+        [
+            onnx.helper.make_tensor_value_info(
+                n, onnx.helper.np_dtype_to_tensor_dtype(constants[n].dtype), constants[n].shape
+            )
+            for n in dict.fromkeys(names)
+        ],
         [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in proto.output],
     )
     folded = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -74,14 +74,17 @@ def build(case: Case) -> tuple[Net, str, tuple[int, ...]]:
     shape = (case.batch, channels, *case.dims)
     spatial = [
         (n + lo + hi - d * (k - 1) - 1) // s + 1
-        for n, lo, hi, d, k, s in zip(case.dims, case.pads, case.pads[len(case.dims) :], case.dilations, case.kernel, case.strides, strict=False)
+        for n, lo, hi, d, k, s in zip(
+            case.dims, case.pads, case.pads[len(case.dims) :], case.dilations, case.kernel, case.strides, strict=False
+        )
     ]
     out = (case.batch, rows, *spatial)
     net = Net(shape, out, seed=case.seed)
     x = "input_0" if case.zero is None else net.quantize("input_0", STEP, case.zero)
     weight = net.weight((rows, case.fan, *case.kernel), case.zeros, case.terms, int8=case.zero is not None)
     y = net.op(
-        "Conv", x, weight, net.bias(rows), pads=list(case.pads), strides=list(case.strides), dilations=list(case.dilations), group=case.groups
+        "Conv", x, weight, net.bias(rows), pads=list(case.pads), strides=list(case.strides),
+        dilations=list(case.dilations), group=case.groups
     )  # fmt: skip
     if case.residual:
         y = net.op("Add", y, "input_1" if case.residual == "float" else net.quantize("input_1", 0.03, 90))
@@ -158,7 +161,11 @@ def test_linear(rows: int, zero: int | None, zeros: float | None, out: int | Non
     x = "input_0" if zero is None else net.quantize("input_0", STEP, zero)
     y = net.op("Gemm", x, net.weight((45, 300), zeros, int8=zero is not None), net.bias(45), transB=1)
     y = net.quantize(net.op("Relu", y), STEP, out) if out is not None else y
-    check(net.model(y), [np.random.default_rng(3).normal(size=(rows, 300)).astype(np.float32)], None if out is None else STEP)
+    check(
+        net.model(y),
+        [np.random.default_rng(3).normal(size=(rows, 300)).astype(np.float32)],
+        None if out is None else STEP,
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 48), (1, 3, 48)])

@@ -33,7 +33,10 @@ def test_residual_network(dims: int) -> None:
 
 def test_squeeze_and_excite_with_foreign_operators() -> None:
     net = Net((1, 8, 12, 12))
-    x = net.op("HardSwish", net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((16, 8, 3, 3), 0.6), net.bias(16), pads=[1] * 4))
+    x = net.op(
+        "HardSwish",
+        net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((16, 8, 3, 3), 0.6), net.bias(16), pads=[1] * 4),
+    )
     gate = net.op("Conv", net.op("GlobalAveragePool", x), net.weight((16, 16, 1, 1), None), net.bias(16))
     y = net.op("Mul", x, net.op("HardSigmoid", gate))
     z = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((8, 16, 1, 1), 0.5), net.bias(8))
@@ -43,15 +46,35 @@ def test_squeeze_and_excite_with_foreign_operators() -> None:
 
 def test_mobile_block_float() -> None:
     net = Net((2, 8, 10, 10))
-    x = net.op("Clip", net.op("Conv", "input_0", net.weight((24, 8, 1, 1), 0.7), net.bias(24)), net.const(np.float32(0)), net.const(np.float32(6)))
-    x = net.op("Clip", net.op("Conv", x, net.weight((24, 1, 3, 3), None), net.bias(24), group=24, pads=[1] * 4), net.const(np.float32(0)), net.const(np.float32(6)))
+    x = net.op(
+        "Clip",
+        net.op("Conv", "input_0", net.weight((24, 8, 1, 1), 0.7), net.bias(24)),
+        net.const(np.float32(0)),
+        net.const(np.float32(6)),
+    )
+    x = net.op(
+        "Clip",
+        net.op("Conv", x, net.weight((24, 1, 3, 3), None), net.bias(24), group=24, pads=[1] * 4),
+        net.const(np.float32(0)),
+        net.const(np.float32(6)),
+    )
     x = net.op("Conv", x, net.weight((8, 24, 1, 1), 0.7), net.bias(8))
     agree(net.model(net.op("Add", x, "input_0")), image(2, 8, 10, 10), close=1e-5)
 
 
 def test_maximum_before_rounding_is_moved_behind_it() -> None:
     net = Net((1, 3, 20, 20))
-    x = net.op("Relu", net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((16, 3, 7, 7), None, int8=True), net.bias(16), pads=[3] * 4, strides=[2, 2]))
+    x = net.op(
+        "Relu",
+        net.op(
+            "Conv",
+            net.quantize("input_0", 0.03, 128),
+            net.weight((16, 3, 7, 7), None, int8=True),
+            net.bias(16),
+            pads=[3] * 4,
+            strides=[2, 2],
+        ),
+    )
     x = net.quantize(net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
     y = net.op("Conv", x, net.weight((4, 16, 3, 3), 0.8), pads=[1] * 4)
     runner = agree(net.model(y), image(1, 3, 20, 20), close=0.02)
@@ -64,14 +87,18 @@ def test_transformer_block() -> None:
     h = net.op("LayerNormalization", "input_0", *ln, axis=-1)
 
     def project(x: str, out: int) -> str:
-        return net.op("Add", net.op("MatMul", x, net.op("Transpose", net.weight((out, width), 0.5), perm=[1, 0])), net.bias(out))
+        return net.op(
+            "Add", net.op("MatMul", x, net.op("Transpose", net.weight((out, width), 0.5), perm=[1, 0])), net.bias(out)
+        )
 
     def heads(x: str, perm: list[int]) -> str:
         return net.op("Transpose", net.op("Reshape", x, net.const(np.array([1, 20, 4, 8]))), perm=perm)
 
     q, k, v = (heads(project(h, width), p) for p in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]))
     a = net.op("Softmax", net.op("MatMul", q, k), axis=-1)
-    o = net.op("Reshape", net.op("Transpose", net.op("MatMul", a, v), perm=[0, 2, 1, 3]), net.const(np.array([1, 20, width])))
+    o = net.op(
+        "Reshape", net.op("Transpose", net.op("MatMul", a, v), perm=[0, 2, 1, 3]), net.const(np.array([1, 20, width]))
+    )
     y = net.op("Add", project(o, width), "input_0")
     agree(net.model(net.op("Gelu", y)), image(1, 20, 32), close=1e-4)
 
@@ -85,7 +112,11 @@ def test_inputs_that_are_outputs_and_several_outputs() -> None:
 
 def test_dead_layer_and_one_pixel() -> None:
     net = Net((1, 6, 1, 1))
-    x = net.quantize(net.op("Conv", net.quantize("input_0", 0.02, 99), net.weight((5, 6, 3, 3), 1.0), net.bias(5), pads=[1] * 4), 0.02, 50)
+    x = net.quantize(
+        net.op("Conv", net.quantize("input_0", 0.02, 99), net.weight((5, 6, 3, 3), 1.0), net.bias(5), pads=[1] * 4),
+        0.02,
+        50,
+    )
     agree(net.model(net.op("Conv", x, net.weight((3, 5, 1, 1), 0.3), net.bias(3))), image(1, 6, 1, 1), close=0.02)
 
 

@@ -1,21 +1,27 @@
 """Dense convolution in halo layout: multiply-add taps in float32, blocked over output channels and pixels in registers.
 
-For layers that stay 8-bit or float: stems, depthwise layers, anything without a ternary weight. 8-bit pixels are converted as they
-are read; products of 8-bit integers add up exactly below 2**24, that is up to 518 taps.
+For layers that stay 8-bit or float: stems, depthwise layers, anything without a ternary weight. 8-bit pixels are
+converted as they are read; products of 8-bit integers add up exactly below 2**24, that is up to 518 taps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compat import Emitter, private_function
+from ..graph import DenseWeight, Fused, Windowed
 from ..layout import Halo, Window
+from ..passes.layouts import input_key
 from .epilogue import Epilogue, fill_borders, store_pixels
 
-__all__ = ["Spec", "emit", "weights"]
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "emit", "lower", "weights"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ def emit(spec: Spec) -> Any:
                 with e.when(inner < per_group):
                     o = group * per_group + inner
                     for v in range(vectors):
-                        store_pixels(e, ep, views, e.load(acc, (i * vectors + v) * lanes, lanes), n, o, start + v * lanes, lanes)
+                        store_pixels(
+                            e, ep, views, e.load(acc, (i * vectors + v) * lanes, lanes), n, o, start + v * lanes, lanes
+                        )
                     with e.when(block == 0):
                         fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
@@ -123,3 +131,37 @@ def emit(spec: Spec) -> Any:
                     pixels(acc, n, block, group, row_block, tail)
 
     return private_function([("x", x.dtype), ("values", "float32"), ("offsets", "int32"), *ep.arguments], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes convolutions with a dense weight."""
+    if not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
+        return False
+    weight, window, key = node.weight, node.window, input_key(ctx.graph, node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    channels, vector = weight.values.shape[0], ctx.target.vector_bytes
+    tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
+    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
+    sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile}
+    made = ctx.constants.add(node.name, "dense", {"values": weight.values}, params)
+    ep, beside, out = ctx.epilogue(node, False, x)
+    vectors = -(-x.run(ep.size) // (vector // 4))
+    macs = weight.values.size * x.batch * prod(ep.size)
+    spec = Spec(x, window, channels, vector, min(vectors, 3 if tile > 1 else 8), tile, macs > ctx.serial * 4, ep)
+    depthwise = window.groups == channels > 1
+    reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
+    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    ctx.report(node, weight, "dense", reason)
+    own = [source, made["values"], made["offsets"]]
+    ctx.add_planes(node, __name__, spec, own, numbers, beside, out, info)
+    return True
+
+
+def _tile(rows: int, most: int) -> int:
+    """Output channels a register block: a divisor of the rows if there is a fair one, else blocks with a ragged end."""
+    if rows <= most:
+        return rows
+    best = max(d for d in range(1, most + 1) if rows % d == 0)
+    return best if best * 2 > most else most

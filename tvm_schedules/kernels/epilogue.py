@@ -1,6 +1,7 @@
 """What follows an accumulation, fused into the kernel: scale, bias, residual, clip, rounding to 8 bits, halo.
 
-With accumulator ``a`` of output channel ``o``, all in units of the output's quantisation step (or of 1 for a float output)::
+With accumulator ``a`` of output channel ``o``, all in units of the output's quantisation step (or of 1 for a float
+output)::
 
     y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
 
@@ -18,7 +19,7 @@ from ..layout import Halo
 __all__ = ["MAGIC", "Epilogue", "fill_borders", "store_pairs", "store_pixels"]
 
 MAGIC = 12582912.0
-"""1.5 * 2**23: adding it to a float32 of magnitude below 2**22 leaves the nearest integer in the low bits of the mantissa."""
+"""1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,14 @@ class Epilogue:
     def arguments(self) -> list[tuple[str, str]]:
         """Pointer arguments beside the kernel's own."""
         extra = [("residual", self.residual.dtype)] if self.residual else []
-        return [("scale", "float32"), ("bias", "float32"), ("params", "float32"), ("mask", "uint8"), *extra, ("out", self.out.dtype)]
+        return [
+            ("scale", "float32"),
+            ("bias", "float32"),
+            ("params", "float32"),
+            ("mask", "uint8"),
+            *extra,
+            ("out", self.out.dtype),
+        ]
 
     def views(self, e: Emitter, pointers: list[Any], channels: int, mask: int) -> dict[str, Any]:
         """Buffers over the pointers of :attr:`arguments`."""
@@ -116,14 +124,22 @@ def store_pairs(
 
 
 def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written: int) -> None:
-    """Writes the halo of plane ``(n, o)`` before the first pixel and past the ``written`` elements that the kernel stores."""
+    """Writes the halo of plane ``(n, o)`` before the first pixel and past the ``written`` elements."""
     base = (n * layout.channels + o) * layout.plane
-    for start, stop in ((layout.origin - layout.front, layout.origin), (layout.origin + written, layout.origin + layout.end)):
+    for start, stop in (
+        (layout.origin - layout.front, layout.origin),
+        (layout.origin + written, layout.origin + layout.end),
+    ):
         lanes, at = 64 // layout.itemsize, start
         while at < stop:
             while at + lanes > stop:
                 lanes //= 2
             rounds = (stop - at) // lanes
             with e.loop(rounds) as i:
-                e.store(buffer, base + at + i * lanes, e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype), lanes)
+                e.store(
+                    buffer,
+                    base + at + i * lanes,
+                    e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype),
+                    lanes,
+                )
             at += rounds * lanes

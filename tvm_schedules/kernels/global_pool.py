@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..compat import Emitter, private_function
+from ..errors import ModelError
+from ..graph import Fused, GlobalPool
 from ..layout import Halo
+from ..passes.layouts import home
 from .epilogue import MAGIC
 
-__all__ = ["Spec", "emit"]
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "emit", "lower"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Spec:
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, mask, params, out`` with ``out = clip(sum * params[0] + params[1], params[2], params[3])``."""
+    """Makes the PrimFunc: ``x, mask, params, out``; ``out = clip(sum * params[0] + params[1], params[2:])``."""
     x, lanes = spec.x, spec.vector // 4
     f32 = f"float32x{lanes}"
 
@@ -65,3 +74,25 @@ def emit(spec: Spec) -> Any:
             e.store(out, plane, y)
 
     return private_function([("x", x.dtype), ("mask", "uint8"), ("params", "float32"), ("out", spec.out)], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes averages over all pixels."""
+    if not isinstance(node, GlobalPool):
+        return False
+    if np.ptp(node.scale) or np.ptp(node.bias):
+        raise ModelError(f"{node.name!r}: a scale per channel after a global average; fold it into the next layer")
+    key = home(ctx.graph, node.inputs[0])
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    unit, count = quant.scale * float(node.scale.ravel()[0]), prod(x.dims)
+    offset = float(node.bias.ravel()[0]) - quant.zero_point * unit
+    numbers = ctx.numbers(node, np.array([unit / count]), np.array([offset]))
+    params = np.concatenate([numbers["scale"], numbers["bias"], numbers["params"][1:3]])
+    out = ctx.new_plain(node.outputs[0])
+    parallel = x.batch * x.channels * count > ctx.serial * 8
+    spec = Spec(x, ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes, parallel)
+    made = ctx.constants.add(node.name, "raw", {"params": params})
+    mask = ctx.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(x.dims), "length": spec.pixels})
+    args = [source, mask["mask"], made["params"], out]
+    ctx.add_step(node, __name__, spec, args, {"reason": "average of all pixels"})
+    return True

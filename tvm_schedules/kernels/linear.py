@@ -1,20 +1,26 @@
 """Linear layers over plain rows ``[M, K]`` (a few tokens, a classifier): output channels are the vector lanes.
 
-Ternary codes with 8-bit activations add 8-bit products in 16 bits, exact for 128 inputs at a time, then in 32 bits. Everything else
-(several terms, 8-bit dense weights, float activations) multiplies and adds in float32.
+Ternary codes with 8-bit activations add 8-bit products in 16 bits, exact for 128 inputs at a time, then in 32 bits.
+Everything else (several terms, 8-bit dense weights, float activations) multiplies and adds in float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compat import Emitter, private_function
+from ..graph import Fused, Linear
+from ..tensor import TernaryTensor
 from .epilogue import MAGIC
 
-__all__ = ["Spec", "emit", "weights"]
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "emit", "lower", "weights"]
 
 STEP = 128
 """Inputs whose products with -1, 0, 1 fit 16 bits: 128 * 255 < 32768."""
@@ -62,17 +68,23 @@ class Spec:
 
 
 def weights(values: np.ndarray, dtype: str, padded: int) -> np.ndarray:
-    """Lays ``values [O, K]`` out as ``[padded / lanes ...]``: input-major, output channels contiguous (numpy; runs at load)."""
+    """Lays ``values [O, K]`` out as ``[K, padded]``, output channels contiguous (numpy; runs at load)."""
     out = np.zeros((values.shape[1], padded), dtype)
     out[:, : values.shape[0]] = values.T
     return out
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale and bias padded to whole vectors)."""
+    """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias in whole vectors)."""
     lanes, K, O = spec.lanes, spec.inputs, spec.outputs  # noqa: E741
     f32, i32, i16 = f"float32x{lanes}", f"int32x{lanes}", f"int16x{lanes}"
-    arguments = [("x", spec.x), ("values", spec.weights), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
+    arguments = [
+        ("x", spec.x),
+        ("values", spec.weights),
+        ("scale", "float32"),
+        ("bias", "float32"),
+        ("params", "float32"),
+    ]
     if spec.residual:
         arguments.append(("residual", spec.residual))
     arguments.append(("out", spec.out))
@@ -133,3 +145,45 @@ def emit(spec: Spec) -> Any:
                     e.store(out, m * O + o, result(y))
 
     return private_function(arguments, body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes linear layers (those that :mod:`.sparse` leaves)."""
+    if not isinstance(node, Linear) or node.weight is None:
+        return False
+    weight, x = node.weight, ctx.graph.values[node.inputs[0]]
+    source, quant = ctx.plain(node.inputs[0]), ctx.input_quant(node)
+    batch, inputs, exact = prod(x.shape[:-1]), x.shape[-1], False
+    arrays: dict[str, np.ndarray]
+    params: dict[str, Any] = {}
+    if isinstance(weight, TernaryTensor):
+        full, outputs = weight.per_channel, weight.channels
+        simple = weight.terms == 1 and weight.is_symmetric
+        exact, dtype = simple and x.dtype == "uint8", "int8" if simple else "float32"
+        level = full.positive[0].astype(np.float64) if simple else np.ones(outputs)
+        values = weight.codes[0] if simple else weight.dequantize()
+        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        params = {"shape": list(weight.codes.shape)}
+        nonzero, stored = round(batch * weight.codes[0].size * (1 - weight.sparsity())), weight.nbytes()
+    else:
+        values, outputs = weight.values, weight.values.shape[0]
+        level, dtype = weight.scale.astype(np.float64), values.dtype.name
+        arrays, nonzero, stored = {"values": values}, batch * values.size, values.nbytes
+    macs = batch * inputs * outputs
+    unit = level * quant.scale * node.scale
+    numbers = ctx.numbers(node, unit, node.bias - quant.zero_point * unit * values.astype(np.float64).sum(1))
+    residual = ctx.graph.values[node.residual].dtype if node.residual else None
+    out_dtype, vector = ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes
+    parallel = macs > ctx.serial * 8
+    spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
+    for name in ("scale", "bias"):
+        numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
+    made = ctx.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
+    numeric = ctx.constants.add(node.name, "raw", numbers)
+    beside = [ctx.plain(node.residual)] if node.residual else []
+    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *beside]
+    reason = f"{batch} row{'s' * (batch > 1)}, output channels in the lanes, weights as {dtype}"
+    ctx.report(node, weight, "linear", reason)
+    info = {"macs": macs, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
+    ctx.add_step(node, __name__, spec, [*args, ctx.new_plain(node.outputs[0])], info)
+    return True

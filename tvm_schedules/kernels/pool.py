@@ -1,22 +1,28 @@
-"""Maximum and average pooling in halo layout; with a window of one pixel, also elementwise addition, clipping and requantising.
+"""Maximum and average pooling in halo layout; with a window of one pixel, addition, clipping and requantising.
 
-A window is a list of offsets, as in the convolutions, but each channel reads only its own plane. The average of a window that
-reaches over the border divides by its number of real pixels, or of all of them, as ONNX's ``count_include_pad`` says: the divisor
-comes from an array over the pixels.
+A window is a list of offsets, as in the convolutions, but each channel reads only its own plane. The average of a
+window that reaches over the border divides by its number of real pixels, or of all of them, as ONNX's
+``count_include_pad`` says: the divisor comes from an array over the pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..compat import Emitter, private_function
+from ..graph import Fused, Pool
 from ..layout import Halo, Window
+from ..passes.layouts import input_key
 from .epilogue import Epilogue, fill_borders, store_pixels
 
-__all__ = ["Spec", "divisors", "emit"]
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "divisors", "emit", "lower"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Spec:
 
 
 def divisors(x: Halo, window: Window, size: tuple[int, int, int], length: int, include_pad: bool) -> np.ndarray:
-    """1 / (pixels that the window at each of ``length`` elements counts), float32 (numpy; runs when a library is loaded)."""
+    """1 / (pixels that the window at each of ``length`` elements counts), float32 (numpy; runs at load)."""
     counts = np.zeros(size, np.int64)
     padded = np.pad(np.ones(x.dims, np.int64), window.pads, constant_values=int(include_pad))
     grid = np.ix_(*(np.arange(n) * s for n, s in zip(size, window.strides, strict=True)))
@@ -95,3 +101,24 @@ def emit(spec: Spec) -> Any:
             fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
 
     return private_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes pooling, and elementwise nodes in planes."""
+    if not isinstance(node, Pool):
+        return False
+    key = input_key(ctx.graph, node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    scale, bias = (np.broadcast_to(a, (x.channels,)).astype(np.float64) for a in (node.scale, node.bias))
+    factor = quant.scale * scale
+    zero = quant.zero_point if node.kind == "max" else 0
+    numbers = ctx.numbers(node, factor, bias - zero * factor)
+    ep, beside, out = ctx.epilogue(node, False, x)
+    work = x.batch * x.channels * prod(ep.size) * prod(node.window.kernel)
+    spec = Spec(node.kind, x, node.window, quant.zero_point, ctx.target.vector_bytes, work > ctx.serial * 8, ep)
+    params = {"x": asdict(x), "window": asdict(node.window), "size": list(ep.size), "length": spec.pixels}
+    made = ctx.constants.add(node.name, "divisor", {}, {**params, "include_pad": node.include_pad})
+    window = "x".join(str(k) for k in node.window.kernel if k > 1)
+    reason = f"{node.kind} over {window}" if window else "elementwise"
+    ctx.add_planes(node, __name__, spec, [source, made["divisor"]], numbers, beside, out, {"reason": reason})
+    return True

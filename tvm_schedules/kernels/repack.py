@@ -47,8 +47,8 @@ class Spec:
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``source, params, target``.
 
-    8-bit to float: ``(q - params[1]) * params[0]``. Float to 8-bit: ``clip(round(x / params[0]) + params[1], params[2], params[3])``,
-    as ONNX ``DequantizeLinear`` and ``QuantizeLinear`` do.
+    8-bit to float: ``(q - params[1]) * params[0]``. Float to 8-bit: ``clip(round(x / params[0]) + params[1],
+    params[2], params[3])``, as ONNX ``DequantizeLinear`` and ``QuantizeLinear`` do.
     """
     source, target, lanes = spec.source, spec.target, spec.vector // 4
     phase = target.phase if isinstance(target, Halo) else (1, 1, 1)
@@ -74,8 +74,8 @@ def emit(spec: Spec) -> Any:
 
         def address(layout: Halo | Strided, n: Any, c: Any, at: tuple[Any, Any, Any], part: int) -> Any:
             if isinstance(layout, Strided):
-                steps = layout.strides
-                return n * steps[0] + c * steps[1] + at[0] * steps[2] + at[1] * steps[3] + at[2] * steps[4]
+                by = layout.strides
+                return n * by[0] + c * by[1] + at[0] * by[2] + at[1] * by[3] + at[2] * by[4]
             steps = layout.steps()
             plane = ((n * layout.channels + c) * layout.phases + part) * layout.plane + layout.origin
             return plane + at[0] * steps[0] + at[1] * steps[1] + at[2] * steps[2]

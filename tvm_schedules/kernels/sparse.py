@@ -1,25 +1,33 @@
 """Offset-sparse ternary convolution: additions and subtractions only.
 
-A row of weights is a list of offsets of the pixels to add and a list of those to subtract; pixels are the vector lanes and sums
-stay in registers. Rows with several terms or unequal levels, and 8-bit rows too long for 16-bit sums, come in segments, which are
-added up in float32 (exact for integers below 2**24).
+A row of weights is a list of offsets of the pixels to add and a list of those to subtract; pixels are the vector
+lanes and sums stay in registers. Rows with several terms or unequal levels, and 8-bit rows too long for 16-bit
+sums, come in segments, which are added up in float32 (exact for integers below 2**24).
 
-8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is the odd pixels'
-sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign exceeds 32767.
+8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is
+the odd pixels' sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign
+exceeds 32767.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compat import Emitter, private_function
+from ..graph import Fused, Linear, Windowed
 from ..layout import Halo, Window
+from ..passes.layouts import in_planes, input_key, window_of
+from ..tensor import TernaryTensor
 from .epilogue import Epilogue, fill_borders, store_pairs, store_pixels
 
-__all__ = ["Spec", "emit", "segments", "taps_limit"]
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "emit", "lower", "segments", "taps_limit"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Spec:
 
 
 def taps_limit(x: Halo, largest: int = 255) -> int:
-    """Taps of one sign that a segment may have: what 16-bit sums of 8-bit values up to ``largest`` hold; float has no limit."""
+    """Taps of one sign in a segment at most: what 16-bit sums of values up to ``largest`` hold; float has no limit."""
     return 32767 // largest if x.dtype == "uint8" else 1 << 30
 
 
@@ -71,8 +79,9 @@ def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, lim
         limit: Taps of one sign that a segment may have at most.
 
     Returns:
-        ``offsets`` int32 (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the additions and of
-        the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row), ``level`` float32 ``[segments]``.
+        ``offsets`` int32 (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the
+        additions and of the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row),
+        ``level`` float32 ``[segments]``.
     """
     terms, rows, fan = codes.shape[:3]
     table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
@@ -227,3 +236,64 @@ def emit(spec: Spec) -> Any:
                     rows(acc, total, n, rest % blocks, o)
 
     return private_function([*arguments, *ep.arguments], body)
+
+
+def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Codes ``[terms, ...]`` and levels ``[terms, O]``; a term with unequal levels becomes two."""
+    full = weight.per_channel
+    codes, levels = [], []
+    for t, (positive, negative) in enumerate(zip(full.positive, full.negative, strict=True)):
+        if np.array_equal(positive, negative):
+            codes.append(full.codes[t])
+            levels.append(positive)
+        else:
+            codes += [np.maximum(full.codes[t], 0), np.minimum(full.codes[t], 0)]
+            levels += [positive, negative]
+    return np.stack(codes), np.stack(levels).astype(np.float32)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes ternary convolutions, and ternary linear layers of many rows as convolutions of one pixel."""
+    weight = node.weight if isinstance(node, Windowed | Linear) else None
+    if not isinstance(weight, TernaryTensor) or not in_planes(ctx.graph, node):
+        return False
+    rows = isinstance(node, Linear)
+    if rows:
+        codes = weight.codes.reshape(*weight.codes.shape, 1, 1, 1)
+        weight = TernaryTensor(codes, weight.positive, weight.negative, 0)
+    key, window = input_key(ctx.graph, node), window_of(node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    codes, levels = split_levels(weight)
+    single = len(codes) == 1
+    level = levels[0].astype(np.float64) if single else np.ones(weight.channels)
+    sums = (codes.reshape(*codes.shape[:2], -1).sum(2) * levels).sum(0)
+    unit = quant.scale * node.scale
+    numbers = ctx.numbers(node, level * unit, node.bias - quant.zero_point * unit * sums)
+    full = weight.per_channel
+    arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+    params = {"shape": list(weight.codes.shape), "window": asdict(window), "x": asdict(x), "limit": taps_limit(x)}
+    made = ctx.constants.add(node.name, "taps", arrays, params)
+    ep, beside, out = ctx.epilogue(node, rows, x)
+    pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // 4 - 1
+    vector = ctx.target.vector_bytes
+    lanes = vector // x.itemsize
+    vectors = -(-x.run(ep.size) // lanes)
+    block = 4 if vectors > 6 else vectors
+    several = 0 if single and pieces == weight.channels else pieces
+    parallel = taps * vectors * lanes > ctx.serial * 16
+    spec = Spec(
+        x, weight.channels, taps, several, vector, block, _chunks(weight.channels, -(-vectors // block)), parallel, ep
+    )
+    own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level"))]
+    pixels = x.batch * prod(ep.size)
+    reason = f"{weight.sparsity():.1%} zeros: adds and subtracts {taps} of {prod(weight.shape)} taps"
+    info = {"macs": prod(weight.shape) * pixels, "nonzero_macs": taps * pixels, "bytes_weights": weight.nbytes()}
+    ctx.report(node, weight, "sparse", reason)
+    ctx.add_planes(node, __name__, spec, own, numbers, beside, out, {**info, "reason": reason})
+    return True
+
+
+def _chunks(rows: int, blocks: int) -> int:
+    """Blocks of output channels, so that there are at least 16 jobs for the threads."""
+    wanted = max(1, min(rows, -(-16 // blocks)))
+    return next(c for c in range(wanted, rows + 1) if rows % c == 0 or c >= 2 * wanted or c == rows)

@@ -52,21 +52,23 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
     if node.op in ("Gemm", "MatMul"):
         return _linear(graph, producers, node)
     rank = len(graph.values[node.outputs[0]].shape)
-    base = [node.name, node.op, [resolve(graph, producers, node.inputs[0])] if node.inputs else [], list(node.outputs)]
+    source = resolve(graph, producers, node.inputs[0]) if node.inputs else ""
     if node.op in ("MaxPool", "AveragePool") and 3 <= rank <= 5:
-        return _pool(graph, node, base)
+        return _pool(graph, node, source)
     if node.op == "GlobalAveragePool" or (node.op == "ReduceMean" and _all_pixels(graph, node)):
-        return GlobalPool(*base) if len(graph.values[node.inputs[0]].shape) <= 5 else None
+        fits = len(graph.values[node.inputs[0]].shape) <= 5
+        return GlobalPool(node.name, node.op, [source], list(node.outputs)) if fits else None
     if not 3 <= rank <= 5:
         return None
     if node.op == "Add":
         names = [resolve(graph, producers, name) for name in node.inputs]
-        same = all(n in graph.values and graph.values[n].shape == graph.values[node.outputs[0]].shape for n in names)
-        if same and any(n in in_planes for n in names):
-            return Pool(node.name, "Add", names, list(node.outputs), residual=names[1], fused=[])
+        shape = graph.values[node.outputs[0]].shape
+        same = all(name in graph.values and graph.values[name].shape == shape for name in names)
+        if same and any(name in in_planes for name in names):
+            return Pool(node.name, "Add", names, list(node.outputs), residual=names[1])
         return None
-    if node.op in ("Relu", "Clip", "QuantizeLinear", "BatchNormalization") and base[2][0] in in_planes:
-        identity = Pool(node.name, node.op, base[2], [node.inputs[0]])
+    if node.op in ("Relu", "Clip", "QuantizeLinear", "BatchNormalization") and source in in_planes:
+        identity = Pool(node.name, node.op, [source], [node.inputs[0]])
         return identity if _take(graph, producers, identity, node) else None
     return None
 
@@ -88,10 +90,10 @@ def _take(graph: Graph, producers: dict[str, Node], fused: Fused, node: Node) ->
     if node.op == "Relu":
         fused.clip = Clip(max(fused.clip.low, 0.0), fused.clip.high)
     elif node.op == "Clip":
-        bounds = [float(graph.constants[n].ravel()[0]) if n in graph.constants else None if n else default for n, default in zip([*node.inputs[1:], "", ""][:2], (-np.inf, np.inf), strict=True)]
-        if None in bounds:
+        bounds = _bounds(graph, node)
+        if bounds is None:
             return False
-        fused.clip = Clip(max(fused.clip.low, bounds[0]), min(fused.clip.high, bounds[1]))  # type: ignore[type-var]
+        fused.clip = Clip(max(fused.clip.low, bounds.low), min(fused.clip.high, bounds.high))
     elif node.op == "QuantizeLinear":
         if graph.values[out].quant is None or parameters(graph, node) is None:
             return False
@@ -127,6 +129,16 @@ def _take(graph: Graph, producers: dict[str, Node], fused: Fused, node: Node) ->
     return True
 
 
+def _bounds(graph: Graph, node: Node) -> Clip | None:
+    """Constant bounds of a Clip; None if one is computed."""
+    found = []
+    for name, default in zip([*node.inputs[1:], "", ""][:2], (-np.inf, np.inf), strict=True):
+        if name and name not in graph.constants:
+            return None
+        found.append(float(graph.constants[name].ravel()[0]) if name else default)
+    return Clip(*found)
+
+
 def _per_channel(graph: Graph, fused: Fused, name: str, channels: int) -> np.ndarray | None:
     array = graph.constants.get(name)
     if array is None or array.dtype != np.float32:
@@ -139,7 +151,9 @@ def _per_channel(graph: Graph, fused: Fused, name: str, channels: int) -> np.nda
     return array.ravel() if array.size == channels and len(shape) == rank and shape[axis] == channels else None
 
 
-def _pads(node: Node, rank: int, dims: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]) -> Any:
+def _pads(
+    node: Node, rank: int, dims: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
+) -> Any:
     mode = node.attrs.get("auto_pad", "NOTSET")
     pads = list(node.attrs.get("pads", [0] * (2 * rank)))
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -158,7 +172,9 @@ def _window(graph: Graph, node: Node, kernel: list[int]) -> Window:
     strides = list(node.attrs.get("strides", [1] * rank))
     dilations = list(node.attrs.get("dilations", [1] * rank))
     pads = _pads(node, rank, dims, kernel, strides, dilations)
-    return Window(spatial3(kernel, 1), spatial3(strides, 1), pads, spatial3(dilations, 1), int(node.attrs.get("group", 1)))
+    return Window(
+        spatial3(kernel, 1), spatial3(strides, 1), pads, spatial3(dilations, 1), int(node.attrs.get("group", 1))
+    )
 
 
 def _spatial(weight: Weight) -> Weight:
@@ -166,7 +182,9 @@ def _spatial(weight: Weight) -> Weight:
     if isinstance(weight, TernaryTensor):
         codes = weight.codes.reshape(*weight.codes.shape[:3], *spatial3(weight.codes.shape[3:], 1))
         return TernaryTensor(codes, weight.positive, weight.negative, 0)
-    return DenseWeight(weight.values.reshape(*weight.values.shape[:2], *spatial3(weight.values.shape[2:], 1)), weight.scale, 0)
+    return DenseWeight(
+        weight.values.reshape(*weight.values.shape[:2], *spatial3(weight.values.shape[2:], 1)), weight.scale, 0
+    )
 
 
 def _convolution(graph: Graph, producers: dict[str, Node], node: Node) -> Windowed | None:
@@ -183,7 +201,16 @@ def _convolution(graph: Graph, producers: dict[str, Node], node: Node) -> Window
         bias = graph.constants[node.inputs[2]].astype(np.float32)
     window = _window(graph, node, list(shape[-(rank - 2) :]))
     source = resolve(graph, producers, node.inputs[0])
-    return Windowed(node.name, "Conv", [source], list(node.outputs), scale=np.ones(shape[0], np.float32), bias=bias, window=window, weight=weight)
+    return Windowed(
+        node.name,
+        "Conv",
+        [source],
+        list(node.outputs),
+        scale=np.ones(shape[0], np.float32),
+        bias=bias,
+        window=window,
+        weight=weight,
+    )
 
 
 def _linear(graph: Graph, producers: dict[str, Node], node: Node) -> Linear | None:
@@ -192,21 +219,31 @@ def _linear(graph: Graph, producers: dict[str, Node], node: Node) -> Linear | No
     weight = as_weight(graph, name, 0 if transposed else 1)
     if weight is None or node.inputs[0] not in graph.values:
         return None
-    if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0):
+    if node.op == "Gemm" and (
+        node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0
+    ):
         return None
     array = weight.codes[0] if isinstance(weight, TernaryTensor) else weight.values
     if array.ndim != 2:
         return None
     axis = 0 if transposed else 1
     symmetric = isinstance(weight, TernaryTensor) and weight.positive.shape[1] == 1
-    if weight.channel_axis != axis and not symmetric and not (isinstance(weight, DenseWeight) and np.ptp(weight.scale) == 0):
+    if (
+        weight.channel_axis != axis
+        and not symmetric
+        and not (isinstance(weight, DenseWeight) and np.ptp(weight.scale) == 0)
+    ):
         return None
     if isinstance(weight, TernaryTensor):
         codes = weight.codes if transposed else np.ascontiguousarray(weight.codes.transpose(0, 2, 1))
         weight = TernaryTensor(codes, weight.positive, weight.negative, 0)
     else:
         values = weight.values if transposed else np.ascontiguousarray(weight.values.T)
-        scale = weight.scale if weight.channel_axis == axis else np.full(values.shape[0], weight.scale.ravel()[0], np.float32)
+        scale = (
+            weight.scale
+            if weight.channel_axis == axis
+            else np.full(values.shape[0], weight.scale.ravel()[0], np.float32)
+        )
         weight = DenseWeight(values, scale, 0)
     outputs = weight.shape[0] if isinstance(weight, TernaryTensor) else weight.values.shape[0]
     bias = np.zeros(outputs, np.float32)
@@ -215,10 +252,12 @@ def _linear(graph: Graph, producers: dict[str, Node], node: Node) -> Linear | No
             return None
         bias = np.broadcast_to(graph.constants[node.inputs[2]].astype(np.float32).reshape(-1), (outputs,)).copy()
     source = resolve(graph, producers, node.inputs[0])
-    return Linear(node.name, node.op, [source], list(node.outputs), scale=np.ones(outputs, np.float32), bias=bias, weight=weight)
+    return Linear(
+        node.name, node.op, [source], list(node.outputs), scale=np.ones(outputs, np.float32), bias=bias, weight=weight
+    )
 
 
-def _pool(graph: Graph, node: Node, base: list[Any]) -> Pool | None:
+def _pool(graph: Graph, node: Node, source: str) -> Pool | None:
     if len([n for n in node.outputs if n]) > 1 or node.attrs.get("storage_order", 0):
         return None
     window = _window(graph, node, list(node.attrs["kernel_shape"]))
@@ -226,15 +265,22 @@ def _pool(graph: Graph, node: Node, base: list[Any]) -> Pool | None:
     size = spatial3(graph.values[node.outputs[0]].shape[2:], 1)
     if window.output(dims) != size:
         # ceil_mode: more pixels after the end; ONNX does not count them in an average.
-        grow = [max(0, (n - 1) * s + d * (k - 1) + 1 - lo - m) for n, s, d, k, (lo, _), m in zip(size, window.strides, window.dilations, window.kernel, window.pads, dims, strict=True)]
+        grow = [
+            max(0, (n - 1) * s + d * (k - 1) + 1 - lo - m)
+            for n, s, d, k, (lo, _), m in zip(
+                size, window.strides, window.dilations, window.kernel, window.pads, dims, strict=True
+            )
+        ]
         if node.op == "AveragePool" and node.attrs.get("count_include_pad", 0):
             return None
         pads = tuple((lo, max(hi, g)) for (lo, hi), g in zip(window.pads, grow, strict=True))
         window = Window(window.kernel, window.strides, (pads[0], pads[1], pads[2]), window.dilations)
         if window.output(dims) != size:
             return None
-    kind = "max" if node.op == "MaxPool" else "average"
-    return Pool(*base, window=window, kind=kind, include_pad=bool(node.attrs.get("count_include_pad", 0)))  # type: ignore[arg-type]
+    fused = Pool(node.name, node.op, [source], list(node.outputs), window=window)
+    fused.kind = "max" if node.op == "MaxPool" else "average"
+    fused.include_pad = bool(node.attrs.get("count_include_pad", 0))
+    return fused
 
 
 def _all_pixels(graph: Graph, node: Node) -> bool:

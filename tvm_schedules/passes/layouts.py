@@ -1,8 +1,8 @@
 """Chooses the memory layout of every tensor that a kernel reads or writes in planes.
 
-A tensor has a home layout, in which its producer writes it, and further ones where a consumer needs something else (phases of a
-strided convolution, another halo value, rows of a linear layer). A kernel reads and writes at one pitch, so the pitches of the
-layouts that kernels tie together are made equal.
+A tensor has a home layout, in which its producer writes it, and further ones where a consumer needs something else
+(phases of a strided convolution, another halo value, rows of a linear layer). A kernel reads and writes at one
+pitch, so the pitches of the layouts that kernels tie together are made equal.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from math import ceil, prod
 
 from ..graph import GlobalPool, Graph, Linear, Node, Pool, Windowed, channel_shape
 from ..layout import Halo, Triple, Window
+from ..tensor import TernaryTensor
 
-__all__ = ["LOWEST", "Key", "Layouts", "home", "input_key", "view", "window_of"]
+__all__ = ["LOWEST", "Key", "Layouts", "home", "in_planes", "input_key", "view", "window_of"]
 
 LOWEST = -3.4028234663852886e38
 """The smallest float32: what surrounds an image under a maximum."""
 
 
+SPARSE_ROWS = 16
+"""Rows from which a ternary linear layer is cheaper with rows in the vector lanes than with output channels there."""
+
+
 @dataclass(frozen=True)
 class Key:
-    """One layout of one tensor: ``rows`` reads ``[..., K]`` as K planes of rows, else ``[N, C, ...]`` as N x C planes."""
+    """A layout of a tensor: ``rows`` reads ``[..., K]`` as K planes of rows, else ``[N, C, ...]`` as N x C planes."""
 
     value: str
     rows: bool = False
@@ -64,6 +69,14 @@ def input_key(graph: Graph, node: Node) -> Key:
     if isinstance(node, Pool) and node.kind == "max" and any(max(pair) > 0 for pair in window.pads):
         fill = 0.0 if graph.values[name].dtype == "uint8" else LOWEST
     return Key(name, base.rows, window.strides, fill)
+
+
+def in_planes(graph: Graph, node: Node) -> bool:
+    """Whether a node works in planes. A ternary linear layer does where there are enough rows for the vector lanes."""
+    if isinstance(node, Linear):
+        rows = prod(graph.values[node.inputs[0]].shape[:-1])
+        return isinstance(node.weight, TernaryTensor) and rows >= SPARSE_ROWS
+    return isinstance(node, Windowed | Pool | GlobalPool)
 
 
 class Layouts:

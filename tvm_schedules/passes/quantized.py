@@ -44,10 +44,10 @@ def parameters(graph: Graph, node: Node) -> Quant | None:
 def resolve(graph: Graph, producers: dict[str, Node], name: str) -> str:
     """The 8-bit tensor that a float tensor is the dequantised form of; the name itself if there is none."""
     node = producers.get(name)
-    if node is not None and node.op == "DequantizeLinear" and node.inputs[0] in graph.values:
-        if graph.values[node.inputs[0]].quant is not None and parameters(graph, node) is not None:
-            return node.inputs[0]
-    return name
+    if node is None or node.op != "DequantizeLinear" or parameters(graph, node) is None:
+        return name
+    source = graph.values.get(node.inputs[0])
+    return source.name if source is not None and source.quant is not None else name
 
 
 def _hoist(graph: Graph) -> None:
@@ -67,7 +67,9 @@ def _hoist(graph: Graph) -> None:
                 continue
             dtype = graph.values[quantize.outputs[0]].dtype
             graph.values[early] = Value(early, graph.values[source].shape, dtype)
-            graph.nodes[index] = Node(quantize.name, "QuantizeLinear", [source, *quantize.inputs[1:]], [early], quantize.attrs)
+            graph.nodes[index] = Node(
+                quantize.name, "QuantizeLinear", [source, *quantize.inputs[1:]], [early], quantize.attrs
+            )
             moved = Node(node.name, node.op, [early, *node.inputs[1:]], [quantize.outputs[0]], node.attrs)
             graph.nodes[graph.nodes.index(quantize)] = moved
             changed = True

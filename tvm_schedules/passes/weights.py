@@ -1,4 +1,4 @@
-"""Finds the weights of the graph: ternary ones (2-bit terms, their sums, floats with three values), 8-bit ones, plain ones."""
+"""Finds the weights: ternary ones (2-bit terms, their sums, floats with three values), 8-bit ones, plain ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["run"]
 
 
 def run(graph: Graph) -> None:
-    """Moves every constant weight expression (DequantizeLinear, Transpose, Add of such terms) into ``graph.weights``."""
+    """Moves constant weight expressions (DequantizeLinear, Transpose, Add of such) into ``graph.weights``."""
     rest = []
     for node in graph.nodes:
         weight = _weight(graph, node)
@@ -45,13 +45,16 @@ def _weight(graph: Graph, node: Node) -> Weight | None:
     if node.op == "DequantizeLinear" and node.inputs[0] in graph.constants:
         return _dequantized(graph, node)
     operands = [graph.weights.get(name) for name in node.inputs]
-    if node.op == "Transpose" and operands[0] is not None:
-        perm = list(node.attrs.get("perm", range(len(operands[0].shape if isinstance(operands[0], TernaryTensor) else operands[0].values.shape))[::-1]))
-        return _transposed(operands[0], perm)
+    first = operands[0] if operands else None
+    if node.op == "Transpose" and first is not None:
+        rank = first.codes.ndim - 1 if isinstance(first, TernaryTensor) else first.values.ndim
+        return _transposed(first, list(node.attrs.get("perm", range(rank - 1, -1, -1))))
     if node.op == "Add" and all(isinstance(w, TernaryTensor) for w in operands):
         terms = [w.per_channel for w in operands if isinstance(w, TernaryTensor)]
         if len({w.channel_axis for w in terms}) == 1:
-            return TernaryTensor(*(np.concatenate([getattr(w, f) for w in terms]) for f in ("codes", "positive", "negative")), terms[0].channel_axis)
+            codes = np.concatenate([w.codes for w in terms])
+            positive, negative = (np.concatenate([getattr(w, f) for w in terms]) for f in ("positive", "negative"))
+            return TernaryTensor(codes, positive, negative, terms[0].channel_axis)
     return None
 
 
@@ -62,10 +65,15 @@ def _dequantized(graph: Graph, node: Node) -> Weight | None:
         return None
     axis = int(node.attrs.get("axis", 1)) % codes.ndim
     if scale.size not in (1, codes.shape[axis]):
-        raise ModelError(f"DequantizeLinear {node.name!r}: {scale.size} scales for {codes.shape[axis]} channels on axis {axis}")
+        raise ModelError(
+            f"DequantizeLinear {node.name!r}: {scale.size} scales for {codes.shape[axis]} channels on axis {axis}"
+        )
     if scale.size == 1:
         axis = 0
-    numbers = codes.astype(np.int32) - (0 if zero is None else zero.astype(np.int32).reshape([-1 if i == axis else 1 for i in range(codes.ndim)]) if zero.size > 1 else int(zero.ravel()[0]))
+    numbers = codes.astype(np.int32)
+    if zero is not None:
+        along = [-1 if i == axis else 1 for i in range(codes.ndim)] if zero.size > 1 else [1] * codes.ndim
+        numbers = numbers - zero.astype(np.int32).reshape(along)
     scales = np.broadcast_to(scale.astype(np.float32).ravel(), (codes.shape[axis],)).copy()
     if np.abs(numbers).max(initial=0) <= 1:
         return TernaryTensor(numbers.astype(np.int8)[None], scales[None], scales[None].copy(), axis)
