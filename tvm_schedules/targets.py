@@ -162,9 +162,9 @@ def _from_json(text: str) -> TargetSpec:
         raise TargetError(f"target is not valid JSON ({error}), got {text}") from error
     if target.get("kind") != "llvm":
         raise TargetError(f'target JSON must have "kind": "llvm", got {target.get("kind")!r}')
-    triple = target.get("mtriple")
+    triple = target.setdefault("mtriple", f"{cpu.architecture()}-linux-gnu")
     if not isinstance(triple, str):
-        target["mtriple"] = triple = f"{cpu.architecture()}-linux-gnu"
+        raise TargetError(f'target JSON must have a string for "mtriple", got {triple!r}')
     mcpu = target.get("mcpu")
     if mcpu is not None:
         import tvm

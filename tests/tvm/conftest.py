@@ -2,18 +2,16 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from . import fake
 
 
 @pytest.fixture
-def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the small compiler in the real one's place; call it to make libraries that are wrong by ``error``."""
-    import fake
 
     def install(error: float = 0.0) -> None:
         compiler = types.ModuleType("tvm_schedules.compile")
@@ -24,4 +22,4 @@ def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Non
         monkeypatch.setitem(sys.modules, "tvm_schedules.constants", constants)
 
     install()
-    yield install
+    return install

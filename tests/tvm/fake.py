@@ -80,7 +80,7 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
         inner, weights = e.b.address_of(arena[0]), e.b.address_of(constant[0])
         calls = [("matmul", [x.data, weights, inner]), ("relu", [inner, y.data])]
         for index, (name, pointers) in enumerate(calls):
-            with e.when(e.t.And(begin <= index, e.t.LT(e.int(index), end))):
+            with e.when(e.t.And(begin <= index, e.t.LT(e.expr(index), end))):
                 compat.call_private(functions[name][0], pointers)
 
     buffers = [("x", (batch, K), "float32"), ("y", (batch, N), "float32")]

@@ -19,7 +19,7 @@ from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError
 
 KEPT_RUNS = 8  # samples stored in the artifact
-KEPT_BYTES = 4 << 20
+KEPT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,22 @@ def _metadata(
             "bits_per_weight_stored": 8 * sum(layer["bytes"] for layer in layers) / weights if weights else None,
         },
         **{key: plan[key] for key in lifted},
+        "steps": _with_operands(model, plan["steps"], set(quantised)),
         "memory": {key: value for key, value in plan.items() if key not in lifted},
         "compile_seconds": round(seconds, 3),
         "verification": report,
     }
+
+
+def _with_operands(model: Any, steps: Sequence[Mapping[str, Any]], quantised: set[str]) -> list[dict[str, Any]]:
+    """Steps with ``operand``: ``uint8`` where the node that they are named after reads a quantised tensor."""
+    nodes = {node.name: node for node in model.graph.node if node.name}
+    result = []
+    for step in steps:
+        node = nodes.get(step["name"])
+        integers = node is not None and bool(node.input) and node.input[0] in quantised
+        result.append({**step, "operand": "uint8" if integers else "float32"})
+    return result
 
 
 def _versions() -> dict[str, str]:

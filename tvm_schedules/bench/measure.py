@@ -104,12 +104,13 @@ def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, 
     for step, us in zip(metadata["steps"], times, strict=True):
         rate = 1e-3 / us if us > 0 else 0.0  # 1e9 operations a second, for one operation
         gadds = step.get("nonzero_macs", 0) * rate
-        top = ceiling["u8" if "u8" in step["kernel"] else "f32"]
+        top = ceiling["u8" if step["operand"] == "uint8" else "f32"]
         rows.append(
             {
                 "name": step["name"],
                 "op": step.get("op", ""),
                 "kernel": step["kernel"],
+                "operand": step["operand"],
                 "us": us,
                 "share": us / total,
                 "dense_gmacs": step.get("macs", 0) * rate,

@@ -35,7 +35,7 @@ def machine_line(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
-    """``rich`` tables: for every number of threads the engines, then the layers.
+    """``rich`` tables and lines: for every number of threads the engines, then the layers.
 
     Args:
         result: From :func:`tvm_schedules.bench.bench`.
@@ -47,7 +47,7 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     for entry in result["results"]:
         count = entry["threads"]
         table = Table(title=f"{count} thread{'s' if count > 1 else ''}, {result['rounds']} interleaved rounds")
-        columns = ("engine", "median ms", "min ms", "IQR ms", "tern is faster", "files", "peak RSS", "rel. error")
+        columns = ("engine", "median ms", "min ms", "IQR ms", "tern faster by", "files", "peak RSS", "rel. error")
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in entry["engines"]:
@@ -61,18 +61,17 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 _size(row["peak_rss_bytes"]),
                 f"{row['relative_error']:.1e}",
             )
-        for skipped in [*entry["skipped"], *result["skipped"]]:
-            table.add_row(skipped["name"], f"[yellow]not run: {skipped['reason']}")
         made.append(table)
+        made += [f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]]
         ceiling = entry["ceiling_gadds"]
         title = (
             f"layers, {count} thread{'s' if count > 1 else ''} (this machine's ceiling: {ceiling['u8']:.0f} Gadd/s of bytes "
             f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
         )
         table = Table(title=title)
-        columns = ("step", "operator", "kernel", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
+        columns = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index < 3 else "right")
+            table.add_column(column, justify="left" if index < 4 else "right")
         rows = entry["steps"]
         if layers is not None and len(rows) > layers:
             rows = sorted(rows, key=lambda row: -row["us"])[:layers]
@@ -81,6 +80,7 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 row["name"],
                 row["op"],
                 row["kernel"],
+                row["operand"],
                 f"{row['us']:.1f}",
                 f"{row['share']:.1%}",
                 f"{row['dense_gmacs']:.1f}" if row["dense_gmacs"] else "",

@@ -44,7 +44,7 @@ def _main(options: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError:
         raise BenchError("rich is not installed; install it with: pip install rich") from None
-    console, log = Console(width=None), Console(stderr=True)
+    log = Console(stderr=True)
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
     with log.status("start") as status:
@@ -60,9 +60,12 @@ def _main(options: argparse.Namespace) -> int:
             raise BenchError("matplotlib is not installed; install it with: pip install matplotlib") from None
         except (OSError, ValueError) as error:
             raise BenchError(f"cannot write the plot: {error}") from error
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a file has no width
     console.print(report.machine_line(result), highlight=False)
     for table in report.tables(result, options.layers):
-        console.print(table)
+        console.print(table, highlight=False)
     return 0
 
 

@@ -1,0 +1,79 @@
+"""Small networks by the ONNX contract, with random ternary weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tvm_schedules.tensor import pack_int2
+
+
+class Builder:
+    """Adds layers one after another to a graph."""
+
+    def __init__(self, seed: int = 0, zeros: float = 0.7) -> None:
+        self.random = np.random.default_rng(seed)
+        self.zeros = zeros
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def ternary(self, name: str, shape: list[int], axis: int = 0) -> str:
+        """A ternary weight behind DequantizeLinear; returns the float tensor's name."""
+        codes = self.random.choice([-1, 0, 1], shape, p=[(1 - self.zeros) / 2, self.zeros, (1 - self.zeros) / 2])
+        packed = pack_int2(codes.astype(np.int8)).tobytes()
+        self.weights.append(helper.make_tensor(f"{name}.weight", TensorProto.INT2, shape, packed, raw=True))
+        fan_in = np.prod(shape) / shape[axis]
+        scale = self.random.uniform(0.7, 1.3, shape[axis]) / np.sqrt(fan_in * (1 - self.zeros))
+        self.constant(f"{name}.weight_scale", scale.astype(np.float32))
+        inputs = [f"{name}.weight", f"{name}.weight_scale"]
+        output = f"{name}.weight_dequantized"
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=f"{name}/dequantize", axis=axis))
+        return output
+
+    def quantise(self, x: str, scale: float, zero: int) -> str:
+        names = [self.constant(f"{x}.scale", np.float32(scale)), self.constant(f"{x}.zero_point", np.uint8(zero))]
+        self.nodes.append(helper.make_node("QuantizeLinear", [x, *names], [f"{x}.q"], name=f"{x}/quantize"))
+        self.nodes.append(helper.make_node("DequantizeLinear", [f"{x}.q", *names], [f"{x}.dq"], name=f"{x}/dequantize"))
+        return f"{x}.dq"
+
+    def op(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output.replace(".", "/"), **attributes))
+        return output
+
+    def model(self, inputs: dict[str, list[int | str]], outputs: dict[str, list[int | str]]) -> onnx.ModelProto:
+        sides = [
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side.items()]
+            for side in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, "net", *sides, self.weights)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=13)
+        onnx.checker.check_model(made)
+        return made
+
+
+def conv_net(quantised: bool = True, channels: int = 16, size: int = 8, batch: int | str = 1) -> onnx.ModelProto:
+    """Ternary 3x3 convolution, ReLU, residual add of another one, average pooling, ternary linear layer."""
+    b = Builder()
+    c = channels
+
+    def q(x: str, scale: float, zero: int) -> str:
+        return b.quantise(x, scale, zero) if quantised else x
+
+    def conv(x: str, name: str) -> str:
+        bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, c).astype(np.float32))
+        return b.op("Conv", [x, b.ternary(name, [c, c, 3, 3]), bias], f"{name}.out", pads=[1, 1, 1, 1])
+
+    x = q("x", 6 / 255, 128)
+    first = q(b.op("Relu", [conv(x, "conv1")], "relu1"), 4 / 255, 0)
+    second = b.op("Add", [conv(first, "conv2"), first], "sum")
+    second = q(b.op("Relu", [second], "relu2"), 6 / 255, 0)
+    pooled = b.op("Flatten", [b.op("GlobalAveragePool", [second], "pool")], "flat", axis=1)
+    pooled = q(pooled, 4 / 255, 0)
+    bias = b.constant("fc.bias", b.random.normal(0, 0.1, 10).astype(np.float32))
+    b.op("Gemm", [pooled, b.ternary("fc", [10, c]), bias], "y", transB=1)
+    return b.model({"x": [batch, c, size, size]}, {"y": [batch, 10]})

@@ -1,0 +1,99 @@
+"""``tern-inspect``: what is in an ONNX file, an artifact or a checkpoint, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tvm_schedules.cli import run
+from tvm_schedules.errors import TernError
+from tvm_schedules.inspection import Inspection, inspect
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="tern-inspect",
+        description="Show every weight of an ONNX file, an artifact directory or a Lightning checkpoint: shape, zeros, "
+        "entropy, stored bits, levels, kernel and reason, sizes.",
+    )
+    made.add_argument("source", metavar="FILE_OR_DIR", help=".onnx file, artifact directory or checkpoint")
+    made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return made
+
+
+def _levels(levels: tuple[float, float] | None) -> str:
+    if levels is None:
+        return ""
+    low, high = levels
+    return f"{low:.4g}" if low == high else f"{low:.4g} - {high:.4g}"
+
+
+def table(found: Inspection) -> Any:
+    """The layers as a ``rich`` table with a line of totals."""
+    from rich.table import Table
+
+    artifact = found.kind == "artifact"
+    made = Table(title=f"{found.kind} {found.path}", show_footer=True)
+    totals = found.totals()["all"]
+    compression = f"{totals['compression']:.1f} x smaller" if totals["compression"] else ""
+    footers = {
+        "layer": f"{totals['layers']} layers",
+        "shape": f"{totals['weights']:,} weights",
+        "zeros": f"{totals['sparsity']:.1%}",
+        "bytes": f"{totals['bytes']:,}",
+        "kind": compression,
+    }
+    columns = ["layer", "shape", "kind", "terms", "zeros", "entropy", "bits", "levels", "bytes"]
+    columns += ["kernel", "reason"] if artifact else []
+    for column in columns:
+        left = column in ("layer", "shape", "kind", "levels", "kernel", "reason")
+        made.add_column(column, footers.get(column, ""), justify="left" if left else "right", overflow="fold")
+    for layer in found.layers:
+        row = [
+            layer.name,
+            "x".join(str(size) for size in layer.shape),
+            layer.kind,
+            str(layer.terms or ""),
+            f"{layer.sparsity:.1%}",
+            "" if layer.entropy is None else f"{layer.entropy:.3f}",
+            f"{layer.bits:.2f}",
+            _levels(layer.levels),
+            f"{layer.bytes:,}",
+        ]
+        made.add_row(*row, *([layer.kernel or "", layer.reason or ""] if artifact else []))
+    return made
+
+
+def _main(options: argparse.Namespace) -> int:
+    found = inspect(options.source)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=1))
+        return 0
+    try:
+        from rich.console import Console
+    except ImportError:
+        raise TernError("rich is not installed; install it with: pip install rich, or use --json") from None
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file has no width
+    console.print(table(found), highlight=False)
+    if found.details:
+        target, report = found.details["target"], found.details["verification"]
+        state = "not verified" if report is None else f"verified: {report['where']}, {report['runs']} runs"
+        console.print(f"target {target['name']} ({target['tvm'].get('mcpu', 'generic')}), {state}", highlight=False)
+    files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
+    console.print(f"files: {files}", highlight=False)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``tern-inspect``; returns the exit status."""
+    options = parser().parse_args(arguments)
+    return run(lambda: _main(options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
