@@ -209,7 +209,8 @@ def _recorded(entry: dict[str, Any]) -> Layer:
     shape = tuple(entry["shape"])
     bits = 8 * entry["bytes"] / max(1, int(np.prod(shape)))
     return Layer(
-        entry["name"], "", shape, "ternary", entry["terms"], entry["sparsity"], entry["entropy"], bits, span, entry["bytes"]
+        entry["name"], "", shape, "ternary", entry["terms"], entry["sparsity"], entry["entropy"], bits, span,
+        entry["bytes"]
     )  # fmt: skip
 
 
@@ -221,7 +222,9 @@ def _checkpoint(path: Path) -> Inspection:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TernError(f"{path} is not a readable checkpoint: {(str(error).strip().splitlines() or ['?'])[0]}") from error
+        raise TernError(
+            f"{path} is not a readable checkpoint: {(str(error).strip().splitlines() or ['?'])[0]}"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise TernError(f"{path} holds no state_dict")

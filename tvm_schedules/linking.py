@@ -1,7 +1,8 @@
-"""From a compiled TVM module to a shared library, for this machine and for others, without root and without a toolchain.
+"""From a compiled TVM module to a shared library, for this machine and for others, without root or toolchain.
 
-``zig cc`` (``pip install ziglang``) is a C compiler and linker for every Linux target in one wheel. Where it is missing, a
-cross gcc on the path serves as well. The libraries need no C++ runtime, so ``zig c++`` is never called (it would build one).
+``zig cc`` (``pip install ziglang``) is a C compiler and linker for every Linux target in one wheel. Where it is
+missing, a cross gcc on the path serves as well. The libraries need no C++ runtime, so ``zig c++`` is never called (it
+would build one).
 """
 
 from __future__ import annotations

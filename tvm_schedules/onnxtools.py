@@ -143,7 +143,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
 
 
 def constant_arrays(model: Any) -> dict[str, Array]:
-    """Every tensor that does not depend on an input: initialisers and what DequantizeLinear, Add and the like make of them.
+    """Every tensor that does not depend on an input: initialisers, and what DequantizeLinear and Add make of them.
 
     Returns:
         Name -> value. 2-bit and 4-bit integers come as int8 or uint8.

@@ -1,15 +1,16 @@
 """Is the library right? onnxruntime runs the standard ONNX file, and the library's outputs have to agree.
 
 The reference is onnxruntime without graph optimisation: it then computes what the file says, in float32. With its
-optimisations on it would replace 2-bit matrix products by a kernel that rounds activations to 8 bits (about 0.6 % error), and
-8-bit convolutions by integer kernels of its own.
+optimisations on it would replace 2-bit matrix products by a kernel that rounds activations to 8 bits (about 0.6 %
+error), and 8-bit convolutions by integer kernels of its own.
 
 Pass criterion, for every output over all samples, with ``relative = max|y - ref| / max|ref|``:
 
 * network in float: ``relative <= 1e-3``; sums are only taken in another order, measured values lie near 1e-6.
-* network with quantised activations: ``relative <= 0.05`` and cosine ``>= 0.999``, or no element further than one step from
-  the reference where the output itself is a quantised tensor. Integer sums are exact on both sides, but a value on the edge
-  between two steps may round either way, and such a step travels on through the layers that follow.
+* network with quantised activations: ``relative <= 0.05`` and cosine ``>= 0.999``, or no element further than one step
+from
+  the reference where the output itself is a quantised tensor. Integer sums are exact on both sides, but a value on the
+  edge between two steps may round either way, and such a step travels on through the layers that follow.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class OutputReport:
         relative: ``max_abs`` divided by the largest absolute value of the reference.
         cosine: Cosine of the angle between the two, in [-1, 1].
         steps: ``max_abs`` in quantisation steps where the output is a quantised tensor, else None.
-        top1: Share of rows (last axis) whose largest element is at the same place, None where the last axis has one element.
+        top1: Share of rows (last axis) whose largest element is at the same place, None where the last axis has one
+            element.
         passed: Whether the pass criterion of this module holds.
     """
 
@@ -118,8 +120,8 @@ def split_samples(entries: Sequence[Mapping[str, Any]], samples: Samples) -> lis
 
     Args:
         entries: Inputs of the network (name, shape, dtype), all sizes fixed.
-        samples: One array for a single input, a sequence in the order of the inputs, or a mapping by name. Every array has
-            its input's shape, or a multiple of it along the first axis, the same multiple for all.
+        samples: One array for a single input, a sequence in the order of the inputs, or a mapping by name. Every array
+            has its input's shape, or a multiple of it along the first axis, the same multiple for all.
 
     Returns:
         One mapping from name to array for every run.
@@ -173,7 +175,7 @@ def named_samples(entries: Sequence[Mapping[str, Any]], samples: Samples) -> dic
 
 
 def random_samples(model: Any, runs: int = 8, seed: int = 0) -> list[dict[str, Array]]:
-    """Random inputs: uniform over the range of the quantiser an input goes into, else standard normal; integers are 0 or 1."""
+    """Random inputs: uniform over the range of an input's quantiser, else standard normal; integers are 0 or 1."""
     random = np.random.default_rng(seed)
     constants = onnxtools.constant_arrays(model)
     ranges: dict[str, tuple[float, float]] = {}
@@ -232,7 +234,8 @@ def compare(
     """
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise VerificationError(
-            f"output {name!r} is {actual.dtype}{list(actual.shape)}, onnxruntime's is {expected.dtype}{list(expected.shape)}"
+            f"output {name!r} is {actual.dtype}{list(actual.shape)}, "
+            f"onnxruntime's is {expected.dtype}{list(expected.shape)}"
         )
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     # The same infinity or NaN on both sides is agreement; on one side only it is an infinite difference.
@@ -317,10 +320,9 @@ def first_difference(
     probe.graph.output.extend(types[name] for name, _ in inner)
     try:
         actual = run_all(make_runner(probe), runs[:1])
+        report = compare_runs(probe, actual, reference_outputs(probe, runs[:1]), "")
     except Exception:  # a diagnosis must never hide the failure that it is about
         return None
-    expected = reference_outputs(probe, runs[:1])
-    report = compare_runs(probe, actual, expected, "")
     by_name = {entry.name: entry for entry in report.outputs}
     for name, node in inner:
         entry = by_name[name]

@@ -1,11 +1,11 @@
 """An arm64 userland for tests: Debian's Python and the wheels that a board installs, run by QEMU's user-mode emulation.
 
-No root, no chroot, no binfmt: Debian packages are downloaded with a private apt state and unpacked with ``dpkg-deb -x``,
-wheels are downloaded by pip for another platform and unzipped; QEMU's ``-L`` makes the folder the guest's root. The result
-is cached (``TERN_BOARD`` or ``~/.cache/tern-board``): about 80 MB, half a minute the first time.
+No root, no chroot, no binfmt: Debian packages are downloaded with a private apt state and unpacked with ``dpkg-deb
+-x``, wheels are downloaded by pip for another platform and unzipped; QEMU's ``-L`` makes the folder the guest's root.
+The result is cached (``TERN_BOARD`` or ``~/.cache/tern-board``): about 80 MB, half a minute the first time.
 
-Run ``python tests/arm/board.py`` to prepare it, ``python tests/arm/board.py --cpu cortex-a53 script.py ...`` to run Python
-on it.
+Run ``python tests/arm/board.py`` to prepare it, ``python tests/arm/board.py --cpu cortex-a53 script.py ...`` to run
+Python on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ PYTHON = "3.11"  # Debian 12's; every wheel below has a build for it
 PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
 WHEELS = ("apache-tvm", "apache-tvm-ffi", "numpy", "ml_dtypes", "typing_extensions")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
-SKIPPED = ("tvm/lib/libtvm_compiler.so", "tvm/3rdparty/", "tvm/lib/libtvm_runtime_cuda.so")  # a board runs, it does not compile
+SKIPPED = (
+    "tvm/lib/libtvm_compiler.so",
+    "tvm/3rdparty/",
+    "tvm/lib/libtvm_runtime_cuda.so",
+)  # a board runs, it does not compile
 
 
 class BoardError(RuntimeError):
@@ -89,7 +93,10 @@ def _wheels(board: Path, state: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     abis = ["--implementation=cp", f"--abi=cp{PYTHON.replace('.', '')}", "--abi=abi3", "--abi=none"]
     folder = state / "wheels"
-    _run([*pip, f"--python-version={PYTHON}", *abis, *platforms, "-d", str(folder), *pins], "download of the arm64 wheels")
+    _run(
+        [*pip, f"--python-version={PYTHON}", *abis, *platforms, "-d", str(folder), *pins],
+        "download of the arm64 wheels",
+    )
     site = board / "opt" / "site"
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:

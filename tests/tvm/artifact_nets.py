@@ -22,17 +22,19 @@ class Builder:
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
-    def ternary(self, name: str, shape: list[int], axis: int = 0) -> str:
+    def ternary(self, name: str, shape: list[int], axis: int = 0, term: str = "") -> str:
         """A ternary weight behind DequantizeLinear; returns the float tensor's name."""
         codes = self.random.choice([-1, 0, 1], shape, p=[(1 - self.zeros) / 2, self.zeros, (1 - self.zeros) / 2])
         packed = pack_int2(codes.astype(np.int8)).tobytes()
-        self.weights.append(helper.make_tensor(f"{name}.weight", TensorProto.INT2, shape, packed, raw=True))
+        self.weights.append(helper.make_tensor(f"{name}.weight{term}", TensorProto.INT2, shape, packed, raw=True))
         fan_in = np.prod(shape) / shape[axis]
         scale = self.random.uniform(0.7, 1.3, shape[axis]) / np.sqrt(fan_in * (1 - self.zeros))
-        self.constant(f"{name}.weight_scale", scale.astype(np.float32))
-        inputs = [f"{name}.weight", f"{name}.weight_scale"]
-        output = f"{name}.weight_dequantized"
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=f"{name}/dequantize", axis=axis))
+        self.constant(f"{name}.weight_scale{term}", scale.astype(np.float32))
+        inputs = [f"{name}.weight{term}", f"{name}.weight_scale{term}"]
+        output = f"{name}.weight_dequantized{term}"
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", inputs, [output], name=f"{name}/dequantize{term}", axis=axis)
+        )
         return output
 
     def quantise(self, x: str, scale: float, zero: int) -> str:
@@ -77,3 +79,16 @@ def conv_net(quantised: bool = True, channels: int = 16, size: int = 8, batch: i
     bias = b.constant("fc.bias", b.random.normal(0, 0.1, 10).astype(np.float32))
     b.op("Gemm", [pooled, b.ternary("fc", [10, c]), bias], "y", transB=1)
     return b.model({"x": [batch, c, size, size]}, {"y": [batch, 10]})
+
+
+def integer_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
+    """Two ternary convolutions whose output is a quantised tensor: nothing in it depends on the order of float sums."""
+    b = Builder(1)
+    x = b.quantise("x", 6 / 255, 128)
+    for index, name in enumerate(("conv1", "conv2")):
+        bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, channels).astype(np.float32))
+        weight = b.ternary(name, [channels, channels, 3, 3])
+        strides = [1 + index, 1 + index]
+        out = b.op("Conv", [x, weight, bias], f"{name}.out", pads=[1, 1, 1, 1], strides=strides)
+        x = b.quantise(b.op("Relu", [out], f"relu{index + 1}"), 4 / 255, 0)
+    return b.model({"x": [1, channels, size, size]}, {x: [1, channels, size // 2, size // 2]})

@@ -90,9 +90,17 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
     scale = constants["fc.weight_scale"]
     tensor = TernaryTensor(codes.astype(np.int8)[None], scale[None], scale[None], 1)
     layer = {
-        "name": "fc", "shape": [K, N], "terms": 1, "sparsity": tensor.sparsity(), "entropy": tensor.entropy(), "bits": 2,
-        "levels": "per channel", "kernel": "fake_f32", "reason": "the only one", "bytes": tensor.nbytes(),
-    }  # fmt: skip
+        "name": "fc",
+        "shape": [K, N],
+        "terms": 1,
+        "sparsity": tensor.sparsity(),
+        "entropy": tensor.entropy(),
+        "bits": 2,
+        "levels": [float(scale.min()), float(scale.max())],
+        "kernel": "fake_f32",
+        "reason": "the only one",
+        "bytes": tensor.nbytes(),
+    }
     step = {
         "reason": "the only one",
         "op": "MatMul",

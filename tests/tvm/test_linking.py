@@ -61,5 +61,5 @@ def test_no_linker_says_what_to_install(triple: str | None, monkeypatch: pytest.
 
 def test_systems_that_cannot_be_linked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linking, "_has_zig", lambda: True)
-    with pytest.raises(LinkError, match="only Linux triples.*'arm64-apple-darwin'"):
+    with pytest.raises(LinkError, match=r"only Linux triples.*'arm64-apple-darwin'"):
         linking.linker("arm64-apple-darwin")

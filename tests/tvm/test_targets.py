@@ -22,7 +22,8 @@ def test_presets_are_targets_that_llvm_knows(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dotprod"), [("arm", False), ("pi3", False), ("pi4", False), ("pi5", True), ("a55", True), ("neoverse-n1", True)]
+    ("name", "dotprod"),
+    [("arm", False), ("pi3", False), ("pi4", False), ("pi5", True), ("a55", True), ("neoverse-n1", True)],
 )
 def test_dot_product_only_where_the_core_has_it(name: str, dotprod: bool) -> None:
     spec = targets.resolve(name)
@@ -55,7 +56,9 @@ def test_host_behind_a_hypervisor_that_hides_avx512(monkeypatch: pytest.MonkeyPa
 def test_json() -> None:
     spec = targets.resolve(json.dumps({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73"}))
     assert (spec.name, spec.vector_bytes, "dotprod" in spec.features) == ("json", 16, False)
-    spec = targets.resolve('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73", "mattr": ["+dotprod"]}')
+    spec = targets.resolve(
+        '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73", "mattr": ["+dotprod"]}'
+    )
     assert "dotprod" in spec.features
     spec = targets.resolve('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}')
     assert spec.vector_bytes == 32
@@ -70,7 +73,7 @@ def test_json() -> None:
         ('{"kind": "cuda"}', '"kind": "llvm", got \'cuda\''),
         ('{"kind": "llvm", "mcpu": "pentium-9"}', "does not know the CPU 'pentium-9'"),
         ('{"kind": "llvm", "bogus": 1}', "does not understand target"),
-        ('{"kind": "llvm", "mtriple": 7}', "string for \"mtriple\", got 7"),
+        ('{"kind": "llvm", "mtriple": 7}', 'string for "mtriple", got 7'),
     ],
 )
 def test_unknown_targets(text: str, message: str) -> None:

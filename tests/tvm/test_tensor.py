@@ -115,7 +115,10 @@ def test_twin_agrees_with_the_torch_side() -> None:
     random = np.random.default_rng(0)
     codes = random.integers(-1, 2, (2, 4, 3, 3)).astype(np.int8)
     positive, negative = (random.uniform(0.1, 1, (2, 4)).astype(np.float32) for _ in range(2))
-    ours, theirs = TernaryTensor(codes, positive, negative), TorchTensor(*map(torch.from_numpy, (codes, positive, negative)))
+    ours, theirs = (
+        TernaryTensor(codes, positive, negative),
+        TorchTensor(*map(torch.from_numpy, (codes, positive, negative))),
+    )
     np.testing.assert_array_equal(ours.dequantize(), theirs.dequantize().numpy())
     np.testing.assert_array_equal(ours.pack(), theirs.pack().numpy())
     assert (ours.sparsity(), ours.nbytes(), ours.bits()) == (theirs.sparsity(), theirs.nbytes(), theirs.bits())

@@ -1,4 +1,4 @@
-"""The artifact: a directory with the library, its weights, the standard ONNX file, samples and everything known about it."""
+"""The artifact: a directory with the library, its weights, the ONNX file, samples and all that is known about it."""
 
 from tvm_schedules.artifact.build import Artifact, build, load_samples
 from tvm_schedules.artifact.runtime import Model, load

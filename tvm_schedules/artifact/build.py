@@ -58,12 +58,13 @@ def build(
         output: Directory to make. An earlier artifact there is replaced as a whole once the new one is complete and
             verified, and stays untouched on any failure; anything else there is refused.
         target: Name of a preset, a TVM target as JSON, or a :class:`~tvm_schedules.targets.TargetSpec`.
-        samples: Inputs to verify with, stored in the artifact with onnxruntime's outputs: an array for a single input, a
-            sequence in the order of the inputs, or a mapping by name; the first axis may hold many runs. Default: random.
+        samples: Inputs to verify with, stored in the artifact with onnxruntime's outputs: an array for a single input,
+            a sequence in the order of the inputs, or a mapping by name; the first axis may hold many runs. Default:
+            random.
         input_shapes: Sizes for inputs that have open ones in the file. Samples serve as well: an open first dimension
             then becomes 1.
-        verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host build
-            of the same graph stands in.
+        verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host
+            build of the same graph stands in.
         progress: Called with a line of text before each stage.
 
     Raises:
@@ -142,7 +143,7 @@ def _fill(
 
 
 def _save_samples(path: Path, runs: Sequence[Mapping[str, Any]], expected: Sequence[Sequence[Any]]) -> None:
-    """Store the first samples: ``input0`` ``[runs, *shape]``, ..., and onnxruntime's ``output0`` ``[runs, *shape]``, ..."""
+    """Store the first samples as ``input0``, ... and onnxruntime's ``output0``, ..., each ``[runs, *shape]``."""
     one = sum(array.nbytes for array in [*runs[0].values(), *expected[0]])
     kept = max(1, min(len(runs), KEPT_RUNS, KEPT_BYTES // max(1, one)))
     arrays = {f"input{i}": np.stack([run[name] for run in runs[:kept]]) for i, name in enumerate(runs[0])}

@@ -55,8 +55,8 @@ def default_threads() -> int:
 def set_threads(count: int | None) -> None:
     """Make the calling thread's TVM pool use ``count`` threads; None means :func:`default_threads`.
 
-    TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is set
-    for this process, to the number of CPUs or ``count``, whichever is more.
+    TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is
+    set for this process, to the number of CPUs or ``count``, whichever is more.
     """
     wanted = default_threads() if count is None else count
     if getattr(_pool, "count", None) == wanted:
@@ -72,9 +72,9 @@ def set_threads(count: int | None) -> None:
 class Model:
     """A network ready to run: call it with numpy arrays.
 
-    The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an array,
-    several as a tuple. Outputs are the caller's own copies. Calls from several threads are safe and take turns, for they
-    share the working memory; load the artifact once per thread to run at the same time.
+    The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an
+    array, several as a tuple. Outputs are the caller's own copies. Calls from several threads are safe and take turns,
+    for they share the working memory; load the artifact once per thread to run at the same time.
 
     Attributes:
         inputs: Name, shape and dtype of every input.
@@ -213,7 +213,8 @@ def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
     """Load an artifact and make it ready to run.
 
-    On a board set ``TVM_USE_RUNTIME_LIB=1`` before Python starts: TVM then loads its 3 MB runtime instead of its compiler.
+    On a board set ``TVM_USE_RUNTIME_LIB=1`` before Python starts: TVM then loads its 3 MB runtime instead of its
+    compiler.
 
     Args:
         path: The artifact's directory.

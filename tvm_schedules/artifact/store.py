@@ -1,8 +1,8 @@
 """The artifact directory on disk: what is in it, how it is written so that a failure costs nothing, how it is checked.
 
-A new directory is built beside its final place, flushed to the disk, and exchanged with the old one in a single system call
-(``renameat2(RENAME_EXCHANGE)``, Linux 3.15) where the system has it, in two renames elsewhere. Whatever happens before that
-moment, an earlier artifact stays as it was.
+A new directory is built beside its final place, flushed to the disk, and exchanged with the old one in a single system
+call (``renameat2(RENAME_EXCHANGE)``, Linux 3.15) where the system has it, in two renames elsewhere. Whatever happens
+before that moment, an earlier artifact stays as it was.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Add format, sizes and hashes of the files in ``folder`` to ``metadata`` and write it; returns what was written."""
+    """Add format, sizes and hashes of the files in ``folder`` to ``metadata`` and write it; returns it."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
@@ -95,7 +95,8 @@ def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
         raise ArtifactError(f"{folder} is not an artifact: {METADATA} does not say format {FORMAT!r}")
     if metadata.get("version") != VERSION:
         raise ArtifactError(
-            f"{folder} has artifact version {metadata.get('version')}, this package reads version {VERSION}; export it again"
+            f"{folder} has artifact version {metadata.get('version')}, this package reads version {VERSION}; "
+            "export it again"
         )
     if metadata.get("sha256") != _own_hash(metadata):
         raise ArtifactError(f"{folder / METADATA} was changed after it was written: its hash does not match")
@@ -190,8 +191,8 @@ def _alive(process: int) -> bool:
 def replacing(output: str | Path) -> Iterator[Path]:
     """A fresh directory that becomes ``output`` when the block ends well.
 
-    An earlier artifact at ``output`` is replaced as a whole; files in it that are not the artifact's (a benchmark's report,
-    for example) move to the new one. When the block raises, or the process dies, the earlier one stays.
+    An earlier artifact at ``output`` is replaced as a whole; files in it that are not the artifact's (a benchmark's
+    report, for example) move to the new one. When the block raises, or the process dies, the earlier one stays.
 
     Yields:
         The directory to fill.

@@ -1,7 +1,7 @@
-"""What this machine can do at best: additions whose operand comes from the L1 cache, the unit of a sparse ternary layer.
+"""What this machine can do at best: additions whose operand comes from the L1 cache, the unit of sparse ternary work.
 
-The probe is a small library that is built with every artifact for its target, so that a board without a compiler measures
-its own ceiling with the same vector width and instructions as the network.
+The probe is a small library that is built with every artifact for its target, so that a board without a compiler
+measures its own ceiling with the same vector width and instructions as the network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = {"u8": "uint8", "f32": "float32"}
 
 
 def _probe(kind: str, dtype: str, vector_bytes: int) -> tuple[Any, Any, Any]:
-    """The kernel and its exported caller ``(x [BLOCK], out, rounds, tasks)``: every task adds up half a block ``rounds`` times.
+    """The kernel and its exported caller ``(x [BLOCK], out, rounds, tasks)``: all tasks add up half a block.
 
     Returns:
         Global variable and function of the private kernel, and the exported function.
@@ -70,7 +70,7 @@ def build_probe(spec: TargetSpec, output: Path) -> None:
     """
     import tvm
 
-    functions = {}
+    functions: dict[Any, Any] = {}
     for kind, dtype in KINDS.items():
         variable, kernel, caller = _probe(kind, dtype, spec.vector_bytes)
         functions |= {variable: kernel, tvm.ir.GlobalVar(f"probe_{kind}"): caller}

@@ -1,4 +1,4 @@
-"""Interleaved measurement: in every round each engine runs for a moment, so that a slow moment of the machine hits all alike."""
+"""Interleaved measurement: every engine runs in every round, so that a slow moment of the machine hits all alike."""
 
 from __future__ import annotations
 
@@ -200,11 +200,12 @@ def bench(
         progress: Called with a line of text before each stage.
 
     Returns:
-        Plain data for JSON: ``machine``, ``before``, ``after``, ``artifact``, ``results`` (one entry per number of threads
-        with ``engines``, ``steps``, ``ceiling_gadds``), ``skipped``.
+        Plain data for JSON: ``machine``, ``before``, ``after``, ``artifact``, ``results`` (one entry per number of
+        threads with ``engines``, ``steps``, ``ceiling_gadds``), ``skipped``.
 
     Raises:
-        BenchError: An unknown alternative, a number of threads that the machine does not have, or our own engine failed.
+        BenchError: An unknown alternative, a number of threads that the machine does not have, or our own engine
+            failed.
         ArtifactError: The artifact is damaged.
     """
     for name in against:

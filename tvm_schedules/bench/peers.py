@@ -82,15 +82,15 @@ def _engine(name: str, path: Path) -> Engine:
 def quantise(source: Path, output: Path, artifact: Path) -> None:
     """Static 8-bit quantisation by onnxruntime's own tool, as its documentation recommends for this CPU.
 
-    QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel; 7-bit weights on
-    x86 CPUs without VNNI, whose 8-bit products would overflow.
+    QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel; 7-bit
+    weights on x86 CPUs without VNNI, whose 8-bit products would overflow.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     inputs, _ = load_samples(artifact)
     names = [entry["name"] for entry in store.read_metadata(artifact, check_hashes=False)["inputs"]]
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self, runs: Sequence[Sequence[Any]]) -> None:
             self.runs: Iterator[Sequence[Any]] = iter(runs)
 

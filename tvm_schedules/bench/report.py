@@ -43,7 +43,7 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     """
     from rich.table import Table
 
-    made = []
+    made: list[Any] = []
     for entry in result["results"]:
         count = entry["threads"]
         table = Table(title=f"{count} thread{'s' if count > 1 else ''}, {result['rounds']} interleaved rounds")
@@ -62,15 +62,18 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 f"{row['relative_error']:.1e}",
             )
         made.append(table)
-        made += [f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]]
+        made += [
+            f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]
+        ]
         ceiling = entry["ceiling_gadds"]
         title = (
-            f"layers, {count} thread{'s' if count > 1 else ''} (this machine's ceiling: {ceiling['u8']:.0f} Gadd/s of bytes "
+            f"layers, {count} thread{'s' if count > 1 else ''} (ceiling of this machine: "
+            f"{ceiling['u8']:.0f} Gadd/s of bytes "
             f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
         )
         table = Table(title=title)
-        columns = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
-        for index, column in enumerate(columns):
+        headings = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
+        for index, column in enumerate(headings):
             table.add_column(column, justify="left" if index < 4 else "right")
         rows = entry["steps"]
         if layers is not None and len(rows) > layers:

@@ -38,7 +38,7 @@ def usable_cpus() -> list[int]:
 
 
 def condition() -> dict[str, Any]:
-    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where the system does not say."""
+    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where it is not told."""
     clocks, governors = [], set()
     for number in usable_cpus():
         folder = Path(f"/sys/devices/system/cpu/cpu{number}/cpufreq")

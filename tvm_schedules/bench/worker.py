@@ -1,7 +1,7 @@
 """One engine in a process of its own: its threads, its memory and its caches disturb no other engine's.
 
-Started by :mod:`tvm_schedules.bench.measure` as ``python -m tvm_schedules.bench.worker JSON``; answers one line of JSON to every
-line of JSON that it reads.
+Started by :mod:`tvm_schedules.bench.measure` as ``python -m tvm_schedules.bench.worker JSON``; answers one line of JSON
+to every line of JSON that it reads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
 def _session(path: str, threads: int) -> Any:
     """An onnxruntime session as a user makes it; without fusion of quantised operators where that refuses the model.
 
-    onnxruntime 1.31 fuses a convolution with 2-bit weights and 8-bit activations into an operator that has no 2-bit form.
+    onnxruntime 1.31 fuses a convolution with 2-bit weights and 8-bit activations into an operator that has no 2-bit
+    form.
     """
     import onnxruntime
 
@@ -71,7 +72,7 @@ def _error(run: Callable[[list[Any]], Any], inputs: list[Any], outputs: list[Any
 
 
 def _time_steps(model: Any, inputs: list[Any], seconds: float) -> list[float]:
-    """Median time of every step in microseconds, in the order and on the data of a whole run, call overhead taken off."""
+    """Median time of every step in microseconds, in the order and on the data of a run, without call overhead."""
     import numpy as np
 
     model(*inputs)

@@ -25,8 +25,12 @@ def parser() -> argparse.ArgumentParser:
         "spread and ratios, and how near every layer is to this machine's ceiling.",
     )
     made.add_argument("artifact", help="directory made by tern-export")
-    made.add_argument("--against", default="onnxruntime", help="alternatives, separated by commas (default: onnxruntime); none")
-    made.add_argument("--threads", type=_numbers, default=[1], help="numbers of threads, separated by commas (default: 1)")
+    made.add_argument(
+        "--against", default="onnxruntime", help="alternatives, separated by commas (default: onnxruntime); none"
+    )
+    made.add_argument(
+        "--threads", type=_numbers, default=[1], help="numbers of threads, separated by commas (default: 1)"
+    )
     made.add_argument("--rounds", type=int, default=9, help="rounds of the interleaving (default: 9)")
     made.add_argument("--seconds", type=float, default=0.25, help="time for one engine in one round (default: 0.25)")
     made.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s: a look, not a measurement")
