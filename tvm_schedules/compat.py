@@ -55,7 +55,15 @@ class Emitter:
     def local(self, count: int, dtype: str) -> Any:
         """Scratch of ``count`` elements or vectors that lives in registers."""
         base, _, lanes = dtype.partition("x")
-        return self.b.alloc_buffer((count * int(lanes or 1),), base, scope="local")
+        # The annotation keeps TVM from replacing the buffer by memory of its runtime's pool.
+        annotations = {"disable_lower_builtin": True}
+        return self.b.alloc_buffer((count * int(lanes or 1),), base, scope="local", annotations=annotations)
+
+    def scratch(self, count: int, dtype: str) -> Any:
+        """Scratch memory of one thread: on the stack up to 32 KiB, else from the runtime's pool."""
+        if count * np.dtype(dtype).itemsize <= 1 << 15:
+            return self.local(count, dtype)
+        return self.b.alloc_buffer((count,), dtype)
 
     def view(self, pointer: Any, size: int, dtype: str) -> Any:
         """A flat buffer over a pointer argument."""
@@ -126,6 +134,14 @@ class Emitter:
         """Which lanes of a value of type ``dtype`` are not zero."""
         return self.t.NE(value, self.const(0, dtype))
 
+    def shuffle(self, vectors: list[Any], order: list[int]) -> Any:
+        """The elements ``order`` of the concatenated vectors."""
+        return self.t.Shuffle(vectors, [self.integer(i) for i in order])
+
+    def intrinsic(self, dtype: str, name: str, *args: Any) -> Any:
+        """A pure LLVM intrinsic."""
+        return self.t.call_llvm_pure_intrin(dtype, name, *args)
+
     def select(self, condition: Any, a: Any, b: Any) -> Any:
         """``condition ? a : b``, both sides computed."""
         return self.t.Select(condition, a, b)
@@ -150,7 +166,7 @@ def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None])
         pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
         builder.func_attr({"tirx.noalias": True})
         builder.func_ret(tvm.ir.PrimType("int32"))
-        # Scratch stays on the stack only where the device is known; MakePackedAPI says so for exported functions alone.
+        # Memory of the runtime's pool needs a device; MakePackedAPI gives one to exported functions alone.
         with builder.attr("default", "device_id", 0), builder.attr("default", "device_type", 1):
             body(Emitter(), *pointers)
         builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
@@ -193,7 +209,7 @@ def build_module(functions: dict[str, Any], main: Any, target: dict[str, Any]) -
 
     module = tvm.IRModule(dict(functions.values()))
     module[tvm.ir.GlobalVar(str(main.attrs["global_symbol"]))] = main
-    # StorageRewrite would hoist a kernel's scratch out of the scope that says it lives on the CPU's stack.
+    # StorageRewrite would hoist a thread's scratch out of its loop and out of the scope of its device.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
         return tvm.tirx.build(module, target=make_target(target))
 

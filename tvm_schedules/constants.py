@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import dense, linear, pool, sparse
+from .kernels import dense, dense_dot, linear, pool, sparse
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -55,6 +55,10 @@ def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
 
 
+def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return dense_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
+
+
 def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"mask": halo_from(params["x"]).mask(tuple(params["size"]), params["length"])}
 
@@ -77,6 +81,7 @@ RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
     "dense": _dense,
+    "dense_dot": _dense_dot,
     "mask": _mask,
     "divisor": _divisor,
     "linear": _linear,

@@ -1,0 +1,187 @@
+"""Dense 8-bit convolution with the CPU's four-way dot products (x86 VNNI, Arm SDOT).
+
+Four taps a lane: for a block of pixels the bytes of each four taps are interleaved once into a panel, which all output channels
+then read. On Arm both factors are signed: the panel holds pixels minus 128, and the bias makes up for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..compat import Emitter, private_function
+from ..graph import DenseWeight, Fused, Windowed
+from ..layout import Halo, Window
+from ..passes.layouts import input_key
+from .epilogue import Epilogue, fill_borders, store_pixels
+
+if TYPE_CHECKING:
+    from ..lower import Lowering
+
+__all__ = ["Spec", "emit", "lower", "weights"]
+
+INTRINSIC = {"vnni": "llvm.x86.avx512.vpdpbusd.512", "sdot": "llvm.aarch64.neon.sdot.v4i32.v16i8"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8.
+        window: Geometry.
+        rows: Output channels.
+        flavour: Which dot product.
+        block: Vectors a pixel block.
+        tile: Output channels a register block.
+        parallel: Whether to start threads.
+        epilogue: What follows.
+    """
+
+    x: Halo
+    window: Window
+    rows: int
+    flavour: Literal["vnni", "sdot"]
+    block: int
+    tile: int
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return 16 if self.flavour == "vnni" else 4
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole blocks of vectors."""
+        size = self.lanes * self.block
+        return -(-self.x.run(self.epilogue.size) // size) * size
+
+    @property
+    def quads(self) -> int:
+        """Groups of four taps of one output channel."""
+        return -(-self.x.channels // self.window.groups * prod(self.window.kernel) // 4)
+
+
+def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str, np.ndarray]:
+    """Lays int8 weights ``[O, C / groups, kd, kh, kw]`` out by register block (numpy; runs when a library is loaded).
+
+    Returns:
+        ``values`` int8 ``[groups, blocks, quads, tile, 4]``, zeros past the ends, and ``offsets`` int32 ``[quads * 4]``
+        of the first group.
+    """
+    rows, fan = values.shape[:2]
+    per_group = rows // window.groups
+    blocks = -(-per_group // tile)
+    offsets = [x.offset(c, phase, shift) for c in range(fan) for phase, shift in window.taps()]
+    quads = -(-len(offsets) // 4)
+    padded = np.zeros((window.groups, blocks * tile, quads * 4), np.int8)
+    padded[:, :per_group, : len(offsets)] = values.reshape(window.groups, per_group, -1)
+    blocked = padded.reshape(window.groups, blocks, tile, quads, 4).transpose(0, 1, 3, 2, 4)
+    offsets += offsets[:1] * (quads * 4 - len(offsets))
+    return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
+    ep, x, window, tile, lanes = spec.epilogue, spec.x, spec.window, spec.tile, spec.lanes
+    i32, f32, bytes_ = f"int32x{lanes}", f"float32x{lanes}", 4 * lanes
+    per_group, fan = spec.rows // window.groups, x.channels // window.groups
+    row_blocks, quads, block = -(-per_group // tile), spec.quads, spec.block
+    blocks = spec.pixels // (lanes * block)
+    image = x.channels * x.phases * x.plane
+    order = [tap * lanes + lane for lane in range(lanes) for tap in range(4)]
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, "uint8")
+        values = e.view(pointers[1], window.groups * row_blocks * quads * tile, "int32")
+        offsets = e.view(pointers[2], quads * 4, "int32")
+        views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
+
+        def fill(panel: Any, base: Any) -> None:
+            with e.loop(quads) as q:
+                for v in range(block):
+                    parts = [e.load(bx, e.load(offsets, q * 4 + t) + base + v * lanes, lanes) for t in range(4)]
+                    quad = e.shuffle(parts, order)
+                    quad = quad ^ e.const(128, f"uint8x{bytes_}") if spec.flavour == "sdot" else quad
+                    e.store(panel, (q * block + v) * bytes_, quad, bytes_)
+
+        def rows(panel: Any, n: Any, group: Any, start: Any, row_block: Any) -> None:
+            acc = [e.local(block * lanes, "int32") for _ in range(tile)]
+            for part in acc:
+                for v in range(block):
+                    e.store(part, v * lanes, e.const(0, i32), lanes)
+            first = (group * row_blocks + row_block) * (quads * tile)
+            with e.loop(quads) as q:
+                pixels = [e.load(panel, (q * block + v) * bytes_, bytes_) for v in range(block)]
+                for i, part in enumerate(acc):
+                    weight = e.splat(e.load(values, first + q * tile + i), lanes)
+                    for v, pixel in enumerate(pixels):
+                        old = e.load(part, v * lanes, lanes)
+                        if spec.flavour == "vnni":
+                            new = e.intrinsic(i32, INTRINSIC["vnni"], old, pixel, e.bits(weight, f"int8x{bytes_}"))
+                        else:
+                            signed, factor = e.bits(pixel, f"int8x{bytes_}"), e.bits(weight, f"int8x{bytes_}")
+                            new = e.intrinsic(i32, INTRINSIC["sdot"], old, signed, factor)
+                        e.store(part, v * lanes, new, lanes)
+            for i, part in enumerate(acc):
+                inner = row_block * tile + i
+                with e.when(inner < per_group):
+                    o = group * per_group + inner
+                    for v in range(block):
+                        value = e.cast(e.load(part, v * lanes, lanes), f32)
+                        store_pixels(e, ep, views, value, n, o, start + v * lanes, lanes)
+                    with e.when(start == 0):
+                        fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+
+        with e.loop(x.batch * window.groups * blocks, parallel=spec.parallel) as job:
+            start, rest = job % blocks * (lanes * block), job // blocks
+            group, n = rest % window.groups, rest // window.groups
+            panel = e.scratch(quads * block * bytes_, "uint8")
+            fill(panel, n * image + group * (fan * x.phases * x.plane) + start)
+            with e.loop(row_blocks) as row_block:
+                rows(panel, n, group, start, row_block)
+
+    return private_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes 8-bit convolutions with 8-bit weights where the target has dot products and there are rows to share a panel."""
+    flavour: Literal["vnni", "sdot"]
+    if "avx512vnni" in ctx.target.features and ctx.target.vector_bytes == 64:
+        flavour, most, block = "vnni", 14, 2
+    elif "dotprod" in ctx.target.features:
+        flavour, most, block = "sdot", 5, 4
+    else:
+        return False
+    if (
+        not isinstance(node, Windowed)
+        or not isinstance(node.weight, DenseWeight)
+        or node.weight.values.dtype != np.int8
+    ):
+        return False
+    weight, window = node.weight, node.window
+    rows, per_group = weight.values.shape[0], weight.values.shape[0] // window.groups
+    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or per_group < 4 or prod(weight.values.shape[1:]) < 4:
+        return False
+    key = input_key(ctx.graph, node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    tile = -(-per_group // -(-per_group // most))
+    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
+    sums = weight.values.reshape(rows, -1).astype(np.float64).sum(1)
+    zero = quant.zero_point - (128 if flavour == "sdot" else 0)
+    numbers = ctx.numbers(node, factor, node.bias - zero * factor * sums)
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile}
+    made = ctx.constants.add(node.name, "dense_dot", {"values": weight.values}, params)
+    ep, beside, out = ctx.epilogue(node, False, x)
+    macs = weight.values.size * x.batch * prod(ep.size)
+    spec = Spec(x, window, rows, flavour, block, tile, macs > ctx.serial * 16, ep)
+    reason = f"dense int8 weight, {flavour} dot products"
+    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    ctx.report(node, weight, "dense_dot", reason)
+    ctx.add_planes(node, __name__, spec, [source, made["values"], made["offsets"]], numbers, beside, out, info)
+    return True
