@@ -1,4 +1,4 @@
-"""Every ONNX operator that has no ternary kernel: through TVM's ONNX front end, fused, scheduled, as raw-pointer functions."""
+"""ONNX operators without a ternary kernel: through TVM's front end, fused, scheduled, as raw-pointer functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules import compat
-from tvm_schedules.errors import ModelError, UnsupportedOperatorError
+from tvm_schedules.errors import UnsupportedOperatorError
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +38,8 @@ class ForeignProgram:
         calls: In execution order.
         temporaries: Buffers between calls.
         constants: Buffers known at compile time.
-        aliases: Outputs that are another buffer unchanged (an input, a constant, another output); all other reshapes are resolved.
+        aliases: Outputs that are another buffer unchanged (an input, a constant, another output); all other
+            reshapes are resolved.
         inputs: The sub-model's inputs by their ONNX names.
         outputs: The sub-model's outputs by their ONNX names.
     """
@@ -68,35 +69,48 @@ def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> Fo
         ShapeError: An input has an open dimension.
         ModelError: No nodes' results are asked for, or the front end refuses the model.
     """
-    from tvm_schedules.schedules.onnx_import import read
     from tvm_schedules.schedules import schedule
     from tvm_schedules.schedules.legalize import legalization_map
+    from tvm_schedules.schedules.onnx_import import read
 
     module, inputs, outputs = read(model)
-    lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), compat.make_target(target.tvm))
-    program = ForeignProgram(inputs=inputs)
-    walk = _Walk(lowered, program, prefix, outputs)
-    walk.run()
+    target_json = compat.make_target(target.tvm)
+    try:
+        lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
+        walk = _Walk(lowered, ForeignProgram(inputs=inputs), prefix, outputs)
+        walk.run()
+    except _NoLoweringError as error:
+        raise UnsupportedOperatorError(f"{_blame(model, str(error))} has no lowering for a CPU; {_REMEDY}") from error
+    except Exception as error:
+        blamed = _blame(model, str(error), data_dependent=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+        raise UnsupportedOperatorError(f"{blamed} cannot be compiled ({reason}); {_REMEDY}") from error
     for name, function in walk.used.items():
         unavailable = compat.runtime_calls(function)
         if unavailable:
             raise UnsupportedOperatorError(
-                f"{_blame(model, name)} needs TVM runtime functions ({', '.join(unavailable)}) that a board's small runtime does "
-                "not have; move it out of the network (before or after the exported part)"
+                f"{_blame(model, name)} needs functions of TVM's full runtime ({', '.join(unavailable)}); {_REMEDY}"
             )
-        program.functions[name] = schedule(function, target)
-    return program
+        walk.program.functions[name] = schedule(function, target)
+    return walk.program
 
 
-def _blame(model: onnx.ModelProto, function: str) -> str:
-    words = function.lower().replace("_", "")
-    nodes = [n for n in model.graph.node if n.op_type.lower() in words]
-    nodes = nodes or [
-        n for n in model.graph.node if n.op_type in ("TopK", "NonMaxSuppression", "Unique", "NonZero", "CumSum")
-    ]
+_REMEDY = "express it with other operators in the network's forward, or leave it outside of the exported part"
+_DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "AllClassNMS", "TopK"})
+
+
+class _NoLoweringError(Exception):
+    """A Relax operator, by name, that is still there after lowering."""
+
+
+def _blame(model: onnx.ModelProto, text: str, data_dependent: bool = False) -> str:
+    """The first node that ``text`` mentions, else one whose result's shape depends on data, else the model."""
+    words = text.lower().replace("_", "")
+    nodes = [] if data_dependent else [n for n in model.graph.node if n.op_type.lower() in words]
+    nodes = nodes or [n for n in model.graph.node if n.op_type in _DATA_DEPENDENT]
     if not nodes:
-        return f"a part of the model (TVM's {function})"
-    return f"node {nodes[0].name or nodes[0].output[0]!r} ({nodes[0].op_type})"
+        return f"a part of the model (TVM's {text.splitlines()[0][:80] if text else 'operator'})"
+    return f"node {nodes[0].name or nodes[0].output[0]!r}: operator {nodes[0].op_type}"
 
 
 class _Walk:
@@ -136,10 +150,7 @@ class _Walk:
             return self._call(value, hint)
         if kind == "reshape":
             return self._alias(self._value(value.args[0], hint), _tensor(value.ty), hint)
-        raise UnsupportedOperatorError(
-            f"TVM has no lowering for {kind} (made from the model's operators near {hint!r}); rewrite that part of the network "
-            "with simpler operators"
-        )
+        raise _NoLoweringError(kind)
 
     def _new(self, hint: str, tensor: Tensor) -> str:
         name = f"{self.prefix}{hint}"

@@ -1,4 +1,4 @@
-"""Runs a ForeignProgram by itself: one exported function with an arena, as the compiler will make it, but with no planning."""
+"""Runs a ForeignProgram by itself: one exported function with an arena, as the compiler makes it, unplanned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Runnable:
         for name, nbytes in sizes.items():
             places[name] = size
             size += -(-nbytes // 64) * 64 + 64
-        self.arena = compat.tensor(np.zeros(size + 64, "uint8"))
         image = np.zeros(size + 64, "uint8")
         for name, array in program.constants.items():
             image[places[name] : places[name] + array.nbytes] = np.frombuffer(array.tobytes(), "uint8")
@@ -53,7 +52,7 @@ class Runnable:
         self.exported = exported
 
     def prepare(self, inputs: dict[str, np.ndarray]) -> tuple[list[Any], dict[str, np.ndarray]]:
-        arrays = {n: np.ascontiguousarray(inputs[n]) for n in self.program.inputs}
+        arrays = {n: np.array(inputs[n], order="C") for n in self.program.inputs}
         results = {n: np.full(s, 77, d) for n, (s, d) in self.program.outputs.items() if n in self.exported}
         tensors = {n: compat.tensor(a) for n, a in {**arrays, **results}.items()}
         return [*(tensors[n] for n in (*arrays, *results)), self.arena], tensors

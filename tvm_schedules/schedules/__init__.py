@@ -1,8 +1,9 @@
 """CPU schedules for the operators that have no kernel of their own.
 
-Every rule is one file with ``apply(function, target)``: it returns a raw-pointer PrimFunc, or None when the function is not its
-own. Two kinds: templates (softmax, reductions, matrix products, convolutions, pooling) write loops with explicit vectors for a
-tagged function, the others arrange the loops of any PrimFunc and leave vectorising its innermost one to LLVM.
+Every rule is one file with ``apply(function, target)``: it returns a raw-pointer PrimFunc, or None when the function
+is not its own. Two kinds: templates (softmax, reductions, matrix products, convolutions, pooling) write loops with
+explicit vectors for a tagged function, the others arrange the loops of any PrimFunc and leave vectorising its
+innermost one to LLVM.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ def rules() -> list[Rule]:
         matmul,
         pool,
         reduce,
+        scan,
         softmax,
     )
 
-    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat]
+    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan]
     return [module.apply for module in (*special, injective, fallback)]
 
 

@@ -1,6 +1,6 @@
 """Elementary functions as polynomials: LLVM calls the C library once per element for them, which is no SIMD at all.
 
-All work on float32 TIR expressions, scalars or vectors, keep NaN, and give the same bits on every machine with fused multiply-add.
+All work on float32 TIR expressions, scalars or vectors, and keep NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 __all__ = ["erf", "exp", "sigmoid", "tanh"]
 
 _LOG2E = 1.4426950408889634
-# ln 2 in two parts, so that n * ln 2 is exact to 2^-40 (Cody and Waite, Software Manual for the Elementary Functions, 1980).
+# ln 2 in two parts, so that n * ln 2 is exact to 2^-40 (Cody and Waite, Software Manual for the Elementary Functions,
+# 1980).
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
 # Minimax polynomial of (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2 (Cephes expf, Moshier 1989).
@@ -125,15 +126,13 @@ def _rational(x: Any, clamp: float, p: tuple[float, ...], q: tuple[float, ...]) 
 
     dtype = str(x.ty.dtype)
 
-    def evaluate(x: Any, c: Any) -> Any:
-        value = _let("c2", c * c, lambda c2: c * _horner(c2, p) / _horner(c2, q))
-        return tirx.Select(x == x, value, x)  # the clamp would turn NaN into a number
+    def evaluate(x: Any) -> Any:
+        value = _let("x2", x * x, lambda x2: x * _horner(x2, p) / _horner(x2, q))
+        # Choices instead of a clamped argument: NaN fails both comparisons and stays NaN.
+        value = tirx.Select(x > _constant(clamp, dtype), _constant(1.0, dtype), value)
+        return tirx.Select(x < _constant(-clamp, dtype), _constant(-1.0, dtype), value)
 
-    def clamped(x: Any) -> Any:
-        c = tirx.Max(tirx.Min(x, _constant(clamp, dtype)), _constant(-clamp, dtype))
-        return _let("c", c, lambda c: evaluate(x, c))
-
-    return _let("x", x, clamped)
+    return _let("x", x, evaluate)
 
 
 def tanh(x: Any) -> Any:

@@ -10,7 +10,7 @@ __all__ = ["convolution"]
 
 
 def convolution(data: Any, kernel: Any, g: Geometry, width: int) -> Any:
-    """Convolution or transposed convolution of ``data`` [N, C, ...] with a packed ``kernel`` (see :func:`pack_channels`)."""
+    """Convolution or transposed convolution of ``data`` [N, C, ...], ``kernel`` from :func:`pack_channels`."""
     from tvm import te, tirx
 
     rank = len(data.shape) - 2

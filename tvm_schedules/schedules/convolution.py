@@ -1,7 +1,8 @@
 """Float convolution and transposed convolution of one to three spatial axes.
 
-Enough output channels: they are the vector lanes, a register tile is pixels by channels, weights come in panels packed at
-compile time. Few (depthwise, narrow groups): pixels of a row are the lanes. Padding is written once, into scratch.
+Enough output channels: they are the vector lanes, a register tile is pixels by channels, weights come in panels
+packed at compile time. Few (depthwise, narrow groups): pixels of a row are the lanes. Padding is written once, into
+scratch.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class _Convolution:
     def each_tap(self, e: Any, write: Any) -> None:
         """Calls ``write(offset in the padded input, number of the tap)`` inside of loops over the taps.
 
-        They stay loops around the one over channels: neighbouring taps share pixels, and LLVM would keep those in registers at
-        the cost of spilling accumulators.
+        They stay loops around the one over channels: neighbouring taps share pixels, and LLVM would keep those in
+        registers at the cost of spilling accumulators.
         """
         _, height, width = self.g.padded
         _, kh, kw = self.g.kernel
@@ -92,7 +93,7 @@ class _Convolution:
     def store(
         self, e: Any, out: Any, image: Any, channel: Any, at: tuple[Any, Any, Any], count: int, value: Any
     ) -> None:
-        """Writes ``value(i)``, i < count, to grid pixels from ``at`` on along the last axis, channel counted over all groups."""
+        """Writes ``value(i)``, i < count, to grid pixels from ``at`` on; ``channel`` counts over all groups."""
         g = self.g
         _, height, width = g.out
         if self.ordinary:

@@ -1,4 +1,4 @@
-"""Anything else: spatial blocks as in :mod:`injective`, reductions over parallel spatial axes with a contiguous inner loop."""
+"""Anything else: spatial blocks as in :mod:`injective`, reductions with parallel outer and contiguous inner axes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _scheduled(function: Any) -> Any:
 
 
 def _reduce(sch: Any, block: Any) -> None:
-    """Outer spatial axes in parallel; the innermost spatial axis moves inside of the reduction when it is long enough."""
+    """Outer spatial axes in parallel; an innermost spatial axis of some length moves inside of the reduction."""
     loops = sch.get_loops(block)
     kinds = [int(var.iter_type) for var in sch.get(block).iter_vars]
     if len(kinds) != len(loops) or set(kinds) - {0, 2}:

@@ -1,7 +1,7 @@
 """Elementwise and copying functions: everything inlined, one parallel outer loop, one contiguous inner loop for LLVM.
 
-Explicit vector loops over a fused index make TVM compute its quotients and remainders lane by lane (13 times slower, measured);
-a plain inner loop of unit stride is vectorised by LLVM, tails included.
+Explicit vector loops over a fused index make TVM compute its quotients and remainders lane by lane (13 times slower,
+measured); a plain inner loop of unit stride is vectorised by LLVM, tails included.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def inline(sch: Any, blocks: list[Any]) -> None:
 def fusible(sch: Any, block: Any) -> int:
     """How many trailing axes of a spatial block are one contiguous run in every buffer that is touched.
 
-    1 when only the innermost axis is; runs are found from the access regions, a buffer that no axis of the run appears in
-    (a broadcast) does not hinder.
+    1 when only the innermost axis is; runs are found from the access regions, a buffer that no axis of the run
+    appears in (a broadcast) does not hinder.
     """
     statement = sch.get(block)
     names = [str(var.var.name) for var in statement.iter_vars]

@@ -1,4 +1,4 @@
-"""Layer normalisation over trailing axes (Layer Normalization, 2016, equation 3): rows in parallel, vectors along a row."""
+"""Layer normalisation of trailing axes (Layer Normalization, 2016, eq. 3): parallel rows, vectors along a row."""
 
 from __future__ import annotations
 

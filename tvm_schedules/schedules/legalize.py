@@ -1,7 +1,8 @@
-"""Relax operators -> PrimFuncs, where TVM's own lowering would keep the templates of this package from doing their work.
+"""Relax operators -> PrimFuncs, where TVM's own lowering would keep this package's templates from doing their work.
 
-Three kinds of entries: elementary functions become polynomials that vectorise, heavy operators get a tag (:mod:`tags`) that
-keeps them out of TVM's fusion and tells a template what they are, and reshapes stay reshapes, which cost nothing at run time.
+Three kinds of entries: elementary functions become polynomials that vectorise, heavy operators get a tag (:mod:`tags`)
+that keeps them out of TVM's fusion and tells a template what they are, and reshapes stay reshapes, which cost nothing
+at run time.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
         "relax.nn.log_softmax": _tagged("relax.nn.log_softmax", _softmax_tag),
         "relax.nn.layer_norm": _tagged("relax.nn.layer_norm", _layer_norm_tag),
         "relax.concat": _tagged("relax.concat", _concat_tag),
+        "relax.cumsum": _cumulative_sum,
         "relax.permute_dims": _permute,
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
@@ -73,8 +75,8 @@ def _is_float32(*exprs: Any) -> bool:
 
 
 def _constant(expr: Any) -> np.ndarray | None:
-    value = getattr(expr, "value", None)
-    return np.asarray(value.numpy()) if hasattr(value, "numpy") else None
+    value: Any = getattr(expr, "value", None)
+    return np.asarray(value.numpy()) if value is not None and hasattr(value, "numpy") else None
 
 
 def _attach(bb: Any, call: Any, tag: dict[str, Any]) -> Any:
@@ -200,6 +202,30 @@ def _concat_tag(call: Any, name: str) -> dict[str, Any] | None:
     return {"kind": "concat", "outer": math.prod(shapes[0][:axis]), "sizes": [math.prod(s[axis:]) for s in shapes]}
 
 
+def _cumulative_sum(bb: Any, call: Any) -> Any:
+    from tvm import te, tirx
+
+    if call.attrs.axis is None or str(call.ty.dtype) != str(call.args[0].ty.dtype):
+        return call
+    shape, dtype = shape_of(call.args[0]), str(call.ty.dtype)
+    axis = int(call.attrs.axis) % len(shape)
+    exclusive = int(bool(call.attrs.exclusive))
+
+    def compute(x: Any) -> Any:
+        k = te.reduce_axis((0, shape[axis]), name="k")
+
+        def element(*i: Any) -> Any:
+            value = tirx.Select(k + exclusive <= i[axis], x(*i[:axis], k, *i[axis + 1 :]), tirx.const(0, dtype))
+            return te.sum(value, axis=k)
+
+        return te.compute(shape, element, name="cumsum")
+
+    result = bb.call_te(compute, call.args[0], primfunc_name_hint="cumsum")
+    outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    tag = {"kind": "scan", "outer": outer, "count": shape[axis], "inner": inner, "exclusive": exclusive}
+    return _attach(bb, result, tag)
+
+
 def _pool_tag(call: Any, name: str) -> dict[str, Any] | None:
     attrs = call.attrs
     shape = shape_of(call.args[0])
@@ -229,7 +255,7 @@ def _matmul(bb: Any, call: Any, lanes: int) -> Any:
         return default("relax.matmul")(bb, call)
     weight = _constant(b)
     if weight is None or math.prod(sb[:-2]) != 1:
-        tag = {"kind": "matmul", "a": sa, "b": sb, "out": shape_of(call)}
+        tag: dict[str, Any] = {"kind": "matmul", "a": sa, "b": sb, "out": shape_of(call)}
         return _attach(bb, default("relax.matmul")(bb, call), tag)
     from tvm import relax, te
 

@@ -1,7 +1,8 @@
 """Matrix products: a register tile of rows by vectors of columns, the right operand in panels of that width.
 
-Panels of a constant operand are made at compile time, others in a scratch buffer first (Anatomy of High-Performance Matrix
-Multiplication, 2008, section 4). Tiles at the edge start earlier instead of being smaller: they write the same values twice.
+Panels of a constant operand are made at compile time, others in a scratch buffer first (Anatomy of High-Performance
+Matrix Multiplication, 2008, section 4). Tiles at the edge start earlier instead of being smaller: they write the same
+values twice.
 """
 
 from __future__ import annotations

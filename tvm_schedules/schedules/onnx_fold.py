@@ -1,4 +1,4 @@
-"""Folds what an ONNX graph of fixed shapes says about its own shapes: TVM's front end would keep some of it symbolic."""
+"""Folds what an ONNX graph of fixed shapes says about its shapes: TVM's front end keeps some of it symbolic."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def _inputs(model: onnx.ModelProto) -> Tensors:
                 raise ShapeError(
                     f"model: input {value.name!r} needs a fixed shape, axis {axis} is {got!r}; set it before export"
                 )
-            if dim.dim_value < 0:
-                raise ShapeError(f"model: input {value.name!r} axis {axis} must be at least 0, got {dim.dim_value}")
+            if dim.dim_value < 1:
+                raise ShapeError(f"model: input {value.name!r} axis {axis} must be at least 1, got {dim.dim_value}")
             shape.append(dim.dim_value)
         if not tensor.HasField("shape"):
             raise ShapeError(f"model: input {value.name!r} needs a fixed shape, its rank is not known")
@@ -86,7 +86,7 @@ def _check_constants(model: onnx.ModelProto) -> None:
 
 
 def _expand(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replaces operators that TVM lacks by the function bodies of ONNX's own definition, until none is left that has one."""
+    """Replaces operators that TVM lacks by the function bodies of ONNX's own definition, where it has one."""
     import onnx
 
     known = compat.known_onnx_operators()
@@ -101,7 +101,7 @@ def _expand(model: onnx.ModelProto) -> onnx.ModelProto:
             if node.domain in ("", "ai.onnx") and (node.op_type not in known or node.op_type in _EXPANDED):
                 types = value_types(result) if types is None else types
                 body = _function_body(node, version, types)
-            nodes.extend([node] if body is None else _inline(node, body, f"{round_}_{index}"))
+            nodes.extend([node] if body is None else _inline(node, body, version, f"{round_}_{index}"))
         if len(nodes) == len(result.graph.node):
             break
         del result.graph.node[:]
@@ -134,7 +134,7 @@ def _function_body(node: onnx.NodeProto, version: int, types: dict[str, Any]) ->
     return body
 
 
-def _inline(node: onnx.NodeProto, body: onnx.FunctionProto, unique: str) -> list[onnx.NodeProto]:
+def _inline(node: onnx.NodeProto, body: onnx.FunctionProto, version: int, unique: str) -> list[onnx.NodeProto]:
     """The nodes of a function body in place of its call."""
     import onnx
 
@@ -144,7 +144,9 @@ def _inline(node: onnx.NodeProto, body: onnx.FunctionProto, unique: str) -> list
     for formal, actual in zip(body.output, node.output, strict=False):
         if actual:
             names[formal] = actual
-    attributes = {a.name: a for a in body.attribute_proto}
+    schema = onnx.defs.get_schema(node.op_type, version, "")
+    attributes = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
+    attributes.update({a.name: a for a in body.attribute_proto})
     attributes.update({a.name: a for a in node.attribute})
     inlined = []
     for position, inner in enumerate(body.node):
@@ -202,6 +204,6 @@ def _last_line(error: Exception) -> str:
 def _unsupported(node: onnx.NodeProto, reason: str) -> UnsupportedOperatorError:
     name = node.name or (node.output[0] if node.output else "?")
     return UnsupportedOperatorError(
-        f"node {name!r}: operator {node.op_type} cannot be compiled ({reason}); express it with other operators in the network's "
-        "forward, or leave it outside of the exported part"
+        f"node {name!r}: operator {node.op_type} cannot be compiled ({reason}); express it with other operators in the "
+        "network's forward, or leave it outside of the exported part"
     )

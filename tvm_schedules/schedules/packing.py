@@ -14,9 +14,9 @@ __all__ = ["Geometry", "conv_geometry", "pack_channels", "pack_columns", "transp
 class Geometry:
     """A convolution of three spatial axes (missing ones have extent 1), or a transposed one written as a convolution.
 
-    A transposed convolution of stride s is an ordinary one that makes all s*s*s phases of the output as channels (Real-Time
-    Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network, 2016, section 3); the
-    phases are put in their places on the way out.
+    A transposed convolution of stride s is an ordinary one that makes all s*s*s phases of the output as channels
+    (Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network,
+    2016, section 3); the phases are put in their places on the way out.
 
     Attributes:
         batch, groups: Images; groups of channels.
@@ -54,7 +54,9 @@ class Geometry:
     @classmethod
     def from_json(cls, tag: dict[str, Any]) -> Geometry:
         """The inverse of :meth:`to_json`; other keys are ignored."""
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in tag.items() if k in cls.__dataclass_fields__}
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in tag.items() if k in cls.__dataclass_fields__
+        }
         return cls(**fields)
 
 
@@ -150,7 +152,7 @@ def pack_columns(matrix: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
 
 
 def pack_channels(weight: np.ndarray, groups: int, lanes: int) -> tuple[np.ndarray, int]:
-    """[groups*O, I, D, H, W] -> [groups, panels, D, H, W, I, width]; width is 1 where a group is too narrow for vectors."""
+    """[groups*O, I, D, H, W] -> [groups, panels, D, H, W, I, width]; width 1 where groups are narrow."""
     total, inputs, *kernel = weight.shape
     outputs = total // groups
     width = 1 if 2 * outputs <= lanes else panel_width(outputs, lanes)

@@ -1,7 +1,8 @@
 """Maximum and average pooling of one to three spatial axes.
 
-A window's rows are combined first, along contiguous input rows, into one padded row; then columns of that row. So every input
-element is read once per window row, whatever the window's width, and only the short second pass is strided.
+A window's rows are combined first, along contiguous input rows, into one padded row; then columns of that row. So
+every input element is read once per window row, whatever the window's width, and only the short second pass is
+strided.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the legaliser knows about an operator and a schedule needs: written as one attribute of the PrimFunc.
 
-A PrimFunc says *what* is computed; a tag adds what it was called, so that a template need not recognise it by its loops.
+A PrimFunc says *what* is computed; a tag adds what it was called, so that a template need not recognise it by its
+loops.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from tvm_schedules.compat import attribute
 
-__all__ = ["OPAQUE", "KEY", "tag_of"]
+__all__ = ["KEY", "OPAQUE", "tag_of"]
 
 KEY = "tern.operator"
 # TVM's TOpPattern kOpaque: FuseOps leaves the function alone, so that a template may replace its body.

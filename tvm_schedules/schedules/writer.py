@@ -74,7 +74,7 @@ def scratch(e: Any, count: int) -> Any:
 
 
 def accumulators(e: Any, count: int, vectors: int, lanes: int, value: float = 0.0) -> list[Any]:
-    """``count`` rows of vector registers, each a buffer of its own so that LLVM keeps it in registers, set to ``value``."""
+    """``count`` rows of vector registers set to ``value``, each a buffer of its own so that LLVM promotes it."""
     dtype = "float32" if lanes == 1 else f"float32x{lanes}"
     rows = [scratch(e, vectors * lanes) for _ in range(count)]
     for row in rows:
@@ -102,8 +102,8 @@ def vector_loop(e: Any, count: int, lanes: int) -> Iterator[Callable[[Callable[[
 class Rows:
     """Reductions of a contiguous run with several independent vector accumulators.
 
-    A float sum has to keep its order for LLVM, so that it would be computed one element at a time; here the order is fixed as:
-    ``unroll`` vectors in turns, then the vectors, then the lanes by halves, then the rest.
+    A float sum has to keep its order for LLVM, so that it would be computed one element at a time; here the order is
+    fixed as: ``unroll`` vectors in turns, then the vectors, then the lanes by halves, then the rest.
     """
 
     def __init__(self, e: Any, count: int, lanes: int, unroll: int = 4) -> None:
