@@ -1,7 +1,8 @@
 """Dense 8-bit convolution with the CPU's four-way dot products (x86 VNNI, Arm SDOT).
 
-Four taps a lane: for a block of pixels the bytes of each four taps are interleaved once into a panel, which all output channels
-then read. On Arm both factors are signed: the panel holds pixels minus 128, and the bias makes up for it.
+Four taps a lane: for a block of pixels the bytes of each four taps are interleaved once into a panel, which all
+output channels then read. On Arm both factors are signed: the panel holds pixels minus 128, and the bias makes up
+for it.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def emit(spec: Spec) -> Any:
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
-    """Takes 8-bit convolutions with 8-bit weights where the target has dot products and there are rows to share a panel."""
+    """Takes 8-bit convolutions with 8-bit weights if the target has dot products and rows can share a panel."""
     flavour: Literal["vnni", "sdot"]
     if "avx512vnni" in ctx.target.features and ctx.target.vector_bytes == 64:
         flavour, most, block = "vnni", 14, 2
@@ -166,7 +167,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     weight, window = node.weight, node.window
     rows, per_group = weight.values.shape[0], weight.values.shape[0] // window.groups
-    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or per_group < 4 or prod(weight.values.shape[1:]) < 4:
+    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or weight.values.dtype != np.int8:
+        return False
+    if per_group < 4 or prod(weight.values.shape[1:]) < 4:
         return False
     key = input_key(ctx.graph, node)
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)

@@ -1,0 +1,91 @@
+"""Memory safety and determinism: guard pages around every buffer, the same numbers for any number of threads."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import numpy as np
+import pytest
+
+from .nets import Net, Runner, resnet
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Guarded:
+    """Memory between two pages that may not be touched; ends (rounded up to 64 bytes) right before the second one."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        size = -(-array.nbytes // 64) * 64
+        whole = -(-size // PAGE) * PAGE
+        self.map = mmap.mmap(-1, whole + 2 * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        for page in (base, base + PAGE + whole):
+            assert LIBC.mprotect(page, PAGE, 0) == 0
+        at = PAGE + whole - size
+        self.array = np.frombuffer(self.map, np.uint8, array.nbytes, at).view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+    def tensor(self) -> object:
+        import tvm
+
+        return tvm.runtime.from_dlpack(self.array)
+
+
+def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
+    conv = Net((1, 5, 13, 11))
+    x = conv.quantize("input_0", 0.03, 17)
+    x = conv.quantize(
+        conv.op("Conv", x, conv.weight((7, 5, 5, 3), 0.5), conv.bias(7), pads=[2, 1, 2, 1], strides=[2, 1]), 0.03, 9
+    )
+    x = conv.quantize(conv.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 0.03, 9)
+    plain = Net((2, 6, 9))
+    y = plain.op("Conv", "input_0", plain.weight((9, 6, 4), 0.4, terms=2), plain.bias(9), pads=[3, 2])
+    rows = Net((37, 50))
+    z = rows.op("Gemm", rows.quantize("input_0", 0.03, 128), rows.weight((33, 50), 0.6), rows.bias(33), transB=1)
+    return {
+        "residual": (resnet([(16, 1), (24, 2)], 15, 0.7), (1, 3, 15, 15)),
+        "convolution and pooling": (conv.model(x), (1, 5, 13, 11)),
+        "float, one dimension": (plain.model(y), (2, 6, 9)),
+        "rows": (rows.model(z), (37, 50)),
+    }
+
+
+@pytest.mark.parametrize("name", list(nets()))
+def test_nothing_outside_the_buffers_is_touched(name: str) -> None:
+    model, shape = nets()[name]
+    runner = Runner(model)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    wanted = runner(x)
+    memory = [
+        x,
+        *(np.zeros(o["shape"], o["dtype"]) for o in runner.plan["outputs"]),
+        runner.arena.numpy(),
+        runner.constants.numpy(),
+    ]
+    guarded = [Guarded(a) for a in memory]
+    runner.function(*(g.tensor() for g in guarded), 0, len(runner.plan["steps"]))
+    for want, have in zip(wanted, guarded[1:], strict=False):
+        np.testing.assert_array_equal(have.array, want)
+    np.testing.assert_array_equal(guarded[-1].array, memory[-1])
+
+
+def test_number_of_threads_does_not_change_a_bit() -> None:
+    import tvm
+
+    model = resnet([(16, 1), (32, 2)], 33, 0.6)
+    x = np.random.default_rng(1).normal(size=(1, 3, 33, 33)).astype(np.float32)
+    runner = Runner(model)
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            configure(1, threads)
+            results.append(runner(x)[0])
+    finally:
+        configure(1, 2)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
