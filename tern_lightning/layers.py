@@ -173,13 +173,6 @@ def unswap(module: TernaryLayer) -> None:
         del module.__dict__[name]
 
 
-def unfuse(model: nn.Module) -> None:
-    """Keep encoders that hold ternary layers from packing padded input, which only the fused kernel can read."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, TernaryLayer) for m in module.modules()):
-            module.use_nested_tensor = False
-
-
 def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
     """All layers that :func:`swap` has changed, with their paths."""
     return ((path, layer) for path, layer in module.named_modules() if isinstance(layer, TernaryLayer))

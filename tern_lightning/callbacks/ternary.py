@@ -18,11 +18,9 @@ from tern_lightning.layers import (
     PHASES,
     LayerState,
     Phase,
-    TernaryLayer,
     freeze,
     swap,
     swapped_layers,
-    unfuse,
     unswap,
 )
 from tern_lightning.quantizers import get_quantizer
@@ -167,6 +165,8 @@ class TernaryCallback(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        if not self._layers:
+            return {}
         return {"phase": self.phase, "statistics": self._statistics.state(), "previous": dict(self._codes)}
 
     @override
@@ -178,7 +178,8 @@ class TernaryCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._check_finite(trainer)
-        checkpoint["callbacks"][self.state_key].update(state.collect(self._layers, self._copies))
+        if self._layers:
+            checkpoint["callbacks"][self.state_key].update(state.collect(self._layers, self._copies))
 
     def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide about all layers and change them, those of averaged copies of the model too."""
@@ -267,6 +268,4 @@ def _swap_all(root: nn.Module, states: dict[str, LayerState]) -> state.Layers:
     for path, layer in list(swapped_layers(root)):
         if path not in states:
             unswap(layer)
-    found: dict[str, TernaryLayer] = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
-    unfuse(root)
-    return found
+    return {path: swap(root.get_submodule(path), own) for path, own in states.items()}

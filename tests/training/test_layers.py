@@ -177,12 +177,9 @@ def test_export(strict):
 def test_fused_transformer_layers_do_not_bypass_the_ternary_weight():
     torch.manual_seed(0)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), 2)
-    from tern_lightning.layers import unfuse
-
     for layer in encoder.layers:
         for linear in (layer.linear1, layer.linear2):
             swap(linear, LayerState(get_quantizer("twn"), 0, "ternary"))
-    unfuse(encoder)
     plain = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), 2)
     plain.load_state_dict(encoder.state_dict())
     x, padding = torch.randn(3, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
