@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tern_lightning.activations import ActivationRange
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.graph import add_constant
-from tern_lightning.onnx.runtime import run_onnx
+from tern_lightning.onnx.runtime import run_batches
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,11 @@ class QuantizedTensor:
         value: The tensor in the graph.
         layers: Paths of the layers that it feeds.
         nodes: The nodes of these layers.
-        loose: Whether something else reads it that torch's hooks at the layers cannot reach: something that runs before
-            the first of the layers, or readers of what a view of another tensor shows.
     """
 
     value: ir.Value
     layers: tuple[str, ...]
     nodes: tuple[ir.Node, ...]
-    loose: bool
 
 
 def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
@@ -50,22 +47,7 @@ def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
             entry = feeds.setdefault(id(value), (value, [], []))
             entry[1].append(path)
             entry[2].append(node)
-    order = {id(node): index for index, node in enumerate(sites[0][1].graph)} if sites else {}  # type: ignore[arg-type]
-    return [
-        QuantizedTensor(value, tuple(paths), tuple(nodes), _is_loose(value, nodes, order))
-        for value, paths, nodes in feeds.values()
-    ]
-
-
-#: Operators whose torch result may share memory with their input.
-VIEWS = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Expand", "Identity", "Split", "Gather"}
-
-
-def _is_loose(value: ir.Value, layers: Sequence[ir.Node], order: Mapping[int, int]) -> bool:
-    others = [user for user in value.consumers() if user not in layers]
-    producer = value.producer()
-    is_view = producer is not None and producer.op_type in VIEWS
-    return bool(others) and (is_view or order[id(others[0])] < order[id(layers[0])])
+    return [QuantizedTensor(value, tuple(paths), tuple(nodes)) for value, paths, nodes in feeds.values()]
 
 
 def choose_ranges(
@@ -108,8 +90,8 @@ def calibrate(
         ExportError: There is no sample, or a tensor is not finite on one.
     """
     bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for batch in samples:
-        for name, array in zip(names, run_onnx(model, batch, outputs=names), strict=True):
+    for arrays in run_batches(model, samples, outputs=names):
+        for name, array in zip(names, arrays, strict=True):
             if not np.isfinite(array).all():
                 raise ExportError(f"calibration gives NaN or infinity in {name}: check the samples")
             if percentile is None:
@@ -143,11 +125,17 @@ def insert_pairs(graph: ir.Graph, tensors: Sequence[QuantizedTensor], ranges: Ma
         if chosen.bits < 8:
             low = add_constant(graph, f"{stem}.low", np.asarray(chosen.low, dtype=np.float32))
             high = add_constant(graph, f"{stem}.high", np.asarray(chosen.high, dtype=np.float32))
-            nodes.append(_node("Clip", [value, low, high], f"{name}/clip", f"{stem}.clipped"))
+            nodes.append(_node("Clip", [value, low, high], f"{name}/activation_clip", f"{stem}.clipped"))
         source = nodes[-1].outputs[0] if nodes else value
-        nodes.append(_node("QuantizeLinear", [source, scale, zero_point], f"{name}/quantize", f"{stem}.quantized"))
+        nodes.append(
+            _node("QuantizeLinear", [source, scale, zero_point], f"{name}/activation_quantize", f"{stem}.quantized")
+        )
         codes = nodes[-1].outputs[0]
-        nodes.append(_node("DequantizeLinear", [codes, scale, zero_point], f"{name}/dequantize", f"{stem}.dequantized"))
+        nodes.append(
+            _node(
+                "DequantizeLinear", [codes, scale, zero_point], f"{name}/activation_dequantize", f"{stem}.dequantized"
+            )
+        )
         users = list(value.uses())
         producer = value.producer()
         if producer is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ from tern_lightning.onnx.errors import ExportError, VerificationError
 
 #: Largest difference to the module with float activations, as a share of the largest output.
 FLOAT_TOLERANCE = 1e-4
-#: Relative error that the rounding of one 8-bit tensor may cause: uniform noise of ``step / sqrt(12)`` with a step of
-#: ``peak / 255`` is 0.0011 of the peak, 2% of the root mean square of a tensor whose peak is 18 times that.
-STEP_TOLERANCE = 0.02
+#: Relative error of rounding one tensor to 8 bits: uniform noise of ``step / sqrt(12)`` with a step of ``peak / 255``
+#: is 0.0011 of the peak, 2% of the root mean square of a tensor whose peak is 18 times that.
+ROUNDING_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,20 @@ class Comparison:
 def run_onnx(
     model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], outputs: Sequence[str] | None = None
 ) -> list[NDArray[np.generic]]:
-    """Run a model on the CPU without any graph optimisation, so that no fused kernel changes the arithmetic.
+    """Run a model once; see :func:`run_batches`."""
+    return next(run_batches(model, [inputs], outputs))
+
+
+def run_batches(
+    model: onnx.ModelProto,
+    batches: Iterable[Sequence[NDArray[np.generic]]],
+    outputs: Sequence[str] | None = None,
+) -> Iterator[list[NDArray[np.generic]]]:
+    """Run a model on the CPU, without any graph optimisation, so that no fused kernel changes the arithmetic.
 
     Args:
         model: At most 2 GiB.
-        inputs: Arrays in the order of the graph's inputs.
+        batches: Arrays in the order of the graph's inputs, for every run.
         outputs: Names of tensors, of the graph's outputs or inside of it; None is all outputs.
 
     Raises:
@@ -75,13 +84,13 @@ def run_onnx(
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feed = {
-            meta.name: np.ascontiguousarray(array) for meta, array in zip(session.get_inputs(), inputs, strict=True)
-        }
-        result = session.run(list(outputs) if outputs is not None else None, feed)
+        names = [meta.name for meta in session.get_inputs()]
+        for inputs in batches:
+            feed = {name: np.ascontiguousarray(array) for name, array in zip(names, inputs, strict=True)}
+            result = session.run(list(outputs) if outputs is not None else None, feed)
+            yield [np.asarray(array) for array in result]
     except Exception as error:
         raise ExportError(f"onnxruntime does not run the network: {str(error).strip().splitlines()[0]}") from error
-    return [np.asarray(array) for array in result]
 
 
 def _expose(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

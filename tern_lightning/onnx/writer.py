@@ -39,7 +39,8 @@ class OnnxExport:
         dense: Paths of the layers with other weights.
         ranges: Quantisation of every 8-bit tensor by its name in the file; empty with float activations.
         float_check: Float network against the module; None when not verified.
-        quantized_check: 8-bit network against torch with the same rounding; None with float activations.
+        quantized_check: 8-bit network against torch with the same rounding, from layer to layer; None with float
+            activations.
         drift: 8-bit network against the module as it is in evaluation mode: what the change of arithmetic costs. It is
             not held against a tolerance.
     """
@@ -148,7 +149,7 @@ def write_onnx(
         result = replace(result, float_check=verify.compare_float(float_model, reference, batches[:CHECKED]))
         verify.require(result.float_check, "the module")  # type: ignore[arg-type]
     if activations == "uint8":
-        as_trained = prepare.reference_copy(module, quantized=True) if ternary is None else plain
+        as_trained = plain if ternary is not None else prepare.reference_copy(module, quantized=True)
         result = _quantize(
             result, network, sites, plain, as_trained, trained, batches, dense, dense_kind, bits, percentile, check
         )
@@ -165,7 +166,7 @@ def _quantize(
     network: Network,
     sites: Sequence[tuple[str, ir.Node]],
     plain: nn.Module,
-    trained_module: nn.Module,
+    as_trained: nn.Module,
     trained: Mapping[str, ActivationRange],
     batches: Sequence[Batch],
     dense: Mapping[str, int],
@@ -183,27 +184,24 @@ def _quantize(
     result = replace(written, model=model, ranges=ranges)
     if not check:
         return result
-    by_layer = _ranges_by_call(sites, tensors, ranges)
-    modules = {path for path, _ in prepare.weight_layers(plain)}
-    loose = sum(tensor.loose or not modules.issuperset(tensor.layers) for tensor in tensors)
     rounded = dense if dense_kind == "int8" else {}
     some = batches[:CHECKED]
-    fidelity = verify.compare_quantized(model, plain, some, by_layer, rounded, loose)
+    fidelity = verify.compare_quantized(model, plain, some, _inputs_by_call(sites, tensors, ranges), rounded)
     verify.require(fidelity, "torch with the same 8-bit rounding")
-    return replace(result, quantized_check=fidelity, drift=verify.compare_float(model, trained_module, some))
+    return replace(result, quantized_check=fidelity, drift=verify.compare_drift(model, as_trained, some))
 
 
-def _ranges_by_call(
+def _inputs_by_call(
     sites: Sequence[tuple[str, ir.Node]],
     tensors: Sequence[quantize.QuantizedTensor],
     ranges: Mapping[str, ActivationRange],
-) -> dict[str, list[ActivationRange]]:
-    """The range of every layer's input, in the order of its calls."""
+) -> dict[str, list[tuple[str, ActivationRange]]]:
+    """Name and range of every layer's rounded input, in the order of its calls."""
     of_node = {id(node): ranges[str(tensor.value.name)] for tensor in tensors for node in tensor.nodes}
-    calls: dict[str, list[ActivationRange]] = {}
+    calls: dict[str, list[tuple[str, ActivationRange]]] = {}
     for path, node in sites:
         if id(node) in of_node:
-            calls.setdefault(path, []).append(of_node[id(node)])
+            calls.setdefault(path, []).append((str(node.inputs[0].name), of_node[id(node)]))  # type: ignore[union-attr]
     return calls
 
 

@@ -168,23 +168,24 @@ def test_uint8_file_equals_numpy() -> None:
     np.testing.assert_allclose(run(model, x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_loose_tensors_still_verify() -> None:
+def test_tensors_that_torch_rounds_later_still_verify() -> None:
     class ReadBefore(nn.Module):
-        """The pooled branch reads the tensor before the layer does, and a view is read by an addition."""
+        """One branch reads the tensor before the layer does; the layer's output feeds the next layer directly."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+            self.a, self.b = nn.Conv1d(8, 8, 3), nn.Conv1d(8, 8, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = torch.tanh(self.a(x))
+            y = self.a(x)
             early = y.mean(-1, keepdim=True)
-            z = (self.b(y) + early).reshape(2, 64, 2)
-            return z + z.flip(0)
+            return self.b(y) + early
 
     written = write_onnx(make_ternary(ReadBefore()), torch.randn(2, 8, 16), activations="uint8")
     assert written.quantized_check is not None
-    assert written.quantized_check.tolerance > 0.02
+    assert 0 < written.quantized_check.relative_l2 < written.quantized_check.tolerance == 0.02
+    names = [node.name for node in written.model.graph.node]
+    assert len(names) == len(set(names))
 
 
 def test_calibration_needs_finite_samples() -> None:
