@@ -1,0 +1,50 @@
+# Two commands do everything on a bare Python 3.10+: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input
+OUTPUT ?= runs/digits
+
+.PHONY: demo test lint types clean help
+
+help:
+	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
+	@echo "make test    install and run all tests"
+	@echo "make lint    ruff: rules and format"
+	@echo "make types   mypy"
+	@echo "make clean   remove $(VENV), runs and caches"
+
+# Stamp files say what is installed; a change of pyproject.toml installs anew.
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is `$(PYTHON) -V 2>&1`; Python 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.venv
+	@$(RUN) -c 'import torch' 2>/dev/null || { echo "installing torch"; $(PIP) install --quiet torch==2.13.0; }
+	touch $@
+
+$(VENV)/.examples: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet --editable '.[examples]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.examples
+
+demo: $(VENV)/.examples
+	$(RUN) -m examples.digits --output $(OUTPUT)
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -q -n 2
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.dev
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

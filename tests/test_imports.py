@@ -1,0 +1,79 @@
+"""What an import costs, what a board needs, and what is public."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "lightning", "torchmetrics", "tvm", "onnx", "onnxruntime", "onnxscript", "matplotlib", "sklearn")
+TRAINING = ("torch", "lightning", "pytorch_lightning", "torchmetrics", "tern_lightning")
+
+
+def imported(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after running ``code``."""
+    code += "\nimport json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])
+def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
+    found = imported(f"import {package}")
+    assert package in found
+    assert not found & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "module", ["tern_lightning.cli.export", "tvm_schedules.cli.bench", "tvm_schedules.cli.inspect"]
+)
+def test_command_lines_answer_help_without_heavy_imports(module: str) -> None:
+    found = imported(f"import {module}")
+    assert not found & set(HEAVY)
+
+
+def test_loading_needs_numpy_and_tvm_only(tmp_path: Path) -> None:
+    found = imported(
+        "import tvm_schedules\n"
+        "try:\n"
+        f"    tvm_schedules.load({str(tmp_path)!r})\n"
+        "except tvm_schedules.errors.ArtifactError:\n"
+        "    pass\n"
+        "import tvm_schedules.constants, tvm_schedules.artifact.runtime\n"
+    )
+    assert "numpy" in found
+    assert not found & {*HEAVY, "torch", "rich"}
+
+
+def test_compiling_imports_nothing_of_the_training_half() -> None:
+    found = imported("import tvm_schedules.compile, tvm_schedules.artifact.build, tvm_schedules.bench.measure")
+    assert not found & set(TRAINING)
+
+
+@pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])
+def test_packages_are_typed(package: str) -> None:
+    assert Path(str(importlib.import_module(package).__file__)).with_name("py.typed").is_file()
+
+
+@pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])
+def test_public_names_are_documented(package: str) -> None:
+    module = importlib.import_module(package)
+    assert inspect.getdoc(module)
+    names = [name for name in module.__all__ if not name.startswith("__")]
+    assert names
+    for name in names:
+        value = getattr(module, name)
+        assert inspect.getdoc(value), f"{package}.{name} has no documentation"
+        assert name in dir(module)
+
+
+@pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])
+def test_unknown_names_raise(package: str) -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        importlib.import_module(package).nonsense  # noqa: B018
