@@ -279,8 +279,8 @@ def _report(console: Any, result: ExportResult) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 600 else f"{text[:600]} ... (--debug shows all)"
 
 
 if __name__ == "__main__":
