@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import dense, dense_dot, linear, pool, sparse
+from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, sparse
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -59,6 +59,19 @@ def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return dense_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
 
 
+def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return depthwise_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
+
+
+def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    if params["ternary"]:
+        values = decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]).codes[0]
+    else:
+        values = arrays["values"]
+    made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
+    return {"values": made}
+
+
 def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"mask": halo_from(params["x"]).mask(tuple(params["size"]), params["length"])}
 
@@ -82,9 +95,11 @@ RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "taps": _taps,
     "dense": _dense,
     "dense_dot": _dense_dot,
+    "depthwise_dot": _depthwise_dot,
     "mask": _mask,
     "divisor": _divisor,
     "linear": _linear,
+    "linear_dot": _linear_dot,
 }
 
 

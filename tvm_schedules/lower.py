@@ -12,7 +12,7 @@ import numpy as np
 from .clusters import lower_cluster
 from .errors import ModelError
 from .graph import Fused, Graph, Node, Quant, Weight
-from .kernels import dense, dense_dot, global_pool, linear, pool, repack, sparse
+from .kernels import dense, dense_dot, depthwise_dot, global_pool, linear, linear_dot, pool, repack, sparse
 from .kernels.epilogue import Epilogue
 from .layout import Halo, Plain
 from .passes.layouts import LOWEST, Layouts, home, in_planes, view, window_of
@@ -23,7 +23,7 @@ from .tensor import TernaryTensor
 
 __all__ = ["SERIAL", "Lowering"]
 
-KERNELS = (sparse, dense_dot, dense, linear, pool, global_pool)
+KERNELS = (sparse, depthwise_dot, dense_dot, dense, linear_dot, linear, pool, global_pool)
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
 HIGHEST = -LOWEST

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +17,13 @@ from ..compat import Emitter, private_function
 from ..graph import DenseWeight, Fused, Windowed
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
+from .dot import Dot, available
 from .epilogue import Epilogue, fill_borders, store_pixels
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 __all__ = ["Spec", "emit", "lower", "weights"]
-
-INTRINSIC = {"vnni": "llvm.x86.avx512.vpdpbusd.512", "sdot": "llvm.aarch64.neon.sdot.v4i32.v16i8"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Spec:
         x: Layout of the input, uint8.
         window: Geometry.
         rows: Output channels.
-        flavour: Which dot product.
+        dot: The dot product.
         block: Vectors a pixel block.
         tile: Output channels a register block.
         parallel: Whether to start threads.
@@ -45,22 +44,16 @@ class Spec:
     x: Halo
     window: Window
     rows: int
-    flavour: Literal["vnni", "sdot"]
+    dot: Dot
     block: int
     tile: int
     parallel: bool
     epilogue: Epilogue
 
     @property
-    def lanes(self) -> int:
-        """Pixels a vector."""
-        return 16 if self.flavour == "vnni" else 4
-
-    @property
     def pixels(self) -> int:
-        """Elements that the kernel stores in a plane: whole blocks of vectors."""
-        size = self.lanes * self.block
-        return -(-self.x.run(self.epilogue.size) // size) * size
+        """Elements that the kernel stores in a plane: whole vectors."""
+        return -(-self.x.run(self.epilogue.size) // self.dot.lanes) * self.dot.lanes
 
     @property
     def quads(self) -> int:
@@ -89,16 +82,16 @@ def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str,
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
-    ep, x, window, tile, lanes = spec.epilogue, spec.x, spec.window, spec.tile, spec.lanes
+    ep, x, window, tile, lanes = spec.epilogue, spec.x, spec.window, spec.tile, spec.dot.lanes
     i32, f32, bytes_ = f"int32x{lanes}", f"float32x{lanes}", 4 * lanes
     per_group, fan = spec.rows // window.groups, x.channels // window.groups
     row_blocks, quads, block = -(-per_group // tile), spec.quads, spec.block
-    blocks = spec.pixels // (lanes * block)
+    blocks = -(-spec.pixels // (lanes * block))
     image = x.channels * x.phases * x.plane
     order = [tap * lanes + lane for lane in range(lanes) for tap in range(4)]
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], x.elements + spec.pixels, "uint8")
+        bx = e.view(pointers[0], x.elements + spec.pixels + block * lanes, "uint8")
         values = e.view(pointers[1], window.groups * row_blocks * quads * tile, "int32")
         offsets = e.view(pointers[2], quads * 4, "int32")
         views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
@@ -107,8 +100,7 @@ def emit(spec: Spec) -> Any:
             with e.loop(quads) as q:
                 for v in range(block):
                     parts = [e.load(bx, e.load(offsets, q * 4 + t) + base + v * lanes, lanes) for t in range(4)]
-                    quad = e.shuffle(parts, order)
-                    quad = quad ^ e.const(128, f"uint8x{bytes_}") if spec.flavour == "sdot" else quad
+                    quad = spec.dot.pixels(e, e.shuffle(parts, order))
                     e.store(panel, (q * block + v) * bytes_, quad, bytes_)
 
         def rows(panel: Any, n: Any, group: Any, start: Any, row_block: Any) -> None:
@@ -120,22 +112,18 @@ def emit(spec: Spec) -> Any:
             with e.loop(quads) as q:
                 pixels = [e.load(panel, (q * block + v) * bytes_, bytes_) for v in range(block)]
                 for i, part in enumerate(acc):
-                    weight = e.splat(e.load(values, first + q * tile + i), lanes)
+                    weight = e.bits(e.splat(e.load(values, first + q * tile + i), lanes), f"int8x{bytes_}")
                     for v, pixel in enumerate(pixels):
                         old = e.load(part, v * lanes, lanes)
-                        if spec.flavour == "vnni":
-                            new = e.intrinsic(i32, INTRINSIC["vnni"], old, pixel, e.bits(weight, f"int8x{bytes_}"))
-                        else:
-                            signed, factor = e.bits(pixel, f"int8x{bytes_}"), e.bits(weight, f"int8x{bytes_}")
-                            new = e.intrinsic(i32, INTRINSIC["sdot"], old, signed, factor)
-                        e.store(part, v * lanes, new, lanes)
+                        e.store(part, v * lanes, spec.dot(e, old, pixel, weight), lanes)
             for i, part in enumerate(acc):
                 inner = row_block * tile + i
                 with e.when(inner < per_group):
                     o = group * per_group + inner
                     for v in range(block):
-                        value = e.cast(e.load(part, v * lanes, lanes), f32)
-                        store_pixels(e, ep, views, value, n, o, start + v * lanes, lanes)
+                        with e.when(start + v * lanes < spec.pixels):
+                            value = e.cast(e.load(part, v * lanes, lanes), f32)
+                            store_pixels(e, ep, views, value, n, o, start + v * lanes, lanes)
                     with e.when(start == 0):
                         fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
@@ -152,19 +140,10 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit convolutions with 8-bit weights if the target has dot products and rows can share a panel."""
-    flavour: Literal["vnni", "sdot"]
-    if "avx512vnni" in ctx.target.features and ctx.target.vector_bytes == 64:
-        flavour, most, block = "vnni", 14, 2
-    elif "dotprod" in ctx.target.features:
-        flavour, most, block = "sdot", 5, 4
-    else:
+    dot = available(ctx.target)
+    if dot is None or not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
         return False
-    if (
-        not isinstance(node, Windowed)
-        or not isinstance(node.weight, DenseWeight)
-        or node.weight.values.dtype != np.int8
-    ):
-        return False
+    most, block = (14, 2) if dot.lanes == 16 else (5, 4)
     weight, window = node.weight, node.window
     rows, per_group = weight.values.shape[0], weight.values.shape[0] // window.groups
     if ctx.graph.values[node.inputs[0]].dtype != "uint8" or weight.values.dtype != np.int8:
@@ -176,14 +155,14 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     tile = -(-per_group // -(-per_group // most))
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale
     sums = weight.values.reshape(rows, -1).astype(np.float64).sum(1)
-    zero = quant.zero_point - (128 if flavour == "sdot" else 0)
+    zero = quant.zero_point - dot.offset
     numbers = ctx.numbers(node, factor, node.bias - zero * factor * sums)
     params = {"window": asdict(window), "x": asdict(x), "tile": tile}
     made = ctx.constants.add(node.name, "dense_dot", {"values": weight.values}, params)
     ep, beside, out = ctx.epilogue(node, False, x)
     macs = weight.values.size * x.batch * prod(ep.size)
-    spec = Spec(x, window, rows, flavour, block, tile, macs > ctx.serial * 16, ep)
-    reason = f"dense int8 weight, {flavour} dot products"
+    spec = Spec(x, window, rows, dot, block, tile, macs > ctx.serial * 16, ep)
+    reason = "dense int8 weight, dot products of four"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
     ctx.report(node, weight, "dense_dot", reason)
     ctx.add_planes(node, __name__, spec, [source, made["values"], made["offsets"]], numbers, beside, out, info)

@@ -1,0 +1,51 @@
+"""The CPU's dot products of four 8-bit values: which there are, and how TIR calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..compat import Emitter
+from ..targets import TargetSpec
+
+__all__ = ["SDOT", "VNNI", "Dot", "available"]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot product: each 32-bit lane of the accumulator adds four products of 8-bit values.
+
+    Args:
+        name: LLVM intrinsic.
+        lanes: 32-bit lanes a vector.
+        signed: Whether the pixels are signed too; then they enter minus 128, and :attr:`offset` makes up for it.
+    """
+
+    name: str
+    lanes: int
+    signed: bool
+
+    @property
+    def offset(self) -> int:
+        """What is subtracted from an 8-bit pixel, and so from its zero point."""
+        return 128 if self.signed else 0
+
+    def pixels(self, e: Emitter, value: Any) -> Any:
+        """Unsigned 8-bit pixels as the instruction wants them."""
+        return value ^ e.const(128, f"uint8x{4 * self.lanes}") if self.signed else value
+
+    def __call__(self, e: Emitter, total: Any, pixels: Any, weights: Any) -> Any:
+        """``total + sum of pixels * weights`` in each lane; both factors have ``4 * lanes`` bytes."""
+        factors = [e.bits(f, f"int8x{4 * self.lanes}") if self.signed else f for f in (pixels, weights)]
+        return e.intrinsic(f"int32x{self.lanes}", self.name, total, *factors)
+
+
+VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False)
+SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True)
+
+
+def available(target: TargetSpec) -> Dot | None:
+    """The dot product of a target, if it has one."""
+    if "avx512vnni" in target.features and target.vector_bytes == 64:
+        return VNNI
+    return SDOT if "dotprod" in target.features else None
