@@ -168,9 +168,12 @@ class Halo:
 
     @property
     def plane(self) -> int:
-        """Elements from one plane to the next; room for whole vectors past the last pixel."""
-        align = ALIGN // self.itemsize
-        return self.origin + -(-self.end // align) * align
+        """Elements from one plane to the next; room for whole vectors past the last pixel.
+
+        A kernel that reads bytes stores as many pixels at a time as a vector has bytes, also into float32 planes. It
+        must not reach the next plane, which another thread may have written already.
+        """
+        return self.origin + -(-self.end // ALIGN) * ALIGN
 
     @property
     def phases(self) -> int:
