@@ -38,6 +38,13 @@ def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: 
     return TernaryTensor(np.stack([unpack_int2(term, tuple(shape[1:])) for term in codes]), positive, negative)
 
 
+def _values(arrays: Arrays, params: dict[str, Any]) -> np.ndarray:
+    """8-bit weights, or the codes of a ternary weight of one term."""
+    if "codes" not in arrays:
+        return arrays["values"]
+    return decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]).codes[0]
+
+
 def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return arrays
 
@@ -56,7 +63,8 @@ def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    return dense_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return dense_dot.weights(_values(arrays, params), window, x, params["tile"])
 
 
 def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -64,10 +72,7 @@ def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    if params["ternary"]:
-        values = decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]).codes[0]
-    else:
-        values = arrays["values"]
+    values = _values(arrays, params)
     made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
     return {"values": made}
 

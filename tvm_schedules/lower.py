@@ -23,7 +23,7 @@ from .tensor import TernaryTensor
 
 __all__ = ["SERIAL", "Lowering"]
 
-KERNELS = (sparse, depthwise_dot, dense_dot, dense, linear_dot, linear, pool, global_pool)
+KERNELS = (depthwise_dot, dense_dot, sparse, dense, linear_dot, linear, pool, global_pool)
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
 HIGHEST = -LOWEST

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..compat import Emitter, private_function
-from ..graph import DenseWeight, Fused, Windowed
+from ..graph import Fused, Windowed
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
-from .dot import Dot, available
+from ..tensor import TernaryTensor
+from .dot import Dot, available, beats_sparse
 from .epilogue import Epilogue, fill_borders, store_pixels
 
 if TYPE_CHECKING:
@@ -139,31 +140,39 @@ def emit(spec: Spec) -> Any:
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
-    """Takes 8-bit convolutions with 8-bit weights if the target has dot products and rows can share a panel."""
+    """Takes 8-bit convolutions with 8-bit weights, and with ternary ones that have too few zeros for adding up taps."""
     dot = available(ctx.target)
-    if dot is None or not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
+    if dot is None or not isinstance(node, Windowed) or node.weight is None:
+        return False
+    weight, window = node.weight, node.window
+    if isinstance(weight, TernaryTensor):
+        if not beats_sparse(ctx.target, weight):
+            return False
+        values, scale, full = weight.codes[0], weight.per_channel.positive[0], weight.per_channel
+        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        nonzero, stored = int(np.count_nonzero(values)), weight.nbytes()
+        reason = f"{weight.sparsity():.1%} zeros are too few to skip: dot products of four"
+    else:
+        values, scale, arrays = weight.values, weight.scale, {"values": weight.values}
+        nonzero, stored, reason = values.size, values.nbytes, "dense int8 weight, dot products of four"
+    rows, per_group = values.shape[0], values.shape[0] // window.groups
+    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or values.dtype != np.int8:
+        return False
+    if per_group < 4 or prod(values.shape[1:]) < 4:
         return False
     most, block = (14, 2) if dot.lanes == 16 else (5, 4)
-    weight, window = node.weight, node.window
-    rows, per_group = weight.values.shape[0], weight.values.shape[0] // window.groups
-    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or weight.values.dtype != np.int8:
-        return False
-    if per_group < 4 or prod(weight.values.shape[1:]) < 4:
-        return False
+    tile = -(-per_group // -(-per_group // most))
     key = input_key(ctx.graph, node)
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
-    tile = -(-per_group // -(-per_group // most))
-    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
-    sums = weight.values.reshape(rows, -1).astype(np.float64).sum(1)
-    zero = quant.zero_point - dot.offset
-    numbers = ctx.numbers(node, factor, node.bias - zero * factor * sums)
-    params = {"window": asdict(window), "x": asdict(x), "tile": tile}
-    made = ctx.constants.add(node.name, "dense_dot", {"values": weight.values}, params)
+    factor = scale.astype(np.float64) * quant.scale * node.scale
+    sums = values.reshape(rows, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - dot.offset) * factor * sums)
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "shape": [1, *values.shape]}
+    made = ctx.constants.add(node.name, "dense_dot", arrays, params)
     ep, beside, out = ctx.epilogue(node, False, x)
-    macs = weight.values.size * x.batch * prod(ep.size)
-    spec = Spec(x, window, rows, dot, block, tile, macs > ctx.serial * 16, ep)
-    reason = "dense int8 weight, dot products of four"
-    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    pixels = x.batch * prod(ep.size)
+    spec = Spec(x, window, rows, dot, block, tile, values.size * pixels > ctx.serial * 16, ep)
+    info = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored, "reason": reason}
     ctx.report(node, weight, "dense_dot", reason)
     ctx.add_planes(node, __name__, spec, [source, made["values"], made["offsets"]], numbers, beside, out, info)
     return True

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..compat import Emitter
 from ..targets import TargetSpec
+from ..tensor import TernaryTensor
 
-__all__ = ["SDOT", "VNNI", "Dot", "available"]
+__all__ = ["SDOT", "VNNI", "Dot", "available", "beats_sparse"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,14 @@ class Dot:
         name: LLVM intrinsic.
         lanes: 32-bit lanes a vector.
         signed: Whether the pixels are signed too; then they enter minus 128, and :attr:`offset` makes up for it.
+        advantage: Multiply-adds in the time of one addition of a sparse kernel: with a larger share of non-zeros than
+            1 / advantage, a ternary layer is faster as a dense one.
     """
 
     name: str
     lanes: int
     signed: bool
+    advantage: float
 
     @property
     def offset(self) -> int:
@@ -40,8 +44,15 @@ class Dot:
         return e.intrinsic(f"int32x{self.lanes}", self.name, total, *factors)
 
 
-VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False)
-SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True)
+VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False, advantage=2.0)
+SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True, advantage=3.0)
+
+
+def beats_sparse(target: TargetSpec, weight: TernaryTensor) -> bool:
+    """Whether a ternary convolution of 8-bit activations is faster with dot products than by adding up taps."""
+    dot = available(target)
+    simple = weight.terms == 1 and weight.is_symmetric
+    return dot is not None and simple and (1.0 - weight.sparsity()) * dot.advantage > 1.0
 
 
 def available(target: TargetSpec) -> Dot | None:

@@ -5,6 +5,7 @@ Plain tensors are read and written with any strides, so that the rows of a linea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -50,10 +51,32 @@ def emit(spec: Spec) -> Any:
     8-bit to float: ``(q - params[1]) * params[0]``. Float to 8-bit: ``clip(round(x / params[0]) + params[1],
     params[2], params[3])``, as ONNX ``DequantizeLinear`` and ``QuantizeLinear`` do.
     """
-    source, target, lanes = spec.source, spec.target, spec.vector // 4
+    source, target = spec.source, spec.target
     phase = target.phase if isinstance(target, Halo) else (1, 1, 1)
     if isinstance(source, Halo) and source.phase != (1, 1, 1):
         raise ValueError(f"a repack reads planes that are not split into phases, got phase {source.phase}")
+
+    # Bytes for a stride of two: even and odd pixels part as the low and high halves of 16-bit words.
+    pairs = source.dtype == target.dtype == "uint8" and phase[2] == 2 and isinstance(source, Halo)
+    most = spec.vector // (1 if source.dtype == target.dtype == "uint8" else 4) // (2 if pairs else 1)
+
+    def whole(e: Emitter, count: int) -> Iterator[tuple[Any, int]]:
+        """Loops over ``count`` elements: start and width of vectors, as wide as they go."""
+        done, width = 0, most
+        while done < count:
+            while width > count - done:
+                width //= 2
+            rounds = (count - done) // width
+            with e.loop(rounds) as i:
+                yield i * width + done, width
+            done += rounds * width
+
+    def split(e: Emitter, dst: Any, value: Any, where: Any, width: int) -> None:
+        words = f"uint16x{width}" if width > 1 else "uint16"
+        word, small = e.bits(value, words), words.replace("uint16", "uint8")
+        e.store(dst, where, e.cast(word & e.const(255, words), small), width)
+        odd = target.plane if isinstance(target, Halo) else 0
+        e.store(dst, where + odd, e.cast(word >> e.const(8, words), small), width)
 
     def convert(e: Emitter, value: Any, params: Any, width: int) -> Any:
         if source.dtype == target.dtype:
@@ -89,22 +112,25 @@ def emit(spec: Spec) -> Any:
                     e.store(dst, start + i * width, e.const(target.fill, f"{target.dtype}x{width}"), width)
             for part, first in enumerate(product(*(range(s) for s in phase))):
                 size = [-(-(n_ - f) // s) for n_, f, s in zip(source.dims, first, phase, strict=True)]
-                if min(size) <= 0:
+                if min(size) <= 0 or (pairs and first[2]):
                     continue
                 step_from = (source.strides[4] if isinstance(source, Strided) else 1) * phase[2]
                 step_to = target.strides[4] if isinstance(target, Strided) else 1
                 with e.loop(size[0]) as d, e.loop(size[1]) as h:
-                    done, width = 0, lanes
-                    while done < size[2]:
-                        while width > size[2] - done:
-                            width //= 2
-                        rounds = (size[2] - done) // width
-                        with e.loop(rounds) as i:
-                            w = i * width + done
-                            at = (d * phase[0] + first[0], h * phase[1] + first[1], w * phase[2] + first[2])
-                            value = e.load(src, address(source, n, c, at, 0), width, step_from)
-                            where = address(target, n, c, (d, h, w), part)
-                            e.store(dst, where, convert(e, value, params, width), width, step_to)
-                        done += rounds * width
+                    rows = (d * phase[0] + first[0], h * phase[1] + first[1])
+                    for w, width in whole(e, size[2] - source.dims[2] % 2 if pairs else size[2]):
+                        where = address(target, n, c, (d, h, w), part)
+                        if pairs:
+                            split(
+                                e, dst, e.load(src, address(source, n, c, (*rows, w * 2), 0), 2 * width), where, width
+                            )
+                            continue
+                        value = e.load(
+                            src, address(source, n, c, (*rows, w * phase[2] + first[2]), 0), width, step_from
+                        )
+                        e.store(dst, where, convert(e, value, params, width), width, step_to)
+                    if pairs and source.dims[2] % 2:
+                        last = e.load(src, address(source, n, c, (*rows, source.dims[2] - 1), 0))
+                        e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), last)
 
     return private_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)
