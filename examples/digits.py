@@ -201,11 +201,11 @@ def train_both(options: argparse.Namespace, output: Path) -> tuple[nn.Module, Di
     start = DigitsNet(options.width)
     float_net = load_module(train("float", start, options.epochs, output, settings), DigitsNet)
 
-    settings = {**settings, "ternary_epochs": options.ternary_epochs}
+    settings = {**settings, "ternary_epochs": options.ternary_epochs, "factor": options.factor}
     net = DigitsNet(options.width)
     net.load_state_dict(float_net.state_dict())
-    quantise = ActivationQuantization(bits=8)
-    path = train("ternary", net, options.ternary_epochs, output, settings, [TernaryCallback(), quantise])
+    callbacks = [TernaryCallback(options={"factor": options.factor}), ActivationQuantization(bits=8)]
+    path = train("ternary", net, options.ternary_epochs, output, settings, callbacks)
     # Weights are ternary in the checkpoint itself; the ranges of activations are in the callback's part of it.
     ternary_net = DigitsNet(options.width)
     quantise = ActivationQuantization(bits=8)
@@ -242,6 +242,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, default=20, help="of the float baseline (default: %(default)s)")
     made.add_argument("--ternary-epochs", type=int, default=40, help="of the fine-tuning (default: %(default)s)")
     made.add_argument("--width", type=int, default=32, help="channels of the first stage (default: %(default)s)")
+    made.add_argument(
+        "--factor", type=float, default=0.7, help="threshold in mean magnitudes: more makes more zeros (default: 0.7)"
+    )
     made.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="of the benchmark (default: %(default)s)")
     made.add_argument("--quick-bench", action="store_true", help="a short benchmark, for tests")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 ROWS = {
-    "onnxruntime fp32": "float32 ONNX in onnxruntime",
-    "onnxruntime int8": "int8 ONNX in onnxruntime",
-    "onnxruntime 2-bit file": "2-bit ONNX in onnxruntime",
+    "onnxruntime fp32": "onnxruntime float32",
+    "onnxruntime int8": "onnxruntime int8",
+    "onnxruntime 2-bit file": "onnxruntime 2-bit",
     "tern": "tern library",
 }
 ACCURACIES = {
@@ -34,7 +34,7 @@ def show(results: Mapping[str, Any], output: Path) -> None:
 
     from tvm_schedules.bench.report import machine_line
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     bench, rows = results["bench"], engines(results)
     threads = bench["results"][0]["threads"]
 
@@ -49,7 +49,7 @@ def show(results: Mapping[str, Any], output: Path) -> None:
     heading = f"Size and latency, batch 1, {threads} thread{'s' if threads > 1 else ''}"
     table = Table(title=heading, title_justify="left")
     table.add_column("engine")
-    for name in ("bytes", "smaller than float32", "median us", "IQR us", "tern is faster"):
+    for name in ("bytes", "smaller", "median us", "time / tern's"):
         table.add_column(name, justify="right")
     largest = rows[0]["file_bytes"]
     for row in rows:
@@ -59,8 +59,7 @@ def show(results: Mapping[str, Any], output: Path) -> None:
             f"{row['file_bytes']:,}",
             f"{largest / row['file_bytes']:.1f} x",
             f"{1e3 * row['median_ms']:.1f}",
-            f"{1e3 * row['q25_ms']:.1f} - {1e3 * row['q75_ms']:.1f}",
-            "" if own else f"{row['ratio']:.2f} x",
+            "" if own else f"{row['ratio']:.2f}",
             style="bold" if own else None,
         )
     files = bench["artifact"]["files"]
@@ -73,17 +72,16 @@ def show(results: Mapping[str, Any], output: Path) -> None:
     console.print(table)
     console.print(machine_line(bench))
 
-    table = Table(title="Where it is", title_justify="left", show_header=False)
+    console.print("Where it is", style="italic")
     for path, what in {
         "float.ckpt": "float baseline",
         "ternary.ckpt": "ternary network, loads into the plain class",
-        "host/": "library for this machine, with model.onnx, weights and samples",
+        "host/": "library for this machine, with weights, model.onnx and samples",
         "arm/": "the same for any 64-bit ARM",
         "digits.png": "plot",
         "results.json": "all numbers",
     }.items():
-        table.add_row(str(output / path) + ("/" if path.endswith("/") else ""), what)
-    console.print(table)
+        console.print(f"  {str(output / path) + ('/' if path.endswith('/') else ''):<26} {what}", soft_wrap=True)
     console.print(f"{results['seconds']:.0f} s in all")
 
 
@@ -103,11 +101,16 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         axes[0, 0].set_title(f"Accuracy on {results['images']} held-out digits")
         titles = [row["title"] for row in rows]
         sizes = [row["file_bytes"] / 1024 for row in rows]
-        _bars(axes[0, 1], titles, sizes, [f"{size:.0f} KiB, {sizes[0] / size:.1f}x smaller" for size in sizes])
+        _bars(
+            axes[0, 1],
+            titles,
+            sizes,
+            [f"{size:.0f} KiB" + (f", {sizes[0] / size:.1f}x smaller" if size < sizes[0] else "") for size in sizes],
+        )
         axes[0, 1].set_title("What has to be on the device")
         times = [1e3 * row["median_ms"] for row in rows]
         texts = [
-            f"{us:.0f} us" + ("" if row["name"] == "tern" else f", tern is {row['ratio']:.1f}x faster")
+            f"{us:.0f} us" + ("" if row["name"] == "tern" else f", {row['ratio']:.2f} of tern's")
             for us, row in zip(times, rows, strict=True)
         ]
         _bars(axes[1, 0], titles, times, texts)
@@ -115,9 +118,10 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         zeros = [layer["zeros"] for layer in layers.values()]
         texts = [f"{layer['zeros']:.0%}, {layer['entropy']:.2f} bits" for layer in layers.values()]
         _bars(axes[1, 1], list(layers), zeros, texts, GREEN)
-        axes[1, 1].set_title("Zeros in the ternary layers, entropy of a weight")
-        axes[1, 1].set_xlim(0, 1.35)
+        axes[1, 1].set_title("Zeros, entropy of a weight")
+        axes[1, 1].set_xlim(0, 1.5)
         figure.suptitle(results["bench"]["machine"]["cpu"], fontsize=9, color=GREY)
+        figure.get_layout_engine().set(h_pad=0.15, w_pad=0.1)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -131,7 +135,7 @@ def _bars(axis: Any, names: list[str], values: list[float], texts: list[str], co
         axis.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center")
     axis.set_yticks(list(places), names)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.5 * max(values))
+    axis.set_xlim(0, 1.7 * max(values))
     axis.set_xticks([])
     axis.tick_params(left=False)
     axis.spines[["top", "right", "bottom"]].set_visible(False)
