@@ -1,4 +1,8 @@
-"""What the threshold methods have in common: reductions per layer or per channel, and levels as conditional means."""
+"""What the threshold methods have in common: reductions per layer or per channel, and levels as conditional means.
+
+A ``mask`` is a boolean tensor of the weight's shape, True where a weight is kept. Pruned weights get code zero and
+count neither in a mean or standard deviation nor towards a largest magnitude.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,47 @@ def spread(level: Tensor, weight: Tensor, channel_axis: int) -> Tensor:
     return level.reshape(shape)
 
 
+def kept(values: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
+    """``values`` with ``fill`` in place of the pruned weights'."""
+    return values if mask is None else values.masked_fill(~mask, fill)
+
+
+def row_sum(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
+    """Sum over the kept weights, ``[C]``."""
+    return to_rows(kept(values, mask), channel_axis, per_channel).sum(1)
+
+
+def row_count(weight: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
+    """Number of kept weights as float32, ``[C]``."""
+    if mask is None:
+        rows = to_rows(weight, channel_axis, per_channel)
+        return rows.new_full((rows.shape[0],), rows.shape[1], dtype=torch.float32)
+    return to_rows(mask.to(torch.float32), channel_axis, per_channel).sum(1)
+
+
+def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
+    """Mean over the kept weights, ``[C]``; zero where none is kept."""
+    if mask is None:
+        return to_rows(values, channel_axis, per_channel).mean(1)
+    count = row_count(values, channel_axis, per_channel, mask)
+    return row_sum(values, channel_axis, per_channel, mask) / count.clamp_min(1)
+
+
+def row_max(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
+    """Largest of zero and the kept values, ``[C]``."""
+    return to_rows(kept(values, mask), channel_axis, per_channel).amax(1).clamp_min(0)
+
+
+def row_std(
+    values: Tensor, mean: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None, tiny: float = 1e-12
+) -> Tensor:
+    """Unbiased standard deviation about ``mean`` ``[C]`` over the kept weights, ``[C]``, at least ``tiny``."""
+    squares = (values - spread(mean, values, channel_axis)).square()
+    count = row_count(values, channel_axis, per_channel, mask)
+    variance = row_sum(squares, channel_axis, per_channel, mask) / (count - 1).clamp_min(1)
+    return variance.clamp_min(tiny**2).sqrt()
+
+
 def conditional_mean(values: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool) -> Tensor:
     """Mean of ``values`` over ``chosen``, ``[C]``; one where nothing is chosen, so that a level is never zero.
 
@@ -36,10 +81,14 @@ def ternarize(weight: Tensor, chosen: Tensor, level: Tensor, channel_axis: int) 
     return TernaryTensor(codes[None], level[None], level[None], channel_axis)
 
 
-def conditional_mean_ternary(weight: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool) -> TernaryTensor:
+def conditional_mean_ternary(
+    weight: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None
+) -> TernaryTensor:
     """Ternarise with the level that is optimal for the given choice, the mean of the chosen magnitudes.
 
     Ternary Weight Networks (2016), equation 4: for a fixed support the squared error is least at this mean.
     """
+    if mask is not None:
+        chosen = chosen & mask
     level = conditional_mean(weight.abs(), chosen, channel_axis, per_channel)
     return ternarize(weight, chosen, level, channel_axis)

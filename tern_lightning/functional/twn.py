@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tern_lightning.functional.shared import conditional_mean_ternary, spread, to_rows
+from tern_lightning.functional.shared import conditional_mean_ternary, row_mean, spread
 from tern_lightning.tensor import TernaryTensor
 
 
-def twn(weight: Tensor, factor: float = 0.7, per_channel: bool = False, channel_axis: int = 0) -> TernaryTensor:
+def twn(
+    weight: Tensor,
+    factor: float = 0.7,
+    per_channel: bool = False,
+    channel_axis: int = 0,
+    mask: Tensor | None = None,
+) -> TernaryTensor:
     r"""Threshold at a multiple of the mean magnitude, level at the conditional mean.
 
     .. math:: \Delta = 0.7 \, E|W|, \quad T = \mathrm{sign}(W) [|W| > \Delta], \quad \alpha = E(|W| : |W| > \Delta)
@@ -20,6 +26,7 @@ def twn(weight: Tensor, factor: float = 0.7, per_channel: bool = False, channel_
         factor: Multiple of the mean magnitude, >= 0.
         per_channel: One threshold and level per output channel instead of one for the layer.
         channel_axis: Axis of the output channels.
+        mask: Bool of the weight's shape, True for weights that are kept; None keeps all.
 
     Example:
         >>> import torch
@@ -29,5 +36,6 @@ def twn(weight: Tensor, factor: float = 0.7, per_channel: bool = False, channel_
         tensor([[[ 1, -1,  1]]], dtype=torch.int8)
     """
     size = weight.abs()
-    threshold = factor * to_rows(size, channel_axis, per_channel).mean(1)
-    return conditional_mean_ternary(weight, size > spread(threshold, weight, channel_axis), channel_axis, per_channel)
+    threshold = factor * row_mean(size, channel_axis, per_channel, mask)
+    chosen = size > spread(threshold, weight, channel_axis)
+    return conditional_mean_ternary(weight, chosen, channel_axis, per_channel, mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tern_lightning.functional.absmean import absmean
-from tern_lightning.quantizers.base import Quantizer, register
+from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -24,10 +24,9 @@ class AbsMean(Quantizer):
 
     def __init__(self, eps: float = 1e-5, per_channel: bool = False, ste_clip: float | None = None) -> None:
         super().__init__(per_channel, ste_clip)
-        if not eps > 0:
-            raise ValueError(f"eps must be > 0, got {eps}")
+        check_range("eps", eps, 0, above=True)
         self.eps = eps
 
-    def ternary(self, weight: Tensor, channel_axis: int = 0) -> TernaryTensor:
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
-        return absmean(weight, self.eps, self.per_channel, channel_axis)
+        return absmean(weight, self.eps, self.per_channel, channel_axis, mask)

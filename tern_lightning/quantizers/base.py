@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.gradient import straight_through
@@ -18,12 +19,17 @@ Q = TypeVar("Q", bound="type[Quantizer]")
 class Quantizer(nn.Module):
     """A ternary method: the values by :meth:`ternary`, the gradient by :meth:`forward`.
 
-    It holds options only, no parameters: levels and thresholds are functions of the latent weight, so that a network
-    has the same parameters with and without it.
+    Every layer has a quantiser of its own, which is no submodule of it: what a method trains besides the weight, such
+    as levels or thresholds, is in :attr:`trained` and stays out of the network's parameters and checkpoint keys. It
+    comes into being at :meth:`begin`; before, :meth:`scalars` gives what it would start from.
 
     Args:
         per_channel: One threshold and level per output channel instead of one for the layer.
         ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
+
+    Attributes:
+        trained: Trained float32 tensors by name, each with one value or one per output channel.
+        progress: How much of the ternary phase is over, a float32 scalar in [0, 1].
 
     Raises:
         ValueError: ``ste_clip`` is not positive.
@@ -31,21 +37,84 @@ class Quantizer(nn.Module):
 
     symmetric: bool = True
     """Whether both signs share one level, also when the levels are trained after the freeze."""
+    scheduled: bool = False
+    """Whether the method follows :attr:`progress`, so that the run needs an end."""
+    uses_bias: bool = False
+    """Whether :meth:`bias_shift` adds to the layer's bias."""
+    rate: float = 1.0
+    """Learning rate of the trained scalars as a multiple of the weight's."""
+    optimizer: Literal["same", "sgd"] = "same"
+    """Update of the trained scalars: Adam where the weight's optimiser is of that family, else SGD; or SGD always."""
+    gradient_limit: float | None = None
+    """Largest magnitude of the loss gradient of a trained scalar."""
+
+    progress: Tensor
 
     def __init__(self, per_channel: bool = False, ste_clip: float | None = None) -> None:
         super().__init__()
         if ste_clip is not None and not ste_clip > 0:
             raise ValueError(f"ste_clip must be None or > 0, got {ste_clip}")
         self.per_channel, self.ste_clip = per_channel, ste_clip
+        self.trained = nn.ParameterDict()
+        self.register_buffer("progress", torch.zeros(()))
 
-    def ternary(self, weight: Tensor, channel_axis: int = 0) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape."""
-        raise NotImplementedError(f"{type(self).__name__} must define ternary(weight, channel_axis)")
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
+        """Ternarise a float32 weight of any shape; ``mask`` (bool, its shape) is True for weights that are kept."""
+        raise NotImplementedError(f"{type(self).__name__} must define ternary(weight, channel_axis, mask)")
 
-    def forward(self, weight: Tensor, channel_axis: int = 0) -> Tensor:
+    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values of a float32 latent ``weight``, same shape, with the method's gradient rule."""
-        values = self.ternary(weight.detach(), channel_axis).dequantize()
+        # A method of somebody's own may not know masks.
+        options = {} if mask is None else {"mask": mask}
+        values = self.ternary(weight.detach(), channel_axis, **options).dequantize()
         return straight_through(weight, values, self.ste_clip)
+
+    def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The values from which scalars are trained, by name; none in most methods."""
+        return {}
+
+    def scalars(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The trained scalars now, with their gradient, on the weight's device."""
+        if len(self.trained):
+            return {name: value.to(weight.device) for name, value in self.trained.items()}
+        return self.initial(weight.detach(), channel_axis, mask)
+
+    def fixed_scalars(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Copies of :meth:`scalars` without gradient."""
+        return {name: value.detach().clone() for name, value in self.scalars(weight, channel_axis, mask).items()}
+
+    def begin(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> None:
+        """Start training the scalars, unless they are trained already, on the weight's device."""
+        if not len(self.trained):
+            found = self.initial(weight.detach().float(), channel_axis, mask)
+            self._set_trained({name: value.detach().clone() for name, value in found.items()})
+        self.to(weight.device)
+
+    def project(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> None:
+        """Bring the trained scalars back into their range; called without gradient after each of their updates."""
+
+    def penalty(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor | None:
+        """A scalar whose gradient is added to that of the trained scalars, or None."""
+        return None
+
+    def bias_shift(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """What is added to the layer's bias, ``[channels]``, in methods with :attr:`uses_bias`."""
+        raise NotImplementedError(f"{type(self).__name__} adds nothing to the bias")
+
+    def state(self) -> dict[str, Any]:
+        """Plain tensors for a checkpoint: buffers and trained scalars."""
+        trained = {name: value.detach().clone() for name, value in self.trained.items()}
+        return {"trained": trained, "buffers": {name: value.clone() for name, value in self.named_buffers()}}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from :meth:`state`."""
+        self._set_trained({name: value.to(device).clone() for name, value in state["trained"].items()})
+        self.to(device)
+        for name, buffer in self.named_buffers():
+            buffer.copy_(state["buffers"][name])
+
+    def _set_trained(self, values: Mapping[str, Tensor]) -> None:
+        self.trained = nn.ParameterDict({name: nn.Parameter(value) for name, value in values.items()})
 
 
 def register(name: str) -> Callable[[Q], Q]:
@@ -92,3 +161,10 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
     if unknown:
         raise ValueError(f"options of method {name!r} must be among {allowed}, got {unknown}")
     return cls(**options)
+
+
+def check_range(name: str, value: float, low: float, high: float = float("inf"), above: bool = False) -> None:
+    """Raise ValueError unless ``low <= value <= high`` (``low < value`` where ``above``)."""
+    if not (low <= value <= high) or (above and value == low):
+        end = "" if high == float("inf") else f" and <= {high:g}"
+        raise ValueError(f"{name} must be {'>' if above else '>='} {low:g}{end}, got {value}")

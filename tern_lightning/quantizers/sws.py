@@ -1,33 +1,53 @@
-"""Statistical weight scaling."""
+"""Statistical weight scaling and residual expansion layers."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
 from tern_lightning.functional.sws import sws
-from tern_lightning.quantizers.base import Quantizer, register
+from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
 
 
 @register("sws")
 class SWS(Quantizer):
-    """Threshold ``beta * max|W|``, level the conditional mean, clipped straight-through gradient.
+    """Threshold ``beta * max|W|``, level the conditional mean, clipped straight-through gradient; optionally expanded.
+
+    With several terms the latent weight receives the gradient of their sum once. The published code shares one latent
+    weight between branches that each pass it on, ``terms`` times as much in all, for a sum that is about ``terms``
+    times too large; as the sum is scaled to the weight here, once is the same step relative to the weight. The
+    published code also adds the layer's bias once per branch; here it is added once.
 
     Args:
         beta: Share of the largest magnitude, in [0, 1].
         per_channel: One threshold and level per output channel instead of one for the layer.
         ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
+        terms: Number of terms, 1 to 4 (the paper has 1, 2 and 4).
+        mode: ``"parallel"``, as published: term t ternarises the weight with threshold ``t * beta * max|W|``;
+            ``"sequential"``: each ternarises what those before leave over. See :func:`tern_lightning.functional.sws`.
 
     Raises:
-        ValueError: ``beta`` or ``ste_clip`` is out of range.
+        ValueError: An option is out of range.
     """
 
-    def __init__(self, beta: float = 0.05, per_channel: bool = False, ste_clip: float | None = 1.0) -> None:
+    def __init__(
+        self,
+        beta: float = 0.05,
+        per_channel: bool = False,
+        ste_clip: float | None = 1.0,
+        terms: int = 1,
+        mode: Literal["parallel", "sequential"] = "parallel",
+    ) -> None:
         super().__init__(per_channel, ste_clip)
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {beta}")
-        self.beta = beta
+        check_range("terms", terms, 1, 4)
+        if mode not in ("parallel", "sequential"):
+            raise ValueError(f"mode must be 'parallel' or 'sequential', got {mode!r}")
+        self.beta, self.terms, self.mode = beta, terms, mode
 
-    def ternary(self, weight: Tensor, channel_axis: int = 0) -> TernaryTensor:
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.sws`."""
-        return sws(weight, self.beta, self.per_channel, channel_axis)
+        return sws(weight, self.beta, self.per_channel, channel_axis, mask, self.terms, self.mode)

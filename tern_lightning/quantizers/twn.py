@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tern_lightning.functional.residual import residual_terms
 from tern_lightning.functional.twn import twn
-from tern_lightning.quantizers.base import Quantizer, register
+from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -17,17 +18,24 @@ class TWN(Quantizer):
         factor: Multiple of the mean magnitude, >= 0.
         per_channel: One threshold and level per output channel instead of one for the layer.
         ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
+        terms: Number of terms, 1 to 4; each after the first ternarises what those before leave over.
 
     Raises:
-        ValueError: ``factor`` or ``ste_clip`` is out of range.
+        ValueError: ``factor``, ``ste_clip`` or ``terms`` is out of range.
     """
 
-    def __init__(self, factor: float = 0.7, per_channel: bool = False, ste_clip: float | None = None) -> None:
+    def __init__(
+        self, factor: float = 0.7, per_channel: bool = False, ste_clip: float | None = None, terms: int = 1
+    ) -> None:
         super().__init__(per_channel, ste_clip)
-        if not factor >= 0:
-            raise ValueError(f"factor must be >= 0, got {factor}")
-        self.factor = factor
+        check_range("factor", factor, 0)
+        check_range("terms", terms, 1, 4)
+        self.factor, self.terms = factor, terms
 
-    def ternary(self, weight: Tensor, channel_axis: int = 0) -> TernaryTensor:
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.twn`."""
-        return twn(weight, self.factor, self.per_channel, channel_axis)
+        if self.terms == 1:
+            return twn(weight, self.factor, self.per_channel, channel_axis, mask)
+        return residual_terms(
+            weight, self.terms, lambda rest: twn(rest, self.factor, self.per_channel, channel_axis, mask)
+        )

@@ -124,7 +124,7 @@ def test_frozen_levels_of_ternary_values_are_the_values():
 def test_unknown_names_and_options():
     with pytest.raises(ValueError, match=r"one of \['absmean', 'sws', 'twn'.*got 'tnw'"):
         get_quantizer("tnw")
-    with pytest.raises(ValueError, match=r"among \['factor', 'per_channel', 'ste_clip'\], got \['beta'\]"):
+    with pytest.raises(ValueError, match=r"among \['factor', 'per_channel', 'ste_clip', 'terms'\], got \['beta'\]"):
         get_quantizer("twn", beta=1)
     for name, options in (
         ("twn", {"factor": -1}),
