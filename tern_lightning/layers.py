@@ -6,14 +6,19 @@ weight, and no parameter or buffer is added, so that optimisers, averaged copies
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.frozen import frozen_levels
+from tern_lightning.functional.multilevel import fit_levels
+from tern_lightning.masks import NAME as MASK
+from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.tensor import TernaryTensor
 
@@ -30,35 +35,66 @@ class LayerState:
         channel_axis: Axis of the output channels in the weight.
         phase: ``float`` computes with the latent weight, ``ternary`` with its ternary form, ``frozen`` with
             fixed codes.
-        codes: The fixed int8 codes, the weight's shape, in phase ``frozen``.
+        codes: The fixed int8 codes in phase ``frozen``: of the weight's shape, or ``[terms, *weight.shape]`` where the
+            method has several terms.
+        mask: Which weights are pruned, set by :func:`swap`. They are zero in every phase, and thresholds and levels are
+            those of the others.
     """
 
     quantizer: Quantizer
     channel_axis: int = 0
     phase: Phase = "float"
     codes: Tensor | None = None
+    mask: WeightMask | None = None
 
     def ternary(self, latent: Tensor) -> TernaryTensor:
         """Ternarise a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
         weight = latent.float()
+        keep = self._keep(weight)
         if self.codes is None:
-            found = self.quantizer.ternary(weight, self.channel_axis)
+            found = self.quantizer.ternary(weight, self.channel_axis, **self._mask_option(keep))
+            if keep is not None:
+                found = TernaryTensor(found.codes * keep, found.positive, found.negative, found.channel_axis)
         else:
-            method = self.quantizer
-            codes = self.codes.to(weight.device)
-            found = frozen_levels(weight, codes, method.symmetric, method.per_channel, self.channel_axis)
+            found = self._frozen(weight, keep)
         if latent.dtype == torch.float32:
             return found
         positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
         return TernaryTensor(found.codes, positive, negative, found.channel_axis)
 
     def values(self, latent: Tensor) -> Tensor:
-        """The weight that forward uses, with the gradient rule of the method."""
-        if self.phase == "float":
-            return latent
+        """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient."""
         if self.phase == "frozen":
             return self.ternary(latent).dequantize().to(latent.dtype)
-        return self.quantizer(latent.float(), self.channel_axis).to(latent.dtype)
+        keep = self._keep(latent)
+        values = latent
+        if self.phase == "ternary":
+            values = self.quantizer(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
+        return values if keep is None else values.masked_fill(~keep, 0)
+
+    def _frozen(self, weight: Tensor, keep: Tensor | None) -> TernaryTensor:
+        assert self.codes is not None
+        codes = self.codes.to(weight.device)
+        if keep is not None:
+            codes = codes * keep
+        method = self.quantizer
+        read = frozen_levels if codes.ndim == weight.ndim else fit_levels
+        return read(weight, codes, method.symmetric, method.per_channel, self.channel_axis)
+
+    def _keep(self, weight: Tensor) -> Tensor | None:
+        return None if self.mask is None else self.mask.on(weight.device)
+
+    def _mask_option(self, keep: Tensor | None) -> dict[str, Tensor]:
+        """A method of somebody's own that knows no masks sees the pruned weights as zeros."""
+        if keep is None or not _takes_mask(type(self.quantizer)):  # type: ignore[arg-type]  # classes are hashable
+            return {}
+        return {"mask": keep}
+
+
+@cache
+def _takes_mask(method: type[Quantizer]) -> bool:
+    functions = (method.ternary, method.forward)
+    return all("mask" in inspect.signature(function).parameters for function in functions)
 
 
 class TernaryLayer(nn.Module):
@@ -158,6 +194,9 @@ def swap(module: nn.Module, state: LayerState) -> TernaryLayer:
         # forward and so use the latent weight, unless one of its modules has a hook.
         module.register_forward_pre_hook(_keep_off_fast_path)
     assert isinstance(module, TernaryLayer)
+    if state.mask is None:
+        state.mask = weight_mask(module)
+    share_mask(state.mask, [module])
     module._ternary_state = state
     module._ternary_inside = module._ternary_loaded = False
     return module
@@ -171,6 +210,8 @@ def unswap(module: TernaryLayer) -> None:
     module.__class__ = module._ternary_base  # type: ignore[assignment]
     for name in ("_ternary_state", "_ternary_inside", "_ternary_loaded"):
         del module.__dict__[name]
+    if mask_of(module) is None:
+        module.__dict__.pop(MASK, None)
 
 
 def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
@@ -190,6 +231,17 @@ def _is_ternary(layer: TernaryLayer) -> bool:
 
 
 @torch.no_grad()
+def effective_weight(layer: nn.Module) -> Tensor:
+    """The weight that a layer's forward uses now, ternary or float, without gradient; pruned weights are zero."""
+    latent = layer._parameters["weight"]
+    assert latent is not None
+    if isinstance(layer, TernaryLayer) and not layer._ternary_loaded:
+        return layer._ternary_state.values(latent.detach())
+    keep = mask_of(layer)
+    return latent.detach() if keep is None else latent.detach().masked_fill(~keep, 0)
+
+
+@torch.no_grad()
 def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
     """Fix a ternary layer's codes and set its latent weight to the ternary values, whose levels go on training.
 
@@ -197,16 +249,12 @@ def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
         layer: The layer; its state changes phase.
         copies: Averaged copies that share the state. Their latent weights become the layer's codes with their own
             levels.
-
-    Raises:
-        ValueError: The method gives more than one term.
     """
     state = layer._ternary_state
+    state.codes = None
     found = [state.ternary(one.weight) for one in (layer, *copies)]
     codes = found[0].codes
-    if len(codes) != 1:
-        raise ValueError(f"only one ternary term can be frozen, {type(state.quantizer).__name__} gives {len(codes)}")
     for one, own in zip((layer, *copies), found, strict=True):
         there = codes.to(own.codes.device)
         one.weight.copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
-    state.codes, state.phase = codes[0].clone(), "frozen"
+    state.codes, state.phase = (codes[0] if len(codes) == 1 else codes).clone(), "frozen"

@@ -63,28 +63,31 @@ class Schedule:
 
     def value(self, position: float) -> float:
         """The number at ``position`` in ``unit``; exactly ``initial`` before ``begin``, ``final`` when complete."""
-        # Positions are quotients of counts: a boundary counts as reached when only rounding is missing.
-        position = position + 1e-9 * max(1.0, position)
-        if position < self.begin:
+        if not _reached(position, self.begin):
             return self.initial
         if self.complete(position):
             return self.final
-        t = (position - self.begin) / (self.end - self.begin)
+        t = max(position - self.begin, 0.0) / (self.end - self.begin)
         share = {
             "linear": t,
             "cubic": 1 - (1 - t) ** 3,
             "cosine": (1 - math.cos(math.pi * t)) / 2,
-            "step": math.floor(self.steps * t) / self.steps,
+            "step": math.floor(self.steps * t + 1e-9) / self.steps,
         }[self.shape]
         return self.initial + (self.final - self.initial) * share
 
     def complete(self, position: float) -> bool:
         """Whether the value no longer changes from ``position`` on."""
-        return position + 1e-9 * max(1.0, position) >= (self.begin if self.shape == "constant" else self.end)
+        return _reached(position, self.begin if self.shape == "constant" else self.end)
 
     def at(self, trainer: pl.Trainer, batch_idx: int = 0) -> float:
         """The number before batch ``batch_idx`` of a Trainer's current epoch."""
         return self.value(position(trainer, self.unit, batch_idx))
+
+
+def _reached(position: float, boundary: float) -> bool:
+    """Positions are quotients of counts: a boundary counts as reached when only rounding is missing."""
+    return position >= boundary - 1e-9 * max(1.0, boundary)
 
 
 def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0) -> float:
@@ -106,6 +109,7 @@ def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0) -> float:
     share = progress(trainer, batch_idx).fraction
     if share is None:
         raise MisconfigurationException(
-            "a schedule in fractions needs a run with an end: set max_epochs or max_steps, or use unit='epoch' or 'step'"
+            "a schedule in fractions needs a run with an end: set max_epochs or max_steps, or choose the unit 'epoch' "
+            "or 'step'"
         )
     return share

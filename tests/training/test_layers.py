@@ -190,15 +190,26 @@ def test_fused_transformer_layers_do_not_bypass_the_ternary_weight():
             torch.testing.assert_close(found[kept], expected[kept])
 
 
-def test_several_terms_cannot_be_frozen():
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_several_terms_are_frozen_at_their_values(per_channel):
     class Two(Quantizer):
         def ternary(self, weight, channel_axis=0):
-            codes = weight.sign().to(torch.int8)
-            return TernaryTensor(torch.stack([codes, codes]), torch.ones(2, 1), torch.ones(2, 1))
+            large = weight.sign() * (weight.abs() > 0.2)
+            codes = torch.stack([weight.sign(), large]).to(torch.int8)
+            levels = torch.tensor([[0.1], [0.2]])
+            return (
+                TernaryTensor(codes, levels, levels).per_channel
+                if self.per_channel
+                else TernaryTensor(codes, levels, levels)
+            )
 
-    layer = swap(nn.Linear(2, 2), LayerState(Two(), 0, "ternary"))
-    with pytest.raises(ValueError, match="only one ternary term can be frozen, Two gives 2"):
-        freeze(layer)
+    torch.manual_seed(0)
+    layer = swap(nn.Linear(6, 4), LayerState(Two(per_channel), 0, "ternary"))
+    before = layer.ternary()
+    freeze(layer)
+    assert torch.equal(layer.ternary().codes, before.codes)
+    torch.testing.assert_close(layer.ternary().dequantize(), before.dequantize())
+    torch.testing.assert_close(layer.ternary().positive, before.positive)
 
 
 def test_copies_are_frozen_with_the_codes_of_the_layer_and_their_own_levels():

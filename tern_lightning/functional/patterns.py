@@ -1,0 +1,171 @@
+"""Which weights to prune: by magnitude alone, N of every M, or whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Group = tuple[int, int]
+
+
+def group_norms(weight: Tensor, group: Group, channel_axis: int = 0, kernel: bool = True) -> Tensor:
+    """L2 norm of every group of ``group[0]`` output channels by ``group[1]`` input channels.
+
+    Args:
+        weight: Float weight with at least two axes. The input channels are the other one of its first two axes.
+        group: Output and input channels of a group, both >= 1; groups at the ends of the axes may be smaller.
+        channel_axis: Axis of the output channels, 0 or 1.
+        kernel: Whether a group spans the whole kernel; otherwise every kernel position has groups of its own.
+
+    Returns:
+        ``[groups of outputs, groups of inputs, positions]``; positions is 1 where a group spans the kernel.
+
+    Raises:
+        ValueError: The weight or the group does not fit.
+
+    Example:
+        >>> import torch
+        >>> group_norms(torch.tensor([[3.0, 0.0, 1.0], [0.0, 4.0, 0.0]]), (2, 2))[..., 0]
+        tensor([[5., 1.]])
+    """
+    return _tiles(weight.square(), group, channel_axis, kernel).sum((1, 3)).sqrt()
+
+
+def group_sizes(shape: Sequence[int], group: Group, channel_axis: int = 0, kernel: bool = True) -> Tensor:
+    """Number of weights of every group, shaped as :func:`group_norms` returns them."""
+    return _tiles(torch.ones(tuple(shape)), group, channel_axis, kernel).sum((1, 3))
+
+
+def expand_groups(
+    values: Tensor, shape: Sequence[int], group: Group, channel_axis: int = 0, kernel: bool = True
+) -> Tensor:
+    """Give every weight the value of its group: the inverse direction of :func:`group_norms`, shape ``shape``."""
+    moved = torch.empty(tuple(shape), device="meta").movedim(channel_axis, 0).shape
+    outputs, inputs, rest = moved[0], moved[1], moved[2:]
+    spread = values.repeat_interleave(group[0], 0)[:outputs].repeat_interleave(group[1], 1)[:, :inputs]
+    spread = spread.expand(outputs, inputs, rest.numel()).reshape(moved)
+    return spread.movedim(0, channel_axis).contiguous()
+
+
+def _tiles(weight: Tensor, group: Group, channel_axis: int, kernel: bool) -> Tensor:
+    """View a weight as ``[groups of outputs, in group, groups of inputs, in group, positions]``, padded with zeros.
+
+    Padding and reshaping instead of scattering: the sums over groups are the same on every device and process.
+    """
+    if weight.ndim < 2 or channel_axis not in (0, 1):
+        raise ValueError(
+            f"groups need a weight with output and input channels first, got shape {tuple(weight.shape)} with "
+            f"channel_axis {channel_axis}"
+        )
+    if min(group) < 1:
+        raise ValueError(f"group must be two sizes >= 1, got {group}")
+    rows = weight.movedim(channel_axis, 0).flatten(2) if weight.ndim > 2 else weight.movedim(channel_axis, 0)[..., None]
+    outputs, inputs, positions = rows.shape
+    padding = (0, 0, 0, -inputs % group[1], 0, -outputs % group[0])
+    rows = torch.nn.functional.pad(rows, padding)
+    tiles = rows.reshape(rows.shape[0] // group[0], group[0], rows.shape[1] // group[1], group[1], positions)
+    return tiles.sum(4, keepdim=True) if kernel else tiles
+
+
+def smallest(scores: Sequence[Tensor], sizes: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Choose the items with the smallest scores until they have ``count`` weights.
+
+    Args:
+        scores: One tensor per layer; ties are broken by position, so that every process chooses the same.
+        sizes: Weights of every item, integers in the shapes of ``scores``.
+        count: How many weights to choose; the last item that does not fit any more is not chosen.
+
+    Returns:
+        bool, True for the chosen items, in the shapes of ``scores``.
+    """
+    device = scores[0].device
+    flat = torch.cat([score.detach().flatten().to(device, torch.float32) for score in scores])
+    weights = torch.cat([size.flatten().to(device, torch.int64) for size in sizes])
+    order = torch.argsort(flat, stable=True)
+    chosen = torch.empty_like(flat, dtype=torch.bool)
+    chosen[order] = weights[order].cumsum(0) <= count
+    parts = chosen.split([score.numel() for score in scores])
+    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+def keep_largest(
+    weights: Sequence[Tensor],
+    amount: float,
+    kept: Sequence[Tensor | None] | None = None,
+    groups: Sequence[tuple[Group, int, bool]] | None = None,
+) -> list[Tensor]:
+    """Prune a share of several weights together, the smallest magnitudes first.
+
+    Learning both Weights and Connections for Efficient Neural Networks (2015), section 3.1, with the threshold set by
+    the share. Groups count by their root mean square.
+
+    Args:
+        weights: The weights.
+        amount: Share of all of them to prune, in [0, 1].
+        kept: What is still kept, bool or None for everything; what is pruned stays pruned and counts.
+        groups: For every weight its :func:`group_norms` arguments ``(group, channel_axis, kernel)``, to prune whole
+            groups; None prunes single weights.
+
+    Returns:
+        bool, True where a weight is kept, one per weight.
+
+    Raises:
+        ValueError: ``amount`` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> keep_largest([torch.tensor([[1.0, -3.0, 0.1, 2.0]])], 0.5)
+        [tensor([[False,  True, False,  True]])]
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount must be in [0, 1], got {amount}")
+    kept = [None] * len(weights) if kept is None else kept
+    total = sum(weight.numel() for weight in weights)
+    count = round(amount * total)
+    masked = [w.detach().abs() if k is None else w.detach().abs() * k for w, k in zip(weights, kept, strict=True)]
+    if groups is None:
+        # Pruned weights come before kept weights that happen to be zero.
+        scores = [m if k is None else torch.where(k, m, -torch.ones_like(m)) for m, k in zip(masked, kept, strict=True)]
+        chosen = smallest(scores, [torch.ones_like(s, dtype=torch.int64) for s in scores], count)
+        return [~c if k is None else ~c & k for c, k in zip(chosen, kept, strict=True)]
+    sizes = [group_sizes(w.shape, *how).to(w.device) for w, how in zip(weights, groups, strict=True)]
+    scores = [group_norms(m, *how) / size.sqrt() for m, how, size in zip(masked, groups, sizes, strict=True)]
+    chosen = smallest(scores, sizes, count)
+    found = [~expand_groups(c, w.shape, *how) for c, w, how in zip(chosen, weights, groups, strict=True)]
+    return [f if k is None else f & k for f, k in zip(found, kept, strict=True)]
+
+
+def keep_n_of_m(weight: Tensor, n: int, m: int, channel_axis: int = 0, kept: Tensor | None = None) -> Tensor:
+    """Keep the ``n`` largest magnitudes of every ``m`` weights that follow each other along the input channels.
+
+    Accelerating Sparse Deep Neural Networks (2021), section 3, describes 2 of 4. Weights of one output channel and
+    one kernel position are grouped; the last group of an axis may be smaller and then keeps at most ``n``.
+
+    Args:
+        weight: Float weight with at least two axes.
+        n: Weights to keep, 0 to ``m``.
+        m: Size of a group, >= 1.
+        channel_axis: Axis of the output channels, 0 or 1; the input channels are the other one.
+        kept: What is still kept; pruned weights stay pruned.
+
+    Raises:
+        ValueError: ``n`` or ``m`` is out of range.
+
+    Example:
+        >>> import torch
+        >>> keep_n_of_m(torch.tensor([[1.0, -3.0, 0.1, 2.0, 5.0, 0.2]]), 2, 4)
+        tensor([[False,  True, False,  True,  True,  True]])
+    """
+    if m < 1 or not 0 <= n <= m:
+        raise ValueError(f"a pattern n:m needs 0 <= n <= m and m >= 1, got {n}:{m}")
+    size = weight.detach().abs()
+    if kept is not None:
+        size = torch.where(kept, size, -torch.ones_like(size))
+    rows = size.movedim(1 - channel_axis, -1)
+    padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % m), value=-2.0)
+    order = torch.argsort(padded.unflatten(-1, (-1, m)), dim=-1, descending=True, stable=True)
+    chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order[..., :n], True)
+    chosen = chosen.flatten(-2)[..., : rows.shape[-1]].movedim(-1, 1 - channel_axis)
+    return chosen.contiguous() if kept is None else chosen & kept
