@@ -278,7 +278,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
-    block = 4 if vectors > 6 else vectors
+    block = _block(vectors, vector)
     several = 0 if single and pieces == weight.channels else pieces
     parallel = taps * vectors * lanes > ctx.serial * 16
     spec = Spec(
@@ -291,6 +291,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     ctx.report(node, weight, "sparse", reason)
     ctx.add_planes(node, __name__, spec, own, numbers, beside, out, {**info, "reason": reason})
     return True
+
+
+def _block(vectors: int, vector: int) -> int:
+    """Vectors a pixel block: two accumulators each have to stay in the registers, with room for what is being added."""
+    usual, most = {64: (4, 6), 32: (5, 6)}.get(vector, (8, 10))
+    return vectors if vectors <= most else usual
 
 
 def _chunks(rows: int, blocks: int) -> int:
