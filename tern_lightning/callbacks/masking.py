@@ -1,0 +1,321 @@
+"""What callbacks that work on the latent weights of chosen layers have in common, above all those that prune."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from tern_lightning import rules
+from tern_lightning.callbacks.state import find_copies
+from tern_lightning.layers import effective_weight
+from tern_lightning.masks import apply_mask, mask_of, prune, share_mask, weight_mask
+
+
+@dataclass
+class Target:
+    """A weight that a callback works on.
+
+    Attributes:
+        path: Path of the first layer that has the weight.
+        layer: That layer.
+        others: Further layers with the same weight, and averaged copies of all of them.
+    """
+
+    path: str
+    layer: nn.Module
+    others: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The latent weight."""
+        weight = self.layer._parameters["weight"]
+        assert weight is not None
+        return weight
+
+    @property
+    def axis(self) -> int:
+        """Axis of the output channels."""
+        return rules.channel_axis(self.layer)
+
+    @property
+    def keep(self) -> Tensor | None:
+        """The shared mask."""
+        return mask_of(self.layer)
+
+    def members(self) -> list[nn.Module]:
+        """All layers concerned."""
+        return [self.layer, *self.others]
+
+
+def select_layers(model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> dict[str, nn.Module]:
+    """Choose convolution and linear layers by path patterns.
+
+    Args:
+        model: Any module.
+        include: Patterns (``*``, ``?``, ``[...]``); a layer needs to match one. None chooses all layers whose weight is
+            trained except the first and the last.
+        exclude: Patterns of layers that are not chosen.
+
+    Raises:
+        MisconfigurationException: A pattern matches no layer, or nothing is left.
+    """
+    layers = {
+        path: layer
+        for path, layer in rules._outside_metrics(model)
+        if isinstance(layer, rules.SUPPORTED) and rules._obstacle(path, layer) is None
+    }
+    for name, patterns in (("include", include or ()), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in layers):
+                near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3) or list(layers)[:20]
+                raise MisconfigurationException(
+                    f"{name} pattern {pattern!r} matches no convolution or linear layer; HINT: there are {near}"
+                )
+    if include is None:
+        trained = [path for path, layer in layers.items() if rules._weight(layer).requires_grad]
+        wanted = trained[1:-1]
+    else:
+        wanted = [path for path in layers if any(fnmatchcase(path, pattern) for pattern in include)]
+    found = {path: layers[path] for path in wanted if not any(fnmatchcase(path, pattern) for pattern in exclude)}
+    if not found:
+        raise MisconfigurationException(
+            f"include {include} and exclude {list(exclude)} leave none of the layers {list(layers)[:20]}. "
+            "HINT: without include the first and the last layer are left out; include=['*'] takes all."
+        )
+    return found
+
+
+def check_patterns(name: str, patterns: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Raise ValueError unless ``patterns`` is a list of strings or None."""
+    if patterns is None:
+        return None
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"{name} must be a list of patterns, got {patterns!r}")
+    return tuple(patterns)
+
+
+class WeightCallback(pl.Callback):
+    """Base of callbacks that change the latent weights of chosen layers or their gradients.
+
+    It finds the weights when fit starts, calls :meth:`after_step` right after every step that an optimiser really made
+    (a loss scaler may skip one), restores states of checkpoints and keeps the shared masks applied.
+
+    Args:
+        include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
+            last.
+        exclude: Patterns of layers that are left out.
+    """
+
+    def __init__(self, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
+        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self._targets: dict[str, Target] = {}
+        self._handles: list[RemovableHandle] = []
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(include=self.include, exclude=self.exclude)
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state, when the weights are known."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Act right after a step of an optimiser."""
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._targets = _targets(trainer, pl_module, select_layers(pl_module, self.include, self.exclude))
+        if self._restored is None and trainer.global_step == 0:
+            self.reset()
+        self._restore()
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
+        self._restore()
+        self._unhook()
+        for optimizer in trainer.optimizers:
+            self._handles.append(optimizer.register_step_post_hook(self._post))
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._unhook()
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._restored = None
+        self._unhook()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._unhook()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def _restore(self) -> None:
+        saved, self._restored = self._restored, None
+        if saved is not None:
+            self.restore(saved)
+
+    def _post(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.after_step(optimizer)
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _of(self, optimizer: Optimizer) -> list[tuple[Target, float]]:
+        """The weights that an optimiser moves, with their learning rates."""
+        rates = {id(p): float(group.get("lr", 0.0)) for group in optimizer.param_groups for p in group["params"]}
+        found = self._targets.values()
+        return [(target, rates[id(target.weight)]) for target in found if id(target.weight) in rates]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks belong to the optimisers of a run.
+        return {**self.__dict__, "_handles": []}
+
+
+class MaskCallback(WeightCallback):
+    """Base of callbacks that prune: pruned weights and their gradients are zero, and so is the optimiser's memory."""
+
+    @property
+    def owner(self) -> str:
+        """Name of this callback's part of the masks."""
+        return self.state_key
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._apply()
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        for target, _ in self._of(optimizer):
+            keep, grad = target.keep, target.weight.grad
+            if keep is not None and grad is not None:
+                grad.masked_fill_(~keep, 0)
+
+    @override
+    def after_step(self, optimizer: Optimizer) -> None:
+        self._apply()
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._apply()
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = self.log_values()
+        found.update({f"pruning/{path}/pruned": pruned_share([t]) for path, t in self._targets.items()})
+        pl_module.log_dict(found, sync_dist=True)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._targets:
+            pl_module.log_dict(self.log_values(), logger=False, sync_dist=True)
+
+    def log_values(self) -> dict[str, float]:
+        """Shares of the pruned weights and of all weights that are zero in forward."""
+        targets = list(self._targets.values())
+        return {"pruning/pruned": pruned_share(targets), "pruning/sparsity": zero_share(targets)}
+
+    def masks_state(self) -> dict[str, Tensor]:
+        """This callback's part of the masks, by path."""
+        parts = {path: weight_mask(target.layer).part(self.owner) for path, target in self._targets.items()}
+        return {path: part.cpu() for path, part in parts.items() if part is not None}
+
+    def load_masks(self, state: dict[str, Tensor]) -> None:
+        """Take over what :meth:`masks_state` gave.
+
+        Raises:
+            MisconfigurationException: The state is of other layers.
+        """
+        unknown = sorted(set(state) - set(self._targets))
+        if unknown:
+            raise MisconfigurationException(
+                f"the checkpoint has masks of layers {unknown}, which are not pruned in this run. "
+                "HINT: resume with the include and exclude that the run was started with."
+            )
+        for path, target in self._targets.items():
+            keep = state.get(path)
+            prune(target.layer, keep, self.owner)
+        self._apply()
+
+    def set_masks(self, keeps: dict[str, Tensor], optimizers: Sequence[Optimizer]) -> None:
+        """Prune: weights, averaged copies and what the optimisers remember of pruned weights become zero."""
+        for path, keep in keeps.items():
+            prune(self._targets[path].layer, keep, self.owner)
+        self._apply()
+        for optimizer in optimizers:
+            for target, _ in self._of(optimizer):
+                kept = target.keep
+                if kept is None:
+                    continue
+                for memory in optimizer.state.get(target.weight, {}).values():
+                    if isinstance(memory, Tensor) and memory.shape == target.weight.shape:
+                        memory.masked_fill_(~kept.to(memory.device), 0)
+
+    def _apply(self) -> None:
+        for target in self._targets.values():
+            for member in target.members():
+                apply_mask(member)
+
+
+def pruned_share(targets: Sequence[Target]) -> float:
+    """Share of weights that are pruned."""
+    pruned = sum(int((~t.keep).sum()) for t in targets if t.keep is not None)
+    return pruned / sum(target.weight.numel() for target in targets)
+
+
+@torch.no_grad()
+def zero_share(targets: Sequence[Target]) -> float:
+    """Share of weights that are zero in forward."""
+    zeros = sum(int((effective_weight(target.layer) == 0).sum()) for target in targets)
+    return zeros / sum(target.weight.numel() for target in targets)
+
+
+def _targets(trainer: pl.Trainer, model: nn.Module, chosen: dict[str, nn.Module]) -> dict[str, Target]:
+    """One target for every weight, with all layers of the model and of averaged copies that have it."""
+    by_weight: dict[int, Target] = {}
+    for path, layer in model.named_modules(remove_duplicate=False):
+        weight = layer._parameters.get("weight")
+        if weight is not None and isinstance(layer, rules.SUPPORTED):
+            known = by_weight.setdefault(id(weight), Target(path, layer))
+            if layer is not known.layer:
+                known.others.append(layer)
+    found: dict[str, Target] = {}
+    copies = find_copies(trainer, chosen)
+    for path, layer in chosen.items():
+        target = by_weight[id(layer._parameters["weight"])]
+        if any(target is other for other in found.values()):
+            continue
+        target.path, found[path] = path, target
+        target.others += [root.get_submodule(path) for root in copies.values()]
+        share_mask(weight_mask(target.layer), target.others)
+        for member in target.others:
+            state = member.__dict__.get("_ternary_state")
+            if state is not None:
+                state.mask = weight_mask(target.layer)
+    return found

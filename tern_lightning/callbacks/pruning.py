@@ -1,0 +1,166 @@
+"""Prune weights on a schedule while the network trains, float or ternary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from tern_lightning.callbacks.masking import MaskCallback, Target
+from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
+from tern_lightning.schedules import Schedule, position
+
+
+class PruningSchedule(MaskCallback):
+    """Prune the smallest weights, more and more of them, and train the others on.
+
+    Pruned weights are zero from then on, for every callback and quantiser: thresholds and levels of ternary layers are
+    those of the weights that are left. They come back in no checkpoint: checkpoints hold zeros, and the masks are in
+    this callback's state, from which a run is resumed exactly. A ternariser makes further zeros;
+    ``TernaryCallback("twn", options={"factor": 0.0})`` makes none, so that sparsity is the scheduled amount. Pruning
+    should be complete before the codes of ternary layers are frozen, because frozen weights of a layer are all of one
+    size.
+
+    Every process prunes by itself: the weights that they compare are the same. Strategies that split a weight over
+    processes are not supported.
+
+    Args:
+        amount: Share of the chosen weights to prune, in [0, 1]. None with a pattern ``n:m``, which implies it.
+        scope: ``global`` compares the weights of all chosen layers, ``layer`` prunes the same share of every layer.
+        schedule: How the amount is reached, from ``schedule.initial`` to ``schedule.final`` times the amount; None for
+            a cubic one over the first half of the run.
+        pattern: ``element``; ``block`` for whole groups of weights; or ``n:m``, for example ``2:4``, to keep the n
+            largest of every m weights along the input channels (m falls to n over the schedule).
+        group: Output and input channels of a block.
+        kernel: Whether a block spans the whole kernel of a convolution, or one position of it.
+        every: Optimiser steps from one pruning to the next, at least 1; it always prunes when the schedule completes.
+        include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
+            last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example::
+
+        ramp = Schedule("cubic", begin=0.1, end=0.5)
+        trainer = Trainer(callbacks=[TernaryCallback(), PruningSchedule(0.8, schedule=ramp)])
+    """
+
+    def __init__(
+        self,
+        amount: float | None = None,
+        scope: Literal["global", "layer"] = "global",
+        schedule: Schedule | None = None,
+        pattern: str = "element",
+        group: tuple[int, int] = (1, 1),
+        kernel: bool = True,
+        every: int = 50,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__(include, exclude)
+        self.pattern = check_pattern(pattern)
+        if isinstance(self.pattern, tuple) != (amount is None):
+            raise ValueError(
+                f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
+            )
+        if amount is not None and not 0 <= amount <= 1:
+            raise ValueError(f"amount must be in [0, 1], got {amount}")
+        if scope not in ("global", "layer"):
+            raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
+        if len(group) != 2 or min(group) < 1:
+            raise ValueError(f"group must be two sizes >= 1, got {group}")
+        if pattern != "block" and tuple(group) != (1, 1):
+            raise ValueError(f"group is for pattern 'block', got {group} with pattern {pattern!r}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.schedule = Schedule() if schedule is None else schedule
+        if (
+            not 0
+            <= min(self.schedule.initial, self.schedule.final)
+            <= max(self.schedule.initial, self.schedule.final)
+            <= 1
+        ):
+            raise ValueError(f"the schedule's values must be in [0, 1], got {self.schedule}")
+        self.amount, self.scope, self.group, self.kernel, self.every = amount, scope, tuple(group), kernel, every
+        self.progress, self._next_step = 0.0, 0
+
+    @override
+    def reset(self) -> None:
+        self.progress, self._next_step = 0.0, 0
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        position(trainer, self.schedule.unit)
+        super().on_fit_start(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        target = self.schedule.at(trainer, batch_idx)
+        due = trainer.global_step >= self._next_step or target == self.schedule.final
+        if target > self.progress and due:
+            self.progress, self._next_step = target, trainer.global_step + self.every
+            self._warn_frozen()
+            self.set_masks(self.choose(target), trainer.optimizers)
+
+    @torch.no_grad()
+    def choose(self, progress: float) -> dict[str, Tensor]:
+        """The masks for a share of the way, True where a weight is kept, from the weights as they are now."""
+        targets = list(self._targets.values())
+        if isinstance(self.pattern, tuple):
+            n, m = self.pattern
+            kept = m - int(progress * (m - n) + 1e-9)
+            return {t.path: keep_n_of_m(t.weight, kept, m, t.axis, t.keep) for t in targets}
+        assert self.amount is not None
+        found: dict[str, Tensor] = {}
+        for part in [targets] if self.scope == "global" else [[t] for t in targets]:
+            keeps = keep_largest(
+                [t.weight for t in part], progress * self.amount, [t.keep for t in part], self._groups(part)
+            )
+            found.update({t.path: keep for t, keep in zip(part, keeps, strict=True)})
+        return found
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if not self._targets:
+            return {}
+        return {"masks": self.masks_state(), "progress": self.progress, "next_step": self._next_step}
+
+    @override
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_masks(state["masks"])
+        self.progress, self._next_step = state["progress"], state["next_step"]
+
+    def _groups(self, targets: Sequence[Target]) -> list[tuple[tuple[int, int], int, bool]] | None:
+        if self.pattern == "element":
+            return None
+        return [((self.group[0], self.group[1]), t.axis, self.kernel) for t in targets]
+
+    def _warn_frozen(self) -> None:
+        states = (t.layer.__dict__.get("_ternary_state") for t in self._targets.values())
+        if any(state is not None and state.phase == "frozen" for state in states):
+            rank_zero_warn(
+                "weights are pruned after the codes were frozen: those of a layer are of one size then, so that the "
+                "choice is arbitrary. HINT: end the schedule before TernaryCallback's freeze."
+            )
+
+
+def check_pattern(pattern: str) -> str | tuple[int, int]:
+    """``element``, ``block`` or the two numbers of ``n:m``; anything else raises ValueError."""
+    if pattern in ("element", "block"):
+        return pattern
+    found = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if found is None or not 0 < int(found[1]) < int(found[2]):
+        raise ValueError(f"pattern must be 'element', 'block' or 'n:m' with 0 < n < m, got {pattern!r}")
+    return int(found[1]), int(found[2])
