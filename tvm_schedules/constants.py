@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, sparse
+from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, taps
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -50,12 +50,10 @@ def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    codes, levels = sparse.split_levels(
-        decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"])
-    )
+    codes, levels = taps.split_levels(decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]))
     if len(codes) == 1:
         levels = np.ones_like(levels)  # the epilogue's scale holds the only level
-    return sparse.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
+    return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -19,15 +19,16 @@ import numpy as np
 
 from ..compat import Emitter, private_function
 from ..graph import Fused, Linear, Windowed
-from ..layout import Halo, Window
+from ..layout import Halo
 from ..passes.layouts import in_planes, input_key, window_of
 from ..tensor import TernaryTensor
 from .epilogue import Epilogue, fill_borders, store_pairs, store_pixels
+from .taps import split_levels, taps_limit
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower", "segments", "taps_limit"]
+__all__ = ["Spec", "emit", "lower"]
 
 
 @dataclass(frozen=True)
@@ -57,110 +58,76 @@ class Spec:
     epilogue: Epilogue
 
     @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector // self.x.itemsize
+
+    @property
+    def widths(self) -> tuple[int, list[int]]:
+        """How many whole pixel blocks there are, and the vectors of the rest, the last one as narrow as will do."""
+        run = self.x.run(self.epilogue.size)
+        full, rest = divmod(run, self.block * self.lanes)
+        tail = [self.lanes] * (rest // self.lanes)
+        left = rest % self.lanes
+        narrow = [self.lanes // 4, self.lanes // 2] if self.vector == 64 else [self.lanes // 2] * (self.vector == 32)
+        return full, [*tail, next((n for n in narrow if n >= left), self.lanes)] if left else tail
+
+    @property
     def pixels(self) -> int:
-        """Elements that the kernel stores in a plane: whole vectors."""
-        lanes = self.vector // self.x.itemsize
-        return -(-self.x.run(self.epilogue.size) // lanes) * lanes
-
-
-def taps_limit(x: Halo, largest: int = 255) -> int:
-    """Taps of one sign in a segment at most: what 16-bit sums of values up to ``largest`` hold; float has no limit."""
-    return 32767 // largest if x.dtype == "uint8" else 1 << 30
-
-
-def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, limit: int) -> dict[str, np.ndarray]:
-    """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
-
-    Args:
-        codes: int8 ``[terms, O, C / groups, kd, kh, kw]``.
-        levels: float32 ``[terms, O]``: each term's level relative to the epilogue's scale; all 1 for a single term.
-        window: Geometry.
-        x: Layout of the input.
-        limit: Taps of one sign that a segment may have at most.
-
-    Returns:
-        ``offsets`` int32 (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the
-        additions and of the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row),
-        ``level`` float32 ``[segments]``.
-    """
-    terms, rows, fan = codes.shape[:3]
-    table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
-    per_channel = x.phases * x.plane
-    offsets: list[np.ndarray] = []
-    counts: list[int] = []
-    row, level = [0], []
-    for o in range(rows):
-        first = (o * window.groups // rows) * fan
-        address = ((np.arange(fan) + first)[:, None] * per_channel + table).ravel()
-        for t in range(terms):
-            flat = codes[t, o].reshape(-1)
-            plus, minus = np.sort(address[flat > 0]), np.sort(address[flat < 0])
-            if t and not len(plus) and not len(minus):
-                continue
-            pieces = max(1, -(-max(len(plus), len(minus)) // limit))
-            for part_plus, part_minus in zip(np.array_split(plus, pieces), np.array_split(minus, pieces), strict=True):
-                offsets += [part_plus, part_minus]
-                counts += [len(part_plus), len(part_minus)]
-                level.append(levels[t, o])
-        row.append(len(level))
-    return {
-        "offsets": np.concatenate([*offsets, [0]]).astype(np.int32),
-        "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        "row": np.array(row, np.int32),
-        "level": np.array(level, np.float32),
-    }
+        """Elements that the kernel stores in a plane."""
+        full, tail = self.widths
+        return full * self.block * self.lanes + sum(tail)
 
 
 class _Bytes:
-    """Sums of 8-bit pixels in two 16-bit words."""
+    """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
     def __init__(self, e: Emitter, spec: Spec) -> None:
-        self.e, self.lanes, self.half = e, spec.vector, spec.vector // 2
-        self.words = [e.local(spec.block * self.half, "uint16") for _ in range(2)]
+        self.e = e
+        self.words = [e.local(spec.block * spec.vector // 2, "uint16") for _ in range(2)]
         self.parts = 2
 
-    def zero(self, v: int) -> None:
+    def zero(self, at: int, width: int) -> None:
         for part in self.words:
-            self.e.store(part, v * self.half, self.e.const(0, f"uint16x{self.half}"), self.half)
+            self.e.store(part, at // 2, self.e.const(0, f"uint16x{width // 2}"), width // 2)
 
-    def add(self, v: int, pixels: Any, sign: int) -> None:
-        e, u16 = self.e, f"uint16x{self.half}"
+    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
+        e, half, u16 = self.e, width // 2, f"uint16x{width // 2}"
         word = e.bits(pixels, u16)
         for part, term in zip(self.words, (word, word >> e.const(8, u16)), strict=True):
-            old = e.load(part, v * self.half, self.half)
-            e.store(part, v * self.half, old + term if sign > 0 else old - term, self.half)
+            old = e.load(part, at // 2, half)
+            e.store(part, at // 2, old + term if sign > 0 else old - term, half)
 
-    def sums(self, v: int) -> list[Any]:
-        e, half = self.e, self.half
-        a, b = (e.load(part, v * half, half) for part in self.words)
+    def sums(self, at: int, width: int) -> list[Any]:
+        e, half = self.e, width // 2
+        a, b = (e.load(part, at // 2, half) for part in self.words)
         even = a - (b << e.const(8, f"uint16x{half}"))
         return [e.cast(e.bits(word, f"int16x{half}"), f"float32x{half}") for word in (even, b)]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any) -> None:
-        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, self.half)
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
 
 
 class _Floats:
     """Sums of 32-bit float pixels."""
 
     def __init__(self, e: Emitter, spec: Spec) -> None:
-        self.e, self.lanes = e, spec.vector // 4
-        self.half = self.lanes
-        self.total = e.local(spec.block * self.lanes, "float32")
+        self.e = e
+        self.total = e.local(spec.block * spec.vector // 4, "float32")
         self.parts = 1
 
-    def zero(self, v: int) -> None:
-        self.e.store(self.total, v * self.lanes, self.e.const(0.0, f"float32x{self.lanes}"), self.lanes)
+    def zero(self, at: int, width: int) -> None:
+        self.e.store(self.total, at, self.e.const(0.0, f"float32x{width}"), width)
 
-    def add(self, v: int, pixels: Any, sign: int) -> None:
-        old = self.e.load(self.total, v * self.lanes, self.lanes)
-        self.e.store(self.total, v * self.lanes, old + pixels if sign > 0 else old - pixels, self.lanes)
+    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
+        old = self.e.load(self.total, at, width)
+        self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
 
-    def sums(self, v: int) -> list[Any]:
-        return [self.e.load(self.total, v * self.lanes, self.lanes)]
+    def sums(self, at: int, width: int) -> list[Any]:
+        return [self.e.load(self.total, at, width)]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any) -> None:
-        store_pixels(self.e, ep, views, sums[0], n, o, p, self.lanes)
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
 
 
 def emit(spec: Spec) -> Any:
@@ -168,11 +135,11 @@ def emit(spec: Spec) -> Any:
     ep, x = spec.epilogue, spec.x
     arguments = [("x", x.dtype), ("offsets", "int32"), ("bounds", "int32"), ("row", "int32"), ("level", "float32")]
     count = max(spec.segments, spec.rows)
-    lanes = spec.vector // x.itemsize
-    full, tail = divmod(spec.pixels // lanes, spec.block)
+    full, tail = spec.widths
     blocks = full + bool(tail)
     per_chunk = -(-spec.rows // spec.chunks)
     image = x.channels * x.phases * x.plane
+    size = spec.block * spec.lanes
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
@@ -180,46 +147,48 @@ def emit(spec: Spec) -> Any:
         offsets, bounds, row, level = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:5], sizes, strict=True))
         views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
 
-        def segment(acc: Any, s: Any, base: Any, vectors: int) -> None:
-            for v in range(vectors):
-                acc.zero(v)
+        def segment(acc: Any, s: Any, base: Any, parts: list[tuple[int, int]]) -> None:
+            for at, width in parts:
+                acc.zero(at, width)
             for sign, index in ((+1, 0), (-1, 1)):
                 first, last = (e.load(bounds, s * 2 + index + i) for i in range(2))
                 with e.loop(last - first) as j:
-                    at = e.load(offsets, first + j) + base
-                    for v in range(vectors):
-                        acc.add(v, e.load(bx, at + v * lanes, lanes), sign)
+                    where = e.load(offsets, first + j) + base
+                    for at, width in parts:
+                        acc.add(at, width, e.load(bx, where + at, width), sign)
 
-        def several(acc: Any, total: list[Any], base: Any, o: Any, vectors: int) -> None:
-            half = acc.half
+        def several(acc: Any, total: list[Any], base: Any, o: Any, parts: list[tuple[int, int]]) -> None:
+            share = acc.parts
             for part in total:
-                for v in range(vectors):
-                    e.store(part, v * half, e.const(0.0, f"float32x{half}"), half)
+                for at, width in parts:
+                    e.store(part, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
             first = e.load(row, o)
             with e.loop(e.load(row, o + 1) - first) as i:
-                segment(acc, first + i, base, vectors)
-                weight = e.splat(e.load(level, first + i), half)
-                for v in range(vectors):
-                    for part, value in zip(total, acc.sums(v), strict=True):
-                        old = e.load(part, v * half, half)
+                segment(acc, first + i, base, parts)
+                for at, width in parts:
+                    weight = e.splat(e.load(level, first + i), width // share)
+                    for part, value in zip(total, acc.sums(at, width), strict=True):
+                        old = e.load(part, at // share, width // share)
                         new = e.fma(value, weight, old) if ep.fma else old + value * weight
-                        e.store(part, v * half, new, half)
+                        e.store(part, at // share, new, width // share)
 
-        def pixels(acc: Any, total: list[Any], n: Any, block: Any, o: Any, vectors: int) -> None:
-            start = block * (spec.block * lanes)
+        def pixels(acc: Any, total: list[Any], n: Any, block: Any, o: Any, widths: list[int]) -> None:
+            start = block * size
             base = start + n * image
+            parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
             if spec.segments:
-                several(acc, total, base, o, vectors)
+                several(acc, total, base, o, parts)
             else:
-                segment(acc, o, base, vectors)
-            for v in range(vectors):
-                sums = [e.load(part, v * acc.half, acc.half) for part in total] if total else acc.sums(v)
-                acc.store(ep, views, sums, n, o, start + v * lanes)
+                segment(acc, o, base, parts)
+            for at, width in parts:
+                share = acc.parts
+                sums = [e.load(part, at // share, width // share) for part in total] if total else acc.sums(at, width)
+                acc.store(ep, views, sums, n, o, start + at, width)
 
         def rows(acc: Any, total: list[Any], n: Any, block: Any, o: Any) -> None:
             if full:
                 with e.when(block < full):
-                    pixels(acc, total, n, block, o, spec.block)
+                    pixels(acc, total, n, block, o, [spec.lanes] * spec.block)
             if tail:
                 with e.when(block == full):
                     pixels(acc, total, n, block, o, tail)
@@ -229,27 +198,14 @@ def emit(spec: Spec) -> Any:
         with e.loop(x.batch * spec.chunks * blocks, parallel=spec.parallel) as job:
             n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
             acc: Any = _Bytes(e, spec) if x.dtype == "uint8" else _Floats(e, spec)
-            total = [e.local(spec.block * acc.half, "float32") for _ in range(acc.parts)] if spec.segments else []
+            space = size // acc.parts
+            total = [e.local(space, "float32") for _ in range(acc.parts)] if spec.segments else []
             with e.loop(per_chunk) as i:
                 o = rest // blocks * per_chunk + i
                 with e.when(o < spec.rows):
                     rows(acc, total, n, rest % blocks, o)
 
     return private_function([*arguments, *ep.arguments], body)
-
-
-def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Codes ``[terms, ...]`` and levels ``[terms, O]``; a term with unequal levels becomes two."""
-    full = weight.per_channel
-    codes, levels = [], []
-    for t, (positive, negative) in enumerate(zip(full.positive, full.negative, strict=True)):
-        if np.array_equal(positive, negative):
-            codes.append(full.codes[t])
-            levels.append(positive)
-        else:
-            codes += [np.maximum(full.codes[t], 0), np.minimum(full.codes[t], 0)]
-            levels += [positive, negative]
-    return np.stack(codes), np.stack(levels).astype(np.float32)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
