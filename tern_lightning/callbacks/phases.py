@@ -66,6 +66,29 @@ def next_phase(current: Phase, start: Boundary, freeze: Boundary, now: Progress)
     return max(current, target, key=PHASES.index)
 
 
+def phase_share(trainer: pl.Trainer, start: Boundary, freeze: Boundary, now: Progress) -> float:
+    """How much of the ternary phase is over, in [0, 1].
+
+    Raises:
+        MisconfigurationException: The run has no end.
+    """
+    if now.fraction is None:
+        raise MisconfigurationException(
+            "a method that follows a schedule needs a run with an end: set max_epochs or max_steps"
+        )
+    begin, end = _as_fraction(trainer, start), 1.0 if freeze is None else _as_fraction(trainer, freeze)
+    return min(max((now.fraction - begin) / (end - begin), 0.0), 1.0) if end > begin else 1.0
+
+
+def _as_fraction(trainer: pl.Trainer, boundary: Boundary) -> float:
+    """A boundary as a fraction of a run with an end."""
+    if not isinstance(boundary, int):
+        return float(boundary or 0.0)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        return boundary / trainer.max_epochs
+    return boundary * trainer.num_training_batches / trainer.accumulate_grad_batches / trainer.max_steps
+
+
 def describe(trainer: pl.Trainer, start: Boundary, freeze: Boundary) -> str:
     """The phases in words, for example ``ternary from epoch 0, frozen from epoch 6``.
 

@@ -48,10 +48,11 @@ def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
 
 
 def collect(layers: Layers, copies: Mapping[str, Layers]) -> dict[str, Any]:
-    """Plain tensors from which :func:`restore` continues: latent weights and frozen codes."""
+    """Plain tensors from which :func:`restore` continues: latent weights, frozen codes, what methods train besides."""
     return {
         "latents": _latents(layers),
         "codes": {path: layer._ternary_state.codes for path, layer in layers.items()},
+        "methods": {path: layer._ternary_state.quantizer.state() for path, layer in layers.items()},
         "copies": {name: _latents(members) for name, members in copies.items()},
     }
 
@@ -72,6 +73,7 @@ def restore(state: Mapping[str, Any], layers: Layers, copies: Mapping[str, Layer
     for path, layer in layers.items():
         codes = state["codes"][path]
         layer._ternary_state.codes = None if codes is None else codes.to(layer.weight.device)
+        layer._ternary_state.quantizer.load(state["methods"][path], layer.weight.device)
     _put(state["latents"], layers)
     for name, members in copies.items():
         _put(state["copies"].get(name, state["latents"]), members)

@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import report, state
 from tern_lightning.callbacks.batchnorm import StatisticsReset
-from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, progress
+from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
+from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.layers import (
     PHASES,
     LayerState,
@@ -97,6 +99,7 @@ class TernaryCallback(pl.Callback):
         self._codes: dict[str, Tensor] = {}
         self._empty: set[str] = set()
         self._statistics = StatisticsReset()
+        self._scalars = ScalarTrainer()
         self._restored: dict[str, Any] | None = None
 
     @property
@@ -110,6 +113,9 @@ class TernaryCallback(pl.Callback):
         phases = describe(trainer, self.start, self.freeze)
         self._install(trainer, pl_module)
         self._restore(pl_module)
+        self._follow_schedule(trainer)
+        if self.phase == "ternary":
+            begin(self._layers)
         self._check_finite(trainer)
         if self.verbose:
             report.print_decisions(self.decisions, phases)
@@ -125,9 +131,16 @@ class TernaryCallback(pl.Callback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._advance(next_phase(self.phase, self.start, self.freeze, progress(trainer, batch_idx)), pl_module)
+            self._follow_schedule(trainer, batch_idx)
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
             self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._scalars.step(trainer, optimizer, self._layers)
 
     @override
     def on_train_batch_end(
@@ -167,7 +180,12 @@ class TernaryCallback(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         if not self._layers:
             return {}
-        return {"phase": self.phase, "statistics": self._statistics.state(), "previous": dict(self._codes)}
+        return {
+            "phase": self.phase,
+            "statistics": self._statistics.state(),
+            "previous": dict(self._codes),
+            "scalars": self._scalars.state(),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,7 +202,7 @@ class TernaryCallback(pl.Callback):
     def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide about all layers and change them, those of averaged copies of the model too."""
         if self._restored is None and trainer.global_step == 0:
-            self.phase, self._codes = "float", {}
+            self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
         self.decisions = resolve(pl_module, self.rules, self.method, self.options)
         chosen = {decision.path: decision for decision in self.decisions if decision.method is not None}
         if not chosen:
@@ -209,8 +227,10 @@ class TernaryCallback(pl.Callback):
             old: LayerState | None = getattr(decision.module, "_ternary_state", None)
             codes = old.codes if old is not None and self.phase == "frozen" else None
             method = get_quantizer(str(decision.method), **decision.options)
-            new = LayerState(method, channel_axis(decision.module), self.phase, codes)
-            by_weight.setdefault(id(decision.module._parameters["weight"]), new)
+            axis, weight = channel_axis(decision.module), decision.module._parameters["weight"]
+            assert weight is not None
+            carry_over(old, method, weight, axis)
+            by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes))
         return {path: by_weight[id(one.module._parameters["weight"])] for path, one in chosen.items()}
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
@@ -222,16 +242,27 @@ class TernaryCallback(pl.Callback):
         self._set_phase(saved["phase"])
         self._codes = saved["previous"]
         self._statistics.load(saved["statistics"], pl_module)
+        self._scalars.load(saved["scalars"])
 
     def _advance(self, target: Phase, pl_module: pl.LightningModule) -> None:
         """Go through the phases up to ``target``."""
         while self.phase != target:
             following = PHASES[PHASES.index(self.phase) + 1]
+            if following == "ternary":
+                begin(self._layers)
             if following == "frozen":
                 for path, layer in self._layers.items():
                     freeze(layer, [members[path] for members in self._copies.values()])
                 self._statistics.start(pl_module, self.bn_batches)
             self._set_phase(following)
+
+    def _follow_schedule(self, trainer: pl.Trainer, batch_idx: int = 0) -> None:
+        """Tell the methods that follow a schedule how much of the ternary phase is over."""
+        methods = [layer._ternary_state.quantizer for layer in self._layers.values()]
+        if any(method.scheduled for method in methods):
+            share = phase_share(trainer, self.start, self.freeze, progress(trainer, batch_idx))
+            for method in methods:
+                method.progress.fill_(share)
 
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase

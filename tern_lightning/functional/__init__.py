@@ -3,6 +3,7 @@
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.frozen import frozen_levels
 from tern_lightning.functional.gradient import attach, straight_through
+from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.residual import LevelIndex, level_index, nested_terms, residual_terms
 from tern_lightning.functional.statistics import code_entropy, flip_ratio, sparsity
 from tern_lightning.functional.sws import sws
@@ -21,5 +22,7 @@ __all__ = [
     "sparsity",
     "straight_through",
     "sws",
+    "trained_levels",
+    "ttq",
     "twn",
 ]

@@ -1,0 +1,82 @@
+"""Ternary weights with two trained levels: Trained Ternary Quantization and the gradient rule that it introduced."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tern_lightning.functional.gradient import attach
+from tern_lightning.functional.shared import kept, row_max, spread, to_rows
+from tern_lightning.tensor import TernaryTensor
+
+
+def ttq(
+    weight: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    threshold: float = 0.05,
+    sparsity: float | None = None,
+    per_channel: bool = False,
+    channel_axis: int = 0,
+    mask: Tensor | None = None,
+) -> TernaryTensor:
+    r"""Give the weights beyond a threshold two levels that are trained apart.
+
+    .. math:: \Delta = t \max|W|, \quad \hat W = W_p [W > \Delta] - W_n [W < -\Delta]
+
+    Trained Ternary Quantization (2017), equations 6 and 9. With ``sparsity`` the threshold is the k-th largest
+    magnitude instead, section 3.2's other rule, which keeps the share of zeros constant over all layers.
+
+    Args:
+        weight: Float32 weight of any shape.
+        positive: Level of the positive weights, float32 ``[C]``.
+        negative: Magnitude of the level of the negative weights, float32 ``[C]``.
+        threshold: Share of the largest magnitude, in [0, 1].
+        sparsity: Share of zeros in [0, 1) among all weights, pruned ones included, in place of ``threshold``.
+        per_channel: One threshold per output channel; the levels then are too.
+        channel_axis: Axis of the output channels.
+        mask: Bool of the weight's shape, True for weights that are kept; None keeps all.
+
+    Example:
+        >>> import torch
+        >>> ttq(torch.tensor([[1.0, -3.0, 0.1]]), torch.tensor([2.0]), torch.tensor([0.5])).dequantize()
+        tensor([[ 2.0000, -0.5000,  0.0000]])
+    """
+    size = weight.abs()
+    if sparsity is None:
+        bound = threshold * row_max(size, channel_axis, per_channel, mask)
+        chosen = size > spread(bound, weight, channel_axis)
+    else:
+        chosen = size >= spread(_kth_largest(size, sparsity, per_channel, channel_axis, mask), weight, channel_axis)
+    codes = (weight.sign() * kept(chosen, mask)).to(torch.int8)
+    return TernaryTensor(codes[None], positive[None], negative[None], channel_axis)
+
+
+def _kth_largest(size: Tensor, sparsity: float, per_channel: bool, channel_axis: int, mask: Tensor | None) -> Tensor:
+    """The magnitude ``[C]`` that a share ``1 - sparsity`` of the weights reaches; infinite where that is none."""
+    rows = to_rows(kept(size, mask), channel_axis, per_channel)
+    count = round(rows.shape[1] * (1 - sparsity))
+    if count == 0:
+        return rows.new_full((rows.shape[0],), float("inf"))
+    return rows.kthvalue(rows.shape[1] - count + 1, 1).values
+
+
+def trained_levels(latent: Tensor, ternary: TernaryTensor) -> Tensor:
+    r"""The values of a one-term weight, with the gradients of Trained Ternary Quantization (2017), equations 7 and 8.
+
+    .. math:: \frac{\partial L}{\partial W_p} = \sum_{T = +1} G, \quad
+        \frac{\partial L}{\partial W_n} = - \sum_{T = -1} G, \quad
+        \frac{\partial L}{\partial W} = W_p G, \; G, \; W_n G \text{ where } T = +1, 0, -1
+
+    with G the gradient at the values. :math:`W_n` is a magnitude, so that its gradient has a minus, which equation 7
+    and several public codes leave out; and the gradient of a negative weight is scaled by the magnitude, not by the
+    signed level, which would turn it round.
+
+    Args:
+        latent: Float32 weight.
+        ternary: Its ternary form; the levels carry a gradient.
+    """
+    codes, axis = ternary.codes[0], ternary.channel_axis
+    positive, negative = (spread(level[0].detach(), codes, axis) for level in (ternary.positive, ternary.negative))
+    slope = torch.where(codes > 0, positive, torch.where(codes < 0, negative, torch.ones_like(positive)))
+    return attach(ternary.dequantize(), latent, slope)

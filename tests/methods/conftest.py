@@ -1,0 +1,49 @@
+import sys
+from pathlib import Path
+
+# The networks and the data of the training tests; plain processes import them by that name too.
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from training_nets import Loader, Net
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_net():
+    """Networks with the same initial weights."""
+
+    def make(cls=Net, **options):
+        torch.manual_seed(3)
+        return cls(**options)
+
+    return make
+
+
+@pytest.fixture
+def fit(make_net, tmp_path):
+    """Train a network for five epochs of four batches: ``trainer, net = fit(callbacks...)``."""
+
+    def run(*callbacks, net=None, ckpt_path=None, loader=Loader, **options):
+        net = make_net() if net is None else net
+        options = {
+            "max_epochs": 5,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "default_root_dir": tmp_path,
+            **options,
+        }
+        trainer = pl.Trainer(callbacks=list(callbacks), **options)
+        trainer.fit(net, loader(), loader(batch=16), ckpt_path=ckpt_path)
+        return trainer, net
+
+    return run
