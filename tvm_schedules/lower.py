@@ -198,8 +198,13 @@ class Lowering:
             bias = bias - beside.zero_point * weight
         low, high = (bound / out.scale + out.zero_point for bound in (node.clip.low, node.clip.high))
         low, high = (max(low, 0.0), min(high, 255.0)) if quant else (max(low, LOWEST), min(high, HIGHEST))
+        scale = factor / out.scale
+        if quant:
+            # Bounds as the integers that they round to, and numbers that stay far inside of 32 bits when multiplied.
+            low, high = np.rint(low), np.rint(high)
+            scale, bias = np.clip(scale, -1e4, 1e4), np.clip(bias, -1e8, 1e8)
         params = np.array([weight, low, max(low, high), 0.0], np.float32)
-        return {"scale": (factor / out.scale).astype(np.float32), "bias": bias.astype(np.float32), "params": params}
+        return {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32), "params": params}
 
     def epilogue(self, node: Fused, rows: bool, x: Halo) -> tuple[Epilogue, list[Buffer], Buffer]:
         """The static part, the residual's buffer if there is one, the output's buffer."""
