@@ -26,9 +26,9 @@ def multilevel(
         \Delta_i = 0.7 \, E|r_{i-1}|, \quad \alpha_i = E(|r_{i-1}| : T_i \ne 0), \quad r_i = r_{i-1} - \alpha_i T_i
 
     That much is Ternary Weight Networks (2016), equations 4 and 6, on residuals. Every iteration then solves
-    :math:`\min_\alpha \|W - \sum_i \alpha_i T_i\|^2` as in Towards Accurate Binary Convolutional Neural Network (2017),
-    equation 3, and gives every weight the nearest of the :math:`3^M` sums, as LQ-Nets (2018), section 3.3, does for
-    binary terms. Neither can raise the squared error.
+    :math:`\min_\alpha \|W - \sum_i \alpha_i T_i\|^2` as in Towards Accurate Binary Convolutional Neural Network (2017)
+    and gives every weight the nearest of the :math:`3^M` sums, as LQ-Nets (2018) does for binary
+    terms. Neither can raise the squared error.
 
     Args:
         weight: Float32 weight of any shape.
@@ -143,8 +143,8 @@ def multilevel_activation(x: Tensor, levels: Tensor, signed: bool = False) -> Te
     .. math:: e_1 = x, \quad S_i = \mathrm{tern}(e_i; \gamma_i / 2), \quad e_{i+1} = e_i - \gamma_i S_i, \quad
         y = \sum_i \gamma_i S_i
 
-    with :math:`S_i \in \{0, 1\}`, or :math:`\{-1, 0, 1\}` if signed. ReBNet: Residual Binarized Neural Network (2018),
-    equations 3 and 4, has digits -1 and +1; a threshold of half a level rounds to the nearest instead and lets small
+    with :math:`S_i \in \{0, 1\}`, or :math:`\{-1, 0, 1\}` if signed. ReBNet: Residual Binarized Neural Network (2018)
+    has digits -1 and +1; a threshold of half a level rounds to the nearest instead and lets small
     values have no digit at all. Equal levels give the uniform values 0, g, .., M g. The gradient passes straight
     through where :math:`|x| \le \sum \gamma_i` (and x > 0 if unsigned); that of :math:`\gamma_i` is :math:`S_i` summed
     over the elements, later residuals counting as constants.

@@ -98,8 +98,7 @@ def keep_largest(
 ) -> list[Tensor]:
     """Prune a share of several weights together, the smallest magnitudes first.
 
-    Learning both Weights and Connections for Efficient Neural Networks (2015), section 3.1, with the threshold set by
-    the share. Groups count by their root mean square.
+    Learning both Weights and Connections for Efficient Neural Networks (2015), with the threshold set by the share. Groups count by their root mean square.
 
     Args:
         weights: The weights.
@@ -140,7 +139,7 @@ def keep_largest(
 def keep_n_of_m(weight: Tensor, n: int, m: int, channel_axis: int = 0, kept: Tensor | None = None) -> Tensor:
     """Keep the ``n`` largest magnitudes of every ``m`` weights that follow each other along the input channels.
 
-    Accelerating Sparse Deep Neural Networks (2021), section 3, describes 2 of 4. Weights of one output channel and
+    Accelerating Sparse Deep Neural Networks (2021) describes 2 of 4. Weights of one output channel and
     one kernel position are grouped; the last group of an axis may be smaller and then keeps at most ``n``.
 
     Args:

@@ -74,7 +74,7 @@ def shrink_groups(
 ) -> Tensor:
     r"""Proximal step: :math:`W_g \max(0, 1 - s / \|W_g\|)` where :math:`\|W_g\| < \delta`, else :math:`W_g`.
 
-    Proximal Algorithms (2014), section 6.5.1 (block soft thresholding), for the groups that are penalised. It reaches
+    Proximal Algorithms (2014) call it block soft thresholding; here for the groups that are penalised. It reaches
     zero exactly, whatever the optimiser. ``amount`` is s, the learning rate times the strength; the other arguments are
     those of :func:`weight_penalty`.
     """

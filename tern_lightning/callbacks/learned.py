@@ -1,0 +1,199 @@
+"""Quantisers of layer inputs whose few numbers are trained by a callback, outside the module's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from tern_lightning.callbacks.masking import check_patterns, select_layers
+
+
+class LearnedInput:
+    """Forward pre-hook that quantises the first input of a layer with trained numbers.
+
+    Its tensors are its own, no parameter or buffer of the module, so that keys of checkpoints do not change; a deep
+    copy of the module gets a copy of them. The first training batch passes unchanged and is observed.
+
+    Attributes:
+        value: The trained numbers, float32 ``[n]``.
+        ready: Whether they have been initialised.
+        observing: Whether inputs are observed.
+        last: The input of the last forward while ``recording``, before it is quantised.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.value, self.velocity, self.statistic = torch.ones(size), torch.zeros(size), torch.zeros(2)
+        self.ready = self.observing = self.recording = False
+        self.last: Tensor | None = None
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The quantised input, differentiable in ``value``."""
+        raise NotImplementedError
+
+    def initial(self, size: float) -> Tensor:
+        """The first ``value`` for inputs whose observed size is ``size``."""
+        raise NotImplementedError
+
+    def measure(self, x: Tensor) -> Tensor:
+        """The squares that the observed size is the root mean of."""
+        return x.square()
+
+    def limit(self, value: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient to use, and the smallest and largest value after a step."""
+        return grad, value / 2, torch.full_like(value, torch.inf)
+
+    def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return the inputs with the first one quantised, None to leave them alone."""
+        if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
+            return None
+        x = inputs[0]
+        if self.value.device != x.device:
+            self.to(x.device)
+        if self.observing:
+            squares = self.measure(x.detach().float())
+            self.statistic += torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))])
+        if self.recording:
+            self.last = x.detach()
+        return (self.quantize(x), *inputs[1:]) if self.ready else None
+
+    def start(self, total: Tensor) -> None:
+        """Initialise from the sum and number of observed squares."""
+        if total[1] > 0 and total[0] > 0:
+            self.value = self.initial(float((total[0] / total[1]).sqrt())).to(self.value)
+            self.value.requires_grad_()
+            self.ready = True
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, learning_rate: float, momentum: float = 0.9) -> None:
+        """One step of SGD with momentum."""
+        grad, low, high = self.limit(self.value.detach(), grad)
+        self.velocity.mul_(momentum).add_(grad)
+        moved = self.value.detach() - learning_rate * self.velocity
+        self.value.copy_(torch.minimum(torch.maximum(moved, low), high))
+
+    def to(self, device: torch.device) -> None:
+        """Move the tensors; they stay ordinary tensors when the first use is in inference mode."""
+        with torch.inference_mode(False), torch.no_grad():
+            for name in ("value", "velocity", "statistic"):
+                setattr(self, name, getattr(self, name).detach().to(device).clone())
+            self.value.requires_grad_(self.ready)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors on the CPU and plain values."""
+        tensors = {n: getattr(self, n).detach().cpu().clone() for n in ("value", "velocity", "statistic")}
+        return {**tensors, "ready": self.ready}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        for name in ("value", "velocity", "statistic"):
+            setattr(self, name, state[name].to(self.value.device).clone())
+        self.ready = state["ready"]
+        self.value.requires_grad_(self.ready)
+
+
+class LearnedInputs(pl.Callback):
+    """Base of callbacks that quantise layer inputs with a :class:`LearnedInput` each and train its numbers.
+
+    Args:
+        learning_rate: Of SGD with momentum 0.9 for the numbers, >= 0.
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers whose inputs stay float.
+    """
+
+    def __init__(self, learning_rate: float, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
+        if not 0 <= learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be finite and >= 0, got {learning_rate}")
+        self.learning_rate = learning_rate
+        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self._hooks: dict[str, LearnedInput] = {}
+        self._restored: dict[str, Any] = {}
+
+    def make(self) -> LearnedInput:
+        """A hook for one layer."""
+        raise NotImplementedError
+
+    def fits(self, hook: LearnedInput) -> bool:
+        """Whether a hook that is on a layer already can go on with this callback."""
+        raise NotImplementedError
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(include=self.include, exclude=self.exclude)
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.configure_model()  # idempotent by contract; Lightning calls it only after this hook
+        self._hooks = {}
+        for path, layer in select_layers(pl_module, self.include, self.exclude).items():
+            found = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, LearnedInput)]
+            hook = next((hook for hook in found if self.fits(hook)), None)
+            if hook is None:
+                for key in [k for k, h in layer._forward_pre_hooks.items() if isinstance(h, LearnedInput)]:
+                    del layer._forward_pre_hooks[key]
+                hook = self.make()
+                layer.register_forward_pre_hook(hook)
+            self._hooks[path] = hook
+        self._restore()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for hook in self._hooks.values():
+            hook.observing = not hook.ready
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        waiting = [hook for hook in self._hooks.values() if hook.observing]
+        if waiting:
+            totals = torch.stack([hook.statistic.to(trainer.strategy.root_device) for hook in waiting])
+            for hook, total in zip(waiting, _sum(trainer, totals), strict=True):
+                hook.start(total)
+                hook.observing = False
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        hooks = [hook for hook in self._hooks.values() if hook.ready]
+        if not hooks:
+            return
+        grads = [torch.zeros_like(h.value) if h.value.grad is None else h.value.grad for h in hooks]
+        flat = torch.cat([grad.detach().to(trainer.strategy.root_device) for grad in grads])
+        flat = _sum(trainer, flat) / trainer.world_size
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            flat = flat / scaler.get_scale()
+        flat = torch.where(torch.isfinite(flat), flat, torch.zeros_like(flat))
+        for hook, grad in zip(hooks, flat.split([h.value.numel() for h in hooks]), strict=True):
+            hook.value.grad = None
+            hook.step(grad.to(hook.value.device), self.learning_rate)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {path: hook.state_dict() for path, hook in self._hooks.items()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = dict(state_dict)
+        self._restore()
+
+    def _restore(self) -> None:
+        for path in [path for path in self._restored if path in self._hooks]:
+            self._hooks[path].load_state_dict(self._restored.pop(path))
+
+
+def _sum(trainer: pl.Trainer, values: Tensor) -> Tensor:
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(values)
+    return values

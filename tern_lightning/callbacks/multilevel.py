@@ -1,0 +1,92 @@
+"""Multi-level ternary activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tern_lightning.callbacks.learned import LearnedInput, LearnedInputs
+from tern_lightning.functional.multilevel import activation_digits, multilevel_activation
+
+
+class MultiLevelInput(LearnedInput):
+    """Rounds an input to a sum of ternary digits with trained levels.
+
+    Args:
+        terms: Number of digits, >= 1.
+        signed: Whether digits may be negative.
+        uniform: Whether all digits share one level.
+    """
+
+    def __init__(self, terms: int, signed: bool, uniform: bool) -> None:
+        super().__init__(1 if uniform else terms)
+        self.terms, self.signed, self.uniform = terms, signed, uniform
+
+    def levels(self) -> Tensor:
+        """The levels of all digits, float32 ``[terms]``."""
+        return self.value.expand(self.terms)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The rounded input."""
+        return multilevel_activation(x, self.levels(), self.signed)
+
+    def initial(self, size: float) -> Tensor:
+        """Levels that sum up to twice the root mean square, equal or in the ratio M to M - 1 .. to 1."""
+        if self.uniform:
+            return torch.tensor([2 * size / self.terms])
+        shares = torch.arange(self.terms, 0, -1, dtype=torch.float32)
+        return 2 * size * shares / shares.sum()
+
+    def digits(self, x: Tensor) -> Tensor:
+        """The digits of an input, int8 ``[terms, *x.shape]``."""
+        return activation_digits(x, self.levels().detach(), self.signed)
+
+
+class MultiLevelActivation(LearnedInputs):
+    r"""Round layer inputs to sums of ternary digits :math:`\sum_i \gamma_i S_i` with trained levels.
+
+    See :func:`tern_lightning.functional.multilevel.multilevel_activation`; the levels start from the first training
+    batch, which passes unchanged, with sum 2 RMS(x). Nothing is added to the module's parameters, buffers or
+    ``state_dict``.
+
+    Args:
+        terms: Number of digits M, >= 1.
+        signed: Digits -1, 0, 1 instead of 0, 1, for inputs that may be negative.
+        uniform: One trained level for all digits: the values are 0, g, .., M g (and their negatives if signed).
+        learning_rate: Of SGD with momentum 0.9 for the levels, >= 0.
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers whose inputs stay float.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example::
+
+        methods = TernaryCallback("multilevel", options={"terms": 2}), MultiLevelActivation(terms=2)
+        trainer = Trainer(callbacks=[*methods, AccuracyGuidedPruning(monitor="val_accuracy")])
+    """
+
+    def __init__(
+        self,
+        terms: int = 2,
+        signed: bool = False,
+        uniform: bool = False,
+        learning_rate: float = 1e-3,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__(learning_rate, include, exclude)
+        if terms < 1:
+            raise ValueError(f"terms must be at least 1, got {terms}")
+        self.terms, self.signed, self.uniform = terms, signed, uniform
+
+    def make(self) -> LearnedInput:
+        """A hook for one layer."""
+        return MultiLevelInput(self.terms, self.signed, self.uniform)
+
+    def fits(self, hook: LearnedInput) -> bool:
+        """Whether a hook has the same form."""
+        own = self.terms, self.signed, self.uniform
+        return isinstance(hook, MultiLevelInput) and (hook.terms, hook.signed, hook.uniform) == own

@@ -1,0 +1,43 @@
+"""Multi-level ternary weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tern_lightning.functional.multilevel import multilevel
+from tern_lightning.quantizers.base import Quantizer, check_range, register
+from tern_lightning.tensor import TernaryTensor
+
+
+@register("multilevel")
+class MultiLevel(Quantizer):
+    """A sum of ternary terms: residuals, levels by least squares, nearest codes; straight-through gradient.
+
+    Args:
+        terms: Number of terms, 1 to 4.
+        factor: Threshold of a residual as a multiple of its mean magnitude, >= 0.
+        iterations: Rounds of fitting the levels and coding every weight anew, >= 0.
+        per_channel: Levels per output channel instead of for the layer.
+        ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        terms: int = 2,
+        factor: float = 0.7,
+        iterations: int = 1,
+        per_channel: bool = False,
+        ste_clip: float | None = None,
+    ) -> None:
+        super().__init__(per_channel, ste_clip)
+        check_range("terms", terms, 1, 4)
+        check_range("factor", factor, 0)
+        check_range("iterations", iterations, 0)
+        self.terms, self.factor, self.iterations = terms, factor, iterations
+
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
+        """Ternarise a float32 weight; see :func:`tern_lightning.functional.multilevel.multilevel`."""
+        return multilevel(weight, self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask)
