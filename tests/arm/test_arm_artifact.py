@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tvm_schedules
-from tvm_schedules.artifact import load_samples
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.arm import board
 from tests.tvm import artifact_nets
+from tests.tvm.nets import resnet
+from tvm_schedules.artifact import load_samples
 
 pytestmark = [
     pytest.mark.arm,
@@ -80,6 +78,20 @@ def test_integer_outputs_are_the_same_bit_for_bit(tmp_path: Path) -> None:
     inputs, _ = load_samples(tmp_path / "arm")
     there = run_on_board(tmp_path / "arm", "cortex-a72", tmp_path)
     np.testing.assert_array_equal(there, np.stack([here(*run) for run in inputs]))
+
+
+@pytest.mark.parametrize(("target", "cpu"), [("pi4", "cortex-a72"), ("pi5", "cortex-a76")])
+def test_resnet20_gives_the_same_classes_and_numbers_as_on_the_host(target: str, cpu: str, tmp_path: Path) -> None:
+    stages = [(16, 1)] * 3 + [(32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)]
+    model = resnet(stages, 32, zeros=0.8)
+    tvm_schedules.build(model, tmp_path / "host")
+    artifact = tvm_schedules.build(model, tmp_path / "arm", target)
+    here = tvm_schedules.load(tmp_path / "host")
+    inputs, _ = load_samples(artifact.path)
+    there, wanted = run_on_board(artifact.path, cpu, tmp_path), np.stack([here(*run) for run in inputs])
+    # The last layer leaves the 8-bit domain: its scale and bias are float, and may differ in the last bit.
+    np.testing.assert_allclose(there, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+    np.testing.assert_array_equal(there.argmax(-1), wanted.argmax(-1))
 
 
 def test_dot_product_library_is_refused_on_a_cpu_without_it(tmp_path: Path) -> None:
