@@ -83,7 +83,7 @@ def test_random_ternary_networks(name: str, zeros: float) -> None:
         assert len(layer.weight.detach().abs().unique()) > layer.weight.shape[0]
 
     logits = model(random_inputs(shape, 64, seed=9))
-    assert len(logits.argmax(1).unique()) >= 6
+    assert len(logits.argmax(1).unique()) >= 5
     assert 0.05 < logits.std().item() < 50
 
     again = randomly_ternary(make(), shape, zeros, seed=3).state_dict()
