@@ -21,10 +21,9 @@ import torch
 
 from examples.models import MODELS, random_inputs, randomly_ternary
 
-
 CLEAR = 0.01
 """Both engines compute integer sums exactly, but round what lies on the edge between two steps by their own float32
-arithmetic: about one activation in 65536 a layer. Such a step travels on, and in a network of random weights it grows."""
+arithmetic: about one activation in 65536 a layer. Such a step travels on and grows in a network of random weights."""
 
 
 @dataclass(frozen=True)
