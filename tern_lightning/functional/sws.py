@@ -25,8 +25,8 @@ def sws(
     .. math:: \Delta = \beta \max|W|, \quad T = \mathrm{sign}(W) [|W| \ge \Delta], \quad
         \alpha = E(|W| : |W| \ge \Delta)
 
-    Optimize Deep Convolutional Neural Network with Ternarized Weights and High Accuracy (2019), section 3.1, which
-    calls it statistical weight scaling, and section 3.3 for several terms, residual expansion layers.
+    Optimize Deep Convolutional Neural Network with Ternarized Weights and High Accuracy (2019), which calls it
+    statistical weight scaling and several terms residual expansion layers.
 
     ``mode="parallel"`` is the published expansion: every term ternarises the weight itself, term t with
     :math:`t \beta`. The supports are nested and the terms add up to several times the weight, so that here all levels

@@ -1,0 +1,51 @@
+"""Ternary weights as the limit of a softmax over the levels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tern_lightning.functional.shared import spread
+
+GAUSSIAN_TEMPERATURE = 0.351
+"""The temperature at which the softmax has the least squared error on Gaussian weights."""
+
+
+def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axis: int = 0) -> Tensor:
+    r"""Expected level under a softmax of the squared distances.
+
+    .. math:: \hat W = s \sum_{c \in \{-1, 0, 1\}} c \; \mathrm{softmax}_c\left(- (W/s - c)^2 / \tau\right)
+
+    Hestia: A Hessian-Guided Differentiable Quantization-Aware Training Framework for Extremely Low-Bit LLMs (2026). It
+    is differentiable and becomes rounding to the nearest level as the temperature falls to zero.
+
+    Args:
+        weight: Float32 weight of any shape.
+        scale: s, float32 ``[C]``, positive.
+        temperature: Positive scalar.
+        channel_axis: Axis of the output channels.
+
+    Example:
+        >>> import torch
+        >>> soft_ternary(torch.tensor([[0.6, -2.0, 0.1]]), torch.ones(1), torch.tensor(0.01))
+        tensor([[ 1.0000e+00, -1.0000e+00,  ...]])
+    """
+    wide = spread(scale, weight, channel_axis)
+    levels = torch.tensor([-1.0, 0.0, 1.0], device=weight.device).reshape(3, *[1] * weight.ndim)
+    shares = torch.softmax(-((weight / wide - levels).square()) / temperature, 0)
+    return wide * (shares[2] - shares[0])
+
+
+def hestia_schedule(progress: Tensor, start: float, blend: float = 0.2, end: float = 0.9) -> tuple[Tensor, Tensor]:
+    """Share of the softened weight and temperature.
+
+    Args:
+        progress: Scalar in [0, 1].
+        start: First temperature.
+        blend: Until then the share rises from 0 to 1 at the first temperature.
+        end: From there until here the temperature falls to 0 as a cosine.
+    """
+    way = ((progress - blend) / (end - blend)).clamp(0, 1)
+    return (progress / blend).clamp(0, 1), start * (1 + torch.cos(math.pi * way)) / 2

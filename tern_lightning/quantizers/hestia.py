@@ -1,0 +1,67 @@
+"""Hestia's annealed softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tern_lightning.functional.absmean import absmean
+from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, soft_ternary
+from tern_lightning.quantizers.base import Quantizer, check_range, register
+from tern_lightning.tensor import TernaryTensor
+
+COLDEST = 1e-4
+"""Temperature below which the softmax is taken for rounding, which has a straight-through gradient."""
+
+
+@register("hestia")
+class Hestia(Quantizer):
+    """Rounding in units of the mean magnitude, reached through a softmax whose temperature falls to zero.
+
+    While gradients are recorded, forward uses :func:`tern_lightning.functional.soft_ternary`, blended in from the float
+    weight until ``blend`` and annealed until ``end`` (both parts of the ternary phase), then the hard values with a
+    straight-through gradient; evaluation and checkpoints always have the hard values, those of
+    :func:`tern_lightning.functional.absmean`. The published method also scales the temperature of every layer by its
+    Hessian trace; ``temperature`` can be set per layer by a rule instead.
+
+    Args:
+        temperature: First temperature, > 0.
+        blend: In (0, 1).
+        end: In (``blend``, 1].
+        eps: Smallest scale, > 0.
+        per_channel: One scale per output channel instead of one for the layer.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    scheduled = True
+
+    def __init__(
+        self,
+        temperature: float = GAUSSIAN_TEMPERATURE,
+        blend: float = 0.2,
+        end: float = 0.9,
+        eps: float = 1e-5,
+        per_channel: bool = False,
+    ) -> None:
+        super().__init__(per_channel)
+        check_range("temperature", temperature, 0, above=True)
+        check_range("blend", blend, 0, 0.99, above=True)
+        check_range("end", end, blend, 1, above=True)
+        check_range("eps", eps, 0, above=True)
+        self.temperature, self.blend, self.end, self.eps = temperature, blend, end, eps
+
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
+        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
+        return absmean(weight, self.eps, self.per_channel, channel_axis, mask)
+
+    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the ternary values, in training the softened ones."""
+        hard = super().forward(weight, channel_axis, mask)
+        if not (torch.is_grad_enabled() and weight.requires_grad):
+            return hard
+        share, temperature = hestia_schedule(self.progress.to(weight.device), self.temperature, self.blend, self.end)
+        scale = self.ternary(weight.detach(), channel_axis, mask).positive[0]
+        soft = soft_ternary(weight, scale, temperature.clamp_min(COLDEST), channel_axis)
+        return torch.where(temperature > COLDEST, weight + share * (soft - weight), hard)

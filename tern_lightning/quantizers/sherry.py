@@ -1,0 +1,44 @@
+"""Sherry's 3:4 pattern."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tern_lightning.functional.sherry import arenas, sherry
+from tern_lightning.quantizers.base import Quantizer, check_range, register
+from tern_lightning.tensor import TernaryTensor
+
+
+@register("sherry")
+class Sherry(Quantizer):
+    """Three of every four weights not zero, straight-through gradient; see :func:`tern_lightning.functional.sherry`.
+
+    While gradients are recorded, forward adds a share of the float weight itself, which rises during ``warmup`` and has
+    vanished at the end of the ternary phase; evaluation and checkpoints never have it. The share follows the run's
+    progress; the published code counts to a fixed number of steps.
+
+    Args:
+        warmup: Part of the ternary phase over which the share rises to 1, in (0, 1).
+        residual: Whether the share is added at all.
+        per_channel: One level per output channel instead of one for the layer.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(self, warmup: float = 0.1, residual: bool = True, per_channel: bool = False) -> None:
+        super().__init__(per_channel)
+        check_range("warmup", warmup, 0, 0.99, above=True)
+        self.warmup, self.residual, self.scheduled = warmup, residual, residual
+
+    def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
+        """Ternarise a float32 weight; see :func:`tern_lightning.functional.sherry`."""
+        return sherry(weight, self.per_channel, channel_axis, mask)
+
+    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the ternary values, in training with the share of the float weight."""
+        values = super().forward(weight, channel_axis, mask)
+        if not (self.residual and torch.is_grad_enabled() and weight.requires_grad):
+            return values
+        return values + arenas(self.progress.to(weight.device), self.warmup) * weight

@@ -1,0 +1,147 @@
+"""Entropy-constrained assignment: thresholds against the argmin, limits, levels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tern_lightning.functional import ec2t, entropy_assignment, size_factor
+from tern_lightning.quantizers import get_quantizer
+
+settings.register_profile("few", max_examples=80, deadline=None)
+settings.load_profile("few")
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def draw(seed, shape=(20, 30), skew=0.2):
+    random = np.random.default_rng(seed)
+    weight = torch.from_numpy((random.normal(size=shape) + random.normal() * skew).astype(np.float32))
+    p, n = (torch.tensor(random.uniform(0.2, 1.2) * weight.abs().max().item()) for _ in range(2))
+    return weight, p, n
+
+
+def published(weight, p, n, strength, delta):
+    """The published steps with three distances per weight, in float64: codes, shares, multiplier."""
+    w = weight.double().numpy().ravel()
+    centres = np.array([-n.item(), 0.0, p.item()])
+    distances = (w[None] - centres[:, None]) ** 2
+    nearest = distances.argmin(0)
+    counts = np.maximum(np.bincount(nearest, minlength=3), 1).astype(float)
+    shares = counts / counts.sum()
+    if shares[1] < 0.5:
+        shares[[0, 2]] *= 0.5 / (shares[0] + shares[2])
+        shares[1] = 0.5
+    bits = -np.log2(shares)
+    limits = []
+    for c, extreme, centre in ((0, w.min(), centres[0]), (2, w.max(), centres[2])):
+        gain = extreme**2 - (extreme - centre) ** 2
+        if bits[c] - bits[1] > 1e-12 and gain > 0:
+            limits.append(gain / (bits[c] - bits[1]))
+    multiplier = strength * delta * min(limits) if limits else 0.0
+    costs = distances + multiplier * bits[:, None]
+    return costs.argmin(0).reshape(weight.shape) - 1, np.sort(costs, 0), shares, multiplier
+
+
+@given(seed=seeds, strength=st.floats(0, 1), delta=st.floats(0.05, 1), skew=st.sampled_from([0.0, 0.3, 2.0]))
+def test_thresholds_are_the_argmin(seed, strength, delta, skew):
+    weight, p, n = draw(seed, skew=skew)
+    expected, costs, shares, multiplier = published(weight, p, n, strength, delta)
+    found = entropy_assignment(weight, p, n, strength, delta)
+    np.testing.assert_allclose(found.shares.numpy(), shares, rtol=1e-4)
+    assert found.shares.sum().item() == pytest.approx(1.0, abs=1e-6)
+    assert found.multiplier.item() == pytest.approx(multiplier, rel=1e-3, abs=1e-6)
+    codes = ec2t(weight, p[None], n[None], strength, delta).codes[0].numpy()
+    clear = (costs[1] - costs[0]).reshape(weight.shape) > 1e-4
+    np.testing.assert_array_equal(codes[clear], expected[clear])
+    assert clear.mean() > 0.98
+
+
+@given(seed=seeds)
+def test_no_strength_is_the_nearest_level_and_full_strength_loses_exactly_one(seed):
+    weight, p, n = draw(seed, skew=0.1)
+    p, n = p.clamp(max=weight.max() * 0.9), n.clamp(max=-weight.min() * 0.9)
+    codes = ec2t(weight, p[None], n[None], 0.0).codes[0]
+    centres = torch.stack([-n, torch.zeros(()), p])
+    nearest = (weight[None] - centres[:, None, None]).abs().argmin(0) - 1
+    assert torch.equal(codes, nearest.to(torch.int8))
+    codes = ec2t(weight, p[None], n[None], 1.0).codes[0]
+    assert len(codes.unique()) == 2
+    assert (codes == 0).any()
+
+
+def test_sparsity_of_a_gaussian_layer_grows_with_the_strength():
+    """With levels at 0.45 of the extremes: about 60, 67, 74, 84 and 95% zeros at 0, .05, .1, .2, .4."""
+    weight = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 288)).astype(np.float32))
+    quantizer = get_quantizer("ec2t")
+    quantizer.begin(weight)
+    found = []
+    for strength in (0.0, 0.05, 0.1, 0.2, 0.4):
+        quantizer.strength.fill_(strength)
+        found.append(quantizer.ternary(weight).sparsity())
+    assert found == pytest.approx([0.60, 0.67, 0.74, 0.84, 0.95], abs=0.045)
+    quantizer.size_factor.fill_(0.5)
+    assert quantizer.ternary(weight).sparsity() == pytest.approx(found[3], abs=1e-9)
+
+
+def test_degenerate_layers():
+    level = torch.tensor(1.0)
+    for weight in (torch.zeros(4, 4), torch.full((4, 4), 0.3), torch.ones(4, 4) * 5, -torch.ones(4, 4) * 5):
+        for strength in (0.0, 0.5, 1.0):
+            found = entropy_assignment(weight, level, level, strength)
+            assert all(torch.isfinite(value).all() for value in vars(found).values())
+            assert found.upper > 0 > found.lower
+    start = get_quantizer("ec2t").initial(torch.zeros(3, 3))
+    assert start["positive"].item() == start["negative"].item() == 1.0
+    start = get_quantizer("ec2t", initial_level=0.5).initial(torch.tensor([[1.0, 2.0]]))
+    assert (start["positive"].item(), start["negative"].item()) == (1.0, 1.0)
+
+
+@given(seed=seeds, strength=st.floats(0, 1))
+def test_mask(seed, strength):
+    weight, p, n = draw(seed)
+    mask = torch.from_numpy(np.random.default_rng(seed).random((20, 30)) < 0.6)
+    found = ec2t(torch.where(mask, weight, torch.full_like(weight, 30.0)), p[None], n[None], strength, mask=mask)
+    alone = ec2t(weight[mask][None], p[None], n[None], strength)
+    assert torch.equal(found.codes[0][mask], alone.codes[0, 0])
+    assert not found.codes[0][~mask].any()
+
+
+def test_level_gradients_by_finite_differences_and_floor():
+    torch.manual_seed(0)
+    weight = torch.randn(5, 40)
+    quantizer = get_quantizer("ec2t")
+    quantizer.begin(weight)
+    quantizer.strength.fill_(0.1)
+    codes = quantizer.ternary(weight).codes[0]
+    target = torch.randn(5, 40)
+
+    def loss(p, n):
+        values = p * (codes > 0) - n * (codes < 0)
+        return ((values - target) ** 2).double().sum().item()
+
+    ((quantizer(weight) - target) ** 2).sum().backward()
+    p, n = (quantizer.trained[name].item() for name in ("positive", "negative"))
+    h = 1e-3
+    assert quantizer.trained["positive"].grad.item() == pytest.approx(
+        (loss(p + h, n) - loss(p - h, n)) / (2 * h), rel=1e-3
+    )
+    assert quantizer.trained["negative"].grad.item() == pytest.approx(
+        (loss(p, n + h) - loss(p, n - h)) / (2 * h), rel=1e-3
+    )
+    with torch.no_grad():
+        quantizer.trained["negative"].fill_(-1.0)
+        quantizer.project(weight)
+    assert quantizer.trained["negative"].item() == pytest.approx(0.675 * weight.std().item(), rel=1e-5)
+
+
+def test_size_factor():
+    assert size_factor(100, 100) == 1.0
+    assert size_factor(10, 100) == pytest.approx(0.15 / 1.05)
+
+
+@pytest.mark.parametrize("options", [{"initial_level": 0}, {"floor": -1}, {"rate": 0}])
+def test_options(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
+        get_quantizer("ec2t", **options)

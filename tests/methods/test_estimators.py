@@ -1,0 +1,221 @@
+"""ADMM's projection, ParetoQ's thirds, Sherry's pattern, Hestia's softmax."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tern_lightning.functional import (
+    absmean,
+    arenas,
+    hestia_schedule,
+    seq,
+    sherry,
+    soft_ternary,
+    ternary_projection,
+)
+from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE
+from tern_lightning.quantizers import get_quantizer
+
+settings.register_profile("few", max_examples=40, deadline=None)
+settings.load_profile("few")
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def gauss(seed, shape=(6, 40)):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+@given(seed=seeds)
+def test_projection_descends_and_ends_near_the_best_level(seed):
+    """No step raises the error; brute force over all supports of a row gives a bound that is nearly reached."""
+    weight = gauss(seed, (1, 24))
+    errors = [(ternary_projection(weight, None, k).dequantize() - weight).square().sum().item() for k in range(1, 9)]
+    assert all(b <= a + 1e-5 for a, b in itertools.pairwise(errors))
+    size = weight.abs().flatten().sort(descending=True).values.double()
+    total = size.square().sum()
+    best = min((total - size[:k].sum() ** 2 / k).item() for k in range(1, 25))
+    assert best - 1e-5 <= errors[-1] <= best * 1.25 + 1e-5
+
+
+@given(seed=seeds, per_channel=st.booleans(), axis=st.integers(0, 1), start=st.floats(0.05, 1.0))
+def test_projection_is_a_fixed_point_of_both_steps(seed, per_channel, axis, start):
+    weight = gauss(seed, (4, 3, 5))
+    first = torch.full((weight.shape[axis] if per_channel else 1,), start)
+    found = ternary_projection(weight, first, 30, per_channel, axis)
+    rows = np.moveaxis(weight.numpy(), axis, 0).reshape(weight.shape[axis], -1)
+    codes = found.codes[0].movedim(axis, 0).reshape(rows.shape).numpy()
+    if not per_channel:
+        rows, codes = rows.reshape(1, -1), codes.reshape(1, -1)
+    for c, (row, own) in enumerate(zip(rows, codes, strict=True)):
+        level = found.positive[0, c].item()
+        if own.any():
+            assert level == pytest.approx((row * own).sum() / (own * own).sum(), rel=1e-4)
+            clear = np.abs(np.abs(row) - level / 2) > 1e-4
+            np.testing.assert_array_equal(own[clear], (np.sign(row) * (np.abs(row) > level / 2))[clear])
+
+
+def test_projection_of_weight_plus_multiplier_starts_from_the_weight_alone():
+    weight, multiplier = gauss(0), gauss(1) * 0.1
+    start = weight.abs().mean().reshape(1)
+    found = ternary_projection(weight + multiplier, start, 1)
+    assert torch.equal(found.codes[0] != 0, (weight + multiplier).abs() > start / 2)
+    with pytest.raises(ValueError, match="iterations must be >= 1, got 0"):
+        ternary_projection(weight, iterations=0)
+
+
+@given(seed=seeds, per_channel=st.booleans())
+def test_seq_values_are_the_published_formula(seed, per_channel):
+    weight = gauss(seed)
+    quantizer = get_quantizer("seq", per_channel=per_channel)
+    quantizer.begin(weight)
+    scale = quantizer.trained["scale"]
+    rows = weight if per_channel else weight.reshape(1, -1)
+    torch.testing.assert_close(scale.detach(), rows.abs().amax(1))
+    with torch.no_grad():
+        scale.mul_(0.5)
+    a = scale.detach()[:, None].numpy().astype(np.float64)
+    expected = a / 1.5 * np.round(1.5 * np.clip(rows.numpy() / a, -0.99, 0.99))
+    found = quantizer.ternary(weight).dequantize().reshape(rows.shape)
+    assert (np.abs(found.numpy() - expected) > 1e-5).mean() < 0.01
+    # So the threshold is a third and the level two thirds of the range.
+    np.testing.assert_allclose(np.abs(found[found != 0].numpy()).max(), (a * 2 / 3).max(), rtol=1e-5)
+    assert (rows.abs()[(found != 0)] > 0.999 * (a / 3).min()).all()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_seq_gradients(per_channel):
+    weight = gauss(3)
+    quantizer = get_quantizer("seq", per_channel=per_channel)
+    quantizer.begin(weight)
+    with torch.no_grad():
+        quantizer.trained["scale"].mul_(0.4)
+    latent, upstream = weight.clone().requires_grad_(), torch.randn(weight.shape)
+    values = quantizer(latent)
+    assert torch.equal(values, quantizer.ternary(weight).dequantize())
+    values.backward(upstream)
+    scale = quantizer.trained["scale"]
+    ratio = (weight / scale.detach().reshape(-1, 1)).numpy()
+    inside = np.abs(ratio) <= 0.99
+    assert 0.2 < inside.mean() < 0.9
+    np.testing.assert_array_equal(latent.grad.numpy(), upstream.numpy() * inside)
+    rounded = np.round(1.5 * np.clip(ratio, -0.99, 0.99)) / 1.5
+    slope = np.where(inside, rounded - ratio, np.sign(ratio)) * upstream.numpy() / np.sqrt(weight.numel())
+    expected = slope.sum(1) if per_channel else slope.sum(keepdims=True).reshape(1)
+    np.testing.assert_allclose(scale.grad.numpy(), expected, rtol=1e-3, atol=1e-5)
+    mask = torch.rand(weight.shape) < 0.5
+    scale.grad = None
+    quantizer(latent, 0, mask).backward(upstream)
+    expected = (slope * mask.numpy()).sum(1) if per_channel else (slope * mask.numpy()).sum(keepdims=True).reshape(1)
+    np.testing.assert_allclose(scale.grad.numpy(), expected, rtol=1e-3, atol=1e-5)
+    with torch.no_grad():
+        scale.fill_(-1)
+        quantizer.project(weight)
+    assert (scale == 1e-5).all()
+
+
+@given(seed=seeds, shape=st.sampled_from([(3, 8), (4, 8, 3, 3), (2, 6, 3)]), axis=st.integers(0, 1))
+def test_sherry_pattern(seed, shape, axis):
+    weight = gauss(seed, shape)
+    found = sherry(weight, True, axis)
+    moved = found.codes[0].movedim(1 - axis, -1)
+    for start in range(0, moved.shape[-1], 4):
+        group = moved[..., start : start + 4]
+        magnitude = weight.abs().movedim(1 - axis, -1)[..., start : start + 4]
+        size = group.shape[-1]
+        assert ((group == 0).sum(-1) == (1 if size == 4 else 0)).all()
+        if size == 4:
+            assert torch.equal((group == 0).float().argmax(-1), magnitude.argmin(-1))
+    rows, codes = (x.movedim(axis, 0).flatten(1) for x in (weight, found.codes[0]))
+    for c in range(len(rows)):
+        assert found.positive[0, c].item() == pytest.approx(rows[c].abs()[codes[c] != 0].mean().item(), rel=1e-5)
+
+
+def test_sherry_share_of_the_float_weight():
+    assert [arenas(torch.tensor(p)).item() for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    weight = gauss(0).requires_grad_()
+    quantizer = get_quantizer("sherry")
+    quantizer.progress.fill_(0.05)
+    hard = quantizer.ternary(weight.detach()).dequantize()
+    values = quantizer(weight)
+    torch.testing.assert_close(values, hard + 0.5 * weight)
+    values.sum().backward()
+    torch.testing.assert_close(weight.grad, torch.full_like(weight, 1.5))
+    with torch.no_grad():
+        assert torch.equal(quantizer(weight), hard)
+    quantizer.progress.fill_(1.0)
+    torch.testing.assert_close(quantizer(weight).detach(), hard, rtol=0, atol=1e-6)
+    assert not get_quantizer("sherry", residual=False).scheduled
+
+
+def test_soft_ternary_hardens_and_its_gradient_is_its_derivative():
+    weight, scale = gauss(0).double(), torch.tensor([0.8], dtype=torch.float64)
+    hard = absmean(weight.float()).dequantize()
+    own = absmean(weight.float()).positive[0]
+    near = (weight.abs() / own - 0.5).abs() < 0.05
+    cold = soft_ternary(weight.float(), own, torch.tensor(1e-3))
+    # Beyond 1 the nearest level is the outer one, as in clipped rounding.
+    torch.testing.assert_close(cold[~near], hard[~near], atol=1e-3, rtol=0)
+    for temperature in torch.tensor([0.05, 0.35, 2.0]):
+        latent = weight.clone().requires_grad_()
+        soft_ternary(latent, scale, temperature).sum().backward()
+        h = 1e-6
+        up, down = (soft_ternary(weight + change, scale, temperature) for change in (h, -h))
+        slope = (up - down) / (2 * h)
+        torch.testing.assert_close(latent.grad, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_first_temperature_is_best_for_gaussian_weights():
+    weight = gauss(0, (300, 300))
+    scale = weight.abs().mean().reshape(1)
+
+    def error(temperature):
+        return (soft_ternary(weight, scale, torch.tensor(temperature)) - weight).square().mean().item()
+
+    best = error(GAUSSIAN_TEMPERATURE)
+    assert best < error(GAUSSIAN_TEMPERATURE * 1.1)
+    assert best < error(GAUSSIAN_TEMPERATURE / 1.1)
+
+
+def test_hestia_phases():
+    found = [hestia_schedule(torch.tensor(p), 0.4, 0.2, 0.8) for p in (0.0, 0.1, 0.2, 0.5, 0.8, 1.0)]
+    assert [share.item() for share, _ in found] == pytest.approx([0, 0.5, 1, 1, 1, 1])
+    assert [temperature.item() for _, temperature in found] == pytest.approx([0.4, 0.4, 0.4, 0.2, 0, 0], abs=1e-6)
+    weight = gauss(0).requires_grad_()
+    quantizer = get_quantizer("hestia", end=0.8)
+    hard = quantizer.ternary(weight.detach()).dequantize()
+    torch.testing.assert_close(quantizer(weight), weight)
+    with torch.no_grad():
+        assert torch.equal(quantizer(weight), hard)
+    for progress in (0.0, 0.15, 0.5, 0.79, 0.9):
+        quantizer.progress.fill_(progress)
+        weight.grad = None
+        values = quantizer(weight)
+        values.sum().backward()
+        assert weight.grad.isfinite().all()
+    assert torch.equal(values, hard)
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("admm", {"iterations": 0}),
+        ("seq", {"eps": 0}),
+        ("sherry", {"warmup": 0}),
+        ("hestia", {"temperature": 0}),
+        ("hestia", {"end": 0.1}),
+    ],
+)
+def test_options(method, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
+        get_quantizer(method, **options)
+
+
+def test_seq_of_masked_weights_is_zero():
+    mask = torch.rand(6, 40) < 0.5
+    assert not seq(gauss(0), torch.tensor([1.0]), mask=mask).codes[0][~mask].any()
