@@ -98,7 +98,8 @@ def keep_largest(
 ) -> list[Tensor]:
     """Prune a share of several weights together, the smallest magnitudes first.
 
-    Learning both Weights and Connections for Efficient Neural Networks (2015), with the threshold set by the share. Groups count by their root mean square.
+    Learning both Weights and Connections for Efficient Neural Networks (2015), with the threshold set by the share.
+    Groups count by their root mean square.
 
     Args:
         weights: The weights.

@@ -95,6 +95,7 @@ def test_published_safeguards():
     assert hook.value.item() == pytest.approx(before - 0.1)
     hook.step(torch.tensor([1e6]), 10.0)
     assert hook.value.item() == pytest.approx(1e-3)
+    hook.velocity.zero_()
     hook.step(torch.tensor([-1e6]), 1000.0)
     assert hook.value.item() == 5.0
 

@@ -1,0 +1,289 @@
+"""Prune as far as a monitored value allows."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from typing_extensions import override
+
+from tern_lightning.callbacks.masking import MaskCallback, zero_share
+from tern_lightning.callbacks.pruning import check_pattern
+from tern_lightning.callbacks.state import find_copies
+from tern_lightning.functional.patterns import keep_largest
+from tern_lightning.layers import TernaryLayer, freeze
+
+Action = Literal["raise", "restore", "none"]
+
+
+@dataclass
+class Loop:
+    """Where the pruning loop is.
+
+    Attributes:
+        baseline: The monitored value before pruning; None until it is known.
+        amount: Share of the weights that is pruned in the trial that is going on.
+        good: That of the last good state.
+        step: What a trial adds.
+        epochs: Epochs that the trial has lasted.
+        action: What happens before the next batch.
+        finished: Whether the loop is over.
+        trials: Every trial so far: amount, monitored value, and whether it was kept.
+    """
+
+    baseline: float | None = None
+    amount: float = 0.0
+    good: float = 0.0
+    step: float = 0.05
+    epochs: int = 0
+    action: Action = "none"
+    finished: bool = False
+    trials: tuple[tuple[float, float, bool], ...] = ()
+
+
+def judge(loop: Loop, value: float, tolerance: float, higher: bool, min_step: float, max_amount: float) -> Loop:
+    """The loop after a trial: keep it and go on by ``step``, or go back and halve the step.
+
+    Args:
+        loop: The loop at the end of a trial, or with ``baseline`` None at the end of training before pruning.
+        value: The monitored value.
+        tolerance: By how much the value may be worse than the baseline, in its own units.
+        higher: Whether higher values are better.
+        min_step: The loop is over when the step becomes smaller.
+        max_amount: The loop is over when this share is pruned.
+    """
+    if loop.baseline is None:
+        return Loop(value, loop.amount, loop.amount, loop.step, 0, "raise", False, ())
+    worse = loop.baseline - value if higher else value - loop.baseline
+    kept = bool(worse <= tolerance)  # False for NaN
+    trials = (*loop.trials, (loop.amount, value, kept))
+    step = loop.step if kept else loop.step / 2
+    finished = loop.amount >= max_amount - 1e-9 if kept else step < min_step
+    if kept:
+        action: Action = "none" if finished else "raise"
+        return Loop(loop.baseline, loop.amount, loop.amount, step, 0, action, finished, trials)
+    return Loop(loop.baseline, loop.amount, loop.good, step, 0, "restore", finished, trials)
+
+
+class AccuracyGuidedPruning(MaskCallback):
+    """Prune step by step while a validation value stays good, inside one fit.
+
+    After ``start`` the monitored value becomes the baseline. Then the share of pruned weights is raised by ``step`` and
+    the network trained on for ``epochs`` epochs. If the value is then within ``tolerance`` of the baseline, the trial
+    is the new good state; otherwise the last good state comes back (weights, buffers, optimiser memory, masks) and the
+    step is halved. It ends when the step becomes smaller than ``min_step`` or ``max_amount`` is reached, and stops the
+    run. At the end of the run the network is the last good state, also where the run ends in the middle of a trial;
+    checkpoints that were written during a trial hold that trial, ``pruning/good`` is logged as 0 for them.
+
+    Works with float and ternary layers; the first amount is the share of zeros that the network has by itself. Let
+    TernaryCallback freeze the codes never, or before ``start`` of another run: weights of frozen layers are all of one
+    size, so that pruning cannot choose among them.
+
+    Args:
+        monitor: Name of a logged validation value.
+        tolerance: By how much it may be worse than the baseline, in its own units, >= 0.
+        mode: Whether higher (``max``) or lower (``min``) values are better.
+        start: Epochs before the baseline is taken, >= 1.
+        step: Share of the weights that a trial prunes in addition, in (0, 1).
+        epochs: Epochs of a trial, >= 1.
+        min_step: Smallest step, in (0, step].
+        max_amount: Largest share, in (0, 1].
+        scope: ``layer`` prunes the same share of every layer, ``global`` compares the weights of all layers.
+        pattern: ``element`` or ``block``.
+        group: Output and input channels of a block.
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: ``monitor`` is not logged in validation, or codes are frozen.
+
+    Example::
+
+        loop = AccuracyGuidedPruning(monitor="val_accuracy", tolerance=0.005, start=10, epochs=5)
+        trainer = Trainer(max_epochs=200, callbacks=[TernaryCallback(freeze=None), loop])
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        tolerance: float = 0.005,
+        mode: Literal["max", "min"] = "max",
+        start: int = 1,
+        step: float = 0.05,
+        epochs: int = 5,
+        min_step: float = 0.01,
+        max_amount: float = 0.99,
+        scope: Literal["layer", "global"] = "layer",
+        pattern: Literal["element", "block"] = "element",
+        group: tuple[int, int] = (1, 1),
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__(include, exclude)
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise ValueError(f"tolerance must be finite and >= 0, got {tolerance}")
+        for name, value, allowed in (
+            ("mode", mode, ("max", "min")),
+            ("scope", scope, ("layer", "global")),
+            ("pattern", check_pattern(pattern), ("element", "block")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+        if start < 1 or epochs < 1:
+            raise ValueError(f"start and epochs must be at least 1, got {start} and {epochs}")
+        if not 0 < min_step <= step < 1:
+            raise ValueError(f"it must be 0 < min_step <= step < 1, got min_step={min_step}, step={step}")
+        if not 0 < max_amount <= 1:
+            raise ValueError(f"max_amount must be in (0, 1], got {max_amount}")
+        if len(group) != 2 or min(group) < 1 or (pattern != "block" and tuple(group) != (1, 1)):
+            raise ValueError(f"group must be two sizes >= 1 and is for pattern 'block', got {group}, {pattern!r}")
+        self.monitor, self.tolerance, self.mode, self.start = monitor, tolerance, mode, start
+        self.step, self.epochs, self.min_step, self.max_amount = step, epochs, min_step, max_amount
+        self.scope, self.pattern, self.group = scope, pattern, (group[0], group[1])
+        self.loop = Loop(step=step)
+        self._good: dict[str, Any] | None = None
+
+    @override
+    def reset(self) -> None:
+        self.loop, self._good = Loop(step=self.step), None
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._act(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self.loop.finished or self.loop.action != "none":
+            return
+        loop = self.loop
+        loop.epochs += 1
+        if loop.epochs < (self.start if loop.baseline is None else self.epochs):
+            return
+        if loop.baseline is None:
+            loop.amount = zero_share(list(self._targets.values()))
+        value = self._value(trainer)
+        before = len(loop.trials)
+        self.loop = judge(loop, value, self.tolerance, self.mode == "max", self.min_step, self.max_amount)
+        if len(self.loop.trials) > before:
+            amount, _, kept = self.loop.trials[-1]
+            verdict = "kept" if kept else "rejected"
+            rank_zero_info(f"pruning {amount:.1%}: {self.monitor} {value:.6g}, baseline {loop.baseline}: {verdict}")
+        if self.loop.action != "restore":
+            self._good = self._snapshot(trainer, pl_module)
+        if self.loop.finished:
+            trainer.should_stop = True
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        in_trial = self.loop.action == "restore" or self.loop.amount != self.loop.good
+        if in_trial and self._good is not None:
+            self._bring_back(trainer, pl_module)
+            self.loop.amount, self.loop.action, self.loop.epochs = self.loop.good, "none", 0
+
+    @override
+    def log_values(self) -> dict[str, float]:
+        good = float(self.loop.amount == self.loop.good and self.loop.action != "restore")
+        return {**super().log_values(), "pruning/good": good}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if not self._targets:
+            return {}
+        return {"masks": self.masks_state(), "loop": asdict(self.loop), "good": self._good}
+
+    @override
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_masks(state["masks"])
+        self.loop, self._good = Loop(**state["loop"]), state["good"]
+
+    def _act(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go back to the last good state and prune for the next trial, before the batch after a verdict."""
+        if self.loop.action == "none":
+            return
+        if self.loop.action == "restore":
+            self._bring_back(trainer, pl_module)
+        self.loop.amount, self.loop.action = self.loop.good, "none"
+        if not self.loop.finished:
+            self._check_not_frozen()
+            self.loop.amount = min(self.loop.good + self.loop.step, self.max_amount)
+            self.set_masks(self._choose(self.loop.amount), trainer.optimizers)
+
+    @torch.no_grad()
+    def _choose(self, amount: float) -> dict[str, Tensor]:
+        targets = list(self._targets.values())
+        found: dict[str, Tensor] = {}
+        for part in [targets] if self.scope == "global" else [[t] for t in targets]:
+            # The order is that of the latent weights: those that are zero in forward are the smallest ones.
+            groups = [(self.group, t.axis, True) for t in part] if self.pattern == "block" else None
+            keeps = keep_largest([t.weight for t in part], amount, [t.keep for t in part], groups)
+            found.update({t.path: keep for t, keep in zip(part, keeps, strict=True)})
+        return found
+
+    def _value(self, trainer: pl.Trainer) -> float:
+        found = trainer.callback_metrics
+        if self.monitor not in found:
+            raise MisconfigurationException(
+                f"AccuracyGuidedPruning monitors {self.monitor!r}, but these were logged by the end of validation: "
+                f"{sorted(found)}. HINT: log it in validation_step, for example self.log({self.monitor!r}, ...)."
+            )
+        # Processes that disagree by rounding must not decide differently.
+        value = torch.as_tensor(found[self.monitor], dtype=torch.float64, device=trainer.strategy.root_device)
+        return float(trainer.strategy.broadcast(value))
+
+    def _check_not_frozen(self) -> None:
+        for path, target in self._targets.items():
+            if isinstance(target.layer, TernaryLayer) and target.layer._ternary_state.phase == "frozen":
+                raise MisconfigurationException(
+                    f"AccuracyGuidedPruning cannot choose among the weights of {path!r}, whose codes are frozen. "
+                    "HINT: TernaryCallback(freeze=None)."
+                )
+
+    def _tensors(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
+        """Everything that training changes in the model, in averaged copies of it and in methods that train scalars."""
+        layers = {path: target.layer for path, target in self._targets.items()}
+        roots: dict[str, nn.Module] = {"": pl_module, **find_copies(trainer, layers)}
+        for path, layer in layers.items():
+            if isinstance(layer, TernaryLayer):
+                roots[f"method of {path}"] = layer._ternary_state.quantizer
+        return {
+            f"{root}:{name}": tensor
+            for root, module in roots.items()
+            for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())
+        }
+
+    def _snapshot(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Copies of everything that a trial changes."""
+        return {
+            "tensors": {name: t.detach().clone() for name, t in self._tensors(trainer, pl_module).items()},
+            "masks": {path: part.clone() for path, part in self.masks_state().items()},
+            "optimizers": [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in trainer.optimizers],
+        }
+
+    @torch.no_grad()
+    def _bring_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Return to the last good state; learning rates go on as they are."""
+        assert self._good is not None
+        self.load_masks(self._good["masks"])
+        for name, tensor in self._tensors(trainer, pl_module).items():
+            if name in self._good["tensors"]:
+                tensor.copy_(self._good["tensors"][name])
+        for optimizer, memory in zip(trainer.optimizers, self._good["optimizers"], strict=True):
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": copy.deepcopy(memory), "param_groups": groups})
+        for target in self._targets.values():
+            layer = target.layer
+            if isinstance(layer, TernaryLayer) and layer._ternary_state.phase == "frozen":
+                freeze(layer, [other for other in target.others if isinstance(other, TernaryLayer)])
