@@ -20,8 +20,9 @@ class TGA(Quantizer):
     gradient that is limited to ``gradient_limit``, as published. It is trained together with the weights in one pass;
     the published code runs every batch twice, once for thresholds and once for weights. Codes have no gradient, so
     that the threshold feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
-    our own, a penalty that draws it towards a target, ``penalty_strength * (target_sparsity - (2 Phi(a) - 1))^2``,
-    whose gradient is not limited.
+    our own, a penalty that draws it towards a target, ``penalty_strength * sigma^2 * (target_sparsity -
+    (2 Phi(a) - 1))^2`` with the weight's variance, so that steps are in proportion to its deviation; its gradient is not
+    limited.
 
     Args:
         initial_threshold: What the threshold starts from, as a share of the largest magnitude, in [0, 1].
@@ -89,11 +90,12 @@ class TGA(Quantizer):
         threshold.copy_(torch.minimum(torch.maximum(threshold, self.low * std), self.high * std))
 
     def penalty(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor | None:
-        """The squared distance to ``target_sparsity``."""
+        """The squared distance to ``target_sparsity`` times the variance."""
         if self.target_sparsity is None:
             return None
-        share = gaussian_sparsity(self.trained["threshold"] / self._std(weight, channel_axis, mask))
-        return self.penalty_strength * (self.target_sparsity - share).square().sum()
+        std = self._std(weight, channel_axis, mask)
+        distance = self.target_sparsity - gaussian_sparsity(self.trained["threshold"] / std)
+        return self.penalty_strength * (std * distance).square().sum()
 
     def _std(self, weight: Tensor, channel_axis: int, mask: Tensor | None) -> Tensor:
         mean = row_mean(weight, channel_axis, self.per_channel, mask)
