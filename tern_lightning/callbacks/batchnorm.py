@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+OWN_MOMENTUM = "_own_momentum"
+
 
 class StatisticsReset:
     """Forget the running statistics that belong to other weights and average the next batches with equal shares.
@@ -26,7 +28,8 @@ class StatisticsReset:
         """Reset the statistics; the average runs over the next ``batches`` training batches."""
         for path, module in model.named_modules() if batches else ():
             if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
-                self.momenta[path] = module.momentum
+                # Where another reset is under way, the layer's momentum is not its own.
+                self.momenta[path] = module.__dict__.setdefault(OWN_MOMENTUM, module.momentum)
                 module.reset_running_stats()
         self.left = batches if self.momenta else 0
         self._apply(model)
@@ -41,12 +44,16 @@ class StatisticsReset:
     def stop(self, model: nn.Module) -> None:
         """Give the layers their momentum back."""
         for path, momentum in self.momenta.items():
-            model.get_submodule(path).momentum = momentum  # type: ignore[assignment]
+            module = model.get_submodule(path)
+            module.momentum = momentum  # type: ignore[assignment]
+            module.__dict__.pop(OWN_MOMENTUM, None)
         self.left, self.momenta = 0, {}
 
     def _apply(self, model: nn.Module) -> None:
-        for path in self.momenta:
-            model.get_submodule(path).momentum = None  # type: ignore[assignment]  # torch: the cumulative average
+        for path, momentum in self.momenta.items():
+            module = model.get_submodule(path)
+            module.__dict__.setdefault(OWN_MOMENTUM, momentum)
+            module.momentum = None  # type: ignore[assignment]  # torch: the cumulative average
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
