@@ -116,11 +116,15 @@ class Runner:
         return [o.numpy().copy() for o in self.outputs]
 
 
-def resnet(blocks: list[tuple[int, int]], dims: int, zeros: float, stem: int = 16, int8: bool = True, seed: int = 0) -> onnx.ModelProto:
+def resnet(
+    blocks: list[tuple[int, int]], dims: int, zeros: float, stem: int = 16, int8: bool = True, seed: int = 0
+) -> onnx.ModelProto:
     """A CIFAR-style residual network with 8-bit activations; ``blocks`` are (channels, stride)."""
     net = Net((1, 3, dims, dims), seed=seed)
     x = net.quantize("input_0", 0.02, 128)
-    x = net.op("Relu", net.op("Conv", x, net.weight((stem, 3, 3, 3), None, int8=int8), net.bias(stem), pads=[1, 1, 1, 1]))
+    x = net.op(
+        "Relu", net.op("Conv", x, net.weight((stem, 3, 3, 3), None, int8=int8), net.bias(stem), pads=[1, 1, 1, 1])
+    )
     x, channels = net.quantize(x), stem
     for out, stride in blocks:
         w1, w2 = net.weight((out, channels, 3, 3), zeros), net.weight((out, out, 3, 3), zeros)

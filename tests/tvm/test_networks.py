@@ -78,7 +78,8 @@ def test_maximum_before_rounding_is_moved_behind_it() -> None:
     x = net.quantize(net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
     y = net.op("Conv", x, net.weight((4, 16, 3, 3), 0.8), pads=[1] * 4)
     runner = agree(net.model(y), image(1, 3, 20, 20), close=0.02)
-    assert [s["fused"] for s in runner.plan["steps"] if s["kernel"].startswith("dense")][0][-1].startswith("quantizelinear")
+    fused = next(s["fused"] for s in runner.plan["steps"] if s["kernel"].startswith("dense"))
+    assert fused[-1].startswith("quantizelinear")
 
 
 def test_transformer_block() -> None:
