@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tern_lightning.callbacks.activation import ActivationQuantization
+    from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
     from tern_lightning.callbacks.ternary import TernaryCallback
 
-_HOME = {"ActivationQuantization": "activation", "TernaryCallback": "ternary"}
-__all__ = ["ActivationQuantization", "TernaryCallback"]
+_HOME = {
+    "ActivationQuantization": "activation",
+    "EntropyConstraint": "entropy",
+    "EntropyPruning": "entropy",
+    "TernaryCallback": "ternary",
+}
+__all__ = ["ActivationQuantization", "EntropyConstraint", "EntropyPruning", "TernaryCallback"]
 
 
 def __getattr__(name: str) -> Any:

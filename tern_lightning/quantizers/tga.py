@@ -21,8 +21,8 @@ class TGA(Quantizer):
     the published code runs every batch twice, once for thresholds and once for weights. Codes have no gradient, so
     that the threshold feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
     our own, a penalty that draws it towards a target, ``penalty_strength * sigma^2 * (target_sparsity -
-    (2 Phi(a) - 1))^2`` with the weight's variance, so that steps are in proportion to its deviation; its gradient is not
-    limited.
+    (2 Phi(a) - 1))^2``, in which the weight's variance makes steps proportional to its deviation and whose gradient is
+    not limited.
 
     Args:
         initial_threshold: What the threshold starts from, as a share of the largest magnitude, in [0, 1].
