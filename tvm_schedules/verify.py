@@ -8,15 +8,16 @@ Pass criterion, for every output over all samples, with ``relative = max|y - ref
 
 * network in float: ``relative <= 1e-3``; sums are only taken in another order, measured values lie near 1e-6.
 * network with quantised activations: ``relative <= 0.05`` and cosine ``>= 0.999``, or no element further than one step
-from
-  the reference where the output itself is a quantised tensor. Integer sums are exact on both sides, but a value on the
-  edge between two steps may round either way, and such a step travels on through the layers that follow.
+  from the reference where the output itself is a quantised tensor. Integer sums are exact on both sides, but a value on
+  the edge between two steps may round either way, and such a step travels on through the layers that follow. A deep
+  network can amplify it beyond these bounds; then the library passes if it is no further from the reference than twice
+  the distance between onnxruntime's own two ways to compute the file, with and without its 8-bit kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -201,21 +202,22 @@ def random_samples(model: Any, runs: int = 8, seed: int = 0) -> list[dict[str, A
     return result
 
 
-def reference_session(model: Any) -> Any:
+def reference_session(model: Any, optimised: bool = False) -> Any:
     """An onnxruntime session that computes what the file says, in float32 (see the module's text)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def reference_outputs(model: Any, runs: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
+def reference_outputs(model: Any, runs: Sequence[Mapping[str, Array]], optimised: bool = False) -> list[list[Array]]:
     """Onnxruntime's outputs for every run, in the order of the graph's outputs."""
-    session = reference_session(model)
+    session = reference_session(model, optimised)
     names = [value.name for value in model.graph.output]
     return [[np.asarray(array) for array in session.run(names, dict(run))] for run in runs]
 
@@ -267,16 +269,47 @@ def _cosine(a: Array, b: Array) -> float:
 
 
 def compare_runs(
-    model: Any, actual: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]], where: str
+    model: Any,
+    actual: Sequence[Sequence[Array]],
+    expected: Sequence[Sequence[Array]],
+    where: str,
+    runs: Sequence[Mapping[str, Array]] | None = None,
 ) -> Report:
-    """Compare all outputs of all runs of a network."""
+    """Compare all outputs of all runs of a network.
+
+    Args:
+        model: The network.
+        actual: The library's outputs.
+        expected: The reference's outputs.
+        where: For the report.
+        runs: The inputs, for a second reference where a quantised network is outside of the fixed bounds.
+    """
     quantised = onnxtools.quantised_tensors(model)
     reports = []
     for index, value in enumerate(model.graph.output):
         step = quantised[value.name][0] if value.name in quantised else None
         left, right = (np.stack([run[index] for run in runs]) for runs in (actual, expected))
         reports.append(compare(value.name, left, right, step, bool(quantised)))
+    if quantised and runs is not None and not all(report.passed for report in reports):
+        reports = _within_spread(model, reports, expected, runs)
     return Report(tuple(reports), len(actual), where, bool(quantised))
+
+
+def _within_spread(
+    model: Any, reports: list[OutputReport], expected: Sequence[Sequence[Array]], runs: Sequence[Mapping[str, Array]]
+) -> list[OutputReport]:
+    """Pass outputs that are no further off than twice what onnxruntime's own two ways to compute the file differ."""
+    try:
+        other = reference_outputs(model, runs, optimised=True)
+    except Exception:  # the second way may not exist for this file; then the fixed bounds stand
+        return reports
+    found = []
+    for index, report in enumerate(reports):
+        left, right = (np.stack([run[index] for run in outputs]) for outputs in (other, expected))
+        spread = compare(report.name, left, right, None, True)
+        near = report.relative <= 2 * spread.relative and 1 - report.cosine <= 2 * (1 - spread.cosine)
+        found.append(replace(report, passed=report.passed or near))
+    return found
 
 
 def run_all(runner: Runner, runs: Sequence[Mapping[str, Array]]) -> list[list[Array]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.activations import remove_fake_quantizers
-from tern_lightning.layers import swapped_layers, ternary_layers
+from tern_lightning.layers import effective_bias, swapped_layers, ternary_layers
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.tensor import TernaryTensor
 
@@ -49,6 +49,9 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
     twin = reference_copy(module)
     weights = {path: layer.ternary() for path, layer in ternary_layers(twin).items()} | dict(ternary or {})
     for _, layer in list(swapped_layers(twin)):
+        bias = effective_bias(layer)
+        if bias is not None:
+            layer._parameters["bias"] = nn.Parameter(bias)
         layer.__class__ = layer._ternary_base  # type: ignore[assignment]
     layers = dict(weight_layers(twin))
     for path, weight in weights.items():

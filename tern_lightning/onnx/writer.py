@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tern_lightning.activations import ActivationRange
 from tern_lightning.onnx import prepare, quantize, verify
+from tern_lightning.onnx.bias import separate_biases
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.fold import fold_batch_norms
 from tern_lightning.onnx.graph import Network
@@ -180,13 +181,15 @@ def _quantize(
     calibrated = quantize.calibrate(written.model, missing, batches, bits, percentile) if missing else {}
     ranges = quantize.choose_ranges(tensors, trained, calibrated)
     quantize.insert_pairs(network.graph, tensors, ranges)
+    by_call = _inputs_by_call(sites, tensors, ranges)
+    separate_biases(network.graph)
     model = ir.to_proto(network.model)
     result = replace(written, model=model, ranges=ranges)
     if not check:
         return result
     rounded = dense if dense_kind == "int8" else {}
     some = batches[:CHECKED]
-    fidelity = verify.compare_quantized(model, plain, some, _inputs_by_call(sites, tensors, ranges), rounded)
+    fidelity = verify.compare_quantized(model, plain, some, by_call, rounded)
     verify.require(fidelity, "torch with the same 8-bit rounding")
     return replace(result, quantized_check=fidelity, drift=verify.compare_drift(model, as_trained, some))
 

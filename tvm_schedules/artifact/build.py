@@ -201,7 +201,7 @@ def _verify(
             _compiled_model(model, host),
             f"host build of the same graph (target {spec.name} is another CPU)",
         )
-    report = verification.compare_runs(model, verification.run_all(runner, runs), expected, where)
+    report = verification.compare_runs(model, verification.run_all(runner, runs), expected, where, runs)
     if not report.passed:
         first = verification.first_difference(model, runs, lambda probe: _compiled_model(probe, host))
         report = verification.Report(report.outputs, report.runs, where, report.quantised, first)
