@@ -72,6 +72,13 @@ class LayerState:
             values = self.quantizer(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
         return values if keep is None else values.masked_fill(~keep, 0)
 
+    def bias(self, latent: Tensor, own: Tensor | None) -> Tensor | None:
+        """The bias that forward uses: the layer's ``own``, with what the method adds to it in the ternary phase."""
+        if own is None or self.phase != "ternary" or not self.quantizer.uses_bias:
+            return own
+        keep = self._keep(latent)
+        return own + self.quantizer.bias_shift(latent.float(), self.channel_axis, keep).to(own.dtype)
+
     def _frozen(self, weight: Tensor, keep: Tensor | None) -> TernaryTensor:
         assert self.codes is not None
         codes = self.codes.to(weight.device)
@@ -122,6 +129,16 @@ class TernaryLayer(nn.Module):
             return latent
         return self._ternary_state.values(latent)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's Parameter or None; inside forward, with what the method adds to it."""
+        own = self._parameters.get("bias")
+        if not self._ternary_inside or (self._ternary_loaded and not (self.training and torch.is_grad_enabled())):
+            return own
+        latent = self._parameters["weight"]
+        assert latent is not None
+        return self._ternary_state.bias(latent, own)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer's own forward with the ternary weight."""
         self._ternary_inside = True
@@ -153,6 +170,9 @@ class TernaryLayer(nn.Module):
         if latent is not None and not keep_vars and not self._ternary_loaded:
             with torch.no_grad():
                 destination[prefix + "weight"] = self._ternary_state.values(latent.detach())
+                bias = effective_bias(self)
+                if bias is not None:
+                    destination[prefix + "bias"] = bias
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -242,8 +262,21 @@ def effective_weight(layer: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
+def effective_bias(layer: TernaryLayer) -> Tensor | None:
+    """The bias that a layer's forward uses now, without gradient."""
+    own, latent = layer._parameters.get("bias"), layer._parameters["weight"]
+    if own is None or latent is None or layer._ternary_loaded:
+        return None if own is None else own.detach()
+    found = layer._ternary_state.bias(latent.detach(), own.detach())
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
 def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
     """Fix a ternary layer's codes and set its latent weight to the ternary values, whose levels go on training.
+
+    What the method adds to the bias becomes part of it.
 
     Args:
         layer: The layer; its state changes phase.
@@ -255,6 +288,8 @@ def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
     found = [state.ternary(one.weight) for one in (layer, *copies)]
     codes = found[0].codes
     for one, own in zip((layer, *copies), found, strict=True):
+        if state.quantizer.uses_bias and one._parameters["bias"] is not None:
+            one._parameters["bias"].copy_(effective_bias(one))  # type: ignore[arg-type]  # not None where it has one
         there = codes.to(own.codes.device)
         one.weight.copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
     state.codes, state.phase = (codes[0] if len(codes) == 1 else codes).clone(), "frozen"

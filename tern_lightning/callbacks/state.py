@@ -11,6 +11,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from tern_lightning.layers import TernaryLayer
+from tern_lightning.quantizers import Quantizer
+from tern_lightning.rules import Decision
 
 Layers = dict[str, TernaryLayer]
 
@@ -47,6 +49,21 @@ def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
     return True
 
 
+def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
+    """Raise where a method would add to a bias that is not there or cannot be kept."""
+    layer = decision.module
+    if not method.uses_bias:
+        return
+    grouped = getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1
+    bare = layer._parameters.get("bias") is None
+    why = "shares its weight" if shared else "has no bias" if bare else "is transposed with groups" if grouped else None
+    if why is not None:
+        raise ValueError(
+            f"method {decision.method!r} adds to the bias, and layer {decision.path!r} {why}; HINT: another method for "
+            "it by a rule, or bias=True in the model (before batch normalisation a bias has no effect)"
+        )
+
+
 def collect(layers: Layers, copies: Mapping[str, Layers]) -> dict[str, Any]:
     """Plain tensors from which :func:`restore` continues: latent weights, frozen codes, what methods train besides."""
     return {
@@ -54,6 +71,7 @@ def collect(layers: Layers, copies: Mapping[str, Layers]) -> dict[str, Any]:
         "codes": {path: layer._ternary_state.codes for path, layer in layers.items()},
         "methods": {path: layer._ternary_state.quantizer.state() for path, layer in layers.items()},
         "copies": {name: _latents(members) for name, members in copies.items()},
+        "biases": {name: _biases(members) for name, members in {"": layers, **copies}.items()},
     }
 
 
@@ -77,10 +95,27 @@ def restore(state: Mapping[str, Any], layers: Layers, copies: Mapping[str, Layer
     _put(state["latents"], layers)
     for name, members in copies.items():
         _put(state["copies"].get(name, state["latents"]), members)
+    for name, members in {"": layers, **copies}.items():
+        for path, bias in state["biases"].get(name, state["biases"][""]).items():
+            _put_bias(members[path], bias)
 
 
 def _latents(layers: Layers) -> dict[str, Tensor]:
     return {path: layer.weight.detach().clone() for path, layer in layers.items()}
+
+
+def _biases(layers: Layers) -> dict[str, Tensor]:
+    """The biases without what a method adds to them, where one does."""
+    adding = {path: layer for path, layer in layers.items() if layer._ternary_state.quantizer.uses_bias}
+    own = {path: layer._parameters["bias"] for path, layer in adding.items()}
+    return {path: bias.detach().clone() for path, bias in own.items() if bias is not None}
+
+
+@torch.no_grad()
+def _put_bias(layer: TernaryLayer, value: Tensor) -> None:
+    bias = layer._parameters["bias"]
+    assert bias is not None
+    bias.copy_(value)
 
 
 @torch.no_grad()

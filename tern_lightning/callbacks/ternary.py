@@ -230,6 +230,7 @@ class TernaryCallback(pl.Callback):
             axis, weight = channel_axis(decision.module), decision.module._parameters["weight"]
             assert weight is not None
             carry_over(old, method, weight, axis)
+            state.check_bias(decision, method, shared=id(weight) in by_weight)
             by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes))
         return {path: by_weight[id(one.module._parameters["weight"])] for path, one in chosen.items()}
 

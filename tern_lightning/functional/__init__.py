@@ -12,6 +12,7 @@ from tern_lightning.functional.seq import seq, seq_gradient
 from tern_lightning.functional.sherry import arenas, sherry
 from tern_lightning.functional.statistics import code_entropy, flip_ratio, sparsity
 from tern_lightning.functional.sws import sws
+from tern_lightning.functional.tequila import dead_zone_bias
 from tern_lightning.functional.tga import gaussian_sparsity, inverse_mills, tga
 from tern_lightning.functional.twn import twn
 
@@ -22,6 +23,7 @@ __all__ = [
     "arenas",
     "attach",
     "code_entropy",
+    "dead_zone_bias",
     "ec2t",
     "entropy_assignment",
     "flip_ratio",

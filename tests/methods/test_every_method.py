@@ -8,7 +8,7 @@ from torch import nn
 from training_nets import Net, Save, samples
 
 from tern_lightning import TernaryCallback
-from tern_lightning.layers import LayerState, freeze, swap, ternary_layers
+from tern_lightning.layers import LayerState, effective_bias, freeze, swap, ternary_layers
 from tern_lightning.masks import prune
 from tern_lightning.quantizers import get_quantizer, quantizer_names
 
@@ -24,6 +24,7 @@ CASES = {
     "sws": ("sws", {}),
     "sws-parallel": ("sws", {"terms": 4}),
     "sws-sequential": ("sws", {"terms": 2, "mode": "sequential", "per_channel": True}),
+    "tequila": ("tequila", {"strength": 0.3}),
     "tga": ("tga", {"target_sparsity": 0.7}),
     "tga-two": ("tga", {"two_levels": True, "per_channel": True}),
     "ttq": ("ttq", {}),
@@ -127,7 +128,7 @@ def test_layer(case):
     found = layer.ternary()
     assert not found.codes[:, ~keep].any()
     with torch.no_grad():
-        assert torch.equal(layer(x), nn.functional.conv2d(x, found.dequantize(), layer.bias))
+        assert torch.equal(layer(x), nn.functional.conv2d(x, found.dequantize(), effective_bias(layer)))
     freeze(layer)
     assert torch.equal(layer.ternary().codes, found.codes)
     torch.testing.assert_close(layer.ternary().dequantize(), found.dequantize(), rtol=1e-4, atol=1e-5)
