@@ -17,8 +17,10 @@ from tern_lightning.callbacks.masking import MaskCallback, Target
 from tern_lightning.callbacks.phases import check_boundary, progress, reached
 from tern_lightning.callbacks.pruning import check_pattern
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
-from tern_lightning.functional.slr import Relaxation, penalty_gradient, project_ternary, relax
+from tern_lightning.functional.projection import ternary_projection
+from tern_lightning.functional.slr import Relaxation, penalty_gradient, relax
 from tern_lightning.layers import TernaryLayer
+from tern_lightning.tensor import TernaryTensor
 
 
 class SLR(MaskCallback):
@@ -182,7 +184,7 @@ class SLR(MaskCallback):
         keeps = [target.keep for target in targets]
         if self.projection == "ternary":
             found = zip(values, targets, keeps, strict=True)
-            return [project_ternary(v, 5, self.per_channel, t.axis, k).dequantize() for v, t, k in found]
+            return [self._ternary(v, t, k).dequantize() for v, t, k in found]
         chosen = self._keep(values, targets, keeps)
         return [value * keep for value, keep in zip(values, chosen, strict=True)]
 
@@ -242,6 +244,9 @@ class SLR(MaskCallback):
     def _weights(self) -> list[Tensor]:
         return [target.weight.detach().float() for target in self._targets.values()]
 
+    def _ternary(self, value: Tensor, target: Target, keep: Tensor | None) -> TernaryTensor:
+        return ternary_projection(value, per_channel=self.per_channel, channel_axis=target.axis, mask=keep)
+
     def _keep(
         self, values: Sequence[Tensor], targets: Sequence[Target], keeps: Sequence[Tensor | None]
     ) -> list[Tensor]:
@@ -281,7 +286,7 @@ class SLR(MaskCallback):
             for target in self._targets.values():
                 for weight in {id(m.weight): m.weight for m in target.members()}.values():
                     assert isinstance(weight, Tensor)
-                    found = project_ternary(weight.float(), 5, self.per_channel, target.axis, target.keep)
+                    found = self._ternary(weight.float(), target, target.keep)
                     weight.copy_(found.dequantize())
         self._statistics.start(pl_module, self.bn_batches)
 

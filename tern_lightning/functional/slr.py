@@ -9,51 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.shared import row_sum, spread
-from tern_lightning.tensor import TernaryTensor
-
 Tensors = tuple[Tensor, ...]
-
-
-def project_ternary(
-    values: Tensor,
-    iterations: int = 5,
-    per_channel: bool = False,
-    channel_axis: int = 0,
-    mask: Tensor | None = None,
-) -> TernaryTensor:
-    r"""Project on the ternary weights :math:`\alpha Q` by alternating the codes and the level.
-
-    .. math:: \alpha_0 = E|V|, \quad Q = \mathrm{sign}(V) [|V| > \alpha / 2], \quad
-        \alpha = \langle V, Q \rangle / \langle Q, Q \rangle
-
-    Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM (2018) alternates in the same way; neither half
-    can raise the distance.
-
-    Args:
-        values: Float32 of any shape.
-        iterations: Alternations, >= 1.
-        per_channel: One level per output channel instead of one.
-        channel_axis: Axis of the output channels.
-        mask: bool, True where a weight counts; the others get code zero.
-
-    Example:
-        >>> import torch
-        >>> project_ternary(torch.tensor([[2.0, -2.2, 0.1, 0.3]])).dequantize()
-        tensor([[ 2.1000, -2.1000,  0.0000,  0.0000]])
-    """
-    size = values.abs() if mask is None else values.abs() * mask
-    kept = torch.ones_like(values) if mask is None else mask.to(values.dtype)
-    count = row_sum(kept, channel_axis, per_channel).clamp_min(1)
-    level = row_sum(size, channel_axis, per_channel) / count
-    chosen = torch.zeros_like(size, dtype=torch.bool)
-    for _ in range(max(iterations, 1)):
-        chosen = size > spread(level, values, channel_axis) / 2
-        count = row_sum(chosen.to(size.dtype), channel_axis, per_channel)
-        level = torch.where(count > 0, row_sum(size * chosen, channel_axis, per_channel) / count.clamp_min(1), level)
-    codes = (values.sign() * chosen).to(torch.int8)
-    level = torch.where(level > 0, level, torch.ones_like(level))[None]
-    return TernaryTensor(codes[None], level, level, channel_axis)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from runs import assert_same, everything
 from torch import nn
 from training_nets import Net, Save
 
-from runs import assert_same, everything
 from tern_lightning import TernaryCallback, TernaryTensor
 from tern_lightning.callbacks.slr import SLR
-from tern_lightning.functional.slr import Relaxation, lagrangian, penalty_gradient, project_ternary, relax, step_factor
+from tern_lightning.functional.projection import ternary_projection
+from tern_lightning.functional.slr import Relaxation, lagrangian, penalty_gradient, relax, step_factor
 from tern_lightning.masks import mask_of
 
 LAYERS = ("body.0", "body.3", "hidden")
@@ -128,7 +129,7 @@ def test_the_step_shrinks_and_the_gradient_is_that_of_the_lagrangian():
 @given(st.lists(st.floats(-3, 3).filter(lambda v: abs(v) > 1e-3), min_size=2, max_size=6))
 def test_ternary_projection_is_a_fixed_point_near_the_optimum(values):
     v = torch.tensor([values])
-    found = project_ternary(v, 20)
+    found = ternary_projection(v, iterations=20)
     error = float((v - found.dequantize()).square().sum())
     best = min(
         float((v - level * torch.tensor([codes])).square().sum())
@@ -145,7 +146,7 @@ def test_ternary_projection_is_a_fixed_point_near_the_optimum(values):
 def test_ternary_projection_with_mask_and_channels():
     v = torch.tensor([[1.0, -1.2, 0.1], [10.0, 0.2, 9.0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
-    found = project_ternary(v, per_channel=True, mask=mask)
+    found = ternary_projection(v, per_channel=True, mask=mask)
     assert found.codes[0].tolist() == [[1, -1, 0], [1, 0, 0]]
     assert found.positive[0].tolist() == pytest.approx([1.1, 10.0])
 
@@ -195,7 +196,7 @@ def test_the_gradient_has_the_penalty_once_per_step(fit, make_net):
         fit(*callbacks, look, max_steps=1, accumulate_grad_batches=2, max_epochs=None)
         looks.append(look.grad)
     start = make_net().hidden.weight.detach()
-    expected = 0.7 * (start - project_ternary(start, per_channel=True).dequantize())
+    expected = 0.7 * (start - ternary_projection(start, per_channel=True).dequantize())
     torch.testing.assert_close(looks[1] - looks[0], expected)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of ternary networks: update with one layer after another, compute over all of them."""
+"""Sparsity, entropy and flips of codes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,18 @@
+"""Metrics of ternary networks: update with one layer after another, compute over all of them."""
+
+from tern_lightning.metrics.operations import MicroNetScore, Operations
+from tern_lightning.metrics.size import Compression
+from tern_lightning.metrics.structure import ChannelSparsity, GroupSparsity, SignBalance
+from tern_lightning.metrics.ternary import CodeEntropy, FlipRatio, Sparsity
+
+__all__ = [
+    "ChannelSparsity",
+    "CodeEntropy",
+    "Compression",
+    "FlipRatio",
+    "GroupSparsity",
+    "MicroNetScore",
+    "Operations",
+    "SignBalance",
+    "Sparsity",
+]
