@@ -52,3 +52,17 @@ class VerificationError(TernError, AssertionError):
 
 class BenchError(TernError, RuntimeError):
     """A benchmark that cannot be run as asked."""
+
+
+_EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
+
+
+def install_hint(error: ModuleNotFoundError) -> str:
+    """Says which package is missing and which extra brings it.
+
+    >>> install_hint(ModuleNotFoundError("No module named 'tvm'", name="tvm"))
+    "the package 'tvm' is missing; install it with: pip install 'tern-lightning[export]'"
+    """
+    package = (error.name or "?").partition(".")[0]
+    extra = _EXTRAS.get(package, "export")
+    return f"the package {package!r} is missing; install it with: pip install 'tern-lightning[{extra}]'"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.errors import install_hint
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -25,6 +27,10 @@ EXAMPLES = """examples:
   tern-export runs/best.ckpt --model pkg.models:Net --hparams width=32 --input-shape 1,3,32,32 --onnx-only --output out/
   tern-export model.onnx --tvm-target pi4 --output out/
 """
+
+
+OWN = ("tvm", "onnx", "onnxscript", "onnxruntime", "rich", "lightning")
+"""Packages that extras of this package bring."""
 
 
 class UsageError(Exception):
@@ -42,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        # A module of the user that imports something missing says so itself; the hint is for what we import.
+        missing = isinstance(error, ModuleNotFoundError) and error.name in OWN
+        text = install_hint(error) if missing else _one_line(error)  # type: ignore[arg-type]
+        print(f"error: {text}", file=sys.stderr)
         return 1
     return 0
 

@@ -60,7 +60,8 @@ def collect_batches(
     else:
         arrays = _arrays(load_samples(samples) if isinstance(samples, str | Path) else samples)
     if shapes is None:
-        return _cut(arrays, batch_size), True
+        # An example array is usually drawn at random, to say the shape: it is not data to calibrate on.
+        return _cut(arrays, batch_size), samples is not None
     if [array.shape[1:] for array in arrays] != [shape[1:] for shape in shapes]:
         given = [array.shape for array in arrays]
         raise ExportError(f"samples have shapes {given}, which do not fit input_shape {shapes}")

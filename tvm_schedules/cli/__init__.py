@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tvm_schedules.errors import TernError
+from tvm_schedules.errors import TernError, install_hint
 
 
 def run(action: Callable[[], int]) -> int:
@@ -21,6 +21,9 @@ def run(action: Callable[[], int]) -> int:
         return action()
     except TernError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"error: {install_hint(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
