@@ -71,14 +71,14 @@ def entropy_assignment(
     counts = torch.stack([minus.sum(), total - plus.sum() - minus.sum(), plus.sum()]).clamp_min(1).to(weight.dtype)
     shares = counts / counts.sum()
     zeros = shares[1].clamp_min(0.5)
-    signs = shares[[0, 2]] * (1 - zeros) / (shares[0] + shares[2])
+    signs = shares[::2] * (1 - zeros) / (shares[0] + shares[2])
     shares = torch.stack([signs[0], zeros, signs[1]])
     bits = -shares.log2()
 
     levels = torch.stack([negative, positive])
     extremes = torch.stack([-values.amin(), values.amax()])
     # Distance from the nearest-level threshold to the most extreme weight; W^2 - (W - w)^2 is twice w times it.
-    room, extra = extremes - levels / 2, bits[[0, 2]] - bits[1]
+    room, extra = extremes - levels / 2, bits[::2] - bits[1]
     able = (room > 0) & (extra > 0)
     limits = torch.where(able, 2 * levels * room / torch.where(able, extra, 1.0), torch.inf)
     largest = limits.amin()

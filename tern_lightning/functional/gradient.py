@@ -20,6 +20,11 @@ def attach(values: Tensor, latent: Tensor, slope: Tensor | float | None = None) 
     return values + (carrier if slope is None else carrier * slope)
 
 
+def scale_gradient(values: Tensor, slope: float) -> Tensor:
+    """Return ``values`` exactly, with ``slope`` times their gradient."""
+    return attach(values.detach(), values, slope)
+
+
 def straight_through(latent: Tensor, quantized: Tensor, clip: float | None = None) -> Tensor:
     """Return ``quantized`` exactly, with the gradient of ``latent``.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.ec2t import ec2t
+from tern_lightning.functional.gradient import scale_gradient
 from tern_lightning.functional.levels import trained_levels
 from tern_lightning.functional.shared import kept, row_max, row_mean, row_std
 from tern_lightning.quantizers.base import Quantizer, check_range, register
@@ -25,6 +26,8 @@ class EC2T(Quantizer):
         initial_level: What the levels start from, as a share of the largest and the smallest weight, in (0, 1].
         floor: Smallest level in standard deviations of the weight, >= 0; it keeps a level from merging with zero.
         rate: Learning rate of the levels as a multiple of the weight's, > 0.
+        normalize: Divide the gradient of a level by the square root of the number of weights, which only plain gradient
+            descent notices; see :class:`tern_lightning.quantizers.ttq.TTQ`.
 
     Attributes:
         strength: Strength of the entropy constraint, a float32 scalar in [0, 1].
@@ -38,12 +41,14 @@ class EC2T(Quantizer):
     strength: Tensor
     size_factor: Tensor
 
-    def __init__(self, initial_level: float = 0.45, floor: float = 0.675, rate: float = 0.1) -> None:
+    def __init__(
+        self, initial_level: float = 0.45, floor: float = 0.675, rate: float = 0.1, normalize: bool = True
+    ) -> None:
         super().__init__()
         check_range("initial_level", initial_level, 0, 1, above=True)
         check_range("floor", floor, 0)
         check_range("rate", rate, 0, above=True)
-        self.initial_level, self.floor, self.rate = initial_level, floor, rate
+        self.initial_level, self.floor, self.rate, self.normalize = initial_level, floor, rate, normalize
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("size_factor", torch.ones(()))
 
@@ -61,7 +66,10 @@ class EC2T(Quantizer):
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values with gradients for the weight and both levels."""
-        found = self._assign(weight.detach(), self.scalars(weight, channel_axis, mask), channel_axis, mask)
+        levels = self.scalars(weight, channel_axis, mask)
+        if self.normalize:
+            levels = {name: scale_gradient(level, weight.numel() ** -0.5) for name, level in levels.items()}
+        found = self._assign(weight.detach(), levels, channel_axis, mask)
         return trained_levels(weight, found)
 
     def project(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import scale_gradient
 from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.shared import conditional_mean, row_mean
 from tern_lightning.quantizers.base import Quantizer, check_range, register
@@ -26,6 +27,10 @@ class TTQ(Quantizer):
         initial_level: What both levels start from, > 0; None for the means.
         floor: Smallest level as a multiple of ``mean|W|``, > 0.
         rate: Learning rate of the levels as a multiple of the weight's, > 0.
+        normalize: Divide the gradient of a level by the square root of the number of weights that share it, as Learned
+            Step Size Quantization (2020), section 2.2, does for its step. The published gradient is the sum over these
+            weights; adaptive optimisers see no difference, but under plain gradient descent it moves levels that are
+            as small as a trained network's weights so fast that training fails.
         per_channel: One threshold and two levels per output channel instead of for the layer.
 
     Raises:
@@ -41,6 +46,7 @@ class TTQ(Quantizer):
         initial_level: float | None = None,
         floor: float = 0.05,
         rate: float = 1.0,
+        normalize: bool = True,
         per_channel: bool = False,
     ) -> None:
         super().__init__(per_channel)
@@ -52,7 +58,7 @@ class TTQ(Quantizer):
         if initial_level is not None:
             check_range("initial_level", initial_level, 0, above=True)
         self.threshold, self.sparsity, self.initial_level, self.floor = threshold, sparsity, initial_level, floor
-        self.rate = rate
+        self.rate, self.normalize = rate, normalize
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Levels ``positive`` and ``negative``, ``[C]``: the means of the weights, or ``initial_level``."""
@@ -76,6 +82,9 @@ class TTQ(Quantizer):
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values with gradients for the weight and both levels."""
         levels = self.scalars(weight, channel_axis, mask)
+        if self.normalize:
+            share = (levels["positive"].numel() / weight.numel()) ** 0.5
+            levels = {name: scale_gradient(level, share) for name, level in levels.items()}
         found = self._assign(weight.detach(), levels["positive"], levels["negative"], channel_axis, mask)
         return trained_levels(weight, found)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from training_nets import Loader, Net
 
-from tern_lightning import Rule, TernaryCallback
+from tern_lightning import EntropyConstraint, Rule, TernaryCallback
 from tern_lightning.layers import swapped_layers
 from tern_lightning.quantizers import get_quantizer
 
@@ -181,7 +181,8 @@ class Levels(pl.Callback):
         torch.save(scalars(pl_module), self.folder / f"{trainer.global_rank}.pt")
 
 
-def test_two_processes_train_what_one_does(fit, make_net, tmp_path):
+@pytest.mark.parametrize("method", ["ec2t", "seq", "tga", "ttq"])
+def test_two_processes_train_what_one_does(method, fit, make_net, tmp_path):
     import torch.distributed as dist
 
     class Shared(Loader):
@@ -189,14 +190,17 @@ def test_two_processes_train_what_one_does(fit, make_net, tmp_path):
             rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
             return ((x.chunk(size)[rank], y.chunk(size)[rank]) for x, y in super().__iter__())
 
-    rules = [Rule("hidden", "ttq"), Rule("body.0", "twn"), Rule("body.3", "ttq", options={"per_channel": True})]
+    rules = [Rule("hidden", method), Rule("body.0", "twn"), Rule("body.3", "ttq", options={"per_channel": True})]
     one, two = make_net(NoNorm, optimizer="sgd"), make_net(NoNorm, optimizer="sgd")
-    fit(ternary(rules=rules), net=one, loader=Shared, max_epochs=3)
+    more = [EntropyConstraint(0.1)] if method == "ec2t" else []
+    fit(ternary(rules=rules), *more, net=one, loader=Shared, max_epochs=3)
     split = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
-    fit(ternary(rules=rules), Levels(tmp_path), net=two, loader=Shared, max_epochs=3, **split)
+    fit(ternary(rules=rules), *more, Levels(tmp_path), net=two, loader=Shared, max_epochs=3, **split)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, expected in scalars(one).items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-5)
-        start = get_quantizer("ttq").initial(make_net().get_submodule(name.rsplit(".", 1)[0]).weight.detach())
-        assert not torch.equal(first[name], start[name.rsplit(".", 1)[1]])
+        path, scalar = name.rsplit(".", 1)
+        quantizer = get_quantizer("ttq", per_channel=True) if path == "body.3" else get_quantizer(method)
+        start = quantizer.initial(make_net(NoNorm).get_submodule(path).weight.detach(), int(path == "body.3"))
+        assert not torch.equal(first[name], start[scalar])

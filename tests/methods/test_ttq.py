@@ -36,11 +36,13 @@ def test_values(seed, per_channel, axis):
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_gradients_of_the_levels_by_finite_differences(per_channel):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradients_of_the_levels_by_finite_differences(per_channel, normalize):
     """A level moved by h on a fixed assignment changes the loss by h times its gradient; catches a sign slip."""
     torch.manual_seed(0)
     weight = torch.randn(3, 40)
-    quantizer = begun("ttq", weight, per_channel=per_channel)
+    quantizer = begun("ttq", weight, per_channel=per_channel, normalize=normalize)
+    share = (40 if per_channel else 120) ** -0.5 if normalize else 1.0
     target, importance = torch.randn(3, 40), torch.rand(3, 40)
 
     def loss():
@@ -57,7 +59,7 @@ def test_gradients_of_the_levels_by_finite_differences(per_channel):
                 level[c] -= 2 * h
                 down = loss().item()
                 level[c] += h
-            assert level.grad[c].item() == pytest.approx((up - down) / (2 * h), rel=1e-3), name
+            assert level.grad[c].item() == pytest.approx(share * (up - down) / (2 * h), rel=1e-3), name
 
 
 def test_gradient_of_the_weight_is_scaled_by_the_magnitudes():
