@@ -7,31 +7,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tern_lightning.callbacks.activation import ActivationQuantization
+    from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
     from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
+    from tern_lightning.callbacks.guided import AccuracyGuidedPruning
+    from tern_lightning.callbacks.lowrank import LowRank
+    from tern_lightning.callbacks.multilevel import MultiLevelActivation
+    from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
+    from tern_lightning.callbacks.pruning import PruningSchedule
+    from tern_lightning.callbacks.slr import SLR
     from tern_lightning.callbacks.ternary import TernaryCallback
     from tern_lightning.exporter import export
     from tern_lightning.rules import Rule
+    from tern_lightning.schedules import Schedule
     from tern_lightning.tensor import TernaryTensor
 
 __version__ = "0.1.0"
 __all__ = [
+    "BCGD",
+    "SLR",
+    "AccuracyGuidedPruning",
     "ActivationQuantization",
+    "CoarseActivation",
     "EntropyConstraint",
     "EntropyPruning",
+    "LowRank",
+    "MultiLevelActivation",
+    "PruningSchedule",
     "Rule",
+    "Schedule",
+    "StructuredPruning",
     "TernaryCallback",
     "TernaryTensor",
+    "WeightPenaltyClipping",
     "export",
 ]
 
 # Public names load their module when they are first used, so that importing the package costs nothing.
 _HOME = {
+    "AccuracyGuidedPruning": "tern_lightning.callbacks.guided",
     "ActivationQuantization": "tern_lightning.callbacks.activation",
+    "BCGD": "tern_lightning.callbacks.bcgd",
+    "CoarseActivation": "tern_lightning.callbacks.bcgd",
     "EntropyConstraint": "tern_lightning.callbacks.entropy",
     "EntropyPruning": "tern_lightning.callbacks.entropy",
+    "LowRank": "tern_lightning.callbacks.lowrank",
+    "MultiLevelActivation": "tern_lightning.callbacks.multilevel",
+    "PruningSchedule": "tern_lightning.callbacks.pruning",
     "Rule": "tern_lightning.rules",
+    "SLR": "tern_lightning.callbacks.slr",
+    "Schedule": "tern_lightning.schedules",
+    "StructuredPruning": "tern_lightning.callbacks.penalty",
     "TernaryCallback": "tern_lightning.callbacks.ternary",
     "TernaryTensor": "tern_lightning.tensor",
+    "WeightPenaltyClipping": "tern_lightning.callbacks.penalty",
     "export": "tern_lightning.exporter",
 }
 

@@ -7,16 +7,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tern_lightning.callbacks.activation import ActivationQuantization
+    from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
     from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
+    from tern_lightning.callbacks.guided import AccuracyGuidedPruning
+    from tern_lightning.callbacks.lowrank import LowRank
+    from tern_lightning.callbacks.multilevel import MultiLevelActivation
+    from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
+    from tern_lightning.callbacks.pruning import PruningSchedule
+    from tern_lightning.callbacks.slr import SLR
     from tern_lightning.callbacks.ternary import TernaryCallback
 
 _HOME = {
+    "AccuracyGuidedPruning": "guided",
     "ActivationQuantization": "activation",
+    "BCGD": "bcgd",
+    "CoarseActivation": "bcgd",
     "EntropyConstraint": "entropy",
     "EntropyPruning": "entropy",
+    "LowRank": "lowrank",
+    "MultiLevelActivation": "multilevel",
+    "PruningSchedule": "pruning",
+    "SLR": "slr",
+    "StructuredPruning": "penalty",
     "TernaryCallback": "ternary",
+    "WeightPenaltyClipping": "penalty",
 }
-__all__ = ["ActivationQuantization", "EntropyConstraint", "EntropyPruning", "TernaryCallback"]
+__all__ = [
+    "BCGD",
+    "SLR",
+    "AccuracyGuidedPruning",
+    "ActivationQuantization",
+    "CoarseActivation",
+    "EntropyConstraint",
+    "EntropyPruning",
+    "LowRank",
+    "MultiLevelActivation",
+    "PruningSchedule",
+    "StructuredPruning",
+    "TernaryCallback",
+    "WeightPenaltyClipping",
+]
 
 
 def __getattr__(name: str) -> Any:
