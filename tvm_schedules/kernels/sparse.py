@@ -19,7 +19,7 @@ import numpy as np
 
 from ..compat import Emitter, private_function
 from ..graph import Fused, Linear, Windowed
-from ..layout import Halo
+from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import in_planes, input_key, window_of
 from ..tensor import TernaryTensor
 from .epilogue import Epilogue, fill_borders, store_pairs, store_pixels
@@ -234,7 +234,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
-    block = _block(vectors, vector)
+    block = _block(vectors, vector, x, window)
     several = 0 if single and pieces == weight.channels else pieces
     parallel = taps * vectors * lanes > ctx.serial * 16
     spec = Spec(
@@ -249,10 +249,27 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     return True
 
 
-def _block(vectors: int, vector: int) -> int:
-    """Vectors a pixel block: two accumulators each have to stay in the registers, with room for what is being added."""
+L1 = 28_000
+"""Bytes of the first-level cache that a pixel block of all input channels may take; 32 KiB is what all targets have."""
+
+
+def _block(vectors: int, vector: int, x: Halo, window: Window) -> int:
+    """Vectors a pixel block.
+
+    Two accumulators each have to stay in the registers, with room for what is being added; and what a block reads of
+    all channels should stay in the cache from one output channel to the next. A small image is one block.
+    """
     usual, most = {64: (4, 6), 32: (5, 6)}.get(vector, (8, 10))
-    return vectors if vectors <= most else usual
+    if vectors <= most:
+        return vectors
+    shifts = [x.offset(0, (0, 0, 0), shift) for _, shift in window.taps()]
+    reach = (max(shifts) - min(shifts)) * x.itemsize
+
+    def lines(block: int) -> int:
+        return -(-(block * vector + reach) // ALIGN) + 1
+
+    channels = x.channels // window.groups * x.phases
+    return next((b for b in range(usual, usual // 2, -1) if channels * lines(b) * ALIGN <= L1), max(2, usual // 2))
 
 
 def _chunks(rows: int, blocks: int) -> int:
