@@ -42,10 +42,11 @@ class TernaryCallback(pl.Callback):
     level (see :func:`tern_lightning.functional.frozen_levels`).
 
     Every checkpoint holds the ternary network under the float model's keys, so that it can be loaded without this
-    package; the latent weights, and what a method trains besides them, are in the callback's state, from which ``fit(ckpt_path=...)`` continues. Sparsity,
-    entropy, flip ratio and levels are logged at the end of every epoch under ``ternary/<layer>/<what>`` and, for all
-    layers together, ``ternary/sparsity``, ``ternary/entropy`` and ``ternary/flips``; in the float phase they say what
-    the method would give.
+    package; the latent weights, and what a method trains besides them, are in the callback's state, from which
+    ``fit(ckpt_path=...)`` continues. Averaged copies of the model share the latter. Sparsity, entropy, flip ratio and
+    levels are logged at the end of every epoch under ``ternary/<layer>/<what>`` and, for all layers together,
+    ``ternary/sparsity``, ``ternary/entropy`` and ``ternary/flips``; in the float phase they say what the method would
+    give.
 
     .. note:: A weight is ternary inside its layer's forward. Code elsewhere that reads ``layer.weight`` gets the latent
         Parameter.
