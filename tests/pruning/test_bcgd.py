@@ -4,9 +4,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from pruning_runs import assert_same, everything
 from training_nets import Net, Save
 
-from runs import assert_same, everything
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation, CoarseInput
 from tern_lightning.functional import twn

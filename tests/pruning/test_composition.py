@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
-from runs import assert_same, everything
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Loader, Net, Save, samples
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Net, Save
 
-from runs import assert_same, everything
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.guided import AccuracyGuidedPruning, Loop, judge
 from tern_lightning.layers import effective_weight

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from runs import assert_same, everything
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Save, samples
 

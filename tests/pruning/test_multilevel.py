@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Net, Save, samples
 
-from runs import assert_same, everything
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.multilevel import MultiLevelActivation, MultiLevelInput
 from tern_lightning.functional.multilevel import activation_digits, fit_levels, multilevel, multilevel_activation

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Net, Save
 
-from runs import assert_same, everything
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
 from tern_lightning.functional.patterns import group_norms

@@ -5,15 +5,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Loader, Net, Save, samples
 
-from runs import assert_same, everything
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.callbacks.activation import ActivationQuantization
 from tern_lightning.callbacks.pruning import PruningSchedule
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import clear_masks, mask_of, masks, prune
+from tern_lightning.quantizers import quantizer_names
 from tern_lightning.schedules import Schedule
 
 LAYERS = ("body.0", "body.3", "hidden")
@@ -82,6 +83,20 @@ def test_ternary_layers_have_the_levels_of_the_weights_that_are_left(method, fit
         elif method == "absmean":
             assert found.positive.item() == pytest.approx(size.mean().item(), rel=1e-5)
         assert (layer.weight[~keep] == 0).all()
+
+
+@pytest.mark.parametrize("method", quantizer_names())
+def test_every_method_follows_the_mask(method, fit):
+    _, net = fit(ternary(method=method), pruning(0.6, scope="layer"), max_epochs=4)
+    for path in LAYERS:
+        layer = net.get_submodule(path)
+        keep, found = mask_of(layer), layer.ternary()
+        assert (~keep).float().mean().item() == pytest.approx(0.6, abs=0.01)
+        assert not found.codes[:, ~keep].any()
+        assert found.codes.any()
+        weight = net.state_dict()[f"{path}.weight"]
+        assert not weight[~keep].any()
+        assert torch.equal(weight, found.dequantize())
 
 
 def test_exact_sparsity_with_a_ternariser_that_makes_no_zeros(fit, make_net, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from runs import assert_same, everything
+from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Net, Save
 
