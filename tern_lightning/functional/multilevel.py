@@ -103,24 +103,27 @@ def _residual_codes(rows: Tensor, kept: Tensor, terms: int, factor: float) -> Te
 
 def _solve(rows: Tensor, codes: Tensor) -> Tensor:
     """Least-squares levels ``[terms, C]``; where a term is empty or repeats another, those of least norm."""
-    basis = codes.permute(1, 2, 0).double()
-    # The pseudoinverse of the small Gram matrix is a constant, so that the levels are linear in the weights.
-    inverse = torch.linalg.pinv(basis.mT @ basis, hermitian=True)
-    levels = (inverse @ (basis.mT @ rows.double()[..., None])).squeeze(-1).T
+    basis = codes.transpose(0, 1).to(rows.dtype)
+    # The pseudoinverse of the small Gram matrix is a constant, so that the levels are linear in the weights. Its
+    # entries are counts, exact in float32 up to 2**24.
+    inverse = torch.linalg.pinv((basis @ basis.mT).double(), hermitian=True)
+    levels = (inverse @ (basis @ rows[..., None]).double()).squeeze(-1).T
     empty = (codes == 0).all(2)
     return torch.where(empty, torch.ones_like(levels), levels).float()
 
 
 def _nearest(rows: Tensor, kept: Tensor, levels: Tensor) -> Tensor:
     """The codes ``[terms, C, n]`` whose sum is nearest to every weight of ``[C, n]``."""
-    every = torch.tensor(list(itertools.product((-1, 0, 1), repeat=len(levels))), device=rows.device)
+    digits = list(itertools.product((-1, 0, 1), repeat=len(levels)))
+    every = torch.tensor(digits, dtype=torch.int8, device=rows.device)
     # Of equal sums the one with most zeros.
     every = every[(every != 0).sum(1).argsort(stable=True)]
     sums, order = torch.sort((every.to(levels) @ levels).T.contiguous(), dim=1, stable=True)
     middle = (sums[:, 1:] + sums[:, :-1]) / 2
     index = torch.searchsorted(middle.contiguous(), rows.contiguous())
-    chosen = every[order.gather(1, index)] * kept[..., None]
-    return chosen.permute(2, 0, 1).to(torch.int8)
+    # [terms, C, sums]: the digits of every sum, in the order of the sums of a channel.
+    table = every.T[:, order]
+    return torch.stack([digit.gather(1, index) * kept for digit in table])
 
 
 def _positive_and_sorted(levels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from pruning_runs import assert_same, everything
 from torch import nn
 from training_nets import Loader, Net, Save, samples
 
-from tern_lightning import TernaryCallback
+from tern_lightning import TernaryCallback, export
 from tern_lightning.callbacks.activation import ActivationQuantization
 from tern_lightning.callbacks.bcgd import BCGD
 from tern_lightning.callbacks.guided import AccuracyGuidedPruning
@@ -163,3 +163,12 @@ model:
     assert own.schedule == Schedule("linear", 0, 1, "epoch")
     cli.trainer.fit(cli.model, Loader())
     assert int((~mask_of(cli.model.hidden)).sum()) == round(0.5 * cli.model.hidden.weight.numel())
+
+
+def test_pruned_multi_level_networks_are_exported(fit, tmp_path):
+    own = [TernaryCallback("multilevel", verbose=False), PruningSchedule(0.5), MultiLevelActivation(2)]
+    _, net = fit(*own, max_epochs=3)
+    found = export(net.eval(), tmp_path / "out", samples=samples(8)[0], activations="float32", onnx_only=True)
+    for path in LAYERS:
+        assert torch.equal(found.network.ternary[path].dequantize(), effective_weight(net.get_submodule(path)))
+        assert found.network.ternary[path].terms == 2
