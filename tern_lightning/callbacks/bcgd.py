@@ -81,7 +81,7 @@ class CoarseInput(LearnedInput):
 
     def quantize(self, x: Tensor) -> Tensor:
         """The rounded input."""
-        return coarse_activation(x, self.value[0], self.bits, self.derivative)
+        return coarse_activation(x, self.numbers()[0], self.bits, self.derivative)
 
     def measure(self, x: Tensor) -> Tensor:
         """The squares of positive inputs, which are those of a rectified normal variable after normalisation."""

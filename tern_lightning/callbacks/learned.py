@@ -24,13 +24,18 @@ class LearnedInput:
         value: The trained numbers, float32 ``[n]``.
         ready: Whether they have been initialised.
         observing: Whether inputs are observed.
+        fixed: Whether the layer is in evaluation mode, where the numbers are constants.
         last: The input of the last forward while ``recording``, before it is quantised.
     """
 
     def __init__(self, size: int) -> None:
         self.value, self.velocity, self.statistic = torch.ones(size), torch.zeros(size), torch.zeros(2)
-        self.ready = self.observing = self.recording = False
+        self.ready = self.observing = self.recording = self.fixed = False
         self.last: Tensor | None = None
+
+    def numbers(self) -> Tensor:
+        """``value``, with its gradient in training."""
+        return self.value.detach() if self.fixed else self.value
 
     def quantize(self, x: Tensor) -> Tensor:
         """The quantised input, differentiable in ``value``."""
@@ -48,11 +53,11 @@ class LearnedInput:
         """The gradient to use, and the smallest and largest value after a step."""
         return grad, value / 2, torch.full_like(value, torch.inf)
 
-    def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the inputs with the first one quantised, None to leave them alone."""
         if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
             return None
-        x = inputs[0]
+        x, self.fixed = inputs[0], not layer.training
         if self.value.device != x.device:
             self.to(x.device)
         if self.observing:

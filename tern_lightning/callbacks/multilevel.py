@@ -26,7 +26,7 @@ class MultiLevelInput(LearnedInput):
 
     def levels(self) -> Tensor:
         """The levels of all digits, float32 ``[terms]``."""
-        return self.value.expand(self.terms)
+        return self.numbers().expand(self.terms)
 
     def quantize(self, x: Tensor) -> Tensor:
         """The rounded input."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pruning_runs import assert_same, everything
+from torch import nn
 from training_nets import Net, Save
 
 from tern_lightning import TernaryCallback
@@ -82,7 +83,7 @@ def test_initial_steps(bits, step):
     hook = CoarseInput(bits, "mean")
     hook.observing = True
     x = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).relu() * 3
-    assert hook(None, (x,)) is None
+    assert hook(nn.Linear(1, 1), (x,)) is None
     hook.start(hook.statistic)
     assert hook.value.item() == pytest.approx(3 * step, rel=0.02)
 
