@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -23,6 +22,7 @@ from tern_lightning.activations import (
     observe_bounds,
     remove_fake_quantizers,
 )
+from tests.export.export_nets import run
 
 bounds = st.floats(-1e3, 1e3, width=32)
 

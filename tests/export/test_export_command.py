@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import make_ternary, relative_error, run
 from torch import nn
 
 from tern_lightning import ActivationQuantization
 from tern_lightning.cli.export import main
 from tern_lightning.onnx import to_onnx
+from tests.export.export_nets import make_ternary, relative_error, run
 
 SOURCE = """
 import lightning.pytorch as pl

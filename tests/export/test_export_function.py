@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import make_ternary, relative_error, run
 from torch import nn
 
 import tern_lightning
 from tern_lightning import exporter
 from tern_lightning.onnx import ExportError
 from tern_lightning.onnx.samples import collect_batches
+from tests.export.export_nets import make_ternary, relative_error, run
 
 
 def make_net() -> nn.Module:

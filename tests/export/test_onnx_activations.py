@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import Residual, initializers, make_ternary, ops, run
 from torch import nn
 
 from tern_lightning.activations import ActivationRange
 from tern_lightning.onnx import ExportError, write_onnx
 from tern_lightning.onnx.quantize import calibrate
+from tests.export.export_nets import Residual, initializers, make_ternary, ops, run
 
 
 def float_stem(net: Residual) -> Residual:

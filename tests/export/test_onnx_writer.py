@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import Residual, initializers, make_ternary, ops, relative_error, run, unpack_int2
 from torch import nn
 
 from tern_lightning.layers import LayerState, swap
 from tern_lightning.onnx import ExportError, VerificationError, to_onnx, write_onnx
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.tensor import TernaryTensor
+from tests.export.export_nets import Residual, initializers, make_ternary, ops, relative_error, run, unpack_int2
 
 CASES = {
     "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 9)),

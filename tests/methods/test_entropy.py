@@ -4,7 +4,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
-from training_nets import Net, Save
 
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.callbacks import EntropyConstraint, EntropyPruning
@@ -12,6 +11,7 @@ from tern_lightning.functional import entropy_assignment
 from tern_lightning.layers import swapped_layers
 from tern_lightning.masks import masks
 from tern_lightning.schedules import Schedule
+from tests.training.training_nets import Net, Save
 
 from .helpers import assert_same, everything
 

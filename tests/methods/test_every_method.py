@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from training_nets import Net, Save, samples
 
 from tern_lightning import TernaryCallback
 from tern_lightning.layers import LayerState, effective_bias, freeze, swap, ternary_layers
 from tern_lightning.masks import prune
 from tern_lightning.quantizers import get_quantizer, quantizer_names
+from tests.training.training_nets import Net, Save, samples
 
 from .helpers import assert_same, everything
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from training_nets import Loader, Net
 
 from tern_lightning import EntropyConstraint, Rule, TernaryCallback
 from tern_lightning.layers import swapped_layers
 from tern_lightning.quantizers import get_quantizer
+from tests.training.training_nets import Loader, Net
 
 LAYERS = ["body.0", "body.3", "hidden"]
 

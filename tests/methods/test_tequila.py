@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
-from training_nets import Net, Save, samples
 
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.layers import LayerState, freeze, swap, unswap
 from tern_lightning.quantizers import get_quantizer
+from tests.training.training_nets import Net, Save, samples
 
 
 def make(layer, **options):

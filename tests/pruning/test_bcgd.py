@@ -4,14 +4,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Net, Save
 
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation, CoarseInput
 from tern_lightning.functional import twn
 from tern_lightning.functional.bcgd import blend, coarse_activation, gaussian_step
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Net, Save
 
 
 def ternary(**options):

@@ -7,9 +7,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Loader, Net, Save, samples
 
 from tern_lightning import TernaryCallback, export
 from tern_lightning.callbacks.activation import ActivationQuantization
@@ -22,6 +20,8 @@ from tern_lightning.callbacks.slr import SLR
 from tern_lightning.layers import effective_weight, ternary_layers
 from tern_lightning.masks import mask_of
 from tern_lightning.schedules import Schedule
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Loader, Net, Save, samples
 
 LAYERS = ("body.0", "body.3", "hidden")
 

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Net, Save
 
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.guided import AccuracyGuidedPruning, Loop, judge
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import mask_of
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Net, Save
 
 LAYERS = ("body.0", "body.3", "hidden")
 

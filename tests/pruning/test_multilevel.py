@@ -7,9 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Net, Save, samples
 
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.multilevel import MultiLevelActivation, MultiLevelInput
@@ -17,6 +15,8 @@ from tern_lightning.functional.multilevel import activation_digits, fit_levels, 
 from tern_lightning.functional.speedup import SpeedUp, count_products, measure_speedup
 from tern_lightning.layers import LayerState, swap, ternary_layers
 from tern_lightning.quantizers import get_quantizer
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Net, Save, samples
 
 
 def error(weight, found):

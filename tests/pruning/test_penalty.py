@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Net, Save
 
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
@@ -18,6 +16,8 @@ from tern_lightning.functional.penalty import shrink_groups, weight_penalty, wei
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import mask_of
 from tern_lightning.schedules import Schedule
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Net, Save
 
 LAYERS = ("body.0", "body.3", "hidden")
 

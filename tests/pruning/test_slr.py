@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from pruning_runs import assert_same, everything
 from torch import nn
-from training_nets import Net, Save
 
 from tern_lightning import TernaryCallback, TernaryTensor
 from tern_lightning.callbacks.slr import SLR
 from tern_lightning.functional.projection import ternary_projection
 from tern_lightning.functional.slr import Relaxation, lagrangian, penalty_gradient, relax, step_factor
 from tern_lightning.masks import mask_of
+from tests.pruning.pruning_runs import assert_same, everything
+from tests.training.training_nets import Net, Save
 
 LAYERS = ("body.0", "body.3", "hidden")
 

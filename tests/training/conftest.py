@@ -1,7 +1,8 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from training_nets import Loader, Net, Record
+
+from tests.training.training_nets import Loader, Net, Record
 
 torch.set_num_threads(1)
 

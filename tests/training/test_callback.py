@@ -4,13 +4,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
-from training_nets import Loader, Net, samples
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
 from tern_lightning.callbacks.phases import Progress, next_phase, reached
 from tern_lightning.layers import swapped_layers, ternary_layers
 from tern_lightning.quantizers import Quantizer, register
 from tern_lightning.quantizers.base import _REGISTRY
+from tests.training.training_nets import Loader, Net, samples
 
 
 class Watch(pl.Callback):

@@ -2,10 +2,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
-from training_nets import Loader, Net, Save
 
 from tern_lightning import TernaryCallback
 from tern_lightning.checkpoint import CheckpointError, load_module, read_checkpoint
+from tests.training.training_nets import Loader, Net, Save
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
-from training_nets import Loader, Net, Save, samples
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
 from tern_lightning.layers import swapped_layers, ternary_layers
+from tests.training.training_nets import Loader, Net, Save, samples
 
 LAYERS = {"body.0", "body.3", "hidden"}
 

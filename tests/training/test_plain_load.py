@@ -8,10 +8,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from training_nets import Loader, Net, Save, samples
 
 from tern_lightning import TernaryCallback, TernaryTensor
 from tern_lightning.layers import ternary_layers
+from tests.training.training_nets import Loader, Net, Save, samples
 
 SCRIPT = """
 import sys, torch

@@ -5,10 +5,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from training_nets import Record, Save
 
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.layers import swapped_layers
+from tests.training.training_nets import Record, Save
 
 # Four batches an epoch, five epochs: float in epoch 0, ternary in 1 and 2, frozen in 3 and 4. A file "step" was saved
 # after a batch, "val" after the validation at an epoch's end, "epoch" at the very end of an epoch.
