@@ -154,7 +154,7 @@ class TernaryCallback(pl.Callback):
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
-        if trainer.training and self._layers:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._layers:
             whole = report.totals(self._reports(compare=False))
             pl_module.log_dict({f"ternary/{k}": v for k, v in whole.items()}, logger=False, sync_dist=True)
 

@@ -105,3 +105,17 @@ def test_monitor_of_a_ternary_value(fit, tmp_path):
     assert len(list(tmp_path.glob("*.ckpt"))) == 2
     assert float(saver.best_model_score) > 0.2
     assert isinstance(trainer, pl.Trainer)
+
+
+def test_totals_are_there_after_the_first_validation(fit):
+    class Seen(pl.Callback):
+        def __init__(self):
+            self.values = []
+
+        def on_validation_end(self, trainer, pl_module):
+            self.values.append(float(trainer.callback_metrics.get("ternary/sparsity", -1.0)))
+
+    seen = Seen()
+    fit(TernaryCallback(verbose=False), seen, max_epochs=2)
+    assert len(seen.values) == 2
+    assert min(seen.values) > 0.2
