@@ -21,6 +21,11 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
     from .foreign import lower_foreign
 
     graph = lowering.graph
+    for node in nodes:
+        for name in node.inputs:
+            if name in graph.weights:
+                reason = f"no kernel of ours for {node.op}: dense, in float"
+                lowering.report(node, graph.weights[name], "foreign", reason)
     made = {name for node in nodes for name in node.outputs if name}
     later = {name for node in graph.nodes if not any(node is n for n in nodes) for name in node.inputs} | set(
         graph.outputs
