@@ -261,6 +261,7 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
         while source in rename:
             source = rename[source]
         kept.append(onnx.helper.make_node("Identity", [source], [name], name=f"{name}/identity"))
+    kept = _fold_biases(kept, constants, outputs)
     del graph.node[:]
     graph.node.extend(kept)
     used = {name for node in kept for name in node.input}
@@ -272,6 +273,31 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
     del graph.value_info[:]
     graph.value_info.extend(infos)
     return result
+
+
+def _fold_biases(nodes: list[Any], constants: dict[str, Array], outputs: set[str]) -> list[Any]:
+    """Puts a constant that is added to each channel of a convolution without bias into the convolution.
+
+    Files of this package keep the two apart for onnxruntime's sake; a user's float network would not.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    dropped: set[int] = set()
+    for node in nodes:
+        after = readers.get(node.output[0], [])
+        if node.op_type != "Conv" or len(node.input) > 2 or len(after) != 1 or node.output[0] in outputs:
+            continue
+        add = after[0]
+        bias = next((name for name in add.input if name in constants), None) if add.op_type == "Add" else None
+        if bias is None or constants[bias].ndim < 3 or constants[bias].size != constants[bias].shape[1]:
+            continue
+        constants[bias] = constants[bias].ravel()
+        node.input.append(bias)
+        node.output[0] = add.output[0]
+        dropped.add(id(add))
+    return [node for node in nodes if id(node) not in dropped]
 
 
 def _only_dequantised(model: Any, node: Any) -> bool:

@@ -127,3 +127,16 @@ def test_transposed_convolution() -> None:
     weight = net.ternary(codes, np.full(4, 0.1), axis=1)
     y = net.op("ConvTranspose", "input_0", weight, net.bias(4), strides=[2, 2], pads=[1] * 4)
     agree(net.model(net.op("Sigmoid", y)), image(1, 6, 5, 5), close=1e-4)
+
+
+def test_the_float_network_that_peers_run_has_its_biases_in_the_convolutions() -> None:
+    from tvm_schedules.onnxtools import float_model
+
+    net = Net((1, 3, 8, 8))
+    added = net.const(np.random.default_rng(0).normal(size=(1, 5, 1, 1)).astype(np.float32))
+    x = net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((5, 3, 3, 3), 0.5), pads=[1] * 4)
+    model = net.model(net.op("Relu", net.op("Add", x, added)))
+    plain = float_model(model, strip_activations=False)
+    assert [n.op_type for n in plain.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Conv", "Relu"]
+    for want, have in zip(run_onnx(model, image(1, 3, 8, 8)), run_onnx(plain, image(1, 3, 8, 8)), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)

@@ -27,6 +27,7 @@ class Worker:
         config = {
             "engine": engine.kind,
             "path": engine.path,
+            "two_bit": engine.two_bit,
             "artifact": str(artifact),
             "threads": threads,
             "cpus": list(cpus),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class Engine:
         kind: ``tern`` or ``onnxruntime``.
         path: The ONNX file, or the artifact for ``tern``.
         bytes: Size on disk of what it needs to run the network (without the engine itself).
+        two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantised operators.
     """
 
     name: str
     kind: str
     path: str
     bytes: int
+    two_bit: bool = False
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
@@ -58,7 +60,7 @@ def onnxruntime_engines(artifact: Path, folder: Path) -> tuple[list[Engine], lis
     except ImportError:
         raise BenchError("onnxruntime is not installed; install it with: pip install onnxruntime") from None
     source = artifact / store.MODEL
-    engines = [_engine("onnxruntime 2-bit file", source)]
+    engines = [replace(_engine("onnxruntime 2-bit file", source), two_bit=True)]
     try:
         model = onnxtools.float_model(onnxtools.read_model(source))
     except ImportError:
