@@ -28,7 +28,7 @@ KERNELS = (depthwise_dot, dense_dot, sparse, dense, linear_dot, linear, pool, gl
 
 HIGHEST = -LOWEST
 
-SERIAL = 20_000
+SERIAL = 60_000
 """Element operations below which starting threads costs more than it gains (a start costs about a microsecond)."""
 
 
