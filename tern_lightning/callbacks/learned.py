@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from typing_extensions import override
 from tern_lightning.callbacks.masking import check_patterns, select_layers
 
 
-class LearnedInput:
+class LearnedInput(ABC):
     """Forward pre-hook that quantises the first input of a layer with trained numbers.
 
     Its tensors are its own, no parameter or buffer of the module, so that keys of checkpoints do not change; a deep
@@ -37,13 +38,13 @@ class LearnedInput:
         """``value``, with its gradient in training."""
         return self.value.detach() if self.fixed else self.value
 
+    @abstractmethod
     def quantize(self, x: Tensor) -> Tensor:
         """The quantised input, differentiable in ``value``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def initial(self, size: float) -> Tensor:
         """The first ``value`` for inputs whose observed size is ``size``."""
-        raise NotImplementedError
 
     def measure(self, x: Tensor) -> Tensor:
         """The squares that the observed size is the root mean of."""
@@ -103,7 +104,7 @@ class LearnedInput:
         self.value.requires_grad_(self.ready)
 
 
-class LearnedInputs(pl.Callback):
+class LearnedInputs(pl.Callback, ABC):
     """Base of callbacks that quantise layer inputs with a :class:`LearnedInput` each and train its numbers.
 
     Args:
@@ -120,13 +121,13 @@ class LearnedInputs(pl.Callback):
         self._hooks: dict[str, LearnedInput] = {}
         self._restored: dict[str, Any] = {}
 
+    @abstractmethod
     def make(self) -> LearnedInput:
         """A hook for one layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fits(self, hook: LearnedInput) -> bool:
         """Whether a hook that is on a layer already can go on with this callback."""
-        raise NotImplementedError
 
     @property
     @override
