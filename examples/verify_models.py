@@ -37,6 +37,7 @@ class Verified:
         name: Of the network.
         inputs: Number of random inputs.
         equal: How many of them get the same class from the library and from onnxruntime.
+        itself: How many get the same class from onnxruntime with its optimisations and without.
         classes: Different classes among onnxruntime's answers.
         relative: Largest difference of a logit, as a share of the largest logit.
         stages: Number of 8-bit tensors.
@@ -50,6 +51,7 @@ class Verified:
     name: str
     inputs: int
     equal: int
+    itself: int
     classes: int
     relative: float
     stages: int
@@ -95,6 +97,8 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
     session = reference_session(proto)
     feed = session.get_inputs()[0].name
     theirs = [session.run(None, {feed: image[None]})[0][0] for image in images]
+    default = reference_session(proto, optimised=True)
+    again = np.array([default.run(None, {feed: image[None]})[0][0].argmax() for image in images])
     a, b = np.stack(ours), np.stack(theirs)
     same = a.argmax(1) == b.argmax(1)
     stages = compare_stages(proto, [{feed: image[None]} for image in images[:STAGE_INPUTS]], _make_runner(target))
@@ -102,6 +106,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
         name=name,
         inputs=count,
         equal=int(same.sum()),
+        itself=int((again == b.argmax(1)).sum()),
         classes=len(np.unique(b.argmax(1))),
         relative=float(np.abs(a - b).max() / np.abs(b).max()),
         stages=len(stages),
@@ -145,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for column in (
         "network",
         "top-1 equal",
+        "ort itself",
         "classes",
         "max diff",
         "stages",
@@ -169,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             agree &= found.steps <= 1
             row = [found.classes, f"{found.relative:.1e}", found.stages, found.steps, f"{found.share:.1e}"]
             row += [f"{found.seconds:.1f}", f"{found.latency:.3f}", f"{found.file_bytes:,}"]
-            table.add_row(name, f"{found.equal}/{found.inputs}", *map(str, row))
+            table.add_row(name, f"{found.equal}/{found.inputs}", f"{found.itself}/{found.inputs}", *map(str, row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     return 0 if agree else 1
 
