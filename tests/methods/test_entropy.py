@@ -12,8 +12,7 @@ from tern_lightning.layers import swapped_layers
 from tern_lightning.masks import masks
 from tern_lightning.schedules import Schedule
 from tests.training.training_nets import Net, Save
-
-from .helpers import assert_same, everything
+from tests.training.training_runs import assert_same, everything
 
 
 def ternary(**options):

@@ -11,8 +11,7 @@ from tern_lightning.layers import LayerState, effective_bias, freeze, swap, tern
 from tern_lightning.masks import prune
 from tern_lightning.quantizers import get_quantizer, quantizer_names
 from tests.training.training_nets import Net, Save, samples
-
-from .helpers import assert_same, everything
+from tests.training.training_runs import assert_same, everything
 
 CASES = {
     "absmean": ("absmean", {}),

@@ -10,8 +10,8 @@ from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation, CoarseInput
 from tern_lightning.functional import twn
 from tern_lightning.functional.bcgd import blend, coarse_activation, gaussian_step
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Net, Save
+from tests.training.training_runs import assert_same, everything
 
 
 def ternary(**options):

@@ -20,8 +20,8 @@ from tern_lightning.callbacks.slr import SLR
 from tern_lightning.layers import effective_weight, ternary_layers
 from tern_lightning.masks import mask_of
 from tern_lightning.schedules import Schedule
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Loader, Net, Save, samples
+from tests.training.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
 

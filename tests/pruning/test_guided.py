@@ -11,8 +11,8 @@ from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.guided import AccuracyGuidedPruning, Loop, judge
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import mask_of
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Net, Save
+from tests.training.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
 

@@ -13,8 +13,8 @@ from tern_lightning.callbacks.lowrank import Candidates, LowRank
 from tern_lightning.functional.lowrank import ConvShape, candidate_ranks, macs, matrix_factors, tucker2, tucker2_kernel
 from tern_lightning.layers import ternary_layers
 from tern_lightning.lowrank import LowRankConv, MeasuredLatency, low_rank
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Save, samples
+from tests.training.training_runs import assert_same, everything
 
 
 def kernel(outputs=6, inputs=5, size=(3, 3), seed=0):

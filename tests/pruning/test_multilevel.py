@@ -15,8 +15,8 @@ from tern_lightning.functional.multilevel import activation_digits, fit_levels, 
 from tern_lightning.functional.speedup import SpeedUp, count_products, measure_speedup
 from tern_lightning.layers import LayerState, swap, ternary_layers
 from tern_lightning.quantizers import get_quantizer
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Net, Save, samples
+from tests.training.training_runs import assert_same, everything
 
 
 def error(weight, found):

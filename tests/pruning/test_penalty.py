@@ -16,8 +16,8 @@ from tern_lightning.functional.penalty import shrink_groups, weight_penalty, wei
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import mask_of
 from tern_lightning.schedules import Schedule
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Net, Save
+from tests.training.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
 

@@ -14,8 +14,8 @@ from tern_lightning.layers import effective_weight
 from tern_lightning.masks import clear_masks, mask_of, masks, prune
 from tern_lightning.quantizers import quantizer_names
 from tern_lightning.schedules import Schedule
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Loader, Net, Save, samples
+from tests.training.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
 RAMP = Schedule("linear", 0.0, 0.5)

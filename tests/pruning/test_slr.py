@@ -18,8 +18,8 @@ from tern_lightning.callbacks.slr import SLR
 from tern_lightning.functional.projection import ternary_projection
 from tern_lightning.functional.slr import Relaxation, lagrangian, penalty_gradient, relax, step_factor
 from tern_lightning.masks import mask_of
-from tests.pruning.pruning_runs import assert_same, everything
 from tests.training.training_nets import Net, Save
+from tests.training.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
 

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.layers import swapped_layers
 from tests.training.training_nets import Record, Save
+from tests.training.training_runs import assert_same, everything
 
 # Four batches an epoch, five epochs: float in epoch 0, ternary in 1 and 2, frozen in 3 and 4. A file "step" was saved
 # after a batch, "val" after the validation at an epoch's end, "epoch" at the very end of an epoch.
@@ -20,33 +21,6 @@ CASES = [("plain", name) for name in PLAIN] + [(o, name) for o in ("before", "af
 
 def ternary(**options):
     return TernaryCallback("absmean", start=1, freeze=0.6, bn_batches=3, verbose=False, **options)
-
-
-def everything(trainer, net, path):
-    """All state at a run's end: the checkpoint without bookkeeping of the loops, latent weights, buffers."""
-    trainer.save_checkpoint(path)
-    saved = torch.load(path, weights_only=True)
-    kept = {k: v for k, v in saved.items() if k != "loops"}
-    kept["parameters"] = {name: p.detach().clone() for name, p in net.named_parameters()}
-    kept["buffers"] = {name: b.clone() for name, b in net.named_buffers()}
-    return kept
-
-
-def assert_same(a, b, where=""):
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def callbacks(order):

@@ -1,4 +1,4 @@
-"""What the tests of several methods share."""
+"""Compare the state of two runs."""
 
 import torch
 
@@ -6,11 +6,12 @@ from tern_lightning.layers import swapped_layers
 
 
 def everything(trainer, net, path):
-    """All state at a run's end: the checkpoint without bookkeeping of the loops, latent weights, buffers."""
+    """All state at a run's end: the checkpoint without bookkeeping of the loops, latent weights, buffers, methods."""
     trainer.save_checkpoint(path)
     saved = torch.load(path, weights_only=True)
-    kept = {k: v for k, v in saved.items() if k != "loops"}
+    kept = {key: value for key, value in saved.items() if key != "loops"}
     kept["parameters"] = {name: p.detach().clone() for name, p in net.named_parameters()}
+    kept["buffers"] = {name: b.clone() for name, b in net.named_buffers()}
     kept["methods"] = {name: layer._ternary_state.quantizer.state() for name, layer in swapped_layers(net)}
     return kept
 
