@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -86,10 +87,16 @@ def _userland(board: Path, state: Path) -> None:
         _run(["dpkg-deb", "-x", str(package), str(board)], f"unpacking {package.name}")
 
 
-def _wheels(board: Path, state: Path) -> None:
-    """Unpack the board's wheels into opt/site; byte code is compiled here, for it does not depend on the CPU."""
+def unpack_wheels(names: Sequence[str], site: Path, state: Path) -> None:
+    """Download wheels in this environment's versions, but for the board, and unpack them into ``site``.
+
+    Args:
+        names: Packages, without what they depend on.
+        site: Folder for the guest's ``PYTHONPATH``.
+        state: Folder for the downloads.
+    """
     platforms = [f"--platform={name}_aarch64" for name in PLATFORMS]
-    pins = [f"{name}=={metadata.version(name)}" for name in WHEELS]
+    pins = [f"{name}=={metadata.version(name)}" for name in names]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     abis = ["--implementation=cp", f"--abi=cp{PYTHON.replace('.', '')}", "--abi=abi3", "--abi=none"]
     folder = state / "wheels"
@@ -97,13 +104,16 @@ def _wheels(board: Path, state: Path) -> None:
         [*pip, f"--python-version={PYTHON}", *abis, *platforms, "-d", str(folder), *pins],
         "download of the arm64 wheels",
     )
-    site = board / "opt" / "site"
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site, [name for name in archive.namelist() if not name.startswith(SKIPPED)])
+    compile_python(site)
+
+
+def compile_python(folder: Path) -> None:
+    """Compile Python's files here where that can be done, for byte code does not depend on the CPU."""
     if sys.version_info[:2] == tuple(int(part) for part in PYTHON.split(".")):
-        for part in (site, board / "usr" / "lib" / f"python{PYTHON}"):
-            compileall.compile_dir(part, quiet=2)
+        compileall.compile_dir(folder, quiet=2)
 
 
 def prepare() -> Path:
@@ -123,7 +133,8 @@ def prepare() -> Path:
         making, state = Path(folder) / "board", Path(folder) / "state"
         making.mkdir()
         _userland(making, state)
-        _wheels(making, state)
+        unpack_wheels(WHEELS, making / "opt" / "site", state)
+        compile_python(making / "usr" / "lib" / f"python{PYTHON}")
         try:
             making.rename(board)
         except OSError:
@@ -132,13 +143,16 @@ def prepare() -> Path:
     return board
 
 
-def run(arguments: list[str], cpu: str = "cortex-a72", timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], cpu: str = "cortex-a72", timeout: float = 300, emulator: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run the board's Python with this checkout on its path and TVM's runtime only.
 
     Args:
         arguments: What follows ``python3`` on the board.
         cpu: QEMU's name of the core, for example cortex-a53, cortex-a72, cortex-a76.
         timeout: Seconds.
+        emulator: More options of QEMU, for example a plugin.
     """
     board = prepare()
     source = Path(__file__).resolve().parents[2]
@@ -149,7 +163,8 @@ def run(arguments: list[str], cpu: str = "cortex-a72", timeout: float = 300) -> 
         "TVM_NUM_THREADS": "2",
     }
     guest = [item for key, value in environment.items() for item in ("-E", f"{key}={value}")]
-    command = ["qemu-aarch64", "-L", str(board), "-cpu", cpu, *guest, f"{board}/usr/bin/python{PYTHON}", *arguments]
+    python = f"{board}/usr/bin/python{PYTHON}"
+    command = ["qemu-aarch64", *emulator, "-L", str(board), "-cpu", cpu, *guest, python, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
