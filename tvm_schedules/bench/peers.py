@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvm_schedules import cpu, onnxtools
+from tvm_schedules import onnxtools
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.errors import BenchError
 
@@ -23,10 +24,11 @@ class Engine:
 
     Attributes:
         name: Shown in tables.
-        kind: ``tern`` or ``onnxruntime``.
+        kind: ``tern``, ``onnxruntime`` or an engine of :mod:`tvm_schedules.bench.peer_engines`.
         path: The ONNX file, or the artifact for ``tern``.
         bytes: Size on disk of what it needs to run the network (without the engine itself).
         two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantised operators.
+        python: Interpreter of the environment that has the engine; empty for this one.
     """
 
     name: str
@@ -34,6 +36,14 @@ class Engine:
     path: str
     bytes: int
     two_bit: bool = False
+    python: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        """What starts a worker, here or in another environment, which has no need of this package."""
+        if not self.python:
+            return [sys.executable, "-m", "tvm_schedules.bench.worker"]
+        return [self.python, "-I", str(Path(__file__).with_name("worker.py"))]
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
@@ -42,12 +52,15 @@ def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
     return Engine("tern", "tern", str(artifact), size)
 
 
-def onnxruntime_engines(artifact: Path, folder: Path) -> tuple[list[Engine], list[tuple[str, str]]]:
+def onnxruntime_engines(
+    artifact: Path, folder: Path, seven_bit_weights: bool = False
+) -> tuple[list[Engine], list[tuple[str, str]]]:
     """Prepare onnxruntime's forms of an artifact's network.
 
     Args:
         artifact: Artifact with its ONNX file and samples.
         folder: Where to write the float32 and the int8 file.
+        seven_bit_weights: See :func:`quantise`.
 
     Returns:
         The engines, and (name, reason) of those that could not be prepared.
@@ -70,7 +83,7 @@ def onnxruntime_engines(artifact: Path, folder: Path) -> tuple[list[Engine], lis
     float_path.write_bytes(model.SerializeToString())
     engines.insert(0, _engine("onnxruntime fp32", float_path))
     try:
-        quantise(float_path, int8_path, artifact)
+        quantise(float_path, int8_path, artifact, seven_bit_weights)
     except Exception as error:  # a peer's tool that refuses a network is a row without numbers, not the end
         return engines, [("onnxruntime int8", str(error).strip().splitlines()[0])]
     engines.insert(1, _engine("onnxruntime int8", int8_path))
@@ -81,11 +94,21 @@ def _engine(name: str, path: Path) -> Engine:
     return Engine(name, "onnxruntime", str(path), path.stat().st_size)
 
 
-def quantise(source: Path, output: Path, artifact: Path) -> None:
-    """Static 8-bit quantisation by onnxruntime's own tool, as its documentation recommends for this CPU.
+def overflows(machine: Mapping[str, Any]) -> bool:
+    """Whether the 8-bit products of a machine's CPU overflow: x86 without VNNI (onnxruntime then wants 7-bit weights).
 
-    QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel; 7-bit
-    weights on x86 CPUs without VNNI, whose 8-bit products would overflow.
+    Args:
+        machine: From :func:`tvm_schedules.bench.system.machine`, here or on a board.
+    """
+    features = set(machine["features"] or ())
+    return machine["architecture"] == "x86_64" and not {"avx512vnni", "avxvnni"} & features
+
+
+def quantise(source: Path, output: Path, artifact: Path, seven_bit_weights: bool = False) -> None:
+    """Static 8-bit quantisation by onnxruntime's own tool, as its documentation recommends.
+
+    QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel, of 7 bits
+    where products would overflow.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -100,7 +123,6 @@ def quantise(source: Path, output: Path, artifact: Path) -> None:
             run = next(self.runs, None)
             return None if run is None else dict(zip(names, (np.asarray(array) for array in run), strict=True))
 
-    features = cpu.features() or frozenset()
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # the tool recommends preprocessing for models that are not folded; ours are
@@ -111,7 +133,7 @@ def quantise(source: Path, output: Path, artifact: Path) -> None:
             Reader(inputs),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=cpu.architecture() == "x86_64" and not {"avx512vnni", "avxvnni"} & features,
+            reduce_range=seven_bit_weights,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )

@@ -1,7 +1,8 @@
 """One engine in a process of its own: its threads, its memory and its caches disturb no other engine's.
 
 Started by :mod:`tvm_schedules.bench.measure` as ``python -m tvm_schedules.bench.worker JSON``; answers one line of JSON
-to every line of JSON that it reads.
+to every line of JSON that it reads. Engines of other projects run in environments that do not have this package, where
+this file is started by its path: at its top it imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,27 @@ from typing import Any
 
 WARM_UPS = 3
 MAX_RUNS = 20000
+OWN = ("tern", "onnxruntime")
+"""Engines of the environment that this package is installed in."""
 
 
 def _limit_memory_to_engine() -> None:
     """Keep torch out of a process that does not use it: TVM's FFI imports it where it is installed."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+
+
+def _peer_engines() -> Any:
+    """The neighbouring file, by its path: its package need not be there."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location("peer_engines", Path(__file__).with_name("peer_engines.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
@@ -30,6 +46,8 @@ def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
 
         model = load(config["artifact"], threads=config["threads"])
         return (lambda inputs: model(*inputs)), model
+    if config["engine"] != "onnxruntime":
+        return _peer_engines().LOAD[config["engine"]](config["path"], config["threads"]), None
     session = _session(config["path"], config["threads"], config.get("two_bit", False))
     names = [entry.name for entry in session.get_inputs()]
     return (lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))), None
@@ -52,7 +70,7 @@ def _session(path: str, threads: int, two_bit: bool = False) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _error(run: Callable[[list[Any]], Any], inputs: list[Any], outputs: list[Any]) -> float:
+def relative_error(run: Callable[[list[Any]], Any], inputs: list[Any], outputs: list[Any]) -> float:
     """Largest difference from the reference relative to its largest value, over all samples and outputs."""
     import numpy as np
 
@@ -102,6 +120,37 @@ def _time(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: flo
     return result
 
 
+def _samples(config: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The artifact's stored inputs and outputs."""
+    if config["engine"] in OWN:
+        from tvm_schedules.artifact.build import load_samples
+
+        return load_samples(config["artifact"])
+    import numpy as np
+
+    with np.load(os.path.join(config["artifact"], "samples.npz"), allow_pickle=False) as file:
+        return [[array] for array in file["input0"]], [[array] for array in file["output0"]]
+
+
+def _busy(cpus: list[int]) -> float:
+    """Seconds for which any process has used these CPUs since the machine started; 0 where that is not told."""
+    try:
+        with open("/proc/stat") as file:
+            rows = {line.split()[0]: [int(part) for part in line.split()[1:]] for line in file if line[:3] == "cpu"}
+        ticks = sum(sum(rows[f"cpu{cpu}"]) - sum(rows[f"cpu{cpu}"][3:5]) for cpu in cpus)
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, KeyError, ValueError):
+        return 0.0
+
+
+def _time_alone(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: float, cpus: list[int]) -> Any:
+    """Latencies, and the share of a CPU that other processes took meanwhile."""
+    wall, own, busy = time.perf_counter(), time.process_time(), _busy(cpus)
+    latencies = _time(run, inputs, seconds)
+    others = (_busy(cpus) - busy) - (time.process_time() - own)
+    return {"us": latencies, "others": max(0.0, others / max(1e-3, time.perf_counter() - wall))}
+
+
 def _peak_bytes() -> int:
     """Largest resident memory so far."""
     try:
@@ -118,15 +167,14 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
     """Load the engine and answer commands until the input ends."""
     if hasattr(os, "sched_setaffinity") and config.get("cpus"):
         os.sched_setaffinity(0, config["cpus"])
-    _limit_memory_to_engine()
-    from tvm_schedules.artifact.build import load_samples
-
-    inputs, outputs = load_samples(config["artifact"])
+    if config["engine"] in OWN:
+        _limit_memory_to_engine()
+    inputs, outputs = _samples(config)
     before = _peak_bytes()
     started = time.perf_counter()
     run, model = _load(config)
     loaded = time.perf_counter() - started
-    answer: dict[str, Any] = {"load_seconds": loaded, "error": _error(run, inputs, outputs)}
+    answer: dict[str, Any] = {"load_seconds": loaded, "error": relative_error(run, inputs, outputs)}
     while True:
         write(json.dumps(answer))
         line = read()
@@ -134,7 +182,7 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
             return
         command = json.loads(line)
         if command["do"] == "time":
-            answer = {"us": _time(run, inputs, command["seconds"])}
+            answer = _time_alone(run, inputs, command["seconds"], config.get("cpus", []))
         elif command["do"] == "steps":
             answer = {"us": _time_steps(model, inputs[0], command["seconds"])}
         elif command["do"] == "ceiling":
@@ -149,12 +197,25 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
             answer = {"peak_bytes": _peak_bytes(), "own_bytes": _peak_bytes() - before}
 
 
+def _prepare(config: dict[str, Any], channel: Any) -> None:
+    """Make an engine's own file of an ONNX file, or, without one, say which versions there are."""
+    engines, kind = _peer_engines(), config["prepare"]
+    versions = engines.check(kind)
+    if "source" in config:
+        engines.PREPARE[kind](config["source"], config["output"], config["samples"])
+    print(json.dumps({"versions": versions}), file=channel, flush=True)
+
+
 def main() -> None:
     """Serve on the standard streams; whatever a library prints goes to the error stream."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        serve(json.loads(sys.argv[1]), sys.stdin.readline, lambda line: print(line, file=channel, flush=True))
+        config = json.loads(sys.argv[1])
+        if "prepare" in config:
+            _prepare(config, channel)
+        else:
+            serve(config, sys.stdin.readline, lambda line: print(line, file=channel, flush=True))
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(json.dumps({"failed": lines[0]}), file=channel, flush=True)

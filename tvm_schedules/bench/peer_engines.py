@@ -1,0 +1,200 @@
+"""Engines of other projects, for :mod:`tvm_schedules.bench.worker` in a Python environment of theirs.
+
+This file imports nothing of its package, which those environments do not have: the worker loads it by its path. An
+engine is a pair of functions: ``prepare`` makes the engine's own file of an ONNX file, ``load`` makes that callable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[list[Any]], Any]
+
+WANTED = {
+    "openvino": ("openvino", "nncf"),
+    "executorch": ("executorch", "torchao", "onnx"),
+    "deepsparse": ("deepsparse",),
+}
+"""Modules that an environment must have for an engine."""
+
+
+def _samples(path: str) -> list[np.ndarray]:
+    """Inputs of an artifact's ``samples.npz``."""
+    with np.load(path, allow_pickle=False) as file:
+        return list(file["input0"])
+
+
+# -- OpenVINO ----------------------------------------------------------------------------------------------------------
+def prepare_openvino(source: str, output: str, samples: str) -> None:
+    """NNCF's post-training int8 quantisation with its settings for speed."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(source)
+    data = nncf.Dataset(_samples(samples))
+    made = nncf.quantize(model, data, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(_samples(samples)))
+    openvino.save_model(made, output, compress_to_fp16=False)
+
+
+def load_openvino(path: str, threads: int) -> Run:
+    """One stream with the latency hint; what is not 8-bit stays float32."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,  # the worker is pinned already
+    }
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    source, output = request.get_input_tensor().data, request.get_output_tensor()
+
+    def run(inputs: list[Any]) -> Any:
+        np.copyto(source, inputs[0])
+        request.infer()
+        return output.data
+
+    return run
+
+
+# -- ExecuTorch --------------------------------------------------------------------------------------------------------
+def torch_module(source: str) -> Any:
+    """The float ONNX file as a torch module: what ``torch.export`` wants.
+
+    Raises:
+        ValueError: An operator that the suite's networks do not have.
+    """
+    import onnx
+    import torch
+    from onnx import helper, numpy_helper
+    from torch.nn import functional
+
+    model = onnx.load(source)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: list[tuple[str, str, list[str], dict[str, Any]]] = []
+            for node in model.graph.node:
+                attrs = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+                self.steps.append((node.op_type, node.output[0], list(node.input), attrs))
+                for name in node.input:
+                    if name in constants and node.op_type != "Clip":
+                        value = torch.from_numpy(constants[name].copy())
+                        self.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+
+        def forward(self, x: Any) -> Any:
+            values = {model.graph.input[0].name: x}
+            for op, output, inputs, attrs in self.steps:
+                args = [values[n] if n in values else getattr(self, n) for n in inputs[: 1 if op == "Clip" else None]]
+                if op == "Conv":
+                    before = attrs.get("pads", [0] * 4)[:2]
+                    values[output] = functional.conv2d(
+                        *args, stride=attrs["strides"], padding=before, groups=attrs["group"]
+                    )
+                elif op == "Gemm":
+                    values[output] = functional.linear(*args)
+                elif op == "Relu":
+                    values[output] = functional.relu(*args)
+                elif op == "Clip":
+                    low, high = (float(constants[name]) for name in inputs[1:])
+                    values[output] = functional.hardtanh(*args, low, high)
+                elif op == "Add":
+                    values[output] = args[0] + args[1]
+                elif op == "MaxPool":
+                    values[output] = functional.max_pool2d(
+                        *args, attrs["kernel_shape"], attrs["strides"], attrs["pads"][:2]
+                    )
+                elif op == "GlobalAveragePool":
+                    values[output] = functional.adaptive_avg_pool2d(*args, 1)
+                elif op == "Flatten":
+                    values[output] = torch.flatten(args[0], 1)
+                else:
+                    raise ValueError(f"no form of the operator {op} for torch")
+            return values[model.graph.output[0].name]
+
+    return Network().eval()
+
+
+def prepare_executorch(source: str, output: str, samples: str) -> None:
+    """Post-training int8 with XNNPACK's quantiser, weights per channel; everything in XNNPACK's delegate."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    inputs = [torch.from_numpy(array) for array in _samples(samples)]
+    quantiser = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(torch_module(source), (inputs[0],)).module(), quantiser)
+    for array in inputs:
+        prepared(array)
+    program = torch.export.export(convert_pt2e(prepared), (inputs[0],))
+    made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    with open(output, "wb") as file:
+        file.write(made.buffer)
+
+
+def load_executorch(path: str, threads: int) -> Run:
+    """The runtime's Python binding, with its thread pool set."""
+    import torch
+    from executorch.extension.pybindings.portable_lib import _load_for_executorch, _unsafe_reset_threadpool
+
+    torch.set_num_threads(1)
+    _unsafe_reset_threadpool(threads)
+    model = _load_for_executorch(path)
+    tensors: dict[int, Any] = {}
+
+    def run(inputs: list[Any]) -> Any:
+        x = inputs[0]
+        if id(x) not in tensors:
+            tensors[id(x)] = torch.from_numpy(x)
+        return model.forward((tensors[id(x)],))[0].numpy()
+
+    return run
+
+
+# -- DeepSparse --------------------------------------------------------------------------------------------------------
+def prepare_deepsparse(source: str, output: str, samples: str) -> None:
+    """It reads ONNX files of opset 13, such as the suite's."""
+    import shutil
+
+    shutil.copyfile(source, output)
+
+
+def load_deepsparse(path: str, threads: int) -> Run:
+    """The engine, with its reports to its makers switched off."""
+    os.environ["NM_DISABLE_ANALYTICS"] = "True"
+    import deepsparse
+
+    engine = deepsparse.Engine(path, batch_size=1, num_cores=threads)
+    return lambda inputs: engine.run(inputs)
+
+
+PREPARE = {"openvino": prepare_openvino, "executorch": prepare_executorch, "deepsparse": prepare_deepsparse}
+LOAD = {"openvino": load_openvino, "executorch": load_executorch, "deepsparse": load_deepsparse}
+SUFFIX = {"openvino": ".xml", "executorch": ".pte", "deepsparse": ".onnx"}
+
+
+def check(kind: str) -> dict[str, str]:
+    """Versions of the packages that an engine needs here.
+
+    Raises:
+        ImportError: One is missing.
+    """
+    from importlib import metadata
+    from importlib.util import find_spec
+
+    missing = [name for name in WANTED[kind] if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"not installed: {', '.join(missing)}")
+    return {name: metadata.version(name) for name in WANTED[kind]}
