@@ -54,6 +54,10 @@ class BenchError(TernError, RuntimeError):
     """A benchmark that cannot be run as asked."""
 
 
+class BoardError(BenchError):
+    """A board that cannot be reached or does not do as asked, or a connection that broke."""
+
+
 _EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
 
 

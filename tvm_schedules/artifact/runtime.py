@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,28 +186,44 @@ class Model:
         self._function(*self._tensors, begin, end)
 
 
-def _check_cpu(folder: Path, target: dict[str, Any]) -> None:
-    """Refuse a library that this CPU cannot run, before it dies by an illegal instruction.
+def check_cpu(
+    what: str | Path, target: Mapping[str, Any], machine: str, here: str | None, present: Collection[str] | None
+) -> None:
+    """Refuse a library that a CPU cannot run, before it dies by an illegal instruction.
+
+    Args:
+        what: The artifact, for the message.
+        target: Its ``metadata["target"]``.
+        machine: The machine, for the message.
+        here: The machine's architecture, None where it is not known.
+        present: The CPU's instruction sets, None where they are not known.
 
     Raises:
         CpuFeatureError: Another architecture, or instruction sets that are not there.
     """
-    wanted, here = target["architecture"], cpu.architecture()
-    if wanted != here:
-        raise CpuFeatureError(f"{folder} was built for {wanted} (target {target['name']!r}); this machine is {here}")
-    present = cpu.features()
-    lacking = sorted(set(target["features"]) - present) if present is not None else []
+    wanted = target["architecture"]
+    if here is not None and wanted != here:
+        raise CpuFeatureError(f"{what} was built for {wanted} (target {target['name']!r}); {machine} is {here}")
+    lacking = sorted(set(target["features"]) - set(present)) if present is not None else []
     if lacking:
-        fallback = "arm" if here == "aarch64" else "host"
+        fallback = "arm" if wanted == "aarch64" else "host"
         raise CpuFeatureError(
-            f"{folder} was built for target {target['name']!r} and needs CPU features that this machine "
-            f"({cpu.name()}) does not have: {', '.join(lacking)}; export it for target {fallback!r}"
+            f"{what} was built for target {target['name']!r} and needs CPU features that {machine} "
+            f"does not have: {', '.join(lacking)}; export it for target {fallback!r}"
         )
 
 
 def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
     """The compiler's plan as it was, from the metadata's parts."""
     return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
+
+
+def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
+    """The constant memory of an artifact's network, uint8 as the kernels read it."""
+    from tvm_schedules.constants import expand
+
+    with np.load(folder / store.WEIGHTS, allow_pickle=False) as file:
+        return expand(plan, {name: file[name] for name in file.files})
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
@@ -227,16 +243,13 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
     """
     folder = Path(path)
     metadata = store.read_metadata(folder, check_hashes)
-    _check_cpu(folder, metadata["target"])
+    check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
     import tvm
-
-    from tvm_schedules.constants import expand
 
     plan = plan_of(metadata)
     try:
-        with np.load(folder / store.WEIGHTS, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        constants = constants_of(folder, plan)
         function = tvm.runtime.load_module(str(folder / store.LIBRARY))["tern_main"]
     except (OSError, ValueError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
-    return Model(plan, function, expand(plan, arrays), threads, metadata)
+    return Model(plan, function, constants, threads, metadata)

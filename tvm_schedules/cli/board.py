@@ -1,0 +1,97 @@
+"""``tern-board``: the board's side of remote benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import os
+import socket
+from collections.abc import Sequence
+
+from tvm_schedules.cli import run
+from tvm_schedules.errors import BoardError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="tern-board", description="Run benchmarks of another machine on this one; needs TVM's runtime alone."
+    )
+    commands = made.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="wait for tern-bench --rpc",
+        description="Wait for tern-bench --rpc (or anything that speaks TVM's RPC), one session after another. Who can "
+        "connect can run any code here with your rights: use it on networks that you trust, or through ssh -L.",
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, for this machine)"
+    )
+    serve.add_argument("--port", type=int, default=9090, help="port, 0 for any that is free (default: 9090)")
+    serve.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="let in only this address or network; repeatable",
+    )
+    serve.add_argument("--key", default="board", help="name that clients ask for (default: board)")
+    serve.add_argument("--tracker", metavar="HOST:PORT", help="be listed at a tracker (python -m tvm.exec.rpc_tracker)")
+    serve.add_argument("--threads", type=int, help="threads that TVM uses at most (default: all cores)")
+    return made
+
+
+def _name(host: str) -> str:
+    """How another machine calls the address that the server listens at."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.threads is not None and options.threads < 1:
+        raise BoardError(f"threads must be at least 1, got {options.threads}")
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would sit beside the engines'
+    if options.threads is not None:
+        os.environ["TVM_NUM_THREADS"] = str(options.threads)
+
+    from tvm_schedules.artifact.runtime import default_threads
+    from tvm_schedules.bench import system
+    from tvm_schedules.board import protocol, server
+
+    tracker = None if options.tracker is None else protocol.parse_address(options.tracker)
+    local = server.is_loopback(options.host)
+    if tracker is not None and local and not server.is_loopback(tracker[0]):
+        raise BoardError(f"the tracker {options.tracker} would send clients to {options.host}; give --host as well")
+    try:
+        import tvm  # noqa: F401 - once, here: sessions are forks of this process
+    except ModuleNotFoundError:
+        raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    made = server.Server(options.host, options.port, options.key, options.allow, tracker, say)
+    machine = system.machine()
+    say(f"{machine['cpu']}, {machine['cores']} cores, {default_threads()} threads")
+    say(f"serving at {_name(made.address[0])}:{made.address[1]}, key {options.key}; end with Ctrl-C")
+    who = "users of this machine" if local else ", ".join(options.allow) or "EVERY machine that can reach this address"
+    say(f"warning: {who} can now run any code here as user {getpass.getuser()}")
+    if not local and not options.allow:
+        say("warning: name the machines that may connect with --allow ADDRESS")
+    server.end_on_signals()
+    with contextlib.closing(made), contextlib.suppress(KeyboardInterrupt):
+        made.serve_forever()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``tern-board``; returns the exit status."""
+    options = parser().parse_args(arguments)
+    return run(lambda: _serve(options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
