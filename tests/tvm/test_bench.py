@@ -12,7 +12,7 @@ import pytest
 
 import tvm_schedules
 from tvm_schedules import targets
-from tvm_schedules.bench import bench, ceiling, measure, peers, report, system
+from tvm_schedules.bench import bench, ceiling, measure, peers, places, report, system
 from tvm_schedules.cli.bench import main
 from tvm_schedules.errors import BenchError, TernError
 
@@ -136,10 +136,10 @@ def test_a_failing_engine_is_named(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     engine = peers.Engine("broken", "onnxruntime", str(tmp_path / "bad.onnx"), 7)
     with pytest.raises(BenchError, match="broken failed: "):
-        measure.Worker(engine, artifact, 1, [])
+        places.Worker(engine, artifact, 1, [])
 
 
 def test_condition_reads_what_the_system_tells() -> None:
     found = system.condition()
-    assert found.keys() == {"load", "clock_mhz", "governor", "temperature_c", "throttled"}
+    assert found.keys() == {"load", "clock_mhz", "governor", "temperature_c", "throttled", "cooling"}
     assert system.machine()["cores"] >= 1

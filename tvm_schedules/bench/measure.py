@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,71 +11,10 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
-from tvm_schedules.bench import peers, system
+from tvm_schedules.bench import peers
+from tvm_schedules.bench.places import Local, Place, Running
+from tvm_schedules.bench.remote import ConnectionLostError
 from tvm_schedules.errors import BenchError
-
-
-class Worker:
-    """A running engine, see :mod:`tvm_schedules.bench.worker`."""
-
-    def __init__(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> None:
-        self.engine = engine
-        config = {
-            "engine": engine.kind,
-            "path": engine.path,
-            "two_bit": engine.two_bit,
-            "artifact": str(artifact),
-            "threads": threads,
-            "cpus": list(cpus),
-        }
-        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tvm_schedules.bench.worker", json.dumps(config)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        try:
-            self.ready = self._answer()
-        except BenchError:
-            self.close()
-            raise
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {}
-        if not line or "failed" in answer:
-            self._errors.seek(0)
-            reason = answer.get("failed") or " ".join(self._errors.read().split()[-40:])
-            raise BenchError(f"{self.engine.name} failed: {reason or f'exit status {self._process.wait()}'}")
-        return answer
-
-    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
-        """Send a command and wait for its answer.
-
-        Raises:
-            BenchError: The engine failed or died.
-        """
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it died: its last words are in the answer
-            self._process.stdin.write(json.dumps({"do": do, "seconds": seconds}) + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
 
 
 def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -123,63 +58,64 @@ def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, 
 
 
 def _run_threads(
+    entry: dict[str, Any],
+    place: Place,
     engines: Sequence[peers.Engine],
     artifact: Path,
     metadata: dict[str, Any],
-    threads: int,
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
-) -> dict[str, Any]:
-    """All engines with one number of threads."""
-    cpus = system.usable_cpus()[:threads]
-    workers: list[Worker] = []
-    skipped = []
+    keep: Callable[[], None],
+) -> None:
+    """All engines with one number of threads; fills ``entry`` as results come."""
+    threads, workers = entry["threads"], list[Running]()
     try:
         for engine in engines:
             say(f"{threads} threads: load {engine.name}")
             try:
-                workers.append(Worker(engine, artifact, threads, cpus))
+                workers.append(place.start(engine, artifact, threads, entry["cpus"]))
+            except ConnectionLostError:
+                raise
             except BenchError as error:
                 if engine.kind == "tern":
                     raise
-                skipped.append({"name": engine.name, "reason": str(error)})
+                entry["skipped"].append({"name": engine.name, "reason": str(error)})
         times: dict[str, list[list[float]]] = {worker.engine.name: [] for worker in workers}
         for index in range(rounds):
             say(f"{threads} threads: round {index + 1} of {rounds}")
+            taken: dict[str, list[float]] = {}
             for offset in range(len(workers)):
                 worker = workers[(index + offset) % len(workers)]
                 time.sleep(0.01)  # the last engine's threads spin a little before they sleep
-                times[worker.engine.name].append(worker.ask("time", seconds)["us"])
-        tern = workers[0]
-        say(f"{threads} threads: layers and ceiling")
-        ceiling = tern.ask("ceiling", seconds)
-        step_times = tern.ask("steps", 4 * seconds)["us"]
-        rows = []
-        for worker in workers:
-            memory = worker.ask("memory")
-            rows.append(
+                taken[worker.engine.name] = worker.ask("time", seconds)["us"]
+            for name, values in taken.items():
+                times[name].append(values)
+            entry["engines"] = [
                 {
                     "name": worker.engine.name,
                     **_statistics(times[worker.engine.name], times["tern"]),
-                    "peak_rss_bytes": memory["peak_bytes"],
-                    "own_rss_bytes": memory["own_bytes"],
+                    "peak_rss_bytes": None,
+                    "own_rss_bytes": None,
                     "file_bytes": worker.engine.bytes,
                     "load_seconds": worker.ready["load_seconds"],
                     "relative_error": worker.ready["error"],
                 }
-            )
+                for worker in workers
+            ]
+            entry["rounds"] = index + 1
+            keep()
+        say(f"{threads} threads: layers and ceiling")
+        for worker, row in zip(workers, entry["engines"], strict=True):
+            memory = worker.ask("memory")
+            row |= {"peak_rss_bytes": memory["peak_bytes"], "own_rss_bytes": memory["own_bytes"]}
+        ceiling = workers[0].ask("ceiling", seconds)
+        entry["steps"] = _steps(metadata, workers[0].ask("steps", 4 * seconds)["us"], ceiling)
+        entry["ceiling_gadds"] = ceiling
+        keep()
     finally:
         for worker in workers:
             worker.close()
-    return {
-        "threads": threads,
-        "cpus": cpus,
-        "engines": rows,
-        "skipped": skipped,
-        "ceiling_gadds": ceiling,
-        "steps": _steps(metadata, step_times, ceiling),
-    }
 
 
 def bench(
@@ -189,6 +125,8 @@ def bench(
     rounds: int = 9,
     seconds: float = 0.25,
     progress: Callable[[str], None] | None = None,
+    place: Place | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact and its alternatives in one run.
 
@@ -199,6 +137,8 @@ def bench(
         rounds: Rounds of the interleaving.
         seconds: Time for one engine in one round.
         progress: Called with a line of text before each stage.
+        place: Where to measure; None means this machine.
+        keep: Called with what there is so far after every round, so that a failure later on loses none of it.
 
     Returns:
         Plain data for JSON: ``machine``, ``before``, ``after``, ``artifact``, ``results`` (one entry per number of
@@ -212,25 +152,18 @@ def bench(
     for name in against:
         if name not in peers.KNOWN:
             raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
-    cores = len(system.usable_cpus())
+    place = place or Local()
+    cpus = place.cpus()
     for count in threads:
-        if not 1 <= count <= cores:
-            raise BenchError(f"threads must be between 1 and the {cores} CPUs that may be used, got {count}")
+        if count < 1 or (cpus and count > len(cpus)):
+            raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {count}")
     if rounds < 1:
         raise BenchError(f"rounds must be at least 1, got {rounds}")
     folder = Path(artifact)
     metadata = store.read_metadata(folder)
     say = progress or (lambda line: None)
-    engines, skipped = [peers.ours(folder, metadata)], []
-    with tempfile.TemporaryDirectory(prefix="tern-bench-") as temporary:
-        if "onnxruntime" in against:
-            say("prepare onnxruntime's models")
-            found, refused = peers.onnxruntime_engines(folder, Path(temporary))
-            engines += found
-            skipped += [{"name": name, "reason": reason} for name, reason in refused]
-        before = system.condition()
-        results = [_run_threads(engines, folder, metadata, count, rounds, seconds, say) for count in threads]
-    return {
+    engines, machine = [peers.ours(folder, metadata)], place.machine()
+    result: dict[str, Any] = {
         "artifact": {
             "path": str(folder),
             "target": metadata["target"]["name"],
@@ -238,11 +171,33 @@ def bench(
             "quantisation": metadata["quantisation"],
             "files": {name: entry["bytes"] for name, entry in metadata["files"].items()},
         },
-        "machine": system.machine(),
-        "before": before,
-        "after": system.condition(),
+        "machine": machine,
+        "before": place.condition(),
+        "after": None,
         "rounds": rounds,
         "seconds": seconds,
-        "results": results,
-        "skipped": skipped,
+        "results": [],
+        "skipped": [],
     }
+
+    def save() -> None:
+        result["after"] = place.condition()
+        if keep is not None:
+            keep(result)
+
+    with tempfile.TemporaryDirectory(prefix="tern-bench-") as temporary:
+        if "onnxruntime" in against:
+            reason = place.lacks("onnxruntime")
+            if reason is None:
+                say("prepare onnxruntime's models")
+                found, refused = peers.onnxruntime_engines(folder, Path(temporary), peers.overflows(machine))
+                engines += found
+            else:
+                refused = [("onnxruntime", reason)]
+            result["skipped"] += [{"name": name, "reason": reason} for name, reason in refused]
+        for count in threads:
+            entry: dict[str, Any] = {"threads": count, "cpus": cpus[:count], "rounds": 0, "engines": [], "steps": []}
+            entry |= {"skipped": [], "ceiling_gadds": None}
+            result["results"].append(entry)
+            _run_threads(entry, place, engines, folder, metadata, rounds, seconds, say, save)
+    return result

@@ -18,11 +18,13 @@ def _read(path: str | Path) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """What does not change: CPU, number of cores that may be used, memory, operating system."""
+    """What does not change: CPU and its instruction sets, cores that may be used, memory, operating system."""
     total = next((line.split()[1] for line in (_read("/proc/meminfo") or "").splitlines() if "MemTotal" in line), None)
+    features = cpu.features()
     return {
         "cpu": cpu.name(),
         "architecture": cpu.architecture(),
+        "features": None if features is None else sorted(features),
         "cores": len(usable_cpus()),
         "memory_bytes": int(total) * 1024 if total else None,
         "system": platform.platform(),
@@ -31,14 +33,18 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cpus() -> list[int]:
-    """Numbers of the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    """Numbers of the CPUs that this process may use, those with the highest clock first, as TVM prefers them."""
+    numbers = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+    def slowness(number: int) -> tuple[int, int]:
+        clock = _read(f"/sys/devices/system/cpu/cpu{number}/cpufreq/cpuinfo_max_freq")
+        return -int(clock) if clock and clock.isdigit() else 0, number
+
+    return sorted(numbers, key=slowness)
 
 
 def condition() -> dict[str, Any]:
-    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where it is not told."""
+    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where not told."""
     clocks, governors = [], set()
     for number in usable_cpus():
         folder = Path(f"/sys/devices/system/cpu/cpu{number}/cpufreq")
@@ -53,6 +59,11 @@ def condition() -> dict[str, Any]:
         value = _read(zone / "temp")
         if value and value.lstrip("-").isdigit():
             temperatures[_read(zone / "type") or zone.name] = int(value) / 1000
+    cooling = {}
+    for device in sorted(Path("/sys/class/thermal").glob("cooling_device*")):
+        kind, state = _read(device / "type") or "", _read(device / "cur_state")
+        if "cpu" in kind.lower() and state and state.isdigit():  # 0: runs freely; more: the clock is held down
+            cooling[kind] = int(state)
     return {
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "clock_mhz": clocks or None,
@@ -60,4 +71,5 @@ def condition() -> dict[str, Any]:
         "temperature_c": temperatures or None,
         # Raspberry Pi: bits for under-voltage, capped clock, throttling, now and since start
         "throttled": _read("/sys/devices/platform/soc/soc:firmware/get_throttled"),
+        "cooling": cooling or None,
     }

@@ -1,0 +1,289 @@
+"""Where engines run: processes of this machine, of a board, or TVM's plain RPC on a board without Python.
+
+A place starts engines and knows its machine; an engine answers the commands of :mod:`tvm_schedules.bench.worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.bench import peers, system
+from tvm_schedules.bench.ceiling import measure_remote
+from tvm_schedules.bench.remote import Board, ConnectionLostError, RemoteModel
+from tvm_schedules.bench.worker import MAX_RUNS, WARM_UPS, relative_error
+from tvm_schedules.errors import BenchError
+
+
+class Running(Protocol):
+    """An engine that was started.
+
+    Attributes:
+        engine: Which.
+        ready: ``load_seconds``, and ``error``: the largest relative difference from the stored reference outputs.
+    """
+
+    engine: peers.Engine
+    ready: dict[str, Any]
+
+    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
+        """Let the engine do something: ``time``, ``steps``, ``ceiling``, ``memory``."""
+
+    def close(self) -> None:
+        """End the engine."""
+
+
+class Place(Protocol):
+    """A machine that runs engines."""
+
+    def cpus(self) -> list[int]:
+        """Numbers of the CPUs that may be used."""
+
+    def machine(self) -> dict[str, Any]:
+        """What does not change, see :func:`tvm_schedules.bench.system.machine`; None for what is not known."""
+
+    def condition(self) -> dict[str, Any]:
+        """What changes, see :func:`tvm_schedules.bench.system.condition`; None for what is not known."""
+
+    def lacks(self, engine: str) -> str | None:
+        """Why an alternative cannot be run, None where it can."""
+
+    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
+        """Start an engine and wait until it is ready.
+
+        Raises:
+            BenchError: It failed.
+        """
+
+
+class Worker:
+    """A running engine, see :mod:`tvm_schedules.bench.worker`."""
+
+    def __init__(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> None:
+        self.engine = engine
+        config = {
+            "engine": engine.kind,
+            "path": engine.path,
+            "two_bit": engine.two_bit,
+            "artifact": str(artifact),
+            "threads": threads,
+            "cpus": list(cpus),
+        }
+        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [*engine.command, json.dumps(config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        try:
+            self.ready = self._answer()
+        except BenchError:
+            self.close()
+            raise
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {}
+        if not line or "failed" in answer:
+            self._errors.seek(0)
+            reason = answer.get("failed") or " ".join(self._errors.read().split()[-40:])
+            raise BenchError(f"{self.engine.name} failed: {reason or f'exit status {self._process.wait()}'}")
+        return answer
+
+    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Raises:
+            BenchError: The engine failed or died.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it died: its last words are in the answer
+            self._process.stdin.write(json.dumps({"do": do, "seconds": seconds}) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+class Local:
+    """This machine; every engine is a process."""
+
+    def cpus(self) -> list[int]:
+        """See :class:`Place`."""
+        return system.usable_cpus()
+
+    def machine(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return system.machine()
+
+    def condition(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return system.condition()
+
+    def lacks(self, engine: str) -> str | None:
+        """See :class:`Place`; an engine that is not there says so itself."""
+        return None
+
+    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
+        """See :class:`Place`."""
+        return Worker(engine, artifact, threads, cpus)
+
+
+class BoardWorker:
+    """An engine in a process of a board that runs ``tern-board serve``."""
+
+    def __init__(self, board: Board, engine: peers.Engine, file: str, threads: int, cpus: Sequence[int]) -> None:
+        self.board, self.engine = board, engine
+        config: dict[str, Any] = {"kind": engine.kind, "name": engine.name, "file": file, "two_bit": engine.two_bit}
+        self.ready = self._check(
+            board.ask("tern.board.start", json.dumps({**config, "threads": threads, "cpus": cpus}))
+        )
+        self._number = self.ready["id"]
+
+    def _check(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        assert answer is not None
+        if "failed" in answer:
+            raise BenchError(answer["failed"])
+        return answer
+
+    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
+        """See :class:`Running`."""
+        return self._check(self.board.ask("tern.board.ask", self._number, do, float(seconds)))
+
+    def close(self) -> None:
+        """See :class:`Running`."""
+        with contextlib.suppress(ConnectionLostError):
+            self.board.call("tern.board.stop", self._number)
+
+
+class PythonBoard:
+    """A board that runs ``tern-board serve``: engines are processes there, exactly as on this machine."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._uploaded: set[Path] = set()
+
+    def cpus(self) -> list[int]:
+        """See :class:`Place`."""
+        return list(self.board.info["cpus"])
+
+    def machine(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return dict(self.board.info)
+
+    def condition(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return self.board.condition() or {}
+
+    def lacks(self, engine: str) -> str | None:
+        """See :class:`Place`."""
+        if engine in self.board.info["packages"]:
+            return None
+        return f"it is not installed on {self.board.name}; there: pip install {engine}"
+
+    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
+        """See :class:`Place`."""
+        needed = [artifact / name for name in store.FILES if name != store.MODEL]
+        needed += [Path(engine.path)] if engine.kind != "tern" else []
+        for path in needed:
+            if path not in self._uploaded:
+                self.board.upload(path)
+                self._uploaded.add(path)
+        return BoardWorker(self.board, engine, Path(engine.path).name, threads, cpus)
+
+
+class RpcWorker:
+    """The artifact on a board with a plain RPC server, timed by TVM on the board; the connection is not in it."""
+
+    def __init__(self, board: Board, engine: peers.Engine, artifact: Path, threads: int) -> None:
+        self.engine, self._threads, self._artifact = engine, threads, artifact
+        board.set_threads(threads)
+        started = time.perf_counter()
+        self._model = RemoteModel(board, artifact)
+        loaded = time.perf_counter() - started
+        self._inputs, outputs = load_samples(artifact)
+        error = relative_error(lambda arrays: self._model(*arrays), self._inputs, outputs)
+        self.ready: dict[str, Any] = {"load_seconds": loaded, "error": error}
+        self._asked = 0
+
+    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
+        """See :class:`Running`."""
+        if do == "time":
+            self._model.set_inputs(self._inputs[self._asked % len(self._inputs)])
+            self._asked += 1
+            return {"us": self._times(0, None, seconds)}
+        if do == "steps":
+            self._model(*self._inputs[0])
+            count = len(self._model.plan["steps"])
+            each = seconds / (count + 1)
+            empty = float(np.median(self._times(0, 0, each)))
+            medians = [float(np.median(self._times(step, step + 1, each))) for step in range(count)]
+            return {"us": [max(0.0, median - empty) for median in medians]}
+        if do == "ceiling":
+            width = self._model.metadata["target"]["vector_bytes"]
+            return measure_remote(self._model.board, self._artifact / store.PROBE, width, self._threads, seconds)
+        return {"peak_bytes": None, "own_bytes": None}
+
+    def _times(self, begin: int, end: int | None, seconds: float) -> list[float]:
+        """Microseconds of runs of about ``seconds`` in all."""
+        guess = float(np.median(self._model.time(begin, end, repeat=WARM_UPS)))
+        repeat = int(np.clip(seconds / max(guess, 1e-7), 3, MAX_RUNS))
+        return [value * 1e6 for value in self._model.time(begin, end, repeat=repeat)]
+
+    def close(self) -> None:
+        """See :class:`Running`; what the session holds on the board ends with it."""
+
+
+class PlainBoard:
+    """A board whose server has TVM's plain functions alone, such as the one of ``examples/cpp``: no other engines."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def cpus(self) -> list[int]:
+        """See :class:`Place`; which CPUs run is up to TVM there."""
+        return []
+
+    def machine(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return {**dict.fromkeys(system.machine()), **self.board.info}
+
+    def condition(self) -> dict[str, Any]:
+        """See :class:`Place`."""
+        return {**dict.fromkeys(system.condition()), **(self.board.condition() or {})}
+
+    def lacks(self, engine: str) -> str | None:
+        """See :class:`Place`."""
+        return f"{self.board.name} has no Python to run it; start tern-board serve there"
+
+    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
+        """See :class:`Place`."""
+        return RpcWorker(self.board, engine, artifact, threads)
+
+
+def place_on(board: Board) -> Place:
+    """The best way to measure on a board: engines in processes where it has our Python server, else plain RPC."""
+    return PythonBoard(board) if "python" in board.info else PlainBoard(board)
