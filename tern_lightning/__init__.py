@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.slr import SLR
     from tern_lightning.callbacks.ternary import TernaryCallback
     from tern_lightning.exporter import export
+    from tern_lightning.recipes import Preset, preset, presets
     from tern_lightning.rules import Rule
     from tern_lightning.schedules import Schedule
     from tern_lightning.tensor import TernaryTensor
@@ -32,6 +33,7 @@ __all__ = [
     "EntropyPruning",
     "LowRank",
     "MultiLevelActivation",
+    "Preset",
     "PruningSchedule",
     "Rule",
     "Schedule",
@@ -40,6 +42,8 @@ __all__ = [
     "TernaryTensor",
     "WeightPenaltyClipping",
     "export",
+    "preset",
+    "presets",
 ]
 
 # Public names load their module when they are first used, so that importing the package costs nothing.
@@ -52,6 +56,7 @@ _HOME = {
     "EntropyPruning": "tern_lightning.callbacks.entropy",
     "LowRank": "tern_lightning.callbacks.lowrank",
     "MultiLevelActivation": "tern_lightning.callbacks.multilevel",
+    "Preset": "tern_lightning.recipes",
     "PruningSchedule": "tern_lightning.callbacks.pruning",
     "Rule": "tern_lightning.rules",
     "SLR": "tern_lightning.callbacks.slr",
@@ -61,6 +66,8 @@ _HOME = {
     "TernaryTensor": "tern_lightning.tensor",
     "WeightPenaltyClipping": "tern_lightning.callbacks.penalty",
     "export": "tern_lightning.exporter",
+    "preset": "tern_lightning.recipes",
+    "presets": "tern_lightning.recipes",
 }
 
 

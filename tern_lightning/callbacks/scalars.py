@@ -61,8 +61,13 @@ class ScalarTrainer:
     def __init__(self) -> None:
         self._memory: dict[str, _Memory] = {}
 
-    def step(self, trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, TernaryLayer]) -> None:
-        """Update the scalars of the layers whose weights ``optimizer`` is about to move, and clear their gradients."""
+    def step(
+        self, trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, TernaryLayer], first_pass: bool = False
+    ) -> None:
+        """Update the scalars of the layers whose weights ``optimizer`` is about to move, and clear their gradients.
+
+        With ``first_pass`` those of methods with two passes, otherwise those of the others.
+        """
         rates = {id(p): float(group.get("lr", 0.0)) for group in optimizer.param_groups for p in group["params"]}
         chosen = {
             path: layer
@@ -70,6 +75,7 @@ class ScalarTrainer:
             if id(layer.weight) in rates
             and layer._ternary_state.phase == "ternary"
             and len(layer._ternary_state.quantizer.trained)
+            and layer._ternary_state.quantizer.two_pass == first_pass
         }
         if not chosen:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +16,7 @@ from tern_lightning.callbacks import report, state
 from tern_lightning.callbacks.batchnorm import StatisticsReset
 from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
+from tern_lightning.callbacks.twopass import first_pass
 from tern_lightning.layers import (
     PHASES,
     LayerState,
@@ -26,6 +27,7 @@ from tern_lightning.layers import (
     unswap,
 )
 from tern_lightning.quantizers import get_quantizer
+from tern_lightning.recipes import Preset, build, missing_companions
 from tern_lightning.rules import Decision, Rule, channel_axis, resolve
 
 CHECK_EVERY = 50
@@ -93,6 +95,7 @@ class TernaryCallback(pl.Callback):
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
         self.method, self.rules, self.options = method, tuple(rules or ()), dict(options or {})
         self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
+        self.preset: Preset | None = None
         self.phase: Phase = "float"
         self.decisions: list[Decision] = []
         self._layers: state.Layers = {}
@@ -102,6 +105,40 @@ class TernaryCallback(pl.Callback):
         self._statistics = StatisticsReset()
         self._scalars = ScalarTrainer()
         self._restored: dict[str, Any] | None = None
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str | Preset,
+        options: dict[str, Any] | None = None,
+        rules: Sequence[Rule] | None = None,
+        freeze: int | float | Literal["preset"] | None = "preset",
+        verbose: bool = True,
+    ) -> TernaryCallback:
+        """The callback with a paper's hyper-parameters.
+
+        Some presets also have other callbacks, all of which ``tern_lightning.preset(name).callbacks()`` makes; without
+        them fit warns. The training around the callbacks is in ``tern_lightning.preset(name).recipe``.
+
+        Args:
+            name: One of :func:`tern_lightning.presets`, or a preset of one's own.
+            options: Options of the method besides those of the preset, which they override.
+            rules: Which layers get another method or stay float, in place of the preset's.
+            freeze: When the codes are fixed, in place of the preset's.
+            verbose: Print the resolved layers when fit starts and a summary when it ends.
+
+        Raises:
+            ValueError: There is no such preset, or an option is unknown or out of range.
+
+        Example::
+
+            trainer = Trainer(callbacks=[TernaryCallback.from_preset("ttq-cifar10")])
+            # The same in LightningCLI's YAML:
+            #   callbacks:
+            #     - class_path: tern_lightning.TernaryCallback.from_preset
+            #       init_args: {name: ttq-cifar10}
+        """
+        return build(cls, name, options, rules, freeze, verbose)
 
     @property
     @override
@@ -118,6 +155,9 @@ class TernaryCallback(pl.Callback):
         if self.phase == "ternary":
             begin(self._layers)
         self._check_finite(trainer)
+        missing = None if self.preset is None else missing_companions(self.preset, trainer)
+        if missing is not None:
+            rank_zero_warn(missing)
         if self.verbose:
             report.print_decisions(self.decisions, phases)
 
@@ -136,6 +176,7 @@ class TernaryCallback(pl.Callback):
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
             self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
+        first_pass(trainer, pl_module, batch, batch_idx, self._layers, self._scalars)
 
     @override
     def on_before_optimizer_step(

@@ -47,6 +47,10 @@ class Quantizer(nn.Module):
     """Update of the trained scalars: Adam where the weight's optimiser is of that family, else SGD; or SGD always."""
     gradient_limit: float | None = None
     """Largest magnitude of the loss gradient of a trained scalar."""
+    two_pass: bool = False
+    """Whether the scalars are trained in a pass of their own; see :mod:`tern_lightning.callbacks.twopass`."""
+    first_pass: bool = False
+    """Whether this is that pass."""
 
     progress: Tensor
 
@@ -74,9 +78,10 @@ class Quantizer(nn.Module):
         return {}
 
     def scalars(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The trained scalars now, with their gradient, on the weight's device."""
+        """The trained scalars now, on the weight's device, with their gradient where this pass trains them."""
         if len(self.trained):
-            return {name: value.to(weight.device) for name, value in self.trained.items()}
+            fixed = self.two_pass and not self.first_pass
+            return {n: (v.detach() if fixed else v).to(weight.device) for n, v in self.trained.items()}
         return self.initial(weight.detach(), channel_axis, mask)
 
     def fixed_scalars(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:

@@ -17,9 +17,10 @@ class TGA(Quantizer):
     """Trained threshold, level in closed form; see :func:`tern_lightning.functional.tga`.
 
     The threshold moves by stochastic gradient descent with Nesterov momentum 0.9, the weight's learning rate, and a
-    gradient that is limited to ``gradient_limit``, as published. It is trained together with the weights in one pass;
-    the published code runs every batch twice, once for thresholds and once for weights. Codes have no gradient, so
-    that the threshold feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
+    gradient that is limited to ``gradient_limit``, as published. It is trained together with the weights in one pass,
+    or with ``two_pass`` as in the published code, which runs every batch twice, first for thresholds and then for
+    weights (see :func:`tern_lightning.callbacks.twopass.first_pass`). Codes have no gradient, so that the threshold
+    feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
     our own, a penalty that draws it towards a target, ``penalty_strength * sigma^2 * (target_sparsity -
     (2 Phi(a) - 1))^2``, in which the weight's variance makes steps proportional to its deviation and whose gradient is
     not limited.
@@ -34,6 +35,8 @@ class TGA(Quantizer):
         penalty_strength: Factor of the penalty, >= 0.
         gradient_limit: Largest magnitude of the threshold's gradient, > 0; None for no limit.
         rate: Learning rate of the threshold as a multiple of the weight's, > 0.
+        two_pass: Train the threshold in a forward and backward of its own before that of the weights, at twice the
+            cost; not with accumulated gradients or manual optimisation.
         per_channel: One threshold and level per output channel instead of one for the layer.
 
     Raises:
@@ -53,6 +56,7 @@ class TGA(Quantizer):
         penalty_strength: float = 1.0,
         gradient_limit: float | None = 1e-3,
         rate: float = 1.0,
+        two_pass: bool = False,
         per_channel: bool = False,
     ) -> None:
         super().__init__(per_channel)
@@ -69,6 +73,7 @@ class TGA(Quantizer):
         self.two_levels, self.detach_stats = two_levels, detach_stats
         self.target_sparsity, self.penalty_strength = target_sparsity, penalty_strength
         self.gradient_limit, self.rate, self.symmetric = gradient_limit, rate, not two_levels
+        self.two_pass = two_pass
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """The ``threshold`` ``[C]``."""
