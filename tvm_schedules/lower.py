@@ -11,7 +11,7 @@ import numpy as np
 
 from .clusters import lower_cluster
 from .errors import ModelError
-from .graph import Fused, Graph, Node, Quant, Weight
+from .graph import Fused, Graph, Node, Quant, Weight, Windowed
 from .kernels import dense, dense_dot, depthwise_dot, global_pool, linear, linear_dot, pool, repack, sparse
 from .kernels.epilogue import Epilogue
 from .layout import Halo, Plain
@@ -245,6 +245,8 @@ class Lowering:
 
     def report(self, node: Node, weight: Weight, kernel: str, reason: str) -> None:
         """Notes a layer with a weight for reports."""
+        if isinstance(node, Windowed) and node.op != "Conv":
+            return  # data movement that was written as a convolution
         shape = weight.shape if isinstance(weight, TernaryTensor) else weight.values.shape
         entry: dict[str, Any] = {"name": node.name, "kernel": kernel, "reason": reason, "shape": list(shape)}
         if isinstance(weight, TernaryTensor):

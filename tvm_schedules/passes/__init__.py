@@ -9,10 +9,11 @@ __all__ = ["prepare"]
 
 def prepare(graph: Graph) -> Graph:
     """Recognises weights, then fuses; returns the same graph, changed."""
-    from . import fuse, quantized, weights
+    from . import fuse, quantized, subsample, weights
 
     weights.run(graph)
     quantized.run(graph)
+    subsample.run(graph)
     fuse.run(graph)
     graph.prune()
     return graph
