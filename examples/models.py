@@ -7,10 +7,8 @@ checkpoints load.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,17 +55,19 @@ class CifarResNet(nn.Module):
     Args:
         blocks: Residual blocks in each of the three stages.
         classes: Number of classes.
+        width: Channels of the first stage; the others have two and four times as many.
+        stride: Of the first convolution; 2 makes everything after it four times cheaper.
     """
 
-    def __init__(self, blocks: int, classes: int = 10) -> None:
+    def __init__(self, blocks: int, classes: int = 10, width: int = 16, stride: int = 1) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv_bn(3, 16)
+        self.conv1, self.bn1 = conv_bn(3, width, 3, stride)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(16, 16, blocks)
-        self.layer2 = self._stage(16, 32, blocks)
-        self.layer3 = self._stage(32, 64, blocks)
+        self.layer1 = self._stage(width, width, blocks)
+        self.layer2 = self._stage(width, 2 * width, blocks)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, classes)
+        self.fc = nn.Linear(4 * width, classes)
         initialise(self)
 
     @staticmethod
@@ -215,84 +215,3 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def random_inputs(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
-    """Random inputs ``[count, *shape]`` that differ from one another more than noise does: patches of several sizes.
-
-    The average over its pixels is nearly the same for every image of independent pixels, and so is what a network with
-    average pooling says about it.
-    """
-    random = torch.Generator().manual_seed(seed)
-    if len(shape) == 1:
-        return torch.randn(count, *shape, generator=random)
-    total = torch.zeros(count, *shape)
-    for cells in (1, 2, 4, 8, 32):
-        coarse = torch.randn(count, shape[0], min(cells, shape[1]), min(cells, shape[2]), generator=random)
-        total += F.interpolate(coarse, size=shape[1:], mode="nearest")
-    return total / math.sqrt(5)
-
-
-@torch.no_grad()
-def randomly_ternary(model: nn.Module, shape: tuple[int, ...], zeros: float = 0.8, seed: int = 0) -> nn.Module:
-    """Give a network random weights that are ternary by value, for benchmarks and tests without training.
-
-    The first layer, the last one and depthwise convolutions keep dense weights. What training would give is imitated on
-    :func:`random_inputs`, so that the network tells inputs apart and does not amplify roundings until nothing else is
-    left (a deep random one does, MobileNetV2 by a factor of several hundred): statistics of normalisation are
-    estimated, most normalised values pass ReLU, residual branches are damped, and the last layer looks at the four
-    directions in which its inputs differ most.
-
-    Args:
-        model: The network; it is changed.
-        shape: Shape of one input, without the batch.
-        zeros: Fraction of zero weights, in [0, 1).
-        seed: Of weights and inputs.
-
-    Returns:
-        The network in evaluation mode.
-
-    Raises:
-        ValueError: ``zeros`` is out of range.
-    """
-    if not 0 <= zeros < 1:
-        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
-    random = torch.Generator().manual_seed(seed)
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    for layer in layers:
-        weight, channels = layer.weight, layer.weight.shape[0]
-        deviation = math.sqrt(2 / weight[0].numel())
-        if layer in (layers[0], layers[-1]) or weight.shape[1] == 1:
-            weight.copy_(deviation * torch.randn(weight.shape, generator=random))
-            continue
-        codes = (torch.rand(weight.shape, generator=random) >= zeros) * torch.randn(
-            weight.shape, generator=random
-        ).sign()
-        spread = 0.75 + 0.5 * torch.rand(channels, generator=random)
-        levels = spread * deviation / math.sqrt(1 - zeros)
-        weight.copy_(codes * levels.reshape(-1, *[1] * (weight.ndim - 1)))
-
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        nn.init.constant_(norm.bias, 1.5)
-        norm.momentum = None
-    for block in model.modules():
-        if isinstance(block, BasicBlock | InvertedResidual):
-            last = block.bn2 if isinstance(block, BasicBlock) else block.conv[-1]
-            nn.init.constant_(last.get_parameter("weight"), 0.3)
-    inputs = random_inputs(shape, 32, seed + 1)
-    model.train()(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    features: list[Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(lambda _, args: features.append(args[0]))
-    model.eval()(inputs)
-    hook.remove()
-    centre = features[0].mean(0)
-    _, strengths, directions = torch.linalg.svd(features[0] - centre, full_matrices=False)
-    rows = torch.randn(len(layers[-1].weight), 4, generator=random) / strengths[0] * math.sqrt(len(inputs))
-    layers[-1].weight.copy_(rows @ directions[:4])
-    nn.init.zeros_(layers[-1].get_parameter("bias")).sub_(layers[-1].weight @ centre)
-    return model

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.models import MODELS, random_inputs, randomly_ternary
+from examples.models import MODELS
+from examples.random_ternary import random_inputs, randomly_ternary
 
 STAGE_INPUTS = 4
 """Inputs for the comparison stage by stage."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from examples.models import MODELS, SubsampledShortcut, random_inputs, randomly_ternary
+from examples.models import MODELS, SubsampledShortcut
+from examples.random_ternary import random_inputs, randomly_ternary
 
 
 def parameters(model: nn.Module) -> int:
@@ -85,6 +86,8 @@ def test_random_ternary_networks(name: str, zeros: float) -> None:
     logits = model(random_inputs(shape, 64, seed=9))
     assert len(logits.argmax(1).unique()) >= 5
     assert 0.05 < logits.std().item() < 50
+    best, second = logits.topk(2).values.T
+    assert (best - second).quantile(0.05) > 0.05  # classes are not decided by roundings
 
     again = randomly_ternary(make(), shape, zeros, seed=3).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
