@@ -96,11 +96,11 @@ def test_ceiling_counts_what_the_probe_adds(artifact: Path) -> None:
 
 
 def test_reports(result: dict[str, Any], tmp_path: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(report.to_csv(result))))
+    rows = list(csv.DictReader(io.StringIO(report.to_csv([result]))))
     assert [row["name"] for row in rows] == [row["name"] for row in result["results"][0]["engines"]]
     assert float(rows[1]["median_ms"]) == result["results"][0]["engines"][1]["median_ms"]
     pytest.importorskip("matplotlib")
-    report.plot(result, str(tmp_path / "bench.svg"))
+    report.plot([result], str(tmp_path / "bench.svg"))
     assert "onnxruntime int8" in (tmp_path / "bench.svg").read_text() or (tmp_path / "bench.svg").stat().st_size > 5000
     assert result["machine"]["cpu"] in report.machine_line(result)
 
@@ -114,7 +114,7 @@ def test_command_line(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "of ceiling" in text
     data = json.loads(files["json"].read_text())
     assert [row["name"] for row in data["results"][0]["engines"]] == ["tern"]
-    assert files["csv"].read_text().startswith("threads,name,median_ms")
+    assert files["csv"].read_text().startswith("board,threads,name,median_ms")
 
 
 def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

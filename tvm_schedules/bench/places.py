@@ -206,7 +206,7 @@ class PythonBoard:
 
     def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
         """See :class:`Place`."""
-        needed = [artifact / name for name in store.FILES if name != store.MODEL]
+        needed = [artifact / name for name in store.FILES]
         needed += [Path(engine.path)] if engine.kind != "tern" else []
         for path in needed:
             if path not in self._uploaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from tvm_schedules.cli import run, write_text
 from tvm_schedules.errors import BenchError
@@ -22,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="tern-bench",
         description="Measure an artifact and its alternatives, interleaved and pinned to the same CPUs; print medians, "
-        "spread and ratios, and how near every layer is to this machine's ceiling.",
+        "spread and ratios, and how near every layer is to this machine's ceiling. With --rpc or --tracker the same on "
+        "boards that run tern-board serve, after verifying the artifact's samples there.",
     )
     made.add_argument("artifact", help="directory made by tern-export")
     made.add_argument(
@@ -35,14 +37,37 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=0.25, help="time for one engine in one round (default: 0.25)")
     made.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s: a look, not a measurement")
     made.add_argument("--layers", type=int, default=None, help="show only this many layers, the slowest")
-    made.add_argument("--json", metavar="FILE", help="write everything as JSON")
-    made.add_argument("--csv", metavar="FILE", help="write one line per engine and number of threads")
-    made.add_argument("--plot", metavar="FILE", help="write a bar chart (.png, .svg, .pdf)")
+    made.add_argument("--json", metavar="FILE", help="write everything as JSON; with boards after every round")
+    made.add_argument("--csv", metavar="FILE", help="write one line per board, engine and number of threads")
+    made.add_argument("--plot", metavar="FILE", help="write bar charts (.png, .svg, .pdf)")
+    boards = made.add_argument_group("boards")
+    boards.add_argument("--rpc", action="append", default=[], metavar="HOST:PORT", help="a board; repeatable")
+    boards.add_argument("--tracker", metavar="HOST:PORT", help="a tracker to get boards from, by --key")
+    boards.add_argument(
+        "--key", action="append", metavar="KEY", help="key of the boards (default: board); repeatable with --tracker"
+    )
     return made
+
+
+def _addresses(options: argparse.Namespace) -> list[Any]:
+    """The boards that were asked for; none means this machine."""
+    from tvm_schedules.bench.boards import Address
+
+    keys = options.key or ["board"]
+    if options.rpc and options.tracker:
+        raise BenchError("give either --rpc or --tracker")
+    if options.key and not (options.rpc or options.tracker):
+        raise BenchError("--key needs --rpc or --tracker")
+    if options.tracker:
+        return [Address(options.tracker, key, tracker=True) for key in keys]
+    if len(keys) > 1:
+        raise BenchError("with --rpc give --key once: it holds for all boards")
+    return [Address(address, keys[0]) for address in options.rpc]
 
 
 def _main(options: argparse.Namespace) -> int:
     from tvm_schedules.bench import bench, report
+    from tvm_schedules.bench.boards import bench_boards
 
     try:
         from rich.console import Console
@@ -51,15 +76,25 @@ def _main(options: argparse.Namespace) -> int:
     log = Console(stderr=True)
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
+    addresses = _addresses(options)
+
+    def keep(result: dict[str, Any]) -> None:
+        if options.json:
+            write_text(options.json, json.dumps(result, indent=1) + "\n")
+
     with log.status("start") as status:
-        result = bench(options.artifact, against, options.threads, rounds, seconds, status.update)
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n")
+        arguments = (against, options.threads, rounds, seconds, status.update)
+        if addresses:
+            result = bench_boards(options.artifact, addresses, *arguments, keep)
+        else:
+            result = bench(options.artifact, *arguments)
+    keep(result)
+    results = result.get("boards", [result])
     if options.csv:
-        write_text(options.csv, report.to_csv(result))
+        write_text(options.csv, report.to_csv(results))
     if options.plot:
         try:
-            report.plot(result, options.plot)
+            report.plot(results, options.plot)
         except ImportError:
             raise BenchError("matplotlib is not installed; install it with: pip install matplotlib") from None
         except (OSError, ValueError) as error:
@@ -67,10 +102,15 @@ def _main(options: argparse.Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # a file has no width
-    console.print(report.machine_line(result), highlight=False)
-    for table in report.tables(result, options.layers):
-        console.print(table, highlight=False)
-    return 0
+    for entry in results:
+        for part in report.parts(entry, options.layers):
+            console.print(part, highlight=False)
+    failed = [entry for entry in results if entry.get("failed")]
+    for entry in failed:
+        log.print(f"error: {entry['board']}: {entry['failed']}", highlight=False, markup=False, soft_wrap=True)
+    if failed and options.json:
+        log.print(f"what was measured before is in {options.json}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

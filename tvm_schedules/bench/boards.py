@@ -1,0 +1,111 @@
+"""Benchmarks on several boards in one call; a board that fails costs the others nothing, and itself only the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_schedules import onnxtools, verify
+from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.bench import remote
+from tvm_schedules.bench.measure import bench
+from tvm_schedules.bench.places import place_on
+from tvm_schedules.errors import TernError
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a board is.
+
+    Attributes:
+        host: ``HOST:PORT`` of the board, or of the tracker.
+        key: What the board or the tracker is asked for.
+        tracker: Whether ``host`` is a tracker.
+    """
+
+    host: str
+    key: str
+    tracker: bool = False
+
+    def connect(self) -> remote.Board:
+        """Open a session.
+
+        Raises:
+            BoardError: Nobody answers.
+        """
+        return remote.request(self.host, self.key) if self.tracker else remote.connect(self.host, self.key)
+
+    def __str__(self) -> str:
+        return f"{self.key}@{self.host}" if self.tracker else self.host
+
+
+def verify_on(board: remote.Board, artifact: str | Path) -> verify.Report:
+    """Run an artifact's stored samples on a board and compare with the stored outputs of onnxruntime.
+
+    Raises:
+        CpuFeatureError: The board cannot run the artifact.
+        VerificationError: The outputs differ.
+        BoardError: The board failed.
+    """
+    folder = Path(artifact)
+    model = remote.RemoteModel(board, folder)
+    inputs, expected = load_samples(folder)
+    actual = [list(model(*run)) for run in inputs]
+    names = [entry["name"] for entry in model.plan["inputs"]]
+    runs = [dict(zip(names, run, strict=True)) for run in inputs]
+    proto = onnxtools.read_model(folder / store.MODEL)
+    return verify.compare_runs(proto, actual, expected, f"library on {board.name}", runs).check()
+
+
+def bench_boards(
+    artifact: str | Path,
+    addresses: Sequence[Address],
+    against: Sequence[str] = ("onnxruntime",),
+    threads: Sequence[int] = (1,),
+    rounds: int = 9,
+    seconds: float = 0.25,
+    progress: Callable[[str], None] | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Verify and measure an artifact on every board, one after another.
+
+    Args:
+        artifact: Directory made by :func:`tvm_schedules.build` for the boards' CPU.
+        addresses: The boards.
+        against: See :func:`tvm_schedules.bench.bench`.
+        threads: The same.
+        rounds: The same.
+        seconds: The same.
+        progress: Called with a line of text before each stage.
+        keep: Called with everything so far whenever a result came.
+
+    Returns:
+        Plain data for JSON: ``boards``, for each ``board`` (its address), ``failed`` (why it ended early, or None),
+        ``verification``, and what :func:`tvm_schedules.bench.bench` returns as far as it came.
+    """
+    say, save = progress or (lambda line: None), keep or (lambda result: None)
+    everything: dict[str, Any] = {"boards": []}
+    for address in addresses:
+        entry: dict[str, Any] = {"board": str(address), "failed": None, "verification": None, "results": []}
+        everything["boards"].append(entry)
+
+        def update(result: dict[str, Any], entry: dict[str, Any] = entry) -> None:
+            entry.update(result)
+            save(everything)
+
+        def show(line: str, name: str = str(address)) -> None:
+            say(f"{name}: {line}")
+
+        try:
+            show("connect")
+            with address.connect() as board:
+                show("verify")
+                entry["verification"] = verify_on(board, artifact).to_dict()
+                save(everything)
+                entry.update(bench(artifact, against, threads, rounds, seconds, show, place_on(board), update))
+        except TernError as error:
+            entry["failed"] = str(error)
+        save(everything)
+    return everything
