@@ -8,14 +8,14 @@ from typing import get_args
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks.learned import LearnedInput, LearnedInputs
+from tern_lightning.callbacks.learned import LearnedInputs
 from tern_lightning.callbacks.masking import WeightCallback
-from tern_lightning.functional.bcgd import Derivative, blend, coarse_activation, gaussian_step
+from tern_lightning.functional.bcgd import Derivative, blend, gaussian_step
 from tern_lightning.layers import TernaryLayer, effective_weight
+from tern_lightning.learned import CoarseInput, LearnedInput
 
 
 class BCGD(WeightCallback):
@@ -65,35 +65,6 @@ class BCGD(WeightCallback):
             moves = target.weight.grad is not None
             if moves and isinstance(layer, TernaryLayer) and layer._ternary_state.phase == "ternary":
                 target.weight.copy_(blend(target.weight, effective_weight(layer), self.rho))
-
-
-class CoarseInput(LearnedInput):
-    """Rounds an input up to a multiple of a trained step.
-
-    Args:
-        bits: Width of the integers, 1 to 8.
-        derivative: Coarse derivative of the step.
-    """
-
-    def __init__(self, bits: int, derivative: Derivative) -> None:
-        super().__init__(1)
-        self.bits, self.derivative = bits, derivative
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """The rounded input."""
-        return coarse_activation(x, self.numbers()[0], self.bits, self.derivative)
-
-    def measure(self, x: Tensor) -> Tensor:
-        """The squares of positive inputs, which are those of a rectified normal variable after normalisation."""
-        return x[x > 0].square()
-
-    def initial(self, size: float) -> Tensor:
-        """The step that is best for a rectified normal variable."""
-        return torch.tensor([gaussian_step(self.bits) * size])
-
-    def limit(self, value: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The published safeguards: a hundredth of the gradient within [-1, 1], a step within [1e-3, 5]."""
-        return (0.01 * grad).clamp(-1, 1), torch.full_like(value, 1e-3), torch.full_like(value, 5.0)
 
 
 class CoarseActivation(LearnedInputs):

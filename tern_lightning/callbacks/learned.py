@@ -1,107 +1,19 @@
-"""Quantisers of layer inputs whose few numbers are trained by a callback, outside the module's parameters."""
+"""Base of callbacks that train the few numbers of quantised layer inputs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks.masking import check_patterns, select_layers
-
-
-class LearnedInput(ABC):
-    """Forward pre-hook that quantises the first input of a layer with trained numbers.
-
-    Its tensors are its own, no parameter or buffer of the module, so that keys of checkpoints do not change; a deep
-    copy of the module gets a copy of them. The first training batch passes unchanged and is observed.
-
-    Attributes:
-        value: The trained numbers, float32 ``[n]``.
-        ready: Whether they have been initialised.
-        observing: Whether inputs are observed.
-        fixed: Whether the layer is in evaluation mode, where the numbers are constants.
-        last: The input of the last forward while ``recording``, before it is quantised.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.value, self.velocity, self.statistic = torch.ones(size), torch.zeros(size), torch.zeros(2)
-        self.ready = self.observing = self.recording = self.fixed = False
-        self.last: Tensor | None = None
-
-    def numbers(self) -> Tensor:
-        """``value``, with its gradient in training."""
-        return self.value.detach() if self.fixed else self.value
-
-    @abstractmethod
-    def quantize(self, x: Tensor) -> Tensor:
-        """The quantised input, differentiable in ``value``."""
-
-    @abstractmethod
-    def initial(self, size: float) -> Tensor:
-        """The first ``value`` for inputs whose observed size is ``size``."""
-
-    def measure(self, x: Tensor) -> Tensor:
-        """The squares that the observed size is the root mean of."""
-        return x.square()
-
-    def limit(self, value: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient to use, and the smallest and largest value after a step."""
-        return grad, value / 2, torch.full_like(value, torch.inf)
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return the inputs with the first one quantised, None to leave them alone."""
-        if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
-            return None
-        x, self.fixed = inputs[0], not layer.training
-        if self.value.device != x.device:
-            self.to(x.device)
-        if self.observing:
-            squares = self.measure(x.detach().float())
-            self.statistic += torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))])
-        if self.recording:
-            self.last = x.detach()
-        return (self.quantize(x), *inputs[1:]) if self.ready else None
-
-    def start(self, total: Tensor) -> None:
-        """Initialise from the sum and number of observed squares."""
-        if total[1] > 0 and total[0] > 0:
-            self.value = self.initial(float((total[0] / total[1]).sqrt())).to(self.value)
-            self.value.requires_grad_()
-            self.ready = True
-
-    @torch.no_grad()
-    def step(self, grad: Tensor, learning_rate: float, momentum: float = 0.9) -> None:
-        """One step of SGD with momentum."""
-        grad, low, high = self.limit(self.value.detach(), grad)
-        self.velocity.mul_(momentum).add_(grad)
-        moved = self.value.detach() - learning_rate * self.velocity
-        self.value.copy_(torch.minimum(torch.maximum(moved, low), high))
-
-    def to(self, device: torch.device) -> None:
-        """Move the tensors; they stay ordinary tensors when the first use is in inference mode."""
-        with torch.inference_mode(False), torch.no_grad():
-            for name in ("value", "velocity", "statistic"):
-                setattr(self, name, getattr(self, name).detach().to(device).clone())
-            self.value.requires_grad_(self.ready)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors on the CPU and plain values."""
-        tensors = {n: getattr(self, n).detach().cpu().clone() for n in ("value", "velocity", "statistic")}
-        return {**tensors, "ready": self.ready}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` gave."""
-        for name in ("value", "velocity", "statistic"):
-            setattr(self, name, state[name].to(self.value.device).clone())
-        self.ready = state["ready"]
-        self.value.requires_grad_(self.ready)
+from tern_lightning.learned import LearnedInput
 
 
 class LearnedInputs(pl.Callback, ABC):

@@ -4,44 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from tern_lightning.callbacks.learned import LearnedInput, LearnedInputs
-from tern_lightning.functional.multilevel import activation_digits, multilevel_activation
-
-
-class MultiLevelInput(LearnedInput):
-    """Rounds an input to a sum of ternary digits with trained levels.
-
-    Args:
-        terms: Number of digits, >= 1.
-        signed: Whether digits may be negative.
-        uniform: Whether all digits share one level.
-    """
-
-    def __init__(self, terms: int, signed: bool, uniform: bool) -> None:
-        super().__init__(1 if uniform else terms)
-        self.terms, self.signed, self.uniform = terms, signed, uniform
-
-    def levels(self) -> Tensor:
-        """The levels of all digits, float32 ``[terms]``."""
-        return self.numbers().expand(self.terms)
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """The rounded input."""
-        return multilevel_activation(x, self.levels(), self.signed)
-
-    def initial(self, size: float) -> Tensor:
-        """Levels that sum up to twice the root mean square, equal or in the ratio M to M - 1 .. to 1."""
-        if self.uniform:
-            return torch.tensor([2 * size / self.terms])
-        shares = torch.arange(self.terms, 0, -1, dtype=torch.float32)
-        return 2 * size * shares / shares.sum()
-
-    def digits(self, x: Tensor) -> Tensor:
-        """The digits of an input, int8 ``[terms, *x.shape]``."""
-        return activation_digits(x, self.levels().detach(), self.signed)
+from tern_lightning.callbacks.learned import LearnedInputs
+from tern_lightning.learned import LearnedInput, MultiLevelInput
 
 
 class MultiLevelActivation(LearnedInputs):

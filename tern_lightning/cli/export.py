@@ -168,6 +168,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any) -> ExportResult:
     from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import load_module, read_checkpoint
     from tern_lightning.exporter import check_output, check_target, export
+    from tern_lightning.onnx.learned import attach_learned_inputs
 
     check_output(options.output)
     if not options.onnx_only:
@@ -176,9 +177,13 @@ def _export_checkpoint(options: argparse.Namespace, say: Any) -> ExportResult:
         raise UsageError("--model pkg.mod:Class is needed: the class that the checkpoint belongs to")
     network_class = import_class(options.model)
     module = load_module(options.source, network_class, **parse_hparams(options.hparams))
-    ranges = checkpoint_ranges(read_checkpoint(options.source))
+    checkpoint = read_checkpoint(options.source)
+    ranges = checkpoint_ranges(checkpoint)
     if ranges:
         say(f"{len(ranges)} activation ranges from the checkpoint")
+    levels = attach_learned_inputs(module, checkpoint)
+    if levels:
+        say(f"{levels} layer inputs with trained levels from the checkpoint")
     result = export(
         module,
         options.output,

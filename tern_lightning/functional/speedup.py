@@ -71,7 +71,7 @@ def measure_speedup(module: nn.Module, batches: Iterable[Any]) -> dict[str, Spee
     Returns:
         The counts by layer path, over all ternary layers; ``sum(found.values(), SpeedUp(0, 0, 0, 0))`` is the whole.
     """
-    from tern_lightning.callbacks.multilevel import MultiLevelInput
+    from tern_lightning.learned import MultiLevelInput
 
     found: dict[str, SpeedUp] = {}
     handles, inputs = [], []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tern_lightning.activations import remove_fake_quantizers
 from tern_lightning.layers import effective_bias, swapped_layers, ternary_layers
 from tern_lightning.onnx.errors import ExportError
+from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.tensor import TernaryTensor
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,6 +39,8 @@ def channel_axis(layer: nn.Module) -> int:
 def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> nn.Module:
     """Return an independent float32 copy on the CPU in evaluation mode, whose plain layers hold the ternary weights.
 
+    Inputs with trained levels are rounded by the operators that the file shall have.
+
     Args:
         module: Any module; neither it nor its training flag is touched.
         ternary: Weights by layer path that replace those of the module.
@@ -47,6 +50,7 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
             shape.
     """
     twin = reference_copy(module)
+    write_learned_inputs(twin)
     weights = {path: layer.ternary() for path, layer in ternary_layers(twin).items()} | dict(ternary or {})
     for _, layer in list(swapped_layers(twin)):
         bias = effective_bias(layer)

@@ -37,17 +37,29 @@ class QuantizedTensor:
 def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
     """Return the tensors to quantise: each computed or fed tensor that a layer multiplies by its weight, once.
 
+    Those that are dequantised integers already (inputs with trained levels) are not among them.
+
     Args:
         sites: ``(path, node)`` of the layers in the order of execution.
     """
     feeds: dict[int, tuple[ir.Value, list[str], list[ir.Node]]] = {}
     for path, node in sites:
         value = node.inputs[0]
-        if value is not None and not value.is_initializer() and value.dtype in (None, ir.DataType.FLOAT):
+        if value is None or value.is_initializer() or is_dequantized(value):
+            continue
+        if value.dtype in (None, ir.DataType.FLOAT):
             entry = feeds.setdefault(id(value), (value, [], []))
             entry[1].append(path)
             entry[2].append(node)
     return [QuantizedTensor(value, tuple(paths), tuple(nodes)) for value, paths, nodes in feeds.values()]
+
+
+def is_dequantized(value: ir.Value) -> bool:
+    """Whether a tensor is computed and rounded: the output of DequantizeLinear after QuantizeLinear."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else None
+    before = source.producer() if source is not None else None
+    return before is not None and before.op_type == "QuantizeLinear"
 
 
 def choose_ranges(

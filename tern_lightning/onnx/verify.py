@@ -18,6 +18,10 @@ from tern_lightning.onnx.errors import ExportError, VerificationError
 from tern_lightning.onnx.prepare import channel_axis, weight_layers
 from tern_lightning.onnx.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
 
+RoundedInputs = Mapping[str, Sequence[tuple[str, ActivationRange | None]]]
+"""Name and range of the rounded input of every layer by path, one for each of its calls; no range where the module
+rounds it itself."""
+
 
 def check_model(model: onnx.ModelProto) -> None:
     """Run onnx's own checks, types and shapes included.
@@ -56,7 +60,7 @@ def compare_quantized(
     model: onnx.ModelProto,
     module: nn.Module,
     samples: Sequence[Sequence[NDArray[np.generic]]],
-    inputs: Mapping[str, Sequence[tuple[str, ActivationRange]]],
+    inputs: RoundedInputs,
     dense: Mapping[str, int],
 ) -> Comparison:
     """Hold a network with 8-bit activations against torch that rounds at the same places, from layer to layer.
@@ -71,7 +75,7 @@ def compare_quantized(
         model: The exported network.
         module: Plain float module.
         samples: Batches of inputs.
-        inputs: Name and range of the rounded input of every layer by path, one for each of its calls in a forward pass.
+        inputs: The rounded inputs of its layers.
         dense: Paths of layers with INT8 weights, and their channel axis.
 
     Returns:
@@ -87,7 +91,7 @@ def compare_quantized(
         expected.append(run_module(twin, batch))
         found.append(arrays[: len(outputs)])
         follower.rewind()
-    steps = min((chosen.levels for calls in inputs.values() for _, chosen in calls), default=255)
+    steps = min((chosen.levels for calls in inputs.values() for _, chosen in calls if chosen), default=255)
     tolerance = min(0.5, ROUNDING_TOLERANCE * 255 / steps)
     result = compare(_join(found), _join(expected), tolerance, "relative_l2")
     return dataclasses.replace(result, relative_l2=max(result.relative_l2, follower.worst))
@@ -96,7 +100,7 @@ def compare_quantized(
 class _Follower:
     """Hooks that round a module's layer inputs, compare them with the file's tensors, and go on with the latter."""
 
-    def __init__(self, module: nn.Module, inputs: Mapping[str, Sequence[tuple[str, ActivationRange]]]) -> None:
+    def __init__(self, module: nn.Module, inputs: RoundedInputs) -> None:
         self.tensors: dict[str, NDArray[np.generic]] = {}
         self.worst = 0.0
         self.inputs = inputs
@@ -116,7 +120,7 @@ class _Follower:
         self.calls[path] = call + 1
         name, chosen = self.inputs[path][call]
         x, file = args[0], self.tensors[name]
-        rounded = chosen.fake_quantize(x)
+        rounded = chosen.fake_quantize(x) if chosen else x
         if file.size == rounded.numel():  # not where the layer pads its input itself, after this hook
             own = rounded.numpy().reshape(file.shape)
             self.worst = max(self.worst, compare([file], [own], 0.0, "relative_l2").relative_l2)

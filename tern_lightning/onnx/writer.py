@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from tern_lightning.activations import ActivationRange
+from tern_lightning.activations import ActivationRange, activation_ranges
 from tern_lightning.onnx import prepare, quantize, verify
 from tern_lightning.onnx.bias import separate_biases
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.fold import fold_batch_norms
 from tern_lightning.onnx.graph import Network
+from tern_lightning.onnx.learned import learned_inputs
 from tern_lightning.onnx.naming import name_network
 from tern_lightning.onnx.runtime import Comparison
 from tern_lightning.onnx.trace import IR_VERSION, trace
@@ -125,7 +126,8 @@ def write_onnx(
     args = _check_arguments(sample_args, activations, dense_weights, percentile)
     dense_kind = dense_weights or ("int8" if activations == "uint8" else "float32")
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    trained = dict(ranges) if ranges is not None else _trained_ranges(module)
+    trained = dict(ranges) if ranges is not None else activation_ranges(module)
+    trained |= _trained_levels(module)
     prepare.check_finite(module)
     found = prepare.find_ternary(module, ternary)
     if not allow_zero_layers:
@@ -147,7 +149,13 @@ def write_onnx(
     result = OnnxExport(float_model, used, tuple(dense), {})
     if check and dense_kind == "float32":
         reference = plain if ternary is not None else prepare.reference_copy(module)
-        result = replace(result, float_check=verify.compare_float(float_model, reference, batches[:CHECKED]))
+        by_call = _inputs_by_call(sites, [], {})
+        if by_call:
+            # A value on the edge between two trained levels may fall to either side: layer by layer, as with 8 bits.
+            compared = verify.compare_quantized(float_model, reference, batches[:CHECKED], by_call, {})
+        else:
+            compared = verify.compare_float(float_model, reference, batches[:CHECKED])
+        result = replace(result, float_check=compared)
         verify.require(result.float_check, "the module")  # type: ignore[arg-type]
     if activations == "uint8":
         as_trained = plain if ternary is not None else prepare.reference_copy(module, quantized=True)
@@ -198,13 +206,14 @@ def _inputs_by_call(
     sites: Sequence[tuple[str, ir.Node]],
     tensors: Sequence[quantize.QuantizedTensor],
     ranges: Mapping[str, ActivationRange],
-) -> dict[str, list[tuple[str, ActivationRange]]]:
-    """Name and range of every layer's rounded input, in the order of its calls."""
+) -> dict[str, list[tuple[str, ActivationRange | None]]]:
+    """Name and range of every layer's rounded input, in the order of its calls; no range for trained levels."""
     of_node = {id(node): ranges[str(tensor.value.name)] for tensor in tensors for node in tensor.nodes}
-    calls: dict[str, list[tuple[str, ActivationRange]]] = {}
+    calls: dict[str, list[tuple[str, ActivationRange | None]]] = {}
     for path, node in sites:
-        if id(node) in of_node:
-            calls.setdefault(path, []).append((str(node.inputs[0].name), of_node[id(node)]))  # type: ignore[union-attr]
+        value = node.inputs[0]
+        if value is not None and (id(node) in of_node or quantize.is_dequantized(value)):
+            calls.setdefault(path, []).append((str(value.name), of_node.get(id(node))))
     return calls
 
 
@@ -237,10 +246,10 @@ def _batches(samples: Sequence[Batch] | None, args: tuple[Tensor, ...]) -> list[
     return batches
 
 
-def _trained_ranges(module: nn.Module) -> dict[str, ActivationRange]:
-    from tern_lightning.activations import activation_ranges
-
-    return activation_ranges(module)
+def _trained_levels(module: nn.Module) -> dict[str, ActivationRange]:
+    """The grids of layer inputs whose trained levels differ, by path."""
+    grids = {path: hook.range() for path, hook in learned_inputs(module).items()}
+    return {path: grid for path, grid in grids.items() if grid is not None}
 
 
 def _drop_unused(network: Network) -> None:

@@ -7,9 +7,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation, CoarseInput
+from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
 from tern_lightning.functional import twn
 from tern_lightning.functional.bcgd import blend, coarse_activation, gaussian_step
+from tern_lightning.learned import CoarseInput
 from tests.training.training_nets import Net, Save
 from tests.training.training_runs import assert_same, everything
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.multilevel import MultiLevelActivation, MultiLevelInput
+from tern_lightning.callbacks.multilevel import MultiLevelActivation
 from tern_lightning.functional.multilevel import activation_digits, fit_levels, multilevel, multilevel_activation
 from tern_lightning.functional.speedup import SpeedUp, count_products, measure_speedup
 from tern_lightning.layers import LayerState, swap, ternary_layers
+from tern_lightning.learned import MultiLevelInput
 from tern_lightning.quantizers import get_quantizer
 from tests.training.training_nets import Net, Save, samples
 from tests.training.training_runs import assert_same, everything
