@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tern_lightning.exporter import export
     from tern_lightning.recipes import Preset, preset, presets
     from tern_lightning.rules import Rule
+    from tern_lightning.scaling import scale_network, search_scaling
     from tern_lightning.schedules import Schedule
     from tern_lightning.tensor import TernaryTensor
 
@@ -44,6 +45,8 @@ __all__ = [
     "export",
     "preset",
     "presets",
+    "scale_network",
+    "search_scaling",
 ]
 
 # Public names load their module when they are first used, so that importing the package costs nothing.
@@ -68,6 +71,8 @@ _HOME = {
     "export": "tern_lightning.exporter",
     "preset": "tern_lightning.recipes",
     "presets": "tern_lightning.recipes",
+    "scale_network": "tern_lightning.scaling",
+    "search_scaling": "tern_lightning.scaling",
 }
 
 
