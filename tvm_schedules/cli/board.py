@@ -49,38 +49,40 @@ def _name(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _say(line: str) -> None:
+    """Print at once, also into a file."""
+    print(line, flush=True)
+
+
 def _serve(options: argparse.Namespace) -> int:
     if options.threads is not None and options.threads < 1:
         raise BoardError(f"threads must be at least 1, got {options.threads}")
-    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would sit beside the engines'
     if options.threads is not None:
         os.environ["TVM_NUM_THREADS"] = str(options.threads)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would sit beside the engines'
 
-    from tvm_schedules.artifact.runtime import default_threads
-    from tvm_schedules.bench import system
     from tvm_schedules.board import protocol, server
 
     tracker = None if options.tracker is None else protocol.parse_address(options.tracker)
     local = server.is_loopback(options.host)
     if tracker is not None and local and not server.is_loopback(tracker[0]):
         raise BoardError(f"the tracker {options.tracker} would send clients to {options.host}; give --host as well")
+    made = server.Server(options.host, options.port, options.key, options.allow, tracker, _say)
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     try:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
     except ModuleNotFoundError:
         raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
+    from tvm_schedules.artifact.runtime import default_threads
+    from tvm_schedules.bench import system
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    made = server.Server(options.host, options.port, options.key, options.allow, tracker, say)
     machine = system.machine()
-    say(f"{machine['cpu']}, {machine['cores']} cores, {default_threads()} threads")
-    say(f"serving at {_name(made.address[0])}:{made.address[1]}, key {options.key}; end with Ctrl-C")
+    _say(f"{machine['cpu']}, {machine['cores']} cores, {default_threads()} threads")
+    _say(f"serving at {_name(made.address[0])}:{made.address[1]}, key {options.key}; end with Ctrl-C")
     who = "users of this machine" if local else ", ".join(options.allow) or "EVERY machine that can reach this address"
-    say(f"warning: {who} can now run any code here as user {getpass.getuser()}")
+    _say(f"warning: {who} can now run any code here as user {getpass.getuser()}")
     if not local and not options.allow:
-        say("warning: name the machines that may connect with --allow ADDRESS")
+        _say("warning: name the machines that may connect with --allow ADDRESS")
     server.end_on_signals()
     with contextlib.closing(made), contextlib.suppress(KeyboardInterrupt):
         made.serve_forever()
