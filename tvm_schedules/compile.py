@@ -12,7 +12,7 @@ from .plan import Step, assign
 from .reader import load_model, read
 from .targets import TargetSpec
 
-__all__ = ["ENTRY", "Compiled", "compile_model"]
+__all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
 
 ENTRY = "tern_main"
 
@@ -86,10 +86,12 @@ def compile_model(model: Any, target: TargetSpec, progress: Callable[[str], None
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
-    return Compiled(module, _plan(graph, lowering, arena), lowering.constants.arrays)
+    return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays)
 
 
-def _plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
+def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
+    """What is needed to run and to describe a lowered network, in JSON types."""
+
     def describe(names: list[str]) -> list[dict[str, Any]]:
         values = [graph.values[n] for n in names]
         return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]

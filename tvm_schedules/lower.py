@@ -35,6 +35,8 @@ SERIAL = 60_000
 class Lowering:
     """Lowers one graph for one target. After :meth:`run`: ``steps``, ``constants``, ``layers``."""
 
+    kernels: tuple[Any, ...] = KERNELS
+
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
         self.graph, self.target = graph, target
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
@@ -80,7 +82,7 @@ class Lowering:
 
     def _lower(self, node: Node) -> None:
         if isinstance(node, Fused):
-            if not any(kernel.lower(self, node) for kernel in KERNELS):
+            if not any(kernel.lower(self, node) for kernel in self.kernels):
                 raise ModelError(f"no kernel takes the {node.op} node {node.name!r}")
         elif node.op in COMMUTING:
             source = self.plain(node.inputs[0])

@@ -86,32 +86,40 @@ class Constants:
 
 
 def assign(steps: list[Step], slack: int) -> int:
-    """Gives every buffer without a place one in the arena, first fit over lifetimes; returns the arena's size.
+    """Gives every buffer without a place one in the arena; returns the arena's size.
+
+    First fit over lifetimes, once in the order of time and once from the largest buffer down; the smaller arena counts.
 
     Args:
         steps: In execution order.
         slack: Bytes that kernels may read past a buffer's end.
     """
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    buffers: dict[int, Buffer] = {}
+    lives: dict[int, tuple[Buffer, int, int]] = {}
     for time, step in enumerate(steps):
         for buffer in step.args:
             root = buffer.root
-            if root.place is None or id(root) in buffers:
-                buffers[id(root)] = root
-                first.setdefault(id(root), time)
-                last[id(root)] = time
-    live: list[tuple[int, int, int]] = []  # offset, end, last use
-    size = 0
-    for key in sorted(buffers, key=lambda k: (first[k], -buffers[k].nbytes)):
-        live = sorted(item for item in live if item[2] >= first[key])
-        need, offset = -(-buffers[key].nbytes // ALIGN) * ALIGN, 0
-        for begin, end, _ in live:
+            if root.place is None:
+                lives[id(root)] = (root, lives.get(id(root), (root, time, time))[1], time)
+    by_time = sorted(lives.values(), key=lambda life: (life[1], -life[0].nbytes))
+    by_size = sorted(lives.values(), key=lambda life: (-life[0].nbytes, life[1]))
+    offsets, size = min((_first_fit(order) for order in (by_time, by_size)), key=lambda found: found[1])
+    for key, offset in offsets.items():
+        lives[key][0].place = Place("arena", offset)
+    return size + slack
+
+
+def _first_fit(order: list[tuple[Buffer, int, int]]) -> tuple[dict[int, int], int]:
+    """Offsets of buffers (with first and last use), each at the lowest gap among those that live when it does."""
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first use, last use
+    offsets: dict[int, int] = {}
+    for buffer, first, last in order:
+        need, offset = -(-buffer.nbytes // ALIGN) * ALIGN, 0
+        for begin, end, since, until in sorted(placed):
+            if since > last or until < first:
+                continue
             if offset + need <= begin:
                 break
             offset = max(offset, end)
-        buffers[key].place = Place("arena", offset)
-        live.append((offset, offset + need, last[key]))
-        size = max(size, offset + need)
-    return size + slack
+        placed.append((offset, offset + need, first, last))
+        offsets[id(buffer)] = offset
+    return offsets, max((end for _, end, _, _ in placed), default=0)

@@ -82,9 +82,9 @@ def in_planes(graph: Graph, node: Node) -> bool:
 class Layouts:
     """Solves the layouts of a graph; ``layouts[key]`` is a :class:`Halo`."""
 
-    def __init__(self, graph: Graph, planes: list[Node]) -> None:
-        """Takes the nodes that work in planes (linear layers only if they shall)."""
-        self.graph = graph
+    def __init__(self, graph: Graph, planes: list[Node], make: type[Halo] = Halo) -> None:
+        """Takes the nodes that work in planes (linear layers only if they shall), and the class of the layouts."""
+        self.graph, self._make = graph, make
         self._parent: dict[Key, Key] = {}
         self._needs: dict[Key, _Need] = {}
         for node in planes:
@@ -146,4 +146,4 @@ class Layouts:
         batch, channels, dims = view(self.graph, key.value, key.rows)
         lo, hi = (need.lo[0], need.lo[1], need.lo[2]), (need.hi[0], need.hi[1], need.hi[2])
         dtype = self.graph.values[key.value].dtype
-        return Halo(batch, channels, dims, dtype, (pitch[0], pitch[1]), lo, hi, key.phase, key.fill)
+        return self._make(batch, channels, dims, dtype, (pitch[0], pitch[1]), lo, hi, key.phase, key.fill)
