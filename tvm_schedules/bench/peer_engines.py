@@ -74,6 +74,8 @@ def torch_module(source: str) -> Any:
     from onnx import helper, numpy_helper
     from torch.nn import functional
 
+    f: Any = functional
+
     model = onnx.load(source)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
@@ -95,24 +97,20 @@ def torch_module(source: str) -> Any:
                 args = [values[n] if n in values else getattr(self, n) for n in inputs[: 1 if op == "Clip" else None]]
                 if op == "Conv":
                     before = attrs.get("pads", [0] * 4)[:2]
-                    values[output] = functional.conv2d(
-                        *args, stride=attrs["strides"], padding=before, groups=attrs["group"]
-                    )
+                    values[output] = f.conv2d(*args, stride=attrs["strides"], padding=before, groups=attrs["group"])
                 elif op == "Gemm":
-                    values[output] = functional.linear(*args)
+                    values[output] = f.linear(*args)
                 elif op == "Relu":
-                    values[output] = functional.relu(*args)
+                    values[output] = f.relu(*args)
                 elif op == "Clip":
                     low, high = (float(constants[name]) for name in inputs[1:])
-                    values[output] = functional.hardtanh(*args, low, high)
+                    values[output] = f.hardtanh(*args, low, high)
                 elif op == "Add":
                     values[output] = args[0] + args[1]
                 elif op == "MaxPool":
-                    values[output] = functional.max_pool2d(
-                        *args, attrs["kernel_shape"], attrs["strides"], attrs["pads"][:2]
-                    )
+                    values[output] = f.max_pool2d(*args, attrs["kernel_shape"], attrs["strides"], attrs["pads"][:2])
                 elif op == "GlobalAveragePool":
-                    values[output] = functional.adaptive_avg_pool2d(*args, 1)
+                    values[output] = f.adaptive_avg_pool2d(*args, 1)
                 elif op == "Flatten":
                     values[output] = torch.flatten(args[0], 1)
                 else:

@@ -132,7 +132,7 @@ def _samples(config: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
         return [[array] for array in file["input0"]], [[array] for array in file["output0"]]
 
 
-def _busy(cpus: list[int]) -> float:
+def busy(cpus: list[int]) -> float:
     """Seconds for which any process has used these CPUs since the machine started; 0 where that is not told."""
     try:
         with open("/proc/stat") as file:
@@ -145,9 +145,9 @@ def _busy(cpus: list[int]) -> float:
 
 def _time_alone(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: float, cpus: list[int]) -> Any:
     """Latencies, and the share of a CPU that other processes took meanwhile."""
-    wall, own, busy = time.perf_counter(), time.process_time(), _busy(cpus)
+    wall, own, used = time.perf_counter(), time.process_time(), busy(cpus)
     latencies = _time(run, inputs, seconds)
-    others = (_busy(cpus) - busy) - (time.process_time() - own)
+    others = (busy(cpus) - used) - (time.process_time() - own)
     return {"us": latencies, "others": max(0.0, others / max(1e-3, time.perf_counter() - wall))}
 
 
