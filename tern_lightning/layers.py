@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.frozen import frozen_levels
-from tern_lightning.functional.multilevel import fit_levels
+from tern_lightning.functional.gradient import straight_through
+from tern_lightning.functional.multilevel import fit_levels, limit_codes, limit_terms
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
 from tern_lightning.quantizers import Quantizer
@@ -55,6 +56,9 @@ class LayerState:
             found = self.quantizer.ternary(weight, self.channel_axis, **self._mask_option(keep))
             if keep is not None:
                 found = TernaryTensor(found.codes * keep, found.positive, found.negative, found.channel_axis)
+                limit = self._limit(weight)
+                if limit is not None:
+                    found = limit_terms(weight, found, limit, self.quantizer.symmetric)
         else:
             found = self._frozen(weight, keep)
         if latent.dtype == torch.float32:
@@ -68,7 +72,10 @@ class LayerState:
             return self.ternary(latent).dequantize().to(latent.dtype)
         keep = self._keep(latent)
         values = latent
-        if self.phase == "ternary":
+        if self.phase == "ternary" and self._limit(latent) is not None:
+            cut = self.ternary(latent.detach()).dequantize()
+            values = straight_through(latent.float(), cut, self.quantizer.ste_clip).to(latent.dtype)
+        elif self.phase == "ternary":
             values = self.quantizer(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
         return values if keep is None else values.masked_fill(~keep, 0)
 
@@ -83,13 +90,19 @@ class LayerState:
         assert self.codes is not None
         codes = self.codes.to(weight.device)
         if keep is not None:
-            codes = codes * keep
+            limit = self._limit(weight)
+            codes = codes * keep if limit is None else limit_codes(codes, limit)
         method = self.quantizer
         read = frozen_levels if codes.ndim == weight.ndim else fit_levels
         return read(weight, codes, method.symmetric, method.per_channel, self.channel_axis)
 
     def _keep(self, weight: Tensor) -> Tensor | None:
         return None if self.mask is None else self.mask.on(weight.device)
+
+    def _limit(self, weight: Tensor) -> Tensor | None:
+        """How many terms every weight may have, where the method has several and pruning limits them."""
+        several = getattr(self.quantizer, "terms", 1) > 1
+        return self.mask.limit if several and self._keep(weight) is not None and self.mask is not None else None
 
     def _mask_option(self, keep: Tensor | None) -> dict[str, Tensor]:
         """A method of somebody's own that knows no masks sees the pruned weights as zeros."""

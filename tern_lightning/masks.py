@@ -17,6 +17,9 @@ NAME = "_weight_mask"
 class WeightMask:
     """The weights that are kept: those that every owner keeps.
 
+    An owner's part is bool, or int8 for weights of several ternary terms: how many terms, counted from the first, a
+    weight may have.
+
     Example:
         >>> import torch
         >>> mask = WeightMask()
@@ -32,11 +35,17 @@ class WeightMask:
     def __init__(self) -> None:
         self._parts: dict[str, Tensor] = {}
         self._keep: Tensor | None = None
+        self._limit: Tensor | None = None
 
     @property
     def keep(self) -> Tensor | None:
         """bool, the weight's shape, True where a weight is kept; None where nothing is pruned."""
         return self._keep
+
+    @property
+    def limit(self) -> Tensor | None:
+        """int8, the weight's shape, the largest number of terms of every weight; None where no owner limits it."""
+        return self._limit
 
     def part(self, owner: str) -> Tensor | None:
         """What ``owner`` keeps."""
@@ -46,13 +55,13 @@ class WeightMask:
         """Replace the part of ``owner``; None takes it away.
 
         Raises:
-            TypeError: ``keep`` is not bool.
+            TypeError: ``keep`` is neither bool nor int8.
             ValueError: Another owner's part has another shape.
         """
         self._parts.pop(owner, None)
         if keep is not None:
-            if keep.dtype != torch.bool:
-                raise TypeError(f"keep must be bool, got {keep.dtype}")
+            if keep.dtype not in (torch.bool, torch.int8):
+                raise TypeError(f"keep must be bool or int8, got {keep.dtype}")
             for other, part in self._parts.items():
                 if part.shape != keep.shape:
                     shapes = f"{tuple(keep.shape)}, that of {other!r} has {tuple(part.shape)}"
@@ -68,9 +77,12 @@ class WeightMask:
         return self._keep
 
     def _join(self) -> None:
-        self._keep = None
+        self._keep = self._limit = None
         for part in self._parts.values():
-            self._keep = part if self._keep is None else self._keep & part.to(self._keep.device)
+            here = part != 0
+            self._keep = here if self._keep is None else self._keep & here.to(self._keep.device)
+            if part.dtype == torch.int8:
+                self._limit = part if self._limit is None else torch.minimum(self._limit, part.to(self._limit.device))
 
 
 def weight_mask(layer: nn.Module) -> WeightMask:
@@ -115,8 +127,8 @@ def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:
 
     Args:
         layer: A layer with a parameter ``weight``.
-        keep: bool, the weight's shape, True where a weight is kept; None takes the owner's part away (weights that
-            were pruned stay zero until they are trained).
+        keep: bool, the weight's shape, True where a weight is kept, or int8, how many ternary terms it may have; None
+            takes the owner's part away (weights that were pruned stay zero until they are trained).
         owner: Who decides; a weight is kept where every owner keeps it.
 
     Raises:

@@ -45,7 +45,8 @@ def compound(width: float, depth: float, phi: float) -> tuple[float, float]:
 
     EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (2019), equation 3. Where one step doubles
     the operations, :math:`\alpha \beta^2 \approx 2`, this one multiplies them by about :math:`2^\phi`. EC2T (2020)
-    takes :math:`\beta = 1.2`, :math:`\alpha = 1.4`, :math:`\phi = 3.5`. The third factor, the image's size, is the data's.
+    takes :math:`\beta = 1.2`, :math:`\alpha = 1.4`, :math:`\phi = 3.5`. The third factor, the image's size, is the
+    data's.
 
     Example:
         >>> [round(factor, 2) for factor in compound(1.2, 1.4, 3.5)]

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import MaskCallback, zero_share
+from tern_lightning.callbacks.masking import MaskCallback, choose_digits, zero_digit_share, zero_share
 from tern_lightning.callbacks.pruning import check_pattern
 from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import keep_largest
@@ -98,7 +98,8 @@ class AccuracyGuidedPruning(MaskCallback):
         min_step: Smallest step, in (0, step].
         max_amount: Largest share, in (0, 1].
         scope: ``layer`` prunes the same share of every layer, ``global`` compares the weights of all layers.
-        pattern: ``element`` or ``block``.
+        pattern: ``element``; ``block``; or ``digit``, for weights of several terms, to prune digits of the last term
+            before those of the first (amounts are then shares of the digits).
         group: Output and input channels of a block.
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
@@ -124,7 +125,7 @@ class AccuracyGuidedPruning(MaskCallback):
         min_step: float = 0.01,
         max_amount: float = 0.99,
         scope: Literal["layer", "global"] = "layer",
-        pattern: Literal["element", "block"] = "element",
+        pattern: Literal["element", "block", "digit"] = "element",
         group: tuple[int, int] = (1, 1),
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
@@ -135,7 +136,7 @@ class AccuracyGuidedPruning(MaskCallback):
         for name, value, allowed in (
             ("mode", mode, ("max", "min")),
             ("scope", scope, ("layer", "global")),
-            ("pattern", check_pattern(pattern), ("element", "block")),
+            ("pattern", check_pattern(pattern), ("element", "block", "digit")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
@@ -172,7 +173,8 @@ class AccuracyGuidedPruning(MaskCallback):
         if loop.epochs < (self.start if loop.baseline is None else self.epochs):
             return
         if loop.baseline is None:
-            loop.amount = zero_share(list(self._targets.values()))
+            share = zero_digit_share if self.pattern == "digit" else zero_share
+            loop.amount = share(list(self._targets.values()))
         value = self._value(trainer)
         before = len(loop.trials)
         self.loop = judge(loop, value, self.tolerance, self.mode == "max", self.min_step, self.max_amount)
@@ -226,6 +228,9 @@ class AccuracyGuidedPruning(MaskCallback):
         targets = list(self._targets.values())
         found: dict[str, Tensor] = {}
         for part in [targets] if self.scope == "global" else [[t] for t in targets]:
+            if self.pattern == "digit":
+                found.update(choose_digits(part, amount))
+                continue
             # The order is that of the latent weights: those that are zero in forward are the smallest ones.
             groups = [(self.group, t.axis, True) for t in part] if self.pattern == "block" else None
             keeps = keep_largest([t.weight for t in part], amount, [t.keep for t in part], groups)

@@ -18,8 +18,10 @@ from typing_extensions import override
 
 from tern_lightning import rules
 from tern_lightning.callbacks.state import find_copies
-from tern_lightning.layers import effective_weight
+from tern_lightning.functional.patterns import digit_sizes, keep_digits
+from tern_lightning.layers import LayerState, effective_weight
 from tern_lightning.masks import apply_mask, mask_of, prune, share_mask, weight_mask
+from tern_lightning.tensor import TernaryTensor
 
 
 @dataclass
@@ -237,9 +239,12 @@ class MaskCallback(WeightCallback):
             pl_module.log_dict(self.log_values(), logger=False, sync_dist=True)
 
     def log_values(self) -> dict[str, float]:
-        """Shares of the pruned weights and of all weights that are zero in forward."""
+        """Shares of the pruned weights, of all weights that are zero in forward and, where pruned, of zero digits."""
         targets = list(self._targets.values())
-        return {"pruning/pruned": pruned_share(targets), "pruning/sparsity": zero_share(targets)}
+        found = {"pruning/pruned": pruned_share(targets), "pruning/sparsity": zero_share(targets)}
+        if any(weight_mask(target.layer).limit is not None for target in targets):
+            found["pruning/digits"] = zero_digit_share(targets)
+        return found
 
     def masks_state(self) -> dict[str, Tensor]:
         """This callback's part of the masks, by path."""
@@ -294,6 +299,35 @@ def zero_share(targets: Sequence[Target]) -> float:
     """Share of weights that are zero in forward."""
     zeros = sum(int((effective_weight(target.layer) == 0).sum()) for target in targets)
     return zeros / sum(target.weight.numel() for target in targets)
+
+
+@torch.no_grad()
+def terms_of(target: Target) -> TernaryTensor | None:
+    """The ternary form of a weight whose method has several terms; None of any other."""
+    state: LayerState | None = target.layer.__dict__.get("_ternary_state")
+    if state is None or getattr(state.quantizer, "terms", 1) == 1:
+        return None
+    return state.ternary(target.weight)
+
+
+@torch.no_grad()
+def zero_digit_share(targets: Sequence[Target]) -> float:
+    """Share of the digits that are zero; a weight without several terms is one digit."""
+    digits = [effective_weight(t.layer) if (own := terms_of(t)) is None else own.codes for t in targets]
+    return sum(int((digit == 0).sum()) for digit in digits) / sum(digit.numel() for digit in digits)
+
+
+@torch.no_grad()
+def choose_digits(targets: Sequence[Target], amount: float) -> dict[str, Tensor]:
+    """The part of the masks that prunes a share of all digits; see :func:`keep_digits`."""
+    sizes, limits = [], []
+    for target in targets:
+        own, weight = terms_of(target), target.weight.detach().float()
+        sizes.append(weight.abs()[None] if own is None else digit_sizes(weight, own))
+        limit = weight_mask(target.layer).limit
+        full = torch.full_like(weight, len(sizes[-1]), dtype=torch.int8) if limit is None else limit
+        limits.append(full if target.keep is None else full * target.keep)
+    return {t.path: limit for t, limit in zip(targets, keep_digits(sizes, amount, limits), strict=True)}
 
 
 def _targets(trainer: pl.Trainer, model: nn.Module, chosen: dict[str, nn.Module]) -> dict[str, Target]:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import MaskCallback, Target
+from tern_lightning.callbacks.masking import MaskCallback, Target, choose_digits
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.schedules import Schedule, position
 
@@ -35,7 +35,9 @@ class PruningSchedule(MaskCallback):
         scope: ``global`` compares the weights of all chosen layers, ``layer`` prunes the same share of every layer.
         schedule: How the amount is reached, from ``schedule.initial`` to ``schedule.final`` times the amount; None for
             a cubic one over the first half of the run.
-        pattern: ``element``; ``block`` for whole groups of weights; or ``n:m``, for example ``2:4``, to keep the n
+        pattern: ``element``; ``block`` for whole groups of weights; ``digit`` for the digits of weights of several
+            terms, the last term before the first (``amount`` is then a share of the digits; see
+            :func:`tern_lightning.functional.patterns.keep_digits`); or ``n:m``, for example ``2:4``, to keep the n
             largest of every m weights along the input channels (m falls to n over the schedule).
         group: Output and input channels of a block.
         kernel: Whether a block spans the whole kernel of a convolution, or one position of it.
@@ -116,7 +118,7 @@ class PruningSchedule(MaskCallback):
 
     @torch.no_grad()
     def choose(self, progress: float) -> dict[str, Tensor]:
-        """The masks for a share of the way, True where a weight is kept, from the weights as they are now."""
+        """The masks for a share of the way, from the weights as they are now: True where one is kept, or its digits."""
         targets = list(self._targets.values())
         if isinstance(self.pattern, tuple):
             n, m = self.pattern
@@ -125,6 +127,9 @@ class PruningSchedule(MaskCallback):
         assert self.amount is not None
         found: dict[str, Tensor] = {}
         for part in [targets] if self.scope == "global" else [[t] for t in targets]:
+            if self.pattern == "digit":
+                found.update(choose_digits(part, progress * self.amount))
+                continue
             keeps = keep_largest(
                 [t.weight for t in part], progress * self.amount, [t.keep for t in part], self._groups(part)
             )
@@ -143,7 +148,7 @@ class PruningSchedule(MaskCallback):
         self.progress, self._next_step = state["progress"], state["next_step"]
 
     def _groups(self, targets: Sequence[Target]) -> list[tuple[tuple[int, int], int, bool]] | None:
-        if self.pattern == "element":
+        if self.pattern != "block":
             return None
         return [((self.group[0], self.group[1]), t.axis, self.kernel) for t in targets]
 
@@ -157,10 +162,10 @@ class PruningSchedule(MaskCallback):
 
 
 def check_pattern(pattern: str) -> str | tuple[int, int]:
-    """``element``, ``block`` or the two numbers of ``n:m``; anything else raises ValueError."""
-    if pattern in ("element", "block"):
+    """``element``, ``block``, ``digit`` or the two numbers of ``n:m``; anything else raises ValueError."""
+    if pattern in ("element", "block", "digit"):
         return pattern
     found = re.fullmatch(r"(\d+):(\d+)", pattern)
     if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise ValueError(f"pattern must be 'element', 'block' or 'n:m' with 0 < n < m, got {pattern!r}")
+        raise ValueError(f"pattern must be 'element', 'block', 'digit' or 'n:m' with 0 < n < m, got {pattern!r}")
     return int(found[1]), int(found[2])

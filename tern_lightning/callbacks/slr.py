@@ -79,6 +79,8 @@ class SLR(MaskCallback):
             raise ValueError(f"projection must be 'sparsity' or 'ternary', got {projection!r}")
         sparse = projection == "sparsity"
         self.pattern = check_pattern(pattern)
+        if pattern == "digit":
+            raise ValueError("pattern must be 'element', 'block' or 'n:m' for float weights, got 'digit'")
         if (amount is not None) != (sparse and not isinstance(self.pattern, tuple)):
             raise ValueError(
                 f"amount is for projection 'sparsity' without a pattern n:m, and needed there, got {amount} with "

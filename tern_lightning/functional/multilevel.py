@@ -87,6 +87,39 @@ def fit_levels(
     return TernaryTensor(codes, positive, negative, channel_axis)
 
 
+def limit_codes(codes: Tensor, limit: Tensor) -> Tensor:
+    """Codes ``[terms, *shape]`` without the digits beyond ``limit`` (int8, ``shape``) terms of every weight."""
+    terms = torch.arange(len(codes), device=codes.device).reshape(-1, *[1] * limit.ndim)
+    return codes * (terms < limit)
+
+
+def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric: bool = True) -> TernaryTensor:
+    """Take digits away from a weight of several terms and fit the levels to what is left.
+
+    Args:
+        weight: Float32 weight.
+        ternary: Its ternary form.
+        limit: int8, the weight's shape, how many terms, from the first on, every weight may have.
+        symmetric: One level for both signs of a term.
+
+    Example:
+        >>> import torch
+        >>> found = multilevel(torch.tensor([[4.0, -4.0, 5.0, 1.0]]), terms=2)
+        >>> limit_terms(torch.tensor([[4.0, -4.0, 5.0, 1.0]]), found, torch.ones(1, 4, dtype=torch.int8)).dequantize()
+        tensor([[ 4.3333, -4.3333,  4.3333,  0.0000]])
+    """
+    codes = limit_codes(ternary.codes, limit)
+    per_channel = ternary.positive.shape[1] > 1
+    own = fit_levels(weight.detach(), codes, symmetric, per_channel, ternary.channel_axis)
+    # Least squares can turn the level of a few contradicting digits round.
+    good = (own.positive > 0).all() & (own.negative > 0).all()
+    positive, negative = (
+        torch.where(good, own.positive, ternary.positive),
+        torch.where(good, own.negative, ternary.negative),
+    )
+    return TernaryTensor(codes, positive, negative, ternary.channel_axis)
+
+
 def _residual_codes(rows: Tensor, kept: Tensor, terms: int, factor: float) -> Tensor:
     """Codes int8 ``[terms, C, n]`` of successive residuals of ``[C, n]``."""
     residual, codes = rows, []

@@ -1,4 +1,4 @@
-"""Which weights to prune: by magnitude alone, N of every M, or whole groups."""
+"""Which weights to prune: by magnitude alone, N of every M, whole groups, or digits of several terms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from tern_lightning.tensor import TernaryTensor
 
 Group = tuple[int, int]
 
@@ -135,6 +137,65 @@ def keep_largest(
     chosen = smallest(scores, sizes, count)
     found = [~expand_groups(c, w.shape, *how) for c, w, how in zip(chosen, weights, groups, strict=True)]
     return [f if k is None else f & k for f, k in zip(found, kept, strict=True)]
+
+
+def digit_sizes(weight: Tensor, ternary: TernaryTensor) -> Tensor:
+    """What every digit of a weight of several terms was made from, ``[terms, *weight.shape]``: magnitudes of residuals.
+
+    The first term's are those of the weight itself.
+    """
+    before = torch.zeros_like(weight)
+    sizes = []
+    for t in range(ternary.terms):
+        sizes.append((weight.detach() - before).abs())
+        level = ternary.positive[t : t + 1], ternary.negative[t : t + 1]
+        before = before + TernaryTensor(ternary.codes[t : t + 1], *level, ternary.channel_axis).dequantize().detach()
+    return torch.stack(sizes)
+
+
+def keep_digits(sizes: Sequence[Tensor], amount: float, limits: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Prune a share of the digits of several weights together: those of the last term before those of the first.
+
+    The digits of a residual level are worth less than those of the levels before it, and a level with few digits left
+    saves work bit by bit. Within a term the smallest residuals come first.
+
+    Args:
+        sizes: For every weight ``[terms, *shape]``, see :func:`digit_sizes`; one of a single term takes part as the
+            first.
+        amount: Share of all digits to prune, in [0, 1].
+        limits: How many terms every weight still has, int8; pruned digits stay pruned and count. None for all.
+
+    Returns:
+        How many terms, from the first on, every weight keeps, int8 in the shapes of the weights.
+
+    Raises:
+        ValueError: ``amount`` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> sizes = torch.tensor([[[5.0, 1.0, 4.0]], [[0.5, 0.9, 0.1]]])
+        >>> [keep_digits([sizes], amount)[0].tolist() for amount in (0.2, 0.5, 0.7)]
+        [[[2, 2, 1]], [[1, 1, 1]], [[1, 0, 1]]]
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount must be in [0, 1], got {amount}")
+    found = [torch.full_like(size[0], len(size), dtype=torch.int8) for size in sizes]
+    if limits is not None:
+        found = [torch.minimum(own, limit.to(own)) for own, limit in zip(found, limits, strict=True)]
+    pruned = sum(size.numel() - int(own.sum()) for size, own in zip(sizes, found, strict=True))
+    left = round(amount * sum(size.numel() for size in sizes)) - pruned
+    for term in reversed(range(max(len(size) for size in sizes))):
+        there = [i for i, size in enumerate(sizes) if len(size) > term]
+        kept = [found[i] > term for i in there]
+        gone = sum(int((~keep).sum()) for keep in kept)
+        # Pruned digits come first and are paid for already.
+        scores = [torch.where(keep, sizes[i][term], -1.0) for i, keep in zip(there, kept, strict=True)]
+        count = max(left, 0) + gone
+        chosen = smallest(scores, [torch.ones_like(score, dtype=torch.int64) for score in scores], count)
+        for i, cut in zip(there, chosen, strict=True):
+            found[i] = torch.where(cut, found[i].clamp_max(term), found[i])
+        left -= min(max(left, 0), sum(keep.numel() for keep in kept) - gone)
+    return found
 
 
 def keep_n_of_m(weight: Tensor, n: int, m: int, channel_axis: int = 0, kept: Tensor | None = None) -> Tensor:
