@@ -69,6 +69,10 @@ class Emitter:
         """A flat buffer over a pointer argument."""
         return self.b.decl_buffer((size,), dtype, data=pointer)
 
+    def part(self, buffer: Any, start: Any, size: int, dtype: str) -> Any:
+        """What of a flat buffer begins at element ``start``; its address is computed here, once."""
+        return self.view(self.b.bind(self.b.address_of(buffer[start])), size, dtype)
+
     def store(self, buffer: Any, index: Any, value: Any, lanes: int = 1, stride: int = 1) -> None:
         """``buffer[index : index + lanes * stride : stride] = value``."""
         self.b.buffer_store(buffer, value, [self.ramp(index, lanes, stride)])

@@ -217,7 +217,8 @@ class Lowering:
             other = home(self.graph, node.residual, rows)
             beside, residual = [self.packed(other)], self.layouts[other]
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
-        return Epilogue(layout, window_of(node).output(x.dims), residual, self.fma), beside, self._packed[key]
+        size = window_of(node).output(x.dims)
+        return Epilogue(layout, size, residual, self.fma, self.target.arm64), beside, self._packed[key]
 
     def add_step(self, node: Fused, module: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
         """Appends a call of ``module``'s kernel."""

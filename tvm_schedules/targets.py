@@ -36,6 +36,11 @@ class TargetSpec:
     features: frozenset[str]
     triple: str | None
 
+    @property
+    def arm64(self) -> bool:
+        """Whether the code is for 64-bit ARM."""
+        return str(self.tvm.get("mtriple", "")).startswith(("aarch64", "arm64"))
+
 
 _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
     "arm": ("generic", ("+neon",), _V8, "any 64-bit ARM (ARMv8-A NEON, no dot product)"),

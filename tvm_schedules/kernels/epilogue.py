@@ -31,12 +31,14 @@ class Epilogue:
         size: Logical output size ``(D, H, W)``.
         residual: Layout of the residual, at the same pitch, or None.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
+        arm: Whether the target is 64-bit ARM.
     """
 
     out: Halo
     size: tuple[int, int, int]
     residual: Halo | None = None
     fma: bool = True
+    arm: bool = False
 
     @property
     def arguments(self) -> list[tuple[str, str]]:
@@ -76,10 +78,19 @@ def _clip(e: Emitter, views: dict[str, Any], y: Any, lanes: int) -> Any:
     return e.min(e.max(y, low), high)
 
 
-def _quantise(e: Emitter, views: dict[str, Any], y: Any, lanes: int) -> Any:
+def _round_arm(e: Emitter, y: Any, lanes: int) -> Any:
+    """To the nearest int32, ties to even, by the instruction for it; LLVM takes two for its own ``lrint``."""
+    name = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
+    if lanes % 4:
+        return e.intrinsic(f"int32x{lanes}", "llvm.lrint", y)
+    parts = [e.intrinsic("int32x4", name, e.shuffle([y], list(range(i, i + 4)))) for i in range(0, lanes, 4)]
+    return e.shuffle(parts, list(range(lanes)))
+
+
+def _quantise(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
     """Rounds to int16, saturating, and clips there: half as many operations as clipping float32."""
     i32, i16 = f"int32x{lanes}", f"int16x{lanes}"
-    wide = e.intrinsic(i32, "llvm.lrint", y)
+    wide = _round_arm(e, y, lanes) if ep.arm else e.intrinsic(i32, "llvm.lrint", y)
     short = e.cast(e.min(e.max(wide, e.const(-32768, i32)), e.const(32767, i32)), i16)
     low, high = (e.splat(e.cast(e.load(views["params"], i), "int16"), lanes) for i in (1, 2))
     return e.min(e.max(short, low), high)
@@ -98,7 +109,7 @@ def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: A
     y = _affine(e, ep, views, acc, residual, o, lanes)
     inside = e.load(views["mask"], p, lanes)
     if ep.out.dtype == "uint8":
-        value = e.cast(_quantise(e, views, y, lanes), f"uint8x{lanes}")
+        value = e.cast(_quantise(e, ep, views, y, lanes), f"uint8x{lanes}")
         if ep.out.fill:
             value = (value & inside) | (e.const(int(ep.out.fill), f"uint8x{lanes}") & ~inside)
         else:
@@ -124,7 +135,7 @@ def store_pairs(
     at = _plane(ep.out, n, o) + p
     inside = e.load(views["mask"], p, 2 * half)
     if ep.out.dtype == "uint8":
-        low, high = (e.bits(_quantise(e, views, y, half), u16) for y in ys)
+        low, high = (e.bits(_quantise(e, ep, views, y, half), u16) for y in ys)
         value = e.bits(low | (high << e.const(8, u16)), u8) & inside
         if ep.out.fill:
             value = value | (e.const(int(ep.out.fill), u8) & ~inside)
