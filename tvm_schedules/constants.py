@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, taps
+from .gpu import conv_dot as gpu_conv_dot
+from .gpu import linear_dot as gpu_linear_dot
+from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, panel, pool, taps
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -56,6 +58,12 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
 
 
+def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes = _values(arrays, params)
+    flat = codes.reshape(*codes.shape[:2], -1)
+    return panel.lists(flat, *(params[k] for k in ("places", "channel", "chunk", "limit")))
+
+
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
 
@@ -73,6 +81,17 @@ def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     values = _values(arrays, params)
     made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
     return {"values": made}
+
+
+def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    values = _values(arrays, params).reshape(params["shape"][1:])
+    return gpu_conv_dot.weights(values, window, x, params["tile"], params["slices"], params["plus"])
+
+
+def _gpu_linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    values = _values(arrays, params)
+    return {"words": gpu_linear_dot.weights(values, *(params[k] for k in ("ternary", "lanes", "vector", "rows")))}
 
 
 def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -96,6 +115,7 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
+    "panel": _panel,
     "dense": _dense,
     "dense_dot": _dense_dot,
     "depthwise_dot": _depthwise_dot,
@@ -103,6 +123,8 @@ RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "divisor": _divisor,
     "linear": _linear,
     "linear_dot": _linear_dot,
+    "gpu_conv_dot": _gpu_conv_dot,
+    "gpu_linear_dot": _gpu_linear_dot,
 }
 
 

@@ -42,6 +42,10 @@ class CpuFeatureError(ArtifactError):
     """The artifact needs CPU instructions that this machine does not have."""
 
 
+class DeviceError(ArtifactError):
+    """A graphics processor, its driver or its compiler that is missing or does not do as asked."""
+
+
 class InputError(TernError, ValueError):
     """A network input of the wrong name, number, shape or dtype."""
 

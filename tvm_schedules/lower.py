@@ -167,9 +167,8 @@ class Lowering:
         spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > SERIAL)
         constant = self.constants.add(f"{to}.repack{len(self.steps)}", "raw", {"params": params})["params"]
         info = {"op": "Repack", "reason": f"{name} {source_layout.dtype} to {target_layout.dtype}, other layout"}
-        self.steps.append(
-            Step(f"{to}/repack", "repack", spec, lambda: repack.emit(spec), [source, constant, target], info)
-        )
+        emit = self._emitter("repack")
+        self.steps.append(Step(f"{to}/repack", "repack", spec, lambda: emit(spec), [source, constant, target], info))
 
     def _deliver(self, name: str, index: int) -> None:
         buffer = self.plain(name)
@@ -222,8 +221,11 @@ class Lowering:
 
     def add_step(self, node: Fused, module: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
         """Appends a call of ``module``'s kernel."""
+    def _emitter(self, kernel: str) -> Any:
+        return importlib.import_module(f"{self.package}.{kernel}").emit
+
         name = module.rsplit(".", 1)[1]
-        emit = importlib.import_module(module).emit
+        emit = self._emitter(name)
         info = {"op": node.op, "fused": node.fused, **info}
         self.steps.append(Step(node.name, name, spec, lambda: emit(spec), args, info))
 

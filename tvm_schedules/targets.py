@@ -9,6 +9,7 @@ from typing import Any
 
 from tvm_schedules import cpu
 from tvm_schedules.errors import TargetError
+from tvm_schedules.gpu import targets as gpu
 
 _ARM_TRIPLE = "aarch64-linux-gnu"
 _V8 = frozenset({"neon"})
@@ -37,6 +38,11 @@ class TargetSpec:
     triple: str | None
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether it is a graphics processor (:mod:`tvm_schedules.gpu`)."""
+        return self.tvm.get("kind") in gpu.KINDS
+
+    @property
     def arm64(self) -> bool:
         """Whether the code is for 64-bit ARM."""
         return str(self.tvm.get("mtriple", "")).startswith(("aarch64", "arm64"))
@@ -58,7 +64,7 @@ def known() -> dict[str, str]:
     names = {"host": "the machine that builds"}
     names.update({name: preset[3] for name, preset in _PRESETS.items()})
     names.update({alias: f"Raspberry Pi {alias[2]}, same as {name}" for alias, name in _ALIASES.items()})
-    return names
+    return names | gpu.known()
 
 
 def resolve(name_or_json: str) -> TargetSpec:
@@ -80,6 +86,9 @@ def resolve(name_or_json: str) -> TargetSpec:
         return _from_json(text)
     if text == "host":
         return _host()
+    graphics = gpu.resolve_gpu(text)
+    if graphics is not None:
+        return TargetSpec(text, graphics, 16, frozenset(), None)
     preset = _PRESETS.get(_ALIASES.get(text, text))
     if preset is None:
         raise TargetError(

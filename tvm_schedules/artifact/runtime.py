@@ -69,6 +69,43 @@ def set_threads(count: int | None) -> None:
     _pool.count = wanted
 
 
+def describe(entries: list[dict[str, Any]]) -> str:
+    """Names, types and shapes of inputs or outputs in a line."""
+    return ", ".join(f"{entry['name']}: {entry['dtype']}{list(entry['shape'])}" for entry in entries)
+
+
+def arguments(inputs: list[dict[str, Any]], args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Array]:
+    """A network's inputs in order, by position or by name.
+
+    Raises:
+        InputError: Too many, too few, unknown, or of the wrong shape or dtype.
+    """
+    names = [entry["name"] for entry in inputs]
+    if len(args) > len(names):
+        raise InputError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(args)}")
+    given = dict(zip(names, args, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise InputError(f"no input {name!r}; the network's inputs are {', '.join(names)}")
+        if name in given:
+            raise InputError(f"input {name!r} is given twice, by position and by name")
+        given[name] = value
+    arrays = []
+    for entry in inputs:
+        name, shape, dtype = entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"])
+        if name not in given:
+            raise InputError(f"input {name!r} is missing; the network's inputs are {', '.join(names)}")
+        array = given[name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}")
+        if array.dtype != dtype:
+            raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
+        if array.shape != shape:
+            raise InputError(f"input {name!r} must have shape {list(shape)}, got {list(array.shape)}")
+        arrays.append(array)
+    return arrays
+
+
 class Model:
     """A network ready to run: call it with numpy arrays.
 
@@ -120,41 +157,7 @@ class Model:
         return [tvm.runtime.from_dlpack(array) for array in arrays]
 
     def __repr__(self) -> str:
-        def show(entries: list[dict[str, Any]]) -> str:
-            return ", ".join(f"{entry['name']}: {entry['dtype']}{list(entry['shape'])}" for entry in entries)
-
-        return f"Model({show(self.inputs)} -> {show(self.outputs)})"
-
-    def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Array]:
-        """The inputs in order.
-
-        Raises:
-            InputError: Too many, too few, unknown, or of the wrong shape or dtype.
-        """
-        names = [entry["name"] for entry in self.inputs]
-        if len(args) > len(names):
-            raise InputError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(args)}")
-        given = dict(zip(names, args, strict=False))
-        for name, value in named.items():
-            if name not in names:
-                raise InputError(f"no input {name!r}; the network's inputs are {', '.join(names)}")
-            if name in given:
-                raise InputError(f"input {name!r} is given twice, by position and by name")
-            given[name] = value
-        arrays = []
-        for entry in self.inputs:
-            name, shape, dtype = entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"])
-            if name not in given:
-                raise InputError(f"input {name!r} is missing; the network's inputs are {', '.join(names)}")
-            array = given[name]
-            if not isinstance(array, np.ndarray):
-                raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}")
-            if array.dtype != dtype:
-                raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
-            if array.shape != shape:
-                raise InputError(f"input {name!r} must have shape {list(shape)}, got {list(array.shape)}")
-            arrays.append(array)
-        return arrays
+        return f"Model({describe(self.inputs)} -> {describe(self.outputs)})"
 
     def __call__(self, *args: Array, **named: Array) -> Any:
         """Run the network.
@@ -169,7 +172,7 @@ class Model:
         Raises:
             InputError: An input has the wrong name, shape or dtype, or is missing.
         """
-        arrays = self._arguments(args, named)
+        arrays = arguments(self.inputs, args, named)
         with self._lock:
             set_threads(self.threads)
             for buffer, array in zip(self._in, arrays, strict=True):

@@ -1,0 +1,135 @@
+"""TVM's interface for kernels with thread bindings; the counterpart of :mod:`tvm_schedules.compat`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..compat import Emitter, make_target
+
+__all__ = ["Argument", "GpuEmitter", "Kernel", "generate", "prim_func", "signature"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A buffer argument: its name in the source, element type and number of elements."""
+
+    name: str
+    dtype: str
+    size: int
+
+
+@dataclass
+class Kernel:
+    """A kernel to generate code for.
+
+    Attributes:
+        arguments: Buffers, in the order in which a step names them.
+        grid: Work groups in x, y, z.
+        threads: Threads a group.
+        body: ``body(emitter, group, thread, *buffers)`` writes it; ``group`` holds the three indices of the group.
+    """
+
+    arguments: list[Argument]
+    grid: tuple[int, int, int]
+    threads: int
+    body: Callable[..., None] = field(repr=False)
+
+
+class GpuEmitter(Emitter):
+    """The emitter of the CPU kernels, with what threads of a group share."""
+
+    def local(self, count: int, dtype: str) -> Any:
+        """Scratch of one thread, which compilers keep in registers where all indices are constants."""
+        return self.b.alloc_buffer((count,), dtype, scope="local")
+
+    def shared(self, count: int, dtype: str) -> Any:
+        """Memory of a work group."""
+        return self.b.alloc_buffer((count,), dtype, scope="shared")
+
+    def barrier(self) -> None:
+        """Waits for the threads of the group."""
+        self.b.evaluate(self.b.tvm_storage_sync("shared"))
+
+    def extern(self, dtype: str, name: str, *args: Any) -> Any:
+        """A function of the preamble."""
+        return self.t.call_pure_extern(dtype, name, *(self.expr(a) for a in args))
+
+    def keep(self, value: Any, dtype: str) -> Any:
+        """Computes a value once: stores it and returns the load of it."""
+        place = self.local(1, dtype)
+        self.store(place, 0, value)
+        return self.load(place, 0)
+
+    def both(self, *conditions: Any) -> Any:
+        """Whether all conditions hold; later ones are not evaluated where an earlier one fails."""
+        result = conditions[0]
+        for condition in conditions[1:]:
+            result = self.t.And(result, condition)
+        return result
+
+    def either(self, a: Any, b: Any, condition: Any) -> Any:
+        """``condition ? a : b`` where only the chosen side is evaluated."""
+        return self.t.if_then_else(condition, a, b)
+
+    @contextmanager
+    def unrolled(self, extent: int) -> Iterator[Any]:
+        """A loop that is written out."""
+        with self.b.unroll(0, extent) as i:
+            yield i
+
+
+def prim_func(name: str, kernel: Kernel) -> Any:
+    """Makes the PrimFunc of a kernel, named ``name``."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as builder
+
+    with IRBuilder() as ib, builder.prim_func(s_tir=True):
+        builder.func_name(name)
+        builder.func_attr({"global_symbol": name, "tirx.noalias": True})
+        buffers = [builder.arg(a.name, builder.buffer((a.size,), a.dtype)) for a in kernel.arguments]
+        with (
+            builder.launch_thread("blockIdx.x", kernel.grid[0]) as x,
+            builder.launch_thread("blockIdx.y", kernel.grid[1]) as y,
+            builder.launch_thread("blockIdx.z", kernel.grid[2]) as z,
+            builder.launch_thread("threadIdx.x", kernel.threads) as t,
+        ):
+            kernel.body(GpuEmitter(), (x, y, z), t, *buffers)
+    return ib.get()
+
+
+def generate(functions: dict[str, Any], target: dict[str, Any]) -> str:
+    """Source code of PrimFuncs with thread bindings.
+
+    Args:
+        functions: By their global symbol.
+        target: TVM's JSON; ``kind`` is opencl, cuda, metal or webgpu.
+
+    Returns:
+        The source; the kernel of the function ``f`` is called ``f_kernel``.
+    """
+    import tvm
+    import tvm_ffi
+
+    kind = str(target["kind"])
+    if kind == "cuda":
+        # The source is all that is wanted; compiling it is for .nvrtc, with the architectures that the target names.
+        tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda code, *_: b"source", override=True)
+    host = make_target({"kind": "llvm"})
+    made = tvm.target.Target({k: v for k, v in target.items() if k != "sm"}, host=host)
+    with made:
+        built = tvm.tirx.build(tvm.IRModule(functions), target=made)
+    return str(next(m for m in built.imports if m.kind in (kind, "c")).inspect_source())
+
+
+def signature(source: str, name: str) -> list[str]:
+    """The names of a kernel's arguments in the order of the source, which is not the PrimFunc's."""
+    found = re.search(rf"\b{re.escape(name)}\s*\((.*?)\)\s*[;{{]", source, re.DOTALL)
+    if found is None:
+        raise ValueError(f"no kernel {name!r} in the generated source")
+    parts = [part.split("[[") for part in found[1].split(",")]
+    pointers = [part[0] for part in parts if len(part) == 1 or "buffer" in part[1]]
+    return [re.findall(r"\w+", part)[-1].removesuffix("_ptr") for part in pointers]

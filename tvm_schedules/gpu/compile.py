@@ -1,0 +1,135 @@
+"""Compiles an ONNX model to the source of its kernels and the list of their launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..plan import Buffer, Place, Step
+from ..reader import load_model, read
+from ..targets import TargetSpec
+
+__all__ = ["GpuCompiled", "compile_gpu"]
+
+
+@dataclass
+class GpuCompiled:
+    """A network for a graphics processor.
+
+    Attributes:
+        source: All kernels, ready for the language's compiler.
+        plan: What is needed to run it, in JSON types.
+        arrays: Stored weights; :func:`tvm_schedules.constants.expand` makes the constants of them.
+    """
+
+    source: str
+    plan: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> GpuCompiled:
+    """Compiles a network.
+
+    Args:
+        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        target: A target whose kind is opencl, cuda, metal or webgpu.
+        progress: Called with a line of text at every stage.
+
+    Raises:
+        ModelError: The model cannot be read or has an operator that cannot be lowered.
+        TargetError: The language has no type that a kernel needs.
+    """
+    from ..passes import prepare
+    from . import compat
+    from .lower import GpuLowering
+    from .preamble import complete
+
+    say = progress or (lambda text: None)
+    kind = str(target.tvm["kind"])
+    say("reading the graph")
+    graph = prepare(read(load_model(model)))
+    say("choosing kernels and layouts")
+    lowering = GpuLowering(graph, target)
+    lowering.run()
+    say(f"generating {kind} code for {len(lowering.steps)} steps")
+    index: dict[Any, int] = {}
+    functions: dict[str, Any] = {}
+    kernels: list[dict[str, Any]] = []
+    for step in lowering.steps:
+        key = (step.kernel, step.spec)
+        if key in index:
+            continue
+        index[key] = len(kernels)
+        made = step.make()
+        name = f"{step.kernel}_{len(kernels)}"
+        functions[name] = compat.prim_func(name, made)
+        names = [argument.name for argument in made.arguments]
+        kernels.append({"name": f"{name}_kernel", "names": names, "grid": list(made.grid), "threads": made.threads})
+    source = complete(compat.generate(functions, target.tvm), kind)
+    for kernel in kernels:
+        # The code generator orders arguments in its own way, and leaves out those that are not used.
+        order = [kernel["names"].index(name) for name in compat.signature(source, kernel["name"])]
+        kernel["order"] = order
+        del kernel["names"]
+    plan = _plan(graph, lowering)
+    plan["kernels"] = kernels
+    plan["launches"] = [
+        {"kernel": index[step.kernel, step.spec], "args": [_place(b) for b in step.args]} for step in lowering.steps
+    ]
+    return GpuCompiled(source, plan, lowering.constants.arrays)
+
+
+def _place(buffer: Buffer) -> list[Any]:
+    place = buffer.root.place
+    assert place is not None
+    return [place.kind, place.offset, *([buffer.root.nbytes] if place.kind == "constant" else [])]
+
+
+def slots(steps: list[Step]) -> list[int]:
+    """Gives every buffer without a place one of a few device buffers; returns their sizes in bytes.
+
+    Two buffers share one if they are never needed at the same time. (Offsets into one arena, as on a CPU, would have
+    to be multiples of what the device asks for.)
+    """
+    last: dict[int, int] = {}
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            last[id(buffer.root)] = time
+    sizes: list[int] = []
+    busy: list[int] = []  # time of the last use of what is in the slot
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            root = buffer.root
+            if root.place is not None:
+                continue
+            free = [i for i, until in enumerate(busy) if until < time]
+            # The smallest that is large enough, else the largest, which grows.
+            fits = [i for i in free if sizes[i] >= root.nbytes]
+            slot = min(fits, key=lambda i: sizes[i]) if fits else max(free, key=lambda i: sizes[i], default=len(sizes))
+            if slot == len(sizes):
+                sizes.append(0)
+                busy.append(-1)
+            sizes[slot] = max(sizes[slot], root.nbytes)
+            busy[slot] = last[id(root)]
+            root.place = Place("slot", slot)
+    return sizes
+
+
+def _plan(graph: Any, lowering: Any) -> dict[str, Any]:
+    def describe(names: list[str]) -> list[dict[str, Any]]:
+        values = [graph.values[n] for n in names]
+        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
+
+    return {
+        "inputs": describe(graph.inputs),
+        "outputs": describe(graph.outputs),
+        "slots": slots(lowering.steps),
+        "slack": lowering.largest_read,
+        "constant_bytes": max(64, lowering.constants.nbytes),
+        "constants": lowering.constants.entries,
+        "steps": [{"name": s.name, "kernel": s.kernel, **s.info} for s in lowering.steps],
+        "layers": lowering.layers,
+    }

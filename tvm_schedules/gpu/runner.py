@@ -1,0 +1,125 @@
+"""Runs the plan of a network on a graphics processor: the same for all of them, over a thin device layer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifact.runtime import arguments, describe
+
+__all__ = ["Device", "GpuModel"]
+
+Array = npt.NDArray[Any]
+Launch = tuple[Any, tuple[int, int, int], int, list[Any]]
+
+
+class Device(Protocol):
+    """What the runner needs of a device; everything happens in order."""
+
+    name: str
+
+    def alloc(self, nbytes: int) -> Any:
+        """Memory of the device, filled with zeros."""
+
+    def upload(self, buffer: Any, array: Array) -> None:
+        """Copies a contiguous array to the start of a buffer; the array may change once this returns."""
+
+    def download(self, buffer: Any, array: Array) -> None:
+        """Copies the start of a buffer into a contiguous array, after all work before it."""
+
+    def kernel(self, name: str) -> Any:
+        """A kernel of the program that the device was opened with."""
+
+    def launch(self, kernel: Any, grid: tuple[int, int, int], threads: int, buffers: list[Any]) -> None:
+        """Starts a kernel."""
+
+    def finish(self) -> None:
+        """Waits for all work."""
+
+
+class GpuModel:
+    """A network on a graphics processor, called with numpy arrays like :class:`tvm_schedules.Model`.
+
+    Attributes:
+        inputs: Name, shape and dtype of every input.
+        outputs: The same of every output.
+        plan: Kernels, launches and memory.
+        metadata: The artifact's metadata; empty for a network that was not loaded from one.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, plan: dict[str, Any], constants: Array, device: Device, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self.plan = plan
+        self.inputs: list[dict[str, Any]] = plan["inputs"]
+        self.outputs: list[dict[str, Any]] = plan["outputs"]
+        self.metadata = metadata or {}
+        self.device = device
+        self._lock = threading.Lock()
+        self._in = [self._tensor(entry) for entry in self.inputs]
+        self._out = [self._tensor(entry) for entry in self.outputs]
+        slack = plan["slack"]
+        slots = [device.alloc(size + slack) for size in plan["slots"]]
+        placed: dict[int, Any] = {}
+        kernels = [device.kernel(kernel["name"]) for kernel in plan["kernels"]]
+
+        def buffer(kind: str, at: int, nbytes: int = 0) -> Any:
+            if kind != "constant":
+                return {"slot": slots, "input": self._in, "output": self._out}[kind][at]
+            if at not in placed:
+                placed[at] = device.alloc(nbytes)
+                device.upload(placed[at], constants[at : at + nbytes])
+            return placed[at]
+
+        self._launches: list[Launch] = []
+        for launch in plan["launches"]:
+            kernel = plan["kernels"][launch["kernel"]]
+            args = [buffer(*launch["args"][i]) for i in kernel["order"]]
+            grid = (kernel["grid"][0], kernel["grid"][1], kernel["grid"][2])
+            self._launches.append((kernels[launch["kernel"]], grid, kernel["threads"], args))
+
+    def _tensor(self, entry: dict[str, Any]) -> Any:
+        count = int(np.prod(entry["shape"], dtype=np.int64))
+        return self.device.alloc(count * np.dtype(entry["dtype"]).itemsize + self.plan["slack"])
+
+    def __repr__(self) -> str:
+        return f"GpuModel({describe(self.inputs)} -> {describe(self.outputs)}, on {self.device.name})"
+
+    def __call__(self, *args: Array, **named: Array) -> Any:
+        """Run the network; arguments and results as those of :class:`tvm_schedules.Model`.
+
+        Raises:
+            InputError: An input has the wrong name, shape or dtype, or is missing.
+        """
+        arrays = arguments(self.inputs, args, named)
+        with self._lock:
+            for buffer, array in zip(self._in, arrays, strict=True):
+                self.device.upload(buffer, np.ascontiguousarray(array))
+            self.run_steps(0, len(self._launches))
+            results = tuple(np.empty(entry["shape"], entry["dtype"]) for entry in self.outputs)
+            for buffer, result in zip(self._out, results, strict=True):
+                self.device.download(buffer, result)
+        return results[0] if len(results) == 1 else results
+
+    def run_steps(self, begin: int, end: int) -> None:
+        """Start the steps ``begin <= i < end`` on what is in the device's memory; does not wait for them."""
+        if not 0 <= begin <= end <= len(self._launches):
+            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self._launches)}, got {begin}, {end}")
+        for kernel, grid, threads, buffers in self._launches[begin:end]:
+            self.device.launch(kernel, grid, threads, buffers)
+
+    def seconds(self, number: int = 10, begin: int = 0, end: int | None = None) -> float:
+        """Mean time of ``number`` runs of the steps, started one after another, without copies to and from the host."""
+        last = len(self._launches) if end is None else end
+        self.run_steps(begin, last)
+        self.device.finish()
+        started = time.perf_counter()
+        for _ in range(number):
+            self.run_steps(begin, last)
+        self.device.finish()
+        return (time.perf_counter() - started) / number
