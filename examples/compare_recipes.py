@@ -1,0 +1,114 @@
+"""What is compared: every method as it comes, and at scheduled shares of zeros. A new one is a line in ``RECIPES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from tern_lightning import (
+    BCGD,
+    SLR,
+    EntropyConstraint,
+    PruningSchedule,
+    Schedule,
+    StructuredPruning,
+    TernaryCallback,
+    WeightPenaltyClipping,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a float network becomes ternary.
+
+    Attributes:
+        name: Unique; the result's file has it.
+        method: Of ``TernaryCallback``; None leaves the network in float, trained as long as the others.
+        options: Of the method.
+        zeros: Share of zeros that ``PruningSchedule`` brings about in the first half of the run; None for those that
+            the method makes by itself.
+        extras: Makes further callbacks, which go before ``TernaryCallback``.
+        start: When ternary training begins, as a share of the run.
+        bias: Whether the convolutions get a bias, for a method that needs one.
+        rate: Factor of the learning rate.
+    """
+
+    name: str
+    method: str | None = "twn"
+    options: dict[str, Any] = field(default_factory=dict)
+    zeros: float | None = None
+    extras: Callable[[], list[Callback]] = list
+    start: float = 0.0
+    bias: bool = False
+    rate: float = 1.0
+
+    def callbacks(self, freeze: float) -> list[Callback]:
+        """The callbacks of a run whose codes are fixed after the share ``freeze`` of it."""
+        found: list[Callback] = list(self.extras())
+        if self.zeros is not None:
+            found.append(PruningSchedule(self.zeros, schedule=Schedule("cubic", end=0.5), every=10))
+        if self.method is not None:
+            options = dict(self.options)
+            found.append(TernaryCallback(self.method, None, options, self.start, freeze, verbose=False))
+        return found
+
+
+def _pruned(name: str, method: str, options: dict[str, Any], shares: tuple[float, ...]) -> list[Recipe]:
+    """Recipes whose zeros are the scheduled ones alone: ``options`` keep the method from making more."""
+    return [Recipe(f"{name}-{100 * zeros:g}", method, options, zeros) for zeros in shares]
+
+
+def _entropy(strength: float) -> Callable[[], list[Callback]]:
+    return lambda: [EntropyConstraint(strength, Schedule("linear", end=0.4))]
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe("float-longer", None),
+    Recipe("twn"),
+    Recipe("sws", "sws"),
+    Recipe("sws-2-parallel", "sws", {"terms": 2}),
+    Recipe("sws-2-sequential", "sws", {"terms": 2, "mode": "sequential"}),
+    Recipe("absmean", "absmean"),
+    Recipe("ttq", "ttq"),
+    Recipe("tga", "tga"),
+    Recipe("ec2t", "ec2t"),
+    Recipe("ec2t-entropy-0.15", "ec2t", extras=_entropy(0.15)),
+    Recipe("seq", "seq"),
+    Recipe("admm", "admm"),
+    Recipe("multilevel-2", "multilevel", {"terms": 2}),
+    Recipe("tequila", "tequila", bias=True),
+    Recipe("sherry", "sherry"),
+    Recipe("hestia", "hestia"),
+    Recipe("twn-bcgd", extras=lambda: [BCGD(1e-4)]),
+    Recipe("twn-slr", extras=lambda: [SLR(end=0.4, interval=50)], start=0.4),
+    Recipe("sws-clipping", "sws", extras=lambda: [WeightPenaltyClipping(1e-4)]),
+    Recipe("sws-structured", "sws", extras=lambda: [StructuredPruning(prune=0.4)]),
+    *_pruned("twn", "twn", {"factor": 0.0}, (0.8, 0.9, 0.95, 0.98)),
+    *_pruned("multilevel-2", "multilevel", {"terms": 2, "factor": 0.0}, (0.8, 0.9, 0.95, 0.98)),
+    *_pruned("ttq", "ttq", {"threshold": 0.0}, (0.8, 0.9, 0.95, 0.98)),
+    *_pruned("twn-channel", "twn", {"factor": 0.0, "per_channel": True}, (0.8, 0.9, 0.95)),
+    Recipe("ec2t-entropy-0.2", "ec2t", extras=_entropy(0.2)),
+    Recipe("ec2t-entropy-0.3", "ec2t", extras=_entropy(0.3)),
+    Recipe("ec2t-entropy-0.4", "ec2t", extras=_entropy(0.4)),
+    Recipe("twn-factor-1.6", options={"factor": 1.6}),
+    Recipe("twn-factor-2.05", options={"factor": 2.05}),
+    Recipe("twn-factor-2.45", options={"factor": 2.45}),
+)
+"""All recipes, by which table and command line are ordered."""
+
+
+def choose(patterns: list[str]) -> list[Recipe]:
+    """The recipes whose name matches one of the patterns (``*``, ``?``, ``[...]``), in the order of ``RECIPES``.
+
+    Raises:
+        ValueError: A pattern matches none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(recipe.name, pattern) for recipe in RECIPES):
+            raise ValueError(f"recipe {pattern!r} is not known; there are {[recipe.name for recipe in RECIPES]}")
+    return [recipe for recipe in RECIPES if any(fnmatchcase(recipe.name, pattern) for pattern in patterns)]

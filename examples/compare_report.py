@@ -1,0 +1,238 @@
+"""Table, plot and aims of a comparison, from the JSON files of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+AIMS: dict[str, dict[float, float]] = {
+    "digits": {0.0: 0.5, 0.95: 0.5, 0.98: 1.5},
+    "glyphs": {0.8: 0.5, 0.9: 1.0, 0.95: 2.0},
+}
+"""Points that a network may lose against float, by its share of zeros. On digits every recipe of that share is meant
+(0: its own one), on glyphs the best of at least that share."""
+NEARLY = 0.005
+"""Scheduled zeros are a whole number of weights, and count as reached if so little is missing."""
+AGAINST_TWN = {
+    "several levels": ("multilevel-2*", False),
+    "entropy-constrained": ("ec2t-entropy*", False),
+    "distilled": ("*", True),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe over its seeds.
+
+    Attributes:
+        name: Of the recipe, with ``+kd`` where it was distilled.
+        zeros: The scheduled share of zeros; None for the method's own.
+        seeds: How many runs.
+        accuracy: Mean, in per cent.
+        spread: Standard deviation over the seeds, in points; None for one seed.
+        lost: Mean of float minus this network, seed by seed, in points.
+        sparsity: Mean share of zeros in the ternary layers; None for float.
+        entropy: Bits a weight; None for float.
+        size: Bytes of the whole network.
+        operations: Additions and multiplications for one image.
+    """
+
+    name: str
+    zeros: float | None
+    seeds: int
+    accuracy: float
+    spread: float | None
+    lost: float
+    sparsity: float | None
+    entropy: float | None
+    size: float
+    operations: float
+
+
+def rows_of(folder: Path, order: Sequence[str]) -> list[Row]:
+    """Read ``seed-*/*.json`` below a folder; the float network comes first, recipes follow in ``order``.
+
+    Raises:
+        FileNotFoundError: There is no float network.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("seed-*/*.json")):
+        found = json.loads(path.read_text())
+        runs.setdefault(path.stem, []).append(found)
+    if "float" not in runs:
+        raise FileNotFoundError(f"{folder} has no seed-*/float.json: nothing was trained yet")
+    floats = {run["seed"]: run["accuracy"] for run in runs["float"]}
+    places = {name: place for place, name in enumerate(["float", *order])}
+    names = sorted(runs, key=lambda name: (places.get(name.removesuffix("+kd"), len(places)), name))
+    return [_row(name, [run for run in runs[name] if run["seed"] in floats], floats) for name in names]
+
+
+def _row(name: str, runs: list[dict[str, Any]], floats: dict[int, float]) -> Row:
+    def mean(key: str) -> float | None:
+        return statistics.fmean(run[key] for run in runs) if all(key in run for run in runs) else None
+
+    reached = [100 * run["accuracy"] for run in runs]
+    return Row(
+        name,
+        runs[0].get("zeros"),
+        len(runs),
+        statistics.fmean(reached),
+        statistics.stdev(reached) if len(runs) > 1 else None,
+        statistics.fmean(100 * (floats[run["seed"]] - run["accuracy"]) for run in runs),
+        mean("sparsity"),
+        mean("entropy"),
+        statistics.fmean(run["bytes"] for run in runs),
+        statistics.fmean(run["adds"] + run["multiplies"] for run in runs),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| recipe | seeds | accuracy, % | lost to float, points | zeros, % | entropy, bits | stored, kB | Mops |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        spread = "" if row.spread is None else f" ± {row.spread:.2f}"
+        zeros = "" if row.sparsity is None else f"{100 * row.sparsity:.1f}"
+        bits = "" if row.entropy is None else f"{row.entropy:.2f}"
+        lost = "" if row.name == "float" else f"{row.lost:.2f}"
+        cells = [row.name, str(row.seeds), f"{row.accuracy:.2f}{spread}", lost, zeros, bits]
+        lines.append("| " + " | ".join([*cells, f"{row.size / 1e3:.1f}", f"{row.operations / 1e6:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def check(rows: Sequence[Row], data: str) -> list[str]:
+    """A line for every aim of a data set: reached, missed or not measured, with the figures."""
+    ternary = [row for row in rows if row.sparsity is not None]
+    lines = []
+    for zeros, allowed in AIMS.get(data, {}).items():
+        if data == "digits":
+            meant = [row for row in ternary if (row.zeros or 0.0) == zeros]
+            worst = max(meant, key=lambda row: row.lost, default=None)
+            what = f"every recipe at {zeros:.0%} zeros" if zeros else "every recipe at its own zeros"
+            lines.append(_verdict(f"{what} within {allowed} points of float", worst, allowed))
+            for row in meant:
+                if row is not worst and row.lost > allowed:
+                    lines.append(f"- missed, too: {row.name} loses {row.lost:.2f}")
+        else:
+            meant = [row for row in ternary if row.sparsity is not None and row.sparsity >= zeros - NEARLY]
+            best = min(meant, key=lambda row: row.lost, default=None)
+            lines.append(_verdict(f"the best at {zeros:.0%} zeros within {allowed} points of float", best, allowed))
+    return lines + (_against_twn(ternary) if data == "glyphs" else [])
+
+
+def _verdict(what: str, row: Row | None, allowed: float) -> str:
+    if row is None:
+        return f"- not measured: {what}"
+    return f"- {'reached' if row.lost <= allowed else 'missed'}: {what}: {row.name} loses {row.lost:.2f}"
+
+
+def _against_twn(rows: Sequence[Row]) -> list[str]:
+    """Compare the gain of every kind of recipe over plain TWN at equal stored bytes, read between its points."""
+    from fnmatch import fnmatchcase
+
+    curve = sorted((row.size, row.accuracy) for row in rows if fnmatchcase(row.name, "twn-[0-9]*") or row.name == "twn")
+    curve = [point for point in curve if all(point[1] >= other[1] for other in curve if other[0] <= point[0])]
+    lines = []
+    for what, (pattern, distilled) in AGAINST_TWN.items():
+        gains = []
+        for row in rows:
+            kind = row.name.removesuffix("+kd"), row.name.endswith("+kd")
+            plain = interpolate(curve, row.size)
+            if fnmatchcase(kind[0], pattern) and kind[1] == distilled and plain is not None:
+                gains.append((row.accuracy - plain, row))
+        what += " better than plain TWN at equal stored bytes"
+        if not gains:
+            lines.append(f"- not measured: {what}")
+            continue
+        word = "reached" if all(gain > 0 for gain, _ in gains) else "missed" if gains[0][0] <= 0 else "in part"
+        word = "missed" if all(gain <= 0 for gain, _ in gains) else word
+        lines.append(f"- {word}: {what}: " + ", ".join(f"{row.name} {gain:+.2f}" for gain, row in gains))
+    return lines
+
+
+def interpolate(curve: Sequence[tuple[float, float]], at: float) -> float | None:
+    """The value of a curve of sorted points between two of them, and its last value beyond the last; None before it."""
+    if not curve or at < curve[0][0]:
+        return None
+    for (left, low), (right, high) in pairwise(curve):
+        if at <= right:
+            return low + (high - low) * (at - left) / (right - left)
+    return curve[-1][1]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against zeros, entropy, stored bytes and operations, as SVG or PNG by the name's ending."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    baseline = next(row for row in rows if row.name == "float")
+    ternary = [row for row in rows if row.sparsity is not None]
+    axes_of = {
+        "zeros, %": lambda row: 100 * row.sparsity,
+        "entropy, bits a weight": lambda row: row.entropy,
+        "stored, kB": lambda row: row.size / 1e3,
+        "operations, millions": lambda row: row.operations / 1e6,
+    }
+    figure, axes = pyplot.subplots(1, 4, figsize=(14, 4.2), sharey=True, layout="constrained")
+    for axis, (label, value) in zip(axes, axes_of.items(), strict=True):
+        for name, (colour, marker, members) in _kinds(ternary).items():
+            points = [(value(row), row.accuracy) for row in members]
+            if points:
+                axis.scatter(*zip(*points, strict=True), s=28, c=colour, marker=marker, label=name, alpha=0.85)
+        axis.axhline(baseline.accuracy, color="black", linewidth=1, label="float")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy, %")
+    lowest = min(row.accuracy for row in ternary) if ternary else baseline.accuracy
+    axes[0].set_ylim(max(lowest - 0.5, baseline.accuracy - 12), None)
+    axes[-1].legend(fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def _kinds(rows: Sequence[Row]) -> dict[str, tuple[str, str, list[Row]]]:
+    """Rows by what is drawn alike: colour, marker, rows."""
+    kinds: dict[str, tuple[str, str, list[Row]]] = {
+        "one level, own zeros": ("tab:blue", "o", []),
+        "one level, pruned": ("tab:orange", "s", []),
+        "several levels": ("tab:green", "^", []),
+        "EC2T": ("tab:red", "D", []),
+        "distilled": ("tab:purple", "*", []),
+    }
+    for row in rows:
+        several = "-2" in row.name and not row.name.startswith("twn")
+        if row.name.endswith("+kd"):
+            name = "distilled"
+        elif row.name.startswith("ec2t"):
+            name = "EC2T"
+        else:
+            name = "several levels" if several else "one level, own zeros" if row.zeros is None else "one level, pruned"
+        kinds[name][2].append(row)
+    return kinds
+
+
+def report(folder: Path, data: str, order: Sequence[str]) -> None:
+    """Write ``summary.json``, ``table.md`` and ``plot.svg`` into a folder, and print table and aims."""
+    rows = rows_of(folder, order)
+    text = table(rows) + "\n\n" + "\n".join(check(rows, data)) + "\n"
+    summary = {"data": data, "rows": [{k: _short(v) for k, v in vars(row).items()} for row in rows]}
+    for name, content in (("table.md", text), ("summary.json", json.dumps(summary, indent=1) + "\n")):
+        (folder / f"{name}.tmp").write_text(content)
+        os.replace(folder / f"{name}.tmp", folder / name)
+    plot(rows, folder / "plot.svg")
+    print(text)
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
