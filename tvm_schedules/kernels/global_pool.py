@@ -18,7 +18,10 @@ from .epilogue import MAGIC
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["LANES", "Spec", "emit", "lower"]
+
+LANES = 16
+"""Partial sums, the same on every target, so that float sums are too: pixel ``p`` of a plane goes to ``p % LANES``."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,22 @@ class Spec:
     Args:
         x: Layout of the input, uint8 or float32.
         out: ``"uint8"`` or ``"float32"``.
-        vector: Bytes a vector register.
         parallel: Whether to start threads.
     """
 
     x: Halo
     out: str
-    vector: int
     parallel: bool
 
     @property
     def pixels(self) -> int:
         """Elements read from the first pixel on: whole vectors."""
-        lanes = self.vector // 4
-        return -(-self.x.run(self.x.dims) // lanes) * lanes
+        return -(-self.x.run(self.x.dims) // LANES) * LANES
 
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, mask, params, out``; ``out = clip(sum * params[0] + params[1], params[2:])``."""
-    x, lanes = spec.x, spec.vector // 4
+    x, lanes = spec.x, LANES
     f32 = f"float32x{lanes}"
 
     def body(e: Emitter, *pointers: Any) -> None:
@@ -90,7 +90,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     params = np.concatenate([numbers["scale"], numbers["bias"], numbers["params"][1:3]])
     out = ctx.new_plain(node.outputs[0])
     parallel = x.batch * x.channels * count > ctx.serial * 8
-    spec = Spec(x, ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes, parallel)
+    spec = Spec(x, ctx.graph.values[node.outputs[0]].dtype, parallel)
     made = ctx.constants.add(node.name, "raw", {"params": params})
     mask = ctx.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(x.dims), "length": spec.pixels})
     args = [source, mask["mask"], made["params"], out]
