@@ -13,7 +13,7 @@ import numpy as np
 
 from .gpu import conv_dot as gpu_conv_dot
 from .gpu import linear_dot as gpu_linear_dot
-from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, panel, pool, taps
+from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, taps
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -58,31 +58,6 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
 
 
-def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    codes = _values(arrays, params)
-    flat = codes.reshape(*codes.shape[:2], -1)
-    return panel.lists(flat, *(params[k] for k in ("places", "channel", "chunk", "limit")))
-
-
-def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
-
-
-def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    window, x = window_from(params["window"]), halo_from(params["x"])
-    return dense_dot.weights(_values(arrays, params), window, x, params["tile"])
-
-
-def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    return depthwise_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
-
-
-def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    values = _values(arrays, params)
-    made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
-    return {"values": made}
-
-
 def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
     values = _values(arrays, params).reshape(params["shape"][1:])
@@ -115,7 +90,6 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
-    "panel": _panel,
     "dense": _dense,
     "dense_dot": _dense_dot,
     "depthwise_dot": _depthwise_dot,

@@ -36,6 +36,8 @@ class Lowering:
     """Lowers one graph for one target. After :meth:`run`: ``steps``, ``constants``, ``layers``."""
 
     kernels: tuple[Any, ...] = KERNELS
+    package = "tvm_schedules.kernels"
+    """Where the code of kernels is: a module with ``emit(spec)`` for every kernel."""
 
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
         self.graph, self.target = graph, target
@@ -219,11 +221,11 @@ class Lowering:
         size = window_of(node).output(x.dims)
         return Epilogue(layout, size, residual, self.fma, self.target.arm64), beside, self._packed[key]
 
-    def add_step(self, node: Fused, module: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
-        """Appends a call of ``module``'s kernel."""
     def _emitter(self, kernel: str) -> Any:
         return importlib.import_module(f"{self.package}.{kernel}").emit
 
+    def add_step(self, node: Fused, module: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
+        """Appends a call of ``module``'s kernel."""
         name = module.rsplit(".", 1)[1]
         emit = self._emitter(name)
         info = {"op": node.op, "fused": node.fused, **info}
