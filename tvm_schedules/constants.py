@@ -58,6 +58,25 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
 
 
+def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
+
+
+def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return dense_dot.weights(_values(arrays, params), window, x, params["tile"])
+
+
+def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return depthwise_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
+
+
+def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    values = _values(arrays, params)
+    made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
+    return {"values": made}
+
+
 def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
     values = _values(arrays, params).reshape(params["shape"][1:])
