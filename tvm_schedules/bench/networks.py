@@ -14,7 +14,7 @@ import numpy as np
 
 from tvm_schedules.tensor import pack_int2
 
-__all__ = ["LAYERS", "LINEAR", "NETWORKS", "Net", "build", "matmul_nbits", "plain_float"]
+__all__ = ["LAYERS", "LINEAR", "NETWORKS", "Net", "build", "matmul_nbits", "plain_float", "samples"]
 
 SAMPLES = 4
 """Random inputs that activation ranges are measured on."""
@@ -282,6 +282,16 @@ def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0) ->
     return net.model(make(net))
 
 
+def samples(name: str, seed: int = 0) -> np.ndarray:
+    """Random inputs ``[SAMPLES, ...]`` of a network: those that :func:`build` takes ranges of."""
+    return np.concatenate(_inputs({**NETWORKS, **LINEAR, **LAYERS}[name][0], seed))
+
+
+def _inputs(shape: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    random = np.random.default_rng(seed + 1)
+    return [random.normal(size=shape).astype(np.float32) for _ in range(SAMPLES)]
+
+
 def _ranges(model: Any, names: Sequence[str], shape: tuple[int, ...], seed: int) -> list[tuple[float, float]]:
     """Smallest (at most 0) and largest value of tensors over some random inputs."""
     import onnx
@@ -295,9 +305,7 @@ def _ranges(model: Any, names: Sequence[str], shape: tuple[int, ...], seed: int)
     session = reference_session(probe)
     outputs = [value.name for value in probe.graph.output]
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    random = np.random.default_rng(seed + 1)
-    for _ in range(SAMPLES):
-        x = random.normal(size=shape).astype(np.float32)
+    for x in _inputs(shape, seed):
         found = {"input_0": x, **dict(zip(outputs, session.run(None, {"input_0": x}), strict=True))}
         for name in low:
             low[name] = min(low[name], float(found[name].min()))

@@ -16,7 +16,7 @@ Run = Callable[[list[Any]], Any]
 
 WANTED = {
     "openvino": ("openvino", "nncf"),
-    "executorch": ("executorch", "torchao", "onnx"),
+    "executorch": ("executorch", "torch", "torchao", "onnx"),
     "deepsparse": ("deepsparse",),
 }
 """Modules that an environment must have for an engine."""

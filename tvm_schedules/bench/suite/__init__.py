@@ -8,7 +8,7 @@ onnxruntime is measured as installed here. The others want other versions of the
 environment of its own and is left out, with a line, where it is not given:
 
     python3.11 -m venv /envs/openvino   && /envs/openvino/bin/pip install openvino nncf onnx
-    python3.11 -m venv /envs/executorch && /envs/executorch/bin/pip install executorch torchao onnx
+    python3.11 -m venv /envs/executorch && /envs/executorch/bin/pip install executorch torch torchao onnx
     python3.11 -m venv /envs/deepsparse && /envs/deepsparse/bin/pip install deepsparse==1.8.0 'numpy<2' 'onnx==1.14'
 
 (DeepSparse needs Python 3.11 or older.) Libraries and the engines' own files stay in ``--work``; measurements are

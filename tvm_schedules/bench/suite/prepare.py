@@ -146,7 +146,8 @@ def _library(name: str, folder: Path, zeros: int, activations: str, say: Say, tu
     def make(path: Path) -> None:
         say(f"{name}: build for {zeros}% zeros, {activations} activations")
         extra = {"tune": tune} if tune else {}
-        tvm_schedules.build(networks.build(name, zeros / 100, activations), path, "host", **extra)
+        samples = networks.samples(name)
+        tvm_schedules.build(networks.build(name, zeros / 100, activations), path, "host", samples=samples, **extra)
 
     return _kept(folder / f"tern-{zeros}{suffix}", source_hash(), make)
 
