@@ -28,7 +28,7 @@ from .taps import split_levels, taps_limit
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["Spec", "emit", "lower", "pixel_block", "row_chunks"]
 
 
 @dataclass(frozen=True)
@@ -275,10 +275,11 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
-    block = _block(vectors, vector, ctx.target.arm64, x, window)
+    usual = _usual(vectors, vector, ctx.target.arm64)
+    block = pixel_block(vectors, vector, usual, x, window)
     several = 0 if single and pieces == weight.channels else pieces
     parallel = taps * vectors * lanes > ctx.serial * 16
-    chunks = _chunks(weight.channels, -(-vectors // block))
+    chunks = row_chunks(weight.channels, -(-vectors // block))
     spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, parallel, ep)
     own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level"))]
     pixels = x.batch * prod(ep.size)
@@ -293,17 +294,29 @@ L1 = 28_000
 """Bytes of the first-level cache that a pixel block of all input channels may take; 32 KiB is what all targets have."""
 
 
-def _block(vectors: int, vector: int, widen: bool, x: Halo, window: Window) -> int:
+def _usual(vectors: int, vector: int, widen: bool) -> tuple[int, int]:
+    """Vectors a pixel block, and the most for an image of one block: two accumulators each stay in the registers."""
+    usual, most = {64: (4, 6), 32: (5, 6)}.get(vector, (8, 10))
+    # All blocks alike.
+    return (-(-vectors // -(-vectors // most)) if widen else usual), most
+
+
+def pixel_block(vectors: int, vector: int, usual: tuple[int, int], x: Halo, window: Window) -> int:
     """Vectors a pixel block.
 
-    Two accumulators each have to stay in the registers, with room for what is being added; and what a block reads of
-    all channels should stay in the cache from one output channel to the next. A small image is one block.
+    What a block reads of all channels should stay in the cache from one output channel to the next. A small image is
+    one block.
+
+    Args:
+        vectors: Vectors of the image.
+        vector: Bytes of one.
+        usual: Vectors a block, and the most for an image of one block, that the registers have room for.
+        x: Layout of the input.
+        window: Geometry.
     """
-    usual, most = {64: (4, 6), 32: (5, 6)}.get(vector, (8, 10))
+    size, most = usual
     if vectors <= most:
         return vectors
-    if widen:
-        usual = -(-vectors // -(-vectors // most))  # all blocks alike
     shifts = [x.offset(0, (0, 0, 0), shift) for _, shift in window.taps()]
     reach = (max(shifts) - min(shifts)) * x.itemsize
 
@@ -311,10 +324,10 @@ def _block(vectors: int, vector: int, widen: bool, x: Halo, window: Window) -> i
         return -(-(block * vector + reach) // ALIGN) + 1
 
     channels = x.channels // window.groups * x.phases
-    return next((b for b in range(usual, usual // 2, -1) if channels * lines(b) * ALIGN <= L1), max(2, usual // 2))
+    return next((b for b in range(size, size // 2, -1) if channels * lines(b) * ALIGN <= L1), max(2, size // 2))
 
 
-def _chunks(rows: int, blocks: int) -> int:
+def row_chunks(rows: int, blocks: int) -> int:
     """Blocks of output channels, so that there are at least 16 jobs for the threads."""
     wanted = max(1, min(rows, -(-16 // blocks)))
     return next(c for c in range(wanted, rows + 1) if rows % c == 0 or c >= 2 * wanted or c == rows)
