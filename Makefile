@@ -5,11 +5,12 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 OUTPUT ?= runs/digits
 
-.PHONY: demo test lint types clean help
+.PHONY: demo test test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
 	@echo "make test    install and run all tests"
+	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
 	@echo "make clean   remove $(VENV), runs and caches"
@@ -34,6 +35,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 
 demo: $(VENV)/.examples
 	$(RUN) -m examples.digits --output $(OUTPUT)
+
+test-arm: $(VENV)/.dev
+	@echo "set up the emulated board"; time -p $(RUN) tests/arm/board.py
+	$(RUN) -m pytest -v -rs -m arm tests/arm --durations=0
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -q -n 2

@@ -53,6 +53,25 @@ ARM_HWCAPS = {
     "i8mm": (26, 13),
     "bf16": (26, 14),
 }
+# Part numbers of ARM's own cores, from Linux' arch/arm64/include/asm/cputype.h
+ARM_PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd0d": "Cortex-A77",
+    "0xd40": "Neoverse-V1",
+    "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
+    "0xd44": "Cortex-X1",
+    "0xd49": "Neoverse-N2",
+    "0xd4f": "Neoverse-V2",
+}
 CHECKED = frozenset(X86_FLAGS) | frozenset(ARM_HWCAPS)
 
 
@@ -73,27 +92,33 @@ def features() -> frozenset[str] | None:
         getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
         return frozenset(name for name, (kind, bit) in ARM_HWCAPS.items() if getauxval(kind) >> bit & 1)
     if architecture() == "x86_64":
-        flags = set(_cpuinfo("flags").split())
+        flags = set(" ".join(_cpuinfo("flags")[:1]).split())
         return frozenset(name for name, flag in X86_FLAGS.items() if flag in flags) if flags else None
     return None
 
 
 def name() -> str:
-    """The CPU's name for reports, for example ``AMD EPYC`` or ``Raspberry Pi 4 Model B Rev 1.4 (aarch64)``."""
+    """The CPU's name for reports, for example ``AMD EPYC`` or ``Raspberry Pi 4 Model B Rev 1.4 (Cortex-A72)``."""
+    model = _cpuinfo("model name")
+    core = model[0] if model else " + ".join(_arm_cores()) or platform.processor() or architecture()
     board = Path("/proc/device-tree/model")
     if board.is_file():
-        return f"{board.read_text(errors='replace').strip(chr(0) + ' ')} ({architecture()})"
-    return _cpuinfo("model name") or platform.processor() or architecture()
+        return f"{board.read_text(errors='replace').strip(chr(0) + ' ')} ({core})"
+    return core
 
 
-def _cpuinfo(key: str) -> str:
-    """The first value of ``key`` in /proc/cpuinfo, or an empty string."""
+def _arm_cores() -> list[str]:
+    """Names of the kinds of cores by ARM, in the order of their CPUs' numbers."""
+    if set(_cpuinfo("CPU implementer")) != {"0x41"}:
+        return []
+    return list(dict.fromkeys(ARM_PARTS.get(part, f"ARM part {part}") for part in _cpuinfo("CPU part")))
+
+
+def _cpuinfo(key: str) -> list[str]:
+    """The values of ``key`` in /proc/cpuinfo, one for each CPU that has it."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
-        return ""
-    for line in text.splitlines():
-        left, colon, right = line.partition(":")
-        if colon and left.strip() == key:
-            return right.strip()
-    return ""
+        return []
+    pairs = (line.partition(":") for line in text.splitlines())
+    return [right.strip() for left, colon, right in pairs if colon and left.strip() == key]

@@ -1,8 +1,10 @@
 """An arm64 userland for tests: Debian's Python and the wheels that a board installs, run by QEMU's user-mode emulation.
 
 No root, no chroot, no binfmt: Debian packages are downloaded with a private apt state and unpacked with ``dpkg-deb
--x``, wheels are downloaded by pip for another platform and unzipped; QEMU's ``-L`` makes the folder the guest's root.
-The result is cached (``TERN_BOARD`` or ``~/.cache/tern-board``): about 80 MB, half a minute the first time.
+-x``, wheels are downloaded by pip for another platform and unzipped; QEMU's ``-L`` makes the folder the guest's root,
+one for every model of CPU, with a ``/proc/cpuinfo`` that names it (onnxruntime crashes on this machine's). Python
+programs that start themselves again do so by a script of this machine, so that no ``binfmt_misc`` is needed. The result
+is cached (``TERN_BOARD`` or ``~/.cache/tern-board``): about 300 MB, half a minute the first time.
 
 Run ``python tests/arm/board.py`` to prepare it, ``python tests/arm/board.py --cpu cortex-a53 script.py ...`` to run
 Python on it.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import fcntl
 import hashlib
 import os
 import shutil
@@ -25,13 +28,38 @@ from pathlib import Path
 
 PYTHON = "3.11"  # Debian 12's; every wheel below has a build for it
 PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
-WHEELS = ("apache-tvm", "apache-tvm-ffi", "numpy", "ml_dtypes", "typing_extensions")
+WHEELS = (
+    "apache-tvm", "apache-tvm-ffi", "numpy", "ml_dtypes", "typing_extensions",
+    "onnxruntime", "flatbuffers", "packaging", "protobuf",
+)  # fmt: skip
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
 SKIPPED = (
     "tvm/lib/libtvm_compiler.so",
     "tvm/3rdparty/",
     "tvm/lib/libtvm_runtime_cuda.so",
 )  # a board runs, it does not compile
+PARTS = {  # of /proc/cpuinfo, from Linux' arch/arm64/include/asm/cputype.h, and what the CPU has beyond ARMv8.0
+    "cortex-a53": ("0xd03", ""),
+    "cortex-a57": ("0xd07", ""),
+    "cortex-a72": ("0xd08", ""),
+    "cortex-a76": ("0xd0b", " atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),
+    "neoverse-n1": ("0xd0c", " atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),
+}
+CPUINFO = """processor\t: {number}
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32{features} cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 3
+
+"""
+# Python's own name on the board: programs that start themselves again then pass by QEMU.
+CUSTOMIZE = """import os, sys
+if os.environ.get("BOARD_PYTHON"):
+    sys.executable = os.environ["BOARD_PYTHON"]
+"""
 
 
 class BoardError(RuntimeError):
@@ -41,7 +69,7 @@ class BoardError(RuntimeError):
 def root() -> Path:
     """Where the userland is or will be; the name holds the versions, so that an upgrade makes a new one."""
     versions = " ".join(f"{name}=={metadata.version(name)}" for name in WHEELS)
-    key = hashlib.sha256(f"1 {PACKAGES} {versions}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"2 {PACKAGES} {versions}".encode()).hexdigest()[:12]
     base = Path(os.environ.get("TERN_BOARD") or Path.home() / ".cache" / "tern-board")
     return base.expanduser().resolve() / key
 
@@ -129,43 +157,82 @@ def prepare() -> Path:
     if board.is_dir():
         return board
     board.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=board.parent, prefix="making-") as folder:
+    with (
+        (board.parent / "lock").open("w") as lock,
+        tempfile.TemporaryDirectory(dir=board.parent, prefix="making-") as folder,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes; one of them is enough
+        if board.is_dir():
+            return board
         making, state = Path(folder) / "board", Path(folder) / "state"
         making.mkdir()
         _userland(making, state)
         unpack_wheels(WHEELS, making / "opt" / "site", state)
+        (making / "opt" / "site" / "sitecustomize.py").write_text(CUSTOMIZE)
         compile_python(making / "usr" / "lib" / f"python{PYTHON}")
-        try:
-            making.rename(board)
-        except OSError:
-            if not board.is_dir():  # another process may have been faster
-                raise
+        making.rename(board)
     return board
 
 
-def run(
-    arguments: list[str], cpu: str = "cortex-a72", timeout: float = 300, emulator: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
-    """Run the board's Python with this checkout on its path and TVM's runtime only.
+def root_of(cpu: str) -> Path:
+    """The guest's root for a model of CPU: the board's with a ``/proc/cpuinfo`` of its own.
+
+    Raises:
+        BoardError: The CPU is not known, or the board cannot be made.
+    """
+    if cpu not in PARTS:
+        raise BoardError(f"cpu must be one of {', '.join(PARTS)}, got {cpu!r}")
+    board = prepare()
+    folder = board.parent / f"{board.name}-{cpu}"
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory(dir=board.parent, prefix="making-") as temporary:
+        made = Path(temporary) / "root"
+        (made / "proc").mkdir(parents=True)
+        part, features = PARTS[cpu]
+        entries = [CPUINFO.format(number=number, part=part, features=features) for number in range(os.cpu_count() or 1)]
+        (made / "proc" / "cpuinfo").write_text("".join(entries))
+        for path in board.iterdir():
+            if path.name != "proc":
+                (made / path.name).symlink_to(path)
+        python = made / "python"
+        python.write_text(f'#!/bin/sh\nexec qemu-aarch64 -L {folder} -cpu {cpu} {board}/usr/bin/python{PYTHON} "$@"\n')
+        python.chmod(0o755)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have been faster
+                raise
+    return folder
+
+
+def command(arguments: Sequence[str], cpu: str = "cortex-a72", emulator: Sequence[str] = ()) -> list[str]:
+    """What runs the board's Python with this checkout on its path and TVM's runtime only.
 
     Args:
         arguments: What follows ``python3`` on the board.
-        cpu: QEMU's name of the core, for example cortex-a53, cortex-a72, cortex-a76.
-        timeout: Seconds.
+        cpu: QEMU's name of the core, one of ``PARTS``.
         emulator: More options of QEMU, for example a plugin.
     """
-    board = prepare()
+    board, root = prepare(), root_of(cpu)
     source = Path(__file__).resolve().parents[2]
     environment = {
         "PYTHONPATH": f"{source}:{board}/opt/site",
         "PYTHONDONTWRITEBYTECODE": "1",
         "TVM_USE_RUNTIME_LIB": "1",
         "TVM_NUM_THREADS": "2",
+        "BOARD_PYTHON": f"{root}/python",
     }
     guest = [item for key, value in environment.items() for item in ("-E", f"{key}={value}")]
     python = f"{board}/usr/bin/python{PYTHON}"
-    command = ["qemu-aarch64", *emulator, "-L", str(board), "-cpu", cpu, *guest, python, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    return ["qemu-aarch64", *emulator, "-L", str(root), "-cpu", cpu, *guest, python, *arguments]
+
+
+def run(
+    arguments: Sequence[str], cpu: str = "cortex-a72", timeout: float = 300, emulator: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the board's Python until it ends, see :func:`command`; ``timeout`` is in seconds."""
+    return subprocess.run(command(arguments, cpu, emulator), capture_output=True, text=True, timeout=timeout)
 
 
 def main() -> int:

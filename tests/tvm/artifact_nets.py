@@ -58,9 +58,11 @@ class Builder:
         return made
 
 
-def conv_net(quantised: bool = True, channels: int = 16, size: int = 8, batch: int | str = 1) -> onnx.ModelProto:
+def conv_net(
+    quantised: bool = True, channels: int = 16, size: int = 8, batch: int | str = 1, zeros: float = 0.7
+) -> onnx.ModelProto:
     """Ternary 3x3 convolution, ReLU, residual add of another one, average pooling, ternary linear layer."""
-    b = Builder()
+    b = Builder(zeros=zeros)
     c = channels
 
     def q(x: str, scale: float, zero: int) -> str:
@@ -92,3 +94,36 @@ def integer_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
         out = b.op("Conv", [x, weight, bias], f"{name}.out", pads=[1, 1, 1, 1], strides=strides)
         x = b.quantise(b.op("Relu", [out], f"relu{index + 1}"), 4 / 255, 0)
     return b.model({"x": [1, channels, size, size]}, {x: [1, channels, size // 2, size // 2]})
+
+
+class ExactBuilder(Builder):
+    """Scales are powers of two and biases short, so that no float operation rounds before a tensor is quantised."""
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        value = np.asarray(value)
+        if "scale" in name:
+            value = (2.0 ** np.round(np.log2(value))).astype(np.float32)
+        elif name.endswith(".bias"):
+            value = (np.round(value * 32) / 32).astype(np.float32)  # a multiple of every product of scales
+        return super().constant(name, value)
+
+
+def exact_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
+    """Convolutions, residual addition, pooling and a linear layer whose every way to compute gives the same bits."""
+    b = ExactBuilder(2)
+    x = b.quantise("x", 1 / 32, 128)
+    kept = x
+    for name, channels_in, strides in (("conv1", channels, 1), ("conv2", channels, 1), ("conv3", channels, 2)):
+        bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, channels).astype(np.float32))
+        weight = b.ternary(name, [channels, channels_in, 3, 3])
+        out = b.op("Conv", [x, weight, bias], f"{name}.out", pads=[1, 1, 1, 1], strides=[strides, strides])
+        if name == "conv2":
+            out = b.op("Add", [out, kept], "sum")
+        x = b.quantise(b.op("Relu", [out], f"{name}.relu"), 1 / 64, 0)
+        kept = x if name == "conv1" else kept
+    x = b.op("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    flat = b.op("Flatten", [x], "flat", axis=1)
+    features = channels * (size // 4) ** 2
+    bias = b.constant("fc.bias", b.random.normal(0, 0.1, 10).astype(np.float32))
+    b.op("Gemm", [flat, b.ternary("fc", [10, features]), bias], "y", transB=1)
+    return b.model({"x": [1, channels, size, size]}, {"y": [1, 10]})
