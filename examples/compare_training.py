@@ -80,7 +80,7 @@ def fit(
         enable_progress_bar=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(learner, batches)
+    trainer.fit(learner.train(), batches)  # Lightning leaves modules in the mode that they are in
 
 
 @torch.no_grad()
