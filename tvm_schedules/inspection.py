@@ -200,7 +200,8 @@ def _artifact(path: Path) -> Inspection:
         layers.append(Layer(**{**asdict(layer), "kernel": step.get("kernel"), "reason": step.get("reason")}))
     files = {name: entry["bytes"] for name, entry in metadata["files"].items()}
     keys = ("created", "target", "quantisation", "verification", "packages", "inputs", "outputs")
-    return Inspection(str(path), "artifact", tuple(layers), files, {key: metadata[key] for key in keys})
+    details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
+    return Inspection(str(path), "artifact", tuple(layers), files, details)
 
 
 def _recorded(entry: dict[str, Any]) -> Layer:

@@ -17,6 +17,7 @@ from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store
 from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError
+from tvm_schedules.gpu import artifact as gpu
 
 KEPT_RUNS = 8  # samples stored in the artifact
 KEPT_BYTES = 1 << 20
@@ -76,7 +77,7 @@ def build(
     """
     say = progress or (lambda line: None)
     spec = targets.resolve(target) if isinstance(target, str) else target
-    linking.linker(spec.triple)
+    gpu.check(spec) if spec.is_gpu else linking.linker(spec.triple)
     proto = onnxtools.read_model(model)
     shapes = dict(input_shapes or {})
     if samples is not None:
@@ -124,21 +125,31 @@ def _fill(
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
     started = time.perf_counter()
-    say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
-    compiled = compile_model(model, spec, say)
-    seconds = time.perf_counter() - started
-    say("link")
-    linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
-    build_probe(spec, folder / store.PROBE)
-    np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **compiled.arrays)
+    code: dict[str, Any] = {}
+    if spec.is_gpu:
+        say(f"compile for {spec.name} ({spec.tvm['kind']})")
+        plan, arrays, code = gpu.write(folder, model, spec, say)
+        seconds = time.perf_counter() - started
+    else:
+        say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
+        compiled = compile_model(model, spec, say)
+        plan, arrays, seconds = compiled.plan, compiled.arrays, time.perf_counter() - started
+        say("link")
+        linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
+        build_probe(spec, folder / store.PROBE)
+    np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **arrays)
     (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
-    content = store.write_metadata(folder, _metadata(model, spec, compiled.plan, seconds, None))
+    lacking = gpu.needed(spec) if spec.is_gpu else None
+    more = {"code": code, "unverified": lacking} if spec.is_gpu else {}
+    content = store.write_metadata(folder, _metadata(model, spec, plan, seconds, None) | more)
     report = None
-    if check:
+    if check and lacking:
+        say(f"NOT VERIFIED, the kernels were not run: {lacking}")
+    elif check:
         say("verify")
         report = _verify(folder, model, spec, runs, expected)
-        content = store.write_metadata(folder, _metadata(model, spec, compiled.plan, seconds, report.to_dict()))
+        content = store.write_metadata(folder, _metadata(model, spec, plan, seconds, report.to_dict()) | more)
     return content, report
 
 
@@ -172,8 +183,10 @@ def load_samples(path: str | Path) -> tuple[list[list[Any]], list[list[Any]]]:
     return sides[0], sides[1]
 
 
-def _compiled_model(model: Any, spec: targets.TargetSpec) -> Model:
+def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner:
     """Compile in memory, without linking."""
+    if spec.is_gpu:
+        return gpu.in_memory(model, spec)
     from tvm_schedules.compile import compile_model
     from tvm_schedules.constants import expand
 
@@ -194,8 +207,10 @@ def _verify(
         VerificationError: The outputs differ.
     """
     host = spec if spec.triple is None else targets.resolve("host")
+    runner: verification.Runner
     if spec.triple is None:
-        runner, where = load(folder), "library"
+        loaded = load(folder)
+        runner, where = loaded, f"kernels of {loaded!r}" if spec.is_gpu else "library"
     else:
         runner, where = (
             _compiled_model(model, host),
@@ -216,7 +231,7 @@ def _metadata(
     layers = plan["layers"]
     weights = sum(int(np.prod(layer["shape"], dtype=np.int64)) for layer in layers)
     quantised = onnxtools.quantised_tensors(model)
-    first = spec.tvm["mtriple"].split("-")[0]
+    first = str(spec.tvm.get("mtriple", spec.tvm["kind"])).split("-")[0]
     architecture = {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -230,7 +230,7 @@ def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
-    """Load an artifact and make it ready to run.
+    """Load an artifact and make it ready to run; one for a graphics processor is put on this machine's.
 
     On a board set ``TVM_USE_RUNTIME_LIB=1`` before Python starts: TVM then loads its 3 MB runtime instead of its
     compiler.
@@ -243,9 +243,14 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
     Raises:
         ArtifactError: Not an artifact, of another version, or damaged.
         CpuFeatureError: Built for instructions that this CPU does not have.
+        DeviceError: Built for a graphics processor, and its driver or the device is missing.
     """
     folder = Path(path)
     metadata = store.read_metadata(folder, check_hashes)
+    if metadata.get("code"):
+        from tvm_schedules.gpu.artifact import load as load_gpu
+
+        return load_gpu(folder, metadata, plan_of(metadata), constants_of)
     check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
     import tvm
 

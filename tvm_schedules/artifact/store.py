@@ -30,7 +30,8 @@ METADATA = "metadata.json"
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
 PROBE = "probe.so"
-FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, METADATA)
+KERNELS = ("kernels.cl", "kernels.cu", "kernels.fatbin", "kernels.metal", "kernels.wgsl")
+FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, METADATA)
 
 
 def sha256(path: Path) -> str:

@@ -82,8 +82,11 @@ def _main(options: argparse.Namespace) -> int:
     console.print(table(found), highlight=False)
     if found.details:
         target, report = found.details["target"], found.details["verification"]
-        state = "not verified" if report is None else f"verified: {report['where']}, {report['runs']} runs"
-        console.print(f"target {target['name']} ({target['tvm'].get('mcpu', 'generic')}), {state}", highlight=False)
+        why = f": {found.details['unverified']}" if found.details["unverified"] else ""
+        state = f"not verified{why}" if report is None else f"verified: {report['where']}, {report['runs']} runs"
+        code = found.details["code"]
+        core = target["tvm"].get("mcpu", "generic") if not code else ", ".join(code.get("images", [code["source"]]))
+        console.print(f"target {target['name']} ({core}), {state}", highlight=False)
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
     console.print(f"files: {files}", highlight=False)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,8 +82,8 @@ class GpuEmitter(Emitter):
             yield i
 
 
-def prim_func(name: str, kernel: Kernel) -> Any:
-    """Makes the PrimFunc of a kernel, named ``name``."""
+def prim_func(name: str, kernel: Kernel, flat: bool = False) -> Any:
+    """Makes the PrimFunc of a kernel, named ``name``; ``flat`` folds the third axis of the grid into the second."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as builder
 
@@ -91,13 +91,18 @@ def prim_func(name: str, kernel: Kernel) -> Any:
         builder.func_name(name)
         builder.func_attr({"global_symbol": name, "tirx.noalias": True})
         buffers = [builder.arg(a.name, builder.buffer((a.size,), a.dtype)) for a in kernel.arguments]
-        with (
-            builder.launch_thread("blockIdx.x", kernel.grid[0]) as x,
-            builder.launch_thread("blockIdx.y", kernel.grid[1]) as y,
-            builder.launch_thread("blockIdx.z", kernel.grid[2]) as z,
-            builder.launch_thread("threadIdx.x", kernel.threads) as t,
-        ):
-            kernel.body(GpuEmitter(), (x, y, z), t, *buffers)
+        gx, gy, gz = kernel.grid
+        with ExitStack() as stack:
+
+            def axis(tag: str, extent: int) -> Any:
+                return stack.enter_context(builder.launch_thread(tag, extent))
+
+            x, y = axis("blockIdx.x", gx), axis("blockIdx.y", gy * gz if flat else gy)
+            if flat:
+                y, z = (y % gy, y // gy) if gz > 1 else (y, 0)
+            else:
+                z = axis("blockIdx.z", gz)
+            kernel.body(GpuEmitter(), (x, y, z), axis("threadIdx.x", kernel.threads), *buffers)
     return ib.get()
 
 
@@ -127,6 +132,9 @@ def generate(functions: dict[str, Any], target: dict[str, Any]) -> str:
 
 def signature(source: str, name: str) -> list[str]:
     """The names of a kernel's arguments in the order of the source, which is not the PrimFunc's."""
+    if f"fn {name}(" in source:  # WGSL: bindings before the function
+        before = source[source.rindex("// Function:", 0, source.index(f"fn {name}(")) : source.index(f"fn {name}(")]
+        return [n.removesuffix("_ptr") for n in re.findall(r"var<storage, \w+> (\w+)", before)]
     found = re.search(rf"\b{re.escape(name)}\s*\((.*?)\)\s*[;{{]", source, re.DOTALL)
     if found is None:
         raise ValueError(f"no kernel {name!r} in the generated source")

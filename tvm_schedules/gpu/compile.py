@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TargetError
 from ..plan import Buffer, Place, Step
 from ..reader import load_model, read
 from ..targets import TargetSpec
@@ -58,6 +59,7 @@ def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] 
     index: dict[Any, int] = {}
     functions: dict[str, Any] = {}
     kernels: list[dict[str, Any]] = []
+    arguments: list[list[compat.Argument]] = []
     for step in lowering.steps:
         key = (step.kernel, step.spec)
         if key in index:
@@ -65,15 +67,22 @@ def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] 
         index[key] = len(kernels)
         made = step.make()
         name = f"{step.kernel}_{len(kernels)}"
-        functions[name] = compat.prim_func(name, made)
-        names = [argument.name for argument in made.arguments]
-        kernels.append({"name": f"{name}_kernel", "names": names, "grid": list(made.grid), "threads": made.threads})
+        flat = kind == "webgpu"
+        functions[name] = compat.prim_func(name, made, flat)
+        x, y, z = made.grid
+        grid = [x, y * z, 1] if flat else [x, y, z]
+        kernels.append({"name": f"{name}_kernel", "grid": grid, "threads": made.threads})
+        arguments.append(made.arguments)
     source = complete(compat.generate(functions, target.tvm), kind)
-    for kernel in kernels:
+    for kernel, declared in zip(kernels, arguments, strict=True):
         # The code generator orders arguments in its own way, and leaves out those that are not used.
-        order = [kernel["names"].index(name) for name in compat.signature(source, kernel["name"])]
-        kernel["order"] = order
-        del kernel["names"]
+        names = [argument.name for argument in declared]
+        kernel["order"] = [names.index(name) for name in compat.signature(source, kernel["name"])]
+        if kind == "webgpu" and any(declared[i].dtype == "uint8" for i in kernel["order"]):
+            raise TargetError(
+                f"kernel {kernel['name']} of target 'webgpu' reads or writes 8-bit numbers, which WGSL cannot store; "
+                "export the network with float32 activations, or for another target"
+            )
     plan = _plan(graph, lowering)
     plan["kernels"] = kernels
     plan["launches"] = [

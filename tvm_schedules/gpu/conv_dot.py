@@ -112,7 +112,7 @@ def emit(spec: Spec) -> Kernel:
         part, n = group[1] // blocks, group[2]
         lane, mine = (t % lanes, t // lanes) if slices > 1 else (t, e.integer(0))
         places = [e.keep(group[0] * (lanes * each) + v * lanes + lane - ep.out.front, "int32") for v in range(each)]
-        inside = [is_pixel(e, ep, views[6], p) for p in places]
+        inside = [is_pixel(e, ep.out, ep.size, p) for p in places]
         base = n * (x.channels * x.phases * x.plane) + part * step
         starts = [e.keep(e.either(p, 0, i) + base, "int32") for p, i in zip(places, inside, strict=True)]
         count = (tile + 1) * each  # the last row adds up the pixels

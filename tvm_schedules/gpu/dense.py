@@ -31,7 +31,7 @@ def emit(spec: Spec) -> Kernel:
         bx, values, offsets = views[:3]
         part, n = group[1] // blocks, group[2]
         p = e.keep(group[0] * THREADS + t - ep.out.front, "int32")
-        pixel = is_pixel(e, ep, views[6], p)
+        pixel = is_pixel(e, ep.out, ep.size, p)
         base = n * (x.channels * x.phases * x.plane) + part * (fan * x.phases * x.plane)
         start = e.keep(e.either(p, 0, pixel) + base, "int32")
         acc, value = e.local(tile, "float32"), e.local(1, "float32")

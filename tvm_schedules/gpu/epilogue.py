@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..kernels.epilogue import Epilogue
+from ..layout import Halo
 from .compat import Argument, GpuEmitter
 
 __all__ = ["arguments", "covered", "finish", "is_pixel", "limits", "rounded"]
@@ -28,9 +29,14 @@ def covered(ep: Epilogue) -> int:
     return ep.out.front + ep.out.end
 
 
-def is_pixel(e: GpuEmitter, ep: Epilogue, mask: Any, p: Any) -> Any:
-    """Whether the element ``p`` from the origin on is a pixel of the output."""
-    return e.both(p >= 0, p < ep.out.run(ep.size), e.load(mask, p) != e.const(0, "uint8"))
+def is_pixel(e: GpuEmitter, layout: Halo, size: tuple[int, int, int], p: Any) -> Any:
+    """Whether the element ``p`` from the origin on is one of ``size`` pixels; the CPU's kernels look it up."""
+    d, h, _ = layout.steps()
+    rest = e.t.truncmod(p, d)
+    checks = [p >= 0, p < layout.run(size)]
+    checks += [e.t.truncdiv(rest, h) < size[1]] if size[0] > 1 else []
+    checks += [e.t.truncmod(rest, h) < size[2]] if size[0] * size[1] > 1 and h > size[2] else []
+    return e.both(*checks)
 
 
 def limits(e: GpuEmitter, y: Any, params: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..kernels.global_pool import Spec, lower
 from .compat import Argument, GpuEmitter, Kernel
-from .epilogue import rounded
+from .epilogue import is_pixel, rounded
 
 __all__ = ["emit", "lower"]
 
@@ -31,7 +31,7 @@ def emit(spec: Spec) -> Kernel:
         e.store(acc, 0, e.const(0, kind))
         with e.loop(-(-run // THREADS)) as i:
             p = i * THREADS + t
-            with e.when(e.both(p < run, e.load(mask, p) != e.const(0, "uint8"))):
+            with e.when(is_pixel(e, x, x.dims, p)):
                 e.store(acc, 0, e.load(acc, 0) + e.cast(e.load(bx, plane * x.plane + x.origin + p), kind))
         e.store(shared, t, e.load(acc, 0))
         step = THREADS // 2

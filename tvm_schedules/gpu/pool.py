@@ -23,7 +23,7 @@ def emit(spec: Spec) -> Kernel:
         bx, divisor = views[:2]
         c, n = group[1], group[2]
         p = e.keep(group[0] * THREADS + t - ep.out.front, "int32")
-        pixel = is_pixel(e, ep, views[5], p)
+        pixel = is_pixel(e, ep.out, ep.size, p)
         start = e.keep((n * x.channels + c) * (x.phases * x.plane) + e.either(p, 0, pixel), "int32")
         acc = e.local(1, "float32")
         for i, tap in enumerate(taps):

@@ -49,6 +49,8 @@ def complete(source: str, kind: str) -> str:
     CUDA: TVM's headers, which need the toolkit's, make room for a few definitions (nvrtc needs no header then), and
     what a kernel only reads is said to be constant, so that it goes through the read-only cache.
     """
+    if kind == "webgpu":
+        return source  # one module a kernel, under a line with its name: their bindings have the same numbers
     source = re.sub(r"^// Function: .*\n", "", source, flags=re.MULTILINE)
     if kind == "cuda":
         body = source[source.index('extern "C"') :]

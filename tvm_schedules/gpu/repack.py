@@ -44,7 +44,8 @@ def emit(spec: Spec) -> Kernel:
         part, c, n = group[1] % parts, group[1] // parts, group[2]
         p = i - (target.origin if isinstance(target, Halo) else 0)
         q = e.keep(e.max(p, e.integer(0)), "int32")
-        at = [q // steps[0], q % steps[0] // steps[1], q % steps[1]]
+        div, mod = e.t.truncdiv, e.t.truncmod
+        at = [div(q, steps[0]), div(mod(q, steps[0]), steps[1]), mod(q, steps[1])]
         first = [part // (phase[1] * phase[2]), part // phase[2] % phase[1], part % phase[2]]
         d, h, w = (a * s + f for a, s, f in zip(at, phase, first, strict=True))
         inside = e.both(p >= 0, d < source.dims[0], h < source.dims[1], w < source.dims[2])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact.runtime import arguments, describe
+from ..artifact.runtime import Model, arguments, describe
 
 __all__ = ["Device", "GpuModel"]
 
@@ -41,7 +41,7 @@ class Device(Protocol):
         """Waits for all work."""
 
 
-class GpuModel:
+class GpuModel(Model):
     """A network on a graphics processor, called with numpy arrays like :class:`tvm_schedules.Model`.
 
     Attributes:
@@ -59,6 +59,7 @@ class GpuModel:
         self.inputs: list[dict[str, Any]] = plan["inputs"]
         self.outputs: list[dict[str, Any]] = plan["outputs"]
         self.metadata = metadata or {}
+        self.threads = None
         self.device = device
         self._lock = threading.Lock()
         self._in = [self._tensor(entry) for entry in self.inputs]

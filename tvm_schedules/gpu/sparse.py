@@ -38,7 +38,7 @@ def emit(spec: Spec) -> Kernel:
         bx, offsets, bounds, row, level = views[:5]
         o, n = group[1], group[2]
         places = [e.keep(group[0] * (THREADS * each) + v * THREADS + t - ep.out.front, "int32") for v in range(each)]
-        inside = [is_pixel(e, ep, views[8], p) for p in places]
+        inside = [is_pixel(e, ep.out, ep.size, p) for p in places]
         # Threads without a pixel read the first one, so that the loops need no test.
         starts = [e.keep(e.either(p, 0, i) + n * image, "int32") for p, i in zip(places, inside, strict=True)]
         acc, sums = e.local(each, kind), e.local(each, "float32")

@@ -1,0 +1,126 @@
+"""What is in an artifact for a graphics processor: the kernels' code, how it is written, loaded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from ..errors import ArtifactError, DeviceError
+from ..targets import TargetSpec
+from .targets import architectures
+
+if TYPE_CHECKING:
+    from .runner import Device, GpuModel
+
+__all__ = ["BINARY", "SOURCES", "check", "in_memory", "load", "needed", "write"]
+
+Array = npt.NDArray[Any]
+SOURCES = {"opencl": "kernels.cl", "cuda": "kernels.cu", "metal": "kernels.metal", "webgpu": "kernels.wgsl"}
+BINARY = "kernels.fatbin"
+
+
+def check(spec: TargetSpec) -> None:
+    """Makes sure that what compiles for the target is there, before the work.
+
+    Raises:
+        LinkError: It is not; the message says what to install.
+    """
+    if spec.tvm["kind"] == "cuda":
+        from .nvrtc import check as check_cuda
+
+        check_cuda(architectures(spec.tvm))
+
+
+def write(
+    folder: Path, model: Any, spec: TargetSpec, say: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
+    """Compiles a network and writes the code of its kernels.
+
+    Returns:
+        The plan, the stored arrays, and what the metadata's target says about the code.
+    """
+    from .compile import compile_gpu
+
+    compiled = compile_gpu(model, spec, say)
+    kind = str(spec.tvm["kind"])
+    (folder / SOURCES[kind]).write_text(compiled.source)
+    code: dict[str, Any] = {"source": SOURCES[kind]}
+    if kind == "cuda":
+        from .nvrtc import fatbin, images
+
+        say("compiling with NVIDIA's compiler for " + ", ".join(f"sm_{n}" for n in architectures(spec.tvm)))
+        binary = fatbin(compiled.source, architectures(spec.tvm))
+        (folder / BINARY).write_bytes(binary)
+        code |= {"binary": BINARY, "images": images(binary)}
+    return compiled.plan, compiled.arrays, code
+
+
+def needed(spec: TargetSpec) -> str | None:
+    """Why this machine cannot run the target's artifacts; None if it can."""
+    kind = spec.tvm["kind"]
+    try:
+        if kind == "opencl":
+            from .opencl import devices
+
+            devices()
+            return None
+        if kind == "cuda":
+            from .cuda import capability
+
+            found, built = capability(), architectures(spec.tvm)
+            fits = any(found // 10 == number // 10 and found >= number for number in built) or found >= min(built)
+            return None if fits else f"this machine's processor is sm_{found}, older than what was compiled"
+    except DeviceError as error:
+        return str(error)
+    return f"{kind} is exported as source, there is no runner for it"
+
+
+def _open(kind: str, source: str, binary: Callable[[], bytes]) -> Device:
+    if kind == "opencl":
+        from .opencl import OpenClDevice
+
+        return OpenClDevice(source)
+    if kind == "cuda":
+        from .cuda import CudaDevice
+
+        return CudaDevice(binary())
+    raise DeviceError(f"{kind} is exported as source, there is no runner for it; see the documentation")
+
+
+def load(
+    folder: Path,
+    metadata: dict[str, Any],
+    plan: dict[str, Any],
+    constants_of: Callable[[Path, dict[str, Any]], Array],
+) -> GpuModel:
+    """Opens the device and puts the network on it.
+
+    Raises:
+        DeviceError: No driver, no device, or one that the code does not fit.
+        ArtifactError: A file cannot be read.
+    """
+    from .runner import GpuModel
+
+    try:
+        source = (folder / metadata["code"]["source"]).read_text()
+        constants = constants_of(folder, plan)
+        device = _open(metadata["target"]["architecture"], source, lambda: (folder / BINARY).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+    return GpuModel(plan, constants, device, metadata)
+
+
+def in_memory(model: Any, spec: TargetSpec) -> GpuModel:
+    """Compiles a network and puts it on this machine's device, without an artifact."""
+    from ..constants import expand
+    from .compile import compile_gpu
+    from .nvrtc import fatbin
+    from .runner import GpuModel
+
+    compiled = compile_gpu(model, spec)
+    sm = architectures(spec.tvm)
+    device = _open(str(spec.tvm["kind"]), compiled.source, lambda: fatbin(compiled.source, sm))
+    return GpuModel(compiled.plan, expand(compiled.plan, compiled.arrays), device)
