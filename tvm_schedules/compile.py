@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .choice import Choice
+from .graph import Graph
 from .plan import Step, assign
 from .reader import load_model, read
 from .targets import TargetSpec
@@ -32,13 +34,19 @@ class Compiled:
     arrays: dict[str, np.ndarray]
 
 
-def compile_model(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> Compiled:
+def compile_model(
+    model: Any,
+    target: TargetSpec,
+    progress: Callable[[str], None] | None = None,
+    choose: Callable[[Graph, TargetSpec], Mapping[str, Choice]] | None = None,
+) -> Compiled:
     """Compiles a network.
 
     Args:
         model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
         target: What for.
         progress: Called with a line of text at every stage.
+        choose: Chooses kernels and their numbers by the names of nodes; what it leaves open is the cost model's.
 
     Returns:
         The compiled network.
@@ -54,7 +62,7 @@ def compile_model(model: Any, target: TargetSpec, progress: Callable[[str], None
     say("reading the graph")
     graph = prepare(read(load_model(model)))
     say("choosing kernels and layouts")
-    lowering = Lowering(graph, target)
+    lowering = Lowering(graph, target, choose(graph, target) if choose else None)
     lowering.run()
     arena = assign(lowering.steps, lowering.largest_read)
     say(f"generating code for {len(lowering.steps)} steps")
@@ -97,7 +105,9 @@ def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
         return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
 
     def step(s: Step) -> dict[str, Any]:
-        return {"name": s.name, "kernel": s.kernel, **s.info}
+        made = lowering.choices.made.get(s.name)
+        chosen = {} if made is None else {"choice": dict(made.numbers)}
+        return {"name": s.name, "kernel": s.kernel, **s.info, **chosen}
 
     return {
         "inputs": describe(graph.inputs),

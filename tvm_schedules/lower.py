@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import gcd, prod
 from typing import Any
 
 import numpy as np
 
+from .choice import Choice, Choices
 from .clusters import lower_cluster
 from .errors import ModelError
 from .graph import Fused, Graph, Node, Quant, Weight, Windowed
@@ -32,6 +34,11 @@ SERIAL = 60_000
 """Element operations below which starting threads costs more than it gains (a start costs about a microsecond)."""
 
 
+def name_of(kernel: Any) -> str:
+    """A kernel's name: its module's."""
+    return str(kernel.__name__).rsplit(".", 1)[-1]
+
+
 class Lowering:
     """Lowers one graph for one target. After :meth:`run`: ``steps``, ``constants``, ``layers``."""
 
@@ -39,8 +46,10 @@ class Lowering:
     package = "tvm_schedules.kernels"
     """Where the code of kernels is: a module with ``emit(spec)`` for every kernel."""
 
-    def __init__(self, graph: Graph, target: TargetSpec) -> None:
+    def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
+        """Takes choices by the names of nodes; what they leave open is the cost model's."""
         self.graph, self.target = graph, target
+        self.choices = Choices(choices or {})
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
         self.serial = SERIAL
         self.steps: list[Step] = []
@@ -84,13 +93,24 @@ class Lowering:
 
     def _lower(self, node: Node) -> None:
         if isinstance(node, Fused):
-            if not any(kernel.lower(self, node) for kernel in self.kernels):
+            if not any(self._takes(kernel, node) for kernel in self._in_order(node)):
                 raise ModelError(f"no kernel takes the {node.op} node {node.name!r}")
         elif node.op in COMMUTING:
             source = self.plain(node.inputs[0])
             self._plain[node.outputs[0]] = Buffer(node.outputs[0], source.nbytes, source.place, source)
         else:
             self._virtual[node.outputs[0]] = node.inputs[0]
+
+    def _in_order(self, node: Node) -> list[Any]:
+        """Kernels in order of preference, a given choice's first."""
+        return sorted(self.kernels, key=lambda kernel: not self.choices.wants(node.name, name_of(kernel), False))
+
+    def _takes(self, kernel: Any, node: Node) -> bool:
+        self.choices.begin(node.name, name_of(kernel))
+        took = bool(kernel.lower(self, node))
+        if took:
+            self.choices.taken(node.name)
+        return took
 
     # -- tensors ------------------------------------------------------------------------------------------------------
     def _plain_bytes(self, name: str) -> int:

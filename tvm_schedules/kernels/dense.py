@@ -141,6 +141,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
     channels, vector = weight.values.shape[0], ctx.target.vector_bytes
     tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
+    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale
     sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
     numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
@@ -149,7 +150,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     ep, beside, out = ctx.epilogue(node, False, x)
     vectors = -(-x.run(ep.size) // (vector // 4))
     macs = weight.values.size * x.batch * prod(ep.size)
-    spec = Spec(x, window, channels, vector, min(vectors, 3 if tile > 1 else 8), tile, macs > ctx.serial * 4, ep)
+    block = min(vectors, 3 if tile > 1 else 8)
+    block = ctx.choices.pick(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
+    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 4, (0, 1)))
+    spec = Spec(x, window, channels, vector, block, tile, parallel, ep)
     depthwise = window.groups == channels > 1
     reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}

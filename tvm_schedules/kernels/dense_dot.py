@@ -146,7 +146,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     weight, window = node.weight, node.window
     if isinstance(weight, TernaryTensor):
-        if not beats_sparse(ctx.target, weight):
+        simple = weight.terms == 1 and weight.is_symmetric
+        if not simple or not ctx.choices.wants(node.name, "dense_dot", beats_sparse(ctx.target, weight)):
             return False
         values, scale, full = weight.codes[0], weight.per_channel.positive[0], weight.per_channel
         arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
@@ -162,6 +163,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     most, block = (14, 2) if dot.lanes == 16 else (5, 4)
     tile = -(-per_group // -(-per_group // most))
+    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in _tiles(dot.lanes) if t <= per_group])
+    block = ctx.choices.pick(node.name, "block", block, (1, 2, 3, 4))
     key = input_key(ctx.graph, node)
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
     factor = scale.astype(np.float64) * quant.scale * node.scale
@@ -171,8 +174,14 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "dense_dot", arrays, params)
     ep, beside, out = ctx.epilogue(node, False, x)
     pixels = x.batch * prod(ep.size)
-    spec = Spec(x, window, rows, dot, block, tile, values.size * pixels > ctx.serial * 16, ep)
+    parallel = bool(ctx.choices.pick(node.name, "parallel", values.size * pixels > ctx.serial * 16, (0, 1)))
+    spec = Spec(x, window, rows, dot, block, tile, parallel, ep)
     info = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored, "reason": reason}
     ctx.report(node, weight, "dense_dot", reason)
     ctx.add_planes(node, __name__, spec, [source, made["values"], made["offsets"]], numbers, beside, out, info)
     return True
+
+
+def _tiles(lanes: int) -> tuple[int, ...]:
+    """Output channels a register block that are worth measuring."""
+    return (4, 6, 8, 12, 14) if lanes == 16 else (2, 4, 5, 6, 8)

@@ -125,7 +125,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "depthwise_dot", {"values": weight.values}, params)
     ep, beside, out = ctx.epilogue(node, False, x)
     macs = weight.values.size * x.batch * prod(ep.size)
-    spec = Spec(x, window, rows, dot, macs > ctx.serial * 8, ep)
+    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 8, (0, 1)))
+    spec = Spec(x, window, rows, dot, parallel, ep)
     reason = "depthwise int8 weight, dot products of neighbouring taps"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
     ctx.report(node, weight, "depthwise_dot", reason)

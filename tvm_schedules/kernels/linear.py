@@ -174,7 +174,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, unit, node.bias - quant.zero_point * unit * values.astype(np.float64).sum(1))
     residual = ctx.graph.values[node.residual].dtype if node.residual else None
     out_dtype, vector = ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes
-    parallel = macs > ctx.serial * 8
+    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 8, (0, 1)))
     spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
     for name in ("scale", "bias"):
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))

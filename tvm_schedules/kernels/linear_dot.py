@@ -200,9 +200,11 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         arrays, stored = {"values": values}, values.nbytes
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
     macs = batch * outputs * inputs
-    tile = min(4, -(-outputs // dot.lanes))
+    vectors = -(-outputs // dot.lanes)
+    tile = ctx.choices.pick(node.name, "tile", min(4, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
+    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 40, (0, 1)))
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
-    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, macs > ctx.serial * 40, ctx.fma)
+    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)
     unit = level * quant.scale * node.scale
     sums = values.astype(np.float64).sum(1)
     numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)

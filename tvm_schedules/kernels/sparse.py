@@ -44,6 +44,7 @@ class Spec:
         widen: Whether the CPU adds bytes to 16-bit lanes in one instruction (Arm's UADDW).
         block: Vectors a pixel block.
         chunks: Blocks of output channels, for threads.
+        unroll: Taps in the body of a loop: where vectors are short, counting and addresses take their share of time.
         parallel: Whether to start threads.
         epilogue: What follows.
     """
@@ -56,13 +57,9 @@ class Spec:
     widen: bool
     block: int
     chunks: int
+    unroll: int
     parallel: bool
     epilogue: Epilogue
-
-    @property
-    def unroll(self) -> int:
-        """Taps in the body of a loop: where vectors are short, counting and addresses take a fair share of the time."""
-        return 2 if self.widen else 1
 
     @property
     def lanes(self) -> int:
@@ -278,9 +275,13 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     usual = _usual(vectors, vector, ctx.target.arm64)
     block = pixel_block(vectors, vector, usual, x, window)
     several = 0 if single and pieces == weight.channels else pieces
-    parallel = taps * vectors * lanes > ctx.serial * 16
+    most = min(vectors, 10 if vector == 16 else 7)
+    block = ctx.choices.pick(node.name, "block", block, range(min(2, most), most + 1))
     chunks = row_chunks(weight.channels, -(-vectors // block))
-    spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, parallel, ep)
+    chunks = ctx.choices.pick(node.name, "chunks", chunks, _splits(weight.channels))
+    unroll = ctx.choices.pick(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
+    parallel = bool(ctx.choices.pick(node.name, "parallel", taps * vectors * lanes > ctx.serial * 16, (0, 1)))
+    spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, unroll, parallel, ep)
     own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level"))]
     pixels = x.batch * prod(ep.size)
     reason = f"{weight.sparsity():.1%} zeros: adds and subtracts {taps} of {prod(weight.shape)} taps"
@@ -325,6 +326,11 @@ def pixel_block(vectors: int, vector: int, usual: tuple[int, int], x: Halo, wind
 
     channels = x.channels // window.groups * x.phases
     return next((b for b in range(size, size // 2, -1) if channels * lines(b) * ALIGN <= L1), max(2, size // 2))
+
+
+def _splits(rows: int) -> list[int]:
+    """Numbers of blocks of output channels that are worth measuring: equal ones."""
+    return [c for c in (1, 2, 4, 8, 16) if rows % c == 0]
 
 
 def row_chunks(rows: int, blocks: int) -> int:
