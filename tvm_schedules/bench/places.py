@@ -227,7 +227,7 @@ class RpcWorker:
         self._inputs, outputs = load_samples(artifact)
         error = relative_error(lambda arrays: self._model(*arrays), self._inputs, outputs)
         self.ready: dict[str, Any] = {"load_seconds": loaded, "error": error}
-        self._asked = 0
+        self._board, self._asked = board, 0
 
     def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
         """See :class:`Running`."""
@@ -245,7 +245,7 @@ class RpcWorker:
         if do == "ceiling":
             width = self._model.metadata["target"]["vector_bytes"]
             return measure_remote(self._model.board, self._artifact / store.PROBE, width, self._threads, seconds)
-        return {"peak_bytes": None, "own_bytes": None}
+        return self._board.ask("tern.board.memory") or {"peak_bytes": None, "own_bytes": None}
 
     def _times(self, begin: int, end: int | None, seconds: float) -> list[float]:
         """Microseconds of runs of about ``seconds`` in all."""
@@ -277,7 +277,7 @@ class PlainBoard:
 
     def lacks(self, engine: str) -> str | None:
         """See :class:`Place`."""
-        return f"{self.board.name} has no Python to run it; start tern-board serve there"
+        return f"the server on {self.board.name} runs no other engines; start tern-board serve there"
 
     def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
         """See :class:`Place`."""

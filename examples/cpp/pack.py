@@ -1,0 +1,44 @@
+"""Makes an artifact ready for the C++ runner: ``python examples/cpp/pack.py ARTIFACT OUTPUT``.
+
+Writes ``model.so``, ``constants.bin`` (the weights as the kernels read them), ``plan.txt`` (shapes and sizes), and of
+the first stored sample ``input0.bin``, ... and ``expected0.bin``, ... (onnxruntime's outputs).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.artifact.runtime import constants_of, plan_of
+
+
+def pack(artifact: Path, output: Path) -> None:
+    """Write the files.
+
+    Raises:
+        ArtifactError: Not an artifact, or a damaged one.
+    """
+    metadata = store.read_metadata(artifact)
+    plan = plan_of(metadata)
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(artifact / store.LIBRARY, output / store.LIBRARY)
+    (output / "constants.bin").write_bytes(constants_of(artifact, plan).tobytes())
+    lines = [f"architecture {metadata['target']['architecture']}", f"steps {len(plan['steps'])}"]
+    lines += [f"arena {plan['arena_bytes']}", f"constants {plan['constant_bytes']}"]
+    lines += [f"feature {name}" for name in metadata["target"]["features"]]
+    for side in ("inputs", "outputs"):
+        for entry in plan[side]:
+            lines.append(" ".join([side[:-1], entry["dtype"], *(str(size) for size in entry["shape"])]))
+    (output / "plan.txt").write_text("\n".join(lines) + "\n")
+    inputs, expected = load_samples(artifact)
+    for name, arrays in (("input", inputs[0]), ("expected", expected[0])):
+        for index, array in enumerate(arrays):
+            (output / f"{name}{index}.bin").write_bytes(array.tobytes())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: {sys.argv[0]} ARTIFACT OUTPUT")
+    pack(Path(sys.argv[1]), Path(sys.argv[2]))

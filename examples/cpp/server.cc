@@ -1,0 +1,163 @@
+// Board's side of `tern-bench --rpc` without Python: TVM's RPC server, one process per session, one session at a time.
+// Whoever can connect can run any code here, so it listens on loopback unless --host says otherwise.
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "board.h"
+
+namespace ffi = tvm::ffi;
+namespace fs = std::filesystem;
+
+constexpr int32_t kMagic = 0xff271, kMismatch = kMagic + 2;  // of tvm/rpc/base.py
+
+struct Options {
+  std::string host = "127.0.0.1", key = "board";
+  int port = 9090;
+  std::vector<std::string> allow;
+};
+
+static bool receive(int fd, void* data, size_t size) {
+  for (char* at = static_cast<char*>(data); size;) {
+    ssize_t got = read(fd, at, size);
+    if (got <= 0) return false;
+    at += got, size -= got;
+  }
+  return true;
+}
+
+static bool answer(int fd, const void* data, size_t size) { return write(fd, data, size) == static_cast<ssize_t>(size); }
+
+// The client names its key, perhaps with its limit in seconds (" -timeout=10"), and gets ours.
+static bool handshake(int fd, const std::string& key, double* limit) {
+  int32_t magic = 0, size = 0;
+  if (!receive(fd, &magic, 4) || magic != kMagic || !receive(fd, &size, 4) || size < 0 || size > 4096) return false;
+  std::string named(size, ' ');
+  if (!receive(fd, &named[0], size)) return false;
+  if (named.substr(0, named.find(' ')) != "client:" + key) return answer(fd, &kMismatch, 4), false;
+  size_t option = named.find(" -timeout=");
+  *limit = option == std::string::npos ? 0 : atof(named.c_str() + option + 10);
+  std::string own = "server:" + key;
+  size = own.size();
+  return answer(fd, &kMagic, 4) && answer(fd, &size, 4) && answer(fd, own.data(), own.size());
+}
+
+template <typename F>
+static void define(const char* name, F function) {
+  ffi::Function::SetGlobal(name, ffi::Function::FromTyped(function), true);
+}
+
+static void session(int fd, const fs::path& folder) {
+  auto path = [folder](const ffi::String& name) { return (folder / fs::path(std::string(name)).filename()).string(); };
+  long long before = board::peak_bytes();
+  define("tvm.rpc.server.workpath", [path](ffi::String name) { return ffi::String(path(name)); });
+  define("tvm.rpc.server.load_module", [path](ffi::String name) { return ffi::Module::LoadFromFile(path(name)); });
+  define("tern.board.describe", [] { return ffi::String(board::describe()); });
+  define("tern.board.condition", [] { return ffi::String(board::condition()); });
+  define("tern.board.memory", [before] { return ffi::String(board::memory(before)); });
+  ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
+}
+
+static void serve(int fd, double limit) {
+  char name[] = "/tmp/tern-rpc-XXXXXX";
+  if (!mkdtemp(name)) return perror("mkdtemp");
+  pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a killed server leaves no session behind
+    itimerval timer{};
+    timer.it_value.tv_sec = static_cast<time_t>(limit);
+    timer.it_value.tv_usec = static_cast<suseconds_t>((limit - static_cast<time_t>(limit)) * 1e6);
+    setitimer(ITIMER_REAL, &timer, nullptr);  // its signal ends the session
+    try {
+      session(fd, name);
+    } catch (const std::exception& error) {
+      fprintf(stderr, "%s\n", error.what());
+      _exit(1);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  if (child > 0) waitpid(child, &status, 0);
+  std::error_code ignored;
+  fs::remove_all(name, ignored);
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) printf("session was stopped at the client's limit\n");
+  else if (WIFSIGNALED(status)) printf("session crashed: %s\n", strsignal(WTERMSIG(status)));
+  else printf("session ended%s\n", status ? " with an error" : "");
+}
+
+static int usage(const char* program) {
+  fprintf(stderr, "usage: %s [--host ADDRESS] [--port PORT] [--key KEY] [--allow ADDRESS]... [--threads N]\n"
+          "ADDRESS is of IPv4; the default is 127.0.0.1, port 9090, key board, all cores\n", program);
+  return 2;
+}
+
+int main(int argc, char** argv) {
+  Options options;
+  std::string threads = std::to_string(board::cpus().size());
+  for (int i = 1; i + 1 < argc; i += 2) {
+    std::string name = argv[i], given = argv[i + 1];
+    if (name == "--host") options.host = given;
+    else if (name == "--port") options.port = atoi(given.c_str());
+    else if (name == "--key") options.key = given;
+    else if (name == "--allow") options.allow.push_back(given);
+    else if (name == "--threads" && atoi(given.c_str()) > 0) threads = given;
+    else return usage(argv[0]);
+  }
+  if (argc % 2 == 0) return usage(argv[0]);
+  setenv("TVM_NUM_THREADS", threads.c_str(), 1);
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  signal(SIGPIPE, SIG_IGN);
+
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(options.port);
+  if (inet_pton(AF_INET, options.host.c_str(), &address.sin_addr) != 1) return usage(argv[0]);
+  int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+  setsockopt(listening, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(listening, reinterpret_cast<sockaddr*>(&address), sizeof address) || listen(listening, 8)) {
+    fprintf(stderr, "error: cannot listen at %s:%d: %s\n", options.host.c_str(), options.port, strerror(errno));
+    return 1;
+  }
+  socklen_t length = sizeof address;
+  getsockname(listening, reinterpret_cast<sockaddr*>(&address), &length);
+  bool local = (ntohl(address.sin_addr.s_addr) >> 24) == 127;
+  printf("%s, %zu cores, %s threads\n", board::name().c_str(), board::cpus().size(), threads.c_str());
+  printf("serving at %s:%d, key %s\n", options.host.c_str(), ntohs(address.sin_port), options.key.c_str());
+  printf("warning: %s can now run any code here\n",
+         local ? "users of this machine" : options.allow.empty() ? "EVERY machine that can reach this address" : "those of --allow");
+
+  for (;;) {
+    length = sizeof address;
+    int fd = accept4(listening, reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC);
+    if (fd < 0) continue;
+    std::string peer = inet_ntoa(address.sin_addr);
+    bool allowed = options.allow.empty();
+    for (const auto& entry : options.allow) allowed = allowed || entry == peer;
+    timeval patience{5, 0}, forever{0, 0};
+    double limit = 0;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (!allowed) {
+      printf("refused %s: not in --allow\n", peer.c_str());
+    } else if (handshake(fd, options.key, &limit)) {
+      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
+      int idle = 10, every = 5, count = 4;  // notice a client that is gone
+      setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+      setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+      setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+      setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+      printf("session of %s starts\n", peer.c_str());
+      serve(fd, limit);
+    }
+    close(fd);
+  }
+}
