@@ -178,6 +178,22 @@ def test_measures_of_a_float_and_a_ternary_network() -> None:
     assert found["adds"] == 4 * 5 * 16 + 10 * 63 + 10
 
 
+def test_networks() -> None:
+    found = {
+        name: measure(make(10), image_of(name)) for name, make in compare_methods.NETWORKS.items() if name != "tiny"
+    }
+    # He et al. (2016), table 6: ResNet-20 has 0.27 million parameters; 41 million multiplications are well known.
+    assert found["resnet20"]["bytes"] / 4 == pytest.approx(0.27e6, rel=0.01)
+    assert found["resnet20"]["multiplies"] == pytest.approx(40.8e6, rel=0.02)
+    assert found["resnet20-w8"]["bytes"] == pytest.approx(found["resnet20"]["bytes"] / 4, rel=0.03)
+    assert found["resnet20-s2"]["bytes"] == found["resnet20"]["bytes"]
+    assert found["resnet20-s2"]["multiplies"] == pytest.approx(found["resnet20"]["multiplies"] / 4, rel=0.01)
+
+
+def image_of(network: str) -> Tensor:
+    return torch.zeros(1, *((1, 8, 8) if network == "digits" else (3, 32, 32)), dtype=torch.uint8)
+
+
 def test_every_method_is_compared() -> None:
     assert {recipe.method for recipe in RECIPES} >= set(quantizer_names())
     names = [recipe.name for recipe in RECIPES]
