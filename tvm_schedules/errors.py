@@ -62,6 +62,10 @@ class BoardError(BenchError):
     """A board that cannot be reached or does not do as asked, or a connection that broke."""
 
 
+class TunerError(TernError, RuntimeError):
+    """A tuning database that cannot be used, or no device to measure on."""
+
+
 _EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
 
 

@@ -60,14 +60,18 @@ class Constants:
         self.nbytes = 0
         self._shared: dict[tuple[Any, ...], list[Buffer]] = {}
 
+    def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What the kernels read."""
+        from .constants import RECIPES
+
+        return RECIPES[recipe](arrays, params)
+
     def add(
         self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
         """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them."""
-        from .constants import RECIPES
-
         params = params or {}
-        made = RECIPES[recipe](arrays, params)
+        made = self.make(recipe, arrays, params)
         stored = {}
         for name, array in arrays.items():
             key = f"{prefix}.{name}"

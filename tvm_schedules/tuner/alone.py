@@ -1,0 +1,157 @@
+"""One layer without its network: lowered by a choice, with the layouts and the weights that it has in the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..choice import Choice, Choices, Option
+from ..graph import Fused, Node
+from ..layout import ALIGN
+from ..lower import Lowering, name_of
+from ..plan import Buffer, Constants, Step
+from ..tensor import TernaryTensor
+
+__all__ = ["Alone", "candidates", "describe", "kernels_hash"]
+
+
+Cache = dict[tuple[Any, ...], dict[str, np.ndarray]]
+
+
+class Memory(Constants):
+    """Constants whose content is at hand, expanded once for all candidates that want the same."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._cache = cache
+        self._parts: list[tuple[Buffer, np.ndarray]] = []
+
+    def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
+        """See :class:`~tvm_schedules.plan.Constants`."""
+        if recipe == "raw":
+            return super().make(recipe, arrays, params)
+        shapes = tuple((name, array.shape, array.dtype.name) for name, array in arrays.items())
+        key = (recipe, json.dumps(params, sort_keys=True), shapes)
+        if key not in self._cache:
+            self._cache[key] = super().make(recipe, arrays, params)
+        return self._cache[key]
+
+    def add(
+        self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
+    ) -> dict[str, Buffer]:
+        """See :class:`~tvm_schedules.plan.Constants`."""
+        buffers = super().add(prefix, recipe, arrays, params)
+        made = self.make(recipe, arrays, params or {})
+        self._parts += [(buffer, made[name]) for name, buffer in buffers.items()]
+        return buffers
+
+    def content(self) -> np.ndarray:
+        """The memory, uint8, a multiple of :data:`~tvm_schedules.layout.ALIGN` long."""
+        memory = np.zeros(max(ALIGN, -(-self.nbytes // ALIGN) * ALIGN), np.uint8)
+        for buffer, array in self._parts:
+            assert buffer.place is not None
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            memory[buffer.place.offset : buffer.place.offset + data.size] = data
+        return memory
+
+
+class Alone(Lowering):
+    """A lowering of a single node: its inputs and outputs are memory of its own, in the network's layouts.
+
+    Args:
+        base: The network's lowering, which need not have been run.
+        node: The node.
+        choice: How; None leaves that to the cost model.
+        cache: Expanded weights that candidates of the same node share.
+
+    Attributes:
+        taken: The choice made, None if no kernel took the node as asked.
+    """
+
+    def __init__(self, base: Lowering, node: Node, choice: Choice | None, cache: Cache) -> None:
+        self.__dict__.update(base.__dict__)
+        self.choices = Choices({} if choice is None else {node.name: choice})
+        self.steps: list[Step] = []
+        self.constants: Memory = Memory(cache)
+        self.layers = []
+        self._plain, self._packed, self._virtual = {}, {}, {}
+        self._outputs = {}
+        self.largest_read = 4096
+        kernels = [k for k in self._in_order(node) if choice is None or name_of(k) == choice.kernel]
+        took = isinstance(node, Fused) and any(self._takes(kernel, node) for kernel in kernels)
+        self.taken = self.choices.made[node.name] if took else None
+        self.options: dict[str, Option] = self.choices.options.get(node.name, {}) if took else {}
+
+    def plain(self, name: str) -> Buffer:
+        """Plain memory of a tensor, wherever it comes from."""
+        if name not in self._plain:
+            self._plain[name] = Buffer(name, self._plain_bytes(name))
+        return self._plain[name]
+
+    def packed(self, key: Any) -> Buffer:
+        """Planes of a tensor, wherever it comes from."""
+        if key not in self._packed:
+            self._packed[key] = Buffer(str(key), self.layouts[key].nbytes)
+        return self._packed[key]
+
+
+def candidates(base: Lowering, node: Node) -> list[Alone]:
+    """What is worth measuring for a node.
+
+    First the cost model's choice, then every kernel that can take the node with each of its numbers varied alone.
+    """
+    cache: Cache = {}
+    first = Alone(base, node, None, cache)
+    if first.taken is None:
+        return []
+    found = {first.taken: first}
+    for kernel in base.kernels:
+        start = Alone(base, node, Choice(name_of(kernel)), cache)
+        if start.taken is None:
+            continue
+        found.setdefault(start.taken, start)
+        for number, option in start.options.items():
+            for other in option.others:
+                made = Alone(base, node, start.taken.but(**{number: other}), cache)
+                if made.taken is not None:
+                    found.setdefault(made.taken, made)
+    return list(found.values())
+
+
+def describe(alone: Alone) -> str:
+    """What a candidate's code depends on, without what follows from the exact places of zeros."""
+    return ";".join(f"{step.kernel}:{_text(step.spec)}" for step in alone.steps)
+
+
+def _text(value: Any) -> str:
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = [f"{f.name}={_text(getattr(value, f.name))}" for f in fields(value) if f.name != "taps"]
+        return f"{type(value).__name__}({', '.join(parts)})"
+    return repr(value)
+
+
+def pattern(node: Node) -> str:
+    """Where a weight's zeros are, roughly: their share to 2 %, that of empty output channels to 10 %.
+
+    Layers that do not differ in more than that share a measurement.
+    """
+    weight = getattr(node, "weight", None)
+    if not isinstance(weight, TernaryTensor):
+        return "dense"
+    rows = np.abs(weight.codes).sum(0).reshape(weight.channels, -1).any(1)
+    return f"zeros {round(weight.sparsity() / 0.02)} empty {round(float(1 - rows.mean()) / 0.1)}"
+
+
+def kernels_hash(kernels: Sequence[Any]) -> str:
+    """Changes with the code of the kernels: measurements of other code do not count."""
+    digest = hashlib.sha256()
+    for folder in sorted({Path(kernel.__file__).parent for kernel in kernels}):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""The tuner's memory: a JSON file of measured layers, written as a whole after every one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..cli import write_text
+from ..errors import TunerError
+
+__all__ = ["Database", "default_database"]
+
+FORMAT = 1
+
+
+def default_database() -> Path:
+    """``tern-lightning/tuning.json`` in the user's cache directory."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "tern-lightning" / "tuning.json"
+
+
+class Database:
+    """Entries by key; a key says everything that a measurement depends on.
+
+    Args:
+        path: The file; it is made with the first entry.
+
+    Raises:
+        TunerError: The file cannot be read or is another one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._entries = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            data = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise TunerError(f"cannot read the tuning database {self.path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise TunerError(
+                f"the tuning database {self.path} is damaged ({error}); delete it to measure again, or name another one"
+            ) from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("entries"), dict):
+            raise TunerError(
+                f"{self.path} is not a tuning database of this version (format {FORMAT}); delete it to measure again, "
+                "or name another file"
+            )
+        return dict(data["entries"])
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """An entry, None where there is none."""
+        return self._entries.get(key)
+
+    def put(self, key: str, entry: dict[str, Any]) -> None:
+        """Add an entry and write the file, with what other processes have written meanwhile.
+
+        Raises:
+            TunerError: The file cannot be written, or has been damaged meanwhile.
+        """
+        self._entries = {**self._read(), **self._entries, key: entry}
+        write_text(self.path, json.dumps({"format": FORMAT, "entries": self._entries}, indent=1) + "\n")
+
+    def __len__(self) -> int:
+        return len(self._entries)

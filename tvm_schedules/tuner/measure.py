@@ -1,0 +1,139 @@
+"""Times candidates: all of a layer in one small library, in turns, on this machine or on a board."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import compat, linking
+from ..plan import assign
+from ..targets import TargetSpec
+from .alone import Alone
+
+__all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "library"]
+
+FUNCTION = "tune_main"
+CALL = 50e-6
+"""Seconds that a measurement takes at least, by repetition: shorter ones measure the clock."""
+
+
+class Library:
+    """Candidates in one module: ``tune_main(arena, constants, which)``; ``which`` past the last one does nothing.
+
+    Attributes:
+        module: TVM's.
+        arena: uint8, the memory of inputs and outputs, filled with small floats.
+        constants: uint8, the weights of all candidates.
+        count: Number of candidates.
+    """
+
+    def __init__(self, module: Any, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
+        self.module, self.arena, self.constants, self.count = module, arena, constants, count
+
+
+def library(found: Sequence[Alone], target: TargetSpec) -> Library:
+    """Compile candidates."""
+    functions: dict[Any, tuple[Any, Any]] = {}
+    memory: list[np.ndarray] = []
+    starts, arena = [], 64
+    for alone in found:
+        arena = max(arena, assign(alone.steps, alone.largest_read))
+        starts.append(sum(part.size for part in memory))
+        memory.append(alone.constants.content())
+        for step in alone.steps:
+            key = (step.kernel, step.spec)
+            if key not in functions:
+                functions[key] = (compat.global_var(f"{step.kernel}_{len(functions)}"), step.make())
+    constants = np.concatenate(memory)
+
+    def body(e: Any, arena_buffer: Any, constants_buffer: Any, which: Any) -> None:
+        for index, (alone, start) in enumerate(zip(found, starts, strict=True)):
+            with e.when(which == index):
+                for step in alone.steps:
+                    pointers = []
+                    for buffer in step.args:
+                        place = buffer.root.place
+                        assert place is not None
+                        inside = place.kind == "arena"
+                        base = arena_buffer if inside else constants_buffer
+                        pointers.append(compat.pointer(base, place.offset + (0 if inside else start)))
+                    compat.call_private(functions[(step.kernel, step.spec)][0], pointers)
+
+    buffers = [("arena", (arena,), "uint8"), ("constants", (constants.size,), "uint8")]
+    main = compat.main_function(FUNCTION, buffers, ["which"], body)
+    module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
+    floats = np.random.default_rng(0).normal(size=-(-arena // 4)).astype(np.float32)
+    return Library(module, floats.view(np.uint8)[:arena], constants, len(found))
+
+
+class Device(Protocol):
+    """Where candidates run."""
+
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+        """Seconds of a call ``[turns, candidates]``; the candidates take turns."""
+
+
+class LocalDevice:
+    """This machine, in this process."""
+
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+        """See :class:`Device`."""
+        import tvm
+
+        from ..artifact.runtime import aligned, set_threads
+
+        set_threads(threads)
+        tensors = []
+        for data in (made.arena, made.constants):
+            memory = aligned(data.size)
+            memory[:] = data
+            tensors.append(tvm.runtime.from_dlpack(memory))
+        function = made.module[FUNCTION]
+        clock = time.perf_counter
+
+        def seconds(which: int, number: int) -> float:
+            start = clock()
+            for _ in range(number):
+                function(*tensors, which)
+            return (clock() - start) / number
+
+        for which in range(made.count):
+            seconds(which, 1)
+        numbers = [max(1, int(CALL / max(1e-7, seconds(which, 2)))) for which in range(made.count)]
+        taken = np.zeros((turns, made.count))
+        for turn in range(turns):
+            nothing = seconds(made.count, 50)
+            for which, number in enumerate(numbers):
+                taken[turn, which] = max(1e-9, seconds(which, number) - nothing)
+        return taken
+
+
+class RemoteDevice:
+    """A board on the other side of TVM's RPC.
+
+    Args:
+        board: An open session.
+    """
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+        """See :class:`Device`."""
+        with tempfile.TemporaryDirectory(prefix="tern-tune-") as folder:
+            path = Path(folder) / "tune.so"
+            linking.export_library(made.module, path, target.triple)
+            loaded = self.board.load(path)
+        self.board.set_threads(threads)
+        tensors = [self.board.tensor(made.arena), self.board.tensor(made.constants)]
+
+        def seconds(which: int, number: int) -> float:
+            return float(self.board.time(loaded, FUNCTION, [*tensors, which], number=number, repeat=1)[0])
+
+        numbers = [max(1, int(CALL / max(1e-7, seconds(which, 2)))) for which in range(made.count)]
+        return np.array([[seconds(which, numbers[which]) for which in range(made.count)] for _ in range(turns)])

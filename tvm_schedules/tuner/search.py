@@ -1,0 +1,208 @@
+"""Finds every layer's best choice: measured, or remembered from an earlier export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import cpu
+from ..choice import Choice
+from ..errors import TunerError
+from ..graph import Fused, Graph, Node
+from ..lower import Lowering
+from ..targets import TargetSpec
+from .alone import Alone, candidates, describe, kernels_hash, pattern
+from .database import Database, default_database
+from .measure import Device, LocalDevice, RemoteDevice, library
+
+__all__ = ["Tuned", "Tuning"]
+
+TURNS = 15
+"""Turns of all candidates of a layer; medians over them are compared."""
+
+GAIN = 0.03
+"""Share of the time that another choice must save before the cost model's is given up: smaller gains are noise."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found for a layer.
+
+    Attributes:
+        name: The node's name.
+        chosen: The best choice.
+        model: The cost model's.
+        tuned_us: Microseconds of the best choice, alone.
+        model_us: Microseconds of the cost model's, in the same measurement.
+        reused: Whether it was in the database.
+    """
+
+    name: str
+    chosen: Choice
+    model: Choice
+    tuned_us: float
+    model_us: float
+    reused: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "name": self.name,
+            "chosen": self.chosen.to_json(),
+            "model": self.model.to_json(),
+            "tuned_us": round(self.tuned_us, 3),
+            "model_us": round(self.model_us, 3),
+            "reused": self.reused,
+        }
+
+
+@dataclass
+class Tuning:
+    """How to tune; after an export, ``layers`` says what was found.
+
+    Args:
+        database: The file of measurements; None is the one in the user's cache directory.
+        board: An open session of :mod:`tvm_schedules.bench.remote`; None measures on this machine.
+        threads: Threads that the network will run with; None takes what the device has.
+        turns: Turns of all candidates.
+        device: Stands in for both places in tests.
+    """
+
+    database: str | Path | None = None
+    board: Any = None
+    threads: int | None = None
+    turns: int = TURNS
+    device: Device | None = None
+    layers: list[Tuned] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.turns < 1:
+            raise ValueError(f"turns must be at least 1, got {self.turns}")
+
+    def choose(self, graph: Graph, target: TargetSpec, progress: Callable[[str], None]) -> dict[str, Choice]:
+        """The best choice of every layer.
+
+        What has been measured stays in the database when this is interrupted.
+
+        Args:
+            graph: A fused graph.
+            target: What for.
+            progress: Called with a line for each layer that is measured.
+
+        Raises:
+            TunerError: The database is damaged, or a layer is not in it and there is no device to measure it on.
+        """
+        database = Database(self.database or default_database())
+        base = Lowering(graph, target)
+        threads = self._threads()
+        nodes = [node for node in graph.nodes if isinstance(node, Fused)]
+        self.layers, measured = [], 0
+        for index, node in enumerate(nodes):
+            found = candidates(base, node)
+            if len(found) < 2:
+                continue
+            key = _key(node, found, target, threads, kernels_hash(base.kernels))
+            entry, reused = database.get(key), True
+            if entry is None:
+                progress(f"tune {index + 1} of {len(nodes)}: {node.name}, {len(found)} variants")
+                entry, reused = self._measure(base, node, found, target, threads), False
+                database.put(key, entry)
+                measured += 1
+            self.layers.append(_tuned(node.name, entry, reused, database))
+        progress(f"tuned {len(self.layers)} layers, {measured} of them measured now; {database.path}")
+        return {layer.name: layer.chosen for layer in self.layers}
+
+    def _threads(self) -> int:
+        from ..artifact.runtime import default_threads
+
+        if self.threads is not None:
+            return self.threads
+        return int(self.board.info.get("cores") or 1) if self.board is not None else default_threads()
+
+    def _device(self, target: TargetSpec) -> Device:
+        if self.device is not None:
+            return self.device
+        if self.board is not None:
+            return RemoteDevice(self.board)
+        if target.triple is not None:
+            raise TunerError(
+                f"tuning measures on the device, and this machine ({cpu.name()}) is not one for target "
+                f"{target.name!r}: give a board (tern-export --tune-board HOST:PORT), or bring a database from there"
+            )
+        return LocalDevice()
+
+    def _measure(
+        self, base: Lowering, node: Node, found: list[Alone], target: TargetSpec, threads: int
+    ) -> dict[str, Any]:
+        """Time all candidates, then what combines the numbers that helped."""
+        device = self._device(target)
+        times = device.time(library(found, target), target, threads, self.turns)
+        taken = [alone.taken for alone in found]
+        model, us = taken[0], dict(zip(taken, 1e6 * np.median(times, axis=0), strict=True))
+        assert model is not None
+        best = min(us, key=us.__getitem__)
+        assert best is not None
+        together = Alone(base, node, _combined(best, us), {})
+        if together.taken is not None and together.taken not in us:
+            last = [found[0], found[taken.index(best)], together]
+            times = device.time(library(last, target), target, threads, self.turns)
+            us.update(zip([alone.taken for alone in last], 1e6 * np.median(times, axis=0), strict=True))
+            best = min((best, together.taken), key=us.__getitem__)
+        if us[best] > us[model] * (1 - GAIN):
+            best = model
+        return {
+            "layer": node.name,
+            "op": node.op,
+            "target": target.name,
+            "device": self.board.name if self.board is not None else cpu.name(),
+            "threads": threads,
+            "chosen": best.to_json(),
+            "model": model.to_json(),
+            "us": {str(choice): round(float(value), 3) for choice, value in us.items()},
+        }
+
+
+def _combined(best: Choice, us: dict[Any, float]) -> Choice:
+    """The best kernel with each number at the value that was fastest when it was varied alone."""
+    numbers = {}
+    for number, value in best.numbers:
+        same = {
+            dict(choice.numbers)[number]: time
+            for choice, time in sorted(us.items(), key=lambda item: -item[1])
+            if choice.kernel == best.kernel and number in dict(choice.numbers)
+        }
+        fastest = min(same, key=same.__getitem__)
+        numbers[number] = fastest if same[fastest] < same.get(value, float("inf")) else value
+    return Choice.of(best.kernel, numbers)
+
+
+def _key(node: Node, found: list[Alone], target: TargetSpec, threads: int, kernels: str) -> str:
+    """Everything that a measurement depends on: the candidates' code, the weight's zeros, target, threads, kernels."""
+    parts = [
+        pattern(node),
+        *sorted(describe(alone) for alone in found),
+        json.dumps(target.tvm, sort_keys=True),
+        str(target.vector_bytes),
+        str(threads),
+        kernels,
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _tuned(name: str, entry: dict[str, Any], reused: bool, database: Database) -> Tuned:
+    try:
+        chosen, model = Choice.from_json(entry["chosen"]), Choice.from_json(entry["model"])
+        return Tuned(name, chosen, model, float(entry["us"][str(chosen)]), float(entry["us"][str(model)]), reused)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TunerError(
+            f"the tuning database {database.path} has a damaged entry for {name!r} ({error}); delete the file to "
+            "measure again, or name another one"
+        ) from error
