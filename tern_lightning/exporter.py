@@ -64,6 +64,7 @@ def export(
     verify: bool = True,
     allow_zero_layers: bool = False,
     seed: int = 0,
+    tune: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Export a module as ONNX and compile it for a target.
@@ -90,6 +91,7 @@ def export(
         verify: Hold the ONNX file against the module, and the library against the ONNX file.
         allow_zero_layers: Accept ternary layers with only zeros.
         seed: Of random inputs.
+        tune: Measure which kernels are best on the device, see :func:`tvm_schedules.build`.
         progress: Called with a line at every stage.
 
     Raises:
@@ -131,7 +133,7 @@ def export(
     if onnx_only:
         return ExportResult(place, write_file(place / "model.onnx", data), network, None, real)
     say(f"compiling for {target}")
-    artifact = compile_onnx(data, place, target, batches, verify, progress)
+    artifact = compile_onnx(data, place, target, batches, verify, progress, tune)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
@@ -142,12 +144,13 @@ def compile_onnx(
     samples: list[Batch] | None,
     verify: bool,
     progress: Callable[[str], None] | None = None,
+    tune: Any = None,
 ) -> Any:
     """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
     from tvm_schedules import build
 
     runs = None if not samples else tuple(np.concatenate(arrays) for arrays in zip(*samples[:STORED_RUNS], strict=True))
-    return build(model, output=output, target=target, samples=runs, verify=verify, progress=progress)
+    return build(model, output=output, target=target, samples=runs, verify=verify, tune=tune, progress=progress)
 
 
 def check_output(output: str | os.PathLike[str]) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import inspect
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tern_lightning.exporter import ExportResult
     from tern_lightning.onnx import OnnxExport
+    from tvm_schedules.tuner import Tuning
 
 EXAMPLES = """examples:
   tern-export runs/best.ckpt --model examples.digits:DigitsNet --tvm-target arm --output out/ --samples digits.npz
@@ -94,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of random inputs (default: %(default)s)")
     add("--no-verify", action="store_true", help="do not compare what was written with the module")
     add("--allow-zero-layers", action="store_true", help="accept ternary layers with only zeros")
+    add(
+        "--tune",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="measure on the device which kernels are best, and remember it in this database (default: in the user's "
+        "cache directory)",
+    )
+    add("--tune-board", metavar="HOST:PORT", help="with --tune: measure on a board that runs tern-board serve")
+    add(
+        "--tune-threads",
+        type=int,
+        metavar="N",
+        help="with --tune: threads of the network (default: the device's cores)",
+    )
     add("--debug", action="store_true", help="show the traceback of an error, and debug messages")
     return parser
 
@@ -114,10 +131,15 @@ def _run(options: argparse.Namespace) -> None:
             status.update(line)
             console.print(f"- {line}", markup=False)
 
-        if options.source.suffix == ".onnx":
-            _export_onnx(options, say)
-        else:
-            _report(console, _export_checkpoint(options, say))
+        with _tuning(options) as tune:
+            if options.source.suffix == ".onnx":
+                _export_onnx(options, say, tune)
+            else:
+                _report(console, _export_checkpoint(options, say, tune))
+        if tune is not None:
+            from tvm_schedules.tuner.show import show
+
+            show(console, tune.layers)
     console.print(f"[green]done[/green] {options.output}")
 
 
@@ -126,11 +148,33 @@ def _resolved(options: argparse.Namespace) -> dict[str, Any]:
     shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
     if options.source.suffix == ".onnx":
         kept = {"source", "output", "tvm_target", "samples", "input_shape", "no_verify"}
+        kept |= {"tune", "tune_board", "tune_threads"}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
 
 
-def _export_onnx(options: argparse.Namespace, say: Any) -> None:
+@contextlib.contextmanager
+def _tuning(options: argparse.Namespace) -> Iterator[Tuning | None]:
+    """How to tune, with an open session where a board measures."""
+    if options.tune is None:
+        if options.tune_board or options.tune_threads:
+            raise UsageError("--tune-board and --tune-threads need --tune")
+        yield None
+        return
+    from tvm_schedules.tuner import Tuning
+
+    if options.onnx_only:
+        raise UsageError("--tune is for compiling; --onnx-only compiles nothing")
+    with contextlib.ExitStack() as stack:
+        board = None
+        if options.tune_board:
+            from tvm_schedules.bench.remote import connect
+
+            board = stack.enter_context(connect(options.tune_board))
+        yield Tuning(options.tune or None, board, options.tune_threads)
+
+
+def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> None:
     from tern_lightning.exporter import check_output, check_target, compile_onnx
     from tern_lightning.onnx.samples import collect_batches
 
@@ -144,7 +188,7 @@ def _export_onnx(options: argparse.Namespace, say: Any) -> None:
     if options.samples is not None:
         batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)
     say(f"compiling for {options.tvm_target}")
-    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say)
+    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say, tune)
 
 
 def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
@@ -164,7 +208,7 @@ def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
     return (shapes if fixed else None), ternary
 
 
-def _export_checkpoint(options: argparse.Namespace, say: Any) -> ExportResult:
+def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:
     from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import load_module, read_checkpoint
     from tern_lightning.exporter import check_output, check_target, export
@@ -200,6 +244,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any) -> ExportResult:
         verify=not options.no_verify,
         allow_zero_layers=options.allow_zero_layers,
         seed=options.seed,
+        tune=tune,
         progress=say,
     )
     if not result.calibrated_on_data and options.activations == "uint8" and len(ranges) < len(result.network.ranges):

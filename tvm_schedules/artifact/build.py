@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from tvm_schedules import linking, onnxtools, targets
 from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store
 from tvm_schedules.artifact.runtime import Model, load
-from tvm_schedules.errors import ArtifactError, ModelError
+from tvm_schedules.errors import ArtifactError, ModelError, TunerError
 from tvm_schedules.gpu import artifact as gpu
+
+if TYPE_CHECKING:
+    from tvm_schedules.tuner import Tuning
 
 KEPT_RUNS = 8  # samples stored in the artifact
 KEPT_BYTES = 1 << 20
@@ -50,6 +53,7 @@ def build(
     samples: verification.Samples | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     verify: bool = True,
+    tune: Tuning | str | Path | bool | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """Compile an ONNX model into an artifact directory and check it against onnxruntime.
@@ -66,6 +70,8 @@ def build(
             then becomes 1.
         verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host
             build of the same graph stands in.
+        tune: Measure on the device which kernel and which of its numbers is best for every layer, and remember it in a
+            file: True, the file's path, or a :class:`~tvm_schedules.tuner.Tuning`. Otherwise a cost model decides.
         progress: Called with a line of text before each stage.
 
     Raises:
@@ -74,6 +80,7 @@ def build(
         LinkError: No linker for the target.
         OutputError: ``output`` may not be replaced or cannot be written.
         VerificationError: The outputs differ; nothing is written.
+        TunerError: Tuning is not possible, or its file is damaged.
     """
     say = progress or (lambda line: None)
     spec = targets.resolve(target) if isinstance(target, str) else target
@@ -84,10 +91,26 @@ def build(
         for name, shape in _sample_shapes(proto, samples).items():
             shapes.setdefault(name, shape)
     onnxtools.fix_shapes(proto, shapes)
+    tuning = _tuning(tune, spec)
     with store.replacing(output) as folder:
-        content = _fill(folder, proto, spec, samples, verify, say)
+        content = _fill(folder, proto, spec, samples, verify, tuning, say)
     path = Path(output).expanduser()
     return Artifact(path, content[0], content[1])
+
+
+def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec) -> Tuning | None:
+    """The argument ``tune`` as what it stands for.
+
+    Raises:
+        TunerError: The target is no CPU that TVM makes code for.
+    """
+    if not tune:
+        return None
+    from tvm_schedules.tuner import Tuning
+
+    if spec.tvm["kind"] != "llvm":
+        raise TunerError(f"tuning is for CPUs that TVM makes code for; target {spec.name!r} is {spec.tvm['kind']}")
+    return tune if isinstance(tune, Tuning) else Tuning(None if isinstance(tune, bool) else tune)
 
 
 def _sample_shapes(model: Any, samples: verification.Samples) -> dict[str, list[int]]:
@@ -111,6 +134,7 @@ def _fill(
     spec: targets.TargetSpec,
     samples: verification.Samples | None,
     check: bool,
+    tuning: Tuning | None,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], verification.Report | None]:
     """Write every file of the artifact; returns metadata and verification report."""
@@ -132,7 +156,8 @@ def _fill(
         seconds = time.perf_counter() - started
     else:
         say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
-        compiled = compile_model(model, spec, say)
+        extra = {} if tuning is None else {"choose": lambda graph, target: tuning.choose(graph, target, say)}
+        compiled = compile_model(model, spec, say, **extra)
         plan, arrays, seconds = compiled.plan, compiled.arrays, time.perf_counter() - started
         say("link")
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
@@ -141,7 +166,9 @@ def _fill(
     (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None
-    more = {"code": code, "unverified": lacking} if spec.is_gpu else {}
+    more: dict[str, Any] = {"code": code, "unverified": lacking} if spec.is_gpu else {}
+    if tuning is not None:
+        more["tuning"] = [layer.to_json() for layer in tuning.layers]
     content = store.write_metadata(folder, _metadata(model, spec, plan, seconds, None) | more)
     report = None
     if check and lacking:
