@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     boards.add_argument(
         "--key", action="append", metavar="KEY", help="key of the boards (default: board); repeatable with --tracker"
     )
+    made.add_argument_group("suite", "tern-bench --suite --help: networks against the engines of other projects")
     return made
 
 
@@ -115,7 +117,12 @@ def _main(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``tern-bench``; returns the exit status."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--suite"]:
+        from tvm_schedules.bench.suite.__main__ import main as suite
+
+        return suite(words[1:])
+    options = parser().parse_args(words)
     return run(lambda: _main(options))
 
 

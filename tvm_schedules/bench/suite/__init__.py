@@ -1,4 +1,4 @@
-"""Networks and layers of :mod:`tvm_schedules.bench.networks` against the engines of other projects, in one run.
+r"""Networks and layers of :mod:`tvm_schedules.bench.networks` against the engines of other projects, in one run.
 
     tern-bench --suite --json suite.json --plot suite.svg \
         --peer-python openvino=/envs/openvino/bin/python --peer-python executorch=/envs/executorch/bin/python \
