@@ -43,6 +43,11 @@ class TargetSpec:
         return self.tvm.get("kind") in gpu.KINDS
 
     @property
+    def is_c(self) -> bool:
+        """Whether the network becomes C source (:mod:`tvm_schedules.portable`)."""
+        return self.tvm.get("kind") == "c"
+
+    @property
     def arm64(self) -> bool:
         """Whether the code is for 64-bit ARM."""
         return str(self.tvm.get("mtriple", "")).startswith(("aarch64", "arm64"))
@@ -64,6 +69,7 @@ def known() -> dict[str, str]:
     names = {"host": "the machine that builds"}
     names.update({name: preset[3] for name, preset in _PRESETS.items()})
     names.update({alias: f"Raspberry Pi {alias[2]}, same as {name}" for alias, name in _ALIASES.items()})
+    names["c"] = "C99 source without TVM: microcontrollers, 32-bit ARM, any other CPU"
     return names | gpu.known()
 
 
@@ -86,6 +92,8 @@ def resolve(name_or_json: str) -> TargetSpec:
         return _from_json(text)
     if text == "host":
         return _host()
+    if text == "c":
+        return TargetSpec(text, {"kind": "c"}, 16, frozenset(), None)
     graphics = gpu.resolve_gpu(text)
     if graphics is not None:
         return TargetSpec(text, graphics, 16, frozenset(), None)

@@ -84,7 +84,10 @@ def build(
     """
     say = progress or (lambda line: None)
     spec = targets.resolve(target) if isinstance(target, str) else target
-    gpu.check(spec) if spec.is_gpu else linking.linker(spec.triple)
+    if spec.is_gpu:
+        gpu.check(spec)
+    elif verify or not spec.is_c:  # C source needs a compiler only to be verified
+        linking.linker(spec.triple)
     proto = onnxtools.read_model(model)
     shapes = dict(input_shapes or {})
     if samples is not None:
@@ -154,6 +157,11 @@ def _fill(
         say(f"compile for {spec.name} ({spec.tvm['kind']})")
         plan, arrays, code = gpu.write(folder, model, spec, say)
         seconds = time.perf_counter() - started
+    elif spec.is_c:
+        from tvm_schedules.portable.artifact import write_artifact
+
+        plan, arrays = write_artifact(folder, model, spec, say), {}
+        seconds = time.perf_counter() - started
     else:
         say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
         extra = {} if tuning is None else {"choose": lambda graph, target: tuning.choose(graph, target, say)}
@@ -162,7 +170,8 @@ def _fill(
         say("link")
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
         build_probe(spec, folder / store.PROBE)
-    np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **arrays)
+    if not spec.is_c:
+        np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **arrays)
     (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None
@@ -176,6 +185,10 @@ def _fill(
     elif check:
         say("verify")
         report = _verify(folder, model, spec, runs, expected)
+        if spec.is_c:
+            from tvm_schedules.portable.artifact import write_sample
+
+            write_sample(folder, runs[0])
         content = store.write_metadata(folder, _metadata(model, spec, plan, seconds, report.to_dict()) | more)
     return content, report
 
@@ -214,6 +227,10 @@ def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner
     """Compile in memory, without linking."""
     if spec.is_gpu:
         return gpu.in_memory(model, spec)
+    if spec.is_c:
+        from tvm_schedules.portable.artifact import in_memory
+
+        return in_memory(model, spec)
     from tvm_schedules.compile import compile_model
     from tvm_schedules.constants import expand
 
@@ -237,7 +254,7 @@ def _verify(
     runner: verification.Runner
     if spec.triple is None:
         loaded = load(folder)
-        runner, where = loaded, f"kernels of {loaded!r}" if spec.is_gpu else "library"
+        runner, where = loaded, f"kernels of {loaded!r}" if spec.is_gpu else "C code" if spec.is_c else "library"
     else:
         runner, where = (
             _compiled_model(model, host),

@@ -232,6 +232,8 @@ def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
     """Load an artifact and make it ready to run; one for a graphics processor is put on this machine's.
 
+    One of C source is compiled by this machine's C compiler.
+
     On a board set ``TVM_USE_RUNTIME_LIB=1`` before Python starts: TVM then loads its 3 MB runtime instead of its
     compiler.
 
@@ -244,6 +246,7 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         ArtifactError: Not an artifact, of another version, or damaged.
         CpuFeatureError: Built for instructions that this CPU does not have.
         DeviceError: Built for a graphics processor, and its driver or the device is missing.
+        LinkError: C source, and there is no C compiler.
     """
     folder = Path(path)
     metadata = store.read_metadata(folder, check_hashes)
@@ -251,6 +254,10 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         from tvm_schedules.gpu.artifact import load as load_gpu
 
         return load_gpu(folder, metadata, plan_of(metadata), constants_of)
+    if metadata["target"]["tvm"].get("kind") == "c":
+        from tvm_schedules.portable.host import HostModel
+
+        return HostModel(folder, plan_of(metadata), metadata)
     check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
     import tvm
 

@@ -31,7 +31,8 @@ MODEL = "model.onnx"
 SAMPLES = "samples.npz"
 PROBE = "probe.so"
 KERNELS = ("kernels.cl", "kernels.cu", "kernels.fatbin", "kernels.metal", "kernels.wgsl")
-FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, METADATA)
+C_FILES = ("model.c", "model.h", "model_weights.h", "model_sample.h")
+FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, *C_FILES, METADATA)
 
 
 def sha256(path: Path) -> str:

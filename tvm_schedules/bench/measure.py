@@ -161,6 +161,8 @@ def bench(
         raise BenchError(f"rounds must be at least 1, got {rounds}")
     folder = Path(artifact)
     metadata = store.read_metadata(folder)
+    if metadata["target"]["tvm"].get("kind") == "c":
+        raise BenchError(f"{folder} is C source: compile it for the board and time model_run there, as examples/c does")
     say = progress or (lambda line: None)
     engines, machine = [peers.ours(folder, metadata)], place.machine()
     result: dict[str, Any] = {

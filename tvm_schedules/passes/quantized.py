@@ -15,9 +15,10 @@ COMMUTING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"
 
 
 def run(graph: Graph) -> None:
-    """Sets ``Value.quant`` of every 8-bit tensor behind a QuantizeLinear with constant parameters, in uint8."""
+    """Sets ``Value.quant`` of every 8-bit tensor behind a QuantizeLinear with constant parameters, in uint8, and of inputs."""
     _hoist(graph)
     readers = graph.consumers()
+    _mark_inputs(graph, readers)
     for node in graph.nodes:
         quant = parameters(graph, node) if node.op == "QuantizeLinear" else None
         if node.op in COMMUTING and graph.values[node.inputs[0]].quant:
@@ -30,6 +31,14 @@ def run(graph: Graph) -> None:
                 continue
             quant = Quant(quant.scale, quant.zero_point + 128) if node.op == "QuantizeLinear" else quant
         graph.values[out] = replace(graph.values[out], dtype="uint8", quant=quant)
+
+
+def _mark_inputs(graph: Graph, readers: dict[str, list[Node]]) -> None:
+    """Sets ``Value.quant`` of the network's uint8 inputs that are read through one DequantizeLinear."""
+    for name in graph.inputs:
+        after = readers.get(name, [])
+        if graph.values[name].dtype == "uint8" and len(after) == 1 and after[0].op == "DequantizeLinear":
+            graph.values[name] = replace(graph.values[name], quant=parameters(graph, after[0]))
 
 
 def parameters(graph: Graph, node: Node) -> Quant | None:

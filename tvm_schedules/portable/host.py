@@ -1,0 +1,110 @@
+"""Compiles ``model.c`` for this machine and calls it: for verification, and for everyone who wants to try it out."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import linking
+from ..artifact.runtime import Model, arguments, describe
+from ..errors import ArtifactError, InputError, LinkError
+from .writer import SOURCE
+
+__all__ = ["HostModel", "compile_library"]
+
+Array = npt.NDArray[Any]
+OPTIONS = ("-std=c99", "-O2")
+
+
+def compile_library(folder: Path, output: Path, options: Sequence[str] = ()) -> None:
+    """Compiles the C files in ``folder`` into a shared library for this machine.
+
+    Args:
+        folder: Holds model.c, model.h and model_weights.h.
+        output: The library.
+        options: More options for the compiler.
+
+    Raises:
+        LinkError: No C compiler, or it failed.
+    """
+    command = [*linking.linker(None), *OPTIONS, *options, "-o", str(output), str(folder / SOURCE)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        raise LinkError(f"compiling {SOURCE} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
+
+
+class HostModel(Model):
+    """The C form of a network on this machine, compiled by its C compiler; one thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.plan, self.metadata, self.threads = plan, metadata or {}, 1
+        self.inputs, self.outputs = plan["inputs"], plan["outputs"]
+        self._lock = threading.Lock()
+        with tempfile.TemporaryDirectory() as place:  # the library stays mapped after its file is gone
+            library = Path(place) / "model.so"
+            compile_library(folder, library, options)
+            self._library = ctypes.CDLL(str(library))
+
+    def __repr__(self) -> str:
+        return f"HostModel({describe(self.inputs)} -> {describe(self.outputs)})"
+
+    def __call__(self, *args: Array, **named: Array) -> Any:
+        """Runs the network.
+
+        Args:
+            *args: Inputs in order.
+            **named: Inputs by name.
+
+        Returns:
+            The output, or a tuple of them.
+
+        Raises:
+            InputError: An input has the wrong name, shape or dtype, or is missing.
+        """
+        return self._run("model_run", arguments(self.inputs, args, named), self.outputs)
+
+    def run_steps(self, begin: int, end: int) -> None:
+        """The C form has no steps that run alone.
+
+        Raises:
+            ArtifactError: Always.
+        """
+        raise ArtifactError("the C form of a network runs as a whole; single steps run in a library made with TVM")
+
+    def run_quantized(self, *args: Array, **named: Array) -> Any:
+        """Runs ``model_run_quantized``: inputs and outputs that have a ``quant`` in the plan are uint8.
+
+        Raises:
+            InputError: The network has no such function; or as for a call.
+        """
+        if not any("quant" in entry for entry in self.inputs):
+            raise InputError("the network's inputs have no 8-bit form")
+        inputs, outputs = (
+            [{**entry, "dtype": "uint8" if "quant" in entry else entry["dtype"]} for entry in entries]
+            for entries in (self.inputs, self.outputs)
+        )
+        return self._run("model_run_quantized", arguments(inputs, args, named), outputs)
+
+    def _run(self, function: str, arrays: list[Array], outputs: list[dict[str, Any]]) -> Any:
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        results = tuple(np.zeros(entry["shape"], entry["dtype"]) for entry in outputs)
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, *results)]
+        with self._lock:
+            status = getattr(self._library, function)(*pointers)
+        if status:
+            raise RuntimeError(f"{function} returned {status}")
+        return results[0] if len(results) == 1 else results
