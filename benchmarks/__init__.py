@@ -1,0 +1,1 @@
+"""Measurements that belong to the repository and not to the packages."""
