@@ -13,6 +13,7 @@ from tests.arm import board
 from tests.tvm import artifact_nets
 from tests.tvm.processes import Process
 from tvm_schedules.bench import remote
+from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.cli.bench import main
 
 pytestmark = [
@@ -65,7 +66,7 @@ def test_dot_product_library_that_runs_all_the_same_ends_its_session_alone(addre
     assert any("dot" in step["kernel"] for step in artifact.metadata["steps"])
     with remote.connect(address) as session:
         session.info = {}  # a board that does not tell what its CPU has
-        model = remote.RemoteModel(session, artifact.path)
+        model = RemoteModel(session, artifact.path)
         with pytest.raises(remote.ConnectionLostError, match="may have crashed"):
             model.time(repeat=1)
     with remote.connect(address) as session:

@@ -21,6 +21,7 @@ from tests.tvm.processes import Process
 from tvm_schedules.artifact import load_samples
 from tvm_schedules.bench import remote
 from tvm_schedules.bench.boards import Address, bench_boards
+from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.errors import BoardError, CpuFeatureError
 
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
@@ -98,7 +99,7 @@ def test_server(programs: Path, artifact: Path, tmp_path: Path) -> None:
             told = session.info
         tvm_schedules.build(artifact_nets.conv_net(), tmp_path / "dot", "a76", verify=False)
         with remote.connect(server.address) as session, pytest.raises(CpuFeatureError, match="does not have: dotprod"):
-            remote.RemoteModel(session, tmp_path / "dot")
+            RemoteModel(session, tmp_path / "dot")
         with pytest.raises(BoardError, match="with key 'pi4'"):
             remote.connect(server.address, "pi4")
         late = remote.connect(server.address, timeout=0.3)

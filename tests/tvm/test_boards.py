@@ -25,6 +25,8 @@ from tvm_schedules import cpu
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import remote, report
 from tvm_schedules.bench.boards import Address, bench_boards, verify_on
+from tvm_schedules.bench.places import PythonBoard
+from tvm_schedules.bench.plain import PlainBoard, RemoteModel
 from tvm_schedules.board import protocol, server
 from tvm_schedules.cli import bench as bench_command
 from tvm_schedules.cli import board as board_command
@@ -67,7 +69,7 @@ def test_outputs_on_the_board_are_those_of_here(artifact: Path, address: str) ->
     here = tvm_schedules.load(artifact)
     inputs, _ = load_samples(artifact)
     with remote.connect(address) as board:
-        model = remote.RemoteModel(board, artifact)
+        model = RemoteModel(board, artifact)
         for run in inputs:
             np.testing.assert_array_equal(model(*run)[0], here(*run))
         times = model.time(repeat=5)
@@ -83,7 +85,7 @@ def test_two_libraries_of_one_name(artifact: Path, address: str, tmp_path: Path)
     other = tmp_path / "other"
     tvm_schedules.build(artifact_nets.conv_net(channels=8), other)
     with remote.connect(address) as board:
-        first, second = remote.RemoteModel(board, artifact), remote.RemoteModel(board, other)
+        first, second = RemoteModel(board, artifact), RemoteModel(board, other)
         for model, folder in ((first, artifact), (second, other)):
             (run, *_), _ = load_samples(folder)
             np.testing.assert_array_equal(model(*run)[0], tvm_schedules.load(folder)(*run))
@@ -146,16 +148,20 @@ def test_wrong_results_are_found_before_anything_is_measured(artifact: Path, add
     (board,) = bench_boards(wrong, [Address(address, "board")])["boards"]
     assert "does not agree with onnxruntime" in board["failed"]
     assert not board["results"]
-    with remote.connect(address) as session, pytest.raises(VerificationError):
-        verify_on(session, wrong)
+    with remote.connect(address) as session:
+        for place in (PythonBoard(session), PlainBoard(session)):
+            with pytest.raises(VerificationError):
+                verify_on(place, "board", wrong)
 
 
 def test_library_for_another_cpu_is_refused_before_it_is_sent(address: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
     name = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu"}' if cpu.architecture() == "aarch64" else "a76"
     tvm_schedules.build(artifact_nets.conv_net(), other, name, verify=False)
-    with remote.connect(address) as board, pytest.raises(CpuFeatureError, match=f"was built for .*{address} .* is "):
-        remote.RemoteModel(board, other)
+    with remote.connect(address) as board:
+        for place in (PythonBoard(board), PlainBoard(board)):
+            with pytest.raises(CpuFeatureError, match=f"was built for .*{address} .* is "):
+                place.outputs(other)
 
 
 def test_broken_connection_loses_no_result(artifact: Path, running: Process, tmp_path: Path) -> None:
@@ -164,8 +170,12 @@ def test_broken_connection_loses_no_result(artifact: Path, running: Process, tmp
     def keep(result: dict[str, Any]) -> None:
         saved.write_text(json.dumps(result))
         board = result["boards"][0]
-        if board["results"] and board["results"][0]["rounds"] == 1 and len(result["boards"]) == 1:
+        if own.process.poll() is None and board["results"] and board["results"][0]["rounds"] == 1:
+            (session,) = own.children()
             own.process.kill()
+            own.process.wait()
+            while Path(f"/proc/{session}").exists():  # it ends with the server, but not at once
+                time.sleep(0.01)
 
     with serve() as own:
         boards = [Address(own.address, "board"), Address(running.address, "board")]

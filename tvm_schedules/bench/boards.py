@@ -11,7 +11,8 @@ from tvm_schedules import onnxtools, verify
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import remote
 from tvm_schedules.bench.measure import bench
-from tvm_schedules.bench.places import place_on
+from tvm_schedules.bench.places import BoardPlace, PythonBoard
+from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.errors import TernError
 
 
@@ -41,7 +42,12 @@ class Address:
         return f"{self.key}@{self.host}" if self.tracker else self.host
 
 
-def verify_on(board: remote.Board, artifact: str | Path) -> verify.Report:
+def place_on(board: remote.Board) -> BoardPlace:
+    """The best way to measure on a board: engines in processes where it has our Python server, else plain RPC."""
+    return PythonBoard(board) if "python" in board.info else PlainBoard(board)
+
+
+def verify_on(place: BoardPlace, name: str, artifact: str | Path) -> verify.Report:
     """Run an artifact's stored samples on a board and compare with the stored outputs of onnxruntime.
 
     Raises:
@@ -50,13 +56,12 @@ def verify_on(board: remote.Board, artifact: str | Path) -> verify.Report:
         BoardError: The board failed.
     """
     folder = Path(artifact)
-    model = remote.RemoteModel(board, folder)
     inputs, expected = load_samples(folder)
-    actual = [list(model(*run)) for run in inputs]
-    names = [entry["name"] for entry in model.plan["inputs"]]
+    actual = place.outputs(folder)
+    names = [entry["name"] for entry in store.read_metadata(folder, check_hashes=False)["inputs"]]
     runs = [dict(zip(names, run, strict=True)) for run in inputs]
     proto = onnxtools.read_model(folder / store.MODEL)
-    return verify.compare_runs(proto, actual, expected, f"library on {board.name}", runs).check()
+    return verify.compare_runs(proto, actual, expected, f"library on {name}", runs).check()
 
 
 def bench_boards(
@@ -102,9 +107,10 @@ def bench_boards(
             show("connect")
             with address.connect() as board:
                 show("verify")
-                entry["verification"] = verify_on(board, artifact).to_dict()
+                place = place_on(board)
+                entry["verification"] = verify_on(place, board.name, artifact).to_dict()
                 save(everything)
-                entry.update(bench(artifact, against, threads, rounds, seconds, show, place_on(board), update))
+                entry.update(bench(artifact, against, threads, rounds, seconds, show, place, update))
         except TernError as error:
             entry["failed"] = str(error)
         save(everything)

@@ -1,4 +1,4 @@
-"""Where engines run: processes of this machine, of a board, or TVM's plain RPC on a board without Python.
+"""Where engines run: processes of this machine or of a board; see :mod:`tvm_schedules.bench.plain` for plain RPC.
 
 A place starts engines and knows its machine; an engine answers the commands of :mod:`tvm_schedules.bench.worker`.
 """
@@ -6,21 +6,19 @@ A place starts engines and knows its machine; an engine answers the commands of 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers, system
-from tvm_schedules.bench.ceiling import measure_remote
-from tvm_schedules.bench.remote import Board, ConnectionLostError, RemoteModel
-from tvm_schedules.bench.worker import MAX_RUNS, WARM_UPS, relative_error
+from tvm_schedules.bench.remote import Board, ConnectionLostError
 from tvm_schedules.errors import BenchError
 
 
@@ -62,6 +60,18 @@ class Place(Protocol):
 
         Raises:
             BenchError: It failed.
+        """
+
+
+class BoardPlace(Place, Protocol):
+    """A board."""
+
+    def outputs(self, artifact: Path) -> list[list[Any]]:
+        """Outputs of an artifact for its stored samples: for every run the arrays in the network's order.
+
+        Raises:
+            CpuFeatureError: The board cannot run the artifact.
+            BenchError: It failed there.
         """
 
 
@@ -186,6 +196,18 @@ class PythonBoard:
         self.board = board
         self._uploaded: set[Path] = set()
 
+    def outputs(self, artifact: Path) -> list[list[Any]]:
+        """See :class:`BoardPlace`."""
+        metadata = store.read_metadata(artifact)
+        self.board.check_target(artifact, metadata)
+        running = self.start(peers.ours(artifact, metadata), artifact, 1, self.cpus()[:1])
+        try:
+            content = self.board.download(running.ask("outputs")["file"])
+        finally:
+            running.close()
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return [list(run) for run in zip(*(file[str(index)] for index in range(len(file.files))), strict=True)]
+
     def cpus(self) -> list[int]:
         """See :class:`Place`."""
         return list(self.board.info["cpus"])
@@ -206,84 +228,10 @@ class PythonBoard:
 
     def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
         """See :class:`Place`."""
-        needed = [artifact / name for name in store.FILES]
+        needed = [artifact / name for name in (*store.read_metadata(artifact, False)["files"], store.METADATA)]
         needed += [Path(engine.path)] if engine.kind != "tern" else []
         for path in needed:
             if path not in self._uploaded:
                 self.board.upload(path)
                 self._uploaded.add(path)
         return BoardWorker(self.board, engine, Path(engine.path).name, threads, cpus)
-
-
-class RpcWorker:
-    """The artifact on a board with a plain RPC server, timed by TVM on the board; the connection is not in it."""
-
-    def __init__(self, board: Board, engine: peers.Engine, artifact: Path, threads: int) -> None:
-        self.engine, self._threads, self._artifact = engine, threads, artifact
-        board.set_threads(threads)
-        started = time.perf_counter()
-        self._model = RemoteModel(board, artifact)
-        loaded = time.perf_counter() - started
-        self._inputs, outputs = load_samples(artifact)
-        error = relative_error(lambda arrays: self._model(*arrays), self._inputs, outputs)
-        self.ready: dict[str, Any] = {"load_seconds": loaded, "error": error}
-        self._board, self._asked = board, 0
-
-    def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
-        """See :class:`Running`."""
-        if do == "time":
-            self._model.set_inputs(self._inputs[self._asked % len(self._inputs)])
-            self._asked += 1
-            return {"us": self._times(0, None, seconds)}
-        if do == "steps":
-            self._model(*self._inputs[0])
-            count = len(self._model.plan["steps"])
-            each = seconds / (count + 1)
-            empty = float(np.median(self._times(0, 0, each)))
-            medians = [float(np.median(self._times(step, step + 1, each))) for step in range(count)]
-            return {"us": [max(0.0, median - empty) for median in medians]}
-        if do == "ceiling":
-            width = self._model.metadata["target"]["vector_bytes"]
-            return measure_remote(self._model.board, self._artifact / store.PROBE, width, self._threads, seconds)
-        return self._board.ask("tern.board.memory") or {"peak_bytes": None, "own_bytes": None}
-
-    def _times(self, begin: int, end: int | None, seconds: float) -> list[float]:
-        """Microseconds of runs of about ``seconds`` in all."""
-        guess = float(np.median(self._model.time(begin, end, repeat=WARM_UPS)))
-        repeat = int(np.clip(seconds / max(guess, 1e-7), 3, MAX_RUNS))
-        return [value * 1e6 for value in self._model.time(begin, end, repeat=repeat)]
-
-    def close(self) -> None:
-        """See :class:`Running`; what the session holds on the board ends with it."""
-
-
-class PlainBoard:
-    """A board whose server has TVM's plain functions alone, such as the one of ``examples/cpp``: no other engines."""
-
-    def __init__(self, board: Board) -> None:
-        self.board = board
-
-    def cpus(self) -> list[int]:
-        """See :class:`Place`; which CPUs run is up to TVM there."""
-        return []
-
-    def machine(self) -> dict[str, Any]:
-        """See :class:`Place`."""
-        return {**dict.fromkeys(system.machine()), **self.board.info}
-
-    def condition(self) -> dict[str, Any]:
-        """See :class:`Place`."""
-        return {**dict.fromkeys(system.condition()), **(self.board.condition() or {})}
-
-    def lacks(self, engine: str) -> str | None:
-        """See :class:`Place`."""
-        return f"the server on {self.board.name} runs no other engines; start tern-board serve there"
-
-    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
-        """See :class:`Place`."""
-        return RpcWorker(self.board, engine, artifact, threads)
-
-
-def place_on(board: Board) -> Place:
-    """The best way to measure on a board: engines in processes where it has our Python server, else plain RPC."""
-    return PythonBoard(board) if "python" in board.info else PlainBoard(board)

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules import compat
-from tvm_schedules.artifact import store
-from tvm_schedules.artifact.runtime import check_cpu, constants_of, plan_of
+from tvm_schedules.artifact.runtime import check_cpu
 from tvm_schedules.board.protocol import DEFAULT_KEY, DEFAULT_PORT, keep_alive, parse_address
 from tvm_schedules.errors import BoardError
 
@@ -112,6 +111,11 @@ class Board:
             self._rpc.upload(str(path), there)
         return there
 
+    def download(self, name: str) -> bytes:
+        """The content of a file of the session's folder on the board."""
+        with self._errors():
+            return bytes(self._rpc.download(name))
+
     def load(self, library: str | Path) -> Any:
         """Upload and load a shared library.
 
@@ -126,6 +130,11 @@ class Board:
         """A copy of an array in the board's memory, aligned to 64 bytes; ``.numpy()`` brings it back."""
         with self._errors():
             return compat.tensor(np.ascontiguousarray(array), self._device)
+
+    def fill(self, tensor: Any, array: np.ndarray) -> None:
+        """Copy an array into a tensor on the board."""
+        with self._errors():
+            tensor.copyfrom(np.ascontiguousarray(array))
 
     def fetch(self, tensor: Any) -> np.ndarray:
         """The content of a tensor on the board."""
@@ -187,58 +196,16 @@ class Board:
     def check_target(self, artifact: str | Path, metadata: Mapping[str, Any]) -> None:
         """Refuse an artifact that the board's CPU cannot run, where the board tells what it has.
 
+        One for a graphics processor says itself on the board what it lacks.
+
         Raises:
             CpuFeatureError: Another architecture, or instruction sets that are not there.
         """
+        if metadata.get("code"):
+            return
         info = self.info
         machine = f"{self.name} ({info['cpu']})" if info else self.name
         check_cpu(artifact, metadata["target"], machine, info.get("architecture"), info.get("features"))
-
-
-class RemoteModel:
-    """An artifact loaded on a board through plain RPC: weights are expanded here and sent.
-
-    Args:
-        board: An open session.
-        artifact: The artifact's directory, here.
-
-    Raises:
-        ArtifactError: The artifact is damaged.
-        CpuFeatureError: The board cannot run it.
-    """
-
-    def __init__(self, board: Board, artifact: str | Path) -> None:
-        folder = Path(artifact)
-        self.metadata = store.read_metadata(folder)
-        board.check_target(folder, self.metadata)
-        self.board, self.plan = board, plan_of(self.metadata)
-        self.library = board.load(folder / store.LIBRARY)
-        shapes = [(entry["shape"], entry["dtype"]) for side in ("inputs", "outputs") for entry in self.plan[side]]
-        arrays = [np.zeros(shape, dtype) for shape, dtype in shapes]
-        arrays += [np.zeros(self.plan["arena_bytes"], np.uint8), constants_of(folder, self.plan)]
-        self._tensors = [board.tensor(array) for array in arrays]
-
-    def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Copy inputs to the board, in the network's order."""
-        for tensor, array in zip(self._tensors, arrays[: len(self.plan["inputs"])], strict=False):
-            with self.board._errors():
-                tensor.copyfrom(np.ascontiguousarray(array))
-
-    def arguments(self, begin: int = 0, end: int | None = None) -> list[Any]:
-        """Arguments of ``tern_main`` for the steps ``begin <= i < end``."""
-        return [*self._tensors, begin, len(self.plan["steps"]) if end is None else end]
-
-    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run the network on the board; returns its outputs."""
-        self.set_inputs(arrays)
-        self.board.run(self.library, "tern_main", self.arguments())
-        first = len(self.plan["inputs"])
-        return tuple(self.board.fetch(tensor) for tensor in self._tensors[first : first + len(self.plan["outputs"])])
-
-    def time(self, begin: int = 0, end: int | None = None, *, number: int = 1, repeat: int = 10) -> list[float]:
-        """Seconds per run of the steps, on the data that is there; see :meth:`Board.time`."""
-        arguments = self.arguments(begin, end)
-        return self.board.time(self.library, "tern_main", arguments, number=number, repeat=repeat)
 
 
 def connect(address: str, key: str = DEFAULT_KEY, timeout: float = 0) -> Board:
