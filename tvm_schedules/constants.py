@@ -13,7 +13,7 @@ import numpy as np
 
 from .gpu import conv_dot as gpu_conv_dot
 from .gpu import linear_dot as gpu_linear_dot
-from .kernels import dense, dense_dot, depthwise_dot, linear, linear_dot, pool, taps
+from .kernels import bitplanes, dense, dense_dot, depthwise_dot, linear, linear_dot, pool, popcount_linear, taps
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -51,10 +51,19 @@ def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return arrays
 
 
-def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+def _rows(arrays: Arrays, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     codes, levels = taps.split_levels(decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]))
-    if len(codes) == 1:
-        levels = np.ones_like(levels)  # the epilogue's scale holds the only level
+    # The epilogue's scale holds the only level.
+    return codes, np.ones_like(levels) if len(codes) == 1 else levels
+
+
+def _words(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return bitplanes.words(*_rows(arrays, params), window, x, params["planes"], params["limit"])
+
+
+def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, levels = _rows(arrays, params)
     return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
 
 
@@ -88,6 +97,11 @@ def _gpu_linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"words": gpu_linear_dot.weights(values, *(params[k] for k in ("ternary", "lanes", "vector", "rows")))}
 
 
+def _popcount_linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, _ = _rows(arrays, params)
+    return popcount_linear.weights(codes, params["vector"], params["tile"])
+
+
 def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"mask": halo_from(params["x"]).mask(tuple(params["size"]), params["length"])}
 
@@ -109,6 +123,7 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
+    "words": _words,
     "dense": _dense,
     "dense_dot": _dense_dot,
     "depthwise_dot": _depthwise_dot,
@@ -116,6 +131,7 @@ RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "divisor": _divisor,
     "linear": _linear,
     "linear_dot": _linear_dot,
+    "popcount_linear": _popcount_linear,
     "gpu_conv_dot": _gpu_conv_dot,
     "gpu_linear_dot": _gpu_linear_dot,
 }

@@ -15,10 +15,11 @@ __all__ = ["Clip", "DenseWeight", "GlobalPool", "Graph", "Linear", "Node", "Pool
 
 @dataclass(frozen=True)
 class Quant:
-    """An 8-bit value ``q`` stands for ``(q - zero_point) * scale``."""
+    """An 8-bit value ``q`` stands for ``(q - zero_point) * scale``; no ``q`` is larger than ``top``."""
 
     scale: float
     zero_point: int
+    top: int = 255
 
 
 @dataclass(frozen=True)

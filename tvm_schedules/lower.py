@@ -14,7 +14,20 @@ from .choice import Choice, Choices
 from .clusters import lower_cluster
 from .errors import ModelError
 from .graph import Fused, Graph, Node, Quant, Weight, Windowed
-from .kernels import dense, dense_dot, depthwise_dot, global_pool, linear, linear_dot, pool, repack, sparse
+from .kernels import (
+    dense,
+    dense_dot,
+    depthwise_dot,
+    global_pool,
+    linear,
+    linear_dot,
+    narrow,
+    pool,
+    popcount,
+    popcount_linear,
+    repack,
+    sparse,
+)
 from .kernels.epilogue import Epilogue
 from .layout import Halo, Plain
 from .passes.layouts import LOWEST, Layouts, home, in_planes, view, window_of
@@ -25,7 +38,19 @@ from .tensor import TernaryTensor
 
 __all__ = ["SERIAL", "Lowering"]
 
-KERNELS = (depthwise_dot, dense_dot, sparse, dense, linear_dot, linear, pool, global_pool)
+KERNELS = (
+    depthwise_dot,
+    popcount,
+    dense_dot,
+    narrow,
+    sparse,
+    dense,
+    popcount_linear,
+    linear_dot,
+    linear,
+    pool,
+    global_pool,
+)
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
 HIGHEST = -LOWEST
@@ -55,6 +80,8 @@ class Lowering:
         self.steps: list[Step] = []
         self.constants = Constants()
         self.layers: list[dict[str, Any]] = []
+        self.derived: dict[Any, Buffer] = {}
+        """Other forms of tensors that kernels made for themselves, by what they are."""
         self._plain: dict[str, Buffer] = {}
         self._packed: dict[Any, Buffer] = {}
         self._virtual: dict[str, str] = {}

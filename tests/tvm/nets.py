@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from tvm_schedules.compile import Compiled
 
 
 def pack_int2(codes: np.ndarray) -> bytes:
@@ -94,12 +99,13 @@ def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
 class Runner:
     """Compiles a model with :mod:`tvm_schedules.compile` and runs it, without an artifact."""
 
-    def __init__(self, model: onnx.ModelProto, target: str = "host") -> None:
+    def __init__(self, model: onnx.ModelProto | Compiled, target: str = "host") -> None:
         from tvm_schedules import compat, constants
         from tvm_schedules.compile import ENTRY, compile_model
         from tvm_schedules.targets import resolve
 
-        self.compiled = compile_model(model, resolve(target))
+        made = isinstance(model, onnx.ModelProto)
+        self.compiled = compile_model(model, resolve(target)) if made else model
         plan = self.compiled.plan
         self.plan = plan
         self.tensor = compat.tensor

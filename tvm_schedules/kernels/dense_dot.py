@@ -147,7 +147,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     weight, window = node.weight, node.window
     if isinstance(weight, TernaryTensor):
         simple = weight.terms == 1 and weight.is_symmetric
-        if not simple or not ctx.choices.wants(node.name, "dense_dot", beats_sparse(ctx.target, weight)):
+        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top)
+        if not simple or not ctx.choices.wants(node.name, "dense_dot", better):
             return False
         values, scale, full = weight.codes[0], weight.per_channel.positive[0], weight.per_channel
         arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}

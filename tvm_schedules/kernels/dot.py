@@ -9,7 +9,7 @@ from ..compat import Emitter
 from ..targets import TargetSpec
 from ..tensor import TernaryTensor
 
-__all__ = ["SDOT", "VNNI", "Dot", "available", "beats_sparse"]
+__all__ = ["SDOT", "VNNI", "Dot", "available", "beats_sparse", "tap_cost"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,21 @@ VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False, advantage=2.0)
 SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True, advantage=3.0)
 
 
-def beats_sparse(target: TargetSpec, weight: TernaryTensor) -> bool:
-    """Whether a ternary convolution of 8-bit activations is faster with dot products than by adding up taps."""
+def tap_cost(target: TargetSpec, top: int) -> float:
+    """Time of adding one tap of activations up to ``top``, in times of adding one of 8 bits.
+
+    Sums that stay in bytes for many taps save most where widening is most of the work.
+    """
+    if top >= 16:
+        return 1.0
+    return 0.7 if target.arm64 else 0.93
+
+
+def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int = 255) -> bool:
+    """Whether a ternary convolution of activations up to ``top`` is faster with dot products than by adding up taps."""
     dot = available(target)
     simple = weight.terms == 1 and weight.is_symmetric
-    return dot is not None and simple and (1.0 - weight.sparsity()) * dot.advantage > 1.0
+    return dot is not None and simple and (1.0 - weight.sparsity()) * dot.advantage * tap_cost(target, top) > 1.0
 
 
 def available(target: TargetSpec) -> Dot | None:

@@ -28,7 +28,7 @@ from .taps import split_levels, taps_limit
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower", "pixel_block", "row_chunks"]
+__all__ = ["Spec", "emit", "lower", "pixel_block", "row_chunks", "row_splits"]
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     most = min(vectors, 10 if vector == 16 else 7)
     block = ctx.choices.pick(node.name, "block", block, range(min(2, most), most + 1))
     chunks = row_chunks(weight.channels, -(-vectors // block))
-    chunks = ctx.choices.pick(node.name, "chunks", chunks, _splits(weight.channels))
+    chunks = ctx.choices.pick(node.name, "chunks", chunks, row_splits(weight.channels))
     unroll = ctx.choices.pick(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
     parallel = bool(ctx.choices.pick(node.name, "parallel", taps * vectors * lanes > ctx.serial * 16, (0, 1)))
     spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, unroll, parallel, ep)
@@ -328,7 +328,7 @@ def pixel_block(vectors: int, vector: int, usual: tuple[int, int], x: Halo, wind
     return next((b for b in range(size, size // 2, -1) if channels * lines(b) * ALIGN <= L1), max(2, size // 2))
 
 
-def _splits(rows: int) -> list[int]:
+def row_splits(rows: int) -> list[int]:
     """Numbers of blocks of output channels that are worth measuring: equal ones."""
     return [c for c in (1, 2, 4, 8, 16) if rows % c == 0]
 

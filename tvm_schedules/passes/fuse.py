@@ -66,8 +66,7 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
         same = all(name in graph.values and graph.values[name].shape == shape for name in names)
         if same and any(name in in_planes for name in names):
             return Pool(node.name, "Add", names, list(node.outputs), residual=names[1])
-        return None
-    if node.op in ("Relu", "Clip", "QuantizeLinear", "BatchNormalization") and source in in_planes:
+    if node.op in ("Add", "Relu", "Clip", "QuantizeLinear", "BatchNormalization") and source in in_planes:
         identity = Pool(node.name, node.op, [source], [node.inputs[0]])
         return identity if _take(graph, producers, identity, node) else None
     return None
@@ -108,7 +107,12 @@ def _take(graph: Graph, producers: dict[str, Node], fused: Fused, node: Node) ->
     elif node.op in ("Add", "Mul") and len(node.inputs) == 2:
         other = node.inputs[1] if node.inputs[0] == name else node.inputs[0]
         constant = _per_channel(graph, fused, other, channels)
-        if constant is not None and plain:
+        if constant is not None and node.op == "Add" and not plain and np.ptp(constant) == 0:
+            # Clipping commutes with an addition that moves its bounds along.
+            shift = float(constant[0])
+            fused.bias = (fused.bias + constant).astype(np.float32)
+            fused.clip = Clip(fused.clip.low + shift, fused.clip.high + shift)
+        elif constant is not None and plain:
             if node.op == "Mul":
                 fused.scale = (fused.scale * constant).astype(np.float32)
                 fused.bias = (fused.bias * constant).astype(np.float32)

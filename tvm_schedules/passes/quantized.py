@@ -17,7 +17,7 @@ COMMUTING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"
 def run(graph: Graph) -> None:
     """Sets ``Value.quant`` of every 8-bit tensor behind a QuantizeLinear with constant parameters, in uint8, and of inputs."""
     _hoist(graph)
-    readers = graph.consumers()
+    readers, producers = graph.consumers(), graph.producers()
     _mark_inputs(graph, readers)
     for node in graph.nodes:
         quant = parameters(graph, node) if node.op == "QuantizeLinear" else None
@@ -30,6 +30,8 @@ def run(graph: Graph) -> None:
             if out in graph.outputs or any(r.op not in {*COMMUTING, "DequantizeLinear"} for r in readers.get(out, [])):
                 continue
             quant = Quant(quant.scale, quant.zero_point + 128) if node.op == "QuantizeLinear" else quant
+        if node.op == "QuantizeLinear":
+            quant = replace(quant, top=_top(graph, producers, node.inputs[0], quant))
         graph.values[out] = replace(graph.values[out], dtype="uint8", quant=quant)
 
 
@@ -48,6 +50,20 @@ def parameters(graph: Graph, node: Node) -> Quant | None:
     if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8):
         return None
     return Quant(float(scale.ravel()[0]), int(zero.ravel()[0]))
+
+
+def _top(graph: Graph, producers: dict[str, Node], name: str, quant: Quant) -> int:
+    """The largest integer that a real tensor can become, by the bounds of a Clip that made it."""
+    node = producers.get(name)
+    while node is not None and node.op in COMMUTING:
+        node = producers.get(node.inputs[0])
+    if node is None or node.op != "Clip" or len(node.inputs) < 3:
+        return 255
+    high = graph.constants.get(node.inputs[2])
+    if high is None:
+        return 255
+    steps = np.rint(high.ravel()[0].astype(np.float32) / np.float32(quant.scale)) + quant.zero_point
+    return int(np.clip(steps, 0, 255))
 
 
 def resolve(graph: Graph, producers: dict[str, Node], name: str) -> str:
