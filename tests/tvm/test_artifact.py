@@ -32,6 +32,9 @@ from . import fake
 
 pytestmark = pytest.mark.usefixtures("fake_compiler")
 
+LIBRARY_FILES = (store.LIBRARY, store.WEIGHTS, store.MODEL, store.SAMPLES, store.PROBE)
+"""What an artifact of a library consists of, beside its metadata."""
+
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
@@ -61,7 +64,7 @@ def test_build_load_run(built: Path) -> None:
     assert "float32[1, 8]" in repr(model)
     metadata = store.read_metadata(built)
     assert metadata["verification"]["passed"] is True
-    assert metadata["files"].keys() == set(store.FILES) - {store.METADATA}
+    assert metadata["files"].keys() == set(LIBRARY_FILES)
     assert onnx.load(built / "model.onnx") == fake.model()
     assert alone(built)
 
@@ -223,7 +226,7 @@ def test_missing_linker_stops_before_anything_is_written(tmp_path: Path, monkeyp
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in store.FILES if name != store.METADATA])
+@pytest.mark.parametrize("name", LIBRARY_FILES)
 def test_damage_is_found(built: Path, name: str) -> None:
     path = built / name
     data = bytearray(path.read_bytes())
