@@ -69,12 +69,14 @@ def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> Fo
         ShapeError: An input has an open dimension.
         ModelError: No nodes' results are asked for, or the front end refuses the model.
     """
+    from tvm_schedules.gpu.foreign import spread
     from tvm_schedules.schedules import schedule
     from tvm_schedules.schedules.legalize import legalization_map
     from tvm_schedules.schedules.onnx_import import read
 
     module, inputs, outputs = read(model)
-    target_json = compat.make_target(target.tvm)
+    # For a graphics processor, operators are written as for any CPU and spread over threads afterwards.
+    target_json = compat.make_target({"kind": "llvm"} if target.is_gpu else target.tvm)
     try:
         lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
         walk = _Walk(lowered, ForeignProgram(inputs=inputs), prefix, outputs)
@@ -91,8 +93,9 @@ def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> Fo
             raise UnsupportedOperatorError(
                 f"{_blame(model, name)} needs functions of TVM's full runtime ({', '.join(unavailable)}); {_REMEDY}"
             )
-        walk.program.functions[name] = schedule(function, target)
-    return walk.program
+        if not target.is_gpu:
+            walk.program.functions[name] = schedule(function, target)
+    return spread(walk.program, walk.used) if target.is_gpu else walk.program
 
 
 _REMEDY = "express it with other operators in the network's forward, or leave it outside of the exported part"

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
-from ..compat import Emitter, make_target
+from ..compat import Emitter, buffer_shape, dtype_name, make_target
 
-__all__ = ["Argument", "GpuEmitter", "Kernel", "generate", "prim_func", "signature"]
+__all__ = ["Argument", "GpuEmitter", "Kernel", "Scheduled", "generate", "loop_nests", "prim_func", "signature"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,25 @@ class Kernel:
     grid: tuple[int, int, int]
     threads: int
     body: Callable[..., None] = field(repr=False)
+
+
+@dataclass
+class Scheduled:
+    """A TVM function with thread bindings.
+
+    Attributes:
+        function: The PrimFunc.
+        arguments: Its buffers.
+        shapes: Their shapes.
+        grid: Work groups in x, y, z.
+        threads: Threads a group.
+    """
+
+    function: Any
+    arguments: list[Argument]
+    shapes: list[tuple[int, ...]]
+    grid: tuple[int, int, int]
+    threads: int
 
 
 class GpuEmitter(Emitter):
@@ -82,8 +102,10 @@ class GpuEmitter(Emitter):
             yield i
 
 
-def prim_func(name: str, kernel: Kernel, flat: bool = False) -> Any:
+def prim_func(name: str, kernel: Kernel | Scheduled, flat: bool = False) -> Any:
     """Makes the PrimFunc of a kernel, named ``name``; ``flat`` folds the third axis of the grid into the second."""
+    if isinstance(kernel, Scheduled):
+        return kernel.function.with_attr("global_symbol", name)
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as builder
 
@@ -141,3 +163,73 @@ def signature(source: str, name: str) -> list[str]:
     parts = [part.split("[[") for part in found[1].split(",")]
     pointers = [part[0] for part in parts if len(part) == 1 or "buffer" in part[1]]
     return [re.findall(r"\w+", part)[-1].removesuffix("_ptr") for part in pointers]
+
+
+THREADS = 64
+
+
+def loop_nests(function: Any) -> tuple[list[str], list[Scheduled]]:
+    """Takes a PrimFunc of blocks apart.
+
+    Returns:
+        The names of its parameters, and one function with thread bindings for each loop nest that is left after
+        inlining, in order; their buffers have the names of the parameters or of buffers between them.
+    """
+    import tvm
+    import tvm_ffi
+    from tvm import s_tir, tirx
+
+    from ..schedules.injective import inline, leaf_blocks
+
+    function = function.with_attr("global_symbol", "main").without_attr("op_pattern")
+    sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    inline(sch, leaf_blocks(sch))
+    whole = sch.mod["main"]
+    root = whole.body.block
+    nests = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
+    names = {buffer: f"buffer{i}" for i, buffer in enumerate([*whole.params, *root.alloc_buffers])}
+    found = []
+    for nest in nests:
+        used = set(tirx.analysis.undefined_vars(nest, []))
+        buffers = [b for b in names if b in used]
+        block = s_tir.SBlock([], [], [], "root", nest)
+        attrs = tvm.ir.make_node("ir.DictAttrs", **{"tirx.noalias": True, "s_tir": True, "global_symbol": "main"})
+        single = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, block), None, attrs)
+        # Names of their own, by which the generated source's arguments are found.
+        renamed = {b: tirx.Var(names[b], b.ty) for b in buffers}
+        single = tvm_ffi.structural_map(single, (tirx.Var, lambda v, to=renamed: to.get(v, v)))
+        made, grid, threads = _bind(single)
+        shapes = [buffer_shape(b) for b in buffers]
+        arguments = [Argument(names[b], dtype_name(b), prod(s)) for b, s in zip(buffers, shapes, strict=True)]
+        found.append(Scheduled(made, arguments, shapes, grid, threads))
+    return [names[b] for b in whole.params], found
+
+
+def _bind(function: Any) -> tuple[Any, tuple[int, int, int], int]:
+    """Spreads the spatial loops of a function of one nest over threads; what is of another form runs in one thread."""
+    import tvm
+    from tvm import s_tir, tirx
+
+    from ..schedules.injective import leaf_blocks
+
+    sch = s_tir.Schedule(tvm.IRModule({"main": function}))
+    blocks = leaf_blocks(sch)
+    block = blocks[0]
+    loops = sch.get_loops(block)
+    kinds = [int(var.iter_type) for var in sch.get(block).iter_vars]
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=False) if kind == 0]
+    if len(blocks) == 1 and len(kinds) == len(loops) and spatial:
+        total = prod(int(sch.get(loop).extent) for loop in spatial)
+        sch.reorder(*spatial, *(loop for loop, kind in zip(loops, kinds, strict=True) if kind != 0))
+        outer, inner = sch.split(sch.fuse(*spatial) if len(spatial) > 1 else spatial[0], [None, THREADS])
+        groups, threads = -(-total // THREADS), THREADS
+    else:
+        outer = sch.add_unit_loop(loops[0] if loops else block)
+        inner = sch.add_unit_loop(loops[0] if loops else block)
+        groups, threads = 1, 1
+    sch.bind(outer, "blockIdx.x")
+    sch.bind(inner, "threadIdx.x")
+    module = sch.mod
+    if not any(dtype_name(b) == "int64" for b in function.params):
+        module = tirx.transform.ForceNarrowIndexToInt32()(module)  # which refuses functions that hold int64 data
+    return module["main"], (groups, 1, 1), threads

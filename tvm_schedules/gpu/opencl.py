@@ -36,7 +36,7 @@ def devices() -> list[Any]:
     return sorted(found, key=lambda device: not device.type & cl.device_type.GPU)
 
 
-_HINT = "install the processor's driver, or PoCL for the CPU: pip install pocl-binary-distribution"
+_HINT = "install the processor's driver, or PoCL for the CPU (Debian: pocl-opencl-icd)"
 
 
 class OpenClDevice:

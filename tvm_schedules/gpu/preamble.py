@@ -31,6 +31,10 @@ _CUDA = """
 #define uint unsigned int
 #define uchar unsigned char
 #define ushort unsigned short
+#define int64_t long long
+#define uint64_t unsigned long long
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
 #define tern_dot(a, b, c) __dp4a((uint)(a), (uint)(b), (uint)(c))
 #define tern_down(v, n, w) __shfl_down_sync(0xffffffffu, (v), (n), (w))
 """
@@ -41,6 +45,11 @@ inline uint tern_dot(uint a, uint b, uint c) {{
   return c + {_BYTES};
 }}
 """
+
+
+def _constant(signature: re.Match[str]) -> str:
+    """The signature of a kernel of this package, which writes nothing but ``out``."""
+    return re.sub(r"(?<=[(,])\s*(\w+\* __restrict__ (?!out_ptr\b))", r" const \1", signature[0])
 
 
 def complete(source: str, kind: str) -> str:
@@ -54,7 +63,7 @@ def complete(source: str, kind: str) -> str:
     source = re.sub(r"^// Function: .*\n", "", source, flags=re.MULTILINE)
     if kind == "cuda":
         body = source[source.index('extern "C"') :]
-        body = re.sub(r"(?<=[(,])\s*(\w+)\* __restrict__ (?!out_ptr\b)", r" const \1* __restrict__ ", body)
+        body = re.sub(r"(?<=\) )(?!foreign)\w+_kernel\([^)]*\)", _constant, body)
         return f"{_CUDA.lstrip()}\n{body.strip()}\n"
     if kind == "metal":
         union = re.compile(r"#include <metal_stdlib>\nusing namespace metal;\n+union __TVMArgUnion \{[^}]*\};\n")

@@ -30,6 +30,9 @@ static inline int min(int a, int b) { return a < b ? a : b; }
 static inline float max(float a, float b) { return a > b ? a : b; }
 static inline float min(float a, float b) { return a < b ? a : b; }
 
+static inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
+static inline float __int_as_float(int a) { float f; memcpy(&f, &a, 4); return f; }
+
 static void yield_thread() { int me = current; swapcontext(&contexts[me], &scheduler); }
 #define __syncthreads() yield_thread()
 
