@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from examples import compare_data
 from examples.compare_data import Batches, Data
 from examples.compare_recipes import RECIPES, Recipe, choose
+from examples.compare_report import report, write_text
 from examples.compare_training import Learner, Ticker, accuracy, add_biases, fit, logits_of, measure
 from examples.models import CifarResNet
 
@@ -111,8 +112,9 @@ class Comparison:
         fit(learner, Batches(self.data, plan.batch, seed), plan.float_epochs, plan.precision, seed, [tick])
         folder.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)
-        torch.save(net.state_dict(), path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(net.state_dict(), temporary)
+        os.replace(temporary, path)
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": "float", "seed": seed, "distill": False, "plan": wanted, **found}
         _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
@@ -158,9 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(path.with_suffix(".tmp"), path)
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -196,7 +196,6 @@ def load_data(options: argparse.Namespace) -> Data:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and report."""
-    from examples import compare_report
     from examples.compare_progress import Progress
 
     options = parser().parse_args(arguments)
@@ -214,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for seed in (int(text) for text in options.seeds.split(",")):
                 for recipe in chosen:
                     progress.done(comparison.run(recipe, seed, options.distill))
-    compare_report.report(output, options.data, [recipe.name for recipe in RECIPES])
+    report(output, options.data, [recipe.name for recipe in RECIPES])
 
 
 if __name__ == "__main__":

@@ -230,10 +230,17 @@ def report(folder: Path, data: str, order: Sequence[str]) -> None:
     text = table(rows) + "\n\n" + "\n".join(check(rows, data)) + "\n"
     summary = {"data": data, "rows": [{k: _short(v) for k, v in vars(row).items()} for row in rows]}
     for name, content in (("table.md", text), ("summary.json", json.dumps(summary, indent=1) + "\n")):
-        (folder / f"{name}.tmp").write_text(content)
-        os.replace(folder / f"{name}.tmp", folder / name)
+        write_text(folder / name, content)
     plot(rows, folder / "plot.svg")
     print(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also when several processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def _short(value: Any) -> Any:
