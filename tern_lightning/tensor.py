@@ -92,9 +92,12 @@ class TernaryTensor:
 
     def dequantize(self) -> Tensor:
         """Return the weight itself, float32 of shape ``shape``."""
-        zero = self.positive.new_zeros(())
-        positive, negative = self._spread(self.positive), self._spread(self.negative)
-        values = torch.where(self.codes > 0, positive, torch.where(self.codes < 0, -negative, zero))
+        # Products are exact here, and many times as fast as torch.where.
+        positive = self._spread(self.positive)
+        if self.negative is self.positive:
+            values = positive * self.codes
+        else:
+            values = positive * self.codes.clamp(min=0) + self._spread(self.negative) * self.codes.clamp(max=0)
         return values[0] if self.terms == 1 else values.sum(0)
 
     def sparsity(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import as_factor
 from tern_lightning.functional.shared import kept
 from tern_lightning.tensor import TernaryTensor
 
@@ -66,9 +67,9 @@ def entropy_assignment(
         mask: Bool of the weight's shape, True for weights that are kept; None keeps all.
     """
     values = kept(weight.detach(), mask)
-    plus, minus = values > positive / 2, values < -negative / 2
-    total = values.numel() if mask is None else mask.sum()
-    counts = torch.stack([minus.sum(), total - plus.sum() - minus.sum(), plus.sum()]).clamp_min(1).to(weight.dtype)
+    plus, minus = torch.count_nonzero(values > positive / 2), torch.count_nonzero(values < -negative / 2)
+    total = values.numel() if mask is None else torch.count_nonzero(mask)
+    counts = torch.stack([minus, total - plus - minus, plus]).clamp_min(1).to(weight.dtype)
     shares = counts / counts.sum()
     zeros = shares[1].clamp_min(0.5)
     signs = shares[::2] * (1 - zeros) / (shares[0] + shares[2])
@@ -76,7 +77,8 @@ def entropy_assignment(
     bits = -shares.log2()
 
     levels = torch.stack([negative, positive])
-    extremes = torch.stack([-values.amin(), values.amax()])
+    lowest, highest = torch.aminmax(values)
+    extremes = torch.stack([-lowest, highest])
     # Distance from the nearest-level threshold to the most extreme weight; W^2 - (W - w)^2 is twice w times it.
     room, extra = extremes - levels / 2, bits[::2] - bits[1]
     able = (room > 0) & (extra > 0)
@@ -119,7 +121,7 @@ def ec2t(
     """
     fixed = (positive.detach().reshape(()), negative.detach().reshape(()))
     found = entropy_assignment(weight, *fixed, strength, size_factor, mask)
-    codes = kept((weight > found.upper).to(torch.int8) - (weight < found.lower).to(torch.int8), mask)
+    codes = kept(as_factor(weight > found.upper) - as_factor(weight < found.lower), mask)
     return TernaryTensor(codes[None], positive[None], negative[None], channel_axis)
 
 

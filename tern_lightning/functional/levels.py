@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.gradient import attach
-from tern_lightning.functional.shared import kept, row_max, spread, to_rows
+from tern_lightning.functional.shared import kept, row_max, row_sum, signs, spread, to_rows
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -48,7 +49,7 @@ def ttq(
         chosen = size > spread(bound, weight, channel_axis)
     else:
         chosen = size >= spread(_kth_largest(size, sparsity, per_channel, channel_axis, mask), weight, channel_axis)
-    codes = (weight.sign() * kept(chosen, mask)).to(torch.int8)
+    codes = signs(weight, kept(chosen, mask))
     return TernaryTensor(codes[None], positive[None], negative[None], channel_axis)
 
 
@@ -76,7 +77,37 @@ def trained_levels(latent: Tensor, ternary: TernaryTensor) -> Tensor:
         latent: Float32 weight.
         ternary: Its ternary form; the levels carry a gradient.
     """
-    codes, axis = ternary.codes[0], ternary.channel_axis
-    positive, negative = (spread(level[0].detach(), codes, axis) for level in (ternary.positive, ternary.negative))
-    slope = torch.where(codes > 0, positive, torch.where(codes < 0, negative, torch.ones_like(positive)))
-    return attach(ternary.dequantize(), latent, slope)
+    levels = ternary.positive[0], ternary.negative[0]
+    found: Tensor = _TrainedLevels.apply(latent, *levels, ternary.codes[0], ternary.channel_axis)
+    return found
+
+
+class _TrainedLevels(torch.autograd.Function):
+    """:func:`trained_levels` with few passes over the weight, which it is most of the cost of."""
+
+    @staticmethod
+    def forward(latent: Tensor, positive: Tensor, negative: Tensor, codes: Tensor, axis: int) -> Tensor:
+        plus, minus = _halves(codes, positive.dtype)
+        # Exactly p, -n or zero: the other product is zero.
+        return plus.mul_(spread(positive, codes, axis)).addcmul_(minus, spread(negative, codes, axis))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, positive, negative, codes, ctx.axis = inputs
+        ctx.save_for_backward(positive, negative, codes)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        positive, negative, codes = ctx.saved_tensors
+        plus, minus = _halves(codes, grad.dtype)
+        rows = ctx.axis, len(positive) > 1
+        of_positive, of_negative = (row_sum(grad * half, *rows) for half in (plus, minus))
+        slope = plus.mul_(spread(positive, codes, ctx.axis) - 1)
+        slope = slope.addcmul_(minus, spread(1 - negative, codes, ctx.axis)).add_(1)
+        return grad * slope, of_positive, of_negative, None, None
+
+
+def _halves(codes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """1 where a code is +1, and -1 where it is -1; zero elsewhere."""
+    return codes.clamp(min=0).to(dtype), codes.clamp(max=0).to(dtype)

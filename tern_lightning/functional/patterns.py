@@ -198,6 +198,22 @@ def keep_digits(sizes: Sequence[Tensor], amount: float, limits: Sequence[Tensor]
     return found
 
 
+def _all_but_smallest(size: Tensor, m: int, axis: int) -> Tensor:
+    """Keep all but the smallest of every ``m`` along ``axis``, of equal ones all but the last; no sorting."""
+    length = size.shape[axis]
+    padding = [0, 0] * (size.ndim - 1 - axis) + [0, -length % m]
+    groups = torch.nn.functional.pad(size, padding, value=-2.0).unflatten(axis, (-1, m))
+    least = groups.select(axis + 1, 0)
+    index = torch.zeros_like(least, dtype=torch.int8)
+    for position in range(1, m):
+        here = groups.select(axis + 1, position)
+        index = torch.maximum(index, (here <= least).view(torch.int8) * position)
+        least = torch.minimum(least, here)
+    positions = torch.arange(m, dtype=torch.int8, device=size.device).reshape(-1, *[1] * (size.ndim - 1 - axis))
+    chosen = index.unsqueeze(axis + 1) != positions
+    return chosen.flatten(axis, axis + 1).narrow(axis, 0, length).contiguous()
+
+
 def keep_n_of_m(weight: Tensor, n: int, m: int, channel_axis: int = 0, kept: Tensor | None = None) -> Tensor:
     """Keep the ``n`` largest magnitudes of every ``m`` weights that follow each other along the input channels.
 
@@ -224,6 +240,9 @@ def keep_n_of_m(weight: Tensor, n: int, m: int, channel_axis: int = 0, kept: Ten
     size = weight.detach().abs()
     if kept is not None:
         size = torch.where(kept, size, -torch.ones_like(size))
+    if n == m - 1:
+        chosen = _all_but_smallest(size, m, 1 - channel_axis)
+        return chosen if kept is None else chosen & kept
     rows = size.movedim(1 - channel_axis, -1)
     padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % m), value=-2.0)
     order = torch.argsort(padded.unflatten(-1, (-1, m)), dim=-1, descending=True, stable=True)

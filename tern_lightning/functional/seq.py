@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.gradient import attach
-from tern_lightning.functional.shared import kept, spread
+from tern_lightning.functional.gradient import as_factor, attach
+from tern_lightning.functional.shared import kept, signs, spread
 from tern_lightning.tensor import TernaryTensor
 
 CLIP = 0.99
@@ -55,6 +55,7 @@ def seq_gradient(weight: Tensor, scale: Tensor, ternary: TernaryTensor, mask: Te
     axis = ternary.channel_axis
     ratio = weight.detach() / spread(scale.detach(), weight, axis)
     inside = ratio.abs() <= CLIP
-    slope = torch.where(inside, ternary.codes[0] / 1.5 - ratio, ratio.sign()) / weight.numel() ** 0.5
+    within = (ternary.codes[0] / 1.5 - ratio) * as_factor(inside)
+    slope = (within + signs(ratio, ~inside)) / weight.numel() ** 0.5
     values = attach(ternary.dequantize().detach(), weight, inside)
     return attach(values, spread(scale, weight, axis), kept(slope, mask))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import as_factor
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -24,9 +25,13 @@ def spread(level: Tensor, weight: Tensor, channel_axis: int) -> Tensor:
     return level.reshape(shape)
 
 
-def kept(values: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
-    """``values`` with ``fill`` in place of the pruned weights'."""
-    return values if mask is None else values.masked_fill(~mask, fill)
+def kept(values: Tensor, mask: Tensor | None) -> Tensor:
+    """``values`` with zero (False) in place of the pruned weights'."""
+    if mask is None:
+        return values
+    if values.dtype == torch.bool:
+        return values & mask
+    return values * as_factor(mask)
 
 
 def row_sum(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
@@ -59,6 +64,9 @@ def row_std(
     values: Tensor, mean: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None, tiny: float = 1e-12
 ) -> Tensor:
     """Unbiased standard deviation about ``mean`` ``[C]`` over the kept weights, ``[C]``, at least ``tiny``."""
+    rows = to_rows(values, channel_axis, per_channel)
+    if mask is None and rows.shape[1] > 1:
+        return torch.var(rows, 1).clamp_min(tiny**2).sqrt()
     squares = (values - spread(mean, values, channel_axis)).square()
     count = row_count(values, channel_axis, per_channel, mask)
     variance = row_sum(squares, channel_axis, per_channel, mask) / (count - 1).clamp_min(1)
@@ -70,15 +78,20 @@ def conditional_mean(values: Tensor, chosen: Tensor, channel_axis: int, per_chan
 
     It is differentiable in ``values``: every chosen element receives the mean's gradient divided by their number.
     """
-    rows = to_rows(torch.where(chosen, values, torch.zeros_like(values)), channel_axis, per_channel)
-    count = to_rows(chosen.to(values.dtype), channel_axis, per_channel).sum(1)
+    rows = to_rows(values * as_factor(chosen), channel_axis, per_channel)
+    count = torch.count_nonzero(to_rows(chosen, channel_axis, per_channel), 1).to(values.dtype)
     return torch.where(count > 0, rows.sum(1) / count.clamp_min(1), torch.ones_like(count))
+
+
+def signs(weight: Tensor, chosen: Tensor) -> Tensor:
+    """Signs of the chosen weights, int8."""
+    return weight.sign().to(torch.int8) * as_factor(chosen)
 
 
 def ternarize(weight: Tensor, chosen: Tensor, level: Tensor, channel_axis: int) -> TernaryTensor:
     """Join the signs of the chosen weights and a symmetric level ``[C]``."""
-    codes = (weight.sign() * chosen).to(torch.int8)
-    return TernaryTensor(codes[None], level[None], level[None], channel_axis)
+    levels = level[None]
+    return TernaryTensor(signs(weight, chosen)[None], levels, levels, channel_axis)
 
 
 def conditional_mean_ternary(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.shared import kept, row_mean, row_std, spread
+from tern_lightning.functional.shared import kept, row_mean, row_std, signs, spread
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -82,7 +82,7 @@ def tga(
     bound = torch.minimum(torch.maximum(threshold, low * fixed), high * fixed)
     tail = std * inverse_mills(bound / std)
     rest = weight.detach() - spread(mean.detach(), weight, channel_axis)
-    codes = rest.sign() * (rest.abs() > spread(bound.detach(), weight, channel_axis))
+    codes = signs(rest, kept(rest.abs() > spread(bound.detach(), weight, channel_axis), mask))
     positive = (mean + tail)[None]
     negative = (tail - mean)[None] if two_levels else positive
-    return TernaryTensor(kept(codes, mask).to(torch.int8)[None], positive, negative, channel_axis)
+    return TernaryTensor(codes[None], positive, negative, channel_axis)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.absmean import absmean
+from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, soft_ternary
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
@@ -58,10 +59,11 @@ class Hestia(Quantizer):
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values, in training the softened ones."""
-        hard = super().forward(weight, channel_axis, mask)
+        found = self.ternary(weight.detach(), channel_axis, mask)
+        hard = straight_through(weight, found.dequantize())
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return hard
         share, temperature = hestia_schedule(self.progress.to(weight.device), self.temperature, self.blend, self.end)
-        scale = self.ternary(weight.detach(), channel_axis, mask).positive[0]
-        soft = soft_ternary(weight, scale, temperature.clamp_min(COLDEST), channel_axis)
-        return torch.where(temperature > COLDEST, weight + share * (soft - weight), hard)
+        soft = soft_ternary(weight, found.positive[0], temperature.clamp_min(COLDEST), channel_axis)
+        # One of the two, exactly.
+        return torch.lerp(hard, weight + share * (soft - weight), (temperature > COLDEST).to(weight.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.sherry import arenas, sherry
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
@@ -38,7 +39,9 @@ class Sherry(Quantizer):
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values, in training with the share of the float weight."""
-        values = super().forward(weight, channel_axis, mask)
         if not (self.residual and torch.is_grad_enabled() and weight.requires_grad):
-            return values
-        return values + arenas(self.progress.to(weight.device), self.warmup) * weight
+            return super().forward(weight, channel_axis, mask)
+        share = arenas(self.progress.to(weight.device), self.warmup)
+        fixed = weight.detach()
+        values = torch.addcmul(self.ternary(fixed, channel_axis, mask).dequantize(), share, fixed)
+        return attach(values, weight, 1 + share)
