@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,15 +173,15 @@ class Tuning:
 
 def _combined(best: Choice, us: dict[Any, float]) -> Choice:
     """The best kernel with each number at the value that was fastest when it was varied alone."""
+    same = [dict(choice.numbers) for choice in us if choice.kernel == best.kernel]
+    # Numbers were varied one at a time, so what most candidates have is where that started.
+    start = {number: Counter(numbers[number] for numbers in same).most_common(1)[0][0] for number, _ in best.numbers}
     numbers = {}
-    for number, value in best.numbers:
-        same = {
-            dict(choice.numbers)[number]: time
-            for choice, time in sorted(us.items(), key=lambda item: -item[1])
-            if choice.kernel == best.kernel and number in dict(choice.numbers)
-        }
-        fastest = min(same, key=same.__getitem__)
-        numbers[number] = fastest if same[fastest] < same.get(value, float("inf")) else value
+    for number in start:
+        values = dict.fromkeys([start[number], *(entry[number] for entry in same)])
+        alone = [Choice.of(best.kernel, {**start, number: value}) for value in values]
+        fastest = min((choice for choice in alone if choice in us), key=us.__getitem__)
+        numbers[number] = dict(fastest.numbers)[number]
     return Choice.of(best.kernel, numbers)
 
 
