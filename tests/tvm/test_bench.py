@@ -139,6 +139,23 @@ def test_a_failing_engine_is_named(artifact: Path, tmp_path: Path) -> None:
         places.Worker(engine, artifact, 1, [])
 
 
+def test_fast_cores_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an RK3588, whose first four CPUs are the slow ones."""
+    clocks = {number: "1800000" if number < 4 else "2400000" for number in range(8)}
+    monkeypatch.setattr(system.os, "sched_getaffinity", lambda process: set(clocks))
+    monkeypatch.setattr(system, "_read", lambda path: clocks[int(str(path).split("/cpu/cpu")[1].split("/")[0])])
+    assert system.usable_cpus() == [4, 5, 6, 7, 0, 1, 2, 3]
+
+
+def test_limited_clock_is_shouted(result: dict[str, Any]) -> None:
+    hot = {**result["after"], "throttled": "80008", "cooling": {"thermal-cpufreq-0": 2}, "clock_mhz": [600.0, 1500.0]}
+    line = report.machine_line({**result, "after": hot})
+    assert "-> 1500 MHz" in line
+    assert "THROTTLED after (80008)" in line
+    assert "clock HELD DOWN after by thermal-cpufreq-0" in line
+    assert "THROTTLED" not in report.machine_line({**result, "after": {**hot, "throttled": "0", "cooling": None}})
+
+
 def test_condition_reads_what_the_system_tells() -> None:
     found = system.condition()
     assert found.keys() == {"load", "clock_mhz", "governor", "temperature_c", "throttled", "cooling"}

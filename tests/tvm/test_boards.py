@@ -200,6 +200,16 @@ def test_crash_ends_its_session_alone(address: str, running: Process) -> None:
     assert "illegal instruction: the library was built for another CPU" in running.text()
 
 
+def test_client_notices_a_board_without_power(address: str) -> None:
+    """TVM's client would wait for ever: the system asks the board now and then whether it is still there."""
+    before = remote._sockets()
+    with remote.connect(address):
+        (number,) = (number for name, number in remote._sockets().items() if name not in before)
+        with socket.socket(fileno=os.dup(number)) as shared:
+            assert shared.getpeername()[1] == int(address.split(":")[1])
+            assert shared.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
 def test_session_ends_at_the_clients_limit(address: str, running: Process) -> None:
     board = remote.connect(address, timeout=0.5)
     time.sleep(1)

@@ -273,16 +273,19 @@ def request(tracker: str, key: str, timeout: float = 0) -> Board:
     return Board(session, f"{key}@{host}:{port}")
 
 
-def _sockets() -> set[int]:
-    """Numbers of this process' open files."""
-    try:
-        return {int(name) for name in os.listdir("/proc/self/fd")}
-    except OSError:
-        return set()
+def _sockets() -> dict[str, int]:
+    """This process' sockets: the system's name, which is never used twice, and the number of the open file."""
+    found = {}
+    with contextlib.suppress(OSError):  # not Linux
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the directory's own, which is closed by now
+                found[os.readlink(f"/proc/self/fd/{number}")] = int(number)
+    return {name: number for name, number in found.items() if name.startswith("socket:")}
 
 
-def _keep_alive(before: set[int]) -> None:
+def _keep_alive(before: dict[str, int]) -> None:
     """Make the sockets that were opened since notice a board that is gone; TVM's client would wait for ever."""
-    for number in _sockets() - before if before else ():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as shared:
-            keep_alive(shared)
+    for name, number in _sockets().items():
+        if name not in before:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as shared:
+                keep_alive(shared)

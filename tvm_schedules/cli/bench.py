@@ -98,7 +98,9 @@ def _main(options: argparse.Namespace) -> int:
         try:
             report.plot(results, options.plot)
         except ImportError:
-            raise BenchError("matplotlib is not installed; install it with: pip install matplotlib") from None
+            raise BenchError(
+                "matplotlib is not installed; install it with: pip install 'tern-lightning[plot]'"
+            ) from None
         except (OSError, ValueError) as error:
             raise BenchError(f"cannot write the plot: {error}") from error
     console = Console()
