@@ -80,7 +80,7 @@ class Alone(Lowering):
         self.steps: list[Step] = []
         self.constants: Memory = Memory(cache)
         self.layers = []
-        self._plain, self._packed, self._virtual = {}, {}, {}
+        self._plain, self._packed, self._virtual, self.derived = {}, {}, {}, {}
         self._outputs = {}
         self.largest_read = 4096
         kernels = [k for k in self._in_order(node) if choice is None or name_of(k) == choice.kernel]
@@ -131,7 +131,8 @@ def describe(alone: Alone) -> str:
 
 def _text(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
-        parts = [f"{f.name}={_text(getattr(value, f.name))}" for f in fields(value) if f.name != "taps"]
+        kept = [f.name for f in fields(value) if f.name not in ("taps", "words", "steps")]
+        parts = [f"{name}={_text(getattr(value, name))}" for name in kept]
         return f"{type(value).__name__}({', '.join(parts)})"
     return repr(value)
 
