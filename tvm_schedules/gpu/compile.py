@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from ..errors import TargetError
 from ..plan import Buffer, Place, Step
 from ..reader import load_model, read
 from ..targets import TargetSpec
+from . import compat
 
-__all__ = ["GpuCompiled", "compile_gpu"]
+__all__ = ["GpuCompiled", "compile_gpu", "generate"]
 
 
 @dataclass
@@ -44,51 +45,63 @@ def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] 
         TargetError: The language has no type that a kernel needs.
     """
     from ..passes import prepare
-    from . import compat
     from .lower import GpuLowering
-    from .preamble import complete
 
     say = progress or (lambda text: None)
-    kind = str(target.tvm["kind"])
     say("reading the graph")
     graph = prepare(read(load_model(model)))
     say("choosing kernels and layouts")
     lowering = GpuLowering(graph, target)
     lowering.run()
-    say(f"generating {kind} code for {len(lowering.steps)} steps")
+    say(f"generating {target.tvm['kind']} code for {len(lowering.steps)} steps")
     index: dict[Any, int] = {}
-    functions: dict[str, Any] = {}
-    kernels: list[dict[str, Any]] = []
-    arguments: list[list[compat.Argument]] = []
+    made: dict[str, compat.Kernel | compat.Scheduled] = {}
     for step in lowering.steps:
         key = (step.kernel, step.spec)
-        if key in index:
-            continue
-        index[key] = len(kernels)
-        made = step.make()
-        name = f"{step.kernel}_{len(kernels)}"
-        flat = kind == "webgpu"
-        functions[name] = compat.prim_func(name, made, flat)
-        x, y, z = made.grid
-        grid = [x, y * z, 1] if flat else [x, y, z]
-        kernels.append({"name": f"{name}_kernel", "grid": grid, "threads": made.threads})
-        arguments.append(made.arguments)
-    source = complete(compat.generate(functions, target.tvm), kind)
-    for kernel, declared in zip(kernels, arguments, strict=True):
-        # The code generator orders arguments in its own way, and leaves out those that are not used.
-        names = [argument.name for argument in declared]
-        kernel["order"] = [names.index(name) for name in compat.signature(source, kernel["name"])]
-        if kind == "webgpu" and any(declared[i].dtype == "uint8" for i in kernel["order"]):
-            raise TargetError(
-                f"kernel {kernel['name']} of target 'webgpu' reads or writes 8-bit numbers, which WGSL cannot store; "
-                "export the network with float32 activations, or for another target"
-            )
+        if key not in index:
+            index[key] = len(made)
+            made[f"{step.kernel}_{len(made)}"] = step.make()
+    source, kernels = generate(made, target)
     plan = _plan(graph, lowering)
     plan["kernels"] = kernels
     plan["launches"] = [
         {"kernel": index[step.kernel, step.spec], "args": [_place(b) for b in step.args]} for step in lowering.steps
     ]
     return GpuCompiled(source, plan, lowering.constants.arrays)
+
+
+def generate(
+    made: Mapping[str, compat.Kernel | compat.Scheduled], target: TargetSpec
+) -> tuple[str, list[dict[str, Any]]]:
+    """Source of kernels, and for each of them what is needed to start it.
+
+    Returns:
+        The source, and in the order of ``made`` dictionaries of ``name`` (in the source), ``grid``, ``threads`` and
+        ``order``: which of the kernel's declared arguments the source takes, in its order. The code generator orders
+        them in its own way, and leaves out those that are not used.
+
+    Raises:
+        TargetError: The language has no type that a kernel needs.
+    """
+    from .preamble import complete
+
+    kind = str(target.tvm["kind"])
+    flat = kind == "webgpu"
+    functions = {name: compat.prim_func(name, kernel, flat) for name, kernel in made.items()}
+    source = complete(compat.generate(functions, target.tvm), kind)
+    entries = []
+    for name, kernel in made.items():
+        x, y, z = kernel.grid
+        declared = [argument.name for argument in kernel.arguments]
+        order = [declared.index(argument) for argument in compat.signature(source, f"{name}_kernel")]
+        grid = [x, y * z, 1] if flat else [x, y, z]
+        entries.append({"name": f"{name}_kernel", "grid": grid, "threads": kernel.threads, "order": order})
+        if flat and any(kernel.arguments[i].dtype == "uint8" for i in order):
+            raise TargetError(
+                f"kernel {name} of target 'webgpu' reads or writes 8-bit numbers, which WGSL cannot store; "
+                "export the network with float32 activations, or for another target"
+            )
+    return source, entries
 
 
 def _place(buffer: Buffer) -> list[Any]:

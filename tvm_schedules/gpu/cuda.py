@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -18,6 +19,7 @@ __all__ = ["CudaDevice", "capability"]
 
 Array = npt.NDArray[Any]
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile is not in the way
 
 _SIGNATURES: dict[str, list[Any]] = {
     "cuInit": [ctypes.c_uint],
@@ -35,6 +37,12 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuMemsetD8_v2": [ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t],
     "cuMemcpyHtoD_v2": [ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t],
     "cuMemcpyDtoH_v2": [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t],
+    "cuStreamCreate": [ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint],
+    "cuStreamBeginCapture_v2": [ctypes.c_void_p, ctypes.c_int],
+    "cuStreamEndCapture": [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)],
+    "cuGraphInstantiateWithFlags": [ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_ulonglong],
+    "cuGraphLaunch": [ctypes.c_void_p, ctypes.c_void_p],
+    "cuGraphDestroy": [ctypes.c_void_p],
     "cuLaunchKernel": [
         ctypes.c_void_p,
         *[ctypes.c_uint] * 7,
@@ -95,9 +103,10 @@ def capability() -> int:
 
 
 class CudaDevice:
-    """A device with a loaded program; all work goes to its default stream, in order.
+    """A device with a loaded program.
 
-    Memory lives as long as the process: a network allocates once.
+    All work goes to one stream, which waits for the copies (they are on the default stream) and they for it. Memory
+    lives as long as the process: a network allocates once.
 
     Args:
         image: Fat binary, cubin or PTX.
@@ -117,6 +126,8 @@ class CudaDevice:
         self._context = ctypes.c_void_p()
         self._driver("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self._driver("cuCtxSetCurrent", self._context)
+        self._stream = ctypes.c_void_p()
+        self._driver("cuStreamCreate", ctypes.byref(self._stream), 0)
         self._module = ctypes.c_void_p()
         self._driver("cuModuleLoadData", ctypes.byref(self._module), image)
 
@@ -160,7 +171,26 @@ class CudaDevice:
         values = (ctypes.c_uint64 * len(buffers))(*buffers)
         first = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * len(buffers))(*(first + 8 * i for i in range(len(buffers))))
-        self._driver("cuLaunchKernel", kernel, *grid, threads, 1, 1, 0, None, pointers, None)
+        self._driver("cuLaunchKernel", kernel, *grid, threads, 1, 1, 0, self._stream, pointers, None)
+
+    def record(self, launches: Sequence[tuple[Any, tuple[int, int, int], int, list[int]]]) -> Callable[[], None]:
+        """Makes one graph of launches; what it returns starts them all at once.
+
+        Every kernel is started once before, for the driver loads its code then, which it cannot do while recording.
+        """
+        for launch in {launch[0].value: launch for launch in launches}.values():
+            self.launch(*launch)
+        self.finish()
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
+        try:
+            for launch in launches:
+                self.launch(*launch)
+        finally:
+            self._driver("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        self._driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        self._driver("cuGraphDestroy", graph)
+        return lambda: self._call("cuGraphLaunch", executable, self._stream)
 
     def finish(self) -> None:
         """Waits for all work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,15 @@ class OpenClDevice:
         kernel.set_args(*buffers)
         size = (grid[0] * threads, grid[1], grid[2])
         self._cl.enqueue_nd_range_kernel(self._queue, kernel, size, (threads, 1, 1))
+
+    def record(self, launches: Sequence[tuple[Any, tuple[int, int, int], int, list[Any]]]) -> Callable[[], None]:
+        """A function that starts all of them."""
+
+        def start() -> None:
+            for launch in launches:
+                self.launch(*launch)
+
+        return start
 
     def finish(self) -> None:
         """Waits for all work."""

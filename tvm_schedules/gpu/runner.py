@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,9 @@ class Device(Protocol):
 
     def launch(self, kernel: Any, grid: tuple[int, int, int], threads: int, buffers: list[Any]) -> None:
         """Starts a kernel."""
+
+    def record(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """A function that starts all of them, at once if the device can."""
 
     def finish(self) -> None:
         """Waits for all work."""
@@ -83,6 +87,7 @@ class GpuModel(Model):
             args = [buffer(*launch["args"][i]) for i in kernel["order"]]
             grid = (kernel["grid"][0], kernel["grid"][1], kernel["grid"][2])
             self._launches.append((kernels[launch["kernel"]], grid, kernel["threads"], args))
+        self._start = device.record(self._launches)
 
     def _tensor(self, entry: dict[str, Any]) -> Any:
         count = int(np.prod(entry["shape"], dtype=np.int64))
@@ -101,7 +106,7 @@ class GpuModel(Model):
         with self._lock:
             for buffer, array in zip(self._in, arrays, strict=True):
                 self.device.upload(buffer, np.ascontiguousarray(array))
-            self.run_steps(0, len(self._launches))
+            self._start()
             results = tuple(np.empty(entry["shape"], entry["dtype"]) for entry in self.outputs)
             for buffer, result in zip(self._out, results, strict=True):
                 self.device.download(buffer, result)
@@ -114,13 +119,16 @@ class GpuModel(Model):
         for kernel, grid, threads, buffers in self._launches[begin:end]:
             self.device.launch(kernel, grid, threads, buffers)
 
-    def seconds(self, number: int = 10, begin: int = 0, end: int | None = None) -> float:
-        """Mean time of ``number`` runs of the steps, started one after another, without copies to and from the host."""
-        last = len(self._launches) if end is None else end
-        self.run_steps(begin, last)
+    def seconds(self, number: int = 10, repeat: int = 1) -> float:
+        """Mean time of a run in ``number * repeat`` of them, without copies to and from the host.
+
+        ``number`` runs are started as one; they are the same work, on what is in the device's memory.
+        """
+        start = self.device.record(self._launches * number)
+        start()
         self.device.finish()
         started = time.perf_counter()
-        for _ in range(number):
-            self.run_steps(begin, last)
+        for _ in range(repeat):
+            start()
         self.device.finish()
-        return (time.perf_counter() - started) / number
+        return (time.perf_counter() - started) / (number * repeat)

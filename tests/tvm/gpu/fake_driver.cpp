@@ -9,14 +9,19 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <vector>
 
 typedef int CUresult;
 typedef int CUdevice;
 typedef unsigned long long CUdeviceptr;
 typedef struct Context* CUcontext;
+struct Graph;
 typedef struct Stream* CUstream;
 struct Function { void* code; int arguments; struct Module* owner; };
 struct Module { void* library; std::map<std::string, Function> functions; };
+struct Call { Function* f; unsigned grid[3], threads; void* pointers[14]; };
+struct Graph { std::vector<Call> calls; };
+struct Stream { bool capturing; Graph graph; };
 typedef void (*Launch)(void*, int, int, int, int, void**);
 
 static bool started, current;
@@ -70,14 +75,41 @@ CUresult cuModuleGetFunction(Function** function, Module* module, const char* na
   *function = &found->second;
   return OK;
 }
+static void run(Call& call) {
+  ((Launch)dlsym(call.f->owner->library, "launch_on_cpu"))(call.f->code, call.grid[0], call.grid[1], call.grid[2],
+                                                           call.threads, call.pointers);
+}
 CUresult cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                         unsigned shared, CUstream stream, void** parameters, void** extra) {
-  if (by != 1 || bz != 1 || shared || stream || extra || bx > 1024 || gy > 65535 || gz > 65535) return INVALID_VALUE;
-  void* pointers[14] = {};
-  for (int i = 0; i < f->arguments; ++i) pointers[i] = (void*)(uintptr_t)*(CUdeviceptr*)parameters[i];
-  ((Launch)dlsym(f->owner->library, "launch_on_cpu"))(f->code, gx, gy, gz, bx, pointers);
+  if (by != 1 || bz != 1 || shared || !stream || extra || bx > 1024 || gy > 65535 || gz > 65535) return INVALID_VALUE;
+  Call call = {f, {gx, gy, gz}, bx, {}};
+  for (int i = 0; i < f->arguments; ++i) call.pointers[i] = (void*)(uintptr_t)*(CUdeviceptr*)parameters[i];
+  if (stream->capturing) stream->graph.calls.push_back(call); else run(call);
   return OK;
 }
+CUresult cuStreamCreate(CUstream* stream, unsigned flags) { *stream = new Stream{}; return flags ? INVALID_VALUE : OK; }
+CUresult cuStreamBeginCapture_v2(CUstream stream, int mode) {
+  if (stream->capturing || mode < 0 || mode > 2) return INVALID_VALUE;
+  stream->capturing = true;
+  stream->graph = {};
+  return OK;
+}
+CUresult cuStreamEndCapture(CUstream stream, Graph** graph) {
+  if (!stream->capturing) return INVALID_VALUE;
+  stream->capturing = false;
+  *graph = new Graph(stream->graph);
+  return OK;
+}
+CUresult cuGraphInstantiateWithFlags(Graph** executable, Graph* graph, unsigned long long flags) {
+  *executable = new Graph(*graph);
+  return flags ? INVALID_VALUE : OK;
+}
+CUresult cuGraphLaunch(Graph* executable, CUstream stream) {
+  if (!current || stream->capturing) return INVALID_VALUE;
+  for (Call& call : executable->calls) run(call);
+  return OK;
+}
+CUresult cuGraphDestroy(Graph* graph) { delete graph; return OK; }
 CUresult cuGetErrorString(CUresult error, const char** text) {
   *text = error == NOT_FOUND ? "named symbol not found" : "invalid argument";
   return OK;
