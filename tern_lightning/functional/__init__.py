@@ -3,7 +3,7 @@
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.ec2t import EntropyAssignment, ec2t, entropy_assignment, size_factor
 from tern_lightning.functional.frozen import frozen_levels
-from tern_lightning.functional.gradient import attach, scale_gradient, straight_through
+from tern_lightning.functional.gradient import attach, straight_through
 from tern_lightning.functional.hestia import hestia_schedule, soft_ternary
 from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.projection import ternary_projection
@@ -34,7 +34,6 @@ __all__ = [
     "level_index",
     "nested_terms",
     "residual_terms",
-    "scale_gradient",
     "seq",
     "seq_gradient",
     "sherry",

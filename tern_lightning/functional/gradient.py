@@ -53,11 +53,6 @@ def as_factor(flags: Tensor) -> Tensor:
     return flags.view(torch.int8)
 
 
-def scale_gradient(values: Tensor, slope: float) -> Tensor:
-    """Return ``values`` exactly, with ``slope`` times their gradient."""
-    return attach(values.detach(), values, slope)
-
-
 def straight_through(latent: Tensor, quantized: Tensor, clip: float | None = None) -> Tensor:
     """Return ``quantized`` exactly, with the gradient of ``latent``.
 

@@ -62,7 +62,7 @@ def _kth_largest(size: Tensor, sparsity: float, per_channel: bool, channel_axis:
     return rows.kthvalue(rows.shape[1] - count + 1, 1).values
 
 
-def trained_levels(latent: Tensor, ternary: TernaryTensor) -> Tensor:
+def trained_levels(latent: Tensor, ternary: TernaryTensor, level_slope: float = 1.0) -> Tensor:
     r"""The values of a one-term weight, with the gradients of Trained Ternary Quantization (2017), equations 7 and 8.
 
     .. math:: \frac{\partial L}{\partial W_p} = \sum_{T = +1} G, \quad
@@ -76,9 +76,10 @@ def trained_levels(latent: Tensor, ternary: TernaryTensor) -> Tensor:
     Args:
         latent: Float32 weight.
         ternary: Its ternary form; the levels carry a gradient.
+        level_slope: Factor of the levels' gradients.
     """
     levels = ternary.positive[0], ternary.negative[0]
-    found: Tensor = _TrainedLevels.apply(latent, *levels, ternary.codes[0], ternary.channel_axis)
+    found: Tensor = _TrainedLevels.apply(latent, *levels, ternary.codes[0], ternary.channel_axis, level_slope)
     return found
 
 
@@ -86,14 +87,16 @@ class _TrainedLevels(torch.autograd.Function):
     """:func:`trained_levels` with few passes over the weight, which it is most of the cost of."""
 
     @staticmethod
-    def forward(latent: Tensor, positive: Tensor, negative: Tensor, codes: Tensor, axis: int) -> Tensor:
+    def forward(
+        latent: Tensor, positive: Tensor, negative: Tensor, codes: Tensor, axis: int, level_slope: float
+    ) -> Tensor:
         plus, minus = _halves(codes, positive.dtype)
         # Exactly p, -n or zero: the other product is zero.
         return plus.mul_(spread(positive, codes, axis)).addcmul_(minus, spread(negative, codes, axis))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, positive, negative, codes, ctx.axis = inputs
+        _, positive, negative, codes, ctx.axis, ctx.level_slope = inputs
         ctx.save_for_backward(positive, negative, codes)
 
     @staticmethod
@@ -102,10 +105,10 @@ class _TrainedLevels(torch.autograd.Function):
         positive, negative, codes = ctx.saved_tensors
         plus, minus = _halves(codes, grad.dtype)
         rows = ctx.axis, len(positive) > 1
-        of_positive, of_negative = (row_sum(grad * half, *rows) for half in (plus, minus))
+        of_positive, of_negative = (ctx.level_slope * row_sum(grad * half, *rows) for half in (plus, minus))
         slope = plus.mul_(spread(positive, codes, ctx.axis) - 1)
         slope = slope.addcmul_(minus, spread(1 - negative, codes, ctx.axis)).add_(1)
-        return grad * slope, of_positive, of_negative, None, None
+        return grad * slope, of_positive, of_negative, None, None, None
 
 
 def _halves(codes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

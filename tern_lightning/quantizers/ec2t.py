@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.ec2t import ec2t
-from tern_lightning.functional.gradient import scale_gradient
 from tern_lightning.functional.levels import trained_levels
 from tern_lightning.functional.shared import kept, row_max, row_mean, row_std
 from tern_lightning.quantizers.base import Quantizer, check_range, register
@@ -67,10 +66,8 @@ class EC2T(Quantizer):
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values with gradients for the weight and both levels."""
         levels = self.scalars(weight, channel_axis, mask)
-        if self.normalize:
-            levels = {name: scale_gradient(level, weight.numel() ** -0.5) for name, level in levels.items()}
         found = self._assign(weight.detach(), levels, channel_axis, mask)
-        return trained_levels(weight, found)
+        return trained_levels(weight, found, weight.numel() ** -0.5 if self.normalize else 1.0)
 
     def project(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> None:
         """Keep the levels above the floor."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.gradient import scale_gradient
 from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.shared import conditional_mean, row_mean
 from tern_lightning.quantizers.base import Quantizer, check_range, register
@@ -82,11 +81,9 @@ class TTQ(Quantizer):
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values with gradients for the weight and both levels."""
         levels = self.scalars(weight, channel_axis, mask)
-        if self.normalize:
-            share = (levels["positive"].numel() / weight.numel()) ** 0.5
-            levels = {name: scale_gradient(level, share) for name, level in levels.items()}
         found = self._assign(weight.detach(), levels["positive"], levels["negative"], channel_axis, mask)
-        return trained_levels(weight, found)
+        share = (found.positive.numel() / weight.numel()) ** 0.5
+        return trained_levels(weight, found, share if self.normalize else 1.0)
 
     def project(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> None:
         """Keep the levels above the floor."""
