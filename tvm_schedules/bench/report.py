@@ -169,6 +169,8 @@ def plot(results: Sequence[dict[str, Any]], path: str) -> None:
             _bars(axis, entry)
             name = result.get("board")
             axis.set_title(f"{name + ': ' if name else ''}{result['machine']['cpu'] or 'CPU n/a'}, {_threads(entry)}")
+    for axis in figure.axes:
+        axis.set_visible(axis.has_data())  # one board may have come further than another
     figure.savefig(path)
     plt.close(figure)
 
