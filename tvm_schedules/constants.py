@@ -68,7 +68,8 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    return dense.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]), params["tile"])
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return dense.weights(arrays["values"], window, x, params["tile"], params["dtype"])
 
 
 def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:

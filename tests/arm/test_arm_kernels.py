@@ -1,0 +1,76 @@
+"""Kernels that are written differently for ARM, on the emulated board: the same bytes as on the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tvm_schedules
+from tests.tvm.nets import Net
+from tvm_schedules.artifact import load_samples
+
+from . import board
+
+pytestmark = [
+    pytest.mark.arm,
+    pytest.mark.skipif(board.missing() is not None, reason=str(board.missing())),
+]
+
+RUN = """
+import sys
+import numpy as np
+from tvm_schedules import load
+from tvm_schedules.artifact import load_samples
+inputs, _ = load_samples(sys.argv[1])
+np.savez(sys.argv[2], *load(sys.argv[1], threads=1)(*inputs[0]))
+"""
+
+
+def layers() -> Any:
+    """A convolution of every kind from one input, each with an output in 8 bits."""
+    net = Net((1, 20, 13, 19), seed=3)
+    x = net.quantize("input_0", 0.02, 3)
+    shapes: list[tuple[tuple[int, int, int, int], float | None, int, dict[str, Any]]] = [
+        ((16, 20, 3, 3), 0.8, 1, {"pads": [1] * 4}),  # two pixel blocks and a tail
+        ((5, 20, 3, 3), 0.8, 2, {"pads": [1] * 4, "strides": [2, 2]}),
+        ((3, 20, 5, 5), 0.0, 1, {}),  # more taps of a sign than 16 bits hold
+        ((7, 20, 1, 1), 0.5, 1, {}),
+        ((8, 20, 1, 1), 1.0, 1, {}),  # no tap at all
+        ((16, 20, 3, 3), None, 1, {"pads": [1] * 4}),  # dense, eight channels at a time
+        ((4, 20, 3, 3), None, 1, {"strides": [2, 2]}),
+        ((7, 20, 3, 3), None, 1, {"dilations": [2, 2], "pads": [1] * 4}),
+        ((20, 1, 3, 3), None, 1, {"pads": [1] * 4, "group": 20}),  # depthwise
+        ((20, 4, 3, 1), None, 1, {"group": 5}),
+    ]
+    found = []
+    for shape, zeros, terms, attributes in shapes:
+        weight = net.weight(shape, zeros, terms, int8=True)
+        conv = net.op("Conv", x, weight, net.bias(shape[0]), **attributes)
+        found.append(net.quantize(conv, 0.03, 100))
+    return net.model(*found)
+
+
+@pytest.mark.parametrize(("target", "cpu"), [("a72", "cortex-a72"), ("a76", "cortex-a76")])
+def test_every_convolution_gives_the_same_bytes_as_on_the_host(target: str, cpu: str, tmp_path: Path) -> None:
+    try:
+        board.prepare()
+    except board.BoardError as error:
+        pytest.skip(str(error))
+    model = layers()
+    tvm_schedules.build(model, tmp_path / "host", verify=False)
+    artifact = tvm_schedules.build(model, tmp_path / "arm", target, verify=False)
+    inputs, wanted = load_samples(artifact.path)
+    here = tvm_schedules.load(tmp_path / "host")(*inputs[0])
+    script, output = tmp_path / "run.py", tmp_path / "out.npz"
+    script.write_text(RUN)
+    done = board.run([str(script), str(artifact.path), str(output)], cpu)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(output) as file:
+        there = [file[name] for name in file.files]
+    for index, (board_side, host_side, onnxruntime) in enumerate(zip(there, here, wanted[0], strict=True)):
+        assert np.unique(host_side).size > 5 or index == 4
+        np.testing.assert_array_equal(board_side, host_side, err_msg=f"layer {index}")
+        assert np.abs(board_side - onnxruntime).max() < 0.031
