@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import tvm_schedules
 from tests.arm import board
 from tests.tvm import artifact_nets
-from tests.tvm.nets import Net, resnet
+from tests.tvm.nets import few_bits, resnet
 from tvm_schedules.artifact import load_samples
 
 pytestmark = [
@@ -135,23 +135,6 @@ def test_dot_product_library_is_refused_on_a_cpu_without_it(tmp_path: Path) -> N
     last = done.stderr.strip().splitlines()[-1]
     assert "CpuFeatureError" in last
     assert "this machine (Cortex-A72) does not have: dotprod, fullfp16, lse, rdm; export it for target 'arm'" in last
-
-
-def few_bits() -> onnx.ModelProto:
-    """Layers whose inputs have one bit, are ternary, have two bits: exact sums beside the edges of rounding."""
-    net = Net((1, 24, 11, 13), seed=5)
-
-    def rounded(x: str, zero: int, top: int) -> str:
-        low, high = (net.const(np.float32(q - zero)) for q in (0, top))
-        return net.quantize(net.op("Clip", x, low, high), 1.0, zero)
-
-    first = net.ternary(net.codes((40, 24, 3, 3), 0.4), np.full(40, 0.125))
-    second = net.ternary(net.codes((16, 40, 1, 1), 0.4), np.full(16, 0.25))
-    last = net.ternary(net.codes((70, 16 * 6 * 7), 0.4), np.full(70, 0.5))
-    biases = [net.const(np.full(n, 0.0625, np.float32)) for n in (40, 16)]
-    x = net.op("Conv", rounded("input_0", 0, 1), first, biases[0], pads=[1] * 4, strides=[2, 2])
-    x = net.op("Conv", rounded(x, 1, 2), second, biases[1])
-    return net.model(net.op("Gemm", rounded(net.op("Flatten", x), 0, 3), last, transB=1))
 
 
 @pytest.mark.parametrize(("target", "middle"), [("a72", "narrow"), ("a76", "dense_dot")])

@@ -41,6 +41,9 @@ RECIPES: dict[str, Callable[[], list[pl.Callback]]] = {
 }
 
 
+FEW_BITS = {"coarse-1", "coarse-4", "multilevel-uniform", "ternary-activation"}
+
+
 @pytest.mark.parametrize("activations", ["uint8", "float32"])
 @pytest.mark.parametrize("case", RECIPES)
 def test_library(case: str, activations: Any, fit: Any, tmp_path: Path) -> None:
@@ -55,4 +58,7 @@ def test_library(case: str, activations: Any, fit: Any, tmp_path: Path) -> None:
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < (1e-4 if activations == "float32" else 0.1)
     kinds = {layer["kernel"] for layer in result.artifact.metadata["layers"] if layer["terms"]}
-    assert kinds & {"sparse", "dense_dot", "linear_dot", "linear"}
+    few = {"narrow", "popcount", "popcount_linear"}
+    assert kinds & (few | {"sparse", "dense_dot", "linear_dot", "linear"})
+    if case in FEW_BITS:
+        assert kinds & few, "inputs with few trained levels are integers of few bits"

@@ -191,6 +191,31 @@ def test_linear_layers_of_few_rows(rows: int, form: tuple[int, int], terms: int,
     np.testing.assert_array_equal(found, rounded @ weight.T)
 
 
+@pytest.mark.parametrize(
+    "kernel", ["narrow", *(pytest.param(k, marks=COUNTS) for k in ("popcount", "popcount_linear"))]
+)
+def test_number_of_threads_does_not_change_a_sum(kernel: str) -> None:
+    import tvm
+
+    linear = kernel == "popcount_linear"
+    layer = Layer((2, 300) if linear else (2, 20, 17, 17), (0, 3), 4)
+    name, weight = layer.weight((300, 300) if linear else (33, 20, 3, 3), 0.5)
+    y = layer.net.op("Gemm", layer.data, name, transB=1) if linear else layer.net.op("Conv", layer.data, name)
+    choice = {y: Choice.of(kernel, {"parallel": 1})}
+    runner = Runner(compile_model(layer.net.model(y), resolve("host"), choose=lambda *_: choice))
+    assert {"parallel": 1}.items() <= next(s for s in runner.plan["steps"] if s["kernel"] == kernel)["choice"].items()
+    data, rounded = layer.input()
+    case = Case(2, 1, 20, 33, (17, 17), (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), (0, 3), 0.5, 1, False, 4)
+    expected = rounded @ weight.T if linear else convolve(rounded, weight, case)
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    try:
+        for threads in (1, 2, 4):
+            configure(1, threads)
+            np.testing.assert_array_equal(runner(data)[0], expected)
+    finally:
+        configure(1, 2)
+
+
 def chosen(form: tuple[int, int], zeros: float, target: str = "host") -> tuple[str, str]:
     layer = Layer((1, 64, 8, 8), form, 1)
     name, _ = layer.weight((64, 64, 3, 3), zeros)

@@ -8,7 +8,7 @@ import mmap
 import numpy as np
 import pytest
 
-from .nets import Net, Runner, resnet
+from .nets import Net, Runner, few_bits, resnet
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +50,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "residual": (resnet([(16, 1), (24, 2)], 15, 0.7), (1, 3, 15, 15)),
         "convolution and pooling": (conv.model(x), (1, 5, 13, 11)),
         "float, one dimension": (plain.model(y), (2, 6, 9)),
+        "few bits": (few_bits(), (1, 24, 11, 13)),
         "rows": (rows.model(z), (37, 50)),
     }
 

@@ -15,7 +15,7 @@ COMMUTING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"
 
 
 def run(graph: Graph) -> None:
-    """Sets ``Value.quant`` of 8-bit inputs and of tensors behind a QuantizeLinear with constant parameters, in uint8."""
+    """Sets ``Value.quant`` of 8-bit inputs and of tensors behind a QuantizeLinear of constant parameters, in uint8."""
     _hoist(graph)
     readers, producers = graph.consumers(), graph.producers()
     _mark_inputs(graph, readers)
