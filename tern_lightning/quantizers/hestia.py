@@ -22,8 +22,8 @@ class Hestia(Quantizer):
     While gradients are recorded, forward uses :func:`tern_lightning.functional.soft_ternary`, blended in from the float
     weight until ``blend`` and annealed until ``end`` (both parts of the ternary phase), then the hard values with a
     straight-through gradient; evaluation and checkpoints always have the hard values, those of
-    :func:`tern_lightning.functional.absmean`. The published method also scales the temperature of every layer by its
-    Hessian trace; ``temperature`` can be set per layer by a rule instead.
+    :func:`tern_lightning.functional.absmean`. The published method also lowers the temperature of layers to which the
+    loss is sensitive: :func:`tern_lightning.hessian.hestia_rules` makes the rules.
 
     Args:
         temperature: First temperature, > 0.
