@@ -47,8 +47,8 @@ def temperature_factors(traces: Sequence[float], alpha: float = 0.4, kappa: floa
 
     with :math:`\mu` and :math:`\sigma` the mean and the (population) standard deviation of the logarithms of all traces
     :math:`\chi`: Hestia (2026) and its authors' code. A layer to which the loss is sensitive has a lower temperature,
-    so that it is nearer to its ternary values from the beginning. :math:`\alpha = 0.4` was best in the authors' ablation;
-    their code has :math:`\kappa = 1`.
+    so that it is nearer to its ternary values from the beginning. :math:`\alpha = 0.4` was best in the authors'
+    ablation; their code has :math:`\kappa = 1`.
 
     Args:
         traces: One for every layer; such below 1e-8, which an estimate can give, count as 1e-8.
