@@ -79,6 +79,7 @@ class _Text:
             shape = "".join(f"[{n}]" for n in entry["shape"]) or "[1]"
             line = f"{side} {name}: {entry['dtype']} {shape}"
             prefix = f"MODEL_{side.upper()}" + (f"_{index}" if many[side] else "")
+            macros.append(f"typedef {CTYPES[entry['dtype']]} {prefix.lower()}_type;")
             macros.append(f"#define {prefix}_ELEMENTS {max(1, prod(entry['shape']))}")
             quant = program.quants.get((side, index))
             if quant:
