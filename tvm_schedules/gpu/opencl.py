@@ -73,6 +73,10 @@ class OpenClDevice:
         self._cl.enqueue_fill_buffer(self._queue, buffer, np.uint8(0), 0, buffer.size)
         return buffer
 
+    def free(self, buffer: Any) -> None:
+        """Gives memory back."""
+        buffer.release()
+
     def upload(self, buffer: Any, array: Array) -> None:
         """Copies a contiguous array to the start of a buffer."""
         if array.nbytes:

@@ -26,6 +26,9 @@ class Device(Protocol):
     def alloc(self, nbytes: int) -> Any:
         """Memory of the device, filled with zeros."""
 
+    def free(self, buffer: Any) -> None:
+        """Gives memory back."""
+
     def upload(self, buffer: Any, array: Array) -> None:
         """Copies a contiguous array to the start of a buffer; the array may change once this returns."""
 

@@ -55,6 +55,9 @@ class CudaOnCpu:
         raw = np.random.default_rng(nbytes).integers(0, 256, nbytes + 256).astype(np.uint8)
         return raw[-raw.ctypes.data % 256 :][:nbytes]
 
+    def free(self, buffer: Any) -> None:
+        pass
+
     def upload(self, buffer: Any, array: np.ndarray) -> None:
         buffer[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 

@@ -1,0 +1,1 @@
+"""Measuring graphics processors: ``python -m examples.gpu.measure``."""
