@@ -47,7 +47,16 @@ class Engine:
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
-    """This package's library with its weights."""
+    """This package's library with its weights.
+
+    Raises:
+        BenchError: The artifact is for a graphics processor.
+    """
+    if metadata.get("code"):
+        raise BenchError(
+            f"{artifact} is for a graphics processor (target {metadata['target']['name']}); measure those with: "
+            "python -m examples.gpu.measure"
+        )
     size = metadata["files"][store.LIBRARY]["bytes"] + metadata["files"][store.WEIGHTS]["bytes"]
     return Engine("tern", "tern", str(artifact), size)
 

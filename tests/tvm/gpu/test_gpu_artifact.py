@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import tvm_schedules
-from tvm_schedules.artifact import load_samples
+from tern_lightning.cli import export as export_command
+from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.bench import peers
 from tvm_schedules.cli import inspect as inspect_command
-from tvm_schedules.errors import DeviceError, LinkError, TargetError
+from tvm_schedules.errors import BenchError, DeviceError, LinkError, TargetError
 from tvm_schedules.gpu import nvrtc
 from tvm_schedules.gpu.artifact import needed
 from tvm_schedules.targets import resolve
@@ -72,6 +74,21 @@ def test_cuda_artifact_without_a_device(
     shown = capsys.readouterr().out
     assert images[0] in shown
     assert "not verified: no CUDA driver" in " ".join(shown.split())
+
+
+def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command each: verified where there is a device, said loudly where there is none."""
+    need_opencl()
+    need_cuda_compiler(87)
+    (tmp_path / "model.onnx").write_bytes(conv_net().SerializeToString())
+    for target in ("opencl", "sm_87"):
+        arguments = [str(tmp_path / "model.onnx"), "--tvm-target", target, "--output", str(tmp_path / target)]
+        assert export_command.main(arguments) == 0
+        said = capsys.readouterr().out
+        assert ("- verify" in said) == (target == "opencl" or needed(resolve(target)) is None)
+        assert ("NOT VERIFIED, the kernels were not run" in said) == ("- verify" not in said)
+    with pytest.raises(BenchError, match="for a graphics processor"):
+        peers.ours(tmp_path / "opencl", store.read_metadata(tmp_path / "opencl"))
 
 
 def test_fat_binary_of_nvcc_holds_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: f
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(target: str, case: Case) -> None:
     net, y, out = build(case)
