@@ -37,7 +37,7 @@ demo: $(VENV)/.examples
 	$(RUN) -m examples.digits --output $(OUTPUT)
 
 test-arm: $(VENV)/.dev
-	@echo "set up the emulated board"; time -p $(RUN) tests/arm/board.py
+	$(RUN) tests/arm/board.py
 	$(RUN) -m pytest -v -rs -m arm tests/arm --durations=0
 
 test: $(VENV)/.dev

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Sequence
 from importlib import metadata
@@ -241,7 +242,8 @@ def main() -> int:
     parser.add_argument("--cpu", default="cortex-a72", help="QEMU's name of the core")
     options, arguments = parser.parse_known_args()
     try:
-        print(f"board: {prepare()}", file=sys.stderr)
+        started = time.monotonic()
+        print(f"board: {prepare()}, ready after {time.monotonic() - started:.1f} s", file=sys.stderr)
     except BoardError as error:
         print(error, file=sys.stderr)
         return 1
