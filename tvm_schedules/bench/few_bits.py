@@ -3,8 +3,8 @@
 ``python -m tvm_schedules.bench.few_bits --layer 64x56x64x3 --inputs ternary`` prints, for weights of one digit or of
 two (multi-level), how much faster each kernel is than counting all bits with no zero anywhere. Zeros are digits (bit
 level), whole weights (word level), or whole words of eight weights. Kernels take turns on one CPU; times are the
-fastest fifth's slowest, and include packing the inputs into bits. The potential is the share of digits that are not zero, inverted: what
-ideal hardware would gain from the zeros of the weights.
+slowest of the fastest fifth, and include packing the inputs into bits. The potential is the inverse of the share of
+digits that are not zero: what ideal hardware would gain from the zeros of the weights.
 """
 
 from __future__ import annotations
