@@ -3,10 +3,6 @@
 A row of weights is a list of offsets of the pixels to add and a list of those to subtract; pixels are the vector
 lanes and sums stay in registers. Rows with several terms or unequal levels, and 8-bit rows too long for 16-bit
 sums, come in segments, which are added up in float32 (exact for integers below 2**24).
-
-8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is
-the odd pixels' sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign
-exceeds 32767.
 """
 
 from __future__ import annotations
@@ -22,7 +18,8 @@ from ..graph import Fused, Linear, Windowed
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import in_planes, input_key, window_of
 from ..tensor import TernaryTensor
-from .epilogue import Epilogue, fill_borders, store_pairs, store_pixels
+from .epilogue import Epilogue, fill_borders
+from .sums import Bytes, Floats, Wide
 from .taps import split_levels, taps_limit
 
 if TYPE_CHECKING:
@@ -73,7 +70,8 @@ class Spec:
         full, rest = divmod(run, self.block * self.lanes)
         tail = [self.lanes] * (rest // self.lanes)
         left = rest % self.lanes
-        narrow = [self.lanes // 4, self.lanes // 2] if self.vector == 64 else [self.lanes // 2] * (self.vector == 32)
+        halves = {64: [self.lanes // 4, self.lanes // 2], 32: [self.lanes // 2]}
+        narrow = halves.get(self.vector, [8] if self.widen and self.lanes == 16 else [])
         return full, [*tail, next((n for n in narrow if n >= left), self.lanes)] if left else tail
 
     @property
@@ -81,80 +79,6 @@ class Spec:
         """Elements that the kernel stores in a plane."""
         full, tail = self.widths
         return full * self.block * self.lanes + sum(tail)
-
-
-class _Bytes:
-    """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
-
-    def __init__(self, e: Emitter, spec: Spec) -> None:
-        self.e = e
-        self.words = [e.local(spec.block * spec.vector // 2, "uint16") for _ in range(2)]
-        self.parts = 2
-
-    def zero(self, at: int, width: int) -> None:
-        for part in self.words:
-            self.e.store(part, at // 2, self.e.const(0, f"uint16x{width // 2}"), width // 2)
-
-    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
-        e, half, u16 = self.e, width // 2, f"uint16x{width // 2}"
-        word = e.bits(pixels, u16)
-        for part, term in zip(self.words, (word, word >> e.const(8, u16)), strict=True):
-            old = e.load(part, at // 2, half)
-            e.store(part, at // 2, old + term if sign > 0 else old - term, half)
-
-    def sums(self, at: int, width: int) -> list[Any]:
-        e, half = self.e, width // 2
-        a, b = (e.load(part, at // 2, half) for part in self.words)
-        even = a - (b << e.const(8, f"uint16x{half}"))
-        return [e.cast(e.bits(word, f"int16x{half}"), f"float32x{half}") for word in (even, b)]
-
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
-
-
-class _Wide:
-    """Sums of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
-
-    def __init__(self, e: Emitter, spec: Spec) -> None:
-        self.e = e
-        self.total = e.local(spec.block * spec.vector, "uint16")
-        self.parts = 1
-
-    def zero(self, at: int, width: int) -> None:
-        self.e.store(self.total, at, self.e.const(0, f"uint16x{width}"), width)
-
-    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
-        old, term = self.e.load(self.total, at, width), self.e.cast(pixels, f"uint16x{width}")
-        self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
-
-    def sums(self, at: int, width: int) -> list[Any]:
-        e = self.e
-        return [e.cast(e.bits(e.load(self.total, at, width), f"int16x{width}"), f"float32x{width}")]
-
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
-
-
-class _Floats:
-    """Sums of 32-bit float pixels."""
-
-    def __init__(self, e: Emitter, spec: Spec) -> None:
-        self.e = e
-        self.total = e.local(spec.block * spec.vector // 4, "float32")
-        self.parts = 1
-
-    def zero(self, at: int, width: int) -> None:
-        self.e.store(self.total, at, self.e.const(0.0, f"float32x{width}"), width)
-
-    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
-        old = self.e.load(self.total, at, width)
-        self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
-
-    def sums(self, at: int, width: int) -> list[Any]:
-        return [self.e.load(self.total, at, width)]
-
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
 
 
 def emit(spec: Spec) -> Any:
@@ -167,7 +91,7 @@ def emit(spec: Spec) -> Any:
     per_chunk = -(-spec.rows // spec.chunks)
     image = x.channels * x.phases * x.plane
     size = spec.block * spec.lanes
-    kind = (_Wide if spec.widen else _Bytes) if x.dtype == "uint8" else _Floats
+    kind = (Wide if spec.widen else Bytes) if x.dtype == "uint8" else Floats
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
