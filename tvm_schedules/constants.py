@@ -13,7 +13,7 @@ import numpy as np
 
 from .gpu import conv_dot as gpu_conv_dot
 from .gpu import linear_dot as gpu_linear_dot
-from .kernels import bitplanes, dense, dense_dot, depthwise_dot, linear, linear_dot, pool, popcount_linear, taps
+from .kernels import bitplanes, dense, dense_dot, depthwise_dot, linear, linear_dot, panel, pool, popcount_linear, taps
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -65,6 +65,12 @@ def _words(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, levels = _rows(arrays, params)
     return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
+
+
+def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes = _values(arrays, params)
+    flat = codes.reshape(*codes.shape[:2], -1)
+    return panel.lists(flat, *(params[k] for k in ("places", "channel", "channels", "share", "limit")))
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -124,6 +130,7 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
+    "panel": _panel,
     "words": _words,
     "dense": _dense,
     "dense_dot": _dense_dot,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+
+from tvm_schedules.passes import prepare
+from tvm_schedules.reader import load_model, read
 
 from .nets import Net, Runner, resnet, run_onnx
 
@@ -140,3 +145,17 @@ def test_the_float_network_that_peers_run_has_its_biases_in_the_convolutions() -
     assert [n.op_type for n in plain.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Conv", "Relu"]
     for want, have in zip(run_onnx(model, image(1, 3, 8, 8)), run_onnx(plain, image(1, 3, 8, 8)), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_maximum_of_an_8_bit_tensor_stays_in_8_bits() -> None:
+    net = Net((1, 4, 10, 10))
+    x = net.op("MaxPool", net.quantize("input_0", 0.05, 100), kernel_shape=[2, 2], strides=[2, 2])
+    y = net.quantize(net.op("Conv", x, net.weight((8, 4, 3, 3), 0.5, 1), pads=[1] * 4), 0.05, 128)
+    model = net.model(y)
+    assert {node.op: node_dtype for node, node_dtype in _outputs(model)}["MaxPool"] == "uint8"
+    agree(model, image(1, 4, 10, 10), close=0.02)
+
+
+def _outputs(model: object) -> list[tuple[Any, str]]:
+    graph = prepare(read(load_model(model)))
+    return [(node, graph.values[node.outputs[0]].dtype) for node in graph.nodes]

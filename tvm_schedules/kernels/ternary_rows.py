@@ -1,4 +1,4 @@
-"""A ternary layer over planes as the kernels over few-bit pixels see it: rows of codes with a level each."""
+"""A ternary layer over planes as the kernels over whole-number pixels see it: rows of codes with a level each."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class TernaryRows:
         self.codes, self.levels = split_levels(weight)
 
     @classmethod
-    def take(cls, ctx: Lowering, node: Fused) -> TernaryRows | None:
-        """The layer, if it is ternary, in planes, and its pixels have few bits."""
+    def take(cls, ctx: Lowering, node: Fused, bits: int = MOST_BITS) -> TernaryRows | None:
+        """The layer, if it is ternary, in planes, and its pixels have at most ``bits`` bits."""
         weight = node.weight if isinstance(node, Windowed | Linear) else None
         if not isinstance(weight, TernaryTensor) or not in_planes(ctx.graph, node):
             return None
         found = cls(ctx, node, weight)
-        return found if found.x.dtype == "uint8" and 1 <= found.quant.top < 2**MOST_BITS else None
+        return found if found.x.dtype == "uint8" and 1 <= found.quant.top < 2**bits else None
 
     @property
     def single(self) -> bool:

@@ -1,4 +1,4 @@
-"""Marks the 8-bit tensors, and moves QuantizeLinear up through operators that commute with it."""
+"""Marks the 8-bit tensors; moves QuantizeLinear up, DequantizeLinear down through operators that commute with them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMUTING = {"MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"
 def run(graph: Graph) -> None:
     """Sets ``Value.quant`` of 8-bit inputs and of tensors behind a QuantizeLinear of constant parameters, in uint8."""
     _hoist(graph)
+    _sink(graph)
     readers, producers = graph.consumers(), graph.producers()
     _mark_inputs(graph, readers)
     for node in graph.nodes:
@@ -99,3 +100,20 @@ def _hoist(graph: Graph) -> None:
             graph.nodes[graph.nodes.index(quantize)] = moved
             changed = True
             break
+
+
+def _sink(graph: Graph) -> None:
+    """Lets operators that commute with DequantizeLinear work on the 8-bit tensor."""
+    for index, node in enumerate(graph.nodes):
+        before = graph.producers().get(node.inputs[0]) if node.op in COMMUTING and len(node.outputs) == 1 else None
+        if before is None or before.op != "DequantizeLinear" or parameters(graph, before) is None:
+            continue
+        source, out = before.inputs[0], node.outputs[0]
+        after = graph.consumers().get(out, [])
+        if source not in graph.values or source in graph.constants or [r.op for r in after] == ["QuantizeLinear"]:
+            continue
+        late = f"{out}.late"
+        graph.values[late] = Value(late, graph.values[out].shape, graph.values[source].dtype)
+        graph.nodes[index] = Node(node.name, node.op, [source, *node.inputs[1:]], [late], node.attrs)
+        name = f"{node.name}/dequantize"
+        graph.nodes.insert(index + 1, Node(name, before.op, [late, *before.inputs[1:]], [out], before.attrs))

@@ -1,0 +1,89 @@
+"""The kernel over panels against onnxruntime, forced on layers that it would leave to others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_schedules.choice import Choice
+from tvm_schedules.compile import compile_model
+from tvm_schedules.kernels import panel
+from tvm_schedules.layout import Halo, Window
+from tvm_schedules.targets import resolve
+
+from .nets import Net, Runner, run_onnx
+from .test_kernels import STEP, Case, build, cases
+
+pytestmark = pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="panels are for vectors of a cache line")
+
+
+def forced(model: object, **numbers: int) -> Runner:
+    def choose(graph: object, target: object) -> dict[str, Choice]:
+        nodes = graph.nodes  # type: ignore[attr-defined]
+        return {node.name: Choice.of("panel", numbers) for node in nodes if node.op == "Conv"}
+
+    return Runner(compile_model(model, resolve("host"), None, choose))
+
+
+def agree(model: object, inputs: list[np.ndarray], step: float | None, **numbers: int) -> None:
+    runner = forced(model, **numbers)
+    assert "panel" in {entry["kernel"] for entry in runner.plan["steps"]}
+    for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
+        if step is None:
+            np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
+        else:
+            assert np.abs(have - want).max(initial=0) < 1.01 * step
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
+    case = replace(case, groups=1, terms=1, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5)
+    net, y, out = build(case)
+    rng = np.random.default_rng(case.seed)
+    inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.fan, *case.dims), out)]
+    step = STEP if case.out_zero is not None else None
+    agree(net.model(y), inputs, step, block=block, channels=channels, chunks=chunks)
+
+
+@pytest.mark.parametrize("channels", [3, 14, 1000])
+def test_sums_too_long_for_sixteen_bits_go_on_in_float(channels: int) -> None:
+    net = Net((1, 60, 9, 9))
+    codes = np.ones((4, 60, 3, 3), np.int8)
+    codes[1] = -1
+    codes[2, ::2] = -1
+    codes[3] = 0
+    y = net.op("Conv", net.quantize("input_0", 1.0, 0), net.ternary(codes, np.full(4, 1e-3)), pads=[1] * 4)
+    agree(net.model(y), [np.full((1, 60, 9, 9), 255, np.float32)], None, channels=channels)
+
+
+def test_threads_do_not_change_the_result() -> None:
+    net = Net((1, 64, 30, 30), seed=3)
+    x = net.quantize("input_0", STEP, 0)
+    y = net.quantize(net.op("Conv", x, net.weight((48, 64, 3, 3), 0.7, 1), pads=[1] * 4), STEP, 128)
+    data = np.random.default_rng(0).normal(size=(1, 64, 30, 30)).astype(np.float32)
+    (one,), (several,) = (forced(net.model(y), parallel=p, chunks=4)(data) for p in (0, 1))
+    assert np.array_equal(one, several)
+
+
+def test_taps_a_line_apart_share_their_pixels() -> None:
+    window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
+    wide = Halo(1, 4, (1, 30, 60), "uint8", (30, 64), (0, 1, 1), (0, 1, 1))
+    runs, places = panel.copies(window, wide, 128)
+    assert sorted(length for _, length in runs) == [256, 256, 256]
+    assert len(set(places)) == 9
+    assert len(panel.copies(window, replace(wide, pitch=(30, 61)), 128)[0]) == 9
+
+
+def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:
+    net = Net((1, 256, 12, 12), seed=1)
+    x = net.quantize("input_0", STEP, 0)
+    model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.7, 1), pads=[1] * 4))
+    assert "panel" in {step["kernel"] for step in Runner(model).plan["steps"]}
+    with mock.patch.object(panel, "PANEL", 1 << 20):
+        assert "sparse" in {step["kernel"] for step in Runner(model).plan["steps"]}
