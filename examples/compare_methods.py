@@ -102,8 +102,9 @@ class Comparison:
         pl.seed_everything(seed, verbose=False)
         net = NETWORKS[plan.network](self.data.classes)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        wanted = {key: value for key, value in asdict(plan).items() if key not in ("epochs", "rate", "freeze")}
-        if _read(note).get("plan") == wanted and path.is_file():
+        settings = {key: value for key, value in asdict(plan).items() if key not in ("epochs", "rate", "freeze")}
+        wanted = {"data": self.data.digest, "plan": settings}
+        if path.is_file() and _read(note).items() >= wanted.items():
             net.load_state_dict(torch.load(path, weights_only=True))
             return net
         started = time.perf_counter()
@@ -116,17 +117,23 @@ class Comparison:
         torch.save(net.state_dict(), temporary)
         os.replace(temporary, path)
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
-        result = {"recipe": "float", "seed": seed, "distill": False, "plan": wanted, **found}
+        result = {"recipe": "float", "seed": seed, "distill": False, **wanted, **found}
         _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
         return net
 
     def run(self, recipe: Recipe, seed: int, distill: bool) -> dict[str, Any]:
-        """Fine-tune by a recipe, or read what an earlier call found."""
+        """Fine-tune by a recipe, or read what an earlier call found.
+
+        Args:
+            recipe: What to do; a changed one is run again (of ``extras`` only the name of the recipe is known).
+            seed: Of the float network that it starts from, and of the order of the images.
+            distill: Learn from the float network too.
+        """
         plan, name = self.plan, recipe.name + ("+kd" if distill else "")
         path = self.output / f"seed-{seed}" / f"{name}.json"
-        wanted = {"plan": asdict(plan), "options": recipe.options, "zeros": recipe.zeros, "rate": recipe.rate}
+        wanted = {"data": self.data.digest, "plan": asdict(plan), **recipe.settings()}
         known = _read(path)
-        if all(known.get(key) == value for key, value in wanted.items()):
+        if known.items() >= wanted.items():
             return known
         net = self.float_net(seed)
         started = time.perf_counter()
@@ -141,7 +148,7 @@ class Comparison:
         batches = Batches(self.data, plan.batch, seed + 1000, soft)
         fit(learner, batches, plan.epochs, plan.precision, seed, [*recipe.callbacks(plan.freeze), tick])
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
-        result = {"recipe": recipe.name, "method": recipe.method, "seed": seed, "distill": distill, **wanted, **found}
+        result = {"recipe": recipe.name, "seed": seed, "distill": distill, **wanted, **found}
         _write(path, result | {"seconds": round(time.perf_counter() - started, 1)})
         return result
 

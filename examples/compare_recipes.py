@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,10 @@ class Recipe:
     start: float = 0.0
     bias: bool = False
     rate: float = 1.0
+
+    def settings(self) -> dict[str, Any]:
+        """What is written beside a result, as plain values: everything but name and ``extras``."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "extras")}
 
     def callbacks(self, freeze: float) -> list[Callback]:
         """The callbacks of a run whose codes are fixed after the share ``freeze`` of it."""

@@ -234,6 +234,8 @@ def test_done_runs_are_skipped_and_changed_plans_are_not(tmp_path: Path, monkeyp
     ):
         with pytest.raises(pytest.fail.Exception, match="trained again"):
             Comparison(random_data(), plan, tmp_path, quiet).run(other, seed, distill)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        Comparison(random_data(63), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
 
 
 def test_a_float_network_trained_just_now_or_read_from_its_file_is_the_same_start(tmp_path: Path) -> None:
