@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TargetError
+from ..errors import ModelError, TargetError
 from ..plan import Buffer, Place, Step
 from ..reader import load_model, read
 from ..targets import TargetSpec
 from . import compat
 
 __all__ = ["GpuCompiled", "compile_gpu", "generate"]
+
+MOST_GROUPS = 65535
+"""Groups of threads in y and in z at most, by CUDA's limits."""
 
 
 @dataclass
@@ -82,6 +85,7 @@ def generate(
 
     Raises:
         TargetError: The language has no type that a kernel needs.
+        ModelError: A layer has more output channels or images than the grid can count.
     """
     from .preamble import complete
 
@@ -95,6 +99,8 @@ def generate(
         declared = [argument.name for argument in kernel.arguments]
         order = [declared.index(argument) for argument in compat.signature(source, f"{name}_kernel")]
         grid = [x, y * z, 1] if flat else [x, y, z]
+        if max(grid[1:]) > MOST_GROUPS:
+            raise ModelError(f"kernel {name} needs {grid} groups of threads; {MOST_GROUPS} are possible in y and in z")
         entries.append({"name": f"{name}_kernel", "grid": grid, "threads": kernel.threads, "order": order})
         if flat and any(kernel.arguments[i].dtype == "uint8" for i in order):
             raise TargetError(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from tern_lightning.cli import export as export_command
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import peers
 from tvm_schedules.cli import inspect as inspect_command
-from tvm_schedules.errors import BenchError, DeviceError, LinkError, TargetError
-from tvm_schedules.gpu import nvrtc
+from tvm_schedules.errors import BenchError, DeviceError, LinkError, ModelError, TargetError
+from tvm_schedules.gpu import compat, nvrtc
 from tvm_schedules.gpu.artifact import needed
+from tvm_schedules.gpu.compile import generate
 from tvm_schedules.targets import resolve
 
 from ..artifact_nets import conv_net
@@ -40,6 +44,35 @@ def test_opencl_artifact_is_verified_on_the_device(tmp_path: Path) -> None:
     for given, want in zip(inputs, outputs, strict=True):
         np.testing.assert_allclose(model(*given), want[0], rtol=1e-4, atol=1e-4)
     assert model.device.name in repr(model)  # type: ignore[attr-defined]
+
+
+def test_a_phone_needs_numpy_and_pyopencl_alone(tmp_path: Path) -> None:
+    need_opencl()
+    tvm_schedules.build(conv_net(), tmp_path / "out", "opencl")
+    script = f"""
+import sys
+for name in ("tvm", "tvm_ffi", "onnx", "onnxruntime", "torch"):
+    sys.modules[name] = None  # importing it fails
+import tvm_schedules
+model = tvm_schedules.load({str(tmp_path / "out")!r})
+import numpy as np
+samples = np.load({str(tmp_path / "out" / "samples.npz")!r})
+np.testing.assert_allclose(model(samples["input0"][0]), samples["output0"][0], rtol=1e-4, atol=1e-4)
+print("equal")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "equal"
+
+
+def _store_zero(e: compat.GpuEmitter, group: Any, t: Any, out: Any) -> None:
+    e.store(out, 0, e.const(0.0, "float32"))
+
+
+def test_more_groups_than_a_grid_counts_are_refused() -> None:
+    kernel = compat.Kernel([compat.Argument("out", "float32", 1)], (1, 70000, 1), 32, _store_zero)
+    with pytest.raises(ModelError, match="70000"):
+        generate({"wide": kernel}, resolve("opencl"))
 
 
 def test_steps_can_be_run_one_at_a_time() -> None:
