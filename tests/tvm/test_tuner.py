@@ -24,7 +24,7 @@ from tvm_schedules.reader import load_model, read
 from tvm_schedules.targets import TargetSpec, resolve
 from tvm_schedules.tuner import Tuning, search
 from tvm_schedules.tuner.alone import Alone, candidates, pattern
-from tvm_schedules.tuner.measure import Library, LocalDevice, RemoteDevice, library
+from tvm_schedules.tuner.measure import Library, LocalDevice, RemoteDevice, in_turns, library
 from tvm_schedules.tuner.show import excess
 
 from .nets import Net, run_onnx
@@ -145,6 +145,19 @@ def test_times_are_of_this_machine() -> None:
     times = LocalDevice().time(library(found, target), target, 1, 3)
     assert times.shape == (3, 2)
     assert np.all((times > 0) & (times < 1))
+
+
+def test_candidates_take_turns_and_the_hopeless_ones_do_not() -> None:
+    calls: list[int] = []
+
+    def seconds(which: int, number: int) -> float:
+        calls.append(which)
+        return [1e-4, 2e-4, 9e-4][which]
+
+    times = in_turns(seconds, 3, 2)
+    assert times.tolist() == [[1e-4, 2e-4, 9e-4]] * 2
+    assert calls[-4:] == [0, 1, 0, 1]
+    assert calls.count(2) == 3  # once to warm up, twice to see
 
 
 def test_a_board_gets_the_library() -> None:

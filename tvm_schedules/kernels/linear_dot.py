@@ -201,7 +201,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
-    tile = ctx.choices.pick(node.name, "tile", min(4, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
+    tile = ctx.choices.pick(
+        node.name, "tile", min(8 if dot.lanes == 16 else 4, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors]
+    )
     parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 40, (0, 1)))
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
     spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)

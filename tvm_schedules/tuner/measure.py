@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ __all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "library"]
 FUNCTION = "tune_main"
 CALL = 50e-6
 """Seconds that a measurement takes at least, by repetition: shorter ones measure the clock."""
+
+BEHIND = 4.0
+"""How much slower than the best one a candidate is at the first look to be given up."""
 
 
 class Library:
@@ -71,6 +74,27 @@ def library(found: Sequence[Alone], target: TargetSpec) -> Library:
     return Library(module, floats.view(np.uint8)[:arena], constants, len(found))
 
 
+def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> np.ndarray:
+    """Seconds of a call ``[turns, count]``, one candidate after the other in every turn.
+
+    Candidates that are far behind at the first look keep that time and are not called again.
+
+    Args:
+        seconds: Seconds of a call of a candidate, over a number of calls.
+        count: Number of candidates.
+        turns: Number of turns.
+    """
+    for which in range(count):
+        seconds(which, 1)
+    first = np.array([min(seconds(which, 1), seconds(which, 1)) for which in range(count)])
+    numbers = np.maximum(1, CALL / np.maximum(1e-7, first)).astype(int)
+    taken = np.tile(first, (turns, 1))
+    for turn in range(turns):
+        for index in np.flatnonzero(first <= BEHIND * first.min()):
+            taken[turn, index] = seconds(int(index), int(numbers[index]))
+    return taken
+
+
 class Device(Protocol):
     """Where candidates run."""
 
@@ -102,15 +126,8 @@ class LocalDevice:
                 function(*tensors, which)
             return (clock() - start) / number
 
-        for which in range(made.count):
-            seconds(which, 1)
-        numbers = [max(1, int(CALL / max(1e-7, seconds(which, 2)))) for which in range(made.count)]
-        taken = np.zeros((turns, made.count))
-        for turn in range(turns):
-            nothing = seconds(made.count, 50)
-            for which, number in enumerate(numbers):
-                taken[turn, which] = max(1e-9, seconds(which, number) - nothing)
-        return taken
+        nothing = min(seconds(made.count, 50) for _ in range(20))  # what a call from Python takes
+        return in_turns(lambda which, number: max(1e-9, seconds(which, number) - nothing), made.count, turns)
 
 
 class RemoteDevice:
@@ -135,5 +152,4 @@ class RemoteDevice:
         def seconds(which: int, number: int) -> float:
             return float(self.board.time(loaded, FUNCTION, [*tensors, which], number=number, repeat=1)[0])
 
-        numbers = [max(1, int(CALL / max(1e-7, seconds(which, 2)))) for which in range(made.count)]
-        return np.array([[seconds(which, numbers[which]) for which in range(made.count)] for _ in range(turns)])
+        return in_turns(seconds, made.count, turns)
