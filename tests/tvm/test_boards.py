@@ -219,7 +219,10 @@ def test_session_ends_at_the_clients_limit(address: str, running: Process) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_ended_server_leaves_no_process_and_no_port(number: int) -> None:
+def test_ended_server_leaves_no_process_and_no_port(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with serve() as process:
         board = remote.connect(process.address)
         (session,) = process.children()
@@ -230,6 +233,8 @@ def test_ended_server_leaves_no_process_and_no_port(number: int) -> None:
                 break
             time.sleep(0.05)
         assert not Path(f"/proc/{session}").exists()
+        left = list(tmp_path.glob("tern-board-*"))
+        assert not left or number == signal.SIGKILL
         with pytest.raises(BoardError):
             remote.connect(process.address)
     del board

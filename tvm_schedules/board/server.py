@@ -109,6 +109,10 @@ class Server:
         self._socket.close()
         if self._tracker is not None:
             self._tracker.close()
+        self._end_session()
+
+    def _end_session(self) -> None:
+        """Kill the session's process and those that it started."""
         if self._child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child, signal.SIGKILL)
@@ -184,13 +188,14 @@ class Server:
                 os.setpgid(self._child, self._child)
             os.close(alive)  # the child holds the only other end: the pipe ends when it does
             timed_out = not select.select([ended], [], [], limit)[0]
-            with contextlib.suppress(ProcessLookupError):  # also what the session left running
-                os.killpg(self._child, signal.SIGKILL)
+            self._end_session()  # also what it left running
             status = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+            self._child = 0
         finally:
+            self._end_session()
+            self._child = 0
             os.close(ended)
             shutil.rmtree(folder, ignore_errors=True)
-            self._child = 0
             if self._tracker is not None:
                 try:
                     self._tracker.offer()
