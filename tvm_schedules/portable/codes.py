@@ -19,7 +19,7 @@ _FAR = 254
 
 
 def trits(rows: Codes) -> Bytes:
-    """Five weights a byte; every row starts with a byte of its own.
+    """Five weights a byte; every row starts with a byte of its own, and zero weights fill its last one.
 
     With ``v`` the number whose base-3 digits are weight + 1, the byte is ``ceil(v * 256 / 243)``: times 3, the first
     digit stands above bit 8, and what is left below gives the next in the same way.
@@ -31,7 +31,7 @@ def trits(rows: Codes) -> Bytes:
         >>> trits(np.int8([[1, 0, -1, 0, 1]])).tolist()
         [208]
     """
-    digits = np.pad(rows.astype(np.int64) + 1, ((0, 0), (0, -rows.shape[1] % 5)))
+    digits = np.pad(rows.astype(np.int64), ((0, 0), (0, -rows.shape[1] % 5))) + 1
     values = digits.reshape(rows.shape[0], -1, 5) @ _POWERS
     return ((values * 256 + 242) // 243).astype(np.uint8).ravel()
 

@@ -34,7 +34,7 @@ def ternary(t: Translation, index: int, step: Step) -> None:
     t.program.need(f"ternary_{short}.c")
     t.program.need("ternary.c", **type_words(x.dtype))
     residual, out = operands(spec.epilogue, step.args)
-    scratch = t.scratch(step, terms * codes["capacity"])
+    scratch = t.scratch(step, fan * len(taps) + 4 + terms * codes["capacity"])
     t.call(index, step, "ternary", short, fields, [step.args[0], residual, out, scratch])
 
 

@@ -4,43 +4,46 @@ struct tern_taps {
     int32_t plus_count, minus_count;
 };
 
-/* Reads a row's code and lists its offsets; returns the next row's code. */
-static const uint8_t *tern_offsets(const struct tern_codes *l, const uint8_t *code, tern_offset *list,
-                                   struct tern_taps *found)
+/* Lists the offset of every weight of a row, all rows alike, and four more entries for the last trits of a byte. */
+static void tern_table(const struct tern_codes *l, tern_offset *table)
+{
+    int32_t channel, tap;
+    for (channel = 0; channel < l->channels; channel++) {
+        for (tap = 0; tap < l->taps; tap++) *table++ = (tern_offset)(channel * l->channel + l->tap[tap]);
+    }
+    for (tap = 0; tap < 4; tap++) *table++ = 0;
+}
+
+/* Reads a row's code and lists the offsets of what is not zero; returns the next row's code. */
+static const uint8_t *tern_offsets(const struct tern_codes *l, const uint8_t *code, const tern_offset *table,
+                                   tern_offset *list, struct tern_taps *found)
 {
     tern_offset *plus = list, *minus = list + l->capacity;
     if (TERN_GAPS && (!TERN_TRITS || l->gaps)) {
-        int sign;
-        for (sign = 1; sign >= 0; sign--) {
-            int32_t tap = -1, base = 0, gap;
-            while ((gap = *code++) != 0) {
-                tap += gap == 255 ? 254 : gap;
-                while (tap >= l->taps) {
-                    tap -= l->taps;
-                    base += l->channel;
-                }
-                if (gap == 255) continue;
-                if (sign) *plus++ = (tern_offset)(base + l->tap[tap]);
-                else *--minus = (tern_offset)(base + l->tap[tap]);
-            }
+        const tern_offset *at = table - 1;
+        int32_t gap;
+        while ((gap = *code++) != 0) {
+            at += gap;
+            if (gap == 255) at--;
+            else *plus++ = *at;
+        }
+        at = table - 1;
+        while ((gap = *code++) != 0) {
+            at += gap;
+            if (gap == 255) at--;
+            else *--minus = *at;
         }
     } else if (TERN_TRITS) {
-        uint32_t rest = 0;
-        int32_t channel, tap, left = 0, base = 0;
-        for (channel = 0; channel < l->channels; channel++, base += l->channel) {
-            for (tap = 0; tap < l->taps; tap++) {
-                const tern_offset offset = (tern_offset)(base + l->tap[tap]);
-                uint32_t trit;
-                if (left-- == 0) {
-                    rest = *code++;
-                    left = 4;
-                }
-                rest *= 3;
-                trit = rest >> 8;
+        const tern_offset *end = table + l->channels * l->taps;
+        for (; table < end; table += 5) {
+            uint32_t rest = *code++;
+            int k;
+            for (k = 0; k < 5; k++) {
+                const uint32_t trit = (rest *= 3) >> 8;
                 rest &= 255;
-                *plus = minus[-1] = offset; /* one entry of the list stays free, so that both may be written */
-                plus += trit == 2;
-                minus -= trit == 0;
+                *plus = minus[-1] = table[k]; /* one entry of the list stays free, so that both may be written */
+                plus += trit >> 1;
+                minus -= !trit;
             }
         }
     }

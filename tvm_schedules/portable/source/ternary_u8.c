@@ -55,9 +55,12 @@ static void tern_term_u8(const uint8_t *x, int32_t limit, const tern_offset *plu
     const int32_t pieces = most > limit ? (most - 1) / limit + 1 : 1;
     int32_t piece, i;
     for (piece = 0; piece < pieces; piece++) {
-        const int32_t adds = plus_count / pieces + (piece < plus_count % pieces);
-        const int32_t subtracts = minus_count / pieces + (piece < minus_count % pieces);
+        int32_t adds = plus_count, subtracts = minus_count;
         int16_t sum[TERN_BLOCK];
+        if (pieces > 1) { /* the first ones are longer by one where it does not come out even */
+            adds = plus_count / pieces + (piece < plus_count % pieces);
+            subtracts = minus_count / pieces + (piece < minus_count % pieces);
+        }
         tern_sum_u8(x, plus, adds, minus, subtracts, sum);
         plus += adds;
         minus -= subtracts;
