@@ -147,7 +147,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     weight, window = node.weight, node.window
     if isinstance(weight, TernaryTensor):
         simple = weight.terms == 1 and weight.is_symmetric
-        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top)
+        pixels = prod(window.output(ctx.layouts[input_key(ctx.graph, node)].dims))
+        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top, pixels)
         if not simple or not ctx.choices.wants(node.name, "dense_dot", better):
             return False
         values, scale, full = weight.codes[0], weight.per_channel.positive[0], weight.per_channel
