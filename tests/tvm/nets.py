@@ -33,7 +33,7 @@ class Net:
         self.count += 1
         return f"{op.lower()}_{self.count}"
 
-    def const(self, array: np.ndarray) -> str:
+    def const(self, array: np.ndarray | np.generic) -> str:
         name = self.name("const")
         self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
         return name
