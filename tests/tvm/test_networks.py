@@ -40,11 +40,11 @@ def test_squeeze_and_excite_with_foreign_operators() -> None:
     net = Net((1, 8, 12, 12))
     x = net.op(
         "HardSwish",
-        net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((16, 8, 3, 3), 0.6), net.bias(16), pads=[1] * 4),
+        net.op("Conv", net.quantize("input_0", 0.03, 128), net.weight((16, 8, 3, 3), 0.85), net.bias(16), pads=[1] * 4),
     )
     gate = net.op("Conv", net.op("GlobalAveragePool", x), net.weight((16, 16, 1, 1), None), net.bias(16))
     y = net.op("Mul", x, net.op("HardSigmoid", gate))
-    z = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((8, 16, 1, 1), 0.5), net.bias(8))
+    z = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((8, 16, 1, 1), 0.85), net.bias(8))
     runner = agree(net.model(net.op("Softmax", z, axis=1), z), image(1, 8, 12, 12), close=0.02)
     assert {"sparse", "dense", "foreign"} <= {s["kernel"] for s in runner.plan["steps"]}
 
