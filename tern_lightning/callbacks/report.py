@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -72,7 +73,6 @@ def log_values(reports: Sequence[LayerReport]) -> dict[str, float]:
 @rank_zero_only
 def print_decisions(decisions: Sequence[Decision], phases: str) -> None:
     """Print which layers become ternary, how and when, and which stay float and why."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Ternary layers", caption=phases)
@@ -84,7 +84,7 @@ def print_decisions(decisions: Sequence[Decision], phases: str) -> None:
         method = "float" if decision.method is None else f"{decision.method}({options})" if options else decision.method
         shape = "" if weight is None else "x".join(map(str, weight.shape))
         table.add_row(decision.path, shape, method, decision.reason)
-    Console().print(table)
+    _print(table)
 
 
 @rank_zero_only
@@ -96,7 +96,6 @@ def print_summary(reports: Sequence[LayerReport], phases: Mapping[str, str], par
         phases: Phase of every layer, by path.
         parameters: Parameters of the whole model.
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Ternary summary")
@@ -125,7 +124,16 @@ def print_summary(reports: Sequence[LayerReport], phases: Mapping[str, str], par
     table.add_row("all", "", "", zeros, bits, "", flips, f"{stored:,}")
     share = f"{weights:,} of {parameters:,} parameters are ternary"
     table.caption = f"{share}, {4 * weights / stored:.1f} times smaller than in float"
-    Console().print(table)
+    _print(table)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a file has no width
+    console.print(table)
 
 
 @torch.no_grad()
