@@ -267,7 +267,7 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
     used = {name for node in kept for name in node.input}
     del graph.initializer[:]
     for name in sorted(used & set(constants)):
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(constants[name]), name))
+        graph.initializer.append(numpy_helper.from_array(np.asarray(constants[name], order="C"), name))
     produced = used | {name for node in kept for name in node.output}
     infos = [value for value in graph.value_info if value.name in produced and value.name not in constants]
     del graph.value_info[:]

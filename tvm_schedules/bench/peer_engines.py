@@ -103,7 +103,7 @@ def torch_module(source: str) -> Any:
                 elif op == "Relu":
                     values[output] = f.relu(*args)
                 elif op == "Clip":
-                    low, high = (float(constants[name]) for name in inputs[1:])
+                    low, high = (constants[name].item() for name in inputs[1:])
                     values[output] = f.hardtanh(*args, low, high)
                 elif op == "Add":
                     values[output] = args[0] + args[1]
