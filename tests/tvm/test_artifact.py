@@ -216,6 +216,14 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
+def test_an_export_without_compilation_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.onnx").write_bytes(b"a network")
+    with store.replacing(tmp_path / "out") as folder:
+        (folder / "new").write_text("artifact")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
 def test_missing_linker_stops_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tvm_schedules import linking
 

@@ -114,16 +114,16 @@ def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
 
 
 def _replaceable(target: Path) -> None:
-    """Refuse to replace anything but an artifact.
+    """Refuse to replace anything but an artifact, or the network alone that an export without compilation left.
 
     Raises:
-        OutputError: ``target`` is a file, or a directory that is neither empty nor an artifact.
+        OutputError: ``target`` is a file, or a directory with anything else in it.
     """
     if not target.exists():
         return
     if not target.is_dir():
         raise OutputError(f"output {target} exists and is not a directory")
-    if not any(target.iterdir()):
+    if {path.name for path in target.iterdir()} <= {MODEL}:
         return
     try:
         found = json.loads((target / METADATA).read_text())
