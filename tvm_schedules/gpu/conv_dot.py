@@ -210,7 +210,7 @@ def _shape(pixels: int, rows: int, others: int, taps: int) -> tuple[int, int, in
     """Channels a thread, pixels a thread, slices: as many of the first as leave enough groups to be busy with."""
     for tile, each in ((16, 2), (16, 1), (8, 1)):
         groups = -(-pixels // (THREADS * each)) * -(-rows // tile) * others
-        if rows > tile // 2 and groups >= ENOUGH_GROUPS:
+        if rows > tile // 2 and groups >= ENOUGH_GROUPS and (each == 1 or pixels >= 4 * THREADS):
             return min(tile, rows), each, 1
     tile = min(rows, 8)
     for slices in (1, 2, 4):
