@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tvm-target",
         default="host",
         metavar="NAME|JSON",
-        help="preset such as host, arm, pi4, opencl, cuda, jetson-orin, or a TVM target as JSON",
+        help="preset such as host, arm, pi4, c, opencl, cuda, jetson-orin, or a TVM target as JSON",
     )
     add("--onnx-only", action="store_true", help="write DIR/model.onnx and compile nothing")
     add("--activations", choices=("uint8", "float32"), default="uint8", help="(default: %(default)s)")

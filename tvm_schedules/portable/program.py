@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plan import Buffer, Step
+from ..plan import Buffer
 
 __all__ = ["Call", "Program", "Ref"]
 
@@ -31,7 +31,6 @@ class Call:
     8-bit side; ``plain`` is then the function that only copies, for callers that give or take 8 bits themselves.
     """
 
-    step: Step
     function: str
     struct: str
     operands: list[Buffer | None]
