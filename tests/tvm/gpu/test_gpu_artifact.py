@@ -100,7 +100,8 @@ def test_cuda_artifact_without_a_device(
     artifact = tvm_schedules.build(conv_net(), tmp_path / "out", target, progress=said.append)
     assert artifact.report is None
     assert any(line.startswith("NOT VERIFIED") for line in said)
-    assert nvrtc.images((tmp_path / "out" / "kernels.fatbin").read_bytes()) == [*images, f"compute_{images[0][3:]}"]
+    found = nvrtc.images((tmp_path / "out" / "kernels.fatbin").read_bytes())
+    assert sorted(found) == sorted([*images, f"compute_{images[0][3:]}"])
     with pytest.raises(DeviceError, match="no CUDA driver"):
         artifact.load()
     assert inspect_command.main([str(tmp_path / "out")]) == 0
