@@ -29,7 +29,7 @@ def trits(rows: Codes) -> Bytes:
 
     Example:
         >>> trits(np.int8([[1, 0, -1, 0, 1]])).tolist()
-        [208]
+        [205]
     """
     digits = np.pad(rows.astype(np.int64), ((0, 0), (0, -rows.shape[1] % 5))) + 1
     values = digits.reshape(rows.shape[0], -1, 5) @ _POWERS
