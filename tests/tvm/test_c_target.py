@@ -1,9 +1,7 @@
-"""The C form of a network gives the library's numbers, bit for bit, and stays inside its memory."""
+"""The C form of a network gives the library's numbers, bit for bit."""
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,8 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, helper
 
 from tvm_schedules.errors import ArtifactError, BenchError, InputError, UnsupportedOperatorError
-from tvm_schedules.portable.codes import encode, gaps, trits
-from tvm_schedules.portable.host import OPTIONS
 from tvm_schedules.portable.lower import compile_portable
 from tvm_schedules.targets import resolve
 
@@ -164,88 +160,6 @@ def test_8bit_input(tmp_path: Path) -> None:
     equal(model, tmp_path, np.random.default_rng(0).integers(0, 256, (1, 2, 5, 5)).astype(np.uint8))
 
 
-def sanitized_nets() -> dict[str, onnx.ModelProto]:
-    nets = {"residual": resnet([(8, 1), (16, 2), (16, 1)], 9, 0.6)}
-    net = Net((2, 3, 7, 5))
-    x = net.quantize("input_0", STEP, 5)
-    x = net.op("Conv", x, net.weight((6, 3, 3, 2), 0.2, terms=2), strides=[2, 1], pads=[2, 0, 3, 1], dilations=[1, 2])
-    x = net.op("MaxPool", net.quantize(x, STEP, 90), kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 0, 0])
-    x = net.op("Conv", x, net.weight((6, 1, 3, 3), None, int8=True), group=6, pads=[1] * 4)
-    x = net.op("AveragePool", x, kernel_shape=[2, 2], pads=[1, 1, 1, 1])
-    x = net.op("Conv", x, net.weight((4, 3, 1, 1), 0.5), net.bias(4), group=2)
-    x = net.op("Flatten", net.op("GlobalAveragePool", x))
-    nets["mixed"] = net.model(net.op("Gemm", net.quantize(x), net.weight((5, 4), 0.4), transB=1))
-    net = Net((1, 3, 40))
-    x = net.op("Conv", "input_0", net.weight((8, 3, 5), 0.3), pads=[2, 2], strides=[3])
-    x = net.op("Relu", net.op("Conv", x, net.weight((8, 8, 3), None), pads=[1, 1]))
-    nets["float, one dimension"] = net.model(net.op("Conv", x, net.weight((2, 8, 14), 0.9)))
-    net = Net((33, 20))
-    x = net.op("Gemm", net.quantize("input_0", STEP, 100), net.weight((7, 20), 0.5), net.bias(7), transB=1)
-    nets["rows"] = net.model(net.op("Gemm", net.quantize(net.op("Relu", x)), net.weight((3, 7), None), transB=1))
-    net = Net((1, 2, 3, 4, 5))
-    x = net.quantize("input_0", STEP, 100)
-    nets["three dimensions"] = net.model(net.op("Conv", x, net.weight((3, 2, 2, 3, 3), 0.5), pads=[1] * 6))
-    return nets
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", sorted(sanitized_nets()))
-def test_nothing_outside_the_memory_is_touched(tmp_path: Path, name: str, variant: str) -> None:
-    """Every tensor in memory of its own, of its own size: AddressSanitizer and UndefinedBehaviorSanitizer."""
-    compiler = portable.sanitizer()
-    if compiler is None:
-        pytest.skip("no C compiler with sanitizers")
-    model = sanitized_nets()[name]
-    plan = portable.generate(model, tmp_path)
-    inputs = [random(*entry["shape"]) for entry in plan["inputs"]]
-    portable.apart(tmp_path)
-    program = portable.build_program(tmp_path, plan, [*compiler, *VARIANTS[variant]])
-    wanted = portable.as_list(portable.host_model(model, tmp_path / "plain")(*inputs))
-    for ours, theirs in zip(portable.run_program([str(program)], plan, inputs), wanted, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_the_sanitizer_test_can_fail(tmp_path: Path) -> None:
-    compiler = portable.sanitizer()
-    if compiler is None:
-        pytest.skip("no C compiler with sanitizers")
-    model = sanitized_nets()["residual"]
-    plan = portable.generate(model, tmp_path)
-    portable.apart(tmp_path)
-    path = tmp_path / "model.c"
-    path.write_text(re.sub(r"\.height = 5\b", ".height = 90", path.read_text()))
-    program = portable.build_program(tmp_path, plan, compiler)
-    with pytest.raises(AssertionError, match="AddressSanitizer"):
-        portable.run_program([str(program)], plan, [random(*entry["shape"]) for entry in plan["inputs"]])
-
-
-def test_source_compiles_without_a_warning_and_needs_no_library(tmp_path: Path) -> None:
-    compiler = next((name for name in ("gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
-        pytest.skip("no gcc or clang")
-    for name, model in sanitized_nets().items():
-        folder = tmp_path / name.replace(" ", "_")
-        portable.generate(model, folder)
-        command = [
-            compiler,
-            *OPTIONS,
-            "-Wall",
-            "-Wextra",
-            "-Wconversion",
-            "-Wno-sign-conversion",
-            "-Werror",
-            "-pedantic",
-        ]
-        command += ["-c", str(folder / "model.c"), "-o", str(folder / "model.o")]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert not done.returncode, done.stderr[:3000]
-        if shutil.which("nm"):
-            wanted = subprocess.run(
-                ["nm", "-u", str(folder / "model.o")], capture_output=True, text=True
-            ).stdout.split()
-            assert set(wanted) <= {"U", "memcpy", "memset", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
-
-
 def test_bad_calls_are_refused(tmp_path: Path) -> None:
     plan = portable.generate(resnet([(8, 1)], 6, 0.5), tmp_path)
     (tmp_path / "bad.c").write_text(
@@ -271,53 +185,6 @@ def test_unsupported_operator_is_named() -> None:
         UnsupportedOperatorError, match=r"target c has no code for the operator Sigmoid of node 'sigmoid"
     ):
         compile_portable(model, resolve("c"))
-
-
-def decode_trits(data: np.ndarray, n: int) -> list[list[int]]:
-    width = -(-n // 5)
-    rows = []
-    for start in range(0, len(data), width):
-        row = []
-        for byte in data[start : start + width].tolist():
-            for _ in range(5):
-                byte *= 3
-                row.append((byte >> 8) - 1)
-                byte &= 255
-        rows.append(row[:n])
-    return rows
-
-
-def test_trits_hold_every_byte() -> None:
-    rows = np.array(np.meshgrid(*[[-1, 0, 1]] * 5)).reshape(5, -1).T.astype(np.int8)
-    assert decode_trits(trits(rows), 5) == rows.tolist()
-    assert decode_trits(trits(rows[:, :3]), 3) == rows[:, :3].tolist()
-
-
-@pytest.mark.parametrize("n", [1, 253, 254, 255, 256, 508, 509, 1000])
-def test_gaps_of_any_length(n: int) -> None:
-    for at in (0, n - 1):
-        row = np.zeros((1, n), np.int8)
-        row[0, at] = -1
-        data, place, sign = gaps(row).tolist(), -1, 1
-        found = []
-        for byte in data:
-            if byte == 0:
-                place, sign = -1, sign - 1
-                continue
-            place += 254 if byte == 255 else byte
-            if byte != 255:
-                found.append((place, sign))
-        assert found == [(at, 0)]
-        assert sign == -1
-
-
-def test_the_shorter_code_is_taken() -> None:
-    rng = np.random.default_rng(0)
-    for zeros, is_gaps in ((0.3, False), (0.75, False), (0.9, True), (1.0, True)):
-        rows = (rng.choice([-1, 1], (20, 500)) * (rng.random((20, 500)) >= zeros)).astype(np.int8)
-        data, found = encode(rows)
-        assert found == is_gaps
-        assert len(data) == min(len(trits(rows)), len(gaps(rows)))
 
 
 def test_artifact(tmp_path: Path) -> None:
