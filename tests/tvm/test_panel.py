@@ -81,9 +81,9 @@ def test_taps_a_line_apart_share_their_pixels() -> None:
 
 
 def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:
-    net = Net((1, 256, 12, 12), seed=1)
+    net = Net((1, 256, 26, 26), seed=1)
     x = net.quantize("input_0", STEP, 0)
-    model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.7, 1), pads=[1] * 4))
+    model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.75, 1), pads=[1] * 4))
     assert "panel" in {step["kernel"] for step in Runner(model).plan["steps"]}
     with mock.patch.object(panel, "PANEL", 1 << 20):
         assert "sparse" in {step["kernel"] for step in Runner(model).plan["steps"]}

@@ -261,8 +261,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     block = pick(name, "block", min(2, vectors), range(1, min(4, vectors) + 1))
     runs, places = copies(layer.window, x, block * vector)
     channel = sum(length for _, length in runs)
-    # Copying has to pay: by many output channels, and by more additions than one line in the time of a branch.
-    pays = layer.taps >= 9 * x.channels * len(runs) and (vectors == 1 or layer.taps >= 0.15 * layer.dense)
+    # Copying has to pay by many output channels. A few vectors are better one block, which no panel has room for; and
+    # short lists are ended by branches that the CPU guesses wrong.
+    long = vectors == 1 or (vectors >= 8 and layer.taps >= 0.15 * layer.dense)
+    pays = long and layer.taps >= 9 * x.channels * len(runs)
     large = x.channels * x.phases * x.plane > PANEL
     if channel > PANEL or len(places) > taps_limit(x) or not ctx.choices.wants(name, "panel", pays and large):
         return False
