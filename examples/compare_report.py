@@ -161,13 +161,11 @@ def _against_twn(rows: Sequence[Row]) -> list[str]:
 
 
 def interpolate(curve: Sequence[tuple[float, float]], at: float) -> float | None:
-    """The value of a curve of sorted points between two of them, and its last value beyond the last; None before it."""
-    if not curve or at < curve[0][0]:
-        return None
+    """The value of a curve of sorted points at a place between the first and the last; None outside."""
     for (left, low), (right, high) in pairwise(curve):
-        if at <= right:
-            return low + (high - low) * (at - left) / (right - left)
-    return curve[-1][1]
+        if left <= at <= right:
+            return high if right == left else low + (high - low) * (at - left) / (right - left)
+    return None
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

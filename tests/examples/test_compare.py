@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -336,12 +335,11 @@ def test_aims_of_the_digits_name_every_miss() -> None:
 
 def test_interpolation() -> None:
     points = [(1.0, 10.0), (3.0, 20.0), (4.0, 22.0)]
-    for at in np.linspace(1, 6, 11):
+    for at in np.linspace(1, 4, 13):
         expected = np.interp(at, *zip(*points, strict=True))
         assert compare_report.interpolate(points, float(at)) == pytest.approx(float(expected))
-    assert compare_report.interpolate(points, 0.9) is None
-    values = [compare_report.interpolate(points, at) or 0 for at in (1.0, 2.0, 3.5, 9.0)]
-    assert all(left < right for left, right in pairwise(values))
+    for outside in (0.9, 4.1):
+        assert compare_report.interpolate(points, outside) is None
 
 
 def test_report_without_runs_says_so(tmp_path: Path) -> None:
