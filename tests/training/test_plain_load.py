@@ -34,7 +34,8 @@ def test_a_process_without_this_package_gets_the_logits_of_the_last_validation(f
             torch.save(net.logits, folder / "logits")
             paths += [str(folder / "epoch2.ckpt"), str(folder / "val2.ckpt")]
     here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", SCRIPT, here, *paths], check=True, env={"PYTHONPATH": here, "HOME": str(tmp_path)})
+    alone = {"PYTHONPATH": here, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", SCRIPT, here, *paths], check=True, env=alone)
     for path in paths:
         found = torch.load(path + ".logits")
         expected = torch.load(Path(path).parent / "logits")
