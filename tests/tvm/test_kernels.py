@@ -179,7 +179,7 @@ def test_linear_of_tokens(shape: tuple[int, ...]) -> None:
 def test_steps_share_code() -> None:
     net = Net((1, 8, 9, 9))
     x = net.quantize("input_0")
-    codes = net.codes((8, 8, 3, 3), 0.5)
+    codes = net.codes((8, 8, 3, 3), 0.85)
     for _ in range(3):
         x = net.quantize(net.op("Relu", net.op("Conv", x, net.ternary(codes, np.full(8, 0.05)), pads=[1] * 4)))
     runner = Runner(net.model(x))
