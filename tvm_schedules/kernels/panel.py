@@ -88,9 +88,7 @@ def copies(window: Window, x: Halo, size: int) -> tuple[Copies, list[int]]:
     return tuple((s, n) for s, n in runs), [int(begin[place[s][0]]) + place[s][1] for s in starts]
 
 
-def lists(
-    codes: np.ndarray, places: list[int], channel: int, panel: int, share: int, limit: int
-) -> dict[str, np.ndarray]:
+def lists(codes: np.ndarray, places: list[int], channel: int, panel: int, limit: int) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
 
     Args:
@@ -98,25 +96,19 @@ def lists(
         places: Where the pixels of every tap are in a channel's part of the panel, bytes.
         channel: Bytes of that part.
         panel: Channels a panel.
-        share: Output channels a job.
         limit: Taps of one sign that 16-bit sums hold.
 
     Returns:
         ``offsets`` uint16, ``bounds`` int32 ``[panels * O * 2 + 1]`` (begin of the additions and of the
-        subtractions), ``order`` int32 ``[panels, O]``: whose they are, and ``groups`` int32: the first panel of each
-        run of panels that 16-bit sums hold, and the end.
+        subtractions), and ``groups`` int32: the first panel of each run of panels that 16-bit sums hold, and the end.
     """
     rows, channels, _ = codes.shape
     panels = -(-channels // panel)
     o, c, t = np.nonzero(codes)
     minus = (codes[o, c, t] < 0).astype(np.int64)
     counts = np.bincount(((c // panel) * rows + o) * 2 + minus, minlength=panels * rows * 2).reshape(panels, rows, 2)
-    # Neighbours of equal length: the CPU then guesses where a list ends.
-    keys = (counts[..., 1], counts[..., 0], np.broadcast_to(np.arange(rows) // share, (panels, rows)))
-    order = np.lexsort(keys, axis=1)
-    place = np.argsort(order, axis=1)
     offsets = (c % panel) * channel + np.asarray(places)[t]
-    offsets = offsets[np.lexsort((offsets, minus, place[c // panel, o], c // panel))]
+    offsets = offsets[np.lexsort((offsets, minus, o, c // panel))]
     groups, most = [0], np.zeros((rows, 2), np.int64)
     for index, part in enumerate(counts):
         if index > groups[-1] and (most + part).max() > limit:
@@ -125,8 +117,7 @@ def lists(
         most = most + part
     return {
         "offsets": np.concatenate([offsets, [0]]).astype(np.uint16),
-        "bounds": np.concatenate([[0], np.cumsum(np.take_along_axis(counts, order[..., None], 1))]).astype(np.int32),
-        "order": order.astype(np.int32),
+        "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         "groups": np.array([*groups, panels], np.int32),
     }
 
@@ -134,7 +125,7 @@ def lists(
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, offsets, bounds, groups, <epilogue>``."""
     ep, x = spec.epilogue, spec.x
-    arguments = [("x", "uint8"), ("offsets", "uint16"), ("bounds", "int32"), ("order", "int32"), ("groups", "int32")]
+    arguments = [("x", "uint8"), ("offsets", "uint16"), ("bounds", "int32"), ("groups", "int32")]
     full, tail = spec.widths
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
@@ -147,11 +138,10 @@ def emit(spec: Spec) -> Any:
         sizes = (
             ("uint16", spec.taps + 1),
             ("int32", 2 * spec.panels * spec.rows + 1),
-            ("int32", spec.panels * spec.rows),
             ("int32", spec.groups + 1),
         )
-        offsets, bounds, order, groups = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:5], sizes, strict=True))
-        views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
+        offsets, bounds, groups = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:4], sizes, strict=True))
+        views = ep.views(e, list(pointers[4:]), spec.rows, spec.pixels)
 
         def pack(panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
             count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
@@ -204,9 +194,7 @@ def emit(spec: Spec) -> Any:
                 last = e.load(groups, group + 1)
                 with e.loop(last - first) as k:
                     pack(panel, n, (first + k) * spec.channels, start, reach)
-                    with e.loop(count) as place:
-                        at_list = (first + k) * spec.rows + begin + place
-                        i = e.b.bind(e.load(order, at_list) - begin)
+                    with e.loop(count) as i:
                         with e.when(k == 0):
                             for at, width in parts:
                                 acc.zero(at, width)
@@ -214,7 +202,7 @@ def emit(spec: Spec) -> Any:
                             with e.when(k > 0):
                                 for at, width in parts:
                                     acc.recall(waiting, i * (size // 2), at, width)
-                        taps(acc, panel, at_list * 2, parts)
+                        taps(acc, panel, ((first + k) * spec.rows + begin + i) * 2, parts)
                         if waiting:
                             with e.when(k < last - first - 1):
                                 for at, width in parts:
@@ -261,8 +249,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     block = pick(name, "block", min(2, vectors), range(1, min(4, vectors) + 1))
     runs, places = copies(layer.window, x, block * vector)
     channel = sum(length for _, length in runs)
-    # Copying has to pay by many output channels. A few vectors are better one block, which no panel has room for; and
-    # short lists are ended by branches that the CPU guesses wrong.
+    # Copying has to pay by many output channels. A few vectors, and short lists, were faster without panels.
     long = vectors == 1 or (vectors >= 8 and layer.taps >= 0.15 * layer.dense)
     pays = long and layer.taps >= 9 * x.channels * len(runs)
     large = x.channels * x.phases * x.plane > PANEL
@@ -279,12 +266,11 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     chunks = pick(name, "chunks", chunks, row_splits(rows))
     parallel = bool(pick(name, "parallel", layer.taps * vectors * vector > ctx.serial * 16, (0, 1)))
     source = ctx.packed(layer.key)
-    share = -(-rows // chunks)
-    made = layer.constants("panel", x, places=places, channel=channel, channels=channels, share=share, limit=limit)
+    made = layer.constants("panel", x, places=places, channel=channel, channels=channels, limit=limit)
     ep, beside, out = ctx.epilogue(node, False, x)
     groups = made["groups"].nbytes // 4 - 1
     spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, layer.taps, runs, channels, groups)
-    own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
+    own = [source, *(made[part] for part in ("offsets", "bounds", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)
     return True
