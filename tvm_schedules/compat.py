@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from .layout import ALIGN
+
 __all__ = ["Emitter", "build_module", "call_private", "main_function", "make_target", "private_function", "tensor"]
+
+ON_STACK = {"disable_lower_builtin": True}
+"""Keeps TVM from replacing a buffer by memory of its runtime's pool."""
 
 
 def make_target(spec: dict[str, Any]) -> Any:
@@ -55,15 +60,16 @@ class Emitter:
     def local(self, count: int, dtype: str) -> Any:
         """Scratch of ``count`` elements or vectors that lives in registers."""
         base, _, lanes = dtype.partition("x")
-        # The annotation keeps TVM from replacing the buffer by memory of its runtime's pool.
-        annotations = {"disable_lower_builtin": True}
-        return self.b.alloc_buffer((count * int(lanes or 1),), base, scope="local", annotations=annotations)
+        return self.b.alloc_buffer((count * int(lanes or 1),), base, scope="local", annotations=ON_STACK)
 
     def scratch(self, count: int, dtype: str) -> Any:
-        """Scratch memory of one thread: on the stack up to 32 KiB, else from the runtime's pool."""
-        if count * np.dtype(dtype).itemsize <= 1 << 15:
-            return self.local(count, dtype)
-        return self.b.alloc_buffer((count,), dtype)
+        """Scratch memory of one thread, aligned to a cache line: on the stack up to 32 KiB, else from the pool."""
+        size = np.dtype(dtype).itemsize
+        if count * size > 1 << 15:
+            return self.b.alloc_buffer((count,), dtype)
+        # Elements of a line each, or the stack is aligned to 16 bytes and every vector crosses lines.
+        lines = self.b.alloc_buffer((-(-count * size // ALIGN),), f"uint8x{ALIGN}", scope="local", annotations=ON_STACK)
+        return self.view(lines.data, count, dtype)
 
     def view(self, pointer: Any, size: int, dtype: str) -> Any:
         """A flat buffer over a pointer argument."""
