@@ -230,7 +230,7 @@ _HEADER = """\
    functions that end in _arena, which may run at the same time on different arenas (-DMODEL_NO_STATIC_ARENA leaves the
    static array and the functions that use it away). Of a C library only memcpy and memset are used, if at all; there
    are no other dependencies. All functions return 0, or -1 when a pointer is NULL or the arena is too small or not
-   aligned to 8 bytes. Constant tables take {tables} bytes of flash. */
+   aligned to 8 bytes. The tables of model_weights.h take {tables} bytes of flash. */
 #ifndef MODEL_H
 #define MODEL_H
 
