@@ -34,7 +34,7 @@ def test_command_is_understood(command: str) -> None:
     except SystemExit:
         pytest.fail(f"not understood: {command}")
     if name == "tern-export":
-        assert targets.resolve(options.tvm_target).tvm["kind"] in ("llvm", "cuda")
+        assert targets.resolve(options.tvm_target).tvm["kind"] in ("llvm", "cuda", "opencl")
 
 
 def test_there_are_commands() -> None:

@@ -122,6 +122,7 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for arguments, message in (
         ({"against": ("abacus",)}, "must be one of onnxruntime, got 'abacus'"),
         ({"threads": (cores + 1,)}, f"between 1 and the {cores} CPUs"),
+        ({"threads": (1, 0)}, "threads must be at least 1, got 1, 0"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
     ):
         with pytest.raises(BenchError, match=message):
@@ -153,10 +154,35 @@ def test_limited_clock_is_shouted(result: dict[str, Any]) -> None:
     assert "-> 1500 MHz" in line
     assert "THROTTLED after (80008)" in line
     assert "clock HELD DOWN after by thermal-cpufreq-0" in line
-    assert "THROTTLED" not in report.machine_line({**result, "after": {**hot, "throttled": "0", "cooling": None}})
+    cool = {**hot, "throttled": "0", "cooling": None}
+    assert "not throttled" in report.machine_line({**result, "before": cool, "after": cool})
+    silent = {**cool, "throttled": None}
+    assert "throttling n/a" in report.machine_line({**result, "before": silent, "after": silent})
+    row = next(csv.DictReader(io.StringIO(report.to_csv([{**result, "after": hot}]))))
+    assert (row["clock_mhz_after"], row["throttled_after"]) == ("1500.0", "80008; thermal-cpufreq-0 2")
 
 
 def test_condition_reads_what_the_system_tells() -> None:
     found = system.condition()
     assert found.keys() == {"load", "clock_mhz", "governor", "temperature_c", "throttled", "cooling"}
     assert system.machine()["cores"] >= 1
+
+
+def test_interruption_shows_what_was_measured(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked = places.Worker.ask, []
+
+    def impatient(worker: places.Worker, do: str, seconds: float = 0.0) -> dict[str, Any]:
+        asked.append(do)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(worker, do, seconds)
+
+    monkeypatch.setattr(places.Worker, "ask", impatient)
+    saved = tmp_path / "bench.json"
+    assert main([str(artifact), "--quick", "--against=none", f"--json={saved}"]) == 130
+    text = capsys.readouterr()
+    assert "1 of 3 interleaved rounds" in text.out
+    assert "interrupted" in text.err
+    assert json.loads(saved.read_text())["results"][0]["rounds"] == 1

@@ -100,7 +100,7 @@ def test_command(artifact: Path, address: str, tmp_path: Path, capsys: pytest.Ca
     assert bench_command.main([str(artifact), f"--rpc={nobody}", f"--rpc={address}", *options]) == 1
     text = capsys.readouterr()
     assert "start the server there with: tern-board serve" in text.err
-    assert f"board {address}\n  verified there: y, 8 runs" in text.out
+    assert f"board {nobody}, not measured\nboard {address}\n  verified there: y, 8 runs" in text.out
     absent, board = json.loads(files["json"].read_text())["boards"]
     assert (absent["board"], absent["results"]) == (nobody, [])
     assert board["failed"] is None
@@ -115,6 +115,7 @@ def test_command(artifact: Path, address: str, tmp_path: Path, capsys: pytest.Ca
     assert sum(step["share"] for step in entry["steps"]) == pytest.approx(1)
     rows = list(csv.DictReader(files["csv"].open()))
     assert {row["board"] for row in rows} == {address}
+    assert {row["cpu"] for row in rows} == {board["machine"]["cpu"]}
     assert files["png"].read_bytes().startswith(b"\x89PNG")
 
 
@@ -343,6 +344,10 @@ def test_bad_options_of_the_server(options: list[str], message: str, capsys: pyt
         (["--rpc=a:1", "--tracker=b:2"], "either --rpc or --tracker"),
         (["--key=pi4"], "--key needs --rpc or --tracker"),
         (["--rpc=a:1", "--key=a", "--key=b"], "give --key once"),
+        (["--tracker=a"], "an address must be HOST:PORT"),
+        (["--rpc=a:1", "--against=abacus"], "against must be one of onnxruntime, got 'abacus'"),
+        (["--rpc=a:1", "--threads=0"], "threads must be at least 1, got 0"),
+        (["--rpc=a:1", "--plot=bench.foo"], "--plot must end in one of"),
     ],
 )
 def test_bad_options_of_the_benchmark(

@@ -10,7 +10,7 @@ from typing import Any
 from tvm_schedules import onnxtools, verify
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import remote
-from tvm_schedules.bench.measure import bench
+from tvm_schedules.bench.measure import bench, check_request
 from tvm_schedules.bench.places import BoardPlace, PythonBoard
 from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.errors import TernError
@@ -89,7 +89,12 @@ def bench_boards(
     Returns:
         Plain data for JSON: ``boards``, for each ``board`` (its address), ``failed`` (why it ended early, or None),
         ``verification``, and what :func:`tvm_schedules.bench.bench` returns as far as it came.
+
+    Raises:
+        BenchError: What was asked for can be measured on no board.
+        ArtifactError: The artifact is damaged.
     """
+    check_request(artifact, against, threads, rounds)
     say, save = progress or (lambda line: None), keep or (lambda result: None)
     everything: dict[str, Any] = {"boards": []}
     for address in addresses:

@@ -33,14 +33,13 @@ def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float
     }
 
 
-def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, float]) -> list[dict[str, Any]]:
-    """Per-step table: time, share, work done a second, and how near that is to the machine's ceiling."""
+def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Per-step table: time, share, work done a second, and how near that is to the CPU's ceiling."""
     total = sum(times) or 1.0
     rows = []
     for step, us in zip(metadata["steps"], times, strict=True):
         rate = 1e-3 / us if us > 0 else 0.0  # 1e9 operations a second, for one operation
         gadds = step.get("nonzero_macs", 0) * rate
-        top = ceiling["u8" if step["operand"] == "uint8" else "f32"]
         rows.append(
             {
                 "name": step["name"],
@@ -51,10 +50,14 @@ def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, 
                 "share": us / total,
                 "dense_gmacs": step.get("macs", 0) * rate,
                 "gadds": gadds,
-                "ceiling_share": gadds / top if gadds else None,
+                "ceiling_share": gadds / ceiling[_kind(step)] if gadds and ceiling else None,
             }
         )
     return rows
+
+
+def _kind(step: dict[str, Any]) -> str:
+    return "u8" if step["operand"] == "uint8" else "f32"
 
 
 def _run_threads(
@@ -100,6 +103,7 @@ def _run_threads(
                     "file_bytes": worker.engine.bytes,
                     "load_seconds": worker.ready["load_seconds"],
                     "relative_error": worker.ready["error"],
+                    "device": worker.ready.get("device"),
                 }
                 for worker in workers
             ]
@@ -109,13 +113,30 @@ def _run_threads(
         for worker, row in zip(workers, entry["engines"], strict=True):
             memory = worker.ask("memory")
             row |= {"peak_rss_bytes": memory["peak_bytes"], "own_rss_bytes": memory["own_bytes"]}
-        ceiling = workers[0].ask("ceiling", seconds)
+        ceiling = None if metadata.get("code") else workers[0].ask("ceiling", seconds)  # the CPU's
         entry["steps"] = _steps(metadata, workers[0].ask("steps", 4 * seconds)["us"], ceiling)
         entry["ceiling_gadds"] = ceiling
         keep()
     finally:
         for worker in workers:
             worker.close()
+
+
+def check_request(artifact: str | Path, against: Sequence[str], threads: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Refuse what no machine could measure, see :func:`bench`; returns the artifact's metadata."""
+    for name in against:
+        if name not in peers.KNOWN:
+            raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
+    if not threads or min(threads) < 1:
+        raise BenchError(f"threads must be at least 1, got {', '.join(str(count) for count in threads) or 'none'}")
+    if rounds < 1:
+        raise BenchError(f"rounds must be at least 1, got {rounds}")
+    metadata = store.read_metadata(Path(artifact))
+    if metadata["target"]["tvm"].get("kind") == "c":
+        raise BenchError(
+            f"{artifact} is C source: compile it for the board and time model_run there, as examples/c does"
+        )
+    return metadata
 
 
 def bench(
@@ -131,7 +152,7 @@ def bench(
     """Measure an artifact and its alternatives in one run.
 
     Args:
-        artifact: Directory made by :func:`tvm_schedules.build` for this machine.
+        artifact: Directory made by :func:`tvm_schedules.build` for this machine or its graphics processor.
         against: Which alternatives; ``onnxruntime`` is known.
         threads: Numbers of threads; every engine is pinned to that many CPUs.
         rounds: Rounds of the interleaving.
@@ -149,20 +170,12 @@ def bench(
             failed.
         ArtifactError: The artifact is damaged.
     """
-    for name in against:
-        if name not in peers.KNOWN:
-            raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
+    folder, metadata = Path(artifact), check_request(artifact, against, threads, rounds)
     place = place or Local()
     cpus = place.cpus()
     for count in threads:
-        if count < 1 or (cpus and count > len(cpus)):
+        if cpus and count > len(cpus):
             raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {count}")
-    if rounds < 1:
-        raise BenchError(f"rounds must be at least 1, got {rounds}")
-    folder = Path(artifact)
-    metadata = store.read_metadata(folder)
-    if metadata["target"]["tvm"].get("kind") == "c":
-        raise BenchError(f"{folder} is C source: compile it for the board and time model_run there, as examples/c does")
     say = progress or (lambda line: None)
     engines, machine = [peers.ours(folder, metadata)], place.machine()
     result: dict[str, Any] = {

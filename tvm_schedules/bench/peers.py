@@ -47,17 +47,10 @@ class Engine:
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
-    """This package's library with its weights.
-
-    Raises:
-        BenchError: The artifact is for a graphics processor.
-    """
-    if metadata.get("code"):
-        raise BenchError(
-            f"{artifact} is for a graphics processor (target {metadata['target']['name']}); measure those with: "
-            "python -m examples.gpu.measure"
-        )
-    size = metadata["files"][store.LIBRARY]["bytes"] + metadata["files"][store.WEIGHTS]["bytes"]
+    """This package's library, or its kernels for a graphics processor, with the weights."""
+    made_for_gpu = metadata.get("code")
+    code = made_for_gpu.get("binary", made_for_gpu["source"]) if made_for_gpu else store.LIBRARY
+    size = metadata["files"][code]["bytes"] + metadata["files"][store.WEIGHTS]["bytes"]
     return Engine("tern", "tern", str(artifact), size)
 
 

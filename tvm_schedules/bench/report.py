@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from tvm_schedules.errors import BenchError
 
 
 def _size(count: float | None) -> str:
@@ -26,7 +29,7 @@ def machine_line(result: dict[str, Any]) -> str:
     """CPU and its condition before and after, in one line."""
     machine, before = result["machine"], result["before"]
     after = result["after"] or before
-    parts = [machine["cpu"] or "CPU n/a", f"{machine['cores'] or 'n/a'} cores"]
+    parts = [machine["cpu"] or "CPU n/a", f"{machine['cores'] or 'n/a'} core{'' if machine['cores'] == 1 else 's'}"]
     parts.append(f"governor {'/'.join(before['governor'] or ['n/a'])}")
     clocks = [f"{max(state['clock_mhz']):.0f}" if state["clock_mhz"] else "n/a" for state in (before, after)]
     parts.append(f"clock {' -> '.join(clocks)} MHz")
@@ -34,12 +37,15 @@ def machine_line(result: dict[str, Any]) -> str:
         f"{max(state['temperature_c'].values()):.0f}" if state["temperature_c"] else "n/a" for state in (before, after)
     ]
     parts.append(f"{' -> '.join(heat)} C")
+    limited = []
     for state, when in ((before, "before"), (after, "after")):
         if state["throttled"] not in (None, "0", "0x0"):
-            parts.append(f"THROTTLED {when} ({state['throttled']})")
+            limited.append(f"THROTTLED {when} ({state['throttled']})")
         held = [name for name, level in (state["cooling"] or {}).items() if level]
         if held:
-            parts.append(f"clock HELD DOWN {when} by {', '.join(held)}")
+            limited.append(f"clock HELD DOWN {when} by {', '.join(held)}")
+    told = before["throttled"] is not None or before["cooling"]
+    parts += limited or ["not throttled" if told else "throttling n/a"]
     loads = [f"{state['load'][0]:.1f}" if state["load"] else "n/a" for state in (before, after)]
     parts.append(f"load {' -> '.join(loads)}")
     return ", ".join(parts)
@@ -49,8 +55,10 @@ def parts(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     """Everything to print about one machine: its name where it is a board, verification, condition, tables."""
     made: list[Any] = []
     if "board" in result:
-        made.append(f"board {result['board']}{', ended early' if result['failed'] else ''}")
-        made += [f"  {line}" for line in _verification(result["verification"])]
+        end = "" if not result["failed"] else ", ended early" if "machine" in result else ", not measured"
+        made.append(f"board {result['board']}{end}")
+        if result["verification"] or not result["failed"]:
+            made += [f"  {line}" for line in _verification(result["verification"])]
     if "machine" in result:
         made.append(machine_line(result))
     return made + tables(result, layers)
@@ -95,17 +103,18 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 f"{row['relative_error']:.1e}",
             )
         made.append(table)
+        made += [f"{row['name']} on {row['device']}" for row in entry["engines"] if row.get("device")]
         made += [
             f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]
         ]
-        ceiling = entry["ceiling_gadds"]
-        if ceiling is None:  # the run ended before
+        if not entry["steps"]:  # the run ended before
             continue
-        title = (
-            f"layers, {_threads(entry)} (ceiling of this machine: "
-            f"{ceiling['u8']:.0f} Gadd/s of bytes "
-            f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
-        )
+        ceiling, title = entry["ceiling_gadds"], f"layers, {_threads(entry)}"
+        if ceiling is not None:
+            title += (
+                f" (ceiling of this machine: {ceiling['u8']:.0f} Gadd/s of bytes "
+                f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
+            )
         table = Table(title=title)
         headings = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
         for index, column in enumerate(headings):
@@ -129,11 +138,28 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     return made
 
 
+def _surroundings(result: dict[str, Any]) -> dict[str, Any]:
+    """The machine and its condition, for CSV: the highest clock and temperature; empty where not told."""
+    found: dict[str, Any] = {"cpu": result["machine"]["cpu"], "cores": result["machine"]["cores"]}
+    found["governor"] = "/".join(result["before"]["governor"] or [])
+    for when in ("before", "after"):
+        state = result[when] or dict.fromkeys(result["before"])
+        held = [f"{name} {level}" for name, level in (state["cooling"] or {}).items() if level]
+        found |= {
+            f"clock_mhz_{when}": max(state["clock_mhz"] or [""]),
+            f"temperature_c_{when}": max((state["temperature_c"] or {"": ""}).values()),
+            f"throttled_{when}": "; ".join([state["throttled"] or "", *held]).strip("; "),
+        }
+    return found
+
+
 def to_csv(results: Sequence[dict[str, Any]]) -> str:
     """One line per board, engine and number of threads."""
     fields = (
         "board", "threads", "name", "median_ms", "min_ms", "q25_ms", "q75_ms", "runs", "ratio", "ratio_of_min",
         "file_bytes", "peak_rss_bytes", "own_rss_bytes", "load_seconds", "relative_error",
+        "device", "cpu", "cores", "governor", "clock_mhz_before", "clock_mhz_after", "temperature_c_before",
+        "temperature_c_after", "throttled_before", "throttled_after",
     )  # fmt: skip
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
@@ -141,8 +167,25 @@ def to_csv(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         for entry in result["results"]:
             for row in entry["engines"]:
-                writer.writerow({"board": result.get("board", ""), "threads": entry["threads"], **row})
+                where = {"board": result.get("board", ""), "threads": entry["threads"]}
+                writer.writerow({**where, **row, **_surroundings(result)})
     return text.getvalue()
+
+
+def check_plot(path: str) -> None:
+    """Refuse a plot that could not be written, before anything is measured.
+
+    Raises:
+        BenchError: matplotlib is not installed, or knows no such kind of file.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise BenchError("matplotlib is not installed; install it with: pip install 'tern-lightning[plot]'") from None
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    kind = Path(path).suffix[1:].lower()
+    if kind not in known:
+        raise BenchError(f"--plot must end in one of {', '.join('.' + name for name in known)}, got {path!r}")
 
 
 def plot(results: Sequence[dict[str, Any]], path: str) -> None:
@@ -150,10 +193,10 @@ def plot(results: Sequence[dict[str, Any]], path: str) -> None:
 
     Args:
         results: One row of charts for each, one chart for each number of threads.
-        path: File to write.
+        path: File to write, see :func:`check_plot`.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        BenchError: It cannot be written.
     """
     import matplotlib
 
@@ -171,8 +214,13 @@ def plot(results: Sequence[dict[str, Any]], path: str) -> None:
             axis.set_title(f"{name + ': ' if name else ''}{result['machine']['cpu'] or 'CPU n/a'}, {_threads(entry)}")
     for axis in figure.axes:
         axis.set_visible(axis.has_data())  # one board may have come further than another
-    figure.savefig(path)
-    plt.close(figure)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise BenchError(f"cannot write the plot {path}: {error.strerror or error}") from error
+    finally:
+        plt.close(figure)
 
 
 def _bars(axis: Any, entry: dict[str, Any]) -> None:
@@ -184,7 +232,8 @@ def _bars(axis: Any, entry: dict[str, Any]) -> None:
         [row["q75_ms"] - row["median_ms"] for row in rows],
     ]
     colours = ["tab:green" if row["name"] == "tern" else "tab:gray" for row in rows]
-    axis.barh([row["name"] for row in rows], medians, xerr=spread, color=colours)
+    names = [row["name"] + (f"\n{row['device'].split(' (')[0]}" if row.get("device") else "") for row in rows]
+    axis.barh(names, medians, xerr=spread, color=colours)
     for index, row in enumerate(rows):
         if row["name"] != "tern":
             axis.annotate(f" {row['ratio']:.2f}x", (row["q75_ms"], index), va="center")

@@ -54,6 +54,9 @@ def condition() -> dict[str, Any]:
         governor = _read(folder / "scaling_governor")
         if governor:
             governors.add(governor)
+    if not clocks:  # x86 without frequency scaling, such as a virtual machine
+        lines = [line.partition(":") for line in (_read("/proc/cpuinfo") or "").splitlines()]
+        clocks = [float(value) for key, _, value in lines if key.strip() == "cpu MHz"]
     temperatures = {}
     for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
         value = _read(zone / "temp")

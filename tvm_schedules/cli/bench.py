@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=0.25, help="time for one engine in one round (default: 0.25)")
     made.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s: a look, not a measurement")
     made.add_argument("--layers", type=int, default=None, help="show only this many layers, the slowest")
-    made.add_argument("--json", metavar="FILE", help="write everything as JSON; with boards after every round")
+    made.add_argument("--json", metavar="FILE", help="write everything as JSON, after every round")
     made.add_argument("--csv", metavar="FILE", help="write one line per board, engine and number of threads")
     made.add_argument("--plot", metavar="FILE", help="write bar charts (.png, .svg, .pdf)")
     boards = made.add_argument_group("boards")
@@ -54,13 +54,17 @@ def parser() -> argparse.ArgumentParser:
 def _addresses(options: argparse.Namespace) -> list[Any]:
     """The boards that were asked for; none means this machine."""
     from tvm_schedules.bench.boards import Address
+    from tvm_schedules.board.protocol import DEFAULT_PORT, parse_address
 
     keys = options.key or ["board"]
     if options.rpc and options.tracker:
         raise BenchError("give either --rpc or --tracker")
     if options.key and not (options.rpc or options.tracker):
         raise BenchError("--key needs --rpc or --tracker")
+    for address in options.rpc:
+        parse_address(address, DEFAULT_PORT)
     if options.tracker:
+        parse_address(options.tracker)
         return [Address(options.tracker, key, tracker=True) for key in keys]
     if len(keys) > 1:
         raise BenchError("with --rpc give --key once: it holds for all boards")
@@ -73,48 +77,64 @@ def _main(options: argparse.Namespace) -> int:
 
     try:
         from rich.console import Console
+        from rich.markup import escape
     except ImportError:
         raise BenchError("rich is not installed; install it with: pip install rich") from None
-    log = Console(stderr=True)
+    log = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
     addresses = _addresses(options)
+    if options.plot:
+        report.check_plot(options.plot)
+    newest: dict[str, Any] = {}
 
     def keep(result: dict[str, Any]) -> None:
+        newest.update(result)
         if options.json:
             write_text(options.json, json.dumps(result, indent=1) + "\n")
 
-    with log.status("start") as status:
-        arguments = (against, options.threads, rounds, seconds, status.update)
-        if addresses:
-            result = bench_boards(options.artifact, addresses, *arguments, keep)
-        else:
-            result = bench(options.artifact, *arguments)
-    keep(result)
-    results = result.get("boards", [result])
-    if options.csv:
-        write_text(options.csv, report.to_csv(results))
-    if options.plot:
-        try:
-            report.plot(results, options.plot)
-        except ImportError:
-            raise BenchError(
-                "matplotlib is not installed; install it with: pip install 'tern-lightning[plot]'"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise BenchError(f"cannot write the plot: {error}") from error
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a file has no width
-    for entry in results:
-        for part in report.parts(entry, options.layers):
-            console.print(part, highlight=False)
+    interrupted = False
+    try:
+        with log.status("start") as status:
+            arguments = (against, options.threads, rounds, seconds, lambda line: status.update(escape(line)))
+            if addresses:
+                keep(bench_boards(options.artifact, addresses, *arguments, keep))
+            else:
+                keep(bench(options.artifact, *arguments, keep=keep))
+    except KeyboardInterrupt:
+        if not newest:
+            raise
+        interrupted = True
+    results = newest.get("boards", [newest])
+    _print(results, options.layers)
     failed = [entry for entry in results if entry.get("failed")]
     for entry in failed:
-        log.print(f"error: {entry['board']}: {entry['failed']}", highlight=False, markup=False, soft_wrap=True)
-    if failed and options.json:
-        log.print(f"what was measured before is in {options.json}", highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+        name, reason = entry["board"], entry["failed"]
+        told = name.rpartition("@")[2] in reason
+        log.print(f"error: {reason if told else f'{name}: {reason}'}", markup=False)
+    if options.csv:
+        write_text(options.csv, report.to_csv(results))
+    if options.plot and any(entry["results"] for entry in results):
+        report.plot(results, options.plot)
+    if interrupted:
+        log.print("interrupted: this is what was measured before", markup=False)
+    if options.json and (interrupted or any(entry["results"] for entry in failed)):
+        log.print(f"what was measured before is in {options.json}", markup=False)
+    return 130 if interrupted else 1 if failed else 0
+
+
+def _print(results: Sequence[dict[str, Any]], layers: int | None) -> None:
+    """The tables of every machine."""
+    from rich.console import Console
+
+    from tvm_schedules.bench import report
+
+    console = Console(emoji=False)
+    if not console.is_terminal:
+        console = Console(width=140, emoji=False)  # a file has no width
+    for entry in results:
+        for part in report.parts(entry, layers):
+            console.print(part, highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,9 +55,11 @@ class OpenClDevice:
         found = devices()
         import pyopencl as cl
 
-        chosen = int(os.environ.get("TERN_OPENCL_DEVICE", "0")) if index is None else index
-        if not 0 <= chosen < len(found):
-            raise DeviceError(f"OpenCL device must be in [0, {len(found)}), got {chosen}")
+        given = os.environ.get("TERN_OPENCL_DEVICE", "0") if index is None else str(index)
+        if not given.isdecimal() or int(given) >= len(found):
+            known = ", ".join(f"{number}: {device.name.strip()}" for number, device in enumerate(found))
+            raise DeviceError(f"TERN_OPENCL_DEVICE must be the number of a device ({known}), got {given!r}")
+        chosen = int(given)
         self._cl = cl
         self._context = cl.Context([found[chosen]])
         self._queue = cl.CommandQueue(self._context)
