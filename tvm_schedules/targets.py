@@ -48,6 +48,22 @@ class TargetSpec:
         return self.tvm.get("kind") == "c"
 
     @property
+    def architecture(self) -> str:
+        """The CPU's architecture as the operating system calls it, or what else the code is for."""
+        first = str(self.tvm.get("mtriple", self.tvm["kind"])).split("-")[0]
+        return {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What an artifact's metadata say about its target."""
+        return {
+            "name": self.name,
+            "tvm": self.tvm,
+            "architecture": self.architecture,
+            "vector_bytes": self.vector_bytes,
+            "features": sorted(self.features),
+        }
+
+    @property
     def arm64(self) -> bool:
         """Whether the code is for 64-bit ARM."""
         return str(self.tvm.get("mtriple", "")).startswith(("aarch64", "arm64"))

@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         "cache directory)",
     )
     add("--tune-board", metavar="HOST:PORT", help="with --tune: measure on a board that runs tern-board serve")
+    add("--tune-tracker", metavar="HOST:PORT", help="with --tune: measure on a board that a tracker hands out")
+    add("--tune-key", metavar="KEY", help="key of the board to measure on (default: board)")
     add(
         "--tune-threads",
         type=int,
@@ -148,7 +150,7 @@ def _resolved(options: argparse.Namespace) -> dict[str, Any]:
     shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
     if options.source.suffix == ".onnx":
         kept = {"source", "output", "tvm_target", "samples", "input_shape", "no_verify"}
-        kept |= {"tune", "tune_board", "tune_threads"}
+        kept |= {"tune", "tune_board", "tune_tracker", "tune_key", "tune_threads"}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
 
@@ -157,20 +159,25 @@ def _resolved(options: argparse.Namespace) -> dict[str, Any]:
 def _tuning(options: argparse.Namespace) -> Iterator[Tuning | None]:
     """How to tune, with an open session where a board measures."""
     if options.tune is None:
-        if options.tune_board or options.tune_threads:
-            raise UsageError("--tune-board and --tune-threads need --tune")
+        if options.tune_board or options.tune_tracker or options.tune_key or options.tune_threads:
+            raise UsageError("--tune-board, --tune-tracker, --tune-key and --tune-threads need --tune")
         yield None
         return
     from tvm_schedules.tuner import Tuning
 
     if options.onnx_only:
         raise UsageError("--tune is for compiling; --onnx-only compiles nothing")
+    if options.tune_board and options.tune_tracker:
+        raise UsageError("give either --tune-board or --tune-tracker")
+    if options.tune_key and not (options.tune_board or options.tune_tracker):
+        raise UsageError("--tune-key needs --tune-board or --tune-tracker")
     with contextlib.ExitStack() as stack:
         board = None
-        if options.tune_board:
-            from tvm_schedules.bench.remote import connect
+        if options.tune_board or options.tune_tracker:
+            from tvm_schedules.bench.boards import Address
 
-            board = stack.enter_context(connect(options.tune_board))
+            host, key = options.tune_board or options.tune_tracker, options.tune_key or "board"
+            board = stack.enter_context(Address(host, key, tracker=bool(options.tune_tracker)).connect())
         yield Tuning(options.tune or None, board, options.tune_threads)
 
 

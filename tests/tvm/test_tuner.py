@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import tvm_schedules
 from tern_lightning.cli.export import main as export_main
-from tvm_schedules import compat, constants
+from tvm_schedules import compat, constants, cpu
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import ENTRY, compile_model
 from tvm_schedules.errors import TunerError
@@ -28,6 +29,7 @@ from tvm_schedules.tuner.measure import Library, LocalDevice, RemoteDevice, in_t
 from tvm_schedules.tuner.show import excess
 
 from .nets import Net, run_onnx
+from .processes import Process
 
 
 def small_net(zeros: float = 0.7, channels: int = 8, seed: int = 0) -> onnx.ModelProto:
@@ -314,8 +316,35 @@ def test_export_tunes_and_says_what_it_found(tmp_path: Path, capsys: pytest.Capt
     for layer in metadata["tuning"]:
         assert {"kernel": by_name[layer["name"]]["kernel"], **by_name[layer["name"]]["choice"]} == layer["chosen"]
     assert tvm_schedules.load(tmp_path / "out")(np.zeros((1, 8, 6, 6), np.float32)).shape == (1, 20)
-    assert export_main([*arguments[:3], "--tune-threads", "1"]) == 1
-    assert "need --tune" in capsys.readouterr().err
+    for wrong, message in (
+        ([*arguments[:3], "--tune-threads", "1"], "need --tune"),
+        ([*arguments[:3], "--tune-key", "pi4"], "need --tune"),
+        ([*arguments, "--tune-key", "pi4"], "--tune-key needs --tune-board or --tune-tracker"),
+        ([*arguments, "--tune-board", "a:1", "--tune-tracker", "b:1"], "either --tune-board or --tune-tracker"),
+    ):
+        assert export_main(wrong) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_export_tunes_on_a_board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over loopback; a board whose CPU is not the target's is told so before anything runs there."""
+    onnx.save(small_net(), tmp_path / "net.onnx")
+    arguments = [str(tmp_path / "net.onnx"), "--tune", str(tmp_path / "db.json"), "--tune-threads", "1"]
+    other = "a76" if cpu.architecture() == "x86_64" else '{"kind": "llvm", "mtriple": "x86_64-linux-gnu"}'
+    serve = [sys.executable, "-m", "tvm_schedules.cli.board", "serve", "--port=0", "--key=pi4"]
+    with Process(serve) as board:
+        arguments += ["--tune-board", board.address]
+        assert export_main([*arguments, "-o", str(tmp_path / "out")]) == 1
+        assert "did not open a session with key 'board'" in capsys.readouterr().err
+        arguments += ["--tune-key", "pi4"]
+        assert export_main([*arguments, "-o", str(tmp_path / "out")]) == 0
+        metadata = json.loads((tmp_path / "out" / "metadata.json").read_text())
+        assert [layer["reused"] for layer in metadata["tuning"]] == [False, False]
+        entries = json.loads((tmp_path / "db.json").read_text())["entries"].values()
+        assert {entry["device"] for entry in entries} == {board.address}
+        capsys.readouterr()
+        assert export_main([*arguments, "-o", str(tmp_path / "other"), "--tvm-target", other]) == 1
+        assert "the network was built for" in capsys.readouterr().err
 
 
 def test_only_cpus_are_tuned(tmp_path: Path) -> None:

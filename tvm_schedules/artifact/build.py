@@ -275,18 +275,10 @@ def _metadata(
     layers = plan["layers"]
     weights = sum(int(np.prod(layer["shape"], dtype=np.int64)) for layer in layers)
     quantised = onnxtools.quantised_tensors(model)
-    first = str(spec.tvm.get("mtriple", spec.tvm["kind"])).split("-")[0]
-    architecture = {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "packages": _versions(),
-        "target": {
-            "name": spec.name,
-            "tvm": spec.tvm,
-            "architecture": architecture,
-            "vector_bytes": spec.vector_bytes,
-            "features": sorted(spec.features),
-        },
+        "target": spec.to_dict(),
         "quantisation": {
             "activations": sorted({dtype for _, _, dtype in quantised.values()}) or ["float32"],
             "quantised_tensors": len(quantised),

@@ -100,6 +100,7 @@ class Tuning:
 
         Raises:
             TunerError: The database is damaged, or a layer is not in it and there is no device to measure it on.
+            CpuFeatureError: The board's CPU is not one for the target.
         """
         database = Database(self.database or default_database())
         base = Lowering(graph, target)
@@ -132,6 +133,7 @@ class Tuning:
         if self.device is not None:
             return self.device
         if self.board is not None:
+            self.board.check_target("the network", {"target": target.to_dict()})
             return RemoteDevice(self.board)
         if target.triple is not None:
             raise TunerError(
