@@ -70,7 +70,9 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes = _values(arrays, params)
     flat = codes.reshape(*codes.shape[:2], -1)
-    return panel.lists(flat, *(params[k] for k in ("places", "channel", "channels", "limit")))
+    return panel.lists(
+        flat, **{k: params[k] for k in ("places", "channel", "limit", "share", "unroll")}, panel=params["channels"]
+    )
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -32,6 +32,9 @@ __all__ = ["Spec", "copies", "emit", "lists", "lower"]
 PANEL = 28_000
 """Bytes of a panel: with the sums that pass through, the first-level cache holds it."""
 
+AHEAD = 1024
+"""How many taps ahead a list is fetched."""
+
 Copies = tuple[tuple[int, int], ...]
 
 
@@ -40,16 +43,18 @@ class Spec(PixelRows):
     """All that the code depends on.
 
     Args:
-        taps: Taps in all.
+        taps: Taps in all, and the zeros that fill lists up.
         copies: For one input channel, what goes into the panel: source offset and length in bytes.
         channels: Input channels a panel.
         groups: Runs of panels whose sums fit 16 bits.
+        unroll: Taps in the body of a loop.
     """
 
     taps: int
     copies: Copies
     channels: int
     groups: int
+    unroll: int
 
     @property
     def panels(self) -> int:
@@ -88,8 +93,14 @@ def copies(window: Window, x: Halo, size: int) -> tuple[Copies, list[int]]:
     return tuple((s, n) for s, n in runs), [int(begin[place[s][0]]) + place[s][1] for s in starts]
 
 
-def lists(codes: np.ndarray, places: list[int], channel: int, panel: int, limit: int) -> dict[str, np.ndarray]:
+def lists(
+    codes: np.ndarray, places: list[int], channel: int, panel: int, limit: int, share: int, unroll: int
+) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
+
+    A list is as long as a multiple of ``unroll``; zeros behind the panel fill it up. The rows of a job come in the
+    order of their lists' lengths, so that the CPU foresees where loops end: a list is read once or a few times in a
+    run of a network, and a wrong guess takes as long as ten taps.
 
     Args:
         codes: int8 ``[O, C, taps]``.
@@ -97,18 +108,30 @@ def lists(codes: np.ndarray, places: list[int], channel: int, panel: int, limit:
         channel: Bytes of that part.
         panel: Channels a panel.
         limit: Taps of one sign that 16-bit sums hold.
+        share: Output channels a job.
+        unroll: Taps in the body of a loop.
 
     Returns:
-        ``offsets`` uint16, ``bounds`` int32 ``[panels * O * 2 + 1]`` (begin of the additions and of the
-        subtractions), and ``groups`` int32: the first panel of each run of panels that 16-bit sums hold, and the end.
+        ``offsets`` uint16; ``bounds`` int32 ``[panels * O * 2 + 1]`` (begin of the additions and of the subtractions,
+        in rounds of the loop); ``order`` uint16 ``[panels * O]``, which row of its job is next; and ``groups`` int32:
+        the first panel of each run of panels that 16-bit sums hold, and the end.
     """
     rows, channels, _ = codes.shape
     panels = -(-channels // panel)
     o, c, t = np.nonzero(codes)
     minus = (codes[o, c, t] < 0).astype(np.int64)
     counts = np.bincount(((c // panel) * rows + o) * 2 + minus, minlength=panels * rows * 2).reshape(panels, rows, 2)
+    rounds = -(-counts // unroll)
+    job = np.arange(rows) // share
+    order = np.stack([np.lexsort((part[:, 1], part[:, 0], job)) for part in rounds])
+    place = np.argsort(order, axis=1)
+    bounds = np.concatenate([[0], np.cumsum(np.take_along_axis(rounds, order[:, :, None], 1))])
     offsets = (c % panel) * channel + np.asarray(places)[t]
-    offsets = offsets[np.lexsort((offsets, minus, o, c // panel))]
+    run = ((c // panel) * rows + place[c // panel, o]) * 2 + minus
+    sort = np.lexsort((offsets, run))
+    run = run[sort]
+    filled = np.full(bounds[-1] * unroll + 1, panel * channel)
+    filled[bounds[run] * unroll + np.arange(len(run)) - np.searchsorted(run, run)] = offsets[sort]
     groups, most = [0], np.zeros((rows, 2), np.int64)
     for index, part in enumerate(counts):
         if index > groups[-1] and (most + part).max() > limit:
@@ -116,16 +139,23 @@ def lists(codes: np.ndarray, places: list[int], channel: int, panel: int, limit:
             most = np.zeros_like(most)
         most = most + part
     return {
-        "offsets": np.concatenate([offsets, [0]]).astype(np.uint16),
-        "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        "offsets": filled.astype(np.uint16),
+        "bounds": bounds.astype(np.int32),
+        "order": (order - job * share).ravel().astype(np.uint16),
         "groups": np.array([*groups, panels], np.int32),
     }
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, offsets, bounds, groups, <epilogue>``."""
+    """Makes the PrimFunc: ``x, offsets, bounds, order, groups, <epilogue>``."""
     ep, x = spec.epilogue, spec.x
-    arguments = [("x", "uint8"), ("offsets", "uint16"), ("bounds", "int32"), ("groups", "int32")]
+    own = (
+        ("offsets", "uint16", spec.taps + 1),
+        ("bounds", "int32", 2 * spec.panels * spec.rows + 1),
+        ("order", "uint16", spec.panels * spec.rows),
+        ("groups", "int32", spec.groups + 1),
+    )
+    arguments = [("x", "uint8"), *((name, dtype) for name, dtype, _ in own)]
     full, tail = spec.widths
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
@@ -135,13 +165,8 @@ def emit(spec: Spec) -> Any:
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], room, "uint8")
-        sizes = (
-            ("uint16", spec.taps + 1),
-            ("int32", 2 * spec.panels * spec.rows + 1),
-            ("int32", spec.groups + 1),
-        )
-        offsets, bounds, groups = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:4], sizes, strict=True))
-        views = ep.views(e, list(pointers[4:]), spec.rows, spec.pixels)
+        offsets, bounds, order, groups = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], own, strict=True))
+        views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
 
         def pack(panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
             count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
@@ -154,13 +179,19 @@ def emit(spec: Spec) -> Any:
                         e.store(panel, c * spec.channel + at + line, pixels, spec.vector)
                     at += length
 
+        mean = spec.taps // (2 * spec.panels * spec.rows)
+        fetch = -(-mean * 2 // ALIGN)
+
         def taps(acc: Any, panel: Any, run: Any, parts: list[tuple[int, int]]) -> None:
             for sign, index in ((+1, 0), (-1, 1)):
                 first, last = (e.load(bounds, run + index + i) for i in range(2))
+                for line in range(fetch):
+                    e.prefetch(offsets, first * spec.unroll + AHEAD + line * (ALIGN // 2))
                 with e.loop(last - first) as j:
-                    where = e.cast(e.load(offsets, first + j), "int32")
-                    for at, width in parts:
-                        acc.add(at, width, e.load(panel, where + at, width), sign)
+                    for u in range(spec.unroll):
+                        where = e.cast(e.load(offsets, (first + j) * spec.unroll + u), "int32")
+                        for at, width in parts:
+                            acc.add(at, width, e.load(panel, where + at, width), sign)
 
         def finish(acc: Any, total: list[Any], group: Any, n: Any, i: Any, o: Any, start: Any, parts: Any) -> None:
             """What follows the last panel of a group: the epilogue, or sums in float32 before that."""
@@ -194,7 +225,9 @@ def emit(spec: Spec) -> Any:
                 last = e.load(groups, group + 1)
                 with e.loop(last - first) as k:
                     pack(panel, n, (first + k) * spec.channels, start, reach)
-                    with e.loop(count) as i:
+                    with e.loop(count) as turn:
+                        place = (first + k) * spec.rows + begin + turn
+                        i = e.cast(e.load(order, place), "int32")
                         with e.when(k == 0):
                             for at, width in parts:
                                 acc.zero(at, width)
@@ -202,7 +235,7 @@ def emit(spec: Spec) -> Any:
                             with e.when(k > 0):
                                 for at, width in parts:
                                     acc.recall(waiting, i * (size // 2), at, width)
-                        taps(acc, panel, ((first + k) * spec.rows + begin + i) * 2, parts)
+                        taps(acc, panel, place * 2, parts)
                         if waiting:
                             with e.when(k < last - first - 1):
                                 for at, width in parts:
@@ -214,7 +247,10 @@ def emit(spec: Spec) -> Any:
             n, rest = job // (shares * blocks), job % (shares * blocks)
             begin, block = rest // blocks * spec.share, rest % blocks
             room_for_sums = spec.share * size // 2
-            panel = e.scratch(spec.channels * spec.channel, "uint8")
+            zeros = spec.channels * spec.channel
+            panel = e.scratch(zeros + size, "uint8")
+            for at in range(0, size, spec.vector):
+                e.store(panel, zeros + at, e.const(0, f"uint8x{spec.vector}"), spec.vector)
             waiting = [e.scratch(room_for_sums, "uint16") for _ in range(2)] if spec.panels > 1 else []
             total = [e.scratch(room_for_sums, "float32") for _ in range(2)] if spec.groups > 1 else []
             memory = (panel, waiting, total)
@@ -249,8 +285,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     block = pick(name, "block", min(2, vectors), range(1, min(4, vectors) + 1))
     runs, places = copies(layer.window, x, block * vector)
     channel = sum(length for _, length in runs)
-    # Copying has to pay by many output channels. A few vectors, and short lists, were faster without panels.
-    long = vectors == 1 or (vectors >= 8 and layer.taps >= 0.15 * layer.dense)
+    # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
+    long = vectors <= 16 or layer.taps >= 0.15 * layer.dense
     pays = long and layer.taps >= 9 * x.channels * len(runs)
     large = x.channels * x.phases * x.plane > PANEL
     if channel > PANEL or len(places) > taps_limit(x) or not ctx.choices.wants(name, "panel", pays and large):
@@ -266,11 +302,16 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     chunks = pick(name, "chunks", chunks, row_splits(rows))
     parallel = bool(pick(name, "parallel", layer.taps * vectors * vector > ctx.serial * 16, (0, 1)))
     source = ctx.packed(layer.key)
-    made = layer.constants("panel", x, places=places, channel=channel, channels=channels, limit=limit)
+    mean = layer.taps / (2 * rows * -(-x.channels // channels))
+    # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
+    unroll = 2 if mean < 16 else 8 if vectors <= 4 else 4
+    unroll = pick(name, "unroll", unroll, (2, 4, 8))
+    given = {"places": places, "channel": channel, "channels": channels, "limit": limit}
+    made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
     ep, beside, out = ctx.epilogue(node, False, x)
-    groups = made["groups"].nbytes // 4 - 1
-    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, layer.taps, runs, channels, groups)
-    own = [source, *(made[part] for part in ("offsets", "bounds", "groups"))]
+    taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
+    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, taps, runs, channels, groups, unroll)
+    own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)
     return True

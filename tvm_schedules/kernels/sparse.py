@@ -221,7 +221,7 @@ L1 = 28_000
 
 def _usual(vectors: int, vector: int, widen: bool) -> tuple[int, int]:
     """Vectors a pixel block, and the most for an image of one block: two accumulators each stay in the registers."""
-    usual, most = {64: (4, 6), 32: (5, 6)}.get(vector, (8, 10))
+    usual, most = {64: (6, 6), 32: (5, 6)}.get(vector, (8, 10))
     # All blocks alike.
     return (-(-vectors // -(-vectors // most)) if widen else usual), most
 
