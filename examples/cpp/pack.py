@@ -12,15 +12,20 @@ from pathlib import Path
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.runtime import constants_of, plan_of
+from tvm_schedules.errors import ArtifactError
 
 
 def pack(artifact: Path, output: Path) -> None:
     """Write the files.
 
     Raises:
-        ArtifactError: Not an artifact, or a damaged one.
+        ArtifactError: Not an artifact, a damaged one, or one without a library for TVM's runtime.
     """
     metadata = store.read_metadata(artifact)
+    if store.LIBRARY not in metadata["files"]:
+        raise ArtifactError(
+            f"{artifact} has no {store.LIBRARY}: it was exported for target {metadata['target']['name']!r}"
+        )
     plan = plan_of(metadata)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy2(artifact / store.LIBRARY, output / store.LIBRARY)
@@ -41,4 +46,7 @@ def pack(artifact: Path, output: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(f"usage: {sys.argv[0]} ARTIFACT OUTPUT")
-    pack(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        pack(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ArtifactError as error:
+        sys.exit(f"error: {error}")

@@ -21,11 +21,33 @@ namespace fs = std::filesystem;
 
 constexpr int32_t kMagic = 0xff271, kMismatch = kMagic + 2;  // of tvm/rpc/base.py
 
+struct Network {  // of --allow, in the machine's byte order
+  uint32_t address, mask;
+};
+
 struct Options {
   std::string host = "127.0.0.1", key = "board";
   int port = 9090;
-  std::vector<std::string> allow;
+  std::vector<Network> allow;
 };
+
+static bool number(const std::string& text, int low, int high, int* into) {
+  char* end = nullptr;
+  long value = strtol(text.c_str(), &end, 10);
+  *into = static_cast<int>(value);
+  return !text.empty() && !*end && low <= value && value <= high;
+}
+
+static bool network(const std::string& text, Network* into) {  // 192.168.1.10 or 192.168.1.0/24
+  size_t slash = text.find('/');
+  int bits = 32;
+  in_addr address{};
+  if (slash != std::string::npos && !number(text.substr(slash + 1), 0, 32, &bits)) return false;
+  if (inet_pton(AF_INET, text.substr(0, slash).c_str(), &address) != 1) return false;
+  into->mask = bits ? ~uint32_t{0} << (32 - bits) : 0;
+  into->address = ntohl(address.s_addr) & into->mask;
+  return true;
+}
 
 static bool receive(int fd, void* data, size_t size) {
   for (char* at = static_cast<char*>(data); size;) {
@@ -97,7 +119,8 @@ static void serve(int fd, double limit) {
 
 static int usage(const char* program) {
   fprintf(stderr, "usage: %s [--host ADDRESS] [--port PORT] [--key KEY] [--allow ADDRESS]... [--threads N]\n"
-          "ADDRESS is of IPv4; the default is 127.0.0.1, port 9090, key board, all cores\n", program);
+          "ADDRESS is of IPv4, of --allow also a network such as 192.168.1.0/24; PORT is up to 65535, 0 for any that is\n"
+          "free; the default is 127.0.0.1, port 9090, key board, all cores\n", program);
   return 2;
 }
 
@@ -106,11 +129,13 @@ int main(int argc, char** argv) {
   std::string threads = std::to_string(board::cpus().size());
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string name = argv[i], given = argv[i + 1];
+    Network allowed{};
+    int count = 0;
     if (name == "--host") options.host = given;
-    else if (name == "--port") options.port = atoi(given.c_str());
-    else if (name == "--key") options.key = given;
-    else if (name == "--allow") options.allow.push_back(given);
-    else if (name == "--threads" && atoi(given.c_str()) > 0) threads = given;
+    else if (name == "--port" && number(given, 0, 65535, &options.port)) continue;
+    else if (name == "--key" && !given.empty() && given.find(' ') == std::string::npos) options.key = given;
+    else if (name == "--allow" && network(given, &allowed)) options.allow.push_back(allowed);
+    else if (name == "--threads" && number(given, 1, 1024, &count)) threads = given;
     else return usage(argv[0]);
   }
   if (argc % 2 == 0) return usage(argv[0]);
@@ -142,7 +167,8 @@ int main(int argc, char** argv) {
     if (fd < 0) continue;
     std::string peer = inet_ntoa(address.sin_addr);
     bool allowed = options.allow.empty();
-    for (const auto& entry : options.allow) allowed = allowed || entry == peer;
+    for (const auto& entry : options.allow)
+      allowed = allowed || (ntohl(address.sin_addr.s_addr) & entry.mask) == entry.address;
     timeval patience{5, 0}, forever{0, 0};
     double limit = 0;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -157,6 +183,8 @@ int main(int argc, char** argv) {
       setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
       printf("session of %s starts\n", peer.c_str());
       serve(fd, limit);
+    } else {
+      printf("refused %s: it named another key, or is not a client of TVM's RPC\n", peer.c_str());
     }
     close(fd);
   }

@@ -131,3 +131,9 @@ def test_server_listens_on_loopback_and_lets_in_whom_it_is_told(programs: Path) 
         with pytest.raises(BoardError, match="may have refused this address"):
             remote.connect(server.address)
         assert "refused 127.0.0.1: not in --allow" in server.text()
+    with Process(emulated("cortex-a72", programs / "tern-rpc", "--port", "0", "--allow", "127.0.0.0/30")) as server:
+        remote.connect(server.address).close()
+    for wrong in (("--port", "99999"), ("--port", "ssh"), ("--allow", "everyone"), ("--allow", "10.0.0.0/33")):
+        command = emulated("cortex-a72", programs / "tern-rpc", *wrong)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr[:6]) == (2, "usage:"), wrong
