@@ -4,7 +4,8 @@
 
 Writes ``gpu.json`` and ``gpu.md``. On a machine with an NVIDIA processor: kernels against numpy, networks against
 onnxruntime, products of packed 2-bit weights with one and a few vectors against PyTorch's float16 and int8 and what 4-
-or 2-bit peers are installed, as a share of the memory bandwidth measured beside them, ResNet-18 at batch 1 and 64.
+or 2-bit peers are installed (``pip install bitsandbytes gemlite``), as a share of the memory bandwidth measured beside
+them, ResNet-18 at batch 1 and 64; and whether the aims below are met.
 Without one: the same checks through OpenCL where there is a device, and a plain list of what is missing.
 """
 
@@ -33,6 +34,8 @@ BATCHES = (1, 4, 8)
 ODD = ((1, 301, 45), (1, 5000, 1030), (3, 301, 45), (7, 320, 33), (13, 324, 9), (1, 4096, 4096), (8, 4096, 1024))
 """Batch, inputs and outputs of the products that are compared with numpy."""
 LAYERS = ("conv3x3-64-16x16", "conv1x1-256-14x14", "dense3x3-64-56x56", "depthwise3x3-192-28x28", "resnet20", "mlp")
+PEER, FASTER, SHARE, LARGE = "torch fp16 (cuBLAS)", 4.0, 0.7, 4096 * 4096
+"""The aims with one vector and matrices of at least that many weights: times as fast as the peer, share of bandwidth."""
 TOLERANCE = 1e-5  # float32 scaling of exact integer sums
 
 
@@ -125,6 +128,19 @@ def measure_products(target: TargetSpec, say: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def aims(products: Sequence[dict[str, Any]], bandwidth: float) -> list[dict[str, Any]]:
+    """Whether the kernel of networks meets the aims, for every large product of one vector, weights from memory."""
+    found = []
+    for row in products:
+        if row["batch"] != 1 or not row["weights_from_memory"] or row["outputs"] * row["inputs"] < LARGE:
+            continue
+        peer, share = row["peers"][PEER], row["weight_bytes"] / row["seconds"] / bandwidth
+        ratio = None if isinstance(peer, str) else peer / row["seconds"]
+        met = share >= SHARE and ratio is not None and ratio >= FASTER
+        found.append({"what": f"{row['outputs']} x {row['inputs']}", "faster": ratio, "share": share, "met": met})
+    return found
+
+
 def _variant(spec: Any) -> str:
     return f"{spec.tile} rows a thread, {spec.lanes * spec.groups} threads a group"
 
@@ -193,6 +209,10 @@ def markdown(result: dict[str, Any]) -> str:
                 ratio = f" ({value / row['seconds']:.1f})" if isinstance(value, float) else ""
                 cells.append("-" if isinstance(value, str) else f"{_time(value)}{ratio}")
             lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", f"Aims at batch 1: {FASTER:g} times as fast as {PEER}, {SHARE:.0%} of the bandwidth.", ""]
+        for aim in result["aims"]:
+            faster = "not compared" if aim["faster"] is None else f"{aim['faster']:.2f} times"
+            lines.append(f"- {aim['what']}: {faster}, {aim['share']:.0%}: {'met' if aim['met'] else 'NOT met'}")
         notes = {f"{n}: {v}" for row in result["products"] for n, v in row["peers"].items() if isinstance(v, str)}
         lines += ["", *(f"- {note}" for note in sorted(notes)), ""]
     if result["resnet18"]:
@@ -221,7 +241,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"missing: {text}")
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
     result: dict[str, Any] = {"device": "no device", "when": time.strftime("%Y-%m-%d"), "machine": machine}
-    result |= {"missing": lacking, "checks": [], "products": [], "bandwidth": None, "resnet18": []}
+    result |= {"missing": lacking, "checks": [], "products": [], "bandwidth": None, "aims": [], "resnet18": []}
     status = 2
     if target is not None:
         result["device"] = kernels.program({"read": _nothing()}, target).device.name
@@ -232,6 +252,7 @@ def run(options: argparse.Namespace) -> int:
         result["bandwidth"] = kernels.bandwidth(target)
         say(f"memory: {result['bandwidth'] / 1e9:.0f} GB/s read")
         result["products"] = measure_products(target, say)
+        result["aims"] = aims(result["products"], result["bandwidth"])
         result["resnet18"] = measure_resnet(target, options.batches, say)
     elif not options.verify_only:
         result["missing"].append("no times: there is no NVIDIA processor that the kernels could be measured on")

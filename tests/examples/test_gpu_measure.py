@@ -67,7 +67,13 @@ def test_report() -> None:
     result = {"device": "D", "when": "W", "machine": "M", "missing": [], "bandwidth": 4.2e12, "products": [row]}
     result |= {"checks": [{"what": "k", "against": "numpy", "error": 1.0, "passed": False}]}
     result |= {"resnet18": [{"batch": 1, "seconds": 1e-3, "torch float16": 2e-3, "torch bfloat16": "not measured: x"}]}
+    fast = row | {"seconds": 1.2e-6, "outputs": 8192}
+    result["products"] = [row, fast, row | {"batch": 4}, row | {"weights_from_memory": False}, row | {"inputs": 64}]
+    result["aims"] = measure.aims(result["products"], result["bandwidth"])
     text = measure.markdown(result)
+    assert [aim["met"] for aim in result["aims"]] == [False, True]
+    assert "- 4096 x 4096: 4.00 times, 50%: NOT met" in text
+    assert "- 8192 x 4096: 6.67 times, 83%: met" in text
     assert "0 right, 1 wrong" in text
     assert "| **2.00** | 50% | 1.00 (1 row) | 8.00 (4.0) |" in text
     assert "| 1 | **1.000** | 2.00 | not measured: x |" in text
