@@ -35,7 +35,7 @@ ODD = ((1, 301, 45), (1, 5000, 1030), (3, 301, 45), (7, 320, 33), (13, 324, 9), 
 """Batch, inputs and outputs of the products that are compared with numpy."""
 LAYERS = ("conv3x3-64-16x16", "conv1x1-256-14x14", "dense3x3-64-56x56", "depthwise3x3-192-28x28", "resnet20", "mlp")
 PEER, FASTER, SHARE, LARGE = "torch fp16 (cuBLAS)", 4.0, 0.7, 4096 * 4096
-"""The aims with one vector and matrices of at least that many weights: times as fast as the peer, share of bandwidth."""
+"""Aims with one vector and matrices of at least that many weights: times as fast as the peer, share of bandwidth."""
 TOLERANCE = 1e-5  # float32 scaling of exact integer sums
 
 
