@@ -201,6 +201,7 @@ def _artifact(path: Path) -> Inspection:
     files = {name: entry["bytes"] for name, entry in metadata["files"].items()}
     keys = ("created", "target", "quantisation", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
+    details["memory"] = {key: metadata["memory"].get(key) for key in ("arena_bytes", "constant_bytes", "cortex_m7")}
     return Inspection(str(path), "artifact", tuple(layers), files, details)
 
 

@@ -187,9 +187,10 @@ def test_unsupported_operator_is_named() -> None:
         compile_portable(model, resolve("c"))
 
 
-def test_artifact(tmp_path: Path) -> None:
+def test_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import tvm_schedules
     from tvm_schedules.bench.measure import bench
+    from tvm_schedules.cli.inspect import main as inspect_command
     from tvm_schedules.linking import _has_zig
 
     model, lines = resnet([(8, 1)], 6, 0.5), []
@@ -205,6 +206,9 @@ def test_artifact(tmp_path: Path) -> None:
     assert f"#define MODEL_ARENA_BYTES {memory['arena_bytes']}" in (artifact.path / "model.h").read_text()
     assert any(line.startswith(f"RAM: {memory['arena_bytes']:,} bytes") for line in lines)
     assert any(line.startswith("flash: ") for line in lines)
+    assert inspect_command([str(artifact.path)]) == 0
+    inspected = capsys.readouterr().out
+    assert all(line in inspected for line in lines if line.startswith(("RAM: ", "flash: ")))
     if _has_zig():
         sizes = memory["cortex_m7"]
         assert sizes["ram"] == memory["arena_bytes"]

@@ -87,6 +87,10 @@ def _main(options: argparse.Namespace) -> int:
         code = found.details["code"]
         core = target["tvm"].get("mcpu", "generic") if not code else ", ".join(code.get("images", [code["source"]]))
         console.print(f"target {target['name']} ({core}), {state}", highlight=False)
+        if target["tvm"].get("kind") == "c":
+            from tvm_schedules.portable.size import told
+
+            console.print("\n".join(told({**found.details, **found.details["memory"]})), highlight=False)
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
     console.print(f"files: {files}", highlight=False)
     return 0

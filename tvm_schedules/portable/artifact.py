@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..targets import TargetSpec
 from .host import HostModel
 from .lower import compile_portable
 from .program import CTYPES, number
-from .size import cortex_m7
+from .size import cortex_m7, told
 from .writer import write
 
 __all__ = ["SAMPLE", "in_memory", "write_artifact", "write_sample"]
@@ -52,18 +52,9 @@ def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[st
         say(f"sizes on a Cortex-M7 are not known: {str(error).splitlines()[0]}")
         sizes = None
     plan["cortex_m7"] = sizes
-    ends = ", ".join(f"{side} {_nbytes(plan[side]):,}" for side in ("inputs", "outputs"))
-    say(f"RAM: {plan['arena_bytes']:,} bytes of arena, a stack of about 1 KB; {ends} bytes are the caller's")
-    if sizes:
-        total = sizes["code"] + sizes["constants"]
-        say(f"flash: {total:,} bytes on a Cortex-M7 (-O2): {sizes['constants']:,} of tables, {sizes['code']:,} of code")
-    else:
-        say(f"flash: {plan['constant_bytes']:,} bytes of tables, and the code (with ziglang installed it is measured)")
+    for line in told(plan):
+        say(line)
     return plan
-
-
-def _nbytes(entries: Sequence[Mapping[str, Any]]) -> int:
-    return sum(int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize for entry in entries)
 
 
 def write_sample(folder: Path, run: Mapping[str, Array]) -> bool:

@@ -6,13 +6,17 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .. import linking
 from ..errors import LinkError
 from .writer import SOURCE
 
-__all__ = ["CORTEX_M7", "cortex_m7", "sections"]
+__all__ = ["CORTEX_M7", "cortex_m7", "sections", "told"]
 
 CORTEX_M7 = ("-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m7+fp_armv8d16sp")
 """Options of ``zig cc`` for a Cortex-M7 with single-precision floating point."""
@@ -43,6 +47,26 @@ def cortex_m7(folder: Path, level: str = "-O2") -> dict[str, int] | None:
         if done.returncode:
             raise LinkError(f"compiling {SOURCE} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
         return sections(made.read_bytes())
+
+
+def told(plan: Mapping[str, Any]) -> list[str]:
+    """RAM and flash in words.
+
+    Args:
+        plan: ``inputs``, ``outputs``, ``arena_bytes``, ``constant_bytes``, and ``cortex_m7`` from :func:`cortex_m7`.
+    """
+    nbytes = {
+        side: sum(int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize for entry in plan[side])
+        for side in ("inputs", "outputs")
+    }
+    ends = ", ".join(f"{side} {size:,}" for side, size in nbytes.items())
+    ram = f"RAM: {plan['arena_bytes']:,} bytes of arena, a stack of about 1 KB; {ends} bytes are the caller's"
+    sizes = plan["cortex_m7"]
+    if not sizes:
+        tables = f"flash: {plan['constant_bytes']:,} bytes of tables, and the code"
+        return [ram, f"{tables} (with ziglang installed it is measured)"]
+    total = f"flash: {sizes['code'] + sizes['constants']:,} bytes on a Cortex-M7 (-O2)"
+    return [ram, f"{total}: {sizes['constants']:,} of tables, {sizes['code']:,} of code"]
 
 
 def sections(data: bytes) -> dict[str, int]:
