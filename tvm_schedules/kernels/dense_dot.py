@@ -15,7 +15,7 @@ import numpy as np
 
 from ..compat import Emitter, private_function
 from ..graph import Fused, Windowed
-from ..layout import Halo, Window
+from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import input_key
 from ..tensor import TernaryTensor
 from .dot import Dot, available, beats_sparse
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from ..lower import Lowering
 
 __all__ = ["Spec", "emit", "lower", "weights"]
+
+
+AHEAD = 1024
+"""How many groups of four weights ahead they are fetched, where a vector is a cache line: all rows of a late layer do
+not fit the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ def emit(spec: Spec) -> Any:
                     e.store(part, v * lanes, e.const(0, i32), lanes)
             first = (group * row_blocks + row_block) * (quads * tile)
             with e.loop(quads) as q:
+                if bytes_ == ALIGN:
+                    e.prefetch(values, first + q * tile + AHEAD)
                 pixels = [e.load(panel, (q * block + v) * bytes_, bytes_) for v in range(block)]
                 for i, part in enumerate(acc):
                     weight = e.bits(e.splat(e.load(values, first + q * tile + i), lanes), f"int8x{bytes_}")

@@ -45,7 +45,7 @@ class Dot:
 
 
 VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False, advantage=2.0)
-FAST_VNNI = replace(VNNI, advantage=2.2)
+FAST_VNNI = replace(VNNI, advantage=2.05)
 """Of cores that do two a cycle (Zen 5, measured)."""
 SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True, advantage=3.0)
 
@@ -74,7 +74,7 @@ def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int, pixels: in
     dot = available(target)
     if dot is None or weight.terms > 1 or not weight.is_symmetric:
         return False
-    advantage = dot.advantage * (1.4 if pixels < SMALL and dot == FAST_VNNI else 1.0)
+    advantage = dot.advantage * (1.15 if pixels < SMALL and dot == FAST_VNNI else 1.0)
     return (1.0 - weight.sparsity()) * advantage * tap_cost(target, top) > 1.0
 
 

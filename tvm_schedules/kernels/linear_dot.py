@@ -15,6 +15,7 @@ import numpy as np
 
 from ..compat import Emitter, private_function
 from ..graph import Fused, Linear
+from ..layout import ALIGN
 from ..tensor import TernaryTensor
 from .dot import Dot, available
 from .epilogue import MAGIC
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from ..lower import Lowering
 
 __all__ = ["Spec", "emit", "lower", "weights"]
+
+
+AHEAD = 1 << 14
+"""How many bytes of weights ahead they are fetched, where a vector is a cache line: they come from far away."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,8 @@ def emit(spec: Spec) -> Any:
                 e.store(part, 0, e.const(0, i32), lanes)
             with e.loop(spec.steps) as s:
                 at = (block * spec.steps + s) * (tile * size)
+                for t in range(tile if size == ALIGN else 0):
+                    e.prefetch(values, at + AHEAD + t * size)
                 packed = [e.load(values, at + t * size, size) for t in range(tile)]
                 for part in range(parts):
                     first = m * K + s * spec.step + 4 * part
