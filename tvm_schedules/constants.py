@@ -64,7 +64,8 @@ def _words(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, levels = _rows(arrays, params)
-    return taps.segments(codes, levels, window_from(params["window"]), halo_from(params["x"]), params["limit"])
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return taps.segments(codes, levels, window, x, params["limit"], params["index"], params["share"])
 
 
 def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -19,15 +19,16 @@ THREADS = 64
 
 
 def emit(spec: Spec) -> Kernel:
-    """Makes the kernel: ``x, offsets, bounds, row, level, <epilogue>``."""
+    """Makes the kernel: ``x, offsets, bounds, row, level, order, <epilogue>``."""
     ep, x = spec.epilogue, spec.x
     count = max(spec.segments, spec.rows)
     own = [
         Argument("x", x.dtype, x.elements),
-        Argument("offsets", "int32", spec.taps + 1),
+        Argument("offsets", spec.index, spec.taps + 1),
         Argument("bounds", "int32", 2 * count + 1),
         Argument("row", "int32", spec.rows + 1),
         Argument("level", "float32", count),
+        Argument("order", "int32", spec.rows),
     ]
     total = covered(ep)
     each = next((v for v in (4, 2) if total >= 4 * v * THREADS), 1)  # pixels a thread
@@ -35,8 +36,9 @@ def emit(spec: Spec) -> Kernel:
     image = x.channels * x.phases * x.plane
 
     def body(e: GpuEmitter, group: Any, t: Any, *views: Any) -> None:
-        bx, offsets, bounds, row, level = views[:5]
-        o, n = group[1], group[2]
+        bx, offsets, bounds, row, level, order = views[:6]
+        place, n = group[1], group[2]
+        o = e.keep(e.load(order, place), "int32")
         places = [e.keep(group[0] * (THREADS * each) + v * THREADS + t - ep.out.front, "int32") for v in range(each)]
         inside = [is_pixel(e, ep.out, ep.size, p) for p in places]
         # Threads without a pixel read the first one, so that the loops need no test.
@@ -49,7 +51,7 @@ def emit(spec: Spec) -> Kernel:
             for sign, index in ((1, 0), (-1, 1)):
                 first = e.keep(e.load(bounds, s * 2 + index), "int32")
                 with e.loop(e.load(bounds, s * 2 + index + 1) - first) as j:
-                    where = e.keep(e.load(offsets, first + j), "int32")
+                    where = e.keep(e.cast(e.load(offsets, first + j), "int32"), "int32")
                     for v in range(each):
                         value = e.cast(e.load(bx, where + starts[v]), kind)
                         old = e.load(acc, v)
@@ -58,18 +60,18 @@ def emit(spec: Spec) -> Kernel:
         if spec.segments:
             for v in range(each):
                 e.store(sums, v, e.const(0.0, "float32"))
-            begin = e.keep(e.load(row, o), "int32")
-            with e.loop(e.load(row, o + 1) - begin) as i:
+            begin = e.keep(e.load(row, place), "int32")
+            with e.loop(e.load(row, place + 1) - begin) as i:
                 segment(begin + i)
                 for v in range(each):
                     weighted = e.cast(e.load(acc, v), "float32") * e.load(level, begin + i)
                     e.store(sums, v, e.load(sums, v) + weighted)
         else:
-            segment(o)
+            segment(place)
             for v in range(each):
                 e.store(sums, v, e.cast(e.load(acc, v), "float32"))
         for v in range(each):
-            finish(e, ep, views[5:], e.load(sums, v), n, o, places[v], inside[v])
+            finish(e, ep, views[6:], e.load(sums, v), n, o, places[v], inside[v])
 
     blocks = -(-total // (THREADS * each))
     return Kernel([*own, *arguments(ep, spec.rows, spec.pixels)], (blocks, spec.rows, x.batch), THREADS, body)

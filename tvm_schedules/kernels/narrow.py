@@ -71,7 +71,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     if layer is None or not ctx.choices.wants(node.name, "narrow", True):
         return False
     source, top = ctx.packed(layer.key), layer.quant.top
-    made = layer.constants("taps", layer.x, limit=taps_limit(layer.x, top))
+    made = layer.constants("taps", layer.x, limit=taps_limit(layer.x, top), index="int32", share=1)
     pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // 4 - 1
     usual = {64: (5, 6), 32: (5, 6)}.get(ctx.target.vector_bytes, (8, 10))
     rows, beside, out = layer.geometry(layer.x, pieces, usual)

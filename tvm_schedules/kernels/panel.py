@@ -288,7 +288,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
     long = vectors <= 16 or layer.taps >= 0.15 * layer.dense
     pays = long and layer.taps >= 9 * x.channels * len(runs)
-    large = x.channels * x.phases * x.plane > PANEL
+    # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
+    large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
     if channel > PANEL or len(places) > taps_limit(x) or not ctx.choices.wants(name, "panel", pays and large):
         return False
     most = PANEL // channel

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Spec", "emit", "lower", "pixel_block", "row_chunks", "row_splits"]
 
 
+AHEAD = 1024
+"""How many taps ahead a list is fetched, where a vector is a cache line."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that the code depends on.
@@ -41,6 +45,7 @@ class Spec:
         widen: Whether the CPU adds bytes to 16-bit lanes in one instruction (Arm's UADDW).
         block: Vectors a pixel block.
         chunks: Blocks of output channels, for threads.
+        index: Type of the offsets.
         unroll: Taps in the body of a loop: where vectors are short, counting and addresses take their share of time.
         parallel: Whether to start threads.
         epilogue: What follows.
@@ -54,6 +59,7 @@ class Spec:
     widen: bool
     block: int
     chunks: int
+    index: str
     unroll: int
     parallel: bool
     epilogue: Epilogue
@@ -82,9 +88,10 @@ class Spec:
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, offsets, bounds, row, level, <epilogue>``."""
+    """Makes the PrimFunc: ``x, offsets, bounds, row, level, order, <epilogue>``."""
     ep, x = spec.epilogue, spec.x
-    arguments = [("x", x.dtype), ("offsets", "int32"), ("bounds", "int32"), ("row", "int32"), ("level", "float32")]
+    types = (("bounds", "int32"), ("row", "int32"), ("level", "float32"), ("order", "int32"))
+    arguments = [("x", x.dtype), ("offsets", spec.index), *types]
     count = max(spec.segments, spec.rows)
     full, tail = spec.widths
     blocks = full + bool(tail)
@@ -95,18 +102,26 @@ def emit(spec: Spec) -> Any:
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
-        sizes = (("int32", spec.taps + 1), ("int32", 2 * count + 1), ("int32", spec.rows + 1), ("float32", count))
-        offsets, bounds, row, level = (e.view(p, n, t) for p, (t, n) in zip(pointers[1:5], sizes, strict=True))
-        views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
+        sizes = (spec.taps + 1, 2 * count + 1, spec.rows + 1, count, spec.rows)
+        named = zip(pointers[1:6], sizes, arguments[1:], strict=True)
+        offsets, bounds, row, level, order = (e.view(p, n, t) for p, n, (_, t) in named)
+        views = ep.views(e, list(pointers[6:]), spec.rows, spec.pixels)
+
+        width_of_index = np.dtype(spec.index).itemsize
+        fetch = -(-spec.taps * width_of_index // (count * ALIGN))
 
         def segment(acc: Any, s: Any, base: Any, parts: list[tuple[int, int]]) -> None:
             near = e.part(bx, base, x.elements + spec.pixels, x.dtype)
 
             def add(index: Any, sign: int) -> None:
-                where = e.load(offsets, index)
+                where = e.cast(e.load(offsets, index), "int32")
                 for at, width in parts:
                     acc.add(at, width, e.load(near, where + at, width), sign)
 
+            if spec.vector == ALIGN:
+                ahead = e.load(bounds, s * 2) + AHEAD
+                for line in range(fetch):
+                    e.prefetch(offsets, ahead + line * (ALIGN // width_of_index))
             for at, width in parts:
                 acc.zero(at, width)
             for sign, index in ((+1, 0), (-1, 1)):
@@ -119,13 +134,13 @@ def emit(spec: Spec) -> Any:
                     with e.loop((last - first) % spec.unroll) as j:
                         add(first + rounds * spec.unroll + j, sign)
 
-        def several(acc: Any, total: list[Any], base: Any, o: Any, parts: list[tuple[int, int]]) -> None:
+        def several(acc: Any, total: list[Any], base: Any, place: Any, parts: list[tuple[int, int]]) -> None:
             share = acc.parts
             for part in total:
                 for at, width in parts:
                     e.store(part, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
-            first = e.load(row, o)
-            with e.loop(e.load(row, o + 1) - first) as i:
+            first = e.load(row, place)
+            with e.loop(e.load(row, place + 1) - first) as i:
                 segment(acc, first + i, base, parts)
                 for at, width in parts:
                     weight = e.splat(e.load(level, first + i), width // share)
@@ -134,28 +149,28 @@ def emit(spec: Spec) -> Any:
                         new = e.fma(value, weight, old) if ep.fma else old + value * weight
                         e.store(part, at // share, new, width // share)
 
-        def pixels(acc: Any, total: list[Any], n: Any, block: Any, o: Any, widths: list[int]) -> None:
-            start = block * size
+        def pixels(acc: Any, total: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
+            start, o = block * size, e.load(order, place)
             base = start + n * image
             parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
             if spec.segments:
-                several(acc, total, base, o, parts)
+                several(acc, total, base, place, parts)
             else:
-                segment(acc, o, base, parts)
+                segment(acc, place, base, parts)
             for at, width in parts:
                 share = acc.parts
                 sums = [e.load(part, at // share, width // share) for part in total] if total else acc.sums(at, width)
                 acc.store(ep, views, sums, n, o, start + at, width)
 
-        def rows(acc: Any, total: list[Any], n: Any, block: Any, o: Any) -> None:
+        def rows(acc: Any, total: list[Any], n: Any, block: Any, place: Any) -> None:
             if full:
                 with e.when(block < full):
-                    pixels(acc, total, n, block, o, [spec.lanes] * spec.block)
+                    pixels(acc, total, n, block, place, [spec.lanes] * spec.block)
             if tail:
                 with e.when(block == full):
-                    pixels(acc, total, n, block, o, tail)
+                    pixels(acc, total, n, block, place, tail)
             with e.when(block == 0):
-                fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+                fill_borders(e, ep.out, views["out"], n, place, spec.pixels)
 
         with e.loop(x.batch * spec.chunks * blocks, parallel=spec.parallel) as job:
             n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
@@ -163,9 +178,9 @@ def emit(spec: Spec) -> Any:
             space = size // acc.parts
             total = [e.local(space, "float32") for _ in range(acc.parts)] if spec.segments else []
             with e.loop(per_chunk) as i:
-                o = rest // blocks * per_chunk + i
-                with e.when(o < spec.rows):
-                    rows(acc, total, n, rest % blocks, o)
+                place = rest // blocks * per_chunk + i
+                with e.when(place < spec.rows):
+                    rows(acc, total, n, rest % blocks, place)
 
     return private_function([*arguments, *ep.arguments], body)
 
@@ -189,24 +204,27 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, level * unit, node.bias - quant.zero_point * unit * sums)
     full = weight.per_channel
     arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+    # Lists are read once a block of pixels: half the bytes are half the way from memory.
+    index = "uint16" if x.channels * x.phases * x.plane <= 1 << 16 else "int32"
     params = {"shape": list(weight.codes.shape), "window": asdict(window), "x": asdict(x), "limit": taps_limit(x)}
-    made = ctx.constants.add(node.name, "taps", arrays, params)
     ep, beside, out = ctx.epilogue(node, rows, x)
-    pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // 4 - 1
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
     usual = _usual(vectors, vector, ctx.target.arm64)
     block = pixel_block(vectors, vector, usual, x, window)
-    several = 0 if single and pieces == weight.channels else pieces
     most = min(vectors, 10 if vector == 16 else 7)
     block = ctx.choices.pick(node.name, "block", block, range(min(2, most), most + 1))
     chunks = row_chunks(weight.channels, -(-vectors // block))
     chunks = ctx.choices.pick(node.name, "chunks", chunks, row_splits(weight.channels))
+    params |= {"index": index, "share": -(-weight.channels // chunks)}
+    made = ctx.constants.add(node.name, "taps", arrays, params)
+    pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // np.dtype(index).itemsize - 1
+    several = 0 if single and pieces == weight.channels else pieces
     unroll = ctx.choices.pick(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
     parallel = bool(ctx.choices.pick(node.name, "parallel", taps * vectors * lanes > ctx.serial * 16, (0, 1)))
-    spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, unroll, parallel, ep)
-    own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level"))]
+    spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, index, unroll, parallel, ep)
+    own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level", "order"))]
     pixels = x.batch * prod(ep.size)
     reason = f"{weight.sparsity():.1%} zeros: adds and subtracts {taps} of {prod(weight.shape)} taps"
     info = {"macs": prod(weight.shape) * pixels, "nonzero_macs": taps * pixels, "bytes_weights": weight.nbytes()}

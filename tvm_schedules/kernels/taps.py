@@ -29,7 +29,9 @@ def taps_limit(x: Halo, largest: int = 255) -> int:
     return 32767 // largest if x.dtype == "uint8" else 1 << 30
 
 
-def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, limit: int) -> dict[str, np.ndarray]:
+def segments(
+    codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, limit: int, index: str = "int32", share: int = 1
+) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
 
     Args:
@@ -38,11 +40,14 @@ def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, lim
         window: Geometry.
         x: Layout of the input.
         limit: Taps of one sign that a segment may have at most.
+        index: Type of the offsets.
+        share: Rows a job. These come in the order of their lengths: where loops end like the last ones, the CPU
+            foresees it.
 
     Returns:
-        ``offsets`` int32 (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the
+        ``offsets`` (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the
         additions and of the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row),
-        ``level`` float32 ``[segments]``.
+        ``level`` float32 ``[segments]``, ``order`` int32 ``[O]`` (which row each of these is).
     """
     terms, rows, fan = codes.shape[:3]
     table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
@@ -50,12 +55,14 @@ def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, lim
     offsets: list[np.ndarray] = []
     counts: list[int] = []
     row, level = [0], []
-    for o in range(rows):
+    flat = codes.reshape(terms, rows, -1)
+    job = np.arange(rows) // share
+    order = np.lexsort(((flat < 0).sum((0, 2)), (flat > 0).sum((0, 2)), job))
+    for o in order:
         first = (o * window.groups // rows) * fan
         address = ((np.arange(fan) + first)[:, None] * per_channel + table).ravel()
         for t in range(terms):
-            flat = codes[t, o].reshape(-1)
-            plus, minus = np.sort(address[flat > 0]), np.sort(address[flat < 0])
+            plus, minus = np.sort(address[flat[t, o] > 0]), np.sort(address[flat[t, o] < 0])
             if t and not len(plus) and not len(minus):
                 continue
             pieces = max(1, -(-max(len(plus), len(minus)) // limit))
@@ -65,8 +72,9 @@ def segments(codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, lim
                 level.append(levels[t, o])
         row.append(len(level))
     return {
-        "offsets": np.concatenate([*offsets, [0]]).astype(np.int32),
+        "offsets": np.concatenate([*offsets, [0]]).astype(index),
         "bounds": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         "row": np.array(row, np.int32),
         "level": np.array(level, np.float32),
+        "order": order.astype(np.int32),
     }
