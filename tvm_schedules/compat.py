@@ -16,6 +16,8 @@ from .layout import ALIGN
 
 __all__ = ["Emitter", "build_module", "call_private", "main_function", "make_target", "private_function", "tensor"]
 
+JOBS, THREADS = "tern.jobs", "tern.threads"
+"""Attributes of a kernel's function: how many jobs there are, and whether threads share them."""
 ON_STACK = {"disable_lower_builtin": True}
 """Keeps TVM from replacing a buffer by memory of its runtime's pool."""
 
@@ -40,12 +42,13 @@ class Emitter:
     Scalars are int32 unless said otherwise; a vector of ``n`` lanes is written ``dtype + "x" + n``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: Any = None) -> None:
         from tvm import tirx
         from tvm.script.ir_builder import tirx as builder
 
         self.b = builder
         self.t = tirx
+        self.job, self.count, self.parallel = job, 0, False
 
     # -- statements ---------------------------------------------------------------------------------------------------
     @contextmanager
@@ -56,6 +59,15 @@ class Emitter:
             return
         with self.b.parallel(0, extent) if parallel else self.b.serial(0, extent) as i:
             yield i
+
+    @contextmanager
+    def jobs(self, count: int, parallel: bool) -> Iterator[Any]:
+        """The jobs of a kernel, which threads may share: once, around all that :func:`kernel_function` writes.
+
+        The loop itself is in the main function, see :func:`call_private`.
+        """
+        self.count, self.parallel = count, parallel
+        yield self.job
 
     def local(self, count: int, dtype: str) -> Any:
         """Scratch of ``count`` elements or vectors that lives in registers."""
@@ -163,12 +175,13 @@ class Emitter:
         return self.t.Select(condition, a, b)
 
 
-def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) -> Any:
+def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None], job: bool = False) -> Any:
     """Makes a private PrimFunc of raw pointers: ``body(emitter, *pointers)`` writes it.
 
     Args:
         args: Names and element types of the pointers.
         body: Writes the statements.
+        job: Whether the number of a job comes before the pointers.
 
     Returns:
         A ``tvm.tirx.PrimFunc`` that returns int32 0 (a parallel loop needs a status to return).
@@ -179,22 +192,77 @@ def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None])
     from tvm.script.ir_builder import tirx as builder
 
     with IRBuilder() as ib, builder.prim_func(is_private=True, s_tir=True):
+        number = builder.arg("job", builder.int32()) if job else None
         pointers = [builder.arg(name, builder.handle(dtype)) for name, dtype in args]
         builder.func_attr({"tirx.noalias": True})
         builder.func_ret(tvm.ir.PrimType("int32"))
         # Memory of the runtime's pool needs a device; MakePackedAPI gives one to exported functions alone.
         with builder.attr("default", "device_id", 0), builder.attr("default", "device_type", 1):
-            body(Emitter(), *pointers)
+            body(Emitter(number), *pointers)
         builder.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
     return ib.get()
 
 
-def call_private(function: Any, pointers: Sequence[Any]) -> None:
-    """Emits a call of a private function (a ``GlobalVar``) inside :func:`main_function`."""
+def kernel_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) -> Any:
+    """Makes a private PrimFunc that does one job of a kernel: like :func:`private_function`, with the job's number.
+
+    Args:
+        args: Names and element types of the pointers.
+        body: Writes the statements, all of them in :meth:`Emitter.jobs`.
+    """
+    emitters: list[Emitter] = []
+
+    def write(e: Emitter, *pointers: Any) -> None:
+        emitters.append(e)
+        body(e, *pointers)
+
+    function = private_function(args, write, job=True)
+    return function.with_attr({JOBS: emitters[0].count, THREADS: int(emitters[0].parallel)})
+
+
+def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: str = "parallel") -> None:
+    """Emits a call of a private function inside :func:`main_function`, or the jobs of a kernel.
+
+    Args:
+        variable: The ``GlobalVar`` of the function.
+        function: The function.
+        pointers: Its arguments.
+        loop: Over the jobs, where threads are to share them: ``parallel`` wakes threads, ``shared`` is for the inside
+            of :func:`threads`, where all of them wait for each other at the end, ``serial`` keeps to one.
+    """
     import tvm
     from tvm.script.ir_builder import tirx as builder
 
-    builder.evaluate(tvm.ir.Call(function, list(pointers), ret_ty=tvm.ir.PrimType("int32")))
+    def call(*job: Any) -> None:
+        builder.evaluate(tvm.ir.Call(variable, [*job, *pointers], ret_ty=tvm.ir.PrimType("int32")))
+
+    if not has_jobs(function):
+        call()
+        return
+    count, split = int(attribute(function, JOBS)), bool(attribute(function, THREADS))
+    if loop == "shared":
+        barrier = builder.attr("default", "pragma_parallel_barrier_when_finish", 1)
+        with barrier, builder.parallel(0, count if split else 1) as job:
+            if split:
+                call(job)
+            else:
+                with builder.serial(0, count) as turn:
+                    call(turn)
+    else:
+        with builder.parallel(0, count) if split and loop == "parallel" else builder.serial(0, count) as job:
+            call(job)
+
+
+def threads() -> Any:
+    """What is written in this context runs in all threads of the pool, which is started once for it."""
+    from tvm.script.ir_builder import tirx as builder
+
+    return builder.attr("default", "pragma_parallel_launch_point", 1)
+
+
+def has_jobs(function: Any) -> bool:
+    """Whether a private function is one of :func:`kernel_function`."""
+    return attribute(function, JOBS) is not None
 
 
 def main_function(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from .targets import TargetSpec
 __all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
 
 ENTRY = "tern_main"
+WAKE = 2_000_000
+"""Multiply-adds, or additions of taps, below which waking threads costs more than it gains: some 5 microseconds."""
 
 
 @dataclass
@@ -71,13 +75,18 @@ def compile_model(
         key = (step.kernel, step.spec)
         if key not in functions:
             functions[key] = (compat.global_var(f"{step.kernel}_{len(functions)}"), step.make())
+
+    def made(step: Step) -> Any:
+        return functions[(step.kernel, step.spec)][1]
+
     sizes = {"arena": arena, "constants": max(64, lowering.constants.nbytes)}
     signature = [graph.values[n] for n in (*graph.inputs, *graph.outputs)]
 
     def body(e: Any, *arguments: Any) -> None:
         begin, end = arguments[-2:]
         groups = {"input": 0, "output": len(graph.inputs)}
-        for index, step in enumerate(lowering.steps):
+
+        def call(index: int, step: Step, loop: str) -> None:
             pointers = []
             for buffer in step.args:
                 place = buffer.root.place
@@ -87,7 +96,17 @@ def compile_model(
                 else:
                     pointers.append(compat.pointer(arguments[-4 if place.kind == "arena" else -3], place.offset))
             with e.when((begin <= index) & (e.integer(index) < end)):
-                compat.call_private(functions[(step.kernel, step.spec)][0], pointers)
+                compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop)
+
+        # The threads of the pool are woken once for all of our own kernels in a row; other functions wake them as
+        # they need them.
+        for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
+            steps = list(run)
+            work = sum(step.info.get("nonzero_macs", 0) for _, step in steps)
+            shared = own and work >= WAKE
+            with compat.threads() if shared else nullcontext():
+                for index, step in steps:
+                    call(index, step, "shared" if shared else "serial")
 
     buffers = [(f"argument_{i}", v.shape or (1,), v.dtype) for i, v in enumerate(signature)]
     buffers += [(name, (size,), "uint8") for name, size in sizes.items()]

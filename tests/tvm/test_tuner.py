@@ -87,7 +87,7 @@ def test_every_candidate_computes_the_same(layer: int) -> None:
     x = np.random.default_rng(1).normal(size=(1, 8, 6, 6)).astype(np.float32)
     (expected,) = run_onnx(model, x)
     found = candidates(Lowering(graph, resolve("host")), node)
-    assert len({alone.taken for alone in found}) == len(found) > 4
+    assert len({alone.taken for alone in found}) == len(found) > 2
     by_kernel = {str(alone.taken).split()[0]: alone for alone in found}
     several = [*by_kernel.values(), *found[1::5]]  # every kernel, and some of the rest: each one is a compilation
     for alone in several:
@@ -103,10 +103,11 @@ def test_what_a_choice_leaves_open_is_the_cost_models() -> None:
     node, target = layers_of(graph)[0], resolve("host")
     usual = Alone(Lowering(graph, target), node, None, {}).taken
     assert usual is not None
-    other = Alone(Lowering(graph, target), node, Choice.of(usual.kernel, {"parallel": 1}), {}).taken
-    assert other == usual.but(parallel=1)
+    number, value = next((name, value + 1) for name, value in usual.numbers if name == "chunks")
+    other = Alone(Lowering(graph, target), node, Choice.of(usual.kernel, {number: value}), {}).taken
+    assert other == usual.but(**{number: value})
     # Numbers of another kernel, or a kernel that does not take the layer, do no harm.
-    lowering = Lowering(graph, target, {node.name: Choice.of("linear", {"parallel": 1})})
+    lowering = Lowering(graph, target, {node.name: Choice.of("linear", {number: value})})
     lowering.run()
     assert lowering.choices.made[node.name] == usual
 

@@ -59,7 +59,7 @@ def _probe(kind: str, dtype: str, vector_bytes: int) -> tuple[Any, Any, Any]:
     variable = tvm.ir.GlobalVar(f"kernel_{kind}")
 
     def call(e: compat.Emitter, x: Any, out: Any, counts: Any) -> None:
-        compat.call_private(variable, [x.data, out.data, counts.data])
+        compat.call_private(variable, function, [x.data, out.data, counts.data])
 
     shapes = [("x", (block,), dtype), ("out", (output,), dtype), ("counts", (2,), "int32")]
     return variable, function, compat.main_function(f"probe_{kind}", shapes, (), call)

@@ -105,7 +105,7 @@ def _exported(kind: str, dtype: str, write: Callable[[compat.Emitter, list[Any]]
     variable = compat.global_var(f"kernel_{kind}")
 
     def call(e: compat.Emitter, *buffers: Any) -> None:
-        compat.call_private(variable, [buffer.data for buffer in buffers])
+        compat.call_private(variable, function, [buffer.data for buffer in buffers])
 
     size = np.dtype(dtype).itemsize
     shapes = [("x", (LARGEST // size,), dtype), ("out", (1 << 16,), dtype), ("counts", (3,), "int32")]

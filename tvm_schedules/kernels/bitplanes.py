@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..layout import Halo, Window
 
 __all__ = ["WORD", "Pack", "emit", "masks_of", "planes_of", "words"]
@@ -30,7 +30,7 @@ class Pack:
         out: Layout of the bit planes: channel ``(group * words + word) * planes + plane``.
         groups: Groups of channels; words do not reach across them.
         vector: Bytes a vector register.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
     """
 
     x: Halo
@@ -147,7 +147,7 @@ def emit(spec: Pack) -> Any:
                         total = bit if total is None else total | bit
                     e.store(bo, target + (b * distance + i * size), e.bits(total, u8), size)
 
-        with e.loop(x.batch * spec.groups * spec.words, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * spec.groups * spec.words, spec.parallel) as job:
             group, w = job // spec.words, job % spec.words
             first, target = (group * spec.fan + w * WORD) * distance, job * (planes * distance)
             last = spec.fan - (spec.words - 1) * WORD
@@ -157,4 +157,4 @@ def emit(spec: Pack) -> Any:
             with e.when(w == spec.words - 1):
                 word(first, target, last)
 
-    return private_function([("x", "uint8"), ("out", "uint8")], body)
+    return kernel_function([("x", "uint8"), ("out", "uint8")], body)

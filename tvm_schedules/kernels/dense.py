@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import DenseWeight, Fused, Windowed
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
@@ -36,7 +36,7 @@ class Spec:
         vector: Bytes a vector register.
         block: Vectors a pixel block.
         tile: Output channels a register block.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
         widen: Whether to multiply 16-bit integers into 32-bit sums (Arm's SMLAL), else float32.
     """
@@ -181,7 +181,7 @@ def emit(spec: Spec) -> Any:
                     with e.when(block == 0):
                         fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
-        with e.loop(x.batch * window.groups * row_blocks * blocks, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * window.groups * row_blocks * blocks, spec.parallel) as job:
             block, rest = job % blocks, job // blocks
             row_block, rest = rest % row_blocks, rest // row_blocks
             group, n = rest % window.groups, rest // window.groups
@@ -193,7 +193,7 @@ def emit(spec: Spec) -> Any:
                 with e.when(block == full):
                     pixels(acc, n, block, group, row_block, tail)
 
-    return private_function([("x", x.dtype), ("values", dtype), ("offsets", "int32"), *ep.arguments], body)
+    return kernel_function([("x", x.dtype), ("values", dtype), ("offsets", "int32"), *ep.arguments], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -220,7 +220,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     macs = weight.values.size * x.batch * prod(ep.size)
     block = min(vectors, most)
     block = ctx.choices.pick(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
-    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 4, (0, 1)))
+    parallel = macs > ctx.serial * 4
     spec = Spec(x, window, channels, vector, block, tile, parallel, ep, widen)
     depthwise = window.groups == channels > 1
     reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Windowed
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import input_key
@@ -43,7 +43,7 @@ class Spec:
         dot: The dot product.
         block: Vectors a pixel block.
         tile: Output channels a register block.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
     """
 
@@ -135,7 +135,7 @@ def emit(spec: Spec) -> Any:
                     with e.when(start == 0):
                         fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
-        with e.loop(x.batch * window.groups * blocks, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * window.groups * blocks, spec.parallel) as job:
             start, rest = job % blocks * (lanes * block), job // blocks
             group, n = rest % window.groups, rest // window.groups
             panel = e.scratch(quads * block * bytes_, "uint8")
@@ -143,7 +143,7 @@ def emit(spec: Spec) -> Any:
             with e.loop(row_blocks) as row_block:
                 rows(panel, n, group, start, row_block)
 
-    return private_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
+    return kernel_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -183,7 +183,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "dense_dot", arrays, params)
     ep, beside, out = ctx.epilogue(node, False, x)
     pixels = x.batch * prod(ep.size)
-    parallel = bool(ctx.choices.pick(node.name, "parallel", values.size * pixels > ctx.serial * 16, (0, 1)))
+    parallel = values.size * pixels > ctx.serial * 16
     spec = Spec(x, window, rows, dot, block, tile, parallel, ep)
     info = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored, "reason": reason}
     ctx.report(node, weight, "dense_dot", reason)

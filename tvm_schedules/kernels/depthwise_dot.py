@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import DenseWeight, Fused, Windowed
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
@@ -34,7 +34,7 @@ class Spec:
         window: Geometry, one input channel a group.
         rows: Output channels.
         dot: The dot product.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
     """
 
@@ -83,7 +83,7 @@ def emit(spec: Spec) -> Any:
         bx = e.view(pointers[0], x.elements + spec.pixels + 64, "uint8")
         values = e.view(pointers[1], spec.rows * len(found), "int32")
         views = ep.views(e, list(pointers[2:]), spec.rows, spec.pixels)
-        with e.loop(x.batch * spec.rows, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * spec.rows, spec.parallel) as job:
             n, o = job // spec.rows, job % spec.rows
             base = (n * x.channels + o // each) * (x.phases * x.plane)
             factors = e.local(len(found), "int32")
@@ -98,7 +98,7 @@ def emit(spec: Spec) -> Any:
                 store_pixels(e, ep, views, e.cast(acc, f"float32x{lanes}"), n, o, i * lanes, lanes)
             fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
-    return private_function([("x", "uint8"), ("values", "int32"), *ep.arguments], body)
+    return kernel_function([("x", "uint8"), ("values", "int32"), *ep.arguments], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -125,7 +125,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "depthwise_dot", {"values": weight.values}, params)
     ep, beside, out = ctx.epilogue(node, False, x)
     macs = weight.values.size * x.batch * prod(ep.size)
-    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 8, (0, 1)))
+    parallel = macs > ctx.serial * 8
     spec = Spec(x, window, rows, dot, parallel, ep)
     reason = "depthwise int8 weight, dot products of neighbouring taps"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}

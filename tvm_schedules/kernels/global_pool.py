@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..errors import ModelError
 from ..graph import Fused, GlobalPool
 from ..layout import Halo
@@ -31,7 +31,7 @@ class Spec:
     Args:
         x: Layout of the input, uint8 or float32.
         out: ``"uint8"`` or ``"float32"``.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
     """
 
     x: Halo
@@ -53,7 +53,7 @@ def emit(spec: Spec) -> Any:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
         mask, params = e.view(pointers[1], spec.pixels, "uint8"), e.view(pointers[2], 4, "float32")
         out = e.view(pointers[3], x.batch * x.channels, spec.out)
-        with e.loop(x.batch * x.channels, parallel=spec.parallel) as plane:
+        with e.jobs(x.batch * x.channels, spec.parallel) as plane:
             acc, single = e.local(lanes, "float32"), e.local(1, "float32")
             e.store(acc, 0, e.const(0.0, f32), lanes)
             with e.loop(spec.pixels // lanes) as i:
@@ -73,7 +73,7 @@ def emit(spec: Spec) -> Any:
                 y = e.cast(e.bits(y + e.const(MAGIC, "float32"), "int32"), "uint8")
             e.store(out, plane, y)
 
-    return private_function([("x", x.dtype), ("mask", "uint8"), ("params", "float32"), ("out", spec.out)], body)
+    return kernel_function([("x", x.dtype), ("mask", "uint8"), ("params", "float32"), ("out", spec.out)], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:

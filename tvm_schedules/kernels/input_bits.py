@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from .bitplanes import WORD
 
 __all__ = ["Spec", "emit", "groups_of"]
@@ -49,7 +49,7 @@ def emit(spec: Spec) -> Any:
     def body(e: Emitter, *pointers: Any) -> None:
         x = e.view(pointers[0], spec.batch * spec.inputs + CHUNK, "uint8")
         out = e.view(pointers[1], spec.batch * spec.planes * spec.groups, "uint32")
-        with e.loop(spec.batch) as m, e.loop(spec.groups // WORD) as c:
+        with e.jobs(spec.batch, False) as m, e.loop(spec.groups // WORD) as c:
             first = m * spec.inputs + c * CHUNK
             values = [e.bits(e.load(x, first + j * size, size), u16) for j in range(WORD)]
             for b in range(spec.planes):
@@ -61,4 +61,4 @@ def emit(spec: Spec) -> Any:
                 wide = e.cast(e.bits(total, f"uint8x{WORD}"), u32) * e.const(0x01010101, u32)
                 e.store(out, (m * spec.planes + b) * spec.groups + c * WORD, wide, WORD)
 
-    return private_function([("x", "uint8"), ("out", "uint32")], body)
+    return kernel_function([("x", "uint8"), ("out", "uint32")], body)

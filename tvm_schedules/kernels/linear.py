@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Linear
 from ..tensor import TernaryTensor
 from .epilogue import MAGIC
@@ -40,7 +40,7 @@ class Spec:
         out: ``"uint8"`` or ``"float32"``.
         residual: Type of a residual ``[M, O]``, or None.
         vector: Bytes a vector register.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
     """
 
@@ -129,7 +129,7 @@ def emit(spec: Spec) -> Any:
         def result(y: Any) -> Any:
             return e.cast(e.bits(y + e.const(MAGIC, "float32"), "int32"), "uint8") if spec.out == "uint8" else y
 
-        with e.loop(spec.batch * blocks, parallel=spec.parallel) as job:
+        with e.jobs(spec.batch * blocks, spec.parallel) as job:
             m, block = job // blocks, job % blocks
             row = e.local(lanes, "float32")
             acc = integers(m, block) if spec.exact else floats(m, block)
@@ -144,7 +144,7 @@ def emit(spec: Spec) -> Any:
                     y = e.min(e.max(y, e.load(params, 1)), e.load(params, 2))
                     e.store(out, m * O + o, result(y))
 
-    return private_function(arguments, body)
+    return kernel_function(arguments, body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -174,7 +174,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, unit, node.bias - quant.zero_point * unit * values.astype(np.float64).sum(1))
     residual = ctx.graph.values[node.residual].dtype if node.residual else None
     out_dtype, vector = ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes
-    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 8, (0, 1)))
+    parallel = macs > ctx.serial * 8
     spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
     for name in ("scale", "bias"):
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))

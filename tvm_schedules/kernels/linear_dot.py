@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Linear
 from ..layout import ALIGN
 from ..tensor import TernaryTensor
@@ -42,7 +42,7 @@ class Spec:
         dot: The dot product.
         out: ``"uint8"`` or ``"float32"``.
         tile: Vectors of output channels a register block.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
     """
 
@@ -154,7 +154,7 @@ def emit(spec: Spec) -> Any:
                 with e.loop(O % lanes) as i, e.when((e.expr(first) < O) & (e.expr(first) + lanes > O)):
                     e.store(out, m * O + first + i, e.load(rest, i))
 
-        with e.loop(spec.batch * spec.blocks, parallel=spec.parallel) as job:
+        with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
             m, block = job // spec.blocks, job % spec.blocks
             acc = [e.local(lanes, "int32") for _ in range(tile)]
             for part in acc:
@@ -178,7 +178,7 @@ def emit(spec: Spec) -> Any:
                 finish(e.cast(value, f32), m, (block * tile + t) * lanes)
 
     arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
-    return private_function([*arguments, ("out", spec.out)], body)
+    return kernel_function([*arguments, ("out", spec.out)], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -211,7 +211,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     tile = ctx.choices.pick(
         node.name, "tile", min(8 if dot.lanes == 16 else 4, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors]
     )
-    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 40, (0, 1)))
+    parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
     spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)
     unit = level * quant.scale * node.scale

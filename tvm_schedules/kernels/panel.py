@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN, Halo, Window
 from .epilogue import fill_borders
@@ -243,7 +243,7 @@ def emit(spec: Spec) -> Any:
                         with e.when(k == last - first - 1):
                             finish(acc, total, group, n, i, begin + i, start, parts)
 
-        with e.loop(x.batch * shares * blocks, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * shares * blocks, spec.parallel) as job:
             n, rest = job // (shares * blocks), job % (shares * blocks)
             begin, block = rest // blocks * spec.share, rest % blocks
             room_for_sums = spec.share * size // 2
@@ -263,7 +263,7 @@ def emit(spec: Spec) -> Any:
             with e.when(block == 0), e.loop(e.min(e.expr(spec.share), e.expr(spec.rows) - begin)) as i:
                 fill_borders(e, ep.out, views["out"], n, begin + i, spec.pixels)
 
-    return private_function([*arguments, *ep.arguments], body)
+    return kernel_function([*arguments, *ep.arguments], body)
 
 
 def _longest(codes: np.ndarray, channels: int) -> int:
@@ -301,7 +301,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # A panel is made anew for every job, so jobs have many output channels.
     chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // 128))
     chunks = pick(name, "chunks", chunks, row_splits(rows))
-    parallel = bool(pick(name, "parallel", layer.taps * vectors * vector > ctx.serial * 16, (0, 1)))
+    parallel = layer.taps * vectors * vector > ctx.serial * 16
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.

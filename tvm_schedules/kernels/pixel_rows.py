@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..layout import Halo
 from .epilogue import Epilogue, fill_borders, store_pairs
 
@@ -32,7 +32,7 @@ class PixelRows:
         vector: Bytes a vector register.
         block: Vectors a pixel block.
         chunks: Blocks of output channels, for threads.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
     """
 
@@ -176,7 +176,7 @@ def emit_rows(
             with e.when(block == 0):
                 fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
-        with e.loop(x.batch * spec.chunks * blocks, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
             n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
             sums = Sums(e, spec, signed)
             totals = [e.local(size // 2, "float32") for _ in range(2)] if spec.segments else []
@@ -185,4 +185,4 @@ def emit_rows(
                 with e.when(o < spec.rows):
                     rows(sums, totals, n, rest % blocks, o)
 
-    return private_function([*arguments, *ep.arguments], body)
+    return kernel_function([*arguments, *ep.arguments], body)

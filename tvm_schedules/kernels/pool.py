@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Pool
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
@@ -35,7 +35,7 @@ class Spec:
         window: Geometry.
         zero: The input's zero point, which the halo holds too; an average takes it out.
         vector: Bytes a vector register.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
     """
 
@@ -81,7 +81,7 @@ def emit(spec: Spec) -> Any:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
         divisor = e.view(pointers[1], spec.pixels, "float32")
         views = ep.views(e, list(pointers[2:]), x.channels, spec.pixels)
-        with e.loop(x.batch * x.channels, parallel=spec.parallel) as plane:
+        with e.jobs(x.batch * x.channels, spec.parallel) as plane:
             n, c = plane // x.channels, plane % x.channels
             with e.loop(spec.pixels // lanes) as i:
                 base = plane * (x.phases * x.plane) + i * lanes
@@ -100,7 +100,7 @@ def emit(spec: Spec) -> Any:
                 store_pixels(e, ep, views, acc, n, c, i * lanes, lanes)
             fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
 
-    return private_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)
+    return kernel_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:

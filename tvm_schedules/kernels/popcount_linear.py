@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Linear
 from ..plan import Buffer, Step
 from ..tensor import TernaryTensor
@@ -44,7 +44,7 @@ class Spec:
         vector: Bytes a vector register.
         tile: Vectors of output channels a register block.
         out: ``"uint8"`` or ``"float32"``.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
     """
 
@@ -169,7 +169,7 @@ def emit(spec: Spec) -> Any:
                 with e.loop(spec.outputs % half) as i, e.when((first < spec.outputs) & (first + half > spec.outputs)):
                     e.store(out, m * spec.outputs + first + i, e.load(rest, i))
 
-        with e.loop(spec.batch * spec.blocks, parallel=spec.parallel) as job:
+        with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
             m, block = job // spec.blocks, job % spec.blocks
             sums = [e.local(vector, "uint8") for _ in range(planes * tile)]
             halves = [e.local(half, "uint16") for _ in range(2 * planes * tile)]
@@ -191,7 +191,7 @@ def emit(spec: Spec) -> Any:
             for total, place in zip(totals, places, strict=True):
                 finish(e.load(total, 0, half), m, place)
 
-    return private_function(arguments, body)
+    return kernel_function(arguments, body)
 
 
 LONGEST = 65_535
@@ -225,7 +225,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "popcount_linear", arrays, params)
     steps, macs = made["inputs"].nbytes // 4 - 1, batch * inputs * outputs
     out = ctx.graph.values[node.outputs[0]].dtype
-    parallel = bool(ctx.choices.pick(node.name, "parallel", macs > ctx.serial * 40, (0, 1)))
+    parallel = macs > ctx.serial * 40
     spec = Spec(
         batch, input_bits.groups_of(inputs), outputs, len(codes), steps, planes, vector, tile, out, parallel, ctx.fma
     )

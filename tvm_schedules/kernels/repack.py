@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..layout import Halo
 
 __all__ = ["Spec", "Strided", "emit"]
@@ -36,7 +36,7 @@ class Spec:
         source: Where from.
         target: Where to.
         vector: Bytes a vector register.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
     """
 
     source: Halo | Strided
@@ -103,7 +103,7 @@ def emit(spec: Spec) -> Any:
             plane = ((n * layout.channels + c) * layout.phases + part) * layout.plane + layout.origin
             return plane + at[0] * steps[0] + at[1] * steps[1] + at[2] * steps[2]
 
-        with e.loop(source.batch * source.channels, parallel=spec.parallel) as plane:
+        with e.jobs(source.batch * source.channels, spec.parallel) as plane:
             n, c = plane // source.channels, plane % source.channels
             if isinstance(target, Halo):
                 width = 64 // target.itemsize
@@ -133,4 +133,4 @@ def emit(spec: Spec) -> Any:
                         last = e.load(src, address(source, n, c, (*rows, source.dims[2] - 1), 0))
                         e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), last)
 
-    return private_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)
+    return kernel_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compat import Emitter, private_function
+from ..compat import Emitter, kernel_function
 from ..graph import Fused, Linear, Windowed
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import in_planes, input_key, window_of
@@ -47,7 +47,7 @@ class Spec:
         chunks: Blocks of output channels, for threads.
         index: Type of the offsets.
         unroll: Taps in the body of a loop: where vectors are short, counting and addresses take their share of time.
-        parallel: Whether to start threads.
+        parallel: Whether threads share the jobs.
         epilogue: What follows.
     """
 
@@ -172,7 +172,7 @@ def emit(spec: Spec) -> Any:
             with e.when(block == 0):
                 fill_borders(e, ep.out, views["out"], n, place, spec.pixels)
 
-        with e.loop(x.batch * spec.chunks * blocks, parallel=spec.parallel) as job:
+        with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
             n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
             acc: Any = kind(e, spec)
             space = size // acc.parts
@@ -182,7 +182,7 @@ def emit(spec: Spec) -> Any:
                 with e.when(place < spec.rows):
                     rows(acc, total, n, rest % blocks, place)
 
-    return private_function([*arguments, *ep.arguments], body)
+    return kernel_function([*arguments, *ep.arguments], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -222,7 +222,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // np.dtype(index).itemsize - 1
     several = 0 if single and pieces == weight.channels else pieces
     unroll = ctx.choices.pick(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
-    parallel = bool(ctx.choices.pick(node.name, "parallel", taps * vectors * lanes > ctx.serial * 16, (0, 1)))
+    parallel = taps * vectors * lanes > ctx.serial * 16
     spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, index, unroll, parallel, ep)
     own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level", "order"))]
     pixels = x.batch * prod(ep.size)

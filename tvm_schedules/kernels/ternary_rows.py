@@ -112,7 +112,7 @@ class TernaryRows:
         block = pixel_block(vectors, vector, usual, x, self.window)
         block = pick(name, "block", block, range(min(2, most), most + 1, 2))
         chunks = pick(name, "chunks", row_chunks(rows, -(-vectors // block)), row_splits(rows))
-        parallel = bool(pick(name, "parallel", self.taps * vectors * vector > self.ctx.serial * 16, (0, 1)))
+        parallel = self.taps * vectors * vector > self.ctx.serial * 16
         return PixelRows(x, rows, several, vector, block, chunks, parallel, ep), beside, out
 
     def finish(

@@ -65,7 +65,7 @@ def library(found: Sequence[Alone], target: TargetSpec) -> Library:
                         inside = place.kind == "arena"
                         base = arena_buffer if inside else constants_buffer
                         pointers.append(compat.pointer(base, place.offset + (0 if inside else start)))
-                    compat.call_private(functions[(step.kernel, step.spec)][0], pointers)
+                    compat.call_private(*functions[(step.kernel, step.spec)], pointers)
 
     buffers = [("arena", (arena,), "uint8"), ("constants", (constants.size,), "uint8")]
     main = compat.main_function(FUNCTION, buffers, ["which"], body)
