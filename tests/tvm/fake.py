@@ -81,7 +81,7 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
         calls = [("matmul", [x.data, weights, inner]), ("relu", [inner, y.data])]
         for index, (name, pointers) in enumerate(calls):
             with e.when(e.t.And(begin <= index, e.t.LT(e.expr(index), end))):
-                compat.call_private(functions[name][0], pointers)
+                compat.call_private(*functions[name], pointers)
 
     buffers = [("x", (batch, K), "float32"), ("y", (batch, N), "float32")]
     buffers += [("arena", (arena_bytes,), "uint8"), ("constants", (constant_bytes,), "uint8")]

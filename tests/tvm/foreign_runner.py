@@ -43,7 +43,7 @@ class Runnable:
             arena = buffers[-1]
             for call in program.calls:
                 args = [pointers[a] if a in pointers else builder.address_of(arena[places[a]]) for a in call.args]
-                compat.call_private(variables[call.function], args)
+                compat.call_private(variables[call.function], program.functions[call.function], args)
 
         main = compat.main_function("main", [*parameters, ("arena", (size + 64,), "uint8")], [], body)
         functions = {name: (variables[name], f) for name, f in program.functions.items()}

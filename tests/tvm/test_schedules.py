@@ -38,7 +38,7 @@ def evaluate(function: Any, x: np.ndarray) -> np.ndarray:
     variable = tvm.ir.GlobalVar("f")
 
     def call(e: Any, a: Any, b: Any) -> None:
-        compat.call_private(variable, [a.data, b.data])
+        compat.call_private(variable, private, [a.data, b.data])
 
     main = compat.main_function("main", [(n, x.shape, "float32") for n in "ab"], [], call)
     library = compat.build_module({"f": (variable, private)}, main, spec.tvm)
