@@ -23,7 +23,7 @@ def ternary(t: Translation, index: int, step: Step) -> None:
     taps = tap_offsets(x, window)
     codes = t.codes(index, weight.codes.reshape(terms, rows, fan, -1), taps, x.phases * x.plane)
     level, unequal = t.levels(index, stored)
-    numbers = t.epilogue_numbers(step.args[5:8])
+    numbers = t.epilogue_numbers(step.args[6:9])
     fields = {"codes": codes, "level": level, "terms": terms, "unequal": unequal}
     fields["limit"] = params["limit"]
     fields |= t.geometry(x, rows, window["groups"])
