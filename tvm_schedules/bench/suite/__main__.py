@@ -126,6 +126,8 @@ def _main(options: argparse.Namespace) -> int:
                 log.print(line, highlight=False, markup=False)
 
         results = _measure(options, options.work or Path(temporary), say)
+    if options.prepare_only:
+        return 0
     if options.write_baseline:
         write_text(options.write_baseline, json.dumps(baseline.make(results), indent=1) + "\n")
     if options.plot:
