@@ -103,6 +103,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("ec2t-entropy-0.4", "ec2t", extras=_entropy(0.4)),
     Recipe("ec2t-entropy-0.6", "ec2t", extras=_entropy(0.6)),
     Recipe("ec2t-entropy-0.9", "ec2t", extras=_entropy(0.9)),
+    Recipe("ec2t-entropy-1", "ec2t", extras=_entropy(1.0)),
     Recipe("twn-factor-1.6", options={"factor": 1.6}),
     Recipe("twn-factor-2.05", options={"factor": 2.05}),
     Recipe("twn-factor-2.45", options={"factor": 2.45}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def test_example_runs_on_a_cortex_m7_board(artifact: Path, tmp_path: Path, broke
     for old, new in (("$PWD/out", folder), ("build/m7", tmp_path / "m7"), ("gcc.cmake", "zig.cmake")):
         build = [line.replace(old, str(new)) for line in build]
     for line in build[:2]:
-        made = subprocess.run(["sh", "-c", line], cwd=EXAMPLE.parents[1], capture_output=True, text=True)
+        # CMake looks for zig in the environment that is active, which a test's need not be.
+        env = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+        made = subprocess.run(["sh", "-c", line], cwd=EXAMPLE.parents[1], capture_output=True, text=True, env=env)
         assert not made.returncode, made.stdout + made.stderr
         assert "warning" not in made.stderr
     done = subprocess.run(build[2].split(), capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
