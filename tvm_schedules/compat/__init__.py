@@ -1,0 +1,66 @@
+"""Every touch of TVM's moving API; the rest of the package calls these names alone.
+
+Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). TVM is imported inside the functions,
+because ``import tvm`` takes seconds and a board runs a library with the runtime alone.
+"""
+
+from .boards import connect_rpc, is_remote_failure, rpc_tracker, serve_rpc
+from .emitter import Emitter
+from .functions import (
+    attribute,
+    build_module,
+    call_private,
+    global_var,
+    has_jobs,
+    kernel_function,
+    main_function,
+    make_target,
+    pointer,
+    private_function,
+    tensor,
+    threads,
+)
+from .operators import (
+    buffer_shape,
+    dtype_name,
+    import_onnx,
+    is_tuple_type,
+    known_onnx_operators,
+    legalize_and_fuse,
+    lower_blocks,
+    raw_pointers,
+    relax_kind,
+    runtime_calls,
+    tensor_types,
+)
+
+__all__ = [
+    "Emitter",
+    "attribute",
+    "buffer_shape",
+    "build_module",
+    "call_private",
+    "connect_rpc",
+    "dtype_name",
+    "global_var",
+    "has_jobs",
+    "import_onnx",
+    "is_remote_failure",
+    "is_tuple_type",
+    "kernel_function",
+    "known_onnx_operators",
+    "legalize_and_fuse",
+    "lower_blocks",
+    "main_function",
+    "make_target",
+    "pointer",
+    "private_function",
+    "raw_pointers",
+    "relax_kind",
+    "rpc_tracker",
+    "runtime_calls",
+    "serve_rpc",
+    "tensor",
+    "tensor_types",
+    "threads",
+]

@@ -1,0 +1,39 @@
+"""Remote procedure calls: both sides of a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["connect_rpc", "is_remote_failure", "rpc_tracker", "serve_rpc"]
+
+
+def serve_rpc(descriptor: int, functions: dict[str, Callable[..., Any]]) -> None:
+    """Serves TVM's RPC on a connected socket, with these global functions, until the client is gone."""
+    import tvm
+    import tvm_ffi
+
+    for name, function in functions.items():
+        tvm_ffi.register_global_func(name, function, override=True)
+    tvm.get_global_func("rpc.ServerLoop")(descriptor)
+
+
+def connect_rpc(host: str, port: int, key: str, timeout: float) -> Any:
+    """A ``tvm.rpc`` session; the server ends it after ``timeout`` seconds, 0 for never."""
+    from tvm import rpc
+
+    return rpc.connect(host, port, key, session_timeout=timeout)
+
+
+def rpc_tracker(host: str, port: int) -> Any:
+    """A connection to an RPC tracker, with ``summary()`` and ``request(key, session_timeout=)``."""
+    from tvm import rpc
+
+    return rpc.connect_tracker(host, port)
+
+
+def is_remote_failure(error: BaseException) -> bool:
+    """Whether a function failed on the other side of an RPC connection, which itself is in order."""
+    from tvm import error as errors
+
+    return isinstance(error, errors.RPCError)

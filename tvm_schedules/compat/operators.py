@@ -1,0 +1,138 @@
+"""What the operators without a kernel of ours need: Relax, fused functions and their blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "buffer_shape",
+    "dtype_name",
+    "import_onnx",
+    "is_tuple_type",
+    "known_onnx_operators",
+    "legalize_and_fuse",
+    "lower_blocks",
+    "raw_pointers",
+    "relax_kind",
+    "runtime_calls",
+    "tensor_types",
+]
+
+
+def buffer_shape(buffer: Any) -> tuple[int, ...]:
+    """Shape of a PrimFunc's buffer parameter."""
+    return tuple(int(dim) for dim in buffer.shape)
+
+
+def dtype_name(value: Any) -> str:
+    """Element type of a buffer, of an expression or of a type as a string, lanes included."""
+    return str(value.dtype)
+
+
+def lower_blocks(function: Any, name: str) -> Any:
+    """Turns a scheduled PrimFunc of blocks into one of plain loops over flat buffers."""
+    import tvm
+    from tvm import s_tir, tirx
+
+    passes = [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+    ]
+    return tvm.transform.Sequential(passes)(tvm.IRModule({name: function}))[name]
+
+
+def raw_pointers(function: Any) -> Any:
+    """Turns a block-free PrimFunc over buffers into the private form of :func:`private_function`."""
+    import tvm
+    from tvm import tirx
+
+    pointers = [
+        tirx.Var(buffer.name, tvm.ir.PointerType(tvm.ir.PrimType(dtype_name(buffer)))) for buffer in function.params
+    ]
+    declarations = [tirx.DeclBuffer(b, data=p) for b, p in zip(function.params, pointers, strict=True)]
+    body = tirx.SeqStmt([*declarations, function.body])
+    for key in ("device_type", "device_id"):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", int(key == "device_type")), body)
+    body = tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
+    attrs = tvm.ir.make_node("ir.DictAttrs", **{"tirx.noalias": True, "s_tir": True})
+    return tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"), attrs)
+
+
+def import_onnx(model: Any) -> Any:
+    """TVM's ONNX front end: a Relax module of ``main``; its prints and warnings are kept from the user's terminal."""
+    import contextlib
+    import io
+    import warnings
+
+    from tvm.relax.frontend.onnx import from_onnx
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return from_onnx(model)
+
+
+def known_onnx_operators() -> frozenset[str]:
+    """Operator types that TVM's ONNX front end converts."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    return frozenset(onnx_frontend._get_convert_map())
+
+
+def legalize_and_fuse(module: Any, legalizers: dict[str, Any], target: Any) -> Any:
+    """Relax operators -> fused PrimFuncs and ``call_tir``; constants are folded before and after."""
+    import tvm
+    from tvm import relax
+
+    passes = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.FoldConstant(),
+        relax.transform.LegalizeOps(legalizers, enable_warning=False),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with target:
+        return tvm.transform.Sequential(passes)(module)
+
+
+def relax_kind(expr: Any) -> str:
+    """What a Relax binding's value is: constant, tuple, item, reshape, call_tir, or the operator's or class's name."""
+    from tvm import relax
+
+    if hasattr(expr, "value") and hasattr(expr.value, "numpy"):
+        return "constant"
+    if isinstance(expr, relax.Tuple):
+        return "tuple"
+    if isinstance(expr, relax.TupleGetItem):
+        return "item"
+    if hasattr(expr, "op"):
+        return str(getattr(expr.op, "name", type(expr.op).__name__)).removeprefix("relax.")
+    return type(expr).__name__
+
+
+def is_tuple_type(ty: Any) -> bool:
+    """Whether a Relax type is a tuple."""
+    from tvm import relax
+
+    return isinstance(ty, relax.TupleType)
+
+
+def tensor_types(ty: Any) -> list[Any]:
+    """The tensors of a Relax type, one or a tuple of them."""
+    return list(ty.fields) if is_tuple_type(ty) else [ty]
+
+
+def runtime_calls(function: Any) -> list[str]:
+    """Names of the TVM runtime functions (packed calls) that a PrimFunc calls."""
+    import re
+
+    return sorted(set(re.findall(r'call_(?:packed|cpacked)(?:_lowered)?\("([^"]+)"', function.script())))
