@@ -215,7 +215,7 @@ class Lowering:
         quant = self.graph.values[to].quant or self.graph.values[name].quant or Quant(1.0, 0)
         params = np.array([quant.scale, quant.zero_point, 0.0, 255.0], np.float32)
         work = source_layout.batch * source_layout.channels * prod(source_layout.dims)
-        spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > SERIAL)
+        spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > SERIAL, self.fma)
         constant = self.constants.add(f"{to}.repack{len(self.steps)}", "raw", {"params": params})["params"]
         info = {"op": "Repack", "reason": f"{name} {source_layout.dtype} to {target_layout.dtype}, other layout"}
         emit = self._emitter("repack")
@@ -268,7 +268,7 @@ class Lowering:
             beside, residual = [self.packed(other)], self.layouts[other]
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
         size = window_of(node).output(x.dims)
-        return Epilogue(layout, size, residual, self.fma, self.target.arm64), beside, self._packed[key]
+        return Epilogue(layout, size, residual, self.fma, self.target.architecture), beside, self._packed[key]
 
     def _emitter(self, kernel: str) -> Any:
         return importlib.import_module(f"{self.package}.{kernel}").emit

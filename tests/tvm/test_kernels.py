@@ -130,6 +130,28 @@ def test_rows_longer_than_sixteen_bits_hold() -> None:
     check(net.model(y), [x], None)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5, 130), (2, 2, 7, 65), (1, 1, 1, 1), (1, 2, 9, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("scale", "zero"), [(0.0373, 0), (1.7e-7, 40), (1.9999999, 255), (3.1e30, 128)])
+def test_inputs_are_rounded_as_division_rounds_them(
+    shape: tuple[int, ...], stride: int, scale: float, zero: int
+) -> None:
+    """Quotients next to ties, where a product with the reciprocal would go the other way, and what overflows."""
+    rng, step = np.random.default_rng(7), np.float32(scale)
+    with np.errstate(over="ignore"):
+        x = (rng.integers(-300, 600, shape) + 0.5).astype(np.float32) * step
+    x = np.nextafter(x, x * rng.choice([0, 1, 2], shape).astype(np.float32))
+    some = x.ravel()[:: max(1, x.size // 5)]
+    some[:] = np.resize(np.array([np.inf, -np.inf, 3e38, -3e38, 0], np.float32), some.size)
+    net = Net(shape)
+    weight = net.ternary(np.eye(shape[1], dtype=np.int8)[:, :, None, None], np.ones(shape[1]))
+    y = net.op("Conv", net.quantize("input_0", step, zero), weight, strides=[stride] * 2)
+    with np.errstate(over="ignore"):
+        want = np.clip(np.rint(x / step) + zero, 0, 255)[:, :, ::stride, ::stride]
+    have = np.rint(Runner(net.model(y))(x)[0] / step) + zero
+    np.testing.assert_array_equal(have, want)
+
+
 @pytest.mark.parametrize("zero", [None, 0, 40])
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "AveragePool-pads"])
 @pytest.mark.parametrize("shape", [(1, 3, 9, 7), (2, 5, 1, 1), (1, 2, 33)])

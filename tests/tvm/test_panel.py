@@ -17,6 +17,8 @@ from tvm_schedules.layout import Halo, Window
 from tvm_schedules.targets import resolve
 
 from .nets import Net, Runner, run_onnx
+from .test_few_bits import Case as Exact
+from .test_few_bits import Layer, convolve
 from .test_kernels import STEP, Case, build, cases
 
 pytestmark = pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="panels are for vectors of a cache line")
@@ -60,6 +62,20 @@ def test_sums_too_long_for_sixteen_bits_go_on_in_float(channels: int) -> None:
     codes[3] = 0
     y = net.op("Conv", net.quantize("input_0", 1.0, 0), net.ternary(codes, np.full(4, 1e-3)), pads=[1] * 4)
     agree(net.model(y), [np.full((1, 60, 9, 9), 255, np.float32)], None, channels=channels)
+
+
+@pytest.mark.parametrize(("top", "once"), [(127, 2), (85, 2), (63, 4), (31, 8), (7, 8)])
+@pytest.mark.parametrize("zeros", [0.0, 0.7])
+def test_activations_of_few_bits_are_summed_in_bytes_first(top: int, once: int, zeros: float) -> None:
+    case = Exact(1, 1, 40, 10, (9, 30), (3, 3), (1, 1), (1, 1), (1, 0, 1, 2), (3, top), zeros, 1, False, top)
+    layer = Layer((1, 40, 9, 30), case.form, case.seed)
+    name, weight = layer.weight((10, 40, 3, 3), zeros)
+    y = layer.net.op("Conv", layer.data, name, pads=list(case.pads))
+    with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
+        runner = forced(layer.net.model(y), unroll=8)
+    assert spec.call_args.args[-1] == once
+    data, rounded = layer.input()
+    np.testing.assert_array_equal(runner(data)[0], convolve(rounded, weight, case))
 
 
 def test_threads_do_not_change_the_result() -> None:

@@ -17,7 +17,7 @@ from ..graph import DenseWeight, Fused, Windowed
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
 from .dot import Dot, available
-from .epilogue import Epilogue, fill_borders, store_pixels
+from .epilogue import Epilogue, fill_borders, store_four, store_pixels
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -89,13 +89,25 @@ def emit(spec: Spec) -> Any:
             factors = e.local(len(found), "int32")
             for r in range(len(found)):
                 e.store(factors, r, e.load(values, o * len(found) + r))
-            with e.loop(spec.pixels // lanes) as i:
-                acc = e.const(0, f"int32x{lanes}")
+
+            def sums(start: Any, vectors: int) -> list[Any]:
+                accs = [e.const(0, f"int32x{lanes}") for _ in range(vectors)]
                 for r, (offset, _) in enumerate(found):
-                    pixels = e.shuffle([e.load(bx, base + offset + i * lanes, 4 * lanes)], spread)
                     weight = e.bits(e.splat(e.load(factors, r), lanes), f"int8x{4 * lanes}")
-                    acc = spec.dot(e, acc, spec.dot.pixels(e, pixels), weight)
-                store_pixels(e, ep, views, e.cast(acc, f"float32x{lanes}"), n, o, i * lanes, lanes)
+                    for v in range(vectors):
+                        # One load has what the dot products of three vectors read.
+                        read = e.load(bx, base + offset + start + v // 3 * 3 * lanes, 4 * lanes)
+                        pixels = e.shuffle([read], [v % 3 * lanes + at for at in spread])
+                        accs[v] = spec.dot(e, accs[v], spec.dot.pixels(e, pixels), weight)
+                return [e.cast(acc, f"float32x{lanes}") for acc in accs]
+
+            fours = spec.pixels // (4 * lanes) if ep.arch == "x86_64" else 0
+            if fours:
+                with e.loop(fours) as i:
+                    store_four(e, ep, views, sums(i * (4 * lanes), 4), n, o, i * (4 * lanes), False, lanes)
+            with e.loop(spec.pixels // lanes - 4 * fours) as i:
+                start = (i + 4 * fours) * lanes
+                store_pixels(e, ep, views, sums(start, 1)[0], n, o, start, lanes)
             fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
     return kernel_function([("x", "uint8"), ("values", "int32"), *ep.arguments], body)

@@ -16,7 +16,7 @@ from typing import Any
 from ..compat import Emitter
 from ..layout import Halo
 
-__all__ = ["MAGIC", "Epilogue", "fill_borders", "store_pairs", "store_pixels"]
+__all__ = ["MAGIC", "Epilogue", "fill_borders", "store_bytes", "store_four", "store_pairs", "store_pixels"]
 
 MAGIC = 12582912.0
 """1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
@@ -31,14 +31,14 @@ class Epilogue:
         size: Logical output size ``(D, H, W)``.
         residual: Layout of the residual, at the same pitch, or None.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
-        arm: Whether the target is 64-bit ARM.
+        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
     """
 
     out: Halo
     size: tuple[int, int, int]
     residual: Halo | None = None
     fma: bool = True
-    arm: bool = False
+    arch: str = ""
 
     @property
     def arguments(self) -> list[tuple[str, str]]:
@@ -90,7 +90,7 @@ def _round_arm(e: Emitter, y: Any, lanes: int) -> Any:
 def _quantise(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
     """Rounds to int16, saturating, and clips there: half as many operations as clipping float32."""
     i32, i16 = f"int32x{lanes}", f"int16x{lanes}"
-    wide = _round_arm(e, y, lanes) if ep.arm else e.intrinsic(i32, "llvm.lrint", y)
+    wide = _round_arm(e, y, lanes) if ep.arch == "aarch64" else e.intrinsic(i32, "llvm.lrint", y)
     short = e.cast(e.min(e.max(wide, e.const(-32768, i32)), e.const(32767, i32)), i16)
     low, high = (e.splat(e.cast(e.load(views["params"], i), "int16"), lanes) for i in (1, 2))
     return e.min(e.max(short, low), high)
@@ -107,15 +107,12 @@ def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: A
     if ep.residual:
         residual = e.cast(e.load(views["residual"], _plane(ep.residual, n, o) + p, lanes), f32)
     y = _affine(e, ep, views, acc, residual, o, lanes)
-    inside = e.load(views["mask"], p, lanes)
     if ep.out.dtype == "uint8":
         value = e.cast(_quantise(e, ep, views, y, lanes), f"uint8x{lanes}")
-        if ep.out.fill:
-            value = (value & inside) | (e.const(int(ep.out.fill), f"uint8x{lanes}") & ~inside)
-        else:
-            value = value & inside
-    else:
-        value = e.select(e.nonzero(inside, f"uint8x{lanes}"), _clip(e, views, y, lanes), e.const(ep.out.fill, f32))
+        store_bytes(e, ep, views, value, n, o, p, lanes)
+        return
+    inside = e.load(views["mask"], p, lanes)
+    value = e.select(e.nonzero(inside, f"uint8x{lanes}"), _clip(e, views, y, lanes), e.const(ep.out.fill, f32))
     e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
 
 
@@ -132,16 +129,12 @@ def store_pairs(
         at = _plane(ep.residual, n, o) + p
         residuals = [e.load(views["residual"], at, half, 2), e.load(views["residual"], at + 1, half, 2)]
     ys = [_affine(e, ep, views, a, r, o, half) for a, r in zip((even, odd), residuals, strict=True)]
-    at = _plane(ep.out, n, o) + p
-    inside = e.load(views["mask"], p, 2 * half)
     if ep.out.dtype == "uint8":
         low, high = (e.bits(_quantise(e, ep, views, y, half), u16) for y in ys)
-        value = e.bits(low | (high << e.const(8, u16)), u8) & inside
-        if ep.out.fill:
-            value = value | (e.const(int(ep.out.fill), u8) & ~inside)
-        e.store(views["out"], at, value, 2 * half)
+        store_bytes(e, ep, views, e.bits(low | (high << e.const(8, u16)), u8), n, o, p, 2 * half)
         return
-    flags = e.bits(inside, u16)
+    at = _plane(ep.out, n, o) + p
+    flags = e.bits(e.load(views["mask"], p, 2 * half), u16)
     for parity, y in enumerate(ys):
         valid = (flags >> e.const(8 * parity, u16)) & e.const(255, u16)
         e.store(
@@ -151,6 +144,71 @@ def store_pairs(
             half,
             2,
         )
+
+
+PACKS = {16: "llvm.x86.avx512.{}.512", 8: "llvm.x86.avx2.{}", 4: "llvm.x86.sse2.{}.128"}
+"""By 32-bit lanes: x86's packing of two vectors of integers into one of half as wide integers, saturated."""
+
+
+def store_four(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[Any], n: Any, o: Any, p: Any, every: bool, lanes: int
+) -> None:
+    """Epilogue of four vectors of float32 accumulators, ``lanes`` each, of the ``4 * lanes`` pixels from ``p`` on.
+
+    Args:
+        e: Where to.
+        ep: Its static part.
+        views: Its buffers.
+        accs: Pixels ``p + i, p + i + 4, ...`` if ``every``, else ``p + i * lanes, p + i * lanes + 1, ...``.
+        n: Image.
+        o: Output channel.
+        p: First pixel.
+        every: Which pixels these are.
+        lanes: Of a vector.
+    """
+    count = 4 * lanes
+    if (
+        ep.arch != "x86_64"
+        or lanes not in PACKS
+        or {ep.out.dtype, ep.residual.dtype if ep.residual else "uint8"} != {"uint8"}
+    ):
+        order = [i * lanes + k for k in range(lanes) for i in range(4)] if every else list(range(count))
+        store_pixels(e, ep, views, e.shuffle(accs, order), n, o, p, count)
+        return
+    residuals: list[Any] = [None] * 4
+    if ep.residual:
+        at, f32, i32 = _plane(ep.residual, n, o) + p, f"float32x{lanes}", f"int32x{lanes}"
+        if every:
+            quads = e.bits(e.load(views["residual"], at, count), i32)
+            parts = [(quads >> e.const(8 * i, i32)) & e.const(255, i32) for i in range(4)]
+        else:
+            parts = [e.load(views["residual"], at + i * lanes, lanes) for i in range(4)]
+        residuals = [e.cast(part, f32) for part in parts]
+    wide = [
+        e.intrinsic(f"int32x{lanes}", "llvm.lrint", _affine(e, ep, views, acc, residual, o, lanes))
+        for acc, residual in zip(accs, residuals, strict=True)
+    ]
+    shorts = [e.intrinsic(f"int16x{2 * lanes}", PACKS[lanes].format("packssdw"), *wide[i : i + 2]) for i in (0, 2)]
+    # In every 16 bytes there are now four pixels of the first vector, four of the second, and so on.
+    packed = e.intrinsic(f"uint8x{count}", PACKS[lanes].format("packuswb"), *shorts)
+    if every:
+        order = [16 * part + 4 * i + k for part in range(lanes // 4) for k in range(4) for i in range(4)]
+    else:
+        order = [16 * part + 4 * i + k for i in range(4) for part in range(lanes // 4) for k in range(4)]
+    low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), count) for i in (1, 2))
+    value = e.min(e.max(e.shuffle([packed], order), low), high)
+    store_bytes(e, ep, views, value, n, o, p, count)
+
+
+def store_bytes(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], value: Any, n: Any, o: Any, p: Any, lanes: int
+) -> None:
+    """Stores quantised pixels, and the halo's value where no pixel is."""
+    inside = e.load(views["mask"], p, lanes)
+    value = value & inside
+    if ep.out.fill:
+        value = value | (e.const(int(ep.out.fill), f"uint8x{lanes}") & ~inside)
+    e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
 
 
 def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written: int) -> None:

@@ -48,6 +48,7 @@ class Spec(PixelRows):
         channels: Input channels a panel.
         groups: Runs of panels whose sums fit 16 bits.
         unroll: Taps in the body of a loop.
+        once: Taps whose pixels a byte holds the sum of.
     """
 
     taps: int
@@ -55,6 +56,7 @@ class Spec(PixelRows):
     channels: int
     groups: int
     unroll: int
+    once: int
 
     @property
     def panels(self) -> int:
@@ -160,7 +162,7 @@ def emit(spec: Spec) -> Any:
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
     per_channel = x.phases * x.plane
-    size = spec.block * spec.vector
+    size, quarter = spec.block * spec.vector, Bytes.parts
     room = x.elements + spec.pixels
 
     def body(e: Emitter, *pointers: Any) -> None:
@@ -182,16 +184,28 @@ def emit(spec: Spec) -> Any:
         mean = spec.taps // (2 * spec.panels * spec.rows)
         fetch = -(-mean * 2 // ALIGN)
 
+        def offsets_of(offsets: Any, begin: Any) -> list[Any]:
+            """The offsets of a round. Up to four are one load: those of pixels are as many as the CPU can do."""
+            found: list[Any] = []
+            size = min(4, spec.unroll)
+            word = f"uint{16 * size}"
+            for u in range(0, spec.unroll, size):
+                packed = e.bits(e.load(offsets, begin + u, size), word)
+                for k in range(size):
+                    found.append(e.cast((packed >> e.const(16 * k, word)) & e.const(65535, word), "int32"))
+            return found
+
         def taps(acc: Any, panel: Any, run: Any, parts: list[tuple[int, int]]) -> None:
             for sign, index in ((+1, 0), (-1, 1)):
                 first, last = (e.load(bounds, run + index + i) for i in range(2))
                 for line in range(fetch):
                     e.prefetch(offsets, first * spec.unroll + AHEAD + line * (ALIGN // 2))
                 with e.loop(last - first) as j:
-                    for u in range(spec.unroll):
-                        where = e.cast(e.load(offsets, (first + j) * spec.unroll + u), "int32")
+                    places = offsets_of(offsets, (first + j) * spec.unroll)
+                    for u in range(0, spec.unroll, spec.once):
                         for at, width in parts:
-                            acc.add(at, width, e.load(panel, where + at, width), sign)
+                            read = [e.load(panel, place + at, width) for place in places[u : u + spec.once]]
+                            acc.add(at, width, sum(read[1:], read[0]), sign)
 
         def finish(acc: Any, total: list[Any], group: Any, n: Any, i: Any, o: Any, start: Any, parts: Any) -> None:
             """What follows the last panel of a group: the epilogue, or sums in float32 before that."""
@@ -200,17 +214,17 @@ def emit(spec: Spec) -> Any:
                 if total:
                     with e.when(group == 0):
                         for whole, value in zip(total, sums, strict=True):
-                            e.store(whole, i * (size // 2) + at // 2, value, width // 2)
+                            e.store(whole, (i * size + at) // quarter, value, width // quarter)
                     with e.when(group > 0):
                         for whole, value in zip(total, sums, strict=True):
-                            old = e.load(whole, i * (size // 2) + at // 2, width // 2)
-                            e.store(whole, i * (size // 2) + at // 2, old + value, width // 2)
+                            old = e.load(whole, (i * size + at) // quarter, width // quarter)
+                            e.store(whole, (i * size + at) // quarter, old + value, width // quarter)
                 else:
                     acc.store(ep, views, sums, n, o, start + at, width)
             if total:
                 with e.when(group == spec.groups - 1):
                     for at, width in parts:
-                        sums = [e.load(whole, i * (size // 2) + at // 2, width // 2) for whole in total]
+                        sums = [e.load(whole, (i * size + at) // quarter, width // quarter) for whole in total]
                         acc.store(ep, views, sums, n, o, start + at, width)
 
         def run(n: Any, begin: Any, block: Any, widths: list[int], memory: tuple[Any, Any, list[Any]]) -> None:
@@ -252,7 +266,9 @@ def emit(spec: Spec) -> Any:
             for at in range(0, size, spec.vector):
                 e.store(panel, zeros + at, e.const(0, f"uint8x{spec.vector}"), spec.vector)
             waiting = [e.scratch(room_for_sums, "uint16") for _ in range(2)] if spec.panels > 1 else []
-            total = [e.scratch(room_for_sums, "float32") for _ in range(2)] if spec.groups > 1 else []
+            total = [
+                e.scratch(spec.share * size // quarter, "float32") for _ in range(quarter if spec.groups > 1 else 0)
+            ]
             memory = (panel, waiting, total)
             if full:
                 with e.when(block < full):
@@ -290,12 +306,16 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     pays = long and layer.taps >= 9 * x.channels * len(runs)
     # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
     large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
-    if channel > PANEL or len(places) > taps_limit(x) or not ctx.choices.wants(name, "panel", pays and large):
+    if (
+        channel > PANEL
+        or len(places) > taps_limit(x, layer.quant.top)
+        or not ctx.choices.wants(name, "panel", pays and large)
+    ):
         return False
     most = PANEL // channel
     channels = pick(name, "channels", most, (most // 2, 65535 // channel))
     channels = -(-x.channels // -(-x.channels // max(1, min(channels, 65535 // channel, x.channels))))
-    limit = taps_limit(x)
+    limit = taps_limit(x, layer.quant.top)
     while channels > 1 and _longest(layer.codes[0], channels) > limit:
         channels -= 1
     # A panel is made anew for every job, so jobs have many output channels.
@@ -311,7 +331,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
     ep, beside, out = ctx.epilogue(node, False, x)
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
-    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, taps, runs, channels, groups, unroll)
+    once = next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
+    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, taps, runs, channels, groups, unroll, once)
     own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)

@@ -17,7 +17,7 @@ from ..compat import Emitter, kernel_function
 from ..graph import Fused, Pool
 from ..layout import Halo, Window
 from ..passes.layouts import input_key
-from .epilogue import Epilogue, fill_borders, store_pixels
+from .epilogue import Epilogue, fill_borders, store_bytes, store_pixels
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -37,6 +37,7 @@ class Spec:
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
         epilogue: What follows.
+        plain: Whether the largest bytes are the result as they are, by scales and bounds that change nothing.
     """
 
     kind: Literal["max", "average"]
@@ -46,12 +47,17 @@ class Spec:
     vector: int
     parallel: bool
     epilogue: Epilogue
+    plain: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector if self.plain else self.vector // 4
 
     @property
     def pixels(self) -> int:
         """Elements that the kernel stores in a plane: whole vectors."""
-        lanes = self.vector // 4
-        return -(-self.x.run(self.epilogue.size) // lanes) * lanes
+        return -(-self.x.run(self.epilogue.size) // self.lanes) * self.lanes
 
 
 def divisors(x: Halo, window: Window, size: tuple[int, int, int], length: int, include_pad: bool) -> np.ndarray:
@@ -72,7 +78,7 @@ def divisors(x: Halo, window: Window, size: tuple[int, int, int], length: int, i
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, divisor, <epilogue>``."""
     ep, x, window = spec.epilogue, spec.x, spec.window
-    lanes = spec.vector // 4
+    lanes = spec.lanes
     f32 = f"float32x{lanes}"
     offsets = [x.offset(0, phase, shift) for phase, shift in window.taps()]
     zeros = float(spec.zero * len(offsets))
@@ -90,14 +96,15 @@ def emit(spec: Spec) -> Any:
                     acc = values[0]
                     for value in values[1:]:
                         acc = e.max(acc, value)
-                    acc = e.cast(acc, f32) if x.dtype == "uint8" else acc
+                    acc = e.cast(acc, f32) if x.dtype == "uint8" and not spec.plain else acc
                 else:
                     values = [e.cast(value, f32) if x.dtype == "uint8" else value for value in values]
                     acc = values[0]
                     for value in values[1:]:
                         acc = acc + value
                     acc = (acc - e.const(zeros, f32)) * e.load(divisor, i * lanes, lanes)
-                store_pixels(e, ep, views, acc, n, c, i * lanes, lanes)
+                store = store_bytes if spec.plain else store_pixels
+                store(e, ep, views, acc, n, c, i * lanes, lanes)
             fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
 
     return kernel_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)
@@ -115,7 +122,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, factor, bias - zero * factor)
     ep, beside, out = ctx.epilogue(node, False, x)
     work = x.batch * x.channels * prod(ep.size) * prod(node.window.kernel)
-    spec = Spec(node.kind, x, node.window, quant.zero_point, ctx.target.vector_bytes, work > ctx.serial * 8, ep)
+    changes = (
+        not np.all(numbers["scale"] == 1) or np.any(numbers["bias"]) or tuple(numbers["params"][:3]) != (0, 0, 255)
+    )
+    plain = node.kind == "max" and x.dtype == ep.out.dtype == "uint8" and not changes
+    vector = ctx.target.vector_bytes
+    spec = Spec(node.kind, x, node.window, quant.zero_point, vector, work > ctx.serial * 8, ep, plain)
     params = {"x": asdict(x), "window": asdict(node.window), "size": list(ep.size), "length": spec.pixels}
     made = ctx.constants.add(node.name, "divisor", {}, {**params, "include_pad": node.include_pad})
     window = "x".join(str(k) for k in node.window.kernel if k > 1)

@@ -37,12 +37,14 @@ class Spec:
         target: Where to.
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
+        fma: Whether the target multiplies and adds with one rounding in one instruction.
     """
 
     source: Halo | Strided
     target: Halo | Strided
     vector: int
     parallel: bool
+    fma: bool = False
 
 
 def emit(spec: Spec) -> Any:
@@ -57,19 +59,18 @@ def emit(spec: Spec) -> Any:
         raise ValueError(f"a repack reads planes that are not split into phases, got phase {source.phase}")
 
     # Bytes for a stride of two: even and odd pixels part as the low and high halves of 16-bit words.
-    pairs = source.dtype == target.dtype == "uint8" and phase[2] == 2 and isinstance(source, Halo)
-    most = spec.vector // (1 if source.dtype == target.dtype == "uint8" else 4) // (2 if pairs else 1)
+    pairs = target.dtype == "uint8" and phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
+    most = spec.vector // 2 if pairs else spec.vector // (1 if source.dtype == target.dtype == "uint8" else 4)
 
     def whole(e: Emitter, count: int) -> Iterator[tuple[Any, int]]:
-        """Loops over ``count`` elements: start and width of vectors, as wide as they go."""
-        done, width = 0, most
-        while done < count:
-            while width > count - done:
-                width //= 2
-            rounds = (count - done) // width
-            with e.loop(rounds) as i:
-                yield i * width + done, width
-            done += rounds * width
+        """Loops over ``count`` elements: start and width of vectors. The last one may do elements once more."""
+        if not count:
+            return
+        width = min(most, 1 << count.bit_length() - 1)
+        with e.loop(count // width) as i:
+            yield i * width, width
+        if count % width:
+            yield count - width, width
 
     def split(e: Emitter, dst: Any, value: Any, where: Any, width: int) -> None:
         words = f"uint16x{width}" if width > 1 else "uint16"
@@ -77,6 +78,18 @@ def emit(spec: Spec) -> Any:
         e.store(dst, where, e.cast(word & e.const(255, words), small), width)
         odd = target.plane if isinstance(target, Halo) else 0
         e.store(dst, where + odd, e.cast(word >> e.const(8, words), small), width)
+
+    def quotient(e: Emitter, value: Any, number: list[Any], f32: str) -> Any:
+        """``value / scale``, correctly rounded, without a division a vector; values stay finite, just past the bounds.
+
+        Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990, theorem 8.
+        """
+        scale, zero, low, high = number
+        one = e.const(1.0, f32)
+        value = e.min(e.max(value, (low - zero - one) * scale), (high - zero + one) * scale)
+        inverse = one / scale
+        near = value * inverse
+        return e.fma(e.fma(near, scale * e.const(-1.0, f32), value), inverse, near)
 
     def convert(e: Emitter, value: Any, params: Any, width: int) -> Any:
         if source.dtype == target.dtype:
@@ -86,7 +99,7 @@ def emit(spec: Spec) -> Any:
         number = [e.splat(e.load(params, i), width) for i in range(4)]
         if target.dtype == "float32":
             return (e.cast(value, f32) - number[1]) * number[0]
-        y = e.round(value / number[0]) + number[1]
+        y = e.round(quotient(e, value, number, f32) if spec.fma else value / number[0]) + number[1]
         y = e.min(e.max(y, number[2]), number[3])
         return e.cast(e.cast(y, i32), u8)
 
@@ -121,9 +134,8 @@ def emit(spec: Spec) -> Any:
                     for w, width in whole(e, size[2] - source.dims[2] % 2 if pairs else size[2]):
                         where = address(target, n, c, (d, h, w), part)
                         if pairs:
-                            split(
-                                e, dst, e.load(src, address(source, n, c, (*rows, w * 2), 0), 2 * width), where, width
-                            )
+                            both = e.load(src, address(source, n, c, (*rows, w * 2), 0), 2 * width)
+                            split(e, dst, convert(e, both, params, 2 * width), where, width)
                             continue
                         value = e.load(
                             src, address(source, n, c, (*rows, w * phase[2] + first[2]), 0), width, step_from
@@ -131,6 +143,6 @@ def emit(spec: Spec) -> Any:
                         e.store(dst, where, convert(e, value, params, width), width, step_to)
                     if pairs and source.dims[2] % 2:
                         last = e.load(src, address(source, n, c, (*rows, source.dims[2] - 1), 0))
-                        e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), last)
+                        e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), convert(e, last, params, 1))
 
     return kernel_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..compat import Emitter
-from .epilogue import Epilogue, store_pairs, store_pixels
+from .epilogue import Epilogue, store_four, store_pixels
 
 __all__ = ["Block", "Bytes", "Floats", "Wide"]
 
@@ -30,10 +30,11 @@ class Block(Protocol):
 class Bytes:
     """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
+    parts = 4
+
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e = e
         self.words = [e.local(spec.block * spec.vector // 2, "uint16") for _ in range(2)]
-        self.parts = 2
 
     def zero(self, at: int, width: int) -> None:
         """Begins with nothing."""
@@ -49,15 +50,17 @@ class Bytes:
             e.store(part, at // 2, old + term if sign > 0 else old - term, half)
 
     def sums(self, at: int, width: int) -> list[Any]:
-        """The sums as float32: of all pixels, or of the even and of the odd ones."""
-        e, half = self.e, width // 2
+        """The sums as float32: of every fourth pixel from the first on, from the second on, and so on."""
+        e, half, i32 = self.e, width // 2, f"int32x{width // 4}"
         a, b = (e.load(part, at // 2, half) for part in self.words)
         even = a - (b << e.const(8, f"uint16x{half}"))
-        return [e.cast(e.bits(word, f"int16x{half}"), f"float32x{half}") for word in (even, b)]
+        pairs, shift = [e.bits(word, i32) for word in (even, b)], e.const(16, i32)
+        words = [*((pair << shift) >> shift for pair in pairs), *(pair >> shift for pair in pairs)]
+        return [e.cast(word, f"float32x{width // 4}") for word in words]
 
     def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
         """The epilogue of sums."""
-        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
+        store_four(self.e, ep, views, sums, n, o, p, True, width // 4)
 
     def save(self, memory: list[Any], base: Any, at: int, width: int) -> None:
         """Puts the words aside, from element ``base`` of each of two memories on."""
@@ -73,10 +76,11 @@ class Bytes:
 class Wide:
     """Sums of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
 
+    parts = 1
+
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e = e
         self.total = e.local(spec.block * spec.vector, "uint16")
-        self.parts = 1
 
     def zero(self, at: int, width: int) -> None:
         """Begins with nothing."""
@@ -88,7 +92,7 @@ class Wide:
         self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
 
     def sums(self, at: int, width: int) -> list[Any]:
-        """The sums as float32: of all pixels, or of the even and of the odd ones."""
+        """The sums as float32."""
         e = self.e
         return [e.cast(e.bits(e.load(self.total, at, width), f"int16x{width}"), f"float32x{width}")]
 
@@ -100,10 +104,11 @@ class Wide:
 class Floats:
     """Sums of 32-bit float pixels."""
 
+    parts = 1
+
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e = e
         self.total = e.local(spec.block * spec.vector // 4, "float32")
-        self.parts = 1
 
     def zero(self, at: int, width: int) -> None:
         """Begins with nothing."""
@@ -115,7 +120,7 @@ class Floats:
         self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
 
     def sums(self, at: int, width: int) -> list[Any]:
-        """The sums as float32: of all pixels, or of the even and of the odd ones."""
+        """The sums as float32."""
         return [self.e.load(self.total, at, width)]
 
     def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
