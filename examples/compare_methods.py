@@ -78,7 +78,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 that twice as wide."""
 
 PLANS = {
-    "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=1.5e-3),
+    "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=3e-3),
     "glyphs": Plan("resnet20-s2", 6, 2, precision="bf16-mixed"),
     "cifar10": Plan("resnet20", 200, 100, precision="bf16-mixed"),
 }

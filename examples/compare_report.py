@@ -23,11 +23,14 @@ BASE = "float-base"
 NEARLY = 0.005
 """Scheduled zeros are a whole number of weights, and count as reached if so little is missing."""
 PLAIN_TWN = ("twn", "twn-[0-9]*", "twn-factor-*")
-AGAINST_TWN = {
-    "several levels": ("multilevel-2*", False),
-    "entropy-constrained": ("ec2t-entropy*", False),
-    "distilled": ("*", True),
-}
+AGAINST_TWN = (
+    ("several levels", "multilevel-2*", False, False),
+    ("entropy-constrained", "ec2t-entropy*", False, False),
+    ("distilled", "*", True, False),
+    ("several levels", "multilevel-2*", True, True),
+    ("entropy-constrained", "ec2t-entropy*", True, True),
+)
+"""What is compared with plain TWN: its name, the recipes, whether those are distilled, whether TWN is."""
 
 
 @dataclass(frozen=True)
@@ -149,20 +152,19 @@ def _verdict(what: str, row: Row | None, allowed: float) -> str:
 
 
 def _against_twn(rows: Sequence[Row]) -> list[str]:
-    """Compare the gain of every kind of recipe over plain TWN at equal stored bytes, read between its points."""
-    plain = [row for row in rows if any(fnmatchcase(row.name, pattern) for pattern in PLAIN_TWN)]
-    points = sorted((row.size, row.accuracy) for row in plain if not row.name.endswith("+kd"))
-    # A larger network that is worse says nothing about the method: the best of at most that size counts.
-    curve = [point for point in points if all(point[1] >= other[1] for other in points if other[0] <= point[0])]
+    """Compare every kind of recipe with plain TWN at equal stored bytes, by the points that they lose to float.
+
+    Not by accuracy, because a row may be of fewer seeds than another.
+    """
     lines = []
-    for what, (pattern, distilled) in AGAINST_TWN.items():
+    for what, pattern, distilled, distilled_twn in AGAINST_TWN:
+        curve = _twn_curve(rows, distilled_twn)
         gains = []
-        for row in rows:
-            kind = row.name.removesuffix("+kd"), row.name.endswith("+kd")
+        for row in _of_kind(rows, pattern, distilled):
             reference = interpolate(curve, row.size)
-            if fnmatchcase(kind[0], pattern) and kind[1] == distilled and reference is not None:
-                gains.append((row.accuracy - reference, row))
-        what += " better than plain TWN at equal stored bytes"
+            if reference is not None:
+                gains.append((reference - row.lost, row))
+        what += f" better than {'distilled' if distilled_twn else 'plain'} TWN at equal stored bytes"
         if not gains:
             lines.append(f"- not measured: {what}")
             continue
@@ -172,8 +174,23 @@ def _against_twn(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _twn_curve(rows: Sequence[Row], distilled: bool) -> list[tuple[float, float]]:
+    """Sorted points (bytes, points lost) of plain TWN."""
+    plain = [row for pattern in PLAIN_TWN for row in _of_kind(rows, pattern, distilled)]
+    points = sorted({(row.size, row.lost) for row in plain})
+    # A larger network that is worse says nothing about the method: the best of at most that size counts.
+    return [point for point in points if all(point[1] <= other[1] for other in points if other[0] <= point[0])]
+
+
+def _of_kind(rows: Sequence[Row], pattern: str, distilled: bool) -> list[Row]:
+    names = [(row.name.removesuffix("+kd"), row.name.endswith("+kd")) for row in rows]
+    return [row for row, (name, kd) in zip(rows, names, strict=True) if fnmatchcase(name, pattern) and kd == distilled]
+
+
 def interpolate(curve: Sequence[tuple[float, float]], at: float) -> float | None:
-    """The value of a curve of sorted points at a place between the first and the last; None outside."""
+    """The value of a curve of sorted points: the first one's before it, None after the last or without any."""
+    if curve and at < curve[0][0]:
+        return curve[0][1]
     for (left, low), (right, high) in pairwise(curve):
         if left <= at <= right:
             return high if right == left else low + (high - low) * (at - left) / (right - left)
