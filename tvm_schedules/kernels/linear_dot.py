@@ -1,8 +1,9 @@
 """Linear layers over few rows of 8-bit activations, with dot products; ternary weights stay packed in two bits.
 
-A byte holds the codes of four inputs that are four apart, so that a vector of packed bytes gives, shifted by 0, 2,
-4 and 6 bits, four vectors of codes for the dot product. With unsigned pixels the codes are stored plus one, and the
-sum of the row's pixels is taken off at the end; with signed pixels the codes are sign-extended.
+A byte holds the codes of four inputs that are four apart, so that a vector of packed bytes gives four vectors of codes
+for the dot product. With signed pixels they are shifted and sign-extended. With unsigned ones a mask is enough: each of
+the four places of two bits has a sum of its own, of codes times 1, 4, 16 and 64. The highest place has the byte's sign;
+in the others codes are stored plus one, and the sum of these inputs' pixels is taken off at the end.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Spec", "emit", "lower", "weights"]
 
 
-AHEAD = 1 << 14
-"""How many bytes of weights ahead they are fetched, where a vector is a cache line: they come from far away."""
+AHEAD = {True: 1 << 12, False: 1 << 14}
+"""How many bytes ahead weights, packed ones and others, are fetched where a vector is a cache line: from far away."""
+
+MOST = 1 << 18
+"""Inputs at most: 32-bit sums of 8-bit pixels times 64 hold more."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Spec:
         return 16 if self.ternary else 4
 
     @property
+    def masked(self) -> bool:
+        """Whether masks take packed codes apart."""
+        return self.ternary and not self.dot.signed
+
+    @property
     def steps(self) -> int:
         """Vectors of weights of one block of output channels."""
         return -(-self.inputs // self.step)
@@ -85,7 +94,7 @@ def weights(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int)
         ternary: Whether to pack four codes a byte.
         lanes: Output channels a vector.
         tile: Vectors a block.
-        plus: What is added to a code before it is stored.
+        plus: What is added to a code before it is stored in one of the lower three places of a byte.
 
     Returns:
         uint8 or int8 ``[blocks, steps, tile, lanes, 4]``; what is past the ends counts as zero.
@@ -94,7 +103,7 @@ def weights(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int)
     step = 16 if ternary else 4
     blocks, steps = -(-outputs // (lanes * tile)), -(-inputs // step)
     full = np.zeros((blocks * tile * lanes, steps * step), np.int8)
-    full[:outputs, :inputs] = values + plus
+    full[:outputs, :inputs] = values + plus * (np.arange(inputs) % 16 < 12)
     parts = full.reshape(blocks, tile, lanes, steps, step // 4, 4).transpose(4, 0, 3, 1, 2, 5)
     if not ternary:
         return np.ascontiguousarray(parts[0])
@@ -109,13 +118,14 @@ def emit(spec: Spec) -> Any:
     u8 = f"uint8x{size}"
     parts = spec.step // 4
 
+    masked = spec.masked
+
     def codes(e: Emitter, packed: Any, part: int) -> Any:
         if not spec.ternary:
             return packed
-        if dot.signed:
-            return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), f"int8x{size}") >> e.const(6, f"int8x{size}"), u8)
-        words = e.bits(packed, f"uint16x{size // 2}") >> e.const(2 * part, f"uint16x{size // 2}")
-        return e.bits(words, u8) & e.const(3, u8)
+        if masked:
+            return packed & e.const(3 << 2 * part, u8)
+        return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), f"int8x{size}") >> e.const(6, f"int8x{size}"), u8)
 
     def body(e: Emitter, *pointers: Any) -> None:
         # Up to one step of inputs past the end is read; weights there are zero.
@@ -125,16 +135,17 @@ def emit(spec: Spec) -> Any:
         params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[5], spec.batch * O, spec.out)
 
         def total(m: Any) -> Any:
-            """The sum of a row's pixels, which codes plus one count once too often."""
+            """The sum of the pixels whose codes count one too much."""
             acc, single = e.local(lanes, "int32"), e.local(1, "int32")
             e.store(acc, 0, e.const(0, i32), lanes)
             e.store(single, 0, e.integer(0))
-            ones = e.const(1, f"int8x{size}")
+            which = [i if i % 16 < 12 else size + i for i in range(size)]
+            ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
             with e.loop(K // size) as k:
                 e.store(acc, 0, dot(e, e.load(acc, 0, lanes), e.load(x, m * K + k * size, size), ones), lanes)
             with e.loop(lanes) as i:
                 e.store(single, 0, e.load(single, 0) + e.load(acc, i))
-            with e.loop(K % size) as k:
+            with e.loop(K % size) as k, e.when(k % 16 < 12):
                 e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
             return e.load(single, 0)
 
@@ -156,24 +167,26 @@ def emit(spec: Spec) -> Any:
 
         with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
             m, block = job // spec.blocks, job % spec.blocks
-            acc = [e.local(lanes, "int32") for _ in range(tile)]
-            for part in acc:
+            sums = parts if masked else 1
+            acc = [[e.local(lanes, "int32") for _ in range(sums)] for _ in range(tile)]
+            for part in (part for each in acc for part in each):
                 e.store(part, 0, e.const(0, i32), lanes)
             with e.loop(spec.steps) as s:
                 at = (block * spec.steps + s) * (tile * size)
                 for t in range(tile if size == ALIGN else 0):
-                    e.prefetch(values, at + AHEAD + t * size)
+                    e.prefetch(values, at + AHEAD[spec.ternary] + t * size)
                 packed = [e.load(values, at + t * size, size) for t in range(tile)]
                 for part in range(parts):
                     first = m * K + s * spec.step + 4 * part
                     quad = e.splat(e.bits(e.load(x, first, 4), "int32"), lanes)
                     pixels = dot.pixels(e, e.bits(quad, u8))
                     for t in range(tile):
-                        weight = e.bits(codes(e, packed[t], part), f"int8x{size}")
-                        e.store(acc[t], 0, dot(e, e.load(acc[t], 0, lanes), pixels, weight), lanes)
-            extra = total(m) if spec.ternary and not dot.signed else None
+                        own, weight = acc[t][part % sums], e.bits(codes(e, packed[t], part), f"int8x{size}")
+                        e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
+            extra = total(m) if masked else None
             for t in range(tile):
-                value = e.load(acc[t], 0, lanes)
+                found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[t])]
+                value = sum(found[1:], found[0])
                 value = value - e.splat(extra, lanes) if extra is not None else value
                 finish(e.cast(value, f32), m, (block * tile + t) * lanes)
 
@@ -206,11 +219,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
             return False
         arrays, stored = {"values": values}, values.nbytes
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
+    if inputs > MOST:
+        return False
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
-    tile = ctx.choices.pick(
-        node.name, "tile", min(8 if dot.lanes == 16 else 4, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors]
-    )
+    usual = 8 if dot.lanes == 16 and not ternary else 4
+    tile = ctx.choices.pick(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
     parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
     spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)
@@ -221,7 +235,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
     source = ctx.plain(node.inputs[0])
     params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else [], "ternary": ternary}
-    params |= {"lanes": dot.lanes, "tile": tile, "plus": int(ternary and not dot.signed)}
+    params |= {"lanes": dot.lanes, "tile": tile, "plus": int(spec.masked)}
     made = ctx.constants.add(node.name, "linear_dot", arrays, params)
     numeric = ctx.constants.add(node.name, "raw", numbers)
     reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"

@@ -298,7 +298,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     x, rows = layer.x, layer.weight.channels
     vectors = -(-x.run(layer.window.output(x.dims)) // vector)
     pick, name = ctx.choices.pick, node.name
-    block = pick(name, "block", min(2, vectors), range(1, min(4, vectors) + 1))
+    # Of few blocks an odd one would be waited for by a second thread.
+    usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
+    block = pick(name, "block", usual, range(1, min(4, vectors) + 1))
     runs, places = copies(layer.window, x, block * vector)
     channel = sum(length for _, length in runs)
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
