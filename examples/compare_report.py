@@ -161,8 +161,10 @@ def _against_twn(rows: Sequence[Row]) -> list[str]:
         curve = _twn_curve(rows, distilled_twn)
         gains = []
         for row in _of_kind(rows, pattern, distilled):
-            reference = interpolate(curve, row.size)
-            if reference is not None:
+            smaller = bool(curve) and row.size < curve[0][0]
+            reference = curve[0][1] if smaller else interpolate(curve, row.size)
+            # Whoever is better than a larger network is so at equal size, too; whoever is worse may not be.
+            if reference is not None and not (smaller and row.lost >= reference):
                 gains.append((reference - row.lost, row))
         what += f" better than {'distilled' if distilled_twn else 'plain'} TWN at equal stored bytes"
         if not gains:
@@ -188,10 +190,8 @@ def _of_kind(rows: Sequence[Row], pattern: str, distilled: bool) -> list[Row]:
 
 
 def interpolate(curve: Sequence[tuple[float, float]], at: float) -> float | None:
-    """The value of a curve of sorted points: the first one's before it, None after the last or without any."""
-    if curve and at < curve[0][0]:
-        return curve[0][1]
-    for (left, low), (right, high) in pairwise(curve):
+    """The value of a curve of sorted points at a place between the first and the last; None outside."""
+    for (left, low), (right, high) in pairwise([*curve, *curve[-1:]]):
         if left <= at <= right:
             return high if right == left else low + (high - low) * (at - left) / (right - left)
     return None
