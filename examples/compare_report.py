@@ -22,6 +22,9 @@ BASE = "float-base"
 """The row of the float network of another size that all others are compared with."""
 NEARLY = 0.005
 """Scheduled zeros are a whole number of weights, and count as reached if so little is missing."""
+DEEPEST = 15.0
+"""Points below float down to which rows are drawn."""
+DISTILLED = ", distilled"
 PLAIN_TWN = ("twn", "twn-[0-9]*", "twn-factor-*")
 AGAINST_TWN = (
     ("several levels", "multilevel-2*", False, False),
@@ -198,10 +201,14 @@ def interpolate(curve: Sequence[tuple[float, float]], at: float) -> float | None
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against zeros, entropy, stored bytes and operations, as SVG or PNG by the name's ending."""
+    """Accuracy against zeros, entropy, stored bytes and operations, as SVG or PNG by the name's ending.
+
+    What is more than ``DEEPEST`` points below float is not drawn.
+    """
     import matplotlib
 
     matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "compare"  # the same rows give the same file
     from matplotlib import pyplot
 
     baseline = rows[0]
@@ -217,37 +224,41 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         for name, (colour, marker, members) in _kinds(ternary).items():
             points = [(value(row), row.accuracy) for row in members]
             if points:
-                axis.scatter(*zip(*points, strict=True), s=28, c=colour, marker=marker, label=name, alpha=0.85)
+                faces = "none" if name.endswith(DISTILLED) else colour
+                axis.scatter(
+                    *zip(*points, strict=True), s=30, marker=marker, facecolors=faces, edgecolors=colour, label=name
+                )
         axis.axhline(baseline.accuracy, color="black", linewidth=1, label=baseline.name)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("accuracy, %")
     lowest = min(row.accuracy for row in ternary) if ternary else baseline.accuracy
-    axes[0].set_ylim(max(lowest - 0.5, baseline.accuracy - 12), None)
-    axes[-1].legend(fontsize=8, loc="lower right")
+    axes[0].set_ylim(max(lowest - 0.5, baseline.accuracy - DEEPEST), None)
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 
 
 def _kinds(rows: Sequence[Row]) -> dict[str, tuple[str, str, list[Row]]]:
-    """Rows by what is drawn alike: colour, marker, rows."""
+    """Rows by what is drawn alike: colour, marker, rows. Distilled ones are drawn open."""
+    looks = {
+        "one level, own zeros": ("tab:blue", "o"),
+        "one level, pruned": ("tab:orange", "s"),
+        "several levels": ("tab:green", "^"),
+        "EC2T": ("tab:red", "D"),
+    }
     kinds: dict[str, tuple[str, str, list[Row]]] = {
-        "one level, own zeros": ("tab:blue", "o", []),
-        "one level, pruned": ("tab:orange", "s", []),
-        "several levels": ("tab:green", "^", []),
-        "EC2T": ("tab:red", "D", []),
-        "distilled": ("tab:purple", "*", []),
+        name + suffix: (*look, []) for suffix in ("", DISTILLED) for name, look in looks.items()
     }
     for row in rows:
         several = "-2" in row.name and not row.name.startswith("twn")
-        if row.name.endswith("+kd"):
-            name = "distilled"
-        elif row.name.startswith("ec2t"):
+        if row.name.startswith("ec2t"):
             name = "EC2T"
         else:
             name = "several levels" if several else "one level, own zeros" if row.zeros is None else "one level, pruned"
-        kinds[name][2].append(row)
+        kinds[name + DISTILLED * row.name.endswith("+kd")][2].append(row)
     return kinds
 
 
