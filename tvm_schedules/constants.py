@@ -13,7 +13,18 @@ import numpy as np
 
 from .gpu import conv_dot as gpu_conv_dot
 from .gpu import linear_dot as gpu_linear_dot
-from .kernels import bitplanes, dense, dense_dot, depthwise_dot, linear, linear_dot, panel, pool, popcount_linear, taps
+from .kernels import (
+    bitplanes,
+    dense,
+    dense_dot,
+    depthwise_dot,
+    linear,
+    linear_dot,
+    panel_lists,
+    pool,
+    popcount_linear,
+    taps,
+)
 from .layout import Halo, Window
 from .tensor import TernaryTensor, unpack_int2
 
@@ -71,7 +82,7 @@ def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes = _values(arrays, params)
     flat = codes.reshape(*codes.shape[:2], -1)
-    return panel.lists(
+    return panel_lists.lists(
         flat, **{k: params[k] for k in ("places", "channel", "limit", "share", "unroll")}, panel=params["channels"]
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
-from tvm_schedules.kernels import panel
+from tvm_schedules.kernels import panel, panel_lists
 from tvm_schedules.layout import Halo, Window
 from tvm_schedules.targets import resolve
 
@@ -93,10 +93,10 @@ def test_threads_do_not_change_the_result() -> None:
 def test_taps_a_line_apart_share_their_pixels() -> None:
     window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
     wide = Halo(1, 4, (1, 30, 60), "uint8", (30, 64), (0, 1, 1), (0, 1, 1))
-    runs, places = panel.copies(window, wide, 128)
+    runs, places = panel_lists.copies(window, wide, 128)
     assert sorted(length for _, length in runs) == [256, 256, 256]
     assert len(set(places)) == 9
-    assert len(panel.copies(window, replace(wide, pitch=(30, 61)), 128)[0]) == 9
+    assert len(panel_lists.copies(window, replace(wide, pitch=(30, 61)), 128)[0]) == 9
 
 
 def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:

@@ -203,7 +203,14 @@ BLOCKS = {4: (4, 1.0), 3: (8, 1.1), 2: (14, 1.1), 1: (14, 1.2)}
 
 def _blocks(vectors: int) -> tuple[int, int]:
     """Output channels and vectors of pixels a register block, for an image of so many vectors."""
-    block = min(BLOCKS, key=lambda size: -(-vectors // size) * size * BLOCKS[size][1])
+
+    def time(size: int) -> float:
+        blocks = -(-vectors // size)
+        # Of few blocks an odd one would be waited for by a second thread.
+        jobs = blocks + (blocks % 2 if blocks < 9 else 0)
+        return jobs * size * BLOCKS[size][1]
+
+    block = min(BLOCKS, key=time)
     return BLOCKS[block][0], block
 
 
