@@ -4,7 +4,6 @@
     python -m examples.compare_methods --data glyphs --network resnet20-s2
     python -m examples.compare_methods --data cifar10 --root DIR --network resnet20 --float-epochs 200 --epochs 200
     python -m examples.compare_methods --data glyphs --recipes 'twn*' --distill --seeds 0
-    python -m examples.compare_methods --data glyphs --network resnet20-s2-w32 --base resnet20-s2 --epochs 8 --distill
     python -m examples.compare_methods --data glyphs --report
 
 Every run leaves a JSON file; a later call skips it. Test images are looked at once, when a run is over. Seed 0 of
@@ -72,10 +71,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet20": lambda classes: CifarResNet(3, classes),
     "resnet20-w8": lambda classes: CifarResNet(3, classes, width=8),
     "resnet20-s2": lambda classes: CifarResNet(3, classes, stride=2),
-    "resnet20-s2-w32": lambda classes: CifarResNet(3, classes, width=32, stride=2),
 }
-"""By name: the network of ``examples.digits``, ResNet-20, the same half as wide, the same at half the resolution, and
-that twice as wide."""
+"""By name: the network of ``examples.digits``, ResNet-20, the same half as wide, the same at half the resolution."""
 
 PLANS = {
     "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=3e-3),
@@ -182,9 +179,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--train-images", type=int, default=49_600, help="glyphs (default: %(default)s)")
     made.add_argument("--test-images", type=int, default=9_920, help="glyphs (default: %(default)s)")
     made.add_argument("--network", choices=sorted(NETWORKS), help="(default: what suits the data)")
-    made.add_argument(
-        "--base", choices=sorted(NETWORKS), help="compare with the float accuracy of this network (trained before)"
-    )
     made.add_argument("--float-epochs", type=int, help="of the float network")
     made.add_argument("--epochs", type=int, help="of every recipe")
     made.add_argument("--precision", help="of Lightning's Trainer")
@@ -226,8 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for seed in (int(text) for text in options.seeds.split(",")):
                 for recipe in chosen:
                     progress.done(comparison.run(recipe, seed, options.distill))
-    base = None if options.base is None else options.output / f"{options.data}-{options.base}"
-    report(output, options.data, [recipe.name for recipe in RECIPES], base)
+    report(output, options.data, [recipe.name for recipe in RECIPES])
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ AIMS: dict[str, dict[float, float]] = {
 }
 """Points that a network may lose against float, by its share of zeros. On digits every recipe of that share is meant
 (0: its own one), on glyphs the best of at least that share."""
-BASE = "float-base"
-"""The row of the float network of another size that all others are compared with."""
 NEARLY = 0.005
 """Scheduled zeros are a whole number of weights, and count as reached if so little is missing."""
 DEEPEST = 15.0
@@ -65,13 +63,8 @@ class Row:
     operations: float
 
 
-def rows_of(folder: Path, order: Sequence[str], base: Path | None = None) -> list[Row]:
+def rows_of(folder: Path, order: Sequence[str]) -> list[Row]:
     """Read ``seed-*/*.json`` below a folder; the float network comes first, recipes follow in ``order``.
-
-    Args:
-        folder: Of the runs.
-        order: Names of the recipes.
-        base: Folder of a smaller network whose float accuracy is what counts as lost; it is the first row then.
 
     Raises:
         FileNotFoundError: There is no float network.
@@ -82,13 +75,8 @@ def rows_of(folder: Path, order: Sequence[str], base: Path | None = None) -> lis
         runs.setdefault(path.stem, []).append(found)
     if "float" not in runs:
         raise FileNotFoundError(f"{folder} has no seed-*/float.json: nothing was trained yet")
-    reference = runs["float"]
-    if base is not None:
-        reference = runs[BASE] = [json.loads(path.read_text()) for path in sorted(base.glob("seed-*/float.json"))]
-        if not reference:
-            raise FileNotFoundError(f"{base} has no seed-*/float.json, which other networks are compared with")
-    floats = {run["seed"]: run["accuracy"] for run in reference}
-    places = {name: place for place, name in enumerate([BASE, "float", *order])}
+    floats = {run["seed"]: run["accuracy"] for run in runs["float"]}
+    places = {name: place for place, name in enumerate(["float", *order])}
     names = sorted(runs, key=lambda name: (places.get(name.removesuffix("+kd"), len(places)), name))
     return [_row(name, [run for run in runs[name] if run["seed"] in floats], floats) for name in names]
 
@@ -122,7 +110,7 @@ def table(rows: Sequence[Row]) -> str:
         spread = "" if row.spread is None else f" ± {row.spread:.2f}"
         zeros = "" if row.sparsity is None else f"{100 * row.sparsity:.1f}"
         bits = "" if row.entropy is None else f"{row.entropy:.2f}"
-        lost = "" if row is rows[0] else f"{row.lost:.2f}"
+        lost = "" if row.name == "float" else f"{row.lost:.2f}"
         cells = [row.name, str(row.seeds), f"{row.accuracy:.2f}{spread}", lost, zeros, bits]
         lines.append("| " + " | ".join([*cells, f"{row.size / 1e3:.1f}", f"{row.operations / 1e6:.2f}"]) + " |")
     return "\n".join(lines)
@@ -211,7 +199,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "compare"  # the same rows give the same file
     from matplotlib import pyplot
 
-    baseline = rows[0]
+    baseline = next(row for row in rows if row.name == "float")
     ternary = [row for row in rows if row.sparsity is not None]
     axes_of = {
         "zeros, %": lambda row: 100 * row.sparsity,
@@ -228,7 +216,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 axis.scatter(
                     *zip(*points, strict=True), s=30, marker=marker, facecolors=faces, edgecolors=colour, label=name
                 )
-        axis.axhline(baseline.accuracy, color="black", linewidth=1, label=baseline.name)
+        axis.axhline(baseline.accuracy, color="black", linewidth=1, label="float")
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("accuracy, %")
@@ -262,12 +250,9 @@ def _kinds(rows: Sequence[Row]) -> dict[str, tuple[str, str, list[Row]]]:
     return kinds
 
 
-def report(folder: Path, data: str, order: Sequence[str], base: Path | None = None) -> None:
-    """Write ``summary.json``, ``table.md`` and ``plot.svg`` into a folder, and print table and aims.
-
-    Arguments are those of :func:`rows_of`, and the name of the data set, whose aims are checked.
-    """
-    rows = rows_of(folder, order, base)
+def report(folder: Path, data: str, order: Sequence[str]) -> None:
+    """Write ``summary.json``, ``table.md`` and ``plot.svg`` into a folder, and print table and aims."""
+    rows = rows_of(folder, order)
     text = table(rows) + "\n\n" + "\n".join(check(rows, data)) + "\n"
     summary = {"data": data, "rows": [{k: _short(v) for k, v in vars(row).items()} for row in rows]}
     for name, content in (("table.md", text), ("summary.json", json.dumps(summary, indent=1) + "\n")):

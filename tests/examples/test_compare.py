@@ -187,7 +187,6 @@ def test_networks() -> None:
     assert found["resnet20-w8"]["bytes"] == pytest.approx(found["resnet20"]["bytes"] / 4, rel=0.03)
     assert found["resnet20-s2"]["bytes"] == found["resnet20"]["bytes"]
     assert found["resnet20-s2"]["multiplies"] == pytest.approx(found["resnet20"]["multiplies"] / 4, rel=0.01)
-    assert found["resnet20-s2-w32"]["bytes"] == pytest.approx(4 * found["resnet20-s2"]["bytes"], rel=0.03)
 
 
 def image_of(network: str) -> Tensor:
@@ -331,28 +330,6 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "table.md").read_text() == printed.removesuffix("\n")
     assert json.loads((tmp_path / "summary.json").read_text())["rows"][0]["name"] == "float"
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
-
-
-def test_a_wider_network_is_compared_with_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base, wide = tmp_path / "base", tmp_path / "wide"
-    for seed, reached in ((0, 0.90), (1, 0.92)):
-        run_file(base, "float", seed, accuracy=reached, bytes=1000)
-    run_file(wide, "float", 1, accuracy=0.95, bytes=4000)
-    run_file(wide, "twn-95", 1, accuracy=0.91, sparsity=0.95, entropy=0.3, zeros=0.95, bytes=100)
-    with pytest.raises(FileNotFoundError, match="nowhere has no seed"):
-        compare_report.report(wide, "glyphs", ["twn-95"], tmp_path / "nowhere")
-    compare_report.report(wide, "glyphs", ["twn-95"], base)
-    rows = {row.name: row for row in compare_report.rows_of(wide, ["twn-95"], base)}
-    assert list(rows) == ["float-base", "float", "twn-95"]
-    assert rows["float-base"].size == 1000
-    assert rows["float-base"].accuracy == pytest.approx(91)
-    # Against the base network of the same seed, 92 %.
-    assert rows["float"].lost == pytest.approx(-3)
-    assert rows["twn-95"].lost == pytest.approx(1)
-    printed = capsys.readouterr().out
-    assert "| float-base | 2 | 91.00 ± 1.41 |  |" in printed
-    assert "| float | 1 | 95.00 | -3.00 |" in printed
-    assert "- reached: the best at 95% zeros within 2.0 points of float: twn-95 loses 1.00" in printed
 
 
 def test_aims_of_the_digits_name_every_miss() -> None:
