@@ -234,7 +234,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run the board's Python until it ends, see :func:`command`; ``timeout`` is in seconds.
 
-    It is a long one: beside busy processes emulated threads that wait for each other take fifty times as long.
+    It is a long one: beside busy processes emulated threads that wait for each other take dozens of times as long.
     """
     return subprocess.run(command(arguments, cpu, emulator), capture_output=True, text=True, timeout=timeout)
 
