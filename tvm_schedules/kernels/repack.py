@@ -82,7 +82,8 @@ def emit(spec: Spec) -> Any:
     def quotient(e: Emitter, value: Any, number: list[Any], f32: str) -> Any:
         """``value / scale``, correctly rounded, without a division a vector; values stay finite, just past the bounds.
 
-        Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990, theorem 8.
+        One step of correction by the remainder, which is exact: Markstein, "Computation of elementary functions on the
+        IBM RISC System/6000 processor", 1990.
         """
         scale, zero, low, high = number
         one = e.const(1.0, f32)
