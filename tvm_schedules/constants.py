@@ -1,7 +1,7 @@
 """Expands what an artifact stores into what the kernels read: numpy only, once, when a library is loaded.
 
-Weights are stored in two bits each; a kernel wants lists of offsets. A plan names for every constant a recipe of
-this file, its arguments and the stored arrays it starts from.
+Weights are stored in about as many bits as they have entropy (:mod:`.huffman`); a kernel wants lists of offsets. A plan
+names for every constant a recipe of this file, its arguments and the stored arrays it starts from.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .kernels import (
     taps,
 )
 from .layout import Halo, Window
-from .tensor import TernaryTensor, unpack_int2
+from .tensor import TernaryTensor
 
-__all__ = ["RECIPES", "decode", "expand", "halo_from", "window_from"]
+__all__ = ["RECIPES", "expand", "halo_from", "window_from"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,16 +46,11 @@ def window_from(data: Mapping[str, Any]) -> Window:
     return Window(pads=(first, second, third), **fields)
 
 
-def decode(codes: np.ndarray, shape: list[int], positive: np.ndarray, negative: np.ndarray) -> TernaryTensor:
-    """A ternary weight from its stored form: packed codes ``[terms, bytes]`` and their levels."""
-    return TernaryTensor(np.stack([unpack_int2(term, tuple(shape[1:])) for term in codes]), positive, negative)
-
-
 def _values(arrays: Arrays, params: dict[str, Any]) -> np.ndarray:
     """8-bit weights, or the codes of a ternary weight of one term."""
     if "codes" not in arrays:
         return arrays["values"]
-    return decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]).codes[0]
+    return TernaryTensor.from_stored(arrays, params["shape"]).codes[0]
 
 
 def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -63,7 +58,7 @@ def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _rows(arrays: Arrays, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    codes, levels = taps.split_levels(decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"]))
+    codes, levels = taps.split_levels(TernaryTensor.from_stored(arrays, params["shape"]))
     # The epilogue's scale holds the only level.
     return codes, np.ones_like(levels) if len(codes) == 1 else levels
 
@@ -134,7 +129,7 @@ def _divisor(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     if "codes" in arrays:
-        weight = decode(arrays["codes"], params["shape"], arrays["positive"], arrays["negative"])
+        weight = TernaryTensor.from_stored(arrays, params["shape"])
         values = weight.codes[0] if params["dtype"] == "int8" else weight.dequantize()
     else:
         values = arrays["values"]

@@ -29,7 +29,7 @@ class Layer:
         terms: Number of ternary terms, 0 for others.
         sparsity: Share of zeros, in [0, 1].
         entropy: Bits of information per weight (see ``TernaryTensor.entropy``), None for others.
-        bits: Bits per weight as stored, levels included.
+        bits: Bits per weight as stored, in the artifact if it is one, with levels that are stored beside it.
         levels: Smallest and largest level, None for others.
         bytes: Stored bytes.
         kernel: Kernel that runs it, None outside of an artifact.
@@ -197,7 +197,9 @@ def _artifact(path: Path) -> Inspection:
     layers = []
     for node, layer in found:
         step = kernels.get(node) or kernels.get(layer.name) or {}
-        layers.append(Layer(**{**asdict(layer), "kernel": step.get("kernel"), "reason": step.get("reason")}))
+        # The ONNX file has two bits a weight; the artifact's own form is smaller.
+        own = {key: step[key] for key in ("bits", "bytes", "kernel", "reason") if key in step}
+        layers.append(Layer(**asdict(layer) | own))
     files = {name: entry["bytes"] for name, entry in metadata["files"].items()}
     keys = ("created", "target", "quantisation", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}

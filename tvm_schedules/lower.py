@@ -308,7 +308,8 @@ class Lowering:
         if isinstance(weight, TernaryTensor):
             levels = np.stack([weight.positive, weight.negative])
             entry |= {"terms": weight.terms, "sparsity": weight.sparsity(), "entropy": weight.entropy()}
-            entry |= {"bits": weight.bits(), "bytes": weight.nbytes()}
+            stored = sum(array.nbytes for array in weight.stored.values())
+            entry |= {"bits": 8 * stored / max(1, weight.codes[0].size), "bytes": stored}
             entry["levels"] = [float(levels.min()), float(levels.max())]
         else:
             entry |= {"terms": 0, "sparsity": float((weight.values == 0).mean()), "entropy": None, "levels": []}

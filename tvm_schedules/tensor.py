@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from . import huffman
 
 Array = npt.NDArray[Any]
 
@@ -146,13 +150,28 @@ class TernaryTensor:
         codes = self.codes * self._spread(np.sign(factor)[None]).astype(np.int8)
         return TernaryTensor(codes, positive, negative, self.channel_axis)
 
-    def pack(self) -> Array:
-        """Return the codes as two-bit two's complement, uint8 ``[terms, ceil(n / 4)]``.
+    @cached_property
+    def stored(self) -> dict[str, Array]:
+        """What an artifact keeps: ``codes`` by :func:`.huffman.encode`, ``positive``, ``negative`` where it differs.
 
-        Four codes share a byte, the first in the least significant bits, as ONNX stores INT2; the last byte is filled
-        with zeros.
+        One term whose signs share their levels comes without them, and back with ones: kernels have the levels in the
+        scale of their epilogue.
         """
-        return np.stack([pack_int2(term) for term in self.codes])
+        arrays = {"codes": huffman.encode(self.codes)}
+        if self.terms > 1 or not self.is_symmetric:
+            arrays["positive"] = self.positive
+        return arrays if self.is_symmetric else arrays | {"negative": self.negative}
+
+    @staticmethod
+    def from_stored(arrays: Mapping[str, Array], shape: Sequence[int]) -> TernaryTensor:
+        """The weight of the arrays ``stored`` and the shape of its codes ``[terms, *weight.shape]``.
+
+        Raises:
+            ValueError: The arrays do not fit the shape.
+        """
+        codes = huffman.decode(arrays["codes"], shape[0], int(np.prod(shape[1:], dtype=np.int64)))
+        positive = arrays["positive"] if "positive" in arrays else np.ones((shape[0], 1), np.float32)
+        return TernaryTensor(codes.reshape(shape), positive, arrays.get("negative", positive))
 
     @staticmethod
     def from_values(weight: Array, channel_axis: int = 0) -> TernaryTensor | None:
@@ -186,20 +205,6 @@ def pack_int2(codes: Array) -> Array:
     flat = np.concatenate([flat, np.zeros(-flat.size % 4, flat.dtype)])
     quads = (flat.astype(np.int8).view(np.uint8) & 3).reshape(-1, 4)
     return (quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6).astype(np.uint8)
-
-
-def unpack_int2(packed: Array, shape: tuple[int, ...]) -> Array:
-    """Invert :func:`pack_int2`: int8 array of ``shape`` from ``ceil(n / 4)`` bytes.
-
-    Raises:
-        ValueError: The number of bytes does not fit the shape.
-    """
-    count = int(np.prod(shape, dtype=np.int64))
-    if packed.size != (count + 3) // 4:
-        raise ValueError(f"a 2-bit tensor of shape {shape} takes {(count + 3) // 4} bytes, got {packed.size}")
-    fields = (packed.reshape(-1, 1).astype(np.uint8) >> np.array([0, 2, 4, 6], np.uint8)) & 3
-    codes = fields.reshape(-1)[:count].astype(np.int8)
-    return np.where(codes > 1, codes - 4, codes).astype(np.int8).reshape(shape)
 
 
 def _row_levels(rows: Array) -> tuple[Array, Array] | None:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tern_lightning.tensor import TernaryTensor
+from tvm_schedules import huffman
 
-Format = Literal["two_bit", "mask_sign", "trits", "csr"]
+Format = Literal["two_bit", "mask_sign", "trits", "csr", "huffman"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def code_bytes(ternary: TernaryTensor, form: Format) -> int | None:
-    """Bytes of the codes of all terms in a format, by its formula; None where the format cannot hold them.
+    """Bytes of the codes of all terms in a format; None where the format cannot hold them.
 
     For a term of n weights, z of them not zero, in rows of output channels: ``two_bit`` n/4, ``mask_sign`` n/8 + z/8,
     ``trits`` n/5 (five codes a byte), ``csr`` 2 z + z/8 + 2 (rows + 1) (16-bit columns and row starts, sign bits; at
-    most 65535 non-zero weights and 65536 columns). Every part is rounded up to bytes.
+    most 65535 non-zero weights and 65536 columns). Every part is rounded up to bytes. ``huffman``, in which exported
+    libraries keep codes, has no formula, but is close to the entropy; see :mod:`tvm_schedules.huffman`.
 
     Raises:
         ValueError: There is no such format.
     """
     if form not in FORMATS:
         raise ValueError(f"form must be one of {FORMATS}, got {form!r}")
+    if form == "huffman":
+        return len(encode(ternary, form))
     total = 0
     for term in ternary.codes:
         n, z, rows = term.numel(), int((term != 0).sum()), term.shape[ternary.channel_axis]
@@ -45,6 +51,8 @@ def encode(ternary: TernaryTensor, form: Format) -> bytes:
     Raises:
         ValueError: There is no such format, or it cannot hold the codes.
     """
+    if form == "huffman":
+        return huffman.encode(ternary.codes.cpu().numpy()).tobytes()
     if code_bytes(ternary, form) is None:
         raise ValueError(f"format {form!r} holds at most 65535 non-zero weights in rows of at most 65536")
     return b"".join(_encode(term.movedim(ternary.channel_axis, 0).flatten(1).cpu(), form) for term in ternary.codes)
@@ -52,6 +60,9 @@ def encode(ternary: TernaryTensor, form: Format) -> bytes:
 
 def decode(data: bytes, shape: tuple[int, ...], terms: int, form: Format, channel_axis: int = 0) -> Tensor:
     """Read the codes that :func:`encode` wrote, int8 ``[terms, *shape]``."""
+    if form == "huffman":
+        joint = huffman.decode(np.frombuffer(data, np.uint8), terms, math.prod(shape))
+        return torch.from_numpy(joint).reshape(terms, *shape)
     moved = torch.empty(shape, device="meta").movedim(channel_axis, 0).shape
     found = []
     rest = torch.tensor(list(data), dtype=torch.uint8)
@@ -63,7 +74,10 @@ def decode(data: bytes, shape: tuple[int, ...], terms: int, form: Format, channe
 
 
 def entropy_bytes(ternary: TernaryTensor) -> float:
-    """Bytes of the codes under an ideal code for independent weights, a lower bound of every format above."""
+    """Bytes of the codes under an ideal code for independent weights, a lower bound of formats without a search.
+
+    ``huffman`` may be shorter where weights are not independent, as with pruned channels.
+    """
     return ternary.entropy() * ternary.codes[0].numel() / 8
 
 

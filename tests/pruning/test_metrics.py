@@ -203,7 +203,7 @@ def test_metrics_add_layers_up():
 def test_errors():
     ternary = twn(torch.randn(3, 4))
     with pytest.raises(ValueError, match="form must be one of"):
-        code_bytes(ternary, "huffman")
+        code_bytes(ternary, "zip")
     with pytest.raises(ValueError, match="side must be"):
         channel_sparsity(ternary, "left")
     with pytest.raises(ValueError, match="reference must be one of"):

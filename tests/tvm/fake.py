@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tvm_schedules import compat, onnxtools
-from tvm_schedules.tensor import TernaryTensor, pack_int2, unpack_int2
+from tvm_schedules import compat, huffman, onnxtools
+from tvm_schedules.tensor import TernaryTensor, pack_int2
 
 N, K = 3, 8
 
@@ -127,13 +127,13 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
         ],
         "layers": [layer],
     }
-    arrays = {"codes": tensor.pack()[0], "scale": scale, "bias": bias}
+    arrays = {"codes": tensor.stored["codes"], "scale": scale, "bias": bias}
     return Compiled(compat.build_module(functions, exported, target.tvm), plan, arrays)
 
 
 def expand(plan: dict[str, Any], arrays: Any) -> np.ndarray:
     """As ``constants.expand``."""
-    weight = unpack_int2(arrays["codes"], (K, N)) * arrays["scale"]
+    weight = huffman.decode(arrays["codes"], 1, K * N).reshape(K, N) * arrays["scale"]
     return np.concatenate([weight, arrays["bias"][None]]).astype(np.float32).reshape(-1).view(np.uint8)
 
 

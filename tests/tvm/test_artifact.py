@@ -255,7 +255,7 @@ def test_changed_metadata_is_found(built: Path, tmp_path: Path) -> None:
     good = json.loads(path.read_text())
     for change, message in (
         ({"steps": []}, "changed after it was written"),
-        ({"version": 99}, "artifact version 99, this package reads version 3"),
+        ({"version": 99}, "artifact version 99, this package reads version 4"),
         ({"format": "x"}, "does not say format"),
     ):
         path.write_text(json.dumps({**good, **change}))

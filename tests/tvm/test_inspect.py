@@ -10,10 +10,12 @@ import pytest
 
 import tvm_schedules
 from tvm_schedules import inspection
+from tvm_schedules.artifact import store, weights
 from tvm_schedules.cli.inspect import main
 from tvm_schedules.errors import TernError
 
 from . import artifact_nets, fake
+from .nets import resnet
 
 
 @pytest.fixture
@@ -73,6 +75,24 @@ def test_artifact_shows_kernels(fake_compiler: object, tmp_path: Path, capsys: p
     assert data["layers"][0]["kernel"] == "fake_f32"
     assert data["files"]["model.so"] > 0
     assert data["totals"]["ternary"]["weights"] == fake.K * fake.N
+
+
+@pytest.mark.parametrize("target", ["host", "c"])
+def test_bytes_of_an_artifact_are_those_in_its_files(tmp_path: Path, target: str) -> None:
+    tvm_schedules.build(resnet([(16, 1), (32, 2)], 8, 0.9), tmp_path / "out", target=target, verify=False)
+    found = inspection.inspect(tmp_path / "out")
+    ternary = [layer for layer in found.layers if layer.kind == "ternary"]
+    assert ternary
+    for layer in found.layers:
+        assert layer.bits == pytest.approx(8 * layer.bytes / layer.weights)
+    if target == "host":
+        stored = weights.read(tmp_path / "out" / store.WEIGHTS)
+        sizes = sorted(array.nbytes for name, array in stored.items() if name.endswith(".codes"))
+        assert sorted(layer.bytes for layer in ternary) == sizes
+        assert all(layer.bits < 1 for layer in ternary if layer.weights > 1000)
+    else:
+        assert sum(layer.bytes for layer in found.layers) <= found.details["memory"]["constant_bytes"]
+        assert all(layer.bits <= 1.7 for layer in ternary if layer.weights > 1000)
 
 
 def test_checkpoint(tmp_path: Path) -> None:

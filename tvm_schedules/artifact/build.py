@@ -14,7 +14,7 @@ import numpy as np
 
 from tvm_schedules import linking, onnxtools, targets
 from tvm_schedules import verify as verification
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
 from tvm_schedules.gpu import artifact as gpu
@@ -171,7 +171,7 @@ def _fill(
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
         build_probe(spec, folder / store.PROBE)
     if not spec.is_c:
-        np.savez_compressed(folder / store.WEIGHTS, allow_pickle=False, **arrays)
+        weights.write(folder / store.WEIGHTS, arrays)
     (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None

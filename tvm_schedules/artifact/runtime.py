@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules import cpu
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import store, weights
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError
 
 Array = npt.NDArray[Any]
@@ -233,8 +233,7 @@ def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
     """The constant memory of an artifact's network, uint8 as the kernels read it."""
     from tvm_schedules.constants import expand
 
-    with np.load(folder / store.WEIGHTS, allow_pickle=False) as file:
-        return expand(plan, {name: file[name] for name in file.files})
+    return expand(plan, weights.read(folder / store.WEIGHTS))
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:

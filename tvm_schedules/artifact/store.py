@@ -23,7 +23,7 @@ from typing import Any
 from tvm_schedules.errors import ArtifactError, OutputError
 
 FORMAT = "tern-artifact"
-VERSION = 3
+VERSION = 4
 LIBRARY = "model.so"
 WEIGHTS = "weights.npz"
 METADATA = "metadata.json"

@@ -176,7 +176,7 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
             return False
         full, plus = weight.per_channel, 1
         values, scale = weight.codes[0], full.positive[0]
-        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        arrays = weight.stored
         stored, reason = weight.nbytes(), f"{weight.sparsity():.1%} zeros are too few to skip: dot products of four"
     else:
         values, scale, plus, arrays = weight.values, weight.scale, 128, {"values": weight.values}

@@ -261,7 +261,7 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
             return False
         full = weight.per_channel
         values, level, ternary = weight.codes[0], full.positive[0], True
-        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        arrays = weight.stored
         stored = weight.nbytes()
     else:
         values, level, ternary, arrays = weight.values, weight.scale, False, {"values": weight.values}

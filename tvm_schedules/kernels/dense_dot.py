@@ -163,8 +163,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top, pixels)
         if not simple or not ctx.choices.wants(node.name, "dense_dot", better):
             return False
-        values, scale, full = weight.codes[0], weight.per_channel.positive[0], weight.per_channel
-        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        values, scale = weight.codes[0], weight.per_channel.positive[0]
+        arrays = weight.stored
         nonzero, stored = int(np.count_nonzero(values)), weight.nbytes()
         reason = f"{weight.sparsity():.1%} zeros are too few to skip: dot products of four"
     else:

@@ -162,7 +162,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         exact, dtype = simple and x.dtype == "uint8", "int8" if simple else "float32"
         level = full.positive[0].astype(np.float64) if simple else np.ones(outputs)
         values = weight.codes[0] if simple else weight.dequantize()
-        arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+        arrays = weight.stored
         params = {"shape": list(weight.codes.shape)}
         nonzero, stored = round(batch * weight.codes[0].size * (1 - weight.sparsity())), weight.nbytes()
     else:

@@ -207,11 +207,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         if weight.terms > 1 or not weight.is_symmetric:
             return False
         values, level = weight.codes[0], weight.per_channel.positive[0].astype(np.float64)
-        arrays = {
-            "codes": weight.pack(),
-            "positive": weight.per_channel.positive,
-            "negative": weight.per_channel.negative,
-        }
+        arrays = weight.stored
         stored, zeros = weight.nbytes(), weight.sparsity()
     else:
         values, level, zeros = weight.values, weight.scale.astype(np.float64), 0.0

@@ -219,8 +219,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vectors = -(-outputs // vector)
     tile = min({1: 4, 2: 2}.get(planes, 1), vectors)
     tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (1, 2, 3, 4) if t <= vectors])
-    full = weight.per_channel
-    arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+    arrays = weight.stored
     params = {"shape": list(weight.codes.shape), "vector": vector, "tile": tile}
     made = ctx.constants.add(node.name, "popcount_linear", arrays, params)
     steps, macs = made["inputs"].nbytes // 4 - 1, batch * inputs * outputs

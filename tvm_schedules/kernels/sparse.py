@@ -202,8 +202,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     sums = (codes.reshape(*codes.shape[:2], -1).sum(2) * levels).sum(0)
     unit = quant.scale * node.scale
     numbers = ctx.numbers(node, level * unit, node.bias - quant.zero_point * unit * sums)
-    full = weight.per_channel
-    arrays = {"codes": weight.pack(), "positive": full.positive, "negative": full.negative}
+    arrays = weight.stored
     # Lists are read once a block of pixels: half the bytes are half the way from memory.
     index = "uint16" if x.channels * x.phases * x.plane <= 1 << 16 else "int32"
     params = {"shape": list(weight.codes.shape), "window": asdict(window), "x": asdict(x), "limit": taps_limit(x)}

@@ -90,11 +90,9 @@ class TernaryRows:
 
     def constants(self, recipe: str, x: Any, **params: Any) -> dict[str, Any]:
         """Stores the weight, and returns the buffers that the recipe makes of it."""
-        full = self.weight.per_channel
-        arrays = {"codes": self.weight.pack(), "positive": full.positive, "negative": full.negative}
         shape = list(self.weight.codes.shape)
         params = {"shape": shape, "window": asdict(self.window), "x": asdict(x), **params}
-        return self.ctx.constants.add(self.node.name, recipe, arrays, params)
+        return self.ctx.constants.add(self.node.name, recipe, self.weight.stored, params)
 
     def geometry(self, x: Any, pieces: int, usual: tuple[int, int]) -> tuple[PixelRows, list[Any], Any]:
         """What kernels have in common, the residual's buffer if there is one, the output's buffer.

@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..huffman import distances
+
 __all__ = ["encode", "gaps", "trits"]
 
 Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
 
 _POWERS = np.array([81, 27, 9, 3, 1])
-_FAR = 254
-"""The longest gap that one byte holds."""
 
 
 def trits(rows: Codes) -> Bytes:
@@ -48,12 +48,7 @@ def gaps(rows: Codes) -> Bytes:
     parts = []
     for row in rows:
         for sign in (1, -1):
-            distances = np.diff(np.flatnonzero(row == sign), prepend=-1)
-            jumps = (distances - 1) // _FAR
-            ends = np.cumsum(jumps + 1)
-            part = np.full(int(ends[-1]) if len(ends) else 0, _FAR + 1, np.uint8)
-            part[ends - 1] = distances - jumps * _FAR
-            parts += [part, np.zeros(1, np.uint8)]
+            parts += [distances(np.flatnonzero(row == sign)), np.zeros(1, np.uint8)]
     return np.concatenate(parts)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..constants import decode
 from ..plan import Step
+from ..tensor import TernaryTensor
 from .program import SHORT
 from .translation import NULL, Translation, operands, sum_words, tap_offsets, type_words
 
@@ -18,11 +18,11 @@ def ternary(t: Translation, index: int, step: Step) -> None:
     """A convolution with ternary weights (``source/ternary.c``)."""
     spec, x = step.spec, step.spec.x
     stored, params = t.stored(step.args[1])
-    weight = decode(stored["codes"], params["shape"], stored["positive"], stored["negative"])
+    weight = TernaryTensor.from_stored(stored, params["shape"])
     window, (terms, rows, fan) = params["window"], weight.codes.shape[:3]
     taps = tap_offsets(x, window)
     codes = t.codes(index, weight.codes.reshape(terms, rows, fan, -1), taps, x.phases * x.plane)
-    level, unequal = t.levels(index, stored)
+    level, unequal = t.levels(index, weight)
     numbers = t.epilogue_numbers(step.args[6:9])
     fields = {"codes": codes, "level": level, "terms": terms, "unequal": unequal}
     fields["limit"] = params["limit"]
@@ -71,9 +71,9 @@ def linear(t: Translation, index: int, step: Step) -> None:
     fields: dict[str, Any] = {"weight": NULL, "level": NULL, "terms": 1}
     dtype, scratch = spec.weights, None
     if "codes" in stored:
-        weight = decode(stored["codes"], params["shape"], stored["positive"], stored["negative"])
+        weight = TernaryTensor.from_stored(stored, params["shape"])
         fields["codes"] = t.codes(index, weight.codes[..., None], np.zeros(1, np.int64), 1)
-        fields["level"], fields["terms"] = t.levels(index, stored)[0], weight.terms
+        fields["level"], fields["terms"] = t.levels(index, weight)[0], weight.terms
         t.program.flag("TERN_LINEAR_CODES")
         scratch = t.scratch(step, spec.inputs, np.dtype(dtype).itemsize)
     else:

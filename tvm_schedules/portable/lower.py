@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ..errors import UnsupportedOperatorError
@@ -83,6 +84,11 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     arena = assign(lowering.steps, 0)
     plan = make_plan(graph, lowering, arena)
     plan |= {"constants": [], "constant_bytes": program.table_bytes}
+    places = {step.name: index for index, step in enumerate(lowering.steps)}
+    for layer in plan["layers"]:
+        tables = [program.arrays.get(f"{kind}_{places[layer['name']]}") for kind in ("weight", "level")]
+        layer["bytes"] = sum(table.nbytes for table in tables if table is not None)
+        layer["bits"] = 8 * layer["bytes"] / max(1, prod(layer["shape"]))
     for (side, index), (scale, zero) in program.quants.items():
         plan[f"{side}s"][index]["quant"] = {"scale": scale, "zero_point": zero}
     return Portable(plan, program)

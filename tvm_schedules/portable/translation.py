@@ -10,6 +10,7 @@ from ..constants import window_from
 from ..kernels.epilogue import Epilogue
 from ..layout import Halo
 from ..plan import Buffer, Constants, Step
+from ..tensor import TernaryTensor
 from .codes import encode
 from .program import CTYPES, SHORT, Call, Program, Ref
 
@@ -96,13 +97,13 @@ class Translation:
             "gaps": gaps,
         }
 
-    def levels(self, index: int, stored: Numbers) -> tuple[Ref, int]:
+    def levels(self, index: int, weight: TernaryTensor) -> tuple[Ref, int]:
         """``[rows, terms, 2]`` levels and which terms have unequal ones; NULL for one term of equal levels."""
-        positive, negative = stored["positive"], stored["negative"]
-        unequal = [not np.array_equal(p, n) for p, n in zip(positive, negative, strict=True)]
+        full = weight.per_channel
+        unequal = [not np.array_equal(p, n) for p, n in zip(full.positive, full.negative, strict=True)]
         if len(unequal) == 1 and not unequal[0]:
             return NULL, 0
-        levels = np.ascontiguousarray(np.stack([positive, negative], -1).transpose(1, 0, 2).astype(np.float32))
+        levels = np.ascontiguousarray(np.stack([full.positive, full.negative], -1).transpose(1, 0, 2))
         return self.program.array(f"level_{index}", levels), sum(1 << t for t, apart in enumerate(unequal) if apart)
 
     def geometry(self, x: Halo, rows: int, groups: int) -> dict[str, int]:
