@@ -1,17 +1,15 @@
 """Presets: every one trains, prints and says what is missing."""
 
 import dataclasses
-import sys
 import warnings
 
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 import tern_lightning
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.layers import ternary_layers
-from tests.training.training_nets import Loader, Net
+from tests.training.training_nets import Loader
 
 LAYERS = {"stem", "body.0", "body.3", "hidden", "head"}
 INNER = {"body.0", "body.3", "hidden"}
@@ -87,29 +85,15 @@ def test_missing_companions_are_named(fit):
         fit(TernaryCallback.from_preset("ec2t-cifar10", verbose=False), max_epochs=1)
 
 
-def test_command_line_configuration(tmp_path, monkeypatch):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"""
-trainer:
-  max_epochs: 1
-  accelerator: cpu
-  logger: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  enable_checkpointing: false
-  default_root_dir: {tmp_path}
-  callbacks:
-    - class_path: tern_lightning.TernaryCallback.from_preset
-      init_args: {{name: ec2t-cifar100, freeze: 0.5, options: {{floor: 0.5}}, verbose: false}}
-    - class_path: tern_lightning.EntropyConstraint
-      init_args: {{strength: 0.15}}
-model:
-  width: 4
-"""
+def test_command_line_configuration(command_line):
+    cli = command_line(
+        """
+        - class_path: tern_lightning.TernaryCallback.from_preset
+          init_args: {name: ec2t-cifar100, freeze: 0.5, options: {floor: 0.5}, verbose: false}
+        - class_path: tern_lightning.EntropyConstraint
+          init_args: {strength: 0.15}
+        """
     )
-    monkeypatch.setattr(sys, "argv", ["train", "--config", str(config)])
-    cli = LightningCLI(Net, run=False, save_config_callback=None)
     own = next(c for c in cli.trainer.callbacks if isinstance(c, TernaryCallback))
     assert own.preset is tern_lightning.preset("ec2t-cifar100")
     assert own.options == {"initial_level": 0.45, "floor": 0.5, "rate": 0.1}

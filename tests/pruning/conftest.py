@@ -1,3 +1,3 @@
-from tests.training.conftest import fit, make_net, make_trainer, record
+from tests.training.conftest import command_line, fit, make_net, make_trainer, record
 
-__all__ = ["fit", "make_net", "make_trainer", "record"]
+__all__ = ["command_line", "fit", "make_net", "make_trainer", "record"]

@@ -1,12 +1,9 @@
 """Everything at once, resumed, averaged, in half precision, in two processes, and from a command line."""
 
-import sys
-
 import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
 from tern_lightning import TernaryCallback, export
@@ -130,35 +127,22 @@ def test_structured_pruning_with_averaging_and_half_precision(fit):
     assert any(not mask_of(net.get_submodule(path)).all() for path in LAYERS)
 
 
-def test_command_line_configuration(tmp_path, monkeypatch):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"""
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  logger: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  enable_checkpointing: false
-  default_root_dir: {tmp_path}
-  callbacks:
-    - class_path: tern_lightning.PruningSchedule
-      init_args:
-        amount: 0.5
-        scope: layer
-        schedule: {{shape: linear, begin: 0, end: 1, unit: epoch}}
-        include: [hidden]
-    - class_path: tern_lightning.WeightPenaltyClipping
-      init_args: {{strength: 1.0e-4, group: [2, 2], form: proximal, schedule: {{shape: constant, begin: 0.5}}}}
-    - class_path: tern_lightning.TernaryCallback
-      init_args: {{verbose: false, freeze: null}}
-model:
-  width: 4
-"""
+def test_command_line_configuration(command_line):
+    cli = command_line(
+        """
+        - class_path: tern_lightning.PruningSchedule
+          init_args:
+            amount: 0.5
+            scope: layer
+            schedule: {shape: linear, begin: 0, end: 1, unit: epoch}
+            include: [hidden]
+        - class_path: tern_lightning.WeightPenaltyClipping
+          init_args: {strength: 1.0e-4, group: [2, 2], form: proximal, schedule: {shape: constant, begin: 0.5}}
+        - class_path: tern_lightning.TernaryCallback
+          init_args: {verbose: false, freeze: null}
+        """,
+        max_epochs=2,
     )
-    monkeypatch.setattr(sys, "argv", ["train", "--config", str(config)])
-    cli = LightningCLI(Net, run=False, save_config_callback=None)
     own = next(c for c in cli.trainer.callbacks if isinstance(c, PruningSchedule))
     assert own.schedule == Schedule("linear", 0, 1, "epoch")
     cli.trainer.fit(cli.model, Loader())

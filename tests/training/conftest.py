@@ -1,6 +1,10 @@
+import sys
+import textwrap
+
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 
 from tests.training.training_nets import Loader, Net, Record
 
@@ -57,3 +61,31 @@ def fit(make_trainer, make_net):
 @pytest.fixture
 def record():
     return Record()
+
+
+@pytest.fixture
+def command_line(tmp_path, monkeypatch):
+    """``LightningCLI`` of a network, from the callbacks' part of a configuration file."""
+
+    def run(callbacks, max_epochs=1):
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            f"""\
+trainer:
+  max_epochs: {max_epochs}
+  accelerator: cpu
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  enable_checkpointing: false
+  default_root_dir: {tmp_path}
+  callbacks:
+{textwrap.indent(textwrap.dedent(callbacks).strip(), "    ")}
+model:
+  width: 4
+"""
+        )
+        monkeypatch.setattr(sys, "argv", ["train", "--config", str(config)])
+        return LightningCLI(Net, run=False, save_config_callback=None)
+
+    return run

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
-from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
@@ -261,36 +260,22 @@ def test_fit_twice_goes_on(fit, make_net):
     assert_plain_agrees(net)
 
 
-def test_command_line_configuration(tmp_path, monkeypatch):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        f"""
-trainer:
-  max_epochs: 1
-  accelerator: cpu
-  logger: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  enable_checkpointing: false
-  default_root_dir: {tmp_path}
-  callbacks:
-    - class_path: tern_lightning.TernaryCallback
-      init_args:
-        method: absmean
-        start: 0
-        freeze: 0.75
-        options: {{per_channel: true}}
-        verbose: false
-        rules:
-          - {{name: "hidden", method: sws, options: {{beta: 0.1}}}}
-          - {{name: 're:body\\.3'}}
-          - {{type: Conv2d, method: twn}}
-model:
-  width: 4
-"""
+def test_command_line_configuration(command_line):
+    cli = command_line(
+        r"""
+        - class_path: tern_lightning.TernaryCallback
+          init_args:
+            method: absmean
+            start: 0
+            freeze: 0.75
+            options: {per_channel: true}
+            verbose: false
+            rules:
+              - {name: "hidden", method: sws, options: {beta: 0.1}}
+              - {name: 're:body\.3'}
+              - {type: Conv2d, method: twn}
+        """
     )
-    monkeypatch.setattr(sys, "argv", ["train", "--config", str(config)])
-    cli = LightningCLI(Net, run=False, save_config_callback=None)
     own = next(c for c in cli.trainer.callbacks if isinstance(c, TernaryCallback))
     assert own.rules == (
         Rule("hidden", "sws", options={"beta": 0.1}),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+from tvm_schedules.bench import networks
 
 if TYPE_CHECKING:
     from tvm_schedules.compile import Compiled
@@ -19,47 +20,17 @@ def pack_int2(codes: np.ndarray) -> bytes:
     return bytes((flat[0::4] | flat[1::4] << 2 | flat[2::4] << 4 | flat[3::4] << 6).astype(np.uint8))
 
 
-class Net:
-    """A network under construction; methods take and return tensor names."""
+class Net(networks.Net):
+    """A network under construction, with random weights; methods take and return tensor names."""
 
-    def __init__(self, *shapes: tuple[int, ...], seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
-        self.inputs = [helper.make_tensor_value_info(f"input_{i}", TensorProto.FLOAT, s) for i, s in enumerate(shapes)]
-        self.count = 0
-
-    def name(self, op: str) -> str:
-        self.count += 1
-        return f"{op.lower()}_{self.count}"
-
-    def const(self, array: np.ndarray | np.generic) -> str:
-        name = self.name("const")
-        self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
-        return name
-
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attrs: object) -> str:
-        name = self.name(kind)
-        names = [name if i == 0 else f"{name}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attrs))
-        return name
-
-    def codes(self, shape: tuple[int, ...], zeros: float) -> np.ndarray:
-        signs = self.rng.choice([-1, 1], shape)
-        return (signs * (self.rng.random(shape) >= zeros)).astype(np.int8)
-
-    def ternary(self, codes: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
-        name = self.name("weight")
-        tensor = onnx.TensorProto(name=name, data_type=TensorProto.INT2, dims=codes.shape, raw_data=pack_int2(codes))
-        self.tensors.append(tensor)
-        return self.op("DequantizeLinear", name, self.const(scale.astype(np.float32)), axis=axis)
+    packed = staticmethod(pack_int2)
 
     def weight(self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False) -> str:
         """A random weight: ternary with that share of zeros, or dense (float or int8) where it is None."""
         scale = self.rng.uniform(0.5, 1.5, shape[0]) / np.sqrt(np.prod(shape[1:]))
         if zeros is None and int8:
             values = self.rng.integers(-127, 128, shape).astype(np.int8)
-            return self.op("DequantizeLinear", self.const(values), self.const((scale / 64).astype(np.float32)), axis=0)
+            return self.int8(values, scale / 64)
         if zeros is None:
             return self.const((self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
         out = self.ternary(self.codes(shape, zeros), scale)
@@ -67,22 +38,8 @@ class Net:
             out = self.op("Add", out, self.ternary(self.codes(shape, zeros), scale / 2**t))
         return out
 
-    def quantize(self, x: str, scale: float = 0.02, zero: int = 0) -> str:
-        params = [self.const(np.float32(scale)), self.const(np.uint8(zero))]
-        return self.op("DequantizeLinear", self.op("QuantizeLinear", x, *params), *params)
-
     def bias(self, channels: int) -> str:
         return self.const(self.rng.normal(size=channels).astype(np.float32) * 0.3)
-
-    def model(self, *outputs: str) -> onnx.ModelProto:
-        infos = [helper.make_empty_tensor_value_info(o) for o in outputs]
-        for info in infos:
-            info.type.tensor_type.elem_type = TensorProto.FLOAT
-        graph = helper.make_graph(self.nodes, "net", self.inputs, infos, self.tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=13)
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
-        return model
 
 
 def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import hypot, log
-from pathlib import Path
 from typing import Any
 
 from tvm_schedules.bench.suite.run import FORMAT
-from tvm_schedules.errors import BenchError
 
 SMALLEST = 0.04
 """Changes below this are never called changes: what two quiet runs of the same code differ by."""
@@ -36,23 +33,6 @@ def make(results: Mapping[str, Any]) -> dict[str, Any]:
                 },
             }
     return {"format": FORMAT, "machine": results["machine"], "entries": kept}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A baseline file.
-
-    Raises:
-        BenchError: It cannot be read, or is another file.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise BenchError(f"cannot read the baseline {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BenchError(f"the baseline {path} is damaged: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT or "entries" not in data:
-        raise BenchError(f"{path} is not a baseline of this suite (format {FORMAT}); make one with --write-baseline")
-    return data
 
 
 @dataclass(frozen=True)

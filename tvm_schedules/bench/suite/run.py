@@ -54,8 +54,13 @@ class Results:
             write_text(self.path, json.dumps(self.data, indent=1) + "\n")
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A file of results.
+def read_results(path: Path, what: str = "file", advice: str = "choose another name, or delete it") -> dict[str, Any]:
+    """A file of results, or another with ``entries`` that the suite has written.
+
+    Args:
+        path: The file.
+        what: How messages call it.
+        advice: What they say to do when it is something else.
 
     Raises:
         BenchError: It cannot be read, or is another file.
@@ -63,11 +68,11 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}") from error
+        raise BenchError(f"cannot read the {what} {path}: {error.strerror}") from error
     except ValueError as error:
-        raise BenchError(f"{path} is damaged ({error}); delete it to start again") from error
+        raise BenchError(f"the {what} {path} is damaged: {error}; {advice}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("entries"), dict):
-        raise BenchError(f"{path} is not a file of this suite (format {FORMAT}); choose another name, or delete it")
+        raise BenchError(f"{path} is not a {what} of this suite (format {FORMAT}); {advice}")
     return data
 
 
