@@ -1,21 +1,24 @@
-"""What the kernels over activations of few bits share: loops, and sums that begin in bytes.
+"""What the kernels that sum up pixels row by row share: loops; and sums that begin in bytes, for few bits.
 
-Pixels are the vector lanes. A segment of a row adds up in bytes as long as these hold the sum, then adds the bytes
-to 16-bit lanes, even and odd pixels apart. Rows with several terms or unequal levels have several segments, which
-are added up in float32 (exact for integers below 2**24).
+Pixels are the vector lanes. Rows with several terms or unequal levels have several segments, which are added up in
+float32 (exact for integers below 2**24). With few bits a segment adds up in bytes as long as these hold the sum, then
+adds the bytes to 16-bit lanes, even and odd pixels apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..compat import Emitter, kernel_function
 from ..layout import Halo
 from .epilogue import Epilogue, fill_borders, store_pairs
 
-__all__ = ["PixelRows", "Sums", "emit_rows"]
+if TYPE_CHECKING:
+    from .sparse import Spec
+
+__all__ = ["PixelRows", "Sums", "emit_rows", "row_loops"]
 
 Parts = Sequence[tuple[int, int]]
 """First pixel and width of the vectors of a block."""
@@ -46,6 +49,11 @@ class PixelRows:
     epilogue: Epilogue
 
     @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector
+
+    @property
     def widths(self) -> tuple[int, list[int]]:
         """How many whole pixel blocks there are, and the vectors of the rest, the last one as narrow as will do."""
         full, rest = divmod(self.x.run(self.epilogue.size), self.block * self.vector)
@@ -63,6 +71,8 @@ class PixelRows:
 
 class Sums:
     """Sums of a block's pixels in 16-bit lanes, even and odd pixels apart, and bytes for what is added first."""
+
+    parts = 2
 
     def __init__(self, e: Emitter, spec: PixelRows, signed: bool) -> None:
         size = spec.block * spec.vector
@@ -102,11 +112,92 @@ class Sums:
                 old = e.load(half, at // 2, width // 2)
                 e.store(half, at // 2, old + term if sign > 0 else old - term, width // 2)
 
-    def values(self, at: int, width: int) -> list[Any]:
+    def sums(self, at: int, width: int) -> list[Any]:
         """The sums of a vector's even and odd pixels in float32."""
         e, half = self.e, width // 2
         words = (e.load(part, at // 2, half) for part in self.halves)
         return [e.cast(e.bits(word, f"{self.dtype}x{half}"), f"float32x{half}") for word in words]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """The epilogue of sums."""
+        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
+
+
+def row_loops(
+    e: Emitter,
+    spec: PixelRows | Spec,
+    make: Callable[[], Any],
+    row: Any,
+    level: Any,
+    views: dict[str, Any],
+    segment: Callable[[Any, Any, Any, Parts], None],
+    order: Any = None,
+) -> None:
+    """Emits the loops over images, output channels and pixel blocks: sums of segments, then the epilogue.
+
+    Args:
+        e: Where to.
+        spec: Geometry.
+        make: Makes the sums of a block, for a job.
+        row: First segment of every output channel.
+        level: Of every segment.
+        views: Arrays of the epilogue.
+        segment: ``segment(sums, s, base, parts)`` makes sums of segment ``s`` over the pixels from element ``base`` of
+            every plane on.
+        order: Which output channel is next; None for their own order.
+    """
+    ep, x = spec.epilogue, spec.x
+    full, tail = spec.widths
+    size, blocks = spec.block * spec.lanes, full + bool(tail)
+    per_chunk = -(-spec.rows // spec.chunks)
+    image = x.channels * x.phases * x.plane
+
+    def several(acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> None:
+        share = acc.parts
+        for total in totals:
+            for at, width in parts:
+                e.store(total, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
+        first = e.load(row, place)
+        with e.loop(e.load(row, place + 1) - first) as i:
+            segment(acc, first + i, base, parts)
+            for at, width in parts:
+                weight = e.splat(e.load(level, first + i), width // share)
+                for total, value in zip(totals, acc.sums(at, width), strict=True):
+                    old = e.load(total, at // share, width // share)
+                    new = e.fma(value, weight, old) if ep.fma else old + value * weight
+                    e.store(total, at // share, new, width // share)
+
+    def pixels(acc: Any, totals: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
+        start, o = block * size, place if order is None else e.load(order, place)
+        base = start + n * image
+        parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
+        if totals:
+            several(acc, totals, base, place, parts)
+        else:
+            segment(acc, place, base, parts)
+        for at, width in parts:
+            share = acc.parts
+            found = [e.load(t, at // share, width // share) for t in totals] if totals else acc.sums(at, width)
+            acc.store(ep, views, found, n, o, start + at, width)
+
+    def blocks_of(acc: Any, totals: list[Any], n: Any, block: Any, place: Any) -> None:
+        if full:
+            with e.when(block < full):
+                pixels(acc, totals, n, block, place, [spec.lanes] * spec.block)
+        if tail:
+            with e.when(block == full):
+                pixels(acc, totals, n, block, place, tail)
+        with e.when(block == 0):
+            fill_borders(e, ep.out, views["out"], n, place, spec.pixels)
+
+    with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
+        n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
+        acc = make()
+        totals = [e.local(size // acc.parts, "float32") for _ in range(acc.parts)] if spec.segments else []
+        with e.loop(per_chunk) as i:
+            place = rest // blocks * per_chunk + i
+            with e.when(place < spec.rows):
+                blocks_of(acc, totals, n, rest % blocks, place)
 
 
 def emit_rows(
@@ -126,63 +217,18 @@ def emit_rows(
     """
     ep, x = spec.epilogue, spec.x
     arguments = [("x", "uint8"), *((name, dtype) for name, dtype, _ in own), ("row", "int32"), ("level", "float32")]
-    count, size = max(spec.segments, spec.rows), spec.block * spec.vector
-    full, tail = spec.widths
-    blocks = full + bool(tail)
-    per_chunk = -(-spec.rows // spec.chunks)
-    image = x.channels * x.phases * x.plane
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, "uint8")
         arrays = [e.view(p, n, dtype) for p, (_, dtype, n) in zip(pointers[1:], own, strict=False)]
-        after = 1 + len(own)
+        after, count = 1 + len(own), max(spec.segments, spec.rows)
         row, level = e.view(pointers[after], spec.rows + 1, "int32"), e.view(pointers[after + 1], count, "float32")
         views = ep.views(e, list(pointers[after + 2 :]), spec.rows, spec.pixels)
 
-        def several(sums: Sums, totals: list[Any], base: Any, o: Any, parts: Parts) -> None:
-            for total in totals:
-                for at, width in parts:
-                    e.store(total, at // 2, e.const(0.0, f"float32x{width // 2}"), width // 2)
-            first = e.load(row, o)
-            with e.loop(e.load(row, o + 1) - first) as i:
-                sums.zero(parts)
-                segment(e, bx, arrays, sums, first + i, base, parts)
-                for at, width in parts:
-                    weight = e.splat(e.load(level, first + i), width // 2)
-                    for total, value in zip(totals, sums.values(at, width), strict=True):
-                        old = e.load(total, at // 2, width // 2)
-                        new = e.fma(value, weight, old) if ep.fma else old + value * weight
-                        e.store(total, at // 2, new, width // 2)
+        def whole(sums: Sums, s: Any, base: Any, parts: Parts) -> None:
+            sums.zero(parts)
+            segment(e, bx, arrays, sums, s, base, parts)
 
-        def pixels(sums: Sums, totals: list[Any], n: Any, block: Any, o: Any, widths: list[int]) -> None:
-            start = block * size
-            parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
-            if totals:
-                several(sums, totals, start + n * image, o, parts)
-            else:
-                sums.zero(parts)
-                segment(e, bx, arrays, sums, o, start + n * image, parts)
-            for at, width in parts:
-                found = [e.load(t, at // 2, width // 2) for t in totals] if totals else sums.values(at, width)
-                store_pairs(e, ep, views, found[0], found[1], n, o, start + at, width // 2)
-
-        def rows(sums: Sums, totals: list[Any], n: Any, block: Any, o: Any) -> None:
-            if full:
-                with e.when(block < full):
-                    pixels(sums, totals, n, block, o, [spec.vector] * spec.block)
-            if tail:
-                with e.when(block == full):
-                    pixels(sums, totals, n, block, o, tail)
-            with e.when(block == 0):
-                fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
-
-        with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
-            n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
-            sums = Sums(e, spec, signed)
-            totals = [e.local(size // 2, "float32") for _ in range(2)] if spec.segments else []
-            with e.loop(per_chunk) as i:
-                o = rest // blocks * per_chunk + i
-                with e.when(o < spec.rows):
-                    rows(sums, totals, n, rest % blocks, o)
+        row_loops(e, spec, lambda: Sums(e, spec, signed), row, level, views, whole)
 
     return kernel_function([*arguments, *ep.arguments], body)

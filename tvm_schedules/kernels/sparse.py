@@ -18,7 +18,8 @@ from ..graph import Fused, Linear, Windowed
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import in_planes, input_key, window_of
 from ..tensor import TernaryTensor
-from .epilogue import Epilogue, fill_borders
+from .epilogue import Epilogue
+from .pixel_rows import Parts, row_loops
 from .sums import Bytes, Floats, Wide
 from .taps import split_levels, taps_limit
 
@@ -93,12 +94,7 @@ def emit(spec: Spec) -> Any:
     types = (("bounds", "int32"), ("row", "int32"), ("level", "float32"), ("order", "int32"))
     arguments = [("x", x.dtype), ("offsets", spec.index), *types]
     count = max(spec.segments, spec.rows)
-    full, tail = spec.widths
-    blocks = full + bool(tail)
-    per_chunk = -(-spec.rows // spec.chunks)
-    image = x.channels * x.phases * x.plane
-    size = spec.block * spec.lanes
-    kind = (Wide if spec.widen else Bytes) if x.dtype == "uint8" else Floats
+    kind: Any = (Wide if spec.widen else Bytes) if x.dtype == "uint8" else Floats
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
@@ -110,7 +106,7 @@ def emit(spec: Spec) -> Any:
         width_of_index = np.dtype(spec.index).itemsize
         fetch = -(-spec.taps * width_of_index // (count * ALIGN))
 
-        def segment(acc: Any, s: Any, base: Any, parts: list[tuple[int, int]]) -> None:
+        def segment(acc: Any, s: Any, base: Any, parts: Parts) -> None:
             near = e.part(bx, base, x.elements + spec.pixels, x.dtype)
 
             def add(index: Any, sign: int) -> None:
@@ -134,53 +130,7 @@ def emit(spec: Spec) -> Any:
                     with e.loop((last - first) % spec.unroll) as j:
                         add(first + rounds * spec.unroll + j, sign)
 
-        def several(acc: Any, total: list[Any], base: Any, place: Any, parts: list[tuple[int, int]]) -> None:
-            share = acc.parts
-            for part in total:
-                for at, width in parts:
-                    e.store(part, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
-            first = e.load(row, place)
-            with e.loop(e.load(row, place + 1) - first) as i:
-                segment(acc, first + i, base, parts)
-                for at, width in parts:
-                    weight = e.splat(e.load(level, first + i), width // share)
-                    for part, value in zip(total, acc.sums(at, width), strict=True):
-                        old = e.load(part, at // share, width // share)
-                        new = e.fma(value, weight, old) if ep.fma else old + value * weight
-                        e.store(part, at // share, new, width // share)
-
-        def pixels(acc: Any, total: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
-            start, o = block * size, e.load(order, place)
-            base = start + n * image
-            parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
-            if spec.segments:
-                several(acc, total, base, place, parts)
-            else:
-                segment(acc, place, base, parts)
-            for at, width in parts:
-                share = acc.parts
-                sums = [e.load(part, at // share, width // share) for part in total] if total else acc.sums(at, width)
-                acc.store(ep, views, sums, n, o, start + at, width)
-
-        def rows(acc: Any, total: list[Any], n: Any, block: Any, place: Any) -> None:
-            if full:
-                with e.when(block < full):
-                    pixels(acc, total, n, block, place, [spec.lanes] * spec.block)
-            if tail:
-                with e.when(block == full):
-                    pixels(acc, total, n, block, place, tail)
-            with e.when(block == 0):
-                fill_borders(e, ep.out, views["out"], n, place, spec.pixels)
-
-        with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
-            n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
-            acc: Any = kind(e, spec)
-            space = size // acc.parts
-            total = [e.local(space, "float32") for _ in range(acc.parts)] if spec.segments else []
-            with e.loop(per_chunk) as i:
-                place = rest // blocks * per_chunk + i
-                with e.when(place < spec.rows):
-                    rows(acc, total, n, rest % blocks, place)
+        row_loops(e, spec, lambda: kind(e, spec), row, level, views, segment, order)
 
     return kernel_function([*arguments, *ep.arguments], body)
 
