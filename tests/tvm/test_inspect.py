@@ -86,7 +86,7 @@ def test_bytes_of_an_artifact_are_those_in_its_files(tmp_path: Path, target: str
     for layer in found.layers:
         assert layer.bits == pytest.approx(8 * layer.bytes / layer.weights)
     if target == "host":
-        stored = weights.read(tmp_path / "out" / store.WEIGHTS)
+        stored, _ = weights.read(tmp_path / "out" / store.WEIGHTS)
         sizes = sorted(array.nbytes for name, array in stored.items() if name.endswith(".codes"))
         assert sorted(layer.bytes for layer in ternary) == sizes
         assert all(layer.bits < 1 for layer in ternary if layer.weights > 1000)

@@ -22,8 +22,9 @@ ARRAYS = DTYPES.flatmap(lambda dtype: arrays_of.arrays(dtype, arrays_of.array_sh
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text(), ARRAYS, max_size=6))
 def test_arrays_come_back(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    weights.write(tmp_path / "weights.npz", arrays)
-    found = weights.read(tmp_path / "weights.npz")
+    weights.write(tmp_path / "weights.npz", arrays, [{"recipe": "raw"}])
+    found, constants = weights.read(tmp_path / "weights.npz")
+    assert constants == [{"recipe": "raw"}]
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
@@ -34,7 +35,7 @@ def test_arrays_come_back(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None
     "index", [[["a", "|O", [1]]], [["a", "<f4", [3]]], [["a", "<f4", [-1]]], [["a", "<f4", [1]]], [["a", "|S8", [1]]]]
 )
 def test_an_index_that_does_not_fit_is_refused(tmp_path: Path, index: list[Any]) -> None:
-    text = np.frombuffer(json.dumps(index).encode(), np.uint8)
+    text = np.frombuffer(json.dumps({"arrays": index, "constants": []}).encode(), np.uint8)
     np.savez(tmp_path / "weights.npz", index=text, data=np.zeros(8, np.uint8))
     with pytest.raises(ArtifactError, match="export it again"):
         weights.read(tmp_path / "weights.npz")

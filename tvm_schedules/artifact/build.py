@@ -171,7 +171,7 @@ def _fill(
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
         build_probe(spec, folder / store.PROBE)
     if not spec.is_c:
-        weights.write(folder / store.WEIGHTS, arrays)
+        weights.write(folder / store.WEIGHTS, arrays, plan["constants"])
     (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None
@@ -288,7 +288,7 @@ def _metadata(
         },
         **{key: plan[key] for key in lifted},
         "steps": _with_operands(model, plan["steps"], set(quantised)),
-        "memory": {key: value for key, value in plan.items() if key not in lifted},
+        "memory": {key: value for key, value in plan.items() if key not in (*lifted, "constants")},
         "compile_seconds": round(seconds, 3),
         "verification": report,
     }

@@ -225,7 +225,7 @@ def check_cpu(
 
 
 def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The compiler's plan as it was, from the metadata's parts."""
+    """The compiler's plan, from the metadata's parts; only the list of constants is elsewhere, with the weights."""
     return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
 
 
@@ -233,7 +233,8 @@ def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
     """The constant memory of an artifact's network, uint8 as the kernels read it."""
     from tvm_schedules.constants import expand
 
-    return expand(plan, weights.read(folder / store.WEIGHTS))
+    arrays, constants = weights.read(folder / store.WEIGHTS)
+    return expand(plan | {"constants": constants}, arrays)
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:

@@ -71,7 +71,8 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     complete = {"format": FORMAT, "version": VERSION, **metadata, "files": files}
     complete = json.loads(json.dumps(complete, default=_plain))
     complete["sha256"] = _own_hash(complete)
-    (folder / METADATA).write_text(json.dumps(complete, indent=1) + "\n")
+    lines = (f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in complete.items())
+    (folder / METADATA).write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return complete
 
 

@@ -1,13 +1,14 @@
-"""The stored arrays of an artifact, one after another in one file.
+"""The stored arrays of an artifact, one after another in one file, and how the kernels' constants are made of them.
 
 A network has a hundred and more small arrays. A zip file with an entry for each takes 200 bytes for every one, a third
-of the file of a ResNet-20; so there are two entries: all bytes, and an index of names, types and shapes (JSON).
+of the file of a ResNet-20; so there are two entries: all bytes, and an index of names, types and shapes (JSON). The
+index also has the plan's list of constants, which is long, repeats itself, and is nothing to read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ __all__ = ["read", "write"]
 Array = npt.NDArray[Any]
 
 
-def write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write numeric arrays as a compressed ``.npz`` with the entries ``index`` and ``data``."""
-    index = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
+def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()) -> None:
+    """Write numeric arrays, and JSON values, as a compressed ``.npz`` with the entries ``index`` and ``data``."""
+    places = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
+    index = {"arrays": places, "constants": list(constants)}
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
     text = json.dumps(index, separators=(",", ":")).encode()
     np.savez_compressed(path, allow_pickle=False, index=np.frombuffer(text, "u1"), data=np.frombuffer(data, "u1"))
 
 
-def read(path: Path) -> dict[str, Array]:
-    """The arrays of a file of :func:`write`; they share memory and are read-only.
+def read(path: Path) -> tuple[dict[str, Array], list[Any]]:
+    """What :func:`write` wrote; the arrays share memory and are read-only.
 
     Raises:
         ArtifactError: The index is not of numeric arrays that fill the data.
@@ -38,7 +40,7 @@ def read(path: Path) -> dict[str, Array]:
     with np.load(path, allow_pickle=False) as file:
         index, data = json.loads(file["index"].tobytes()), file["data"].tobytes()
     arrays, start = {}, 0
-    for name, kind, shape in index:
+    for name, kind, shape in index["arrays"]:
         dtype, count = np.dtype(kind), int(np.prod(shape, dtype=np.int64))
         if dtype.kind not in "iuf" or min(shape, default=0) < 0 or start + count * dtype.itemsize > len(data):
             raise ArtifactError(f"{path}: array {name!r} ({kind} {shape}) does not fit its data; export it again")
@@ -46,4 +48,4 @@ def read(path: Path) -> dict[str, Array]:
         start += count * dtype.itemsize
     if start != len(data):
         raise ArtifactError(f"{path}: {len(data) - start} bytes of its data belong to no array; export it again")
-    return arrays
+    return arrays, index["constants"]

@@ -47,10 +47,10 @@ class Engine:
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
-    """This package's library, or its kernels for a graphics processor, with the weights."""
+    """This package's library, or its kernels for a graphics processor, with all that is loaded with it."""
     made_for_gpu = metadata.get("code")
     code = made_for_gpu.get("binary", made_for_gpu["source"]) if made_for_gpu else store.LIBRARY
-    size = metadata["files"][code]["bytes"] + metadata["files"][store.WEIGHTS]["bytes"]
+    size = sum((artifact / name).stat().st_size for name in (code, store.WEIGHTS, store.METADATA))
     return Engine("tern", "tern", str(artifact), size)
 
 

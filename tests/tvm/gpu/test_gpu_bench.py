@@ -35,7 +35,9 @@ def test_benchmark_here(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert list(rows) == ["tern", "onnxruntime fp32", "onnxruntime int8", "onnxruntime 2-bit file"]
     assert rows["tern"]["relative_error"] < 1e-4
     assert (rows["tern"]["device"], rows["onnxruntime fp32"]["device"]) == (device, None)
-    assert rows["tern"]["file_bytes"] == sum((artifact / name).stat().st_size for name in ("kernels.cl", "weights.npz"))
+    assert rows["tern"]["file_bytes"] == sum(
+        (artifact / name).stat().st_size for name in ("kernels.cl", "weights.npz", "metadata.json")
+    )
     assert all(step["us"] > 0 for step in entry["steps"])
     assert sum(step["us"] for step in entry["steps"]) < 20e3 * rows["tern"]["median_ms"]
     assert next(csv.DictReader((tmp_path / "bench.csv").open()))["device"] == device
