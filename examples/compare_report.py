@@ -47,7 +47,7 @@ class Row:
         lost: Mean of float minus this network, seed by seed, in points.
         sparsity: Mean share of zeros in the ternary layers; None for float.
         entropy: Bits a weight; None for float.
-        size: Bytes of the whole network.
+        size: Bytes of the whole network, over the runs that say; None where none does.
         operations: Additions and multiplications for one image.
     """
 
@@ -59,7 +59,7 @@ class Row:
     lost: float
     sparsity: float | None
     entropy: float | None
-    size: float
+    size: float | None
     operations: float
 
 
@@ -83,7 +83,8 @@ def rows_of(folder: Path, order: Sequence[str]) -> list[Row]:
 
 def _row(name: str, runs: list[dict[str, Any]], floats: dict[int, float]) -> Row:
     def mean(key: str) -> float | None:
-        return statistics.fmean(run[key] for run in runs) if all(key in run for run in runs) else None
+        said = [run[key] for run in runs if key in run]
+        return statistics.fmean(said) if said else None
 
     reached = [100 * run["accuracy"] for run in runs]
     return Row(
@@ -95,7 +96,7 @@ def _row(name: str, runs: list[dict[str, Any]], floats: dict[int, float]) -> Row
         statistics.fmean(100 * (floats[run["seed"]] - run["accuracy"]) for run in runs),
         mean("sparsity"),
         mean("entropy"),
-        statistics.fmean(run["bytes"] for run in runs),
+        mean("bytes"),
         statistics.fmean(run["adds"] + run["multiplies"] for run in runs),
     )
 
@@ -112,7 +113,8 @@ def table(rows: Sequence[Row]) -> str:
         bits = "" if row.entropy is None else f"{row.entropy:.2f}"
         lost = "" if row.name == "float" else f"{row.lost:.2f}"
         cells = [row.name, str(row.seeds), f"{row.accuracy:.2f}{spread}", lost, zeros, bits]
-        lines.append("| " + " | ".join([*cells, f"{row.size / 1e3:.1f}", f"{row.operations / 1e6:.2f}"]) + " |")
+        size = "" if row.size is None else f"{row.size / 1e3:.1f}"
+        lines.append("| " + " | ".join([*cells, size, f"{row.operations / 1e6:.2f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -152,6 +154,8 @@ def _against_twn(rows: Sequence[Row]) -> list[str]:
         curve = _twn_curve(rows, distilled_twn)
         gains = []
         for row in _of_kind(rows, pattern, distilled):
+            if row.size is None:
+                continue
             smaller = bool(curve) and row.size < curve[0][0]
             reference = curve[0][1] if smaller else interpolate(curve, row.size)
             # Whoever is better than a larger network is so at equal size, too; whoever is worse may not be.
@@ -170,7 +174,7 @@ def _against_twn(rows: Sequence[Row]) -> list[str]:
 def _twn_curve(rows: Sequence[Row], distilled: bool) -> list[tuple[float, float]]:
     """Sorted points (bytes, points lost) of plain TWN."""
     plain = [row for pattern in PLAIN_TWN for row in _of_kind(rows, pattern, distilled)]
-    points = sorted({(row.size, row.lost) for row in plain})
+    points = sorted({(row.size, row.lost) for row in plain if row.size is not None})
     # A larger network that is worse says nothing about the method: the best of at most that size counts.
     return [point for point in points if all(point[1] <= other[1] for other in points if other[0] <= point[0])]
 
@@ -204,13 +208,14 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axes_of = {
         "zeros, %": lambda row: 100 * row.sparsity,
         "entropy, bits a weight": lambda row: row.entropy,
-        "stored, kB": lambda row: row.size / 1e3,
+        "stored, kB": lambda row: None if row.size is None else row.size / 1e3,
         "operations, millions": lambda row: row.operations / 1e6,
     }
     figure, axes = pyplot.subplots(1, 4, figsize=(14, 4.2), sharey=True, layout="constrained")
     for axis, (label, value) in zip(axes, axes_of.items(), strict=True):
         for name, (colour, marker, members) in _kinds(ternary).items():
-            points = [(value(row), row.accuracy) for row in members]
+            places = [(value(row), row.accuracy) for row in members]
+            points = [(at, reached) for at, reached in places if at is not None]
             if points:
                 faces = "none" if name.endswith(DISTILLED) else colour
                 axis.scatter(

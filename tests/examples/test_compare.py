@@ -345,6 +345,23 @@ def test_aims_of_the_digits_name_every_miss() -> None:
     ]
 
 
+def test_runs_that_do_not_say_their_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"adds": 1e6, "multiplies": 0, "sparsity": 0.8, "entropy": 0.9, "zeros": 0.8}
+    for seed, sizes in enumerate(({"twn-80": 1000, "multilevel-2-80": 1000}, {"twn-80": 2000, "ec2t-entropy-1": None})):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        network = {"adds": 1e6, "multiplies": 0, "bytes": 9000}
+        (folder / "float.json").write_text(json.dumps({"seed": seed, "accuracy": 0.9, **network}))
+        for name, size in {"seq": None, **sizes}.items():
+            run = {"seed": seed, "accuracy": 0.85, **common} | ({} if size is None else {"bytes": size})
+            (folder / f"{name}.json").write_text(json.dumps(run))
+    compare_report.report(tmp_path, "glyphs", ["seq", "twn-80", "multilevel-2-80", "ec2t-entropy-1"])
+    printed = capsys.readouterr().out
+    assert "| twn-80 | 2 | 85.00 ± 0.00 | 5.00 | 80.0 | 0.90 | 1.5 | 1.00 |" in printed
+    assert "| seq | 2 | 85.00 ± 0.00 | 5.00 | 80.0 | 0.90 |  | 1.00 |" in printed
+    assert "- not measured: entropy-constrained better than plain TWN" in printed
+
+
 def test_interpolation() -> None:
     points = [(1.0, 10.0), (3.0, 20.0), (4.0, 22.0)]
     for at in np.linspace(1, 4, 13):
