@@ -26,8 +26,6 @@ import torch
 from examples.models import MODELS
 from examples.random_ternary import random_inputs, randomly_ternary
 
-LOADED = ("model.so", "weights.npz", "metadata.json")
-"""What a device needs of an artifact."""
 STAGE_INPUTS = 4
 """Inputs for the comparison stage by stage."""
 
@@ -79,6 +77,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
 
     import tern_lightning
     import tvm_schedules
+    from tvm_schedules.bench import peers
     from tvm_schedules.stages import compare_stages
     from tvm_schedules.verify import reference_session
 
@@ -117,7 +116,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
         share=max(stage.share for stage in stages),
         seconds=seconds,
         latency=1e3 * float(np.median(times)),
-        file_bytes=sum((result.artifact.path / file).stat().st_size for file in LOADED),
+        file_bytes=peers.ours(result.artifact.path, result.artifact.metadata).bytes,
     )
 
 

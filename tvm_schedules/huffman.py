@@ -7,7 +7,7 @@ Two ways to make bytes of codes, each followed by the Huffman codes of zlib (RFC
 
 Terms are coded together, because most weights that are zero are so in all of them. Random codes with 30 to 98 % zeros
 take 1.00 to 1.06 of their entropy in layers of 300,000 weights; in layers of 2,000, where the tables of codes count,
-1.03 of it with 30 % and 1.5 with 98 %. Numpy and zlib decode more than a hundred million weights a second.
+1.03 of it with 30 % and 1.5 with 98 %. Numpy and zlib decode about a hundred million weights of one term a second.
 """
 
 from __future__ import annotations

@@ -211,9 +211,8 @@ def _recorded(entry: dict[str, Any]) -> Layer:
     levels = entry["levels"]
     span = (float(np.min(levels)), float(np.max(levels))) if isinstance(levels, list) and levels else None
     shape = tuple(entry["shape"])
-    bits = 8 * entry["bytes"] / max(1, int(np.prod(shape)))
     return Layer(
-        entry["name"], "", shape, "ternary", entry["terms"], entry["sparsity"], entry["entropy"], bits, span,
+        entry["name"], "", shape, "ternary", entry["terms"], entry["sparsity"], entry["entropy"], entry["bits"], span,
         entry["bytes"]
     )  # fmt: skip
 

@@ -120,10 +120,6 @@ class TernaryTensor:
         share = np.unique(joint, return_counts=True)[1] / joint.size
         return float(-(share * np.log2(share)).sum()) + 0.0
 
-    def bits(self) -> int:
-        """Storage bits per weight as stored: two for every term."""
-        return 2 * self.terms
-
     def nbytes(self) -> int:
         """Stored bytes: packed two-bit codes and float32 levels (one of the two when they are equal)."""
         levels = int(self.positive.size) * (1 if self.is_symmetric else 2)
