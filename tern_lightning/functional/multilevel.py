@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import as_factor
 from tern_lightning.functional.shared import to_rows
 from tern_lightning.tensor import TernaryTensor
 
@@ -123,15 +124,20 @@ def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric
 def _residual_codes(rows: Tensor, kept: Tensor, terms: int, factor: float) -> Tensor:
     """Codes int8 ``[terms, C, n]`` of successive residuals of ``[C, n]``."""
     residual, codes = rows, []
-    count = kept.sum(1, keepdim=True).clamp_min(1)
+    count = _count(kept).clamp_min(1)
     for _ in range(terms):
         size = residual.abs()
         chosen = (size > factor * size.sum(1, keepdim=True) / count) & kept
-        level = (size * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp_min(1)
-        code = residual.sign() * chosen
+        level = (size * as_factor(chosen)).sum(1, keepdim=True) / _count(chosen).clamp_min(1)
+        code = residual.sign() * as_factor(chosen)
         codes.append(code.to(torch.int8))
         residual = residual - level * code
     return torch.stack(codes)
+
+
+def _count(flags: Tensor) -> Tensor:
+    """How many are set in every row, ``[C, 1]``; a sum would first make eight bytes of every flag."""
+    return torch.count_nonzero(flags, 1)[:, None]
 
 
 def _solve(rows: Tensor, codes: Tensor) -> Tensor:
@@ -153,7 +159,11 @@ def _nearest(rows: Tensor, kept: Tensor, levels: Tensor) -> Tensor:
     every = every[(every != 0).sum(1).argsort(stable=True)]
     sums, order = torch.sort((every.to(levels) @ levels).T.contiguous(), dim=1, stable=True)
     middle = (sums[:, 1:] + sums[:, :-1]) / 2
-    index = torch.searchsorted(middle.contiguous(), rows.contiguous())
+    # Comparisons one after the other are two to eight times as fast as torch.searchsorted.
+    below = torch.zeros_like(rows, dtype=torch.uint8)
+    for bound in middle.unbind(1):
+        below += rows > bound[:, None]
+    index = below.long()
     # [terms, C, sums]: the digits of every sum, in the order of the sums of a channel.
     table = every.T[:, order]
     return torch.stack([digit.gather(1, index) * kept for digit in table])

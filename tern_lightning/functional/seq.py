@@ -31,8 +31,8 @@ def seq(weight: Tensor, scale: Tensor, channel_axis: int = 0, mask: Tensor | Non
         >>> seq(torch.tensor([[1.0, -3.0, 0.9]]), torch.tensor([3.0])).dequantize()
         tensor([[ 0., -2.,  0.]])
     """
-    ratio = (weight / spread(scale, weight, channel_axis)).clamp(-CLIP, CLIP)
-    codes = kept((1.5 * ratio).round(), mask).to(torch.int8)
+    ratio = (weight / spread(scale, weight, channel_axis)).clamp_(-CLIP, CLIP)
+    codes = kept(ratio.mul_(1.5).round_(), mask).to(torch.int8)
     level = (scale / 1.5)[None]
     return TernaryTensor(codes[None], level, level, channel_axis)
 
@@ -55,7 +55,8 @@ def seq_gradient(weight: Tensor, scale: Tensor, ternary: TernaryTensor, mask: Te
     axis = ternary.channel_axis
     ratio = weight.detach() / spread(scale.detach(), weight, axis)
     inside = ratio.abs() <= CLIP
-    within = (ternary.codes[0] / 1.5 - ratio) * as_factor(inside)
-    slope = (within + signs(ratio, ~inside)) / weight.numel() ** 0.5
+    # In place: on a CPU a new tensor costs more than the arithmetic.
+    slope = (ternary.codes[0] / 1.5).sub_(ratio).mul_(as_factor(inside))
+    slope.add_(signs(ratio, ~inside)).div_(weight.numel() ** 0.5)
     values = attach(ternary.dequantize().detach(), weight, inside)
     return attach(values, spread(scale, weight, axis), kept(slope, mask))

@@ -12,15 +12,16 @@ from examples.step_cost import Measurement, overheads, table
 from tern_lightning.quantizers import quantizer_names
 
 
-def test_overheads_compare_within_a_round():
-    """A round in which the machine is twice as slow changes nothing."""
-    base = Measurement("net", "float", [1.0, 2.0, 1.0], [1.0, 1.0, 1.0], 100)
-    other = Measurement("net", "slow", [1.1, 2.4, 1.3], [1.5, 1.5, 1.5], 150)
-    assert overheads(other.seconds, base.seconds) == pytest.approx([10, 20, 30])
+def test_overheads_compare_neighbours():
+    """A pair of measurements in which the machine is twice as slow changes nothing."""
+    ones = [1.0, 1.0, 1.0]
+    base = Measurement("net", "float", ones, ones, ones, ones, peak=100)
+    other = Measurement("net", "slow", [1.1, 2.4, 1.3], [1.5, 1.5, 1.5], [1.0, 2.0, 1.0], ones, peak=150)
+    assert overheads(other.seconds, other.float_seconds) == pytest.approx([10, 20, 30])
     text = table([base, other, Measurement("net", "gone", error="No module named 'gone'")])
-    assert text.splitlines()[2].split() == ["slow", "1300.0", "20.0", "(10.0", "to", "30.0)", "0.0", "50.0"]
+    assert text.splitlines()[2].split() == ["slow", "1300.0", "20.0", "(10.0", "to", "30.0)", "10.0", "0.0", "50.0"]
     assert "not run: No module named 'gone'" in text
-    assert " 50.0 (50.0 to 50.0)" in table([base, other], "cpu")
+    assert " 50.0 (50.0 to 50.0)    50.0" in table([base, other], "cpu")
 
 
 def test_every_method_has_a_variant():
@@ -35,7 +36,7 @@ def test_a_short_run(tmp_path, capsys):
     found = json.loads((tmp_path / "cost.json").read_text())["measurements"]
     assert [one["variant"] for one in found] == ["float", "twn", "torch.ao int8"]
     for one in found:
-        assert len(one["seconds"]) == len(one["cpu"]) == 1
+        assert len(one["seconds"]) == len(one["cpu"]) == len(one["float_seconds"]) == len(one["float_cpu"]) == 1
         assert min(one["seconds"]) > 0
     # At least the gradient of every weight is allocated within a step; a ternary layer needs its values besides.
     weights = 4 * sum(p.numel() for p in resnet20().parameters())
