@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.frozen import frozen_levels
-from tern_lightning.functional.gradient import as_factor, straight_through
+from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.multilevel import fit_levels, limit_codes, limit_terms
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
+from tern_lightning.products import scaled
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.tensor import TernaryTensor
 
@@ -77,7 +78,7 @@ class LayerState:
             values = straight_through(latent.float(), cut, self.quantizer.ste_clip).to(latent.dtype)
         elif self.phase == "ternary":
             values = self.quantizer(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
-        return values if keep is None else values * as_factor(keep)
+        return values if keep is None else scaled(keep, values)
 
     def bias(self, latent: Tensor, own: Tensor | None) -> Tensor | None:
         """The bias that forward uses: the layer's ``own``, with what the method adds to it in the ternary phase."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tern_lightning.products import scaled
+
 
 @dataclass(frozen=True)
 class TernaryTensor:
@@ -95,9 +97,11 @@ class TernaryTensor:
         # Products are exact here, and many times as fast as torch.where.
         positive = self._spread(self.positive)
         if self.negative is self.positive:
-            values = positive * self.codes
+            values = scaled(self.codes, positive)
         else:
-            values = positive * self.codes.clamp(min=0) + self._spread(self.negative) * self.codes.clamp(max=0)
+            values = scaled(self.codes.clamp(min=0), positive) + scaled(
+                self.codes.clamp(max=0), self._spread(self.negative)
+            )
         return values[0] if self.terms == 1 else values.sum(0)
 
     def sparsity(self) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tern_lightning.products import as_factor
+
 
 class _Attach(torch.autograd.Function):
     """``values`` in forward; in backward its gradient for ``values`` and ``slope`` times it for ``latent``."""
@@ -28,6 +30,8 @@ class _Attach(torch.autograd.Function):
         own = None
         if ctx.needs_input_grad[1]:
             factor = ctx.slope if slope is None else slope
+            if isinstance(factor, Tensor):
+                factor = factor.to(grad.dtype)
             own = (grad if factor is None else grad * factor).sum_to_size(ctx.shape)
         return grad if ctx.needs_input_grad[0] else None, own, None
 
@@ -46,11 +50,6 @@ def attach(values: Tensor, latent: Tensor, slope: Tensor | float | None = None) 
         slope = as_factor(slope)
     found: Tensor = _Attach.apply(values, latent, slope)
     return found
-
-
-def as_factor(flags: Tensor) -> Tensor:
-    """Flags as int8 zeros and ones, without a copy: several times as fast to multiply by as bool or to select with."""
-    return flags.view(torch.int8)
 
 
 def straight_through(latent: Tensor, quantized: Tensor, clip: float | None = None) -> Tensor:

@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.gradient import as_factor
-from tern_lightning.functional.shared import to_rows
+from tern_lightning.functional.shared import row_flags, signs, to_rows
+from tern_lightning.products import scaled
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -124,20 +124,15 @@ def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric
 def _residual_codes(rows: Tensor, kept: Tensor, terms: int, factor: float) -> Tensor:
     """Codes int8 ``[terms, C, n]`` of successive residuals of ``[C, n]``."""
     residual, codes = rows, []
-    count = _count(kept).clamp_min(1)
+    count = row_flags(kept)[:, None].clamp_min(1)
     for _ in range(terms):
         size = residual.abs()
         chosen = (size > factor * size.sum(1, keepdim=True) / count) & kept
-        level = (size * as_factor(chosen)).sum(1, keepdim=True) / _count(chosen).clamp_min(1)
-        code = residual.sign() * as_factor(chosen)
-        codes.append(code.to(torch.int8))
-        residual = residual - level * code
+        level = scaled(chosen, size).sum(1, keepdim=True) / row_flags(chosen)[:, None].clamp_min(1)
+        code = signs(residual, chosen)
+        codes.append(code)
+        residual = residual - scaled(code, level)
     return torch.stack(codes)
-
-
-def _count(flags: Tensor) -> Tensor:
-    """How many are set in every row, ``[C, 1]``; a sum would first make eight bytes of every flag."""
-    return torch.count_nonzero(flags, 1)[:, None]
 
 
 def _solve(rows: Tensor, codes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.gradient import as_factor
+from tern_lightning.products import as_factor, scaled
 from tern_lightning.tensor import TernaryTensor
 
 
@@ -31,7 +31,7 @@ def kept(values: Tensor, mask: Tensor | None) -> Tensor:
         return values
     if values.dtype == torch.bool:
         return values & mask
-    return values * as_factor(mask)
+    return scaled(mask, values) if values.is_floating_point() else values * as_factor(mask)
 
 
 def row_sum(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
@@ -45,6 +45,14 @@ def row_count(weight: Tensor, channel_axis: int, per_channel: bool, mask: Tensor
         rows = to_rows(weight, channel_axis, per_channel)
         return rows.new_full((rows.shape[0],), rows.shape[1], dtype=torch.float32)
     return to_rows(mask.to(torch.float32), channel_axis, per_channel).sum(1)
+
+
+def row_flags(rows: Tensor) -> Tensor:
+    """How many flags of ``[C, n]`` are set in every row, int32 ``[C]``.
+
+    Several times as fast on CPUs as a sum of flags or ``torch.count_nonzero``, which make eight bytes of each first.
+    """
+    return as_factor(rows).sum(1, dtype=torch.int32)
 
 
 def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
@@ -78,14 +86,14 @@ def conditional_mean(values: Tensor, chosen: Tensor, channel_axis: int, per_chan
 
     It is differentiable in ``values``: every chosen element receives the mean's gradient divided by their number.
     """
-    rows = to_rows(values * as_factor(chosen), channel_axis, per_channel)
-    count = torch.count_nonzero(to_rows(chosen, channel_axis, per_channel), 1).to(values.dtype)
+    rows = to_rows(scaled(chosen, values), channel_axis, per_channel)
+    count = row_flags(to_rows(chosen, channel_axis, per_channel)).to(values.dtype)
     return torch.where(count > 0, rows.sum(1) / count.clamp_min(1), torch.ones_like(count))
 
 
 def signs(weight: Tensor, chosen: Tensor) -> Tensor:
     """Signs of the chosen weights, int8."""
-    return weight.sign().to(torch.int8) * as_factor(chosen)
+    return weight.sign().to(torch.int8).mul_(as_factor(chosen))
 
 
 def ternarize(weight: Tensor, chosen: Tensor, level: Tensor, channel_axis: int) -> TernaryTensor:

@@ -1,0 +1,21 @@
+"""Products of flags and codes with floats, as fast as PyTorch does them on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_factor(flags: Tensor) -> Tensor:
+    """Flags as int8 zeros and ones, without a copy."""
+    return flags.view(torch.int8)
+
+
+def scaled(codes: Tensor, values: Tensor) -> Tensor:
+    """Product of flags or codes with float values of their shape, or of one that broadcasts to it.
+
+    On CPUs it is several times as fast as selecting, and as a product of tensors of two types, in which PyTorch uses no
+    vectors.
+    """
+    factor = (as_factor(codes) if codes.dtype == torch.bool else codes).to(values.dtype)
+    return factor * values if values.requires_grad else factor.mul_(values)
