@@ -297,7 +297,7 @@ class Lowering:
         mask = self.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(ep.size), "length": spec.pixels})
         args = [*own, numeric["scale"], numeric["bias"], numeric["params"], mask["mask"], *beside, out]
         self.largest_read = max(self.largest_read, x.itemsize * (spec.pixels + x.plane))
-        self.add_step(node, module, spec, args, info)
+        self.add_step(node, module, spec, args, {**info, "operand": x.dtype})
 
     def report(self, node: Node, weight: Weight, kernel: str, reason: str) -> None:
         """Notes a layer with a weight for reports."""

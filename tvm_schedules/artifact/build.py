@@ -295,13 +295,13 @@ def _metadata(
 
 
 def _with_operands(model: Any, steps: Sequence[Mapping[str, Any]], quantised: set[str]) -> list[dict[str, Any]]:
-    """Steps with ``operand``: ``uint8`` where the node that they are named after reads a quantised tensor."""
+    """Steps with ``operand``: as the kernel says, or ``uint8`` where the node of that name reads a quantised tensor."""
     nodes = {node.name: node for node in model.graph.node if node.name}
     result = []
     for step in steps:
         node = nodes.get(step["name"])
         integers = node is not None and bool(node.input) and node.input[0] in quantised
-        result.append({**step, "operand": "uint8" if integers else "float32"})
+        result.append({"operand": "uint8" if integers else "float32", **step})
     return result
 
 
