@@ -90,7 +90,7 @@ class Lowering:
         self._inputs = {name: i for i, name in enumerate(graph.inputs)}
         self._outputs = {name: i for i, name in enumerate(graph.outputs)}
         planes = [n for n in graph.nodes if in_planes(graph, n)]
-        self.layouts = Layouts(graph, planes)
+        self.layouts = Layouts(graph, planes, vector=target.vector_bytes if target.vector_bytes == 64 else 0)
         self.largest_read = 4096
 
     # -- the walk -----------------------------------------------------------------------------------------------------

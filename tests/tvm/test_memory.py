@@ -44,6 +44,8 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     x = conv.quantize(conv.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 0.03, 9)
     plain = Net((2, 6, 9))
     y = plain.op("Conv", "input_0", plain.weight((9, 6, 4), 0.4, terms=2), plain.bias(9), pads=[3, 2])
+    panel = Net((1, 130, 14, 14))
+    p = panel.op("Conv", panel.quantize("input_0", 0.03, 7), panel.weight((64, 130, 3, 3), 0.8), pads=[1] * 4)
     rows = Net((37, 50))
     z = rows.op("Gemm", rows.quantize("input_0", 0.03, 128), rows.weight((33, 50), 0.6), rows.bias(33), transB=1)
     return {
@@ -51,6 +53,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "convolution and pooling": (conv.model(x), (1, 5, 13, 11)),
         "float, one dimension": (plain.model(y), (2, 6, 9)),
         "few bits": (few_bits(), (1, 24, 11, 13)),
+        "panel": (panel.model(panel.quantize(p, 0.03, 9)), (1, 130, 14, 14)),
         "rows": (rows.model(z), (37, 50)),
     }
 

@@ -93,10 +93,68 @@ def test_threads_do_not_change_the_result() -> None:
 def test_taps_a_line_apart_share_their_pixels() -> None:
     window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
     wide = Halo(1, 4, (1, 30, 60), "uint8", (30, 64), (0, 1, 1), (0, 1, 1))
-    runs, places = panel_lists.copies(window, wide, 128)
-    assert sorted(length for _, length in runs) == [256, 256, 256]
-    assert len(set(places)) == 9
-    assert len(panel_lists.copies(window, replace(wide, pitch=(30, 61)), 128)[0]) == 9
+    held = panel_lists.copies(window, wide, 128)
+    assert (held.channel, len(set(held.places))) == (3 * 256, 9)
+    assert panel_lists.copies(window, replace(wide, pitch=(30, 61)), 128).channel == 9 * 128
+
+
+WINDOWS = {
+    "3x3": Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1))),
+    "5x2, dilated": Window((1, 5, 2), pads=((0, 0), (1, 2), (0, 1)), dilations=(1, 2, 3)),
+    "3x3, strided": Window((1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=list(WINDOWS))
+@pytest.mark.parametrize(("rows", "width", "pitch"), [(14, 14, 16), (9, 12, 16), (16, 13, 16), (7, 20, 32), (3, 9, 16)])
+def test_a_tap_finds_the_dealt_rows_in_whole_vectors(window: Window, rows: int, width: int, pitch: int) -> None:
+    dims = (1, rows * window.strides[1], width * window.strides[2])
+    lo, hi = window.halo(dims)
+    x = Halo(1, 1, dims, "uint8", (rows + max(lo[1], hi[1]), pitch), lo, hi, window.strides)
+    flat = np.random.default_rng(0).integers(0, 255, x.elements + 1024)
+    height = window.output(dims)[1]
+    vectors = -(-height * pitch // 64)
+    held = panel_lists.dealt(window, x, 4)
+    if not 1 < vectors <= 4:
+        assert held is None
+        return
+    panel_ = np.full(held.channel, -1)
+    for source, place, size, _ in held.moves:
+        panel_[place : place + size] = flat[source : source + size]
+    assert (panel_ >= 0).all()
+    back = np.concatenate(panel_lists.undealt(vectors, pitch))
+    assert sorted(back) == list(range(vectors * 64))
+    for (phase, shift), place in zip(window.taps(), held.places, strict=True):
+        assert place % 64 == 0
+        start = x.offset(0, phase, shift)
+        read = panel_[place : place + vectors * 64][back]
+        np.testing.assert_array_equal(read[: height * pitch], flat[start : start + height * pitch])
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options"),
+    [
+        ((1, 70, 14, 14), (3, 3), {"pads": [1] * 4}),
+        ((2, 9, 14, 14), (3, 3), {"pads": [1] * 4}),
+        ((1, 33, 28, 28), (3, 3), {"pads": [1] * 4, "strides": [2, 2]}),
+        ((1, 20, 12, 13), (5, 3), {"pads": [2, 1, 2, 1]}),
+        ((1, 20, 13, 12), (3, 3), {"pads": [2, 2, 2, 2], "dilations": [2, 2]}),
+        ((1, 300, 9, 13), (3, 3), {"pads": [1] * 4}),
+    ],
+)
+def test_rows_dealt_to_vectors(
+    shape: tuple[int, ...], kernel: tuple[int, int], options: dict[str, list[int]], wide: int
+) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(shape, seed=2)
+    x = net.quantize("input_0", STEP, 3)
+    y = net.op("Relu", net.op("Conv", x, net.weight((48, shape[1], *kernel), 0.6, 1), **options))
+    y = net.quantize(y, STEP, 5)
+    with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
+        forced(net.model(y), dealt=wide)
+    assert spec.call_args.args[10] == 16 * wide
+    agree(net.model(y), [rng.normal(size=shape).astype(np.float32)], STEP, dealt=wide, channels=7)
 
 
 def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:

@@ -5,6 +5,9 @@ pixels that a block of output pixels reads are first copied into a panel, once f
 (taps that are a multiple of a line apart share the copy), and the output channels then read the panel: every load is
 aligned, and the panel stays in the cache until the last of them is done. The sums of a panel wait in memory, as 16-bit
 words while they cannot overflow, as float32 from there on.
+
+Images of few vectors, whose rows are a quarter or half of one, have them dealt out to the vectors like cards (see
+:func:`.panel_lists.dealt`): a panel is half as large then, and a list is read once for the whole image.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN
 from .epilogue import fill_borders
-from .panel_lists import Copies, copies, longest
+from .panel_lists import Copies, copies, dealt, dealt_vectors, longest, undealt
 from .pixel_rows import PixelRows
 from .sparse import row_chunks, row_splits
 from .sums import Bytes
@@ -41,7 +44,8 @@ class Spec(PixelRows):
 
     Args:
         taps: Taps in all, and the zeros that fill lists up.
-        copies: For one input channel, what goes into the panel: source offset and length in bytes.
+        copies: For one input channel, what goes into the panel.
+        dealt: Bytes of a row where rows are dealt out to the vectors, else 0.
         channels: Input channels a panel.
         groups: Runs of panels whose sums fit 16 bits.
         unroll: Taps in the body of a loop.
@@ -50,6 +54,7 @@ class Spec(PixelRows):
 
     taps: int
     copies: Copies
+    dealt: int
     channels: int
     groups: int
     unroll: int
@@ -59,11 +64,6 @@ class Spec(PixelRows):
     def panels(self) -> int:
         """Panels one after the other."""
         return -(-self.x.channels // self.channels)
-
-    @property
-    def channel(self) -> int:
-        """Bytes of one input channel in a panel."""
-        return sum(length for _, length in self.copies)
 
     @property
     def share(self) -> int:
@@ -84,7 +84,7 @@ def emit(spec: Spec) -> Any:
     full, tail = spec.widths
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
-    per_channel = x.phases * x.plane
+    per_channel, channel = x.phases * x.plane, spec.copies.channel
     size, quarter = spec.block * spec.vector, Bytes.parts
     room = x.elements + spec.pixels
 
@@ -97,12 +97,9 @@ def emit(spec: Spec) -> Any:
             count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
             with e.loop(count) as c:
                 source = e.part(bx, (n * x.channels + first + c) * per_channel + start, room, "uint8")
-                at = 0
-                for begin, length in spec.copies:
-                    for line in range(0, length - (size - reach), spec.vector):
-                        pixels = e.load(source, begin + line, spec.vector)
-                        e.store(panel, c * spec.channel + at + line, pixels, spec.vector)
-                    at += length
+                for begin, place, length, least in spec.copies.moves:
+                    if reach > least:
+                        e.store(panel, c * channel + place, e.load(source, begin, length), length)
 
         mean = spec.taps // (2 * spec.panels * spec.rows)
         fetch = -(-mean * 2 // ALIGN)
@@ -154,7 +151,8 @@ def emit(spec: Spec) -> Any:
             panel, waiting, total = memory
             acc = Bytes(e, spec)
             start = block * size
-            parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
+            ends = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
+            parts = [(v * spec.vector, spec.vector) for v in range(spec.block)] if spec.dealt else ends
             reach = -(-sum(widths) // spec.vector) * spec.vector
             count = e.min(e.expr(spec.share), e.expr(spec.rows) - begin)
             with e.loop(spec.groups) as group:
@@ -178,13 +176,14 @@ def emit(spec: Spec) -> Any:
                                 for at, width in parts:
                                     acc.save(waiting, i * (size // 2), at, width)
                         with e.when(k == last - first - 1):
-                            finish(acc, total, group, n, i, begin + i, start, parts)
+                            done = acc.rearranged(undealt(spec.block, spec.dealt)) if spec.dealt else acc
+                            finish(done, total, group, n, i, begin + i, start, ends)
 
         with e.jobs(x.batch * shares * blocks, spec.parallel) as job:
             n, rest = job // (shares * blocks), job % (shares * blocks)
             begin, block = rest // blocks * spec.share, rest % blocks
             room_for_sums = spec.share * size // 2
-            zeros = spec.channels * spec.channel
+            zeros = spec.channels * channel
             panel = e.scratch(zeros + size, "uint8")
             for at in range(0, size, spec.vector):
                 e.store(panel, zeros + at, e.const(0, f"uint8x{spec.vector}"), spec.vector)
@@ -216,17 +215,21 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     pick, name = ctx.choices.pick, node.name
     # Of few blocks an odd one would be waited for by a second thread.
     usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
-    block = pick(name, "block", usual, range(1, min(4, vectors) + 1))
-    runs, places = copies(layer.window, x, block * vector)
-    channel = sum(length for _, length in runs)
+    cards = dealt(layer.window, x, 4)
+    if cards is not None and pick(name, "dealt", 1, (0, 1)):
+        held, block, row = cards, dealt_vectors(layer.window, x) or 1, x.pitch[1]
+    else:
+        block, row = pick(name, "block", usual, range(1, min(4, vectors) + 1)), 0
+        held = copies(layer.window, x, block * vector)
+    channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
     long = vectors <= 16 or layer.taps >= 0.15 * layer.dense
-    pays = long and layer.taps >= 9 * x.channels * len(runs)
+    pays = long and layer.taps >= 9 * x.channels * (channel // (block * vector))
     # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
     large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
     if (
         channel > PANEL
-        or len(places) > taps_limit(x, layer.quant.top)
+        or len(held.places) > taps_limit(x, layer.quant.top)
         or not ctx.choices.wants(name, "panel", pays and large)
     ):
         return False
@@ -243,14 +246,14 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
-    unroll = 2 if mean < 16 else 8 if vectors <= 4 else 4
+    unroll = 4 if row else 2 if mean < 16 else 8 if vectors <= 4 else 4
     unroll = pick(name, "unroll", unroll, (2, 4, 8))
-    given = {"places": places, "channel": channel, "channels": channels, "limit": limit}
+    given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
     made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
     ep, beside, out = ctx.epilogue(node, False, x)
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
     once = next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
-    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, taps, runs, channels, groups, unroll, once)
+    spec = Spec(x, rows, 0, vector, block, chunks, parallel, ep, taps, held, row, channels, groups, unroll, once)
     own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)

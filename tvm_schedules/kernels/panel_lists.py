@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..layout import ALIGN, Halo, Window
 
-__all__ = ["Copies", "copies", "lists", "longest"]
-
-Copies = tuple[tuple[int, int], ...]
+__all__ = ["Copies", "copies", "dealt", "dealt_vectors", "lists", "longest", "undealt"]
 
 
-def copies(window: Window, x: Halo, size: int) -> tuple[Copies, list[int]]:
-    """What of one input channel a panel holds for a block of ``size`` bytes of output pixels.
+@dataclass(frozen=True)
+class Copies:
+    """What of one input channel a panel holds.
 
-    Returns:
-        Runs ``(source offset, length)`` in bytes, lengths in whole lines, and for every tap of the window the place
-        where its pixels start in the panel.
+    Attributes:
+        moves: What is copied: ``(source, place, bytes, least)``, needed by blocks of more than ``least`` bytes. Sources
+            are elements from a block's first pixel on, in image 0 and channel 0.
+        places: For every tap of the window the place where its pixels start.
+        channel: Bytes of a channel.
     """
+
+    moves: tuple[tuple[int, int, int, int], ...]
+    places: tuple[int, ...]
+    channel: int
+
+
+def copies(window: Window, x: Halo, size: int) -> Copies:
+    """Pixels as they are, for blocks of ``size`` bytes: a copy for every tap, but one for taps whole lines apart."""
     starts = [x.offset(0, phase, shift) for phase, shift in window.taps()]
     runs: list[list[int]] = []
     place: dict[int, tuple[int, int]] = {}
@@ -28,12 +40,54 @@ def copies(window: Window, x: Halo, size: int) -> tuple[Copies, list[int]]:
         else:
             runs.append([start, size])
         place[start] = (len(runs) - 1, start - runs[-1][0])
-    begin = np.cumsum([0, *(length for _, length in runs)])
-    return tuple((s, n) for s, n in runs), [int(begin[place[s][0]]) + place[s][1] for s in starts]
+    begin = [0, *np.cumsum([length for _, length in runs]).tolist()]
+    moves = [
+        (start + line, at + line, ALIGN, line - (length - size))
+        for (start, length), at in zip(runs, begin, strict=False)
+        for line in range(0, length, ALIGN)
+    ]
+    return Copies(tuple(moves), tuple(begin[place[s][0]] + place[s][1] for s in starts), begin[-1])
+
+
+def dealt(window: Window, x: Halo, most: int) -> Copies | None:
+    """Rows dealt out to the vectors like cards, row r to vector r modulo their number; None where that is no use.
+
+    A tap of another row is then another vector, whole: of nine taps the three of a column share their pixels. For
+    images of several vectors, ``most`` at most, with rows of 16 or 32 bytes.
+    """
+    row, vectors = x.pitch[1], dealt_vectors(window, x)
+    if vectors is None or not 1 < vectors <= most:
+        return None
+    share = ALIGN // row
+    rows: dict[int, list[int]] = {}
+    for phase, (depth, height, width) in window.taps():
+        rows.setdefault(x.offset(0, phase, (depth, 0, width)), []).append(height)
+    moves, begin, at = [], {}, 0
+    for start, heights in rows.items():
+        begin[start] = at - min(heights) * ALIGN
+        for vector in range(min(heights), max(heights) + vectors):
+            for part in range(share):
+                moves.append((start + (vector + part * vectors) * row, at + part * row, row, -1))
+            at += ALIGN
+    places = [begin[x.offset(0, phase, (d, 0, w))] + h * ALIGN for phase, (d, h, w) in window.taps()]
+    return Copies(tuple(moves), tuple(places), at)
+
+
+def dealt_vectors(window: Window, x: Halo) -> int | None:
+    """Vectors of an image whose rows are dealt out, or None where rows are not 16 or 32 bytes."""
+    flat = x.dims[0] == 1 and window.kernel[0] == 1
+    return -(-window.output(x.dims)[1] * x.pitch[1] // ALIGN) if flat and x.pitch[1] in (16, 32) else None
+
+
+def undealt(vectors: int, row: int) -> list[list[int]]:
+    """Of every vector of rows in their order, which of the dealt pixels are in it; ``row`` is pixels a row."""
+    share = ALIGN // row
+    place = [(r % vectors) * ALIGN + r // vectors * row for r in range(vectors * share)]
+    return [[at + i for at in place[v * share : (v + 1) * share] for i in range(row)] for v in range(vectors)]
 
 
 def lists(
-    codes: np.ndarray, places: list[int], channel: int, panel: int, limit: int, share: int, unroll: int
+    codes: np.ndarray, places: Sequence[int], channel: int, panel: int, limit: int, share: int, unroll: int
 ) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).
 

@@ -7,6 +7,7 @@ exceeds 32767.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..compat import Emitter
@@ -33,7 +34,7 @@ class Bytes:
     parts = 4
 
     def __init__(self, e: Emitter, spec: Block) -> None:
-        self.e = e
+        self.e, self.spec = e, spec
         self.words = [e.local(spec.block * spec.vector // 2, "uint16") for _ in range(2)]
 
     def zero(self, at: int, width: int) -> None:
@@ -48,6 +49,16 @@ class Bytes:
         for part, term in zip(self.words, (word, word >> e.const(8, u16)), strict=True):
             old = e.load(part, at // 2, half)
             e.store(part, at // 2, old + term if sign > 0 else old - term, half)
+
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
+        """The sums of other pixels in every vector: those in the places ``order``, in pairs."""
+        size = len(order[0]) // 2
+        found = Bytes(self.e, self.spec)
+        for old, new in zip(self.words, found.words, strict=True):
+            vectors = [self.e.load(old, v * size, size) for v in range(len(order))]
+            for v, pixels in enumerate(order):
+                self.e.store(new, v * size, self.e.shuffle(vectors, [p // 2 for p in pixels[::2]]), size)
+        return found
 
     def sums(self, at: int, width: int) -> list[Any]:
         """The sums as float32: of every fourth pixel from the first on, from the second on, and so on."""

@@ -79,14 +79,32 @@ def in_planes(graph: Graph, node: Node) -> bool:
     return isinstance(node, Windowed | Pool | GlobalPool)
 
 
+def _widened(rows: int, pitch: int, vector: int) -> int:
+    """A quarter of a vector as the pitch of images a little narrower, where that makes them no more vectors.
+
+    Panels can then deal out rows; see :func:`tvm_schedules.kernels.panel_lists.dealt`.
+    """
+    wide = vector // 4
+    same = -(-rows * pitch // vector) == -(-rows * wide // vector)
+    return wide if pitch < wide and 4 * pitch > 3 * wide and same else pitch
+
+
 class Layouts:
     """Solves the layouts of a graph; ``layouts[key]`` is a :class:`Halo`."""
 
-    def __init__(self, graph: Graph, planes: list[Node], make: type[Halo] = Halo) -> None:
-        """Takes the nodes that work in planes (linear layers only if they shall), and the class of the layouts."""
+    def __init__(self, graph: Graph, planes: list[Node], make: type[Halo] = Halo, vector: int = 0) -> None:
+        """Lays out what nodes that work in planes read and write.
+
+        Args:
+            graph: The network.
+            planes: Its nodes in planes; linear layers only if they shall be.
+            make: Class of the layouts.
+            vector: Bytes of a vector, where rows of a part of it are of use; else 0.
+        """
         self.graph, self._make = graph, make
         self._parent: dict[Key, Key] = {}
         self._needs: dict[Key, _Need] = {}
+        self._windows: set[Key] = set()
         for node in planes:
             self._add(node)
         pitches: dict[Key, list[int]] = {}
@@ -97,6 +115,8 @@ class Layouts:
             for axis in (0, 1):
                 span = grid[axis + 1] + max(need.lo[axis + 1], need.hi[axis + 1])
                 found[axis] = max(found[axis], span, need.pitch[axis])
+        for root in {self._root(key) for key in self._windows} if vector else ():
+            pitches[root][1] = _widened(pitches[root][0], pitches[root][1], vector)
         self._layouts = {key: self._halo(key, pitches[self._root(key)]) for key in self._needs}
 
     def __getitem__(self, key: Key) -> Halo:
@@ -111,6 +131,8 @@ class Layouts:
         need = self._need(key)
         if isinstance(node, GlobalPool):
             return
+        if isinstance(getattr(node, "weight", None), TernaryTensor) and prod(window.kernel) > 1:
+            self._windows.add(key)
         lo, hi = window.halo(dims)
         need.lo = [max(a, b) for a, b in zip(need.lo, lo, strict=True)]
         need.hi = [max(a, b) for a, b in zip(need.hi, hi, strict=True)]
