@@ -53,15 +53,16 @@ def test_random_convolutions(case: Case, block: int, channels: int, chunks: int)
     agree(net.model(y), inputs, step, block=block, channels=channels, chunks=chunks)
 
 
+@pytest.mark.parametrize("size", [7, 9, 14])
 @pytest.mark.parametrize("channels", [3, 14, 1000])
-def test_sums_too_long_for_sixteen_bits_go_on_in_float(channels: int) -> None:
-    net = Net((1, 60, 9, 9))
+def test_sums_too_long_for_sixteen_bits_go_on_in_float(channels: int, size: int) -> None:
+    net = Net((1, 60, size, size))
     codes = np.ones((4, 60, 3, 3), np.int8)
     codes[1] = -1
     codes[2, ::2] = -1
     codes[3] = 0
     y = net.op("Conv", net.quantize("input_0", 1.0, 0), net.ternary(codes, np.full(4, 1e-3)), pads=[1] * 4)
-    agree(net.model(y), [np.full((1, 60, 9, 9), 255, np.float32)], None, channels=channels)
+    agree(net.model(y), [np.full((1, 60, size, size), 255, np.float32)], None, channels=channels)
 
 
 @pytest.mark.parametrize(("top", "once"), [(127, 2), (85, 2), (63, 4), (31, 8), (7, 8)])
@@ -90,6 +91,24 @@ def test_threads_do_not_change_the_result() -> None:
     assert np.array_equal(*found)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options"),
+    [
+        ((2, 50, 7, 7), (3, 3), {"pads": [1] * 4}),
+        ((1, 33, 14, 13), (3, 3), {"pads": [1] * 4, "strides": [2, 2]}),
+        ((1, 20, 5, 11, 7), (2, 3, 3), {"pads": [0, 2, 1, 1, 0, 1]}),
+        ((1, 20, 30, 6), (1, 5), {"pads": [0, 2, 0, 2]}),
+    ],
+)
+def test_rows_of_seven_pixels(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, list[int]]) -> None:
+    net = Net(shape, seed=4)
+    x = net.quantize("input_0", STEP, 250)
+    y = net.op("Conv", x, net.weight((48, shape[1], *kernel), 0.3, 1), **options)
+    with mock.patch.object(panel, "Sevens", wraps=panel.Sevens) as sums:
+        agree(net.model(y), [np.random.default_rng(1).normal(size=shape).astype(np.float32)], None, channels=7)
+    assert sums.called
+
+
 def test_taps_a_line_apart_share_their_pixels() -> None:
     window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
     wide = Halo(1, 4, (1, 30, 60), "uint8", (30, 64), (0, 1, 1), (0, 1, 1))
@@ -111,24 +130,26 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(window: Window, rows: int, 
     dims = (1, rows * window.strides[1], width * window.strides[2])
     lo, hi = window.halo(dims)
     x = Halo(1, 1, dims, "uint8", (rows + max(lo[1], hi[1]), pitch), lo, hi, window.strides)
-    flat = np.random.default_rng(0).integers(0, 255, x.elements + 1024)
+    flat = np.arange(x.elements + 1024)
     height = window.output(dims)[1]
     vectors = -(-height * pitch // 64)
     held = panel_lists.dealt(window, x, 4)
     if not 1 < vectors <= 4:
         assert held is None
         return
-    panel_ = np.full(held.channel, -1)
-    for source, place, size, _ in held.moves:
-        panel_[place : place + size] = flat[source : source + size]
-    assert (panel_ >= 0).all()
-    back = np.concatenate(panel_lists.undealt(vectors, pitch))
-    assert sorted(back) == list(range(vectors * 64))
+    order = list(held.order) or list(range(64))
+    copied = [np.concatenate([flat[at : at + 64 // len(sources)] for at in sources]) for sources, _ in held.vectors]
+    holds = np.concatenate([vector[order] for vector in copied])
+    assert bool(held.order) == (window.output(dims)[2] <= pitch // 8 * 7)
+    back = np.concatenate(panel_lists.undealt(vectors, pitch, bool(held.order)))
+    inside = np.arange(height * pitch) % pitch < window.output(dims)[2]
     for (phase, shift), place in zip(window.taps(), held.places, strict=True):
         assert place % 64 == 0
         start = x.offset(0, phase, shift)
-        read = panel_[place : place + vectors * 64][back]
-        np.testing.assert_array_equal(read[: height * pitch], flat[start : start + height * pitch])
+        read = holds[place : place + vectors * 64][back][: height * pitch]
+        np.testing.assert_array_equal(read[inside], flat[start : start + height * pitch][inside])
+    if held.order:
+        assert not (back[: height * pitch][inside] % 8 == 7).any()
 
 
 @pytest.mark.parametrize("wide", [0, 1])
@@ -141,9 +162,10 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(window: Window, rows: int, 
         ((1, 20, 12, 13), (5, 3), {"pads": [2, 1, 2, 1]}),
         ((1, 20, 13, 12), (3, 3), {"pads": [2, 2, 2, 2], "dilations": [2, 2]}),
         ((1, 300, 9, 13), (3, 3), {"pads": [1] * 4}),
+        ((1, 20, 13, 15), (3, 2), {"pads": [1, 0, 1, 1]}),
     ],
 )
-def test_rows_dealt_to_vectors(
+def test_rows_dealt_out_to_vectors(
     shape: tuple[int, ...], kernel: tuple[int, int], options: dict[str, list[int]], wide: int
 ) -> None:
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layout import ALIGN, Halo, Window
 
-__all__ = ["Copies", "copies", "dealt", "dealt_vectors", "lists", "longest", "undealt"]
+__all__ = ["Copies", "copies", "dealt", "dealt_vectors", "lists", "longest", "sevens", "undealt"]
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,20 @@ class Copies:
     """What of one input channel a panel holds.
 
     Attributes:
-        moves: What is copied: ``(source, place, bytes, least)``, needed by blocks of more than ``least`` bytes. Sources
-            are elements from a block's first pixel on, in image 0 and channel 0.
+        vectors: What is copied: ``(sources, least)``, needed by blocks of more than ``least`` bytes. Sources are
+            elements from a block's first pixel on, in image 0 and channel 0; each gives an equal part of the vector.
+        order: Which of a vector's bytes go where; empty where they stay as they are.
         places: For every tap of the window the place where its pixels start.
-        channel: Bytes of a channel.
     """
 
-    moves: tuple[tuple[int, int, int, int], ...]
+    vectors: tuple[tuple[tuple[int, ...], int], ...]
+    order: tuple[int, ...]
     places: tuple[int, ...]
-    channel: int
+
+    @property
+    def channel(self) -> int:
+        """Bytes of a channel."""
+        return len(self.vectors) * ALIGN
 
 
 def copies(window: Window, x: Halo, size: int) -> Copies:
@@ -40,13 +45,9 @@ def copies(window: Window, x: Halo, size: int) -> Copies:
         else:
             runs.append([start, size])
         place[start] = (len(runs) - 1, start - runs[-1][0])
-    begin = [0, *np.cumsum([length for _, length in runs]).tolist()]
-    moves = [
-        (start + line, at + line, ALIGN, line - (length - size))
-        for (start, length), at in zip(runs, begin, strict=False)
-        for line in range(0, length, ALIGN)
-    ]
-    return Copies(tuple(moves), tuple(begin[place[s][0]] + place[s][1] for s in starts), begin[-1])
+    begin = np.cumsum([0, *(length for _, length in runs)]).tolist()
+    vectors = [((start + line,), line - (length - size)) for start, length in runs for line in range(0, length, ALIGN)]
+    return Copies(tuple(vectors), (), tuple(begin[place[s][0]] + place[s][1] for s in starts))
 
 
 def dealt(window: Window, x: Halo, most: int) -> Copies | None:
@@ -62,15 +63,15 @@ def dealt(window: Window, x: Halo, most: int) -> Copies | None:
     rows: dict[int, list[int]] = {}
     for phase, (depth, height, width) in window.taps():
         rows.setdefault(x.offset(0, phase, (depth, 0, width)), []).append(height)
-    moves, begin, at = [], {}, 0
+    copied: list[tuple[tuple[int, ...], int]] = []
+    begin = {}
     for start, heights in rows.items():
-        begin[start] = at - min(heights) * ALIGN
-        for vector in range(min(heights), max(heights) + vectors):
-            for part in range(share):
-                moves.append((start + (vector + part * vectors) * row, at + part * row, row, -1))
-            at += ALIGN
-    places = [begin[x.offset(0, phase, (d, 0, w))] + h * ALIGN for phase, (d, h, w) in window.taps()]
-    return Copies(tuple(moves), tuple(places), at)
+        begin[start] = (len(copied) - min(heights)) * ALIGN
+        for first in range(min(heights), max(heights) + vectors):
+            copied.append((tuple(start + (first + part * vectors) * row for part in range(share)), -1))
+    places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * ALIGN for phase, (d, h, w) in window.taps())
+    order = [part * row + min(7 * (i // 8) + i % 8, row - 1) for part in range(share) for i in range(row)]
+    return Copies(tuple(copied), tuple(order) if sevens(window, x) else (), places)
 
 
 def dealt_vectors(window: Window, x: Halo) -> int | None:
@@ -79,11 +80,24 @@ def dealt_vectors(window: Window, x: Halo) -> int | None:
     return -(-window.output(x.dims)[1] * x.pitch[1] // ALIGN) if flat and x.pitch[1] in (16, 32) else None
 
 
-def undealt(vectors: int, row: int) -> list[list[int]]:
-    """Of every vector of rows in their order, which of the dealt pixels are in it; ``row`` is pixels a row."""
+def sevens(window: Window, x: Halo) -> bool:
+    """Whether rows leave room for a byte that does not matter behind every seven pixels."""
+    return x.pitch[1] in (8, 16, 32) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7
+
+
+def undealt(vectors: int, row: int, spaced: bool) -> list[list[int]]:
+    """Of every vector of rows in their order, which of the dealt pixels are in it.
+
+    Args:
+        vectors: Their number.
+        row: Pixels a row.
+        spaced: Whether there is a byte behind every seven pixels of a dealt row.
+    """
     share = ALIGN // row
+    # Past the last seven there are no pixels; what is in their place does not matter.
+    inside = [min(i + i // 7, row - 1) if spaced else i for i in range(row)]
     place = [(r % vectors) * ALIGN + r // vectors * row for r in range(vectors * share)]
-    return [[at + i for at in place[v * share : (v + 1) * share] for i in range(row)] for v in range(vectors)]
+    return [[at + i for at in place[v * share : (v + 1) * share] for i in inside] for v in range(vectors)]
 
 
 def lists(

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..compat import Emitter
 from .epilogue import Epilogue, store_four, store_pixels
 
-__all__ = ["Block", "Bytes", "Floats", "Wide"]
+__all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide"]
 
 
 class Block(Protocol):
@@ -32,23 +34,41 @@ class Bytes:
     """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
     parts = 4
+    kinds = ("uint16", "uint16")
+    """Types of the registers."""
 
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e, self.spec = e, spec
-        self.words = [e.local(spec.block * spec.vector // 2, "uint16") for _ in range(2)]
+        size = spec.block * spec.vector
+        self.words = [e.local(size // np.dtype(kind).itemsize, kind) for kind in self.kinds]
+
+    def _registers(self, at: int, width: int) -> list[tuple[Any, int, int, str]]:
+        """Of both: the register, first element, number of elements and type of a vector."""
+        sizes = [np.dtype(kind).itemsize for kind in self.kinds]
+        return [
+            (part, at // size, width // size, f"{kind}x{width // size}")
+            for part, size, kind in zip(self.words, sizes, self.kinds, strict=True)
+        ]
 
     def zero(self, at: int, width: int) -> None:
         """Begins with nothing."""
-        for part in self.words:
-            self.e.store(part, at // 2, self.e.const(0, f"uint16x{width // 2}"), width // 2)
+        for part, first, count, kind in self._registers(at, width):
+            self.e.store(part, first, self.e.const(0, kind), count)
 
     def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
         """Adds pixels, or takes them away."""
-        e, half, u16 = self.e, width // 2, f"uint16x{width // 2}"
-        word = e.bits(pixels, u16)
-        for part, term in zip(self.words, (word, word >> e.const(8, u16)), strict=True):
-            old = e.load(part, at // 2, half)
-            e.store(part, at // 2, old + term if sign > 0 else old - term, half)
+        for (part, first, count, _), term in zip(self._registers(at, width), self._terms(pixels, width), strict=True):
+            old = self.e.load(part, first, count)
+            self.e.store(part, first, old + term if sign > 0 else old - term, count)
+
+    def _terms(self, pixels: Any, width: int) -> tuple[Any, Any]:
+        word = self.e.bits(pixels, f"uint16x{width // 2}")
+        return word, word >> self.e.const(8, f"uint16x{width // 2}")
+
+    def _halves(self, at: int, width: int) -> tuple[Any, Any]:
+        """16-bit sums of the even and of the odd pixels."""
+        a, b = (self.e.load(part, at // 2, width // 2) for part in self.words)
+        return a - (b << self.e.const(8, f"uint16x{width // 2}")), b
 
     def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
         """The sums of other pixels in every vector: those in the places ``order``, in pairs."""
@@ -62,10 +82,8 @@ class Bytes:
 
     def sums(self, at: int, width: int) -> list[Any]:
         """The sums as float32: of every fourth pixel from the first on, from the second on, and so on."""
-        e, half, i32 = self.e, width // 2, f"int32x{width // 4}"
-        a, b = (e.load(part, at // 2, half) for part in self.words)
-        even = a - (b << e.const(8, f"uint16x{half}"))
-        pairs, shift = [e.bits(word, i32) for word in (even, b)], e.const(16, i32)
+        e, i32 = self.e, f"int32x{width // 4}"
+        pairs, shift = [e.bits(word, i32) for word in self._halves(at, width)], e.const(16, i32)
         words = [*((pair << shift) >> shift for pair in pairs), *(pair >> shift for pair in pairs)]
         return [e.cast(word, f"float32x{width // 4}") for word in words]
 
@@ -75,13 +93,56 @@ class Bytes:
 
     def save(self, memory: list[Any], base: Any, at: int, width: int) -> None:
         """Puts the words aside, from element ``base`` of each of two memories on."""
-        for part, place in zip(self.words, memory, strict=True):
-            self.e.store(place, base + at // 2, self.e.load(part, at // 2, width // 2), width // 2)
+        for (part, first, count, _), place in zip(self._registers(at, width), memory, strict=True):
+            value = self.e.bits(self.e.load(part, first, count), f"uint16x{width // 2}")
+            self.e.store(place, base + at // 2, value, width // 2)
 
     def recall(self, memory: list[Any], base: Any, at: int, width: int) -> None:
         """Goes on with words that were put aside."""
-        for part, place in zip(self.words, memory, strict=True):
-            self.e.store(part, at // 2, self.e.load(place, base + at // 2, width // 2), width // 2)
+        for (part, first, count, kind), place in zip(self._registers(at, width), memory, strict=True):
+            self.e.store(part, first, self.e.bits(self.e.load(place, base + at // 2, width // 2), kind), count)
+
+
+class Sevens(Bytes):
+    r"""Sums of 8-bit pixels of which every eighth does not matter: two additions a vector, no shift.
+
+    One register sums bytes, modulo 256; the other takes eight bytes for one number. With :math:`B_i = s_i + 256 t_i`
+    the sum of byte i, the number is :math:`\sum_i 2^{8i} B_i`, and what it has more than the number that the bytes
+    :math:`s_i` are is :math:`\sum_i 2^{8(i+1)} t_i`: the carries, digits between -128 and 127, all but the last.
+    """
+
+    kinds = ("uint8", "uint64")
+
+    def _terms(self, pixels: Any, width: int) -> tuple[Any, Any]:
+        return pixels, self.e.bits(pixels, f"uint64x{width // 8}")
+
+    def _bytes(self, at: int, width: int) -> tuple[Any, Any]:
+        """The low and the high byte of every sum."""
+        e, u64, u8 = self.e, f"uint64x{width // 8}", f"uint8x{width}"
+        low, number = (e.load(part, first, count) for part, first, count, _ in self._registers(at, width))
+        eight = e.const(8, u64)
+        # With 128 added to every digit none is negative, and none borrows from the next.
+        middle = e.bits(e.const(128, u8), u64) << eight
+        return low, e.bits(((number - e.bits(low, u64) + middle) ^ middle) >> eight, u8)
+
+    def _joined(self, low: Any, high: Any, width: int) -> tuple[Any, Any]:
+        e, u16 = self.e, f"uint16x{width // 2}"
+        low, high, eight, byte = e.bits(low, u16), e.bits(high, u16), e.const(8, u16), e.const(255, u16)
+        return (low & byte) | (high << eight), (low >> eight) | (high & (byte << eight))
+
+    def _halves(self, at: int, width: int) -> tuple[Any, Any]:
+        return self._joined(*self._bytes(at, width), width)
+
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
+        """The sums of other pixels in every vector: those in the places ``order``."""
+        e, width, found = self.e, len(order[0]), Bytes(self.e, self.spec)
+        lows, highs = zip(*(self._bytes(v * width, width) for v in range(len(order))), strict=True)
+        for v, pixels in enumerate(order):
+            even, odd = self._joined(e.shuffle(list(lows), list(pixels)), e.shuffle(list(highs), list(pixels)), width)
+            word = even + (odd << e.const(8, f"uint16x{width // 2}"))
+            for part, value in zip(found.words, (word, odd), strict=True):
+                e.store(part, v * width // 2, value, width // 2)
+        return found
 
 
 class Wide:
