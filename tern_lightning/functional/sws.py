@@ -53,8 +53,9 @@ def sws(
     rows = (channel_axis, per_channel, mask)
 
     def one(values: Tensor, share: float) -> TernaryTensor:
-        threshold = share * row_max(values.abs(), *rows)
-        return conditional_mean_ternary(values, values.abs() >= spread(threshold, weight, channel_axis), *rows)
+        size = values.abs()
+        threshold = share * row_max(size, *rows)
+        return conditional_mean_ternary(values, size >= spread(threshold, weight, channel_axis), *rows)
 
     if terms == 1:
         return one(weight, beta)
