@@ -38,8 +38,8 @@ def test_a_short_run(tmp_path, capsys):
     for one in found:
         assert len(one["seconds"]) == len(one["cpu"]) == len(one["float_seconds"]) == len(one["float_cpu"]) == 1
         assert min(one["seconds"]) > 0
-    # At least the gradient of every weight is allocated within a step; a ternary layer needs its values besides, most of
-    # which are there when the step needs most.
+    # At least the gradient of every weight is allocated within a step; a ternary layer needs its values besides, most
+    # of which are there when the step needs most.
     weights = 4 * sum(p.numel() for p in resnet20().parameters())
     assert found[0]["peak"] > weights
     assert found[1]["peak"] > found[0]["peak"] + 0.7 * weights
