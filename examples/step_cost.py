@@ -7,9 +7,8 @@ batch to the end of the next. Rounds go through all variants in turn, so that a 
 every time the float network is measured just before; a variant's overhead is the median over the rounds of the one
 time over the other, and that of the fastest steps is printed beside it. The float network is one of the variants: its
 overhead over itself is the noise. On a machine that has other work to do ``--clock cpu`` counts the process's own CPU
-time. Peak memory is that of a step above what is
-allocated before it. Brevitas, torchao and torch's own quantisation-aware training take part
-where they are installed; they only quantise weights here, in the same layers.
+time. Peak memory is that of a step above what is allocated before it. Brevitas, torchao and torch's own
+quantisation-aware training take part where they are installed; they only quantise weights here, in the same layers.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class LayerState:
 
     def _mask_option(self, keep: Tensor | None) -> dict[str, Tensor]:
         """A method of somebody's own that knows no masks sees the pruned weights as zeros."""
-        if keep is None or not _takes_mask(type(self.quantizer)):  # type: ignore[arg-type]  # classes are hashable
+        if keep is None or not _takes_mask(type(self.quantizer)):
             return {}
         return {"mask": keep}
 

@@ -29,9 +29,7 @@ class _Attach(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         own = None
         if ctx.needs_input_grad[1]:
-            factor = ctx.slope if slope is None else slope
-            if isinstance(factor, Tensor):
-                factor = factor.to(grad.dtype)
+            factor = ctx.slope if slope is None else slope.to(grad.dtype)
             own = (grad if factor is None else grad * factor).sum_to_size(ctx.shape)
         return grad if ctx.needs_input_grad[0] else None, own, None
 

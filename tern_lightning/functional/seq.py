@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.shared import kept, signs, spread
-from tern_lightning.products import as_factor
+from tern_lightning.products import scaled
 from tern_lightning.tensor import TernaryTensor
 
 CLIP = 0.99
@@ -57,7 +57,7 @@ def seq_gradient(weight: Tensor, scale: Tensor, ternary: TernaryTensor, mask: Te
     ratio = weight.detach() / spread(scale.detach(), weight, axis)
     inside = ratio.abs() <= CLIP
     # In place: on a CPU a new tensor costs more than the arithmetic.
-    slope = ternary.codes[0].to(ratio.dtype).div_(1.5).sub_(ratio).mul_(as_factor(inside).to(ratio.dtype))
+    slope = scaled(inside, ternary.codes[0].to(ratio.dtype).div_(1.5).sub_(ratio))
     slope.add_(signs(ratio, ~inside).to(ratio.dtype)).div_(weight.numel() ** 0.5)
     values = attach(ternary.dequantize().detach(), weight, inside)
     return attach(values, spread(scale, weight, axis), kept(slope, mask))

@@ -44,7 +44,7 @@ def row_count(weight: Tensor, channel_axis: int, per_channel: bool, mask: Tensor
     if mask is None:
         rows = to_rows(weight, channel_axis, per_channel)
         return rows.new_full((rows.shape[0],), rows.shape[1], dtype=torch.float32)
-    return to_rows(mask.to(torch.float32), channel_axis, per_channel).sum(1)
+    return row_flags(to_rows(mask, channel_axis, per_channel)).to(torch.float32)
 
 
 def row_flags(rows: Tensor) -> Tensor:

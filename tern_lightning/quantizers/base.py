@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +17,7 @@ _REGISTRY: dict[str, type[Quantizer]] = {}
 Q = TypeVar("Q", bound="type[Quantizer]")
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """A ternary method: the values by :meth:`ternary`, the gradient by :meth:`forward`.
 
     Every layer has a quantiser of its own, which is no submodule of it: what a method trains besides the weight, such
@@ -62,9 +63,9 @@ class Quantizer(nn.Module):
         self.trained = nn.ParameterDict()
         self.register_buffer("progress", torch.zeros(()))
 
+    @abstractmethod
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; ``mask`` (bool, its shape) is True for weights that are kept."""
-        raise NotImplementedError(f"{type(self).__name__} must define ternary(weight, channel_axis, mask)")
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values of a float32 latent ``weight``, same shape, with the method's gradient rule."""
@@ -103,8 +104,8 @@ class Quantizer(nn.Module):
         return None
 
     def bias_shift(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
-        """What is added to the layer's bias, ``[channels]``, in methods with :attr:`uses_bias`."""
-        raise NotImplementedError(f"{type(self).__name__} adds nothing to the bias")
+        """What is added to the layer's bias, ``[channels]``, in methods with :attr:`uses_bias`; else zeros."""
+        return weight.new_zeros(weight.shape[channel_axis])
 
     def state(self) -> dict[str, Any]:
         """Plain tensors for a checkpoint: buffers and trained scalars."""

@@ -133,7 +133,7 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(window: Window, rows: int, 
     flat = np.arange(x.elements + 1024)
     height = window.output(dims)[1]
     vectors = -(-height * pitch // 64)
-    held = panel_lists.dealt(window, x, 4)
+    held = panel_lists.dealt(window, x, vectors)
     if not 1 < vectors <= 4:
         assert held is None
         return

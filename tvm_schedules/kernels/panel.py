@@ -21,7 +21,7 @@ from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN
 from .epilogue import fill_borders
-from .panel_lists import Copies, copies, dealt, dealt_vectors, longest, sevens, undealt
+from .panel_lists import Copies, copies, dealt, longest, sevens, undealt
 from .pixel_rows import PixelRows
 from .sparse import row_chunks, row_splits
 from .sums import Bytes, Sevens
@@ -222,14 +222,13 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     pick, name = ctx.choices.pick, node.name
     # Of few blocks an odd one would be waited for by a second thread.
     usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
-    cards = dealt(layer.window, x, 4)
+    cards = dealt(layer.window, x, vectors)
     if cards is not None and pick(name, "dealt", 1, (0, 1)):
-        held, block, row = cards, dealt_vectors(layer.window, x) or 1, x.pitch[1]
-        spaced = bool(cards.order)
+        held, block, row = cards, vectors, x.pitch[1]
     else:
         block, row = pick(name, "block", usual, range(1, min(4, vectors) + 1)), 0
         held = copies(layer.window, x, block * vector)
-        spaced = x.pitch[1] == 8 and sevens(layer.window, x)
+    spaced = bool(row or x.pitch[1] == 8) and sevens(layer.window, x)
     channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
     long = vectors <= 16 or layer.taps >= 0.15 * layer.dense

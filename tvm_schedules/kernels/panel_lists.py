@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layout import ALIGN, Halo, Window
 
-__all__ = ["Copies", "copies", "dealt", "dealt_vectors", "lists", "longest", "sevens", "undealt"]
+__all__ = ["Copies", "copies", "dealt", "lists", "longest", "sevens", "undealt"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def copies(window: Window, x: Halo, size: int) -> Copies:
     return Copies(tuple(vectors), (), tuple(begin[place[s][0]] + place[s][1] for s in starts))
 
 
-def dealt(window: Window, x: Halo, most: int) -> Copies | None:
+def dealt(window: Window, x: Halo, vectors: int) -> Copies | None:
     """Rows dealt out to the vectors like cards, row r to vector r modulo their number; None where that is no use.
 
     A tap of another row is then another vector, whole: of nine taps the three of a column share their pixels. For
-    images of several vectors, ``most`` at most, with rows of 16 or 32 bytes.
+    images of two to four ``vectors`` with rows of 16 or 32 bytes.
     """
-    row, vectors = x.pitch[1], dealt_vectors(window, x)
-    if vectors is None or not 1 < vectors <= most:
+    row = x.pitch[1]
+    if not (1 < vectors <= 4 and row in (16, 32) and x.dims[0] == window.kernel[0] == 1):
         return None
     share = ALIGN // row
     rows: dict[int, list[int]] = {}
@@ -72,12 +72,6 @@ def dealt(window: Window, x: Halo, most: int) -> Copies | None:
     places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * ALIGN for phase, (d, h, w) in window.taps())
     order = [part * row + min(7 * (i // 8) + i % 8, row - 1) for part in range(share) for i in range(row)]
     return Copies(tuple(copied), tuple(order) if sevens(window, x) else (), places)
-
-
-def dealt_vectors(window: Window, x: Halo) -> int | None:
-    """Vectors of an image whose rows are dealt out, or None where rows are not 16 or 32 bytes."""
-    flat = x.dims[0] == 1 and window.kernel[0] == 1
-    return -(-window.output(x.dims)[1] * x.pitch[1] // ALIGN) if flat and x.pitch[1] in (16, 32) else None
 
 
 def sevens(window: Window, x: Halo) -> bool:

@@ -131,7 +131,7 @@ class Layouts:
         need = self._need(key)
         if isinstance(node, GlobalPool):
             return
-        if isinstance(getattr(node, "weight", None), TernaryTensor) and prod(window.kernel) > 1:
+        if self._in_panels(node, window):
             self._windows.add(key)
         lo, hi = window.halo(dims)
         need.lo = [max(a, b) for a, b in zip(need.lo, lo, strict=True)]
@@ -146,6 +146,12 @@ class Layouts:
             beside = home(self.graph, residual, key.rows)
             self._need(beside)
             self._union(beside, out)
+
+    def _in_panels(self, node: Node, window: Window) -> bool:
+        """Whether a node may read panels, if it is large."""
+        ternary = isinstance(getattr(node, "weight", None), TernaryTensor)
+        integers = self.graph.values[node.inputs[0]].dtype == "uint8"
+        return ternary and integers and window.groups == 1 and prod(window.kernel) > 1
 
     def _need(self, key: Key) -> _Need:
         self._parent.setdefault(key, key)
