@@ -24,6 +24,7 @@ from .kernels import (
     narrow,
     panel,
     pool,
+    pool_rows,
     popcount,
     popcount_linear,
     repack,
@@ -50,6 +51,7 @@ KERNELS = (
     popcount_linear,
     linear_dot,
     linear,
+    pool_rows,
     pool,
     global_pool,
 )
@@ -72,6 +74,8 @@ class Lowering:
     kernels: tuple[Any, ...] = KERNELS
     package = "tvm_schedules.kernels"
     """Where the code of kernels is: a module with ``emit(spec)`` for every kernel."""
+    units = True
+    """Whether that code makes sums that are multiples of an epilogue's unit."""
 
     def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
         """Takes choices by the names of nodes; what they leave open is the cost model's."""
@@ -90,7 +94,8 @@ class Lowering:
         self._inputs = {name: i for i, name in enumerate(graph.inputs)}
         self._outputs = {name: i for i, name in enumerate(graph.outputs)}
         planes = [n for n in graph.nodes if in_planes(graph, n)]
-        self.layouts = Layouts(graph, planes, vector=target.vector_bytes if target.vector_bytes == 64 else 0)
+        wide = target.vector_bytes if target.vector_bytes == 64 else 0
+        self.layouts = Layouts(graph, planes, vector=wide, rows=pool_rows in self.kernels)
         self.largest_read = 4096
 
     # -- the walk -----------------------------------------------------------------------------------------------------
@@ -248,18 +253,31 @@ class Lowering:
             beside = self.graph.values[node.residual].quant or Quant(1.0, 0)
             weight = beside.scale / out.scale
             bias = bias - beside.zero_point * weight
-        low, high = (bound / out.scale + out.zero_point for bound in (node.clip.low, node.clip.high))
-        low, high = (max(low, 0.0), min(high, 255.0)) if quant else (max(low, LOWEST), min(high, HIGHEST))
+        low, high = self._bounds(node)
         scale = factor / out.scale
         if quant:
-            # Bounds as the integers that they round to, and numbers that stay far inside of 32 bits when multiplied.
-            low, high = np.rint(low), np.rint(high)
+            # Numbers that stay far inside of 32 bits when multiplied.
             scale, bias = np.clip(scale, -1e4, 1e4), np.clip(bias, -1e8, 1e8)
         params = np.array([weight, low, max(low, high), 0.0], np.float32)
         return {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32), "params": params}
 
-    def epilogue(self, node: Fused, rows: bool, x: Halo) -> tuple[Epilogue, list[Buffer], Buffer]:
-        """The static part, the residual's buffer if there is one, the output's buffer."""
+    def _bounds(self, node: Fused) -> tuple[float, float]:
+        """What a node's output is clipped to, in units of its quantisation step: there the integers they round to."""
+        quant = self.graph.values[node.outputs[0]].quant
+        if quant is None:
+            return max(node.clip.low, LOWEST), min(node.clip.high, HIGHEST)
+        low, high = (bound / quant.scale + quant.zero_point for bound in (node.clip.low, node.clip.high))
+        return float(np.rint(max(low, 0.0))), float(np.rint(min(high, 255.0)))
+
+    def epilogue(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> tuple[Epilogue, list[Buffer], Buffer]:
+        """The static part, the residual's buffer if there is one, the output's buffer.
+
+        Args:
+            node: Whose.
+            rows: Whether it is a linear layer in planes.
+            x: What it reads.
+            unit: What the kernel's sums are multiples of.
+        """
         key = home(self.graph, node.outputs[0], rows)
         layout = self.layouts[key]
         beside, residual = [], None
@@ -268,7 +286,10 @@ class Lowering:
             beside, residual = [self.packed(other)], self.layouts[other]
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
         size = window_of(node).output(x.dims)
-        return Epilogue(layout, size, residual, self.fma, self.target.architecture), beside, self._packed[key]
+        saturates = layout.dtype == "uint8" and self._bounds(node) == (0.0, 255.0)
+        unit = unit if self.units else 1.0
+        ep = Epilogue(layout, size, residual, self.fma, self.target.architecture, saturates, unit)
+        return ep, beside, self._packed[key]
 
     def _emitter(self, kernel: str) -> Any:
         return importlib.import_module(f"{self.package}.{kernel}").emit
@@ -293,6 +314,7 @@ class Lowering:
     ) -> None:
         """Appends a call of a kernel that ends with an :class:`Epilogue`; ``own`` are its arguments before that."""
         ep, x = spec.epilogue, spec.x
+        numbers = {**numbers, "scale": numbers["scale"] / np.float32(ep.unit)}
         numeric = self.constants.add(node.name, "raw", numbers)
         mask = self.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(ep.size), "length": spec.pixels})
         args = [*own, numeric["scale"], numeric["bias"], numeric["params"], mask["mask"], *beside, out]

@@ -46,6 +46,10 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     y = plain.op("Conv", "input_0", plain.weight((9, 6, 4), 0.4, terms=2), plain.bias(9), pads=[3, 2])
     panel = Net((1, 130, 14, 14))
     p = panel.op("Conv", panel.quantize("input_0", 0.03, 7), panel.weight((64, 130, 3, 3), 0.8), pads=[1] * 4)
+    dense = Net((1, 3, 21, 25))
+    d = dense.op("Conv", dense.quantize("input_0", 0.03, 7), dense.weight((9, 3, 5, 5), None, int8=True), pads=[2] * 4)
+    d = dense.quantize(dense.op("Relu", d), 0.03, 0)
+    d = dense.op("MaxPool", d, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     rows = Net((37, 50))
     z = rows.op("Gemm", rows.quantize("input_0", 0.03, 128), rows.weight((33, 50), 0.6), rows.bias(33), transB=1)
     return {
@@ -54,6 +58,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "float, one dimension": (plain.model(y), (2, 6, 9)),
         "few bits": (few_bits(), (1, 24, 11, 13)),
         "panel": (panel.model(panel.quantize(p, 0.03, 9)), (1, 130, 14, 14)),
+        "dense, pooling of rows": (dense.model(dense.quantize(d, 0.03, 0)), (1, 3, 21, 25)),
         "rows": (rows.model(z), (37, 50)),
     }
 

@@ -31,6 +31,7 @@ class GpuLowering(Lowering):
 
     kernels = (conv_dot, sparse, dense, linear_dot, linear, pool, global_pool)
     package = "tvm_schedules.gpu"
+    units = False
 
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
         super().__init__(graph, target)

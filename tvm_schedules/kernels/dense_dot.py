@@ -19,7 +19,8 @@ from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import input_key
 from ..tensor import TernaryTensor
 from .dot import Dot, available, beats_sparse
-from .epilogue import Epilogue, fill_borders, store_four, store_pixels
+from .epilogue import Epilogue, fill_borders, fours, store_four, store_pixels
+from .panel import swift
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -57,9 +58,14 @@ class Spec:
     epilogue: Epilogue
 
     @property
+    def vectors(self) -> int:
+        """Vectors of pixels that the kernel stores in a plane."""
+        return -(-self.x.run(self.epilogue.size) // self.dot.lanes)
+
+    @property
     def pixels(self) -> int:
-        """Elements that the kernel stores in a plane: whole vectors."""
-        return -(-self.x.run(self.epilogue.size) // self.dot.lanes) * self.dot.lanes
+        """Elements that the kernel stores in a plane."""
+        return self.vectors * self.dot.lanes
 
     @property
     def quads(self) -> int:
@@ -86,39 +92,64 @@ def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str,
     return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
 
 
+def _interleaved(e: Emitter, taps: list[Any], width: int) -> list[Any]:
+    """The bytes of four taps side by side, pixel after pixel; in which order, :func:`.epilogue.fours` tells.
+
+    By what x86 calls unpacking and Arm zipping: bytes first, pairs of them then, within every 16 bytes.
+    """
+
+    def zipped(a: Any, b: Any, size: int) -> list[Any]:
+        orders: list[list[int]] = [[], []]
+        for lane in range(0, width, 16):
+            for at in range(0, 16, size):
+                orders[at // 8] += [v * width + lane + at + k for v in range(2) for k in range(size)]
+        return [e.shuffle([a, b], order) for order in orders]
+
+    first, second, third, fourth = taps
+    pairs = zip(zipped(first, second, 1), zipped(third, fourth, 1), strict=True)
+    return [quad for low, high in pairs for quad in zipped(low, high, 2)]
+
+
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
     ep, x, window, tile, lanes = spec.epilogue, spec.x, spec.window, spec.tile, spec.dot.lanes
     i32, f32, bytes_ = f"int32x{lanes}", f"float32x{lanes}", 4 * lanes
     per_group, fan = spec.rows // window.groups, x.channels // window.groups
-    row_blocks, quads, block = -(-per_group // tile), spec.quads, spec.block
-    blocks = -(-spec.pixels // (lanes * block))
+    row_blocks, quads = -(-per_group // tile), spec.quads
+    full, tail = divmod(spec.vectors, spec.block)
+    blocks = full + bool(tail)
     image = x.channels * x.phases * x.plane
     order = [tap * lanes + lane for lane in range(lanes) for tap in range(4)]
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], x.elements + spec.pixels + block * lanes, "uint8")
+        bx = e.view(pointers[0], x.elements + spec.pixels + spec.block * lanes, "uint8")
         values = e.view(pointers[1], window.groups * row_blocks * quads * tile, "int32")
         offsets = e.view(pointers[2], quads * 4, "int32")
         views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
 
-        def fill(panel: Any, base: Any) -> None:
-            with e.loop(quads) as q:
-                for v in range(block):
-                    parts = [e.load(bx, e.load(offsets, q * 4 + t) + base + v * lanes, lanes) for t in range(4)]
-                    quad = spec.dot.pixels(e, e.shuffle(parts, order))
-                    e.store(panel, (q * block + v) * bytes_, quad, bytes_)
+        def quad(places: list[Any], vectors: int) -> list[Any]:
+            """Four taps of a block's pixels side by side."""
+            if vectors == 4:
+                return _interleaved(e, [e.load(bx, place, bytes_) for place in places], bytes_)
+            parts = [[e.load(bx, place + v * lanes, lanes) for place in places] for v in range(vectors)]
+            return [e.shuffle(part, order) for part in parts]
 
-        def rows(panel: Any, n: Any, group: Any, start: Any, row_block: Any) -> None:
-            acc = [e.local(block * lanes, "int32") for _ in range(tile)]
+        def fill(panel: Any, base: Any, vectors: int) -> None:
+            with e.loop(quads) as q:
+                places = [e.load(offsets, q * 4 + t) + base for t in range(4)]
+                for v, value in enumerate(quad(places, vectors)):
+                    e.store(panel, (q * vectors + v) * bytes_, spec.dot.pixels(e, value), bytes_)
+
+        def rows(panel: Any, n: Any, group: Any, start: Any, row_block: Any, vectors: int) -> None:
+            acc = [e.local(vectors * lanes, "int32") for _ in range(tile)]
             for part in acc:
-                for v in range(block):
+                for v in range(vectors):
                     e.store(part, v * lanes, e.const(0, i32), lanes)
             first = (group * row_blocks + row_block) * (quads * tile)
             with e.loop(quads) as q:
                 if bytes_ == ALIGN:
                     e.prefetch(values, first + q * tile + AHEAD)
-                pixels = [e.load(panel, (q * block + v) * bytes_, bytes_) for v in range(block)]
+                pixels = [e.load(panel, (q * vectors + v) * bytes_, bytes_) for v in range(vectors)]
                 for i, part in enumerate(acc):
                     weight = e.bits(e.splat(e.load(values, first + q * tile + i), lanes), f"int8x{bytes_}")
                     for v, pixel in enumerate(pixels):
@@ -128,25 +159,25 @@ def emit(spec: Spec) -> Any:
                 inner = row_block * tile + i
                 with e.when(inner < per_group):
                     o = group * per_group + inner
-                    sums = [e.cast(e.load(part, v * lanes, lanes), f32) for v in range(block)]
-                    whole = start + block * lanes <= spec.pixels
-                    if block == 4:
-                        with e.when(whole):
-                            store_four(e, ep, views, sums, n, o, start, False, lanes)
-                    for v in range(block):
-                        inside = start + v * lanes < spec.pixels
-                        with e.when(inside & ~whole if block == 4 else inside):
-                            store_pixels(e, ep, views, sums[v], n, o, start + v * lanes, lanes)
+                    sums = [e.cast(e.load(part, v * lanes, lanes), f32) for v in range(vectors)]
+                    if vectors == 4:
+                        store_four(e, ep, views, sums, n, o, start, fours(lanes))
+                    else:
+                        for v, value in enumerate(sums):
+                            store_pixels(e, ep, views, value, n, o, start + v * lanes, lanes)
                     with e.when(start == 0):
                         fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 
         with e.jobs(x.batch * window.groups * blocks, spec.parallel) as job:
-            start, rest = job % blocks * (lanes * block), job // blocks
-            group, n = rest % window.groups, rest // window.groups
-            panel = e.scratch(quads * block * bytes_, "uint8")
-            fill(panel, n * image + group * (fan * x.phases * x.plane) + start)
-            with e.loop(row_blocks) as row_block:
-                rows(panel, n, group, start, row_block)
+            place, rest = job % blocks, job // blocks
+            group, n, start = rest % window.groups, rest // window.groups, place * (lanes * spec.block)
+            panel = e.scratch(quads * spec.block * bytes_, "uint8")
+            for vectors, here in ((spec.block, place < full), (tail, place == full)):
+                if vectors and (full or vectors == tail):
+                    with e.when(here):
+                        fill(panel, n * image + group * (fan * x.phases * x.plane) + start, vectors)
+                        with e.loop(row_blocks) as row_block:
+                            rows(panel, n, group, start, row_block, vectors)
 
     return kernel_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
 
@@ -159,8 +190,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     weight, window = node.weight, node.window
     if isinstance(weight, TernaryTensor):
         simple = weight.terms == 1 and weight.is_symmetric
-        pixels = prod(window.output(ctx.layouts[input_key(ctx.graph, node)].dims))
-        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top, pixels)
+        image = ctx.layouts[input_key(ctx.graph, node)]
+        pixels, sevens = prod(window.output(image.dims)), swift(window, image)
+        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top, pixels, sevens)
         if not simple or not ctx.choices.wants(node.name, "dense_dot", better):
             return False
         values, scale = weight.codes[0], weight.per_channel.positive[0]

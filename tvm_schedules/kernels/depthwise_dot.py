@@ -101,12 +101,12 @@ def emit(spec: Spec) -> Any:
                         accs[v] = spec.dot(e, accs[v], spec.dot.pixels(e, pixels), weight)
                 return [e.cast(acc, f"float32x{lanes}") for acc in accs]
 
-            fours = spec.pixels // (4 * lanes) if ep.arch == "x86_64" else 0
-            if fours:
-                with e.loop(fours) as i:
-                    store_four(e, ep, views, sums(i * (4 * lanes), 4), n, o, i * (4 * lanes), False, lanes)
-            with e.loop(spec.pixels // lanes - 4 * fours) as i:
-                start = (i + 4 * fours) * lanes
+            blocks, size = (spec.pixels // (4 * lanes) if ep.arch == "x86_64" else 0), 4 * lanes
+            if blocks:
+                with e.loop(blocks) as i:
+                    store_four(e, ep, views, sums(i * size, 4), n, o, i * size, range(size))
+            with e.loop(spec.pixels // lanes - 4 * blocks) as i:
+                start = (i + 4 * blocks) * lanes
                 store_pixels(e, ep, views, sums(start, 1)[0], n, o, start, lanes)
             fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
 

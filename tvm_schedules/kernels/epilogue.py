@@ -10,13 +10,24 @@ Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..compat import Emitter
 from ..layout import Halo
 
-__all__ = ["MAGIC", "Epilogue", "fill_borders", "store_bytes", "store_four", "store_pairs", "store_pixels"]
+__all__ = [
+    "MAGIC",
+    "Epilogue",
+    "every_fourth",
+    "fill_borders",
+    "fours",
+    "store_bytes",
+    "store_four",
+    "store_pairs",
+    "store_pixels",
+]
 
 MAGIC = 12582912.0
 """1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
@@ -32,6 +43,8 @@ class Epilogue:
         residual: Layout of the residual, at the same pitch, or None.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
         arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
+        saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
+        unit: What the kernel's sums are multiples of; the scale is for these.
     """
 
     out: Halo
@@ -39,6 +52,8 @@ class Epilogue:
     residual: Halo | None = None
     fma: bool = True
     arch: str = ""
+    saturates: bool = False
+    unit: float = 1.0
 
     @property
     def arguments(self) -> list[tuple[str, str]]:
@@ -92,7 +107,10 @@ def _quantise(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: in
     i32, i16 = f"int32x{lanes}", f"int16x{lanes}"
     wide = _round_arm(e, y, lanes) if ep.arch == "aarch64" else e.intrinsic(i32, "llvm.lrint", y)
     short = e.cast(e.min(e.max(wide, e.const(-32768, i32)), e.const(32767, i32)), i16)
-    low, high = (e.splat(e.cast(e.load(views["params"], i), "int16"), lanes) for i in (1, 2))
+    if ep.saturates:
+        low, high = e.const(0, i16), e.const(255, i16)
+    else:
+        low, high = (e.splat(e.cast(e.load(views["params"], i), "int16"), lanes) for i in (1, 2))
     return e.min(e.max(short, low), high)
 
 
@@ -151,53 +169,62 @@ PACKS = {16: "llvm.x86.avx512.{}.512", 8: "llvm.x86.avx2.{}", 4: "llvm.x86.sse2.
 
 
 def store_four(
-    e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[Any], n: Any, o: Any, p: Any, every: bool, lanes: int
+    e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[Any], n: Any, o: Any, p: Any, pixels: Sequence[int]
 ) -> None:
-    """Epilogue of four vectors of float32 accumulators, ``lanes`` each, of the ``4 * lanes`` pixels from ``p`` on.
+    """Epilogue of four vectors of float32 accumulators, of as many pixels from ``p`` on as they have lanes.
 
     Args:
         e: Where to.
         ep: Its static part.
         views: Its buffers.
-        accs: Pixels ``p + i, p + i + 4, ...`` if ``every``, else ``p + i * lanes, p + i * lanes + 1, ...``.
+        accs: The vectors.
         n: Image.
         o: Output channel.
         p: First pixel.
-        every: Which pixels these are.
-        lanes: Of a vector.
+        pixels: Which pixel every lane holds, vector after vector: see :func:`every_fourth` and :func:`fours`.
     """
-    count = 4 * lanes
+    count, lanes = len(pixels), len(pixels) // 4
     if (
         ep.arch != "x86_64"
         or lanes not in PACKS
         or {ep.out.dtype, ep.residual.dtype if ep.residual else "uint8"} != {"uint8"}
     ):
-        order = [i * lanes + k for k in range(lanes) for i in range(4)] if every else list(range(count))
-        store_pixels(e, ep, views, e.shuffle(accs, order), n, o, p, count)
+        store_pixels(e, ep, views, e.shuffle(accs, _inverse(pixels)), n, o, p, count)
         return
     residuals: list[Any] = [None] * 4
     if ep.residual:
-        at, f32, i32 = _plane(ep.residual, n, o) + p, f"float32x{lanes}", f"int32x{lanes}"
-        if every:
-            quads = e.bits(e.load(views["residual"], at, count), i32)
-            parts = [(quads >> e.const(8 * i, i32)) & e.const(255, i32) for i in range(4)]
-        else:
-            parts = [e.load(views["residual"], at + i * lanes, lanes) for i in range(4)]
-        residuals = [e.cast(part, f32) for part in parts]
+        near, zero = e.load(views["residual"], _plane(ep.residual, n, o) + p, count), e.const(0, f"uint8x{count}")
+        for i in range(4):
+            order = [place for at in pixels[i * lanes : (i + 1) * lanes] for place in (at, count, count, count)]
+            residuals[i] = e.cast(e.bits(e.shuffle([near, zero], order), f"int32x{lanes}"), f"float32x{lanes}")
     wide = [
         e.intrinsic(f"int32x{lanes}", "llvm.lrint", _affine(e, ep, views, acc, residual, o, lanes))
         for acc, residual in zip(accs, residuals, strict=True)
     ]
     shorts = [e.intrinsic(f"int16x{2 * lanes}", PACKS[lanes].format("packssdw"), *wide[i : i + 2]) for i in (0, 2)]
-    # In every 16 bytes there are now four pixels of the first vector, four of the second, and so on.
     packed = e.intrinsic(f"uint8x{count}", PACKS[lanes].format("packuswb"), *shorts)
-    if every:
-        order = [16 * part + 4 * i + k for part in range(lanes // 4) for k in range(4) for i in range(4)]
-    else:
-        order = [16 * part + 4 * i + k for i in range(4) for part in range(lanes // 4) for k in range(4)]
-    low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), count) for i in (1, 2))
-    value = e.min(e.max(e.shuffle([packed], order), low), high)
+    # In every 16 bytes there are now four pixels of the first vector, four of the second, and so on.
+    held = [pixels[i * lanes + 4 * part + k] for part in range(lanes // 4) for i in range(4) for k in range(4)]
+    value = e.shuffle([packed], _inverse(held)) if held != sorted(held) else packed
+    if not ep.saturates:
+        low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), count) for i in (1, 2))
+        value = e.min(e.max(value, low), high)
     store_bytes(e, ep, views, value, n, o, p, count)
+
+
+def every_fourth(lanes: int) -> list[int]:
+    """The pixels of four vectors when the first holds every fourth pixel, the second those behind them, and so on."""
+    return [i + 4 * lane for i in range(4) for lane in range(lanes)]
+
+
+def fours(lanes: int) -> list[int]:
+    """The pixels of four vectors when of every 16 the first holds the first four, and so on: what unpacking gives."""
+    return [lane // 4 * 16 + 4 * i + lane % 4 for i in range(4) for lane in range(lanes)]
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    """Where in ``order`` every number is."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def store_bytes(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
-from ..layout import ALIGN
+from ..layout import ALIGN, Halo, Window
 from .epilogue import fill_borders
 from .panel_lists import Copies, copies, dealt, longest, sevens, undealt
 from .pixel_rows import PixelRows
@@ -31,7 +31,7 @@ from .ternary_rows import TernaryRows
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["Spec", "emit", "lower", "swift"]
 
 PANEL = 28_000
 """Bytes of a panel: with the sums that pass through, the first-level cache holds it."""
@@ -211,6 +211,18 @@ def emit(spec: Spec) -> Any:
     return kernel_function([*arguments, *ep.arguments], body)
 
 
+def swift(window: Window, x: Halo) -> bool:
+    """Whether the cost model takes panels for an image, and their sums take two additions a vector."""
+    vectors = -(-x.run(window.output(x.dims)) // ALIGN)
+    spaced = x.pitch[1] == 8 or dealt(window, x, vectors) is not None
+    return window.groups == 1 and spaced and sevens(window, x) and _large(x, vectors)
+
+
+def _large(x: Halo, vectors: int) -> bool:
+    """Whether an image does not fit the cache, or is one vector: its lists are long runs of aligned loads then."""
+    return vectors == 1 or x.channels * x.phases * x.plane > PANEL
+
+
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit ternary convolutions of one group and one level a row that do not fit the first-level cache."""
     layer = TernaryRows.take(ctx, node, 8)
@@ -231,14 +243,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     spaced = bool(row or x.pitch[1] == 8) and sevens(layer.window, x)
     channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
-    long = vectors <= 16 or layer.taps >= 0.15 * layer.dense
-    pays = long and layer.taps >= 9 * x.channels * (channel // (block * vector))
-    # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
-    large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
+    long = vectors <= 16 or layer.taps >= 0.11 * layer.dense
+    pays = long and layer.taps >= 7 * x.channels * (channel // (block * vector))
     if (
         channel > PANEL
         or len(held.places) > taps_limit(x, layer.quant.top)
-        or not ctx.choices.wants(name, "panel", pays and large)
+        or not ctx.choices.wants(name, "panel", pays and _large(x, vectors))
     ):
         return False
     most = PANEL // channel
@@ -254,11 +264,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
-    unroll = 4 if row else 2 if mean < 16 else 8 if vectors <= 4 else 4
+    few = mean < (20 if vectors == 1 else 16)
+    unroll = 4 if row or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
     unroll = pick(name, "unroll", unroll, (2, 4, 8))
     given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
     made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
-    ep, beside, out = ctx.epilogue(node, False, x)
+    ep, beside, out = ctx.epilogue(node, False, x, Bytes.unit)
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
     once = next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
     spec = Spec(

@@ -94,7 +94,7 @@ def emit(spec: Spec) -> Any:
     types = (("bounds", "int32"), ("row", "int32"), ("level", "float32"), ("order", "int32"))
     arguments = [("x", x.dtype), ("offsets", spec.index), *types]
     count = max(spec.segments, spec.rows)
-    kind: Any = (Wide if spec.widen else Bytes) if x.dtype == "uint8" else Floats
+    kind = _sums(x, spec.widen)
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
@@ -135,6 +135,11 @@ def emit(spec: Spec) -> Any:
     return kernel_function([*arguments, *ep.arguments], body)
 
 
+def _sums(x: Halo, widen: bool) -> Any:
+    """The class of the sums of an image's pixels."""
+    return (Wide if widen else Bytes) if x.dtype == "uint8" else Floats
+
+
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary convolutions, and ternary linear layers of many rows as convolutions of one pixel."""
     weight = node.weight if isinstance(node, Windowed | Linear) else None
@@ -156,7 +161,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # Lists are read once a block of pixels: half the bytes are half the way from memory.
     index = "uint16" if x.channels * x.phases * x.plane <= 1 << 16 else "int32"
     params = {"shape": list(weight.codes.shape), "window": asdict(window), "x": asdict(x), "limit": taps_limit(x)}
-    ep, beside, out = ctx.epilogue(node, rows, x)
+    ep, beside, out = ctx.epilogue(node, rows, x, _sums(x, ctx.target.arm64).unit)
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)

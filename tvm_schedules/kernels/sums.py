@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..compat import Emitter
-from .epilogue import Epilogue, store_four, store_pixels
+from .epilogue import Epilogue, every_fourth, store_four, store_pixels
 
 __all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide"]
 
@@ -34,6 +34,8 @@ class Bytes:
     """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
     parts = 4
+    unit = 65536.0
+    """What the sums are multiples of: as the high half of 32 bits a word keeps its sign without shifts."""
     kinds = ("uint16", "uint16")
     """Types of the registers."""
 
@@ -81,15 +83,15 @@ class Bytes:
         return found
 
     def sums(self, at: int, width: int) -> list[Any]:
-        """The sums as float32: of every fourth pixel from the first on, from the second on, and so on."""
+        """The sums as float32, of every fourth pixel from the first on, from the second on, and so on."""
         e, i32 = self.e, f"int32x{width // 4}"
-        pairs, shift = [e.bits(word, i32) for word in self._halves(at, width)], e.const(16, i32)
-        words = [*((pair << shift) >> shift for pair in pairs), *(pair >> shift for pair in pairs)]
+        pairs = [e.bits(word, i32) for word in self._halves(at, width)]
+        words = [*(pair << e.const(16, i32) for pair in pairs), *(pair & e.const(-65536, i32) for pair in pairs)]
         return [e.cast(word, f"float32x{width // 4}") for word in words]
 
     def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
         """The epilogue of sums."""
-        store_four(self.e, ep, views, sums, n, o, p, True, width // 4)
+        store_four(self.e, ep, views, sums, n, o, p, every_fourth(width // 4))
 
     def save(self, memory: list[Any], base: Any, at: int, width: int) -> None:
         """Puts the words aside, from element ``base`` of each of two memories on."""
@@ -149,6 +151,7 @@ class Wide:
     """Sums of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
 
     parts = 1
+    unit = 1.0
 
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e = e
@@ -177,6 +180,7 @@ class Floats:
     """Sums of 32-bit float pixels."""
 
     parts = 1
+    unit = 1.0
 
     def __init__(self, e: Emitter, spec: Block) -> None:
         self.e = e

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil, prod
 
+import numpy as np
+
 from ..graph import GlobalPool, Graph, Linear, Node, Pool, Windowed, channel_shape
 from ..layout import Halo, Triple, Window
 from ..tensor import TernaryTensor
 
-__all__ = ["LOWEST", "Key", "Layouts", "home", "in_planes", "input_key", "view", "window_of"]
+__all__ = ["LOWEST", "Key", "Layouts", "home", "in_planes", "in_rows", "input_key", "view", "window_of"]
 
 LOWEST = -3.4028234663852886e38
 """The smallest float32: what surrounds an image under a maximum."""
@@ -71,6 +73,36 @@ def input_key(graph: Graph, node: Node) -> Key:
     return Key(name, base.rows, window.strides, fill)
 
 
+def in_rows(graph: Graph, node: Node) -> bool:
+    """Whether a pooling is a maximum of bytes as they are, in images of one or two dimensions, two pixels a step.
+
+    Such a one can be read without phases. What is outside of the image must not be larger than what is in it.
+    """
+    if not isinstance(node, Pool) or node.kind != "max" or node.residual:
+        return False
+    source, target, window = graph.values[node.inputs[0]], graph.values[node.outputs[0]], node.window
+    if source.quant is None or source.quant != target.quant or source.dtype != "uint8":
+        return False
+    low, high = (bound / source.quant.scale + source.quant.zero_point for bound in (node.clip.low, node.clip.high))
+    flat = window.kernel[0] == window.strides[0] == channel_shape(source.shape)[0] == 1 and window.strides[2] == 2
+    reach = _reach(window, channel_shape(source.shape))
+    inside = source.quant.zero_point == 0 or not any(max(side) for side in reach)
+    same = np.all(node.scale == 1) and not np.any(node.bias) and low <= 0 and high >= 255
+    return bool(flat and inside and same)
+
+
+def _reach(window: Window, dims: Triple) -> tuple[Triple, Triple]:
+    """How many pixels before and after an image, in each dimension, a window reads."""
+    lo = [before for before, _ in window.pads]
+    hi = [
+        max(0, (out - 1) * step + (taps - 1) * dilation - before + 1 - size)
+        for out, step, taps, dilation, before, size in zip(
+            window.output(dims), window.strides, window.kernel, window.dilations, lo, dims, strict=True
+        )
+    ]
+    return (lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2])
+
+
 def in_planes(graph: Graph, node: Node) -> bool:
     """Whether a node works in planes. A ternary linear layer does where there are enough rows for the vector lanes."""
     if isinstance(node, Linear):
@@ -92,7 +124,9 @@ def _widened(rows: int, pitch: int, vector: int) -> int:
 class Layouts:
     """Solves the layouts of a graph; ``layouts[key]`` is a :class:`Halo`."""
 
-    def __init__(self, graph: Graph, planes: list[Node], make: type[Halo] = Halo, vector: int = 0) -> None:
+    def __init__(
+        self, graph: Graph, planes: list[Node], make: type[Halo] = Halo, vector: int = 0, rows: bool = False
+    ) -> None:
         """Lays out what nodes that work in planes read and write.
 
         Args:
@@ -100,8 +134,9 @@ class Layouts:
             planes: Its nodes in planes; linear layers only if they shall be.
             make: Class of the layouts.
             vector: Bytes of a vector, where rows of a part of it are of use; else 0.
+            rows: Whether poolings that can be read without phases are: see :func:`in_rows`.
         """
-        self.graph, self._make = graph, make
+        self.graph, self._make, self._rows = graph, make, rows
         self._parent: dict[Key, Key] = {}
         self._needs: dict[Key, _Need] = {}
         self._windows: set[Key] = set()
@@ -126,6 +161,11 @@ class Layouts:
         return key in self._layouts
 
     def _add(self, node: Node) -> None:
+        if self._rows and in_rows(self.graph, node):
+            name = node.inputs[0]
+            self._reads(home(self.graph, name), *_reach(window_of(node), view(self.graph, name, False)[2]))
+            self._need(home(self.graph, node.outputs[0]))
+            return
         key, window = input_key(self.graph, node), window_of(node)
         dims = view(self.graph, key.value, key.rows)[2]
         need = self._need(key)
@@ -133,9 +173,7 @@ class Layouts:
             return
         if self._in_panels(node, window):
             self._windows.add(key)
-        lo, hi = window.halo(dims)
-        need.lo = [max(a, b) for a, b in zip(need.lo, lo, strict=True)]
-        need.hi = [max(a, b) for a, b in zip(need.hi, hi, strict=True)]
+        self._reads(key, *window.halo(dims))
         size = window.output(dims)
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
         out = home(self.graph, node.outputs[0], key.rows)
@@ -152,6 +190,12 @@ class Layouts:
         ternary = isinstance(getattr(node, "weight", None), TernaryTensor)
         integers = self.graph.values[node.inputs[0]].dtype == "uint8"
         return ternary and integers and window.groups == 1 and prod(window.kernel) > 1
+
+    def _reads(self, key: Key, lo: Triple, hi: Triple) -> None:
+        """Notes how far before and after the image a node reads."""
+        need = self._need(key)
+        need.lo = [max(a, b) for a, b in zip(need.lo, lo, strict=True)]
+        need.hi = [max(a, b) for a, b in zip(need.hi, hi, strict=True)]
 
     def _need(self, key: Key) -> _Need:
         self._parent.setdefault(key, key)

@@ -39,6 +39,7 @@ class _Lowering(Lowering):
     """Lowering with the kernels that exist in C."""
 
     kernels = (sparse, dense, linear, pool, global_pool)
+    units = False
 
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
         super().__init__(graph, target)
