@@ -16,6 +16,7 @@ from .errors import ModelError
 from .graph import Fused, Graph, Node, Quant, Weight, Windowed
 from .kernels import (
     dense,
+    dense_channels,
     dense_dot,
     depthwise_dot,
     global_pool,
@@ -43,6 +44,7 @@ __all__ = ["SERIAL", "Lowering"]
 KERNELS = (
     depthwise_dot,
     popcount,
+    dense_channels,
     dense_dot,
     narrow,
     panel,

@@ -1,4 +1,4 @@
-"""The dense kernel of dot products against onnxruntime, with every size of its blocks."""
+"""The dense kernels of dot products against onnxruntime, with every size of their blocks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
+from tvm_schedules.kernels import dense_channels
 from tvm_schedules.kernels.dot import available
 from tvm_schedules.kernels.epilogue import every_fourth, fours
 from tvm_schedules.targets import resolve
@@ -21,19 +22,15 @@ from .test_kernels import STEP, Case, build, cases
 pytestmark = pytest.mark.skipif(available(resolve("host")) is None, reason="needs a CPU with 8-bit dot products")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(cases(), st.integers(1, 4), st.integers(1, 6))
-def test_random_convolutions(case: Case, block: int, tile: int) -> None:
-    case = replace(case, terms=1, zero=case.zero or 0, rows=case.rows + 3, fan=case.fan + 3)
+def agree(case: Case, kernel: str, **numbers: int) -> None:
     net, y, out = build(case)
 
     def choose(graph: object, target: object) -> dict[str, Choice]:
         nodes = graph.nodes  # type: ignore[attr-defined]
-        numbers = {"block": block, "tile": tile}
-        return {node.name: Choice.of("dense_dot", numbers) for node in nodes if node.op == "Conv"}
+        return {node.name: Choice.of(kernel, numbers) for node in nodes if node.op == "Conv"}
 
     runner = Runner(compile_model(net.model(y), resolve("host"), None, choose))
-    assert "dense_dot" in {entry["kernel"] for entry in runner.plan["steps"]}
+    assert kernel in {entry["kernel"] for entry in runner.plan["steps"]}
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
     for want, have in zip(run_onnx(net.model(y), *inputs), runner(*inputs), strict=True):
@@ -43,6 +40,41 @@ def test_random_convolutions(case: Case, block: int, tile: int) -> None:
             steps = np.abs(have - want) / STEP
             assert steps.max(initial=0) < 1.01
             assert (steps > 0.5).mean() < 0.02
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(cases(), st.integers(1, 4), st.integers(1, 6))
+def test_random_convolutions(case: Case, block: int, tile: int) -> None:
+    case = replace(case, terms=1, zero=case.zero or 0, rows=case.rows + 3, fan=case.fan + 3)
+    agree(case, "dense_dot", block=block, tile=tile)
+
+
+@pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="channels in the lanes are for vectors of a cache line")
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(cases(), st.sampled_from([1, 2, 4]), st.sampled_from([4, 33, 70]))
+def test_random_convolutions_with_channels_in_the_lanes(case: Case, chunks: int, rows: int) -> None:
+    assume(len(case.dims) < 3)
+    case = replace(case, terms=1, groups=1, zero=case.zero or 0, rows=rows, fan=case.fan + 3)
+    agree(case, "dense_channels", chunks=chunks)
+
+
+@pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="channels in the lanes are for vectors of a cache line")
+@pytest.mark.parametrize("size", [(7, 7), (14, 14), (15, 14), (8, 8), (30, 31)])
+@pytest.mark.parametrize("residual", ["", "quantized"])
+def test_images_that_leave_lanes_empty_have_channels_there(size: tuple[int, int], residual: str) -> None:
+    case = Case(
+        batch=2, groups=1, fan=65, rows=50, dims=size, kernel=(3, 3), strides=(1, 1), dilations=(1, 1),
+        pads=(1, 1, 1, 1), zero=7, zeros=0.3, terms=1, after="Relu", residual=residual, out_zero=0, seed=5
+    )  # fmt: skip
+    net, y, _ = build(case)
+    plan = compile_model(net.model(y), resolve("host")).plan
+    assert ("dense_channels" in {entry["kernel"] for entry in plan["steps"]}) == (size != (30, 31))
+    agree(case, "dense_channels")
+
+
+@pytest.mark.parametrize(("rows", "pitch", "want"), [(7, 8, 7), (14, 16, 7), (14, 15, 14), (8, 9, 8), (30, 16, 8)])
+def test_blocks_are_whole_vectors_and_two_threads_have_as_many(rows: int, pitch: int, want: int) -> None:
+    assert dense_channels.high(rows, pitch) == want
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])

@@ -50,6 +50,10 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     d = dense.op("Conv", dense.quantize("input_0", 0.03, 7), dense.weight((9, 3, 5, 5), None, int8=True), pads=[2] * 4)
     d = dense.quantize(dense.op("Relu", d), 0.03, 0)
     d = dense.op("MaxPool", d, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    lanes = Net((2, 70, 7, 7))
+    v = lanes.op(
+        "Conv", lanes.quantize("input_0", 0.03, 7), lanes.weight((40, 70, 3, 3), None, int8=True), pads=[1] * 4
+    )
     rows = Net((37, 50))
     z = rows.op("Gemm", rows.quantize("input_0", 0.03, 128), rows.weight((33, 50), 0.6), rows.bias(33), transB=1)
     return {
@@ -59,6 +63,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "few bits": (few_bits(), (1, 24, 11, 13)),
         "panel": (panel.model(panel.quantize(p, 0.03, 9)), (1, 130, 14, 14)),
         "dense, pooling of rows": (dense.model(dense.quantize(d, 0.03, 0)), (1, 3, 21, 25)),
+        "dense, small image": (lanes.model(lanes.quantize(v, 0.03, 9)), (2, 70, 7, 7)),
         "rows": (rows.model(z), (37, 50)),
     }
 

@@ -7,25 +7,23 @@ for it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compat import Emitter, kernel_function
-from ..graph import Fused, Windowed
+from ..graph import Fused
 from ..layout import ALIGN, Halo, Window
-from ..passes.layouts import input_key
-from ..tensor import TernaryTensor
-from .dot import Dot, available, beats_sparse
+from .dot import Dot
+from .dot_layer import DotLayer
 from .epilogue import Epilogue, fill_borders, fours, store_four, store_pixels
-from .panel import swift
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower", "weights"]
+__all__ = ["Spec", "emit", "interleaved", "lower", "weights"]
 
 
 AHEAD = 1024
@@ -92,7 +90,7 @@ def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str,
     return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
 
 
-def _interleaved(e: Emitter, taps: list[Any], width: int) -> list[Any]:
+def interleaved(e: Emitter, taps: list[Any], width: int) -> list[Any]:
     """The bytes of four taps side by side, pixel after pixel; in which order, :func:`.epilogue.fours` tells.
 
     By what x86 calls unpacking and Arm zipping: bytes first, pairs of them then, within every 16 bytes.
@@ -130,7 +128,7 @@ def emit(spec: Spec) -> Any:
         def quad(places: list[Any], vectors: int) -> list[Any]:
             """Four taps of a block's pixels side by side."""
             if vectors == 4:
-                return _interleaved(e, [e.load(bx, place, bytes_) for place in places], bytes_)
+                return interleaved(e, [e.load(bx, place, bytes_) for place in places], bytes_)
             parts = [[e.load(bx, place + v * lanes, lanes) for place in places] for v in range(vectors)]
             return [e.shuffle(part, order) for part in parts]
 
@@ -184,48 +182,16 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit convolutions with 8-bit weights, and with ternary ones that have too few zeros for adding up taps."""
-    dot = available(ctx.target)
-    if dot is None or not isinstance(node, Windowed) or node.weight is None:
+    layer = DotLayer.take(ctx, node, "dense_dot", lambda layer: True)
+    if layer is None:
         return False
-    weight, window = node.weight, node.window
-    if isinstance(weight, TernaryTensor):
-        simple = weight.terms == 1 and weight.is_symmetric
-        image = ctx.layouts[input_key(ctx.graph, node)]
-        pixels, sevens = prod(window.output(image.dims)), swift(window, image)
-        better = beats_sparse(ctx.target, weight, ctx.input_quant(node).top, pixels, sevens)
-        if not simple or not ctx.choices.wants(node.name, "dense_dot", better):
-            return False
-        values, scale = weight.codes[0], weight.per_channel.positive[0]
-        arrays = weight.stored
-        nonzero, stored = int(np.count_nonzero(values)), weight.nbytes()
-        reason = f"{weight.sparsity():.1%} zeros are too few to skip: dot products of four"
-    else:
-        values, scale, arrays = weight.values, weight.scale, {"values": weight.values}
-        nonzero, stored, reason = values.size, values.nbytes, "dense int8 weight, dot products of four"
-    rows, per_group = values.shape[0], values.shape[0] // window.groups
-    if ctx.graph.values[node.inputs[0]].dtype != "uint8" or values.dtype != np.int8:
-        return False
-    if per_group < 4 or prod(values.shape[1:]) < 4:
-        return False
-    key = input_key(ctx.graph, node)
-    x = ctx.layouts[key]
-    most, block = _blocks(-(-x.run(window.output(x.dims)) // dot.lanes)) if dot.lanes == 16 else (5, 4)
-    tile = -(-per_group // -(-per_group // most))
-    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in _tiles(dot.lanes) if t <= per_group])
-    block = ctx.choices.pick(node.name, "block", block, (1, 2, 3, 4))
-    source, quant = ctx.packed(key), ctx.input_quant(node)
-    factor = scale.astype(np.float64) * quant.scale * node.scale
-    sums = values.reshape(rows, -1).astype(np.float64).sum(1)
-    numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - dot.offset) * factor * sums)
-    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "shape": [1, *values.shape]}
-    made = ctx.constants.add(node.name, "dense_dot", arrays, params)
-    ep, beside, out = ctx.epilogue(node, False, x)
-    pixels = x.batch * prod(ep.size)
-    parallel = values.size * pixels > ctx.serial * 16
-    spec = Spec(x, window, rows, dot, block, tile, parallel, ep)
-    info = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored, "reason": reason}
-    ctx.report(node, weight, "dense_dot", reason)
-    ctx.add_planes(node, __name__, spec, [source, made["values"], made["offsets"]], numbers, beside, out, info)
+    x, window, dot = layer.x, layer.window, layer.dot
+    per_group = layer.rows // window.groups
+    most, size = _blocks(-(-x.run(window.output(x.dims)) // dot.lanes)) if dot.lanes == 16 else (5, 4)
+    usual = -(-per_group // -(-per_group // most))
+    tile = ctx.choices.pick(node.name, "tile", usual, [t for t in _tiles(dot.lanes) if t <= per_group])
+    block = ctx.choices.pick(node.name, "block", size, (1, 2, 3, 4))
+    layer.finish(__name__, tile, lambda parallel, ep: Spec(x, window, layer.rows, dot, block, tile, parallel, ep))
     return True
 
 

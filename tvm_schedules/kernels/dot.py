@@ -62,11 +62,7 @@ SMALL = 256
 """Pixels below which an image is small: a tap adds up so few of them that finding it takes much of the time."""
 
 
-SEVENS = 0.9
-"""Advantage over panels whose sums take two additions a vector, in those over others (Zen 5, measured)."""
-
-
-def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int, pixels: int, sevens: bool) -> bool:
+def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int, pixels: int) -> bool:
     """Whether a ternary convolution is faster with dot products than by adding up taps.
 
     Args:
@@ -74,12 +70,11 @@ def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int, pixels: in
         weight: Of the layer.
         top: The largest activation.
         pixels: Of one output plane.
-        sevens: Whether panels would take two additions a vector.
     """
     dot = available(target)
     if dot is None or weight.terms > 1 or not weight.is_symmetric:
         return False
-    factor = (SEVENS if sevens else 1.15 if pixels < SMALL else 1.0) if dot == FAST_VNNI else 1.0
+    factor = 1.15 if pixels < SMALL and dot == FAST_VNNI else 1.0
     return (1.0 - weight.sparsity()) * dot.advantage * factor * tap_cost(target, top) > 1.0
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
-from ..layout import ALIGN, Halo, Window
+from ..layout import ALIGN, Halo
 from .epilogue import fill_borders
 from .panel_lists import Copies, copies, dealt, longest, sevens, undealt
 from .pixel_rows import PixelRows
@@ -31,7 +31,7 @@ from .ternary_rows import TernaryRows
 if TYPE_CHECKING:
     from ..lower import Lowering
 
-__all__ = ["Spec", "emit", "lower", "swift"]
+__all__ = ["Spec", "emit", "lower"]
 
 PANEL = 28_000
 """Bytes of a panel: with the sums that pass through, the first-level cache holds it."""
@@ -209,13 +209,6 @@ def emit(spec: Spec) -> Any:
                 fill_borders(e, ep.out, views["out"], n, begin + i, spec.pixels)
 
     return kernel_function([*arguments, *ep.arguments], body)
-
-
-def swift(window: Window, x: Halo) -> bool:
-    """Whether the cost model takes panels for an image, and their sums take two additions a vector."""
-    vectors = -(-x.run(window.output(x.dims)) // ALIGN)
-    spaced = x.pitch[1] == 8 or dealt(window, x, vectors) is not None
-    return window.groups == 1 and spaced and sevens(window, x) and _large(x, vectors)
 
 
 def _large(x: Halo, vectors: int) -> bool:
