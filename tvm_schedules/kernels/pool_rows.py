@@ -15,11 +15,15 @@ from ..compat import Emitter, kernel_function
 from ..graph import Fused, Pool
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import home, in_rows
+from .epilogue import fill_borders
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 __all__ = ["Spec", "emit", "lower"]
+
+BANDS = 4
+"""Parts of an image that threads may take."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ def emit(spec: Spec) -> Any:
     height, width = out.dims[1:]
     (_, rows, columns), (_, down, right) = spec.window.kernel, spec.window.dilations
     top, left = spec.window.pads[1][0], spec.window.pads[2][0]
+    high = -(-height // BANDS)
+    bands = -(-height // high)
 
     def pieces() -> Iterator[tuple[int, int]]:
         """Start and width of a row's vectors; the last one may do pixels once more."""
@@ -54,6 +60,13 @@ def emit(spec: Spec) -> Any:
         yield from ((at, size) for at in range(0, width - size + 1, size))
         if width % size:
             yield width - size, size
+
+    def vectors(at: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Start and width of the vectors of the halo between two rows."""
+        while at < stop:
+            size = min(ALIGN, 1 << (stop - at).bit_length() - 1)
+            yield at, size
+            at += size
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx, by = e.view(pointers[0], x.elements + ALIGN, "uint8"), e.view(pointers[1], out.elements, "uint8")
@@ -76,14 +89,23 @@ def emit(spec: Spec) -> Any:
                 even = e.max(even, e.bits(e.bits(odd, words) >> eight, f"uint8x{2 * size}"))
             return e.cast(e.bits(even, words) & e.const(255, words), words.replace("uint16", "uint8"))
 
-        with e.jobs(x.batch * x.channels, spec.parallel) as plane:
-            with e.loop(out.plane // ALIGN) as i:
-                e.store(by, plane * out.plane + i * ALIGN, e.const(out.fill, f"uint8x{ALIGN}"), ALIGN)
-            with e.loop(height) as h:
-                row = plane * x.plane + x.origin + (h * spec.window.strides[1] - top) * x.pitch[1] - left
+        # Bands of rows, as convolutions share out their work: a thread mostly reads what it wrote.
+        with e.jobs(x.batch * bands * x.channels, spec.parallel) as job:
+            c, rest = job % x.channels, job // x.channels
+            band, n = rest % bands, rest // bands
+            source = (n * x.channels + c) * x.plane + x.origin - top * x.pitch[1] - left
+            target = (n * x.channels + c) * out.plane + out.origin
+            first = band * high
+            with e.loop(e.min(e.expr(high), height - first)) as i:
+                row = source + (first + i) * (spec.window.strides[1] * x.pitch[1])
+                to = target + (first + i) * out.pitch[1]
                 for at, size in pieces():
-                    value = pixels(row + 2 * at, size)
-                    e.store(by, plane * out.plane + out.origin + h * out.pitch[1] + at, value, size)
+                    e.store(by, to + at, pixels(row + 2 * at, size), size)
+                with e.when(first + i < height - 1):
+                    for at, size in vectors(width, out.pitch[1]):
+                        e.store(by, to + at, e.const(out.fill, f"uint8x{size}" if size > 1 else "uint8"), size)
+            with e.when(band == 0):
+                fill_borders(e, out, by, n, c, out.run((1, height, width)))
 
     return kernel_function([("x", "uint8"), ("out", "uint8")], body)
 

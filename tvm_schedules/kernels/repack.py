@@ -15,6 +15,9 @@ from ..layout import Halo
 
 __all__ = ["Spec", "Strided", "emit"]
 
+FEW = 8
+"""Planes that are too few for threads to share them equally."""
+
 
 @dataclass(frozen=True)
 class Strided:
@@ -57,6 +60,9 @@ def emit(spec: Spec) -> Any:
     phase = target.phase if isinstance(target, Halo) else (1, 1, 1)
     if isinstance(source, Halo) and source.phase != (1, 1, 1):
         raise ValueError(f"a repack reads planes that are not split into phases, got phase {source.phase}")
+
+    # The three planes of an image are no work that threads can share equally: then a job has the rows of one phase.
+    turns = phase[1] if phase[0] == 1 and source.batch * source.channels < FEW else 1
 
     # Bytes for a stride of two: even and odd pixels part as the low and high halves of 16-bit words.
     pairs = target.dtype == "uint8" and phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
@@ -117,12 +123,13 @@ def emit(spec: Spec) -> Any:
             plane = ((n * layout.channels + c) * layout.phases + part) * layout.plane + layout.origin
             return plane + at[0] * steps[0] + at[1] * steps[1] + at[2] * steps[2]
 
-        with e.jobs(source.batch * source.channels, spec.parallel) as plane:
+        with e.jobs(source.batch * source.channels * turns, spec.parallel) as job:
+            plane, turn = job // turns, job % turns
             n, c = plane // source.channels, plane % source.channels
             if isinstance(target, Halo):
-                width = 64 // target.itemsize
-                start = (plane * target.phases) * target.plane
-                with e.loop(target.phases * target.plane // width) as i:
+                width, own = 64 // target.itemsize, target.phases // turns
+                start = (plane * target.phases + turn * own) * target.plane
+                with e.loop(own * target.plane // width) as i:
                     e.store(dst, start + i * width, e.const(target.fill, f"{target.dtype}x{width}"), width)
             for part, first in enumerate(product(*(range(s) for s in phase))):
                 size = [-(-(n_ - f) // s) for n_, f, s in zip(source.dims, first, phase, strict=True)]
@@ -130,7 +137,7 @@ def emit(spec: Spec) -> Any:
                     continue
                 step_from = (source.strides[4] if isinstance(source, Strided) else 1) * phase[2]
                 step_to = target.strides[4] if isinstance(target, Strided) else 1
-                with e.loop(size[0]) as d, e.loop(size[1]) as h:
+                with e.when(turn == first[1] % turns), e.loop(size[0]) as d, e.loop(size[1]) as h:
                     rows = (d * phase[0] + first[0], h * phase[1] + first[1])
                     for w, width in whole(e, size[2] - source.dims[2] % 2 if pairs else size[2]):
                         where = address(target, n, c, (d, h, w), part)
