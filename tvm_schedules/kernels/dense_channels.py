@@ -183,11 +183,10 @@ def emit(spec: Spec) -> Any:
                 if tall > 1:
                     with e.loop(count % tall) as r:
                         tile(panel, sums, first, (count - count % tall + r) * pitch + s * wide, 1)
-            with e.loop(vectors) as v:
-                for half in range(0, CHANNELS, LANES):
-                    rows = [e.load(sums, (v * LANES + i) * CHANNELS + half, LANES) for i in range(LANES)]
-                    for k, row in enumerate(_transposed(e, rows)):
-                        e.store(turned, (half + k) * room + v * LANES, row, LANES)
+            with e.loop(vectors) as v, e.loop(CHANNELS // LANES) as half:
+                rows = [e.load(sums, (v * LANES + i) * CHANNELS + half * LANES, LANES) for i in range(LANES)]
+                for k, row in enumerate(_transposed(e, rows)):
+                    e.store(turned, (half * LANES + k) * room + v * LANES, row, LANES)
             with e.loop(CHANNELS) as k:
                 o = row_block * CHANNELS + k
                 with e.when(o < spec.rows):
