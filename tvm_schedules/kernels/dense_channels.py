@@ -31,7 +31,7 @@ CHANNELS = 32
 PIXELS = 14
 
 FEW = 144
-"""Groups of four taps below which transposing the sums takes too much of the time (measured)."""
+"""Groups of four taps from which transposing the sums pays (measured: at 7x7 it loses with 110, wins with 144)."""
 
 
 @dataclass(frozen=True)
