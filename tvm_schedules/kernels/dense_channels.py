@@ -59,11 +59,6 @@ class Spec:
     epilogue: Epilogue
 
     @property
-    def strip(self) -> tuple[int, int]:
-        """Rows and columns of pixels a register block."""
-        return strip(self.epilogue.size[2])
-
-    @property
     def pixels(self) -> int:
         """Elements that the kernel stores in a plane: whole vectors."""
         return -(-self.x.run(self.epilogue.size) // LANES) * LANES
@@ -116,8 +111,8 @@ def _transposed(e: Emitter, rows: list[Any]) -> list[Any]:
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
     ep, x, quads = spec.epilogue, spec.x, spec.quads
-    row_blocks, (tall, wide) = -(-spec.rows // CHANNELS), spec.strip
-    height, width = ep.size[1:]
+    row_blocks, height, width = -(-spec.rows // CHANNELS), *ep.size[1:]
+    tall, wide = strip(width)
     blocks, pitch = -(-height // spec.high), x.pitch[1]
     vectors = -(-spec.high * pitch // LANES) if blocks > 1 else spec.pixels // LANES
     room = -(-vectors // 4) * 4 * LANES
@@ -238,4 +233,4 @@ def _suits(layer: DotLayer) -> bool:
     size = layer.window.output(layer.x.dims)
     lanes = -(-layer.x.run(size) // LANES) * LANES
     wasted = lanes * 15 >= prod(size) * 16 and prod(strip(size[2])) >= PIXELS // 2
-    return _possible(layer) and wasted and layer.rows >= CHANNELS and prod(layer.values.shape[1:]) >= 4 * FEW
+    return wasted and layer.rows >= CHANNELS and prod(layer.values.shape[1:]) >= 4 * FEW

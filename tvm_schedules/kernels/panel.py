@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
-from ..layout import ALIGN, Halo
+from ..layout import ALIGN
 from .epilogue import fill_borders
 from .panel_lists import Copies, copies, dealt, longest, sevens, undealt
 from .pixel_rows import PixelRows
@@ -211,11 +211,6 @@ def emit(spec: Spec) -> Any:
     return kernel_function([*arguments, *ep.arguments], body)
 
 
-def _large(x: Halo, vectors: int) -> bool:
-    """Whether an image does not fit the cache, or is one vector: its lists are long runs of aligned loads then."""
-    return vectors == 1 or x.channels * x.phases * x.plane > PANEL
-
-
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit ternary convolutions of one group and one level a row that do not fit the first-level cache."""
     layer = TernaryRows.take(ctx, node, 8)
@@ -238,10 +233,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
     long = vectors <= 16 or layer.taps >= 0.11 * layer.dense
     pays = long and layer.taps >= 7 * x.channels * (channel // (block * vector))
+    # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
+    large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
     if (
         channel > PANEL
         or len(held.places) > taps_limit(x, layer.quant.top)
-        or not ctx.choices.wants(name, "panel", pays and _large(x, vectors))
+        or not ctx.choices.wants(name, "panel", pays and large)
     ):
         return False
     most = PANEL // channel
