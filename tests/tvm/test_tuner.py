@@ -98,6 +98,18 @@ def test_every_candidate_computes_the_same(layer: int) -> None:
         assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max(), str(alone.taken)
 
 
+def test_a_pooling_that_reads_rows_has_no_other_layout() -> None:
+    net = Net((1, 4, 20, 20))
+    x = net.quantize(net.op("Relu", net.op("Conv", net.quantize("input_0", 0.02, 0), net.weight((8, 4, 1, 1), 0.5))))
+    pooled = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    # The same phases of the same tensor as the pooling's own would be.
+    beside = net.op("Conv", x, net.weight((8, 8, 3, 3), 0.5, 1), pads=[1] * 4, strides=[2, 2])
+    graph = graph_of(net.model(net.op("Add", net.quantize(pooled), net.quantize(beside))))
+    base = Lowering(graph, resolve("host"))
+    pool = next(node for node in layers_of(graph) if node.op == "MaxPool")
+    assert [str(alone.taken).split()[0] for alone in candidates(base, pool)] == ["pool_rows"]
+
+
 def test_what_a_choice_leaves_open_is_the_cost_models() -> None:
     graph = graph_of(small_net())
     node, target = layers_of(graph)[0], resolve("host")

@@ -112,7 +112,7 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes pooling, and elementwise nodes in planes."""
-    if not isinstance(node, Pool):
+    if not isinstance(node, Pool) or ctx.layouts.reads_rows(node):
         return False
     key = input_key(ctx.graph, node)
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..compat import Emitter, kernel_function
 from ..graph import Fused, Pool
 from ..layout import ALIGN, Halo, Window
-from ..passes.layouts import home, in_rows
+from ..passes.layouts import home
 from .epilogue import fill_borders
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes maxima of bytes with steps of two in a row, where nothing is scaled."""
-    if not isinstance(node, Pool) or not in_rows(ctx.graph, node):
+    if not isinstance(node, Pool) or not ctx.layouts.reads_rows(node):
         return False
     key = home(ctx.graph, node.inputs[0])
     source, x = ctx.packed(key), ctx.layouts[key]

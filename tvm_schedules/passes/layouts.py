@@ -160,8 +160,12 @@ class Layouts:
     def __contains__(self, key: Key) -> bool:
         return key in self._layouts
 
+    def reads_rows(self, node: Node) -> bool:
+        """Whether a node has to read its data in rows: there is no other layout for it then."""
+        return self._rows and in_rows(self.graph, node)
+
     def _add(self, node: Node) -> None:
-        if self._rows and in_rows(self.graph, node):
+        if self.reads_rows(node):
             name = node.inputs[0]
             self._reads(home(self.graph, name), *_reach(window_of(node), view(self.graph, name, False)[2]))
             self._need(home(self.graph, node.outputs[0]))
