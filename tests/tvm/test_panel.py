@@ -7,12 +7,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
-from tvm_schedules.kernels import panel, panel_lists
+from tvm_schedules.kernels import panel, panel_copies
+from tvm_schedules.kernels.panel_copies import Deal
 from tvm_schedules.layout import Halo, Window
 from tvm_schedules.targets import resolve
 
@@ -42,15 +43,36 @@ def agree(model: object, inputs: list[np.ndarray], step: float | None, **numbers
             assert np.abs(have - want).max(initial=0) < 1.01 * step
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
-    case = replace(case, groups=1, terms=1, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5)
+def agree_on(case: Case, **numbers: int) -> None:
     net, y, out = build(case)
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.fan, *case.dims), out)]
-    step = STEP if case.out_zero is not None else None
-    agree(net.model(y), inputs, step, block=block, channels=channels, chunks=chunks)
+    # Small layers, too, have their jobs dealt out as threads would share them.
+    with mock.patch("tvm_schedules.lower.SERIAL", 0):
+        agree(net.model(y), inputs, STEP if case.out_zero is not None else None, **numbers)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
+    case = replace(case, groups=1, terms=1, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5)
+    agree_on(case, block=block, channels=channels, chunks=chunks)
+
+
+def width_of(case: Case) -> int:
+    """Pixels of a row of the output."""
+    last = len(case.dims) - 1
+    lo, hi = case.pads[last], case.pads[-1]
+    return (case.dims[last] + lo + hi - case.dilations[last] * (case.kernel[last] - 1) - 1) // case.strides[last] + 1
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(cases(), st.integers(1, 16), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]))
+def test_random_images_of_floats(case: Case, block: int, channels: int, chunks: int, unroll: int) -> None:
+    assume(len(case.dims) < 3 and max(case.kernel) > 1)
+    case = replace(case, groups=1, terms=1, zero=None, zeros=case.zeros if case.zeros is not None else 0.5)
+    block = max(block, -(-width_of(case) // 16))
+    agree_on(case, block=block, channels=channels, chunks=chunks, unroll=unroll)
 
 
 @pytest.mark.parametrize("size", [7, 9, 14])
@@ -74,21 +96,24 @@ def test_activations_of_few_bits_are_summed_in_bytes_first(top: int, once: int, 
     y = layer.net.op("Conv", layer.data, name, pads=list(case.pads))
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         runner = forced(layer.net.model(y), unroll=8)
-    assert spec.call_args.args[-1] == once
+    assert spec.call_args.kwargs["once"] == once
     data, rounded = layer.input()
     np.testing.assert_array_equal(runner(data)[0], convolve(rounded, weight, case))
 
 
-def test_threads_do_not_change_the_result() -> None:
+@pytest.mark.parametrize("numbers", [{"chunks": 4}, {"chunks": 1, "block": 3}, {"chunks": 1, "block": 1}])
+@pytest.mark.parametrize("floats", [False, True])
+def test_threads_do_not_change_the_result(numbers: dict[str, int], floats: bool) -> None:
     net = Net((1, 64, 30, 30), seed=3)
-    x = net.quantize("input_0", STEP, 0)
+    numbers = {**numbers, "block": 12} if floats and "block" in numbers else numbers
+    x = "input_0" if floats else net.quantize("input_0", STEP, 0)
     y = net.quantize(net.op("Conv", x, net.weight((48, 64, 3, 3), 0.7, 1), pads=[1] * 4), STEP, 128)
     data = np.random.default_rng(0).normal(size=(1, 64, 30, 30)).astype(np.float32)
     found = []
     for wake in (0, 1 << 60):
         with mock.patch("tvm_schedules.compile.WAKE", wake):
-            found += forced(net.model(y), chunks=4)(data)
-    assert np.array_equal(*found)
+            found += forced(net.model(y), **numbers)(data)
+    assert np.array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(
@@ -104,17 +129,17 @@ def test_rows_of_seven_pixels(shape: tuple[int, ...], kernel: tuple[int, ...], o
     net = Net(shape, seed=4)
     x = net.quantize("input_0", STEP, 250)
     y = net.op("Conv", x, net.weight((48, shape[1], *kernel), 0.3, 1), **options)
-    with mock.patch.object(panel, "Sevens", wraps=panel.Sevens) as sums:
+    with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         agree(net.model(y), [np.random.default_rng(1).normal(size=shape).astype(np.float32)], None, channels=7)
-    assert sums.called
+    assert spec.call_args.kwargs["sevens"]
 
 
 def test_taps_a_line_apart_share_their_pixels() -> None:
     window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
     wide = Halo(1, 4, (1, 30, 60), "uint8", (30, 64), (0, 1, 1), (0, 1, 1))
-    held = panel_lists.copies(window, wide, 128)
+    held = panel_copies.copies(window, wide, 128)
     assert (held.channel, len(set(held.places))) == (3 * 256, 9)
-    assert panel_lists.copies(window, replace(wide, pitch=(30, 61)), 128).channel == 9 * 128
+    assert panel_copies.copies(window, replace(wide, pitch=(30, 61)), 128).channel == 9 * 128
 
 
 WINDOWS = {
@@ -125,31 +150,64 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=list(WINDOWS))
-@pytest.mark.parametrize(("rows", "width", "pitch"), [(14, 14, 16), (9, 12, 16), (16, 13, 16), (7, 20, 32), (3, 9, 16)])
-def test_a_tap_finds_the_dealt_rows_in_whole_vectors(window: Window, rows: int, width: int, pitch: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "width", "pitch", "dtype"),
+    [
+        (14, 14, 16, "uint8"),
+        (9, 12, 16, "uint8"),
+        (16, 13, 16, "uint8"),
+        (7, 20, 32, "uint8"),
+        (8, 8, 9, "float32"),
+        (7, 7, 9, "float32"),
+        (9, 3, 8, "float32"),
+        (16, 16, 17, "float32"),
+        (14, 14, 20, "float32"),
+        (9, 40, 43, "float32"),
+        (9, 33, 33, "float32"),
+    ],
+)
+def test_a_tap_finds_the_dealt_rows_in_whole_vectors(
+    window: Window, rows: int, width: int, pitch: int, dtype: str
+) -> None:
     dims = (1, rows * window.strides[1], width * window.strides[2])
     lo, hi = window.halo(dims)
-    x = Halo(1, 1, dims, "uint8", (rows + max(lo[1], hi[1]), pitch), lo, hi, window.strides)
-    flat = np.arange(x.elements + 1024)
-    height = window.output(dims)[1]
-    vectors = -(-height * pitch // 64)
-    held = panel_lists.dealt(window, x, vectors)
-    if not 1 < vectors <= 4:
-        assert held is None
+    x = Halo(1, 1, dims, dtype, (rows + max(lo[1], hi[1]), pitch), lo, hi, window.strides)
+    flat, lanes = np.arange(x.elements + 1024), 64 // x.itemsize
+    _, height, width = window.output(dims)
+    deal: Deal | None
+    if dtype == "uint8":
+        vectors = -(-height * pitch // 64)
+        deal = panel_copies.deal_bytes(window, x, vectors)
+        assert (deal is not None) == (1 < vectors <= 4)
+    else:
+        deal = panel_copies.deal_floats(window, x, 8)
+    if deal is None:
         return
-    order = list(held.order) or list(range(64))
-    copied = [np.concatenate([flat[at : at + 64 // len(sources)] for at in sources]) for sources, _ in held.vectors]
+    held = panel_copies.dealt(window, x, deal)
+    order = list(held.order) or list(range(lanes))
+    copied = [np.concatenate([flat[at : at + lanes // len(sources)] for at in sources]) for sources, _ in held.vectors]
     holds = np.concatenate([vector[order] for vector in copied])
-    assert bool(held.order) == (window.output(dims)[2] <= pitch // 8 * 7)
-    back = np.concatenate(panel_lists.undealt(vectors, pitch, bool(held.order)))
-    inside = np.arange(height * pitch) % pitch < window.output(dims)[2]
+    assert bool(held.order) == (dtype == "uint8" and width <= pitch // 8 * 7)
+    count = min(height * pitch, deal.step(lanes))
+    back = np.array([deal.source(pixel, lanes) for pixel in range(count)])
+    inside = np.arange(count) % pitch < width
     for (phase, shift), place in zip(window.taps(), held.places, strict=True):
-        assert place % 64 == 0
+        assert place % lanes == 0
         start = x.offset(0, phase, shift)
-        read = holds[place : place + vectors * 64][back][: height * pitch]
-        np.testing.assert_array_equal(read[inside], flat[start : start + height * pitch][inside])
+        read = holds[place : place + deal.rows * deal.wide * lanes][back]
+        np.testing.assert_array_equal(read[inside], flat[start : start + count][inside])
     if held.order:
-        assert not (back[: height * pitch][inside] % 8 == 7).any()
+        assert not (back[inside] % 8 == 7).any()
+
+
+def test_what_is_not_dealt_out() -> None:
+    window = WINDOWS["3x3"]
+    small = Halo(1, 1, (1, 4, 14), "uint8", (5, 16), (0, 1, 1), (0, 1, 1))
+    assert panel_copies.deal_bytes(window, small, 1) is None  # one vector holds all
+    assert panel_copies.deal_bytes(window, replace(small, pitch=(5, 15)), 2) is None
+    assert panel_copies.deal_bytes(window, replace(small, dims=(2, 4, 14)), 2) is None
+    assert panel_copies.deal_floats(window, Halo(1, 1, (1, 2, 300), "float32", (3, 301)), 16) is None
+    assert panel_copies.deal_floats(window, Halo(1, 1, (2, 2, 30), "float32", (3, 31)), 16) is None
 
 
 @pytest.mark.parametrize("wide", [0, 1])
@@ -175,7 +233,9 @@ def test_rows_dealt_out_to_vectors(
     y = net.quantize(y, STEP, 5)
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         forced(net.model(y), dealt=wide)
-    assert spec.call_args.args[10] == 16 * wide
+    deal = spec.call_args.kwargs["deal"]
+    assert (deal is not None) == bool(wide)
+    assert deal is None or (deal.wide, deal.part, deal.pitch) == (1, 16, 16)
     agree(net.model(y), [rng.normal(size=shape).astype(np.float32)], STEP, dealt=wide, channels=7)
 
 

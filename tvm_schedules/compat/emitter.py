@@ -144,9 +144,9 @@ class Emitter:
         """A pure LLVM intrinsic."""
         return self.t.call_llvm_pure_intrin(dtype, name, *args)
 
-    def prefetch(self, buffer: Any, index: Any) -> None:
+    def prefetch(self, buffer: Any, index: Any, write: int = 0) -> None:
         """Fetches the cache line of an element, which need not be there, to the first-level cache."""
-        read, first, data = (self.integer(i) for i in (0, 3, 1))
+        read, first, data = (self.integer(i) for i in (write, 3, 1))
         address = self.b.address_of(buffer[index])
         self.b.evaluate(self.t.call_llvm_intrin("void", "llvm.prefetch", address, read, first, data))
 

@@ -14,17 +14,20 @@ room for a byte behind every seven pixels, the sums take two additions a vector 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN
 from .epilogue import fill_borders
-from .panel_lists import Copies, copies, dealt, longest, sevens, undealt
+from .panel_copies import Copies, Deal, copies, deal_bytes, deal_floats, dealt, sevens
+from .panel_lists import longest
 from .pixel_rows import PixelRows
 from .sparse import row_chunks, row_splits
-from .sums import Bytes, Sevens
+from .sums import Bytes, Floats, Sevens
 from .taps import taps_limit
 from .ternary_rows import TernaryRows
 
@@ -35,6 +38,12 @@ __all__ = ["Spec", "emit", "lower"]
 
 PANEL = 28_000
 """Bytes of a panel: with the sums that pass through, the first-level cache holds it."""
+
+FLOATS = 40_000
+"""The same for floats, whose longer blocks read a list less often: there the second-level cache is near enough."""
+
+CHANNELS = 128
+"""Output channels a job at least, for which a panel is made anew."""
 
 AHEAD = 1024
 """How many taps ahead a list is fetched."""
@@ -47,7 +56,7 @@ class Spec(PixelRows):
     Args:
         taps: Taps in all, and the zeros that fill lists up.
         copies: For one input channel, what goes into the panel.
-        dealt: Bytes of a row where rows are dealt out to the vectors, else 0.
+        deal: How rows are dealt out to the vectors, if they are.
         sevens: Whether every eighth byte does not matter.
         channels: Input channels a panel.
         groups: Runs of panels whose sums fit 16 bits.
@@ -57,12 +66,17 @@ class Spec(PixelRows):
 
     taps: int
     copies: Copies
-    dealt: int
+    deal: Deal | None
     sevens: bool
     channels: int
     groups: int
     unroll: int
     once: int
+
+    @property
+    def step(self) -> int:
+        """Pixels a block."""
+        return self.deal.step(self.lanes) if self.deal else self.block * self.lanes
 
     @property
     def panels(self) -> int:
@@ -77,36 +91,37 @@ class Spec(PixelRows):
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, offsets, bounds, order, groups, <epilogue>``."""
-    ep, x = spec.epilogue, spec.x
+    ep, x, lanes = spec.epilogue, spec.x, spec.lanes
+    kind = Floats if x.dtype == "float32" else Sevens if spec.sevens else Bytes
     own = (
         ("offsets", "uint16", spec.taps + 1),
         ("bounds", "int32", 2 * spec.panels * spec.rows + 1),
         ("order", "uint16", spec.panels * spec.rows),
         ("groups", "int32", spec.groups + 1),
     )
-    arguments = [("x", "uint8"), *((name, dtype) for name, dtype, _ in own)]
+    arguments = [("x", x.dtype), *((name, dtype) for name, dtype, _ in own)]
     full, tail = spec.widths
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
     per_channel, channel = x.phases * x.plane, spec.copies.channel
-    size, quarter = spec.block * spec.vector, Bytes.parts
+    size = spec.block * lanes
     room = x.elements + spec.pixels
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], room, "uint8")
+        bx = e.view(pointers[0], room, x.dtype)
         offsets, bounds, order, groups = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], own, strict=True))
         views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
 
         def pack(panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
             count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
             with e.loop(count) as c:
-                source = e.part(bx, (n * x.channels + first + c) * per_channel + start, room, "uint8")
+                source = e.part(bx, (n * x.channels + first + c) * per_channel + start, room, x.dtype)
                 for place, (sources, least) in enumerate(spec.copies.vectors):
                     if reach > least:
-                        parts = [e.load(source, begin, spec.vector // len(sources)) for begin in sources]
-                        order = spec.copies.order or range(spec.vector)
+                        parts = [e.load(source, begin, lanes // len(sources)) for begin in sources]
+                        order = spec.copies.order or range(lanes)
                         pixels = e.shuffle(parts, list(order)) if len(parts) > 1 else parts[0]
-                        e.store(panel, c * channel + place * spec.vector, pixels, spec.vector)
+                        e.store(panel, c * channel + place * lanes, pixels, lanes)
 
         mean = spec.taps // (2 * spec.panels * spec.rows)
         fetch = -(-mean * 2 // ALIGN)
@@ -134,34 +149,35 @@ def emit(spec: Spec) -> Any:
                             read = [e.load(panel, place + at, width) for place in places[u : u + spec.once]]
                             acc.add(at, width, sum(read[1:], read[0]), sign)
 
-        def finish(acc: Any, total: list[Any], group: Any, n: Any, i: Any, o: Any, start: Any, parts: Any) -> None:
+        def finish(acc: Any, total: list[Any], group: Any, n: Any, i: Any, o: Any, ends: list[tuple[Any, int]]) -> None:
             """What follows the last panel of a group: the epilogue, or sums in float32 before that."""
-            for at, width in parts:
-                sums = acc.sums(at, width)
-                if total:
-                    with e.when(group == 0):
-                        for whole, value in zip(total, sums, strict=True):
-                            e.store(whole, (i * size + at) // quarter, value, width // quarter)
-                    with e.when(group > 0):
-                        for whole, value in zip(total, sums, strict=True):
-                            old = e.load(whole, (i * size + at) // quarter, width // quarter)
-                            e.store(whole, (i * size + at) // quarter, old + value, width // quarter)
-                else:
-                    acc.store(ep, views, sums, n, o, start + at, width)
+            for v, (pixel, width) in enumerate(ends):
+                sums, at = acc.sums(v * lanes, width), (i * size + v * lanes) // kind.parts
+                if not total:
+                    acc.store(ep, views, sums, n, o, pixel, width)
+                    continue
+                with e.when(group == 0):
+                    for whole, value in zip(total, sums, strict=True):
+                        e.store(whole, at, value, width // kind.parts)
+                with e.when(group > 0):
+                    for whole, value in zip(total, sums, strict=True):
+                        old = e.load(whole, at, width // kind.parts)
+                        e.store(whole, at, old + value, width // kind.parts)
             if total:
                 with e.when(group == spec.groups - 1):
-                    for at, width in parts:
-                        sums = [e.load(whole, (i * size + at) // quarter, width // quarter) for whole in total]
-                        acc.store(ep, views, sums, n, o, start + at, width)
+                    for v, (pixel, width) in enumerate(ends):
+                        at = (i * size + v * lanes) // kind.parts
+                        sums = [e.load(whole, at, width // kind.parts) for whole in total]
+                        acc.store(ep, views, sums, n, o, pixel, width)
 
-        def run(n: Any, begin: Any, block: Any, widths: list[int], memory: tuple[Any, Any, list[Any]]) -> None:
+        def run(
+            n: Any, begin: Any, count: Any, block: Any, ends: list[tuple[int, int]], memory: tuple[Any, Any, list[Any]]
+        ) -> None:
             panel, waiting, total = memory
-            acc = Sevens(e, spec) if spec.sevens else Bytes(e, spec)
-            start = block * size
-            ends = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
-            parts = [(v * spec.vector, spec.vector) for v in range(spec.block)] if spec.dealt else ends
-            reach = -(-sum(widths) // spec.vector) * spec.vector
-            count = e.min(e.expr(spec.share), e.expr(spec.rows) - begin)
+            acc = kind(e, spec)
+            start = block * spec.step
+            parts = [(v * lanes, lanes) for v in range(spec.block)] if spec.deal else ends
+            reach = len(ends) * lanes
             with e.loop(spec.groups) as group:
                 first = e.load(groups, group)
                 last = e.load(groups, group + 1)
@@ -176,95 +192,130 @@ def emit(spec: Spec) -> Any:
                         if waiting:
                             with e.when(k > 0):
                                 for at, width in parts:
-                                    acc.recall(waiting, i * (size // 2), at, width)
+                                    acc.recall(waiting, i, at, width)
                         taps(acc, panel, place * 2, parts)
                         if waiting:
                             with e.when(k < last - first - 1):
                                 for at, width in parts:
-                                    acc.save(waiting, i * (size // 2), at, width)
+                                    acc.save(waiting, i, at, width)
                         with e.when(k == last - first - 1):
-                            done = acc.rearranged(undealt(spec.block, spec.dealt, spec.sevens)) if spec.dealt else acc
-                            finish(done, total, group, n, i, begin + i, start, ends)
+                            done = acc
+                            if deal := spec.deal:
+                                done = acc.rearranged(
+                                    [[deal.source(at + p, lanes) for p in range(lanes)] for at, _ in ends]
+                                )
+                            finish(done, total, group, n, i, begin + i, [(start + at, width) for at, width in ends])
 
         with e.jobs(x.batch * shares * blocks, spec.parallel) as job:
             n, rest = job // (shares * blocks), job % (shares * blocks)
             begin, block = rest // blocks * spec.share, rest % blocks
-            room_for_sums = spec.share * size // 2
+            count = e.min(e.expr(spec.share), e.expr(spec.rows) - begin)
             zeros = spec.channels * channel
-            panel = e.scratch(zeros + size, "uint8")
-            for at in range(0, size, spec.vector):
-                e.store(panel, zeros + at, e.const(0, f"uint8x{spec.vector}"), spec.vector)
-            waiting = [e.scratch(room_for_sums, "uint16") for _ in range(2)] if spec.panels > 1 else []
+            panel = e.scratch(zeros + size, x.dtype)
+            for at in range(0, size, lanes):
+                e.store(panel, zeros + at, e.const(0, f"{x.dtype}x{lanes}"), lanes)
+            room_for_sums = spec.share * size // len(kind.memory)
+            waiting = [e.scratch(room_for_sums, dtype) for dtype in kind.memory] if spec.panels > 1 else []
             total = [
-                e.scratch(spec.share * size // quarter, "float32") for _ in range(quarter if spec.groups > 1 else 0)
+                e.scratch(spec.share * size // kind.parts, "float32")
+                for _ in range(kind.parts if spec.groups > 1 else 0)
             ]
             memory = (panel, waiting, total)
             if full:
                 with e.when(block < full):
-                    run(n, begin, block, [spec.vector] * spec.block, memory)
+                    whole = range(0, spec.step, lanes)
+                    # The next block is another job: the last vector must not reach into it.
+                    run(n, begin, count, block, [(min(at, spec.step - lanes), lanes) for at in whole], memory)
             if tail:
                 with e.when(block == full):
-                    run(n, begin, block, tail, memory)
-            with e.when(block == 0), e.loop(e.min(e.expr(spec.share), e.expr(spec.rows) - begin)) as i:
+                    run(n, begin, count, block, [(sum(tail[:v]), width) for v, width in enumerate(tail)], memory)
+            with e.when(block == 0), e.loop(count) as i:
                 fill_borders(e, ep.out, views["out"], n, begin + i, spec.pixels)
 
     return kernel_function([*arguments, *ep.arguments], body)
 
 
+def _geometry(
+    layer: TernaryRows, vectors: int, pick: Callable[[str, int, Sequence[int]], int]
+) -> tuple[Copies, Deal | None, int] | None:
+    """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
+
+    Args:
+        layer: The layer.
+        vectors: Vectors of an image.
+        pick: Takes numbers, see :meth:`~tvm_schedules.choice.Choices.pick`.
+    """
+    window, x = layer.window, layer.x
+    if x.dtype == "float32":
+        # Threads share output channels only where there are many.
+        least = 1 if layer.weight.channels >= 2 * CHANNELS else 2
+        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
+        # A single tap is aligned where it is.
+        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal and prod(window.kernel) > 1 else None
+    deal = deal_bytes(window, x, vectors)
+    if deal and pick("dealt", 1, (0, 1)):
+        return dealt(window, x, deal), deal, vectors
+    # Of few blocks an odd one would be waited for by a second thread.
+    usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
+    block = pick("block", usual, range(1, min(4, vectors) + 1))
+    return copies(window, x, block * (ALIGN // x.itemsize)), None, block
+
+
 def lower(ctx: Lowering, node: Fused) -> bool:
-    """Takes 8-bit ternary convolutions of one group and one level a row that do not fit the first-level cache."""
-    layer = TernaryRows.take(ctx, node, 8)
+    """Takes ternary convolutions of one group and one level a row that do not fit the first-level cache."""
+    layer = TernaryRows.take(ctx, node, 8, floats=True)
     vector = ctx.target.vector_bytes
     if layer is None or layer.linear or not layer.single or layer.window.groups != 1 or vector != 64:
         return False
     x, rows = layer.x, layer.weight.channels
-    vectors = -(-x.run(layer.window.output(x.dims)) // vector)
-    pick, name = ctx.choices.pick, node.name
-    # Of few blocks an odd one would be waited for by a second thread.
-    usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
-    cards = dealt(layer.window, x, vectors)
-    if cards is not None and pick(name, "dealt", 1, (0, 1)):
-        held, block, row = cards, vectors, x.pitch[1]
-    else:
-        block, row = pick(name, "block", usual, range(1, min(4, vectors) + 1)), 0
-        held = copies(layer.window, x, block * vector)
-    spaced = bool(row or x.pitch[1] == 8) and sevens(layer.window, x)
+    floats, lanes = x.dtype == "float32", vector // x.itemsize
+    room, pick, name = FLOATS if floats else PANEL, ctx.choices.pick, node.name
+    vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
+    geometry = _geometry(layer, vectors, lambda *number: pick(name, *number))
+    if geometry is None:
+        return False
+    held, deal, block = geometry
+    spaced = not floats and bool(deal or x.pitch[1] == 8) and sevens(layer.window, x)
     channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
-    long = vectors <= 16 or layer.taps >= 0.11 * layer.dense
-    pays = long and layer.taps >= 7 * x.channels * (channel // (block * vector))
+    long = floats or vectors <= 16 or layer.taps >= 0.11 * layer.dense
+    pays = long and layer.taps >= 7 * x.channels * (channel // (block * lanes))
     # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
-    large = vectors == 1 or x.channels * x.phases * x.plane > PANEL
+    large = vectors == 1 or x.channels * x.phases * x.plane * x.itemsize > room
     if (
-        channel > PANEL
+        channel * x.itemsize > room
         or len(held.places) > taps_limit(x, layer.quant.top)
         or not ctx.choices.wants(name, "panel", pays and large)
     ):
         return False
-    most = PANEL // channel
+    most = room // (channel * x.itemsize)
     channels = pick(name, "channels", most, (most // 2, 65535 // channel))
     channels = -(-x.channels // -(-x.channels // max(1, min(channels, 65535 // channel, x.channels))))
     limit = taps_limit(x, layer.quant.top)
     while channels > 1 and longest(layer.codes[0], channels) > limit:
         channels -= 1
-    # A panel is made anew for every job, so jobs have many output channels.
-    chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // 128))
+    chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // CHANNELS))
     chunks = pick(name, "chunks", chunks, row_splits(rows))
-    parallel = layer.taps * vectors * vector > ctx.serial * 16
+    parallel = layer.taps * vectors * lanes > ctx.serial * 16
+    step = deal.step(lanes) if deal else block * lanes
+    blocks = -(-x.run(layer.window.output(x.dims)) // step)
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
     few = mean < (20 if vectors == 1 else 16)
-    unroll = 4 if row or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
-    unroll = pick(name, "unroll", unroll, (2, 4, 8))
+    unroll = 1 if floats else 4 if deal or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
+    unroll = pick(name, "unroll", unroll, (1, 2, 4) if floats else (2, 4, 8))
     given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
     made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
-    ep, beside, out = ctx.epilogue(node, False, x, Bytes.unit)
+    ep, beside, out = ctx.epilogue(node, False, x, (Floats if floats else Bytes).unit)
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
-    once = next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
+    once = 1 if floats else next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
+    rest = {"channels": channels, "groups": groups, "unroll": unroll, "once": once}
     spec = Spec(
-        x, rows, 0, vector, block, chunks, parallel, ep, taps, held, row, spaced, channels, groups, unroll, once
+        x, rows, 0, vector, block, chunks, parallel, ep, taps=taps, copies=held, deal=deal, sevens=spaced, **rest
     )
+    # The last block may read rows below the image.
+    ctx.largest_read = max(ctx.largest_read, x.itemsize * (blocks * step + x.plane + ALIGN))
     own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)

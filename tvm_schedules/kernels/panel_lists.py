@@ -1,97 +1,12 @@
-"""What of an image a panel holds, and the lists of where its taps are there (numpy; see :mod:`.panel`)."""
+"""The lists of where a panel's taps are (numpy; see :mod:`.panel`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ..layout import ALIGN, Halo, Window
-
-__all__ = ["Copies", "copies", "dealt", "lists", "longest", "sevens", "undealt"]
-
-
-@dataclass(frozen=True)
-class Copies:
-    """What of one input channel a panel holds.
-
-    Attributes:
-        vectors: What is copied: ``(sources, least)``, needed by blocks of more than ``least`` bytes. Sources are
-            elements from a block's first pixel on, in image 0 and channel 0; each gives an equal part of the vector.
-        order: Which of a vector's bytes go where; empty where they stay as they are.
-        places: For every tap of the window the place where its pixels start.
-    """
-
-    vectors: tuple[tuple[tuple[int, ...], int], ...]
-    order: tuple[int, ...]
-    places: tuple[int, ...]
-
-    @property
-    def channel(self) -> int:
-        """Bytes of a channel."""
-        return len(self.vectors) * ALIGN
-
-
-def copies(window: Window, x: Halo, size: int) -> Copies:
-    """Pixels as they are, for blocks of ``size`` bytes: a copy for every tap, but one for taps whole lines apart."""
-    starts = [x.offset(0, phase, shift) for phase, shift in window.taps()]
-    runs: list[list[int]] = []
-    place: dict[int, tuple[int, int]] = {}
-    for start in sorted(set(starts), key=lambda s: (s % ALIGN, s)):
-        last = runs[-1] if runs else None
-        if last and last[0] % ALIGN == start % ALIGN and start <= last[0] + last[1]:
-            last[1] = max(last[1], start - last[0] + size)
-        else:
-            runs.append([start, size])
-        place[start] = (len(runs) - 1, start - runs[-1][0])
-    begin = np.cumsum([0, *(length for _, length in runs)]).tolist()
-    vectors = [((start + line,), line - (length - size)) for start, length in runs for line in range(0, length, ALIGN)]
-    return Copies(tuple(vectors), (), tuple(begin[place[s][0]] + place[s][1] for s in starts))
-
-
-def dealt(window: Window, x: Halo, vectors: int) -> Copies | None:
-    """Rows dealt out to the vectors like cards, row r to vector r modulo their number; None where that is no use.
-
-    A tap of another row is then another vector, whole: of nine taps the three of a column share their pixels. For
-    images of two to four ``vectors`` with rows of 16 or 32 bytes.
-    """
-    row = x.pitch[1]
-    if not (1 < vectors <= 4 and row in (16, 32) and x.dims[0] == window.kernel[0] == 1):
-        return None
-    share = ALIGN // row
-    rows: dict[int, list[int]] = {}
-    for phase, (depth, height, width) in window.taps():
-        rows.setdefault(x.offset(0, phase, (depth, 0, width)), []).append(height)
-    copied: list[tuple[tuple[int, ...], int]] = []
-    begin = {}
-    for start, heights in rows.items():
-        begin[start] = (len(copied) - min(heights)) * ALIGN
-        for first in range(min(heights), max(heights) + vectors):
-            copied.append((tuple(start + (first + part * vectors) * row for part in range(share)), -1))
-    places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * ALIGN for phase, (d, h, w) in window.taps())
-    order = [part * row + min(7 * (i // 8) + i % 8, row - 1) for part in range(share) for i in range(row)]
-    return Copies(tuple(copied), tuple(order) if sevens(window, x) else (), places)
-
-
-def sevens(window: Window, x: Halo) -> bool:
-    """Whether rows leave room for a byte that does not matter behind every seven pixels."""
-    return x.pitch[1] in (8, 16, 32) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7
-
-
-def undealt(vectors: int, row: int, spaced: bool) -> list[list[int]]:
-    """Of every vector of rows in their order, which of the dealt pixels are in it.
-
-    Args:
-        vectors: Their number.
-        row: Pixels a row.
-        spaced: Whether there is a byte behind every seven pixels of a dealt row.
-    """
-    share = ALIGN // row
-    # Past the last seven there are no pixels; what is in their place does not matter.
-    inside = [min(i + i // 7, row - 1) if spaced else i for i in range(row)]
-    place = [(r % vectors) * ALIGN + r // vectors * row for r in range(vectors * share)]
-    return [[at + i for at in place[v * share : (v + 1) * share] for i in inside] for v in range(vectors)]
+__all__ = ["lists", "longest"]
 
 
 def lists(
@@ -105,8 +20,8 @@ def lists(
 
     Args:
         codes: int8 ``[O, C, taps]``.
-        places: Where the pixels of every tap are in a channel's part of the panel, bytes.
-        channel: Bytes of that part.
+        places: Where the pixels of every tap are in a channel's part of the panel.
+        channel: Pixels of that part.
         panel: Channels a panel.
         limit: Taps of one sign that 16-bit sums hold.
         share: Output channels a job.

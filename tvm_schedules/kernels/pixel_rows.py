@@ -29,7 +29,7 @@ class PixelRows:
     """What the code depends on.
 
     Args:
-        x: Layout of the input, bytes.
+        x: Layout of the input.
         rows: Output channels.
         segments: Segments in all; 0 if every row is one segment and needs nothing but the epilogue's scale.
         vector: Bytes a vector register.
@@ -51,22 +51,27 @@ class PixelRows:
     @property
     def lanes(self) -> int:
         """Pixels a vector."""
-        return self.vector
+        return self.vector // self.x.itemsize
+
+    @property
+    def step(self) -> int:
+        """Pixels a block."""
+        return self.block * self.lanes
 
     @property
     def widths(self) -> tuple[int, list[int]]:
         """How many whole pixel blocks there are, and the vectors of the rest, the last one as narrow as will do."""
-        full, rest = divmod(self.x.run(self.epilogue.size), self.block * self.vector)
-        tail = [self.vector] * (rest // self.vector)
-        left = rest % self.vector
-        narrow = [n for n in (16, 32) if left <= n < self.vector]
-        return full, [*tail, narrow[0] if narrow else self.vector] if left else tail
+        full, rest = divmod(self.x.run(self.epilogue.size), self.step)
+        tail = [self.lanes] * (rest // self.lanes)
+        left = rest % self.lanes
+        narrow = [n // self.x.itemsize for n in (16, 32) if left * self.x.itemsize <= n < self.vector]
+        return full, [*tail, narrow[0] if narrow else self.lanes] if left else tail
 
     @property
     def pixels(self) -> int:
         """Elements that the kernel stores in a plane."""
         full, tail = self.widths
-        return full * self.block * self.vector + sum(tail)
+        return full * self.step + sum(tail)
 
 
 class Sums:

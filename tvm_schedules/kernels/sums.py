@@ -34,6 +34,8 @@ class Bytes:
     """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
     parts = 4
+    memory = ("uint16", "uint16")
+    """What :meth:`save` needs, each of one for two pixels."""
     unit = 65536.0
     """What the sums are multiples of: as the high half of 32 bits a word keeps its sign without shifts."""
     kinds = ("uint16", "uint16")
@@ -93,14 +95,16 @@ class Bytes:
         """The epilogue of sums."""
         store_four(self.e, ep, views, sums, n, o, p, every_fourth(width // 4))
 
-    def save(self, memory: list[Any], base: Any, at: int, width: int) -> None:
-        """Puts the words aside, from element ``base`` of each of two memories on."""
+    def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Puts the words of a row aside."""
+        base = row * (self.spec.block * self.spec.vector // 2)
         for (part, first, count, _), place in zip(self._registers(at, width), memory, strict=True):
             value = self.e.bits(self.e.load(part, first, count), f"uint16x{width // 2}")
             self.e.store(place, base + at // 2, value, width // 2)
 
-    def recall(self, memory: list[Any], base: Any, at: int, width: int) -> None:
+    def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
         """Goes on with words that were put aside."""
+        base = row * (self.spec.block * self.spec.vector // 2)
         for (part, first, count, kind), place in zip(self._registers(at, width), memory, strict=True):
             self.e.store(part, first, self.e.bits(self.e.load(place, base + at // 2, width // 2), kind), count)
 
@@ -180,11 +184,14 @@ class Floats:
     """Sums of 32-bit float pixels."""
 
     parts = 1
+    memory = ("float32",)
+    """What :meth:`save` needs, one for a pixel."""
     unit = 1.0
 
-    def __init__(self, e: Emitter, spec: Block) -> None:
-        self.e = e
-        self.total = e.local(spec.block * spec.vector // 4, "float32")
+    def __init__(self, e: Emitter, spec: Block, vectors: int = 0) -> None:
+        """Sums of a block, or of as many vectors."""
+        self.e, self.spec = e, spec
+        self.total = e.local((vectors or spec.block) * spec.vector // 4, "float32")
 
     def zero(self, at: int, width: int) -> None:
         """Begins with nothing."""
@@ -195,6 +202,20 @@ class Floats:
         old = self.e.load(self.total, at, width)
         self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
 
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Floats:
+        """The sums of other pixels in every vector: those in the places ``order``."""
+        e, lanes, found = self.e, len(order[0]), Floats(self.e, self.spec, len(order))
+        for v, pixels in enumerate(order):
+            used = sorted({pixel // lanes for pixel in pixels})
+            vectors = [e.load(self.total, u * lanes, lanes) for u in used]
+            e.store(
+                found.total,
+                v * lanes,
+                e.shuffle(vectors, [used.index(p // lanes) * lanes + p % lanes for p in pixels]),
+                lanes,
+            )
+        return found
+
     def sums(self, at: int, width: int) -> list[Any]:
         """The sums as float32."""
         return [self.e.load(self.total, at, width)]
@@ -202,3 +223,13 @@ class Floats:
     def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
         """The epilogue of sums."""
         store_pixels(self.e, ep, views, sums[0], n, o, p, width)
+
+    def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Puts the sums of a row aside."""
+        base = row * (self.spec.block * self.spec.vector // 4)
+        self.e.store(memory[0], base + at, self.e.load(self.total, at, width), width)
+
+    def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Goes on with sums that were put aside."""
+        base = row * (self.spec.block * self.spec.vector // 4)
+        self.e.store(self.total, at, self.e.load(memory[0], base + at, width), width)

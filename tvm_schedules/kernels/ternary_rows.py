@@ -45,13 +45,15 @@ class TernaryRows:
         self.codes, self.levels = split_levels(weight)
 
     @classmethod
-    def take(cls, ctx: Lowering, node: Fused, bits: int = MOST_BITS) -> TernaryRows | None:
-        """The layer, if it is ternary, in planes, and its pixels have at most ``bits`` bits."""
+    def take(cls, ctx: Lowering, node: Fused, bits: int = MOST_BITS, floats: bool = False) -> TernaryRows | None:
+        """The layer, if it is ternary, in planes, and its pixels have at most ``bits`` bits, or may be ``floats``."""
         weight = node.weight if isinstance(node, Windowed | Linear) else None
         if not isinstance(weight, TernaryTensor) or not in_planes(ctx.graph, node):
             return None
         found = cls(ctx, node, weight)
-        return found if found.x.dtype == "uint8" and 1 <= found.quant.top < 2**bits else None
+        if found.x.dtype == "uint8":
+            return found if 1 <= found.quant.top < 2**bits else None
+        return found if floats else None
 
     @property
     def single(self) -> bool:
