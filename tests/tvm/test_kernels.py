@@ -118,6 +118,15 @@ def test_convolution_agrees_with_onnxruntime(case: Case) -> None:
     check(net.model(y), inputs, STEP if case.out_zero is not None else None)
 
 
+@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.parametrize("dims", [(4, 5, 6), (5, 4, 7), (1, 1, 1), (2, 1, 33), (1, 9, 70)])
+def test_phases_of_volumes(dims: tuple[int, ...], floats: bool) -> None:
+    net = Net((2, 3, *dims))
+    x = "input_0" if floats else net.quantize("input_0", STEP, 7)
+    y = net.op("Conv", x, net.weight((6, 3, 3, 3, 3), 0.4), pads=[1] * 6, strides=[2] * 3)
+    check(net.model(y), [np.random.default_rng(0).normal(size=(2, 3, *dims)).astype(np.float32)], None)
+
+
 def test_rows_longer_than_sixteen_bits_hold() -> None:
     net = Net((1, 300, 5, 5))
     codes = np.ones((4, 300, 3, 3), np.int8)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..compat import Emitter
-from ..layout import Halo
+from ..layout import ALIGN, Halo
 
 __all__ = [
     "MAGIC",
     "Epilogue",
     "every_fourth",
     "fill_borders",
+    "fill_gap",
     "fours",
     "store_bytes",
     "store_four",
@@ -258,3 +259,14 @@ def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written:
                     lanes,
                 )
             at += rounds * lanes
+
+
+def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int) -> None:
+    """Writes the halo's value to ``count`` elements from ``start`` on, and to no more."""
+    at = 0
+    while at < count:
+        lanes = min(ALIGN // layout.itemsize, 1 << (count - at).bit_length() - 1)
+        e.store(
+            buffer, start + at, e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype), lanes
+        )
+        at += lanes

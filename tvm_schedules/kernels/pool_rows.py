@@ -15,7 +15,7 @@ from ..compat import Emitter, kernel_function
 from ..graph import Fused, Pool
 from ..layout import ALIGN, Halo, Window
 from ..passes.layouts import home
-from .epilogue import fill_borders
+from .epilogue import fill_borders, fill_gap
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -61,13 +61,6 @@ def emit(spec: Spec) -> Any:
         if width % size:
             yield width - size, size
 
-    def vectors(at: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Start and width of the vectors of the halo between two rows."""
-        while at < stop:
-            size = min(ALIGN, 1 << (stop - at).bit_length() - 1)
-            yield at, size
-            at += size
-
     def body(e: Emitter, *pointers: Any) -> None:
         bx, by = e.view(pointers[0], x.elements + ALIGN, "uint8"), e.view(pointers[1], out.elements, "uint8")
 
@@ -102,8 +95,7 @@ def emit(spec: Spec) -> Any:
                 for at, size in pieces():
                     e.store(by, to + at, pixels(row + 2 * at, size), size)
                 with e.when(first + i < height - 1):
-                    for at, size in vectors(width, out.pitch[1]):
-                        e.store(by, to + at, e.const(out.fill, f"uint8x{size}" if size > 1 else "uint8"), size)
+                    fill_gap(e, out, by, to + width, out.pitch[1] - width)
             with e.when(band == 0):
                 fill_borders(e, out, by, n, c, out.run((1, height, width)))
 

@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any
 
 from ..compat import Emitter, kernel_function
-from ..layout import Halo
+from ..layout import ALIGN, Halo
+from .epilogue import fill_borders, fill_gap
 
 __all__ = ["Spec", "Strided", "emit"]
 
@@ -64,9 +65,10 @@ def emit(spec: Spec) -> Any:
     # The three planes of an image are no work that threads can share equally: then a job has the rows of one phase.
     turns = phase[1] if phase[0] == 1 and source.batch * source.channels < FEW else 1
 
-    # Bytes for a stride of two: even and odd pixels part as the low and high halves of 16-bit words.
-    pairs = target.dtype == "uint8" and phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
-    most = spec.vector // 2 if pairs else spec.vector // (1 if source.dtype == target.dtype == "uint8" else 4)
+    # For a stride of two even and odd pixels are read together. Bytes part as the halves of 16-bit words.
+    pairs = phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
+    both = source.dtype == target.dtype == "uint8"
+    most = spec.vector // (1 if both and not pairs else 2 if pairs and target.dtype == "uint8" else 4)
 
     def whole(e: Emitter, count: int) -> Iterator[tuple[Any, int]]:
         """Loops over ``count`` elements: start and width of vectors. The last one may do elements once more."""
@@ -79,10 +81,14 @@ def emit(spec: Spec) -> Any:
             yield count - width, width
 
     def split(e: Emitter, dst: Any, value: Any, where: Any, width: int) -> None:
+        odd = target.plane if isinstance(target, Halo) else 0
+        if target.dtype != "uint8":
+            for parity in (0, 1):
+                e.store(dst, where + parity * odd, e.shuffle([value], list(range(parity, 2 * width, 2))), width)
+            return
         words = f"uint16x{width}" if width > 1 else "uint16"
         word, small = e.bits(value, words), words.replace("uint16", "uint8")
         e.store(dst, where, e.cast(word & e.const(255, words), small), width)
-        odd = target.plane if isinstance(target, Halo) else 0
         e.store(dst, where + odd, e.cast(word >> e.const(8, words), small), width)
 
     def quotient(e: Emitter, value: Any, number: list[Any], f32: str) -> Any:
@@ -123,34 +129,62 @@ def emit(spec: Spec) -> Any:
             plane = ((n * layout.channels + c) * layout.phases + part) * layout.plane + layout.origin
             return plane + at[0] * steps[0] + at[1] * steps[1] + at[2] * steps[2]
 
+        def surround(e: Emitter, dst: Any, plane: Any, size: list[int]) -> None:
+            """Fills what of a plane is no pixel: before, behind and between rows; all of it where rows are short."""
+            assert isinstance(target, Halo)
+            gap, lanes = target.pitch[1] - size[2], ALIGN // target.itemsize
+            short = 5 * target.plane < 2 * size[1] * lanes
+            if min(size) <= 0 or target.grid[0] > 1 or short:
+                with e.loop(target.plane // lanes) as i:
+                    at = plane * target.plane + i * lanes
+                    e.store(dst, at, e.const(target.fill, f"{target.dtype}x{lanes}"), lanes)
+                return
+            fill_borders(e, target, dst, 0, plane, (size[1] - 1) * target.pitch[1] + size[2])
+            with e.loop(size[1] - 1) as h:
+                fill_gap(e, target, dst, plane * target.plane + target.origin + h * target.pitch[1] + size[2], gap)
+
+        def copy(
+            e: Emitter,
+            src: Any,
+            dst: Any,
+            params: Any,
+            n: Any,
+            c: Any,
+            part: int,
+            first: tuple[int, ...],
+            size: list[int],
+        ) -> None:
+            """The pixels of a plane, or of two that are read together."""
+            step_from = (source.strides[4] if isinstance(source, Strided) else 1) * phase[2]
+            step_to = target.strides[4] if isinstance(target, Strided) else 1
+            with e.loop(size[0]) as d, e.loop(size[1]) as h:
+                rows = (d * phase[0] + first[0], h * phase[1] + first[1])
+                for w, width in whole(e, size[2] - source.dims[2] % 2 if pairs else size[2]):
+                    where = address(target, n, c, (d, h, w), part)
+                    if pairs:
+                        near = e.load(src, address(source, n, c, (*rows, w * 2), 0), 2 * width)
+                        split(e, dst, convert(e, near, params, 2 * width), where, width)
+                        continue
+                    value = e.load(src, address(source, n, c, (*rows, w * phase[2] + first[2]), 0), width, step_from)
+                    e.store(dst, where, convert(e, value, params, width), width, step_to)
+                if pairs and source.dims[2] % 2:
+                    last = e.load(src, address(source, n, c, (*rows, source.dims[2] - 1), 0))
+                    e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), convert(e, last, params, 1))
+
         with e.jobs(source.batch * source.channels * turns, spec.parallel) as job:
             plane, turn = job // turns, job % turns
             n, c = plane // source.channels, plane % source.channels
+            planes = [
+                (part, first, [-(-(n_ - f) // s) for n_, f, s in zip(source.dims, first, phase, strict=True)])
+                for part, first in enumerate(product(*(range(s) for s in phase)))
+            ]
             if isinstance(target, Halo):
-                width, own = 64 // target.itemsize, target.phases // turns
-                start = (plane * target.phases + turn * own) * target.plane
-                with e.loop(own * target.plane // width) as i:
-                    e.store(dst, start + i * width, e.const(target.fill, f"{target.dtype}x{width}"), width)
-            for part, first in enumerate(product(*(range(s) for s in phase))):
-                size = [-(-(n_ - f) // s) for n_, f, s in zip(source.dims, first, phase, strict=True)]
-                if min(size) <= 0 or (pairs and first[2]):
-                    continue
-                step_from = (source.strides[4] if isinstance(source, Strided) else 1) * phase[2]
-                step_to = target.strides[4] if isinstance(target, Strided) else 1
-                with e.when(turn == first[1] % turns), e.loop(size[0]) as d, e.loop(size[1]) as h:
-                    rows = (d * phase[0] + first[0], h * phase[1] + first[1])
-                    for w, width in whole(e, size[2] - source.dims[2] % 2 if pairs else size[2]):
-                        where = address(target, n, c, (d, h, w), part)
-                        if pairs:
-                            both = e.load(src, address(source, n, c, (*rows, w * 2), 0), 2 * width)
-                            split(e, dst, convert(e, both, params, 2 * width), where, width)
-                            continue
-                        value = e.load(
-                            src, address(source, n, c, (*rows, w * phase[2] + first[2]), 0), width, step_from
-                        )
-                        e.store(dst, where, convert(e, value, params, width), width, step_to)
-                    if pairs and source.dims[2] % 2:
-                        last = e.load(src, address(source, n, c, (*rows, source.dims[2] - 1), 0))
-                        e.store(dst, address(target, n, c, (d, h, size[2] - 1), part), convert(e, last, params, 1))
+                for part, first, size in planes:
+                    with e.when(turn == first[1] % turns):
+                        surround(e, dst, plane * target.phases + part, size)
+            for part, first, size in planes:
+                if min(size) > 0 and not (pairs and first[2]):
+                    with e.when(turn == first[1] % turns):
+                        copy(e, src, dst, params, n, c, part, first, size)
 
     return kernel_function([("source", source.dtype), ("params", "float32"), ("target", target.dtype)], body)
