@@ -90,7 +90,7 @@ class Constants:
 
 
 def assign(steps: list[Step], slack: int) -> int:
-    """Gives every buffer without a place one in the arena; returns the arena's size.
+    """Gives every buffer without a place one in the arena; returns the arena's size, for all that lie there.
 
     First fit over lifetimes, once in the order of time and once from the largest buffer down; the smaller arena counts.
 
@@ -99,9 +99,12 @@ def assign(steps: list[Step], slack: int) -> int:
         slack: Bytes that kernels may read past a buffer's end.
     """
     lives: dict[int, tuple[Buffer, int, int]] = {}
+    most = 0
     for time, step in enumerate(steps):
         for buffer in step.args:
             root = buffer.root
+            if root.place and root.place.kind == "arena":
+                most = max(most, root.place.offset + -(-root.nbytes // ALIGN) * ALIGN)
             if root.place is None:
                 lives[id(root)] = (root, lives.get(id(root), (root, time, time))[1], time)
     by_time = sorted(lives.values(), key=lambda life: (life[1], -life[0].nbytes))
@@ -109,7 +112,7 @@ def assign(steps: list[Step], slack: int) -> int:
     offsets, size = min((_first_fit(order) for order in (by_time, by_size)), key=lambda found: found[1])
     for key, offset in offsets.items():
         lives[key][0].place = Place("arena", offset)
-    return size + slack
+    return max(size, most) + slack
 
 
 def _first_fit(order: list[tuple[Buffer, int, int]]) -> tuple[dict[int, int], int]:

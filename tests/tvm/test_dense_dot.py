@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,22 @@ from tvm_schedules.kernels.dot import available
 from tvm_schedules.kernels.epilogue import every_fourth, fours
 from tvm_schedules.targets import resolve
 
-from .nets import Runner, run_onnx
+from .nets import Net, Runner, run_onnx
 from .test_kernels import STEP, Case, build, cases
 
 pytestmark = pytest.mark.skipif(available(resolve("host")) is None, reason="needs a CPU with 8-bit dot products")
+
+
+@pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="counts accesses by vectors of a cache line")
+def test_registers_on_the_stack_do_not_cross_lines() -> None:
+    net = Net((1, 3, 64, 64))
+    weight = net.weight((32, 3, 3, 3), None, int8=True)
+    y = net.op("Relu", net.op("Conv", net.quantize("input_0", 0.02, 0), weight, pads=[1] * 4, strides=[2, 2]))
+    module = compile_model(net.model(net.quantize(y)), resolve("host")).module
+    code = "".join(part.inspect_source("asm") for part in module.imports) or module.inspect_source("asm")
+    moves = re.findall(r"(vmov\w+)\s+(?:%zmm\d+, )?-?\d*\(%rsp\)", code)
+    assert moves  # there are more values than registers
+    assert not [move for move in moves if not move.startswith(("vmovdqa", "vmovaps", "vmovapd"))]
 
 
 def agree(case: Case, kernel: str, **numbers: int) -> None:

@@ -152,6 +152,8 @@ def test_library_runs_each_candidate_on_its_own_weights() -> None:
     assert np.abs(results[0]).max() > 0
     for result in results:
         assert np.allclose(result, results[0], rtol=1e-5, atol=1e-5)
+    # Candidates have their places by now: another library of some of them needs room for these.
+    assert library(found[1:3], target).arena.size == made.arena.size
 
 
 def test_times_are_of_this_machine() -> None:

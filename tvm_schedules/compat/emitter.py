@@ -63,6 +63,14 @@ class Emitter:
         lines = self.b.alloc_buffer((-(-count * size // ALIGN),), f"uint8x{ALIGN}", scope="local", annotations=ON_STACK)
         return self.view(lines.data, count, dtype)
 
+    def align_stack(self) -> None:
+        """Has the stack aligned to a cache line.
+
+        LLVM does that for a variable of that size, but not for registers that it has to put there, which then cross
+        lines, each of them. The prefetch keeps the variable.
+        """
+        self.prefetch(self.scratch(ALIGN, "uint8"), 0)
+
     def view(self, pointer: Any, size: int, dtype: str) -> Any:
         """A flat buffer over a pointer argument."""
         return self.b.decl_buffer((size,), dtype, data=pointer)
@@ -144,9 +152,9 @@ class Emitter:
         """A pure LLVM intrinsic."""
         return self.t.call_llvm_pure_intrin(dtype, name, *args)
 
-    def prefetch(self, buffer: Any, index: Any, write: int = 0) -> None:
+    def prefetch(self, buffer: Any, index: Any) -> None:
         """Fetches the cache line of an element, which need not be there, to the first-level cache."""
-        read, first, data = (self.integer(i) for i in (write, 3, 1))
+        read, first, data = (self.integer(i) for i in (0, 3, 1))
         address = self.b.address_of(buffer[index])
         self.b.evaluate(self.t.call_llvm_intrin("void", "llvm.prefetch", address, read, first, data))
 

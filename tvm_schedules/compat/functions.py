@@ -101,6 +101,7 @@ def kernel_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) 
 
     def write(e: Emitter, *pointers: Any) -> None:
         emitters.append(e)
+        e.align_stack()
         body(e, *pointers)
 
     function = private_function(args, write, job=True)

@@ -250,8 +250,7 @@ def _geometry(
         # Threads share output channels only where there are many.
         least = 1 if layer.weight.channels >= 2 * CHANNELS else 2
         deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
-        # A single tap is aligned where it is.
-        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal and prod(window.kernel) > 1 else None
+        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
     deal = deal_bytes(window, x, vectors)
     if deal and pick("dealt", 1, (0, 1)):
         return dealt(window, x, deal), deal, vectors
@@ -280,6 +279,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
     long = floats or vectors <= 16 or layer.taps >= 0.11 * layer.dense
     pays = long and layer.taps >= 7 * x.channels * (channel // (block * lanes))
+    # A single tap is aligned where it is.
+    pays = pays and (vectors == 1 or prod(layer.window.kernel) > 1)
     # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
     large = vectors == 1 or x.channels * x.phases * x.plane * x.itemsize > room
     if (

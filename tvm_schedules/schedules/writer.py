@@ -62,6 +62,7 @@ def template(function: Any, body: Callable[..., None]) -> Any:
     parameters, sizes = flat_parameters(function)
 
     def write(e: Any, *pointers: Any) -> None:
+        e.align_stack()
         views = [e.view(p, size, dtype) for p, size, (_, dtype) in zip(pointers, sizes, parameters, strict=True)]
         body(e, *views)
 
