@@ -20,7 +20,10 @@ __all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
 
 ENTRY = "tern_main"
 WAKE = 2_000_000
-"""Multiply-adds, or additions of taps, below which waking threads costs more than it gains: some 5 microseconds."""
+"""Multiply-adds, or additions of taps, below which waking threads costs more than it gains: some 5 microseconds.
+
+A step's ``work``, where that is not its multiply-adds with weights other than zero.
+"""
 
 
 @dataclass
@@ -102,7 +105,7 @@ def compile_model(
         # they need them.
         for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
             steps = list(run)
-            work = sum(step.info.get("nonzero_macs", 0) for _, step in steps)
+            work = sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for _, step in steps)
             shared = own and work >= WAKE
             with compat.threads() if shared else nullcontext():
                 for index, step in steps:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tvm_schedules import compat
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
 from tvm_schedules.kernels import dense_channels
@@ -33,6 +35,19 @@ def test_registers_on_the_stack_do_not_cross_lines() -> None:
     moves = re.findall(r"(vmov\w+)\s+(?:%zmm\d+, )?-?\d*\(%rsp\)", code)
     assert moves  # there are more values than registers
     assert not [move for move in moves if not move.startswith(("vmovdqa", "vmovaps", "vmovapd"))]
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+def test_zeros_are_as_much_work_as_other_packed_codes(wakes: bool) -> None:
+    net = Net((1, 256))
+    weight = net.weight((64, 256), 0.95)
+    model = net.model(net.op("Gemm", net.quantize("input_0", STEP, 3), weight, net.bias(64), transB=1))
+    with (
+        mock.patch("tvm_schedules.compile.WAKE", 64 * 256 + (not wakes)),
+        mock.patch("tvm_schedules.compat.threads", wraps=compat.threads) as threads,
+    ):
+        compile_model(model, resolve("host"))
+    assert threads.called == wakes
 
 
 def agree(case: Case, kernel: str, **numbers: int) -> None:

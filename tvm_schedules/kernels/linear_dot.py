@@ -236,7 +236,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numeric = ctx.constants.add(node.name, "raw", numbers)
     reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"
     ctx.report(node, weight, "linear_dot", reason)
-    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "bytes_weights": stored, "reason": reason}
+    # Zeros are read and multiplied like all others.
+    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs}
+    info |= {"bytes_weights": stored, "reason": reason}
     args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"]]
     ctx.add_step(node, __name__, spec, [*args, ctx.new_plain(node.outputs[0])], info)
     return True

@@ -165,7 +165,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
-    usual = _usual(vectors, vector, ctx.target.arm64)
+    usual = _usual(vectors, vector, ctx.target.arm64, x.dtype == "float32")
     block = pixel_block(vectors, vector, usual, x, window)
     most = min(vectors, 10 if vector == 16 else 7)
     block = ctx.choices.pick(node.name, "block", block, range(min(2, most), most + 1))
@@ -191,9 +191,9 @@ L1 = 28_000
 """Bytes of the first-level cache that a pixel block of all input channels may take; 32 KiB is what all targets have."""
 
 
-def _usual(vectors: int, vector: int, widen: bool) -> tuple[int, int]:
+def _usual(vectors: int, vector: int, widen: bool, floats: bool) -> tuple[int, int]:
     """Vectors a pixel block, and the most for an image of one block: two accumulators each stay in the registers."""
-    usual, most = {64: (6, 6), 32: (5, 6)}.get(vector, (8, 10))
+    usual, most = {64: (8, 8) if floats else (6, 6), 32: (5, 6)}.get(vector, (8, 10))
     # All blocks alike.
     return (-(-vectors // -(-vectors // most)) if widen else usual), most
 
