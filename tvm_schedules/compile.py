@@ -106,7 +106,7 @@ def compile_model(
         for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
             steps = list(run)
             work = sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for _, step in steps)
-            shared = own and work >= WAKE
+            shared = own and work >= WAKE and any(compat.shares_jobs(made(step)) for _, step in steps)
             with compat.threads() if shared else nullcontext():
                 for index, step in steps:
                     call(index, step, "shared" if shared else "serial")

@@ -17,6 +17,7 @@ from .functions import (
     make_target,
     pointer,
     private_function,
+    shares_jobs,
     tensor,
     threads,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "rpc_tracker",
     "runtime_calls",
     "serve_rpc",
+    "shares_jobs",
     "tensor",
     "tensor_types",
     "threads",

@@ -20,6 +20,7 @@ __all__ = [
     "make_target",
     "pointer",
     "private_function",
+    "shares_jobs",
     "tensor",
     "threads",
 ]
@@ -127,7 +128,7 @@ def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: st
     if not has_jobs(function):
         call()
         return
-    count, split = int(attribute(function, JOBS)), bool(attribute(function, THREADS))
+    count, split = int(attribute(function, JOBS)), shares_jobs(function)
     if loop == "shared":
         barrier = builder.attr("default", "pragma_parallel_barrier_when_finish", 1)
         with barrier, builder.parallel(0, count if split else 1) as job:
@@ -151,6 +152,11 @@ def threads() -> Any:
 def has_jobs(function: Any) -> bool:
     """Whether a private function is one of :func:`kernel_function`."""
     return attribute(function, JOBS) is not None
+
+
+def shares_jobs(function: Any) -> bool:
+    """Whether threads share the jobs of a function of :func:`kernel_function`."""
+    return bool(attribute(function, THREADS))
 
 
 def main_function(
