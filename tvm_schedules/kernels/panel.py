@@ -298,8 +298,6 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // CHANNELS))
     chunks = pick(name, "chunks", chunks, row_splits(rows))
     parallel = layer.taps * vectors * lanes > ctx.serial * 16
-    step = deal.step(lanes) if deal else block * lanes
-    blocks = -(-x.run(layer.window.output(x.dims)) // step)
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
@@ -316,7 +314,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         x, rows, 0, vector, block, chunks, parallel, ep, taps=taps, copies=held, deal=deal, sevens=spaced, **rest
     )
     # The last block may read rows below the image.
-    ctx.largest_read = max(ctx.largest_read, x.itemsize * (blocks * step + x.plane + ALIGN))
+    beyond = -(-x.run(ep.size) // spec.step) * spec.step
+    ctx.largest_read = max(ctx.largest_read, x.itemsize * (beyond + x.plane + ALIGN))
     own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
     layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)
