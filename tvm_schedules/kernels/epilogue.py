@@ -246,27 +246,17 @@ def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written:
         (layout.origin - layout.front, layout.origin),
         (layout.origin + written, layout.origin + layout.end),
     ):
-        lanes, at = 64 // layout.itemsize, start
-        while at < stop:
-            while at + lanes > stop:
-                lanes //= 2
-            rounds = (stop - at) // lanes
-            with e.loop(rounds) as i:
-                e.store(
-                    buffer,
-                    base + at + i * lanes,
-                    e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype),
-                    lanes,
-                )
-            at += rounds * lanes
+        fill_gap(e, layout, buffer, base + start, stop - start)
 
 
 def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int) -> None:
     """Writes the halo's value to ``count`` elements from ``start`` on, and to no more."""
-    at = 0
+    lanes, at = ALIGN // layout.itemsize, 0
     while at < count:
-        lanes = min(ALIGN // layout.itemsize, 1 << (count - at).bit_length() - 1)
-        e.store(
-            buffer, start + at, e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype), lanes
-        )
-        at += lanes
+        while at + lanes > count:
+            lanes //= 2
+        rounds = (count - at) // lanes
+        value = e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype)
+        with e.loop(rounds) as i:
+            e.store(buffer, start + at + i * lanes, value, lanes)
+        at += rounds * lanes
