@@ -18,6 +18,9 @@ from typing import Any
 from tvm_schedules import cpu
 from tvm_schedules.errors import LinkError
 
+THREADS = Path(__file__).with_name("native") / "threads.c"
+"""Threads for parallel loops in place of TVM's."""
+
 GLIBC = "2.28"  # oldest C library that the linked files run with: Debian 10, Ubuntu 20.04 and everything later
 _HINT = "install one with: pip install ziglang"
 
@@ -88,6 +91,13 @@ def link(objects: list[str], output: str | Path, triple: str | None) -> None:
         raise LinkError(f"linking {Path(output).name} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
 
 
+def _threads(objects: list[str]) -> list[str]:
+    """What gives parallel loops threads of their own, where there are such loops; other systems' linkers keep TVM's."""
+    if sys.platform == "darwin" or not any(b"__TVMBackendParallelLaunch" in Path(o).read_bytes() for o in objects):
+        return []
+    return ["-O2", "-pthread", "-fvisibility=hidden", str(THREADS)]
+
+
 def export_library(module: Any, output: str | Path, triple: str | None) -> None:
     """Write a ``tvm.runtime.Module`` as a shared library.
 
@@ -102,7 +112,8 @@ def export_library(module: Any, output: str | Path, triple: str | None) -> None:
     linker(triple)  # before the slow part: a missing linker is said first
 
     def compile_shared(target: str, objects: Any, **_: Any) -> None:
-        link([objects] if isinstance(objects, str) else list(objects), target, triple)
+        files = [objects] if isinstance(objects, str) else list(objects)
+        link([*files, *_threads(files)], target, triple)
 
     compile_shared.object_format = "o"  # type: ignore[attr-defined]
     try:

@@ -61,7 +61,7 @@ KERNELS = (
 
 HIGHEST = -LOWEST
 
-SERIAL = 3_000
+SERIAL = 1_000
 """Element operations below which one thread does a layer while the others wait: where data are, they stay."""
 
 

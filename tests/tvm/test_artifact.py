@@ -15,7 +15,7 @@ import pytest
 
 import tvm_schedules
 from tvm_schedules import cpu, verify
-from tvm_schedules.artifact import load_samples, runtime, store
+from tvm_schedules.artifact import load_samples, store, threads
 from tvm_schedules.errors import (
     ArtifactError,
     CpuFeatureError,
@@ -330,10 +330,10 @@ def test_strided_inputs_and_threads(built: Path) -> None:
 
 
 def test_default_threads_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_SETTING", "3")
-    assert runtime.default_threads() == 3
-    monkeypatch.setattr(runtime, "_SETTING", "")
-    assert 1 <= runtime.default_threads() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(threads, "_SETTING", "3")
+    assert threads.default_threads() == 3
+    monkeypatch.setattr(threads, "_SETTING", "")
+    assert 1 <= threads.default_threads() <= (os.cpu_count() or 1)
 
 
 def test_steps_run_one_at_a_time(built: Path) -> None:

@@ -77,7 +77,7 @@ def test_outputs_on_the_board_are_those_of_here(artifact: Path, address: str) ->
         assert len(times) == 5
         assert 0 < min(one) < max(times)
         with pytest.raises(BoardError, match=r"threads must be between 1 and .* got 0"):
-            board.set_threads(0)
+            board.set_threads(model.library, 0)
 
 
 def test_two_libraries_of_one_name(artifact: Path, address: str, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_board_gets_the_library() -> None:
 
         threads = 0
 
-        def set_threads(self, count: int) -> None:
+        def set_threads(self, library: Any, count: int) -> None:
             self.threads = count
 
         def load(self, path: Path) -> Any:

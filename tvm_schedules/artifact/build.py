@@ -235,7 +235,7 @@ def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner
     from tvm_schedules.constants import expand
 
     compiled = compile_model(model, spec)
-    return Model(compiled.plan, compiled.module["tern_main"], expand(compiled.plan, compiled.arrays))
+    return Model(compiled.plan, compiled.module, expand(compiled.plan, compiled.arrays))
 
 
 def _verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy.typing as npt
 
 from tvm_schedules import cpu
 from tvm_schedules.artifact import store, weights
+from tvm_schedules.artifact.threads import setter
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
-_SETTING = os.environ.get("TVM_NUM_THREADS", "")  # the user's, before set_threads changes it
-_pool = threading.local()  # TVM keeps one pool of threads for every thread that calls it
 
 
 def aligned(size: int, fill: int = 0) -> Array:
@@ -32,41 +30,6 @@ def _buffer(shape: tuple[int, ...], dtype: str) -> Array:
     """An aligned array of zeros."""
     count = int(np.prod(shape, dtype=np.int64))
     return aligned(count * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
-
-
-def default_threads() -> int:
-    """``TVM_NUM_THREADS``, or the number of physical cores that this process may use.
-
-    (TVM's own default is half the logical CPUs on x86, which is half the cores where there is no hyper-threading.)
-    """
-    if _SETTING.isdigit() and int(_SETTING) > 0:
-        return int(_SETTING)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = set()
-    for number in allowed:
-        path = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
-        try:
-            siblings.add(path.read_text().strip())
-        except OSError:
-            siblings.add(str(number))
-    return max(1, len(siblings))
-
-
-def set_threads(count: int | None) -> None:
-    """Make the calling thread's TVM pool use ``count`` threads; None means :func:`default_threads`.
-
-    TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is
-    set for this process, to the number of CPUs or ``count``, whichever is more.
-    """
-    wanted = default_threads() if count is None else count
-    if getattr(_pool, "count", None) == wanted:
-        return
-    import tvm
-
-    os.environ["TVM_NUM_THREADS"] = str(max(wanted, os.cpu_count() or 1))
-    biggest_cores_first = 1
-    tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, wanted)
-    _pool.count = wanted
 
 
 def describe(entries: list[dict[str, Any]]) -> str:
@@ -124,7 +87,7 @@ class Model:
     def __init__(
         self,
         plan: dict[str, Any],
-        function: Any,
+        library: Any,
         constants: Array,
         threads: int | None = None,
         metadata: dict[str, Any] | None = None,
@@ -136,7 +99,11 @@ class Model:
         self.outputs: list[dict[str, Any]] = plan["outputs"]
         self.metadata = metadata or {}
         self.threads = threads
-        self._function = function
+        try:
+            self._function = library["tern_main"]
+        except AttributeError as error:
+            raise ArtifactError("the library has no function tern_main: it is none of an artifact") from error
+        self._use_threads = setter(library)
         self._lock = threading.Lock()
         if constants.size != plan["constant_bytes"]:
             raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
@@ -148,6 +115,8 @@ class Model:
         self._tensors = self._bind(
             [*self._in, *self._out, arena[: plan["arena_bytes"]], store_of_constants[: constants.size]]
         )
+        self._whole = (*self._tensors, 0, len(plan["steps"]))
+        self._expected = [(np.ndarray, buffer.dtype, buffer.shape) for buffer in self._in]
 
     @staticmethod
     def _bind(arrays: list[Array]) -> list[Any]:
@@ -160,11 +129,11 @@ class Model:
         return f"Model({describe(self.inputs)} -> {describe(self.outputs)})"
 
     def _fits(self, args: tuple[Any, ...]) -> bool:
-        """Whether the inputs are all there, in their shapes and dtypes."""
-        return len(args) == len(self._in) and all(
-            isinstance(array, np.ndarray) and array.dtype == buffer.dtype and array.shape == buffer.shape
-            for array, buffer in zip(args, self._in, strict=True)
-        )
+        """Whether the inputs are all there, in their shapes and dtypes, as plain arrays."""
+        try:
+            return [(type(array), array.dtype, array.shape) for array in args] == self._expected
+        except AttributeError:
+            return False
 
     def __call__(self, *args: Array, **named: Array) -> Any:
         """Run the network.
@@ -182,18 +151,18 @@ class Model:
         # What is right is let through at once: finding out what is wrong takes as long as a small layer.
         arrays = args if not named and self._fits(args) else arguments(self.inputs, args, named)
         with self._lock:
-            set_threads(self.threads)
-            for buffer, array in zip(self._in, arrays, strict=True):
-                np.copyto(buffer, array)
-            self._function(*self._tensors, 0, len(self.plan["steps"]))
-            results = tuple(buffer.copy() for buffer in self._out)
-        return results[0] if len(results) == 1 else results
+            self._use_threads(self.threads)
+            for buffer, array in zip(self._in, arrays):  # noqa: B905 (as many; to say so takes time)
+                buffer[...] = array
+            self._function(*self._whole)
+            results = [buffer.copy() for buffer in self._out]
+        return results[0] if len(results) == 1 else tuple(results)
 
     def run_steps(self, begin: int, end: int) -> None:
         """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""
         if not 0 <= begin <= end <= len(self.plan["steps"]):
             raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self.plan['steps'])}, got {begin}, {end}")
-        set_threads(self.threads)
+        self._use_threads(self.threads)
         self._function(*self._tensors, begin, end)
 
 
@@ -272,7 +241,7 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
     plan = plan_of(metadata)
     try:
         constants = constants_of(folder, plan)
-        function = tvm.runtime.load_module(str(folder / store.LIBRARY))["tern_main"]
-    except (OSError, ValueError, AttributeError, RuntimeError) as error:
+        library = tvm.runtime.load_module(str(folder / store.LIBRARY))
+    except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
-    return Model(plan, function, constants, threads, metadata)
+    return Model(plan, library, constants, threads, metadata)

@@ -95,10 +95,11 @@ def measure(probe: Path, vector_bytes: int, threads: int = 1, seconds: float = 0
     """
     import tvm
 
-    from tvm_schedules.artifact.runtime import aligned, set_threads
+    from tvm_schedules.artifact.runtime import aligned
+    from tvm_schedules.artifact.threads import setter
 
-    set_threads(threads)
     library = tvm.runtime.load_module(str(probe))
+    setter(library)(threads)
     result = {}
     for kind, dtype in KINDS.items():
         x = tvm.runtime.from_dlpack(aligned(BLOCK, 1).view(dtype))
@@ -127,8 +128,8 @@ def measure_remote(board: Board, probe: Path, vector_bytes: int, threads: int, s
     Raises:
         BoardError: The board failed.
     """
-    board.set_threads(threads)
     library = board.load(probe)
+    board.set_threads(library, threads)
     result = {}
     for kind, dtype in KINDS.items():
         x = board.tensor(np.ones(BLOCK, np.uint8).view(dtype))

@@ -146,10 +146,11 @@ def measure(library: Path, spec: TargetSpec, threads: int, seconds: float) -> di
     """Rates of every kind: element operations (a dot product's four count four), and bytes for ``read_...``."""
     import tvm
 
-    from tvm_schedules.artifact.runtime import aligned, set_threads
+    from tvm_schedules.artifact.runtime import aligned
+    from tvm_schedules.artifact.threads import setter
 
-    set_threads(threads)
     loaded, width = tvm.runtime.load_module(str(library)), spec.vector_bytes
+    setter(loaded)(threads)
     x, out, counts = aligned(LARGEST, 1), aligned(1 << 18), aligned(12).view(np.int32)
 
     def rate(function: str, dtype: str, amount: float, vectors: int = 0) -> float:

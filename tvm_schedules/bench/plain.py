@@ -71,9 +71,9 @@ class RpcWorker:
 
     def __init__(self, board: Board, engine: peers.Engine, artifact: Path, threads: int) -> None:
         self.engine, self._threads, self._artifact = engine, threads, artifact
-        board.set_threads(threads)
         started = time.perf_counter()
         self._model = RemoteModel(board, artifact)
+        board.set_threads(self._model.library, threads)
         loaded = time.perf_counter() - started
         self._inputs, outputs = load_samples(artifact)
         error = relative_error(lambda arrays: self._model(*arrays), self._inputs, outputs)

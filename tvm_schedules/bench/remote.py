@@ -26,6 +26,7 @@ import numpy as np
 
 from tvm_schedules import compat
 from tvm_schedules.artifact.runtime import check_cpu
+from tvm_schedules.artifact.threads import FUNCTION
 from tvm_schedules.board.protocol import DEFAULT_KEY, DEFAULT_PORT, keep_alive, parse_address
 from tvm_schedules.errors import BoardError
 
@@ -146,8 +147,10 @@ class Board:
         with self._errors():
             library[function](*arguments)
 
-    def set_threads(self, count: int) -> None:
-        """Let TVM use that many threads in this session (at most ``TVM_NUM_THREADS`` of the server, where it is set).
+    def set_threads(self, library: Any, count: int) -> None:
+        """Let the loops of a loaded library use that many threads in this session.
+
+        (A library without threads of its own uses TVM's, at most ``TVM_NUM_THREADS`` of the server where that is set.)
 
         Raises:
             BoardError: ``count`` is not between 1 and the board's number of cores, where that is known.
@@ -157,8 +160,12 @@ class Board:
             raise BoardError(
                 f"threads must be between 1 and the {cores or 'number of'} cores of {self.name}, got {count}"
             )
-        biggest_cores_first = 1
-        self.call("runtime.config_threadpool", biggest_cores_first, count)
+        with self._errors():
+            try:
+                library[FUNCTION](count, 0)
+            except AttributeError:
+                biggest_cores_first = 1
+                self.call("runtime.config_threadpool", biggest_cores_first, count)
 
     def time(
         self,

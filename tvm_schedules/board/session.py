@@ -17,7 +17,7 @@ def describe() -> dict[str, Any]:
     """The machine, which CPUs are used, how many threads TVM uses by default, which engines there are."""
     from importlib import metadata, util
 
-    from tvm_schedules.artifact.runtime import default_threads
+    from tvm_schedules.artifact.threads import default_threads
 
     versions = {}
     for name in ("tern-lightning", "apache-tvm", "onnxruntime"):

@@ -73,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
     except ModuleNotFoundError:
         raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
-    from tvm_schedules.artifact.runtime import default_threads
+    from tvm_schedules.artifact.threads import default_threads
     from tvm_schedules.bench import system
 
     machine = system.machine()

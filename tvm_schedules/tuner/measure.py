@@ -102,6 +102,14 @@ class Device(Protocol):
         """Seconds of a call ``[turns, candidates]``; the candidates take turns."""
 
 
+def _linked(made: Library, target: TargetSpec, load: Callable[[Path], Any]) -> Any:
+    """The library as an artifact has it: linked, with threads of its own."""
+    with tempfile.TemporaryDirectory(prefix="tern-tune-") as folder:
+        path = Path(folder) / "tune.so"
+        linking.export_library(made.module, path, target.triple)
+        return load(path)
+
+
 class LocalDevice:
     """This machine, in this process."""
 
@@ -109,15 +117,17 @@ class LocalDevice:
         """See :class:`Device`."""
         import tvm
 
-        from ..artifact.runtime import aligned, set_threads
+        from ..artifact.runtime import aligned
+        from ..artifact.threads import setter
 
-        set_threads(threads)
+        library = _linked(made, target, tvm.runtime.load_module)
+        setter(library)(threads)
         tensors = []
         for data in (made.arena, made.constants):
             memory = aligned(data.size)
             memory[:] = data
             tensors.append(tvm.runtime.from_dlpack(memory))
-        function = made.module[FUNCTION]
+        function = library[FUNCTION]
         clock = time.perf_counter
 
         def seconds(which: int, number: int) -> float:
@@ -142,11 +152,8 @@ class RemoteDevice:
 
     def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
         """See :class:`Device`."""
-        with tempfile.TemporaryDirectory(prefix="tern-tune-") as folder:
-            path = Path(folder) / "tune.so"
-            linking.export_library(made.module, path, target.triple)
-            loaded = self.board.load(path)
-        self.board.set_threads(threads)
+        loaded = _linked(made, target, self.board.load)
+        self.board.set_threads(loaded, threads)
         tensors = [self.board.tensor(made.arena), self.board.tensor(made.constants)]
 
         def seconds(which: int, number: int) -> float:

@@ -123,7 +123,7 @@ class Tuning:
         return {layer.name: layer.chosen for layer in self.layers}
 
     def _threads(self) -> int:
-        from ..artifact.runtime import default_threads
+        from ..artifact.threads import default_threads
 
         if self.threads is not None:
             return self.threads
