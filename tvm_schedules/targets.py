@@ -19,6 +19,15 @@ _V82 = _V8_CRC | {"lse", "rdm", "fullfp16", "dotprod"}
 _NO_CRYPTO = ("-aes", "-sha2")
 
 
+SMALLEST_L1 = 32 << 10
+"""Bytes of the first-level data cache that every CPU has."""
+
+_LARGER_L1 = {
+    *("znver5", "icelake-client", "icelake-server", "tigerlake", "rocketlake", "alderlake"),
+    *("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"),
+}
+
+
 @dataclass(frozen=True)
 class TargetSpec:
     """A machine to build for.
@@ -46,6 +55,11 @@ class TargetSpec:
     def is_c(self) -> bool:
         """Whether the network becomes C source (:mod:`tvm_schedules.portable`)."""
         return self.tvm.get("kind") == "c"
+
+    @property
+    def l1_bytes(self) -> int:
+        """The first-level data cache: 48 KiB of CPUs that are known to have so much, else the smallest."""
+        return 48 << 10 if self.tvm.get("mcpu") in _LARGER_L1 else SMALLEST_L1
 
     @property
     def architecture(self) -> str:

@@ -157,6 +157,11 @@ WINDOWS = {
         (9, 12, 16, "uint8"),
         (16, 13, 16, "uint8"),
         (7, 20, 32, "uint8"),
+        (28, 28, 32, "uint8"),
+        (31, 25, 32, "uint8"),
+        (56, 56, 64, "uint8"),
+        (13, 50, 64, "uint8"),
+        (9, 57, 64, "uint8"),
         (8, 8, 9, "float32"),
         (7, 7, 9, "float32"),
         (9, 3, 8, "float32"),
@@ -177,8 +182,9 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(
     deal: Deal | None
     if dtype == "uint8":
         vectors = -(-height * pitch // 64)
-        deal = panel_copies.deal_bytes(window, x, vectors)
-        assert (deal is not None) == (1 < vectors <= 4)
+        deal = panel_copies.deal_bytes(window, x, vectors, rows % 2 == 0, lambda usual: usual)
+        assert (deal is not None) == (vectors > 1 and pitch < 64 if vectors <= 4 else width <= pitch // 8 * 7)
+        assert vectors <= 4 or deal is None or deal.rows <= 7
     else:
         deal = panel_copies.deal_floats(window, x, 8)
     if deal is None:
@@ -203,9 +209,9 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(
 def test_what_is_not_dealt_out() -> None:
     window = WINDOWS["3x3"]
     small = Halo(1, 1, (1, 4, 14), "uint8", (5, 16), (0, 1, 1), (0, 1, 1))
-    assert panel_copies.deal_bytes(window, small, 1) is None  # one vector holds all
-    assert panel_copies.deal_bytes(window, replace(small, pitch=(5, 15)), 2) is None
-    assert panel_copies.deal_bytes(window, replace(small, dims=(2, 4, 14)), 2) is None
+    assert panel_copies.deal_bytes(window, small, 1, False, int) is None  # one vector holds all
+    assert panel_copies.deal_bytes(window, replace(small, pitch=(5, 15)), 2, False, int) is None
+    assert panel_copies.deal_bytes(window, replace(small, dims=(2, 4, 14)), 2, False, int) is None
     assert panel_copies.deal_floats(window, Halo(1, 1, (1, 2, 300), "float32", (3, 301)), 16) is None
     assert panel_copies.deal_floats(window, Halo(1, 1, (2, 2, 30), "float32", (3, 31)), 16) is None
 
@@ -239,10 +245,45 @@ def test_rows_dealt_out_to_vectors(
     agree(net.model(y), [rng.normal(size=shape).astype(np.float32)], STEP, dealt=wide, channels=7)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options"),
+    [
+        ((1, 40, 28, 28), (3, 3), {"pads": [1] * 4}),
+        ((2, 33, 27, 26), (3, 5), {"pads": [1, 4, 1, 4], "dilations": [1, 2]}),
+        ((1, 24, 56, 56), (3, 3), {"pads": [1] * 4}),
+        ((1, 24, 51, 53), (3, 5), {"pads": [1, 4, 1, 4], "dilations": [1, 2]}),
+        ((1, 20, 56, 56), (3, 3), {"pads": [1] * 4, "strides": [2, 2]}),
+        ((1, 20, 29, 28), (5, 3), {"pads": [4, 2, 4, 2], "dilations": [2, 2]}),
+    ],
+)
+def test_rows_of_large_images_dealt_out_to_vectors(
+    shape: tuple[int, ...], kernel: tuple[int, int], options: dict[str, list[int]], block: int
+) -> None:
+    """Blocks of any number of rows, whole images or not; the pitch is widened, for few taps alone."""
+    rng = np.random.default_rng(0)
+    models = []
+    for zeros in (0.85, 0.7):
+        net = Net(shape, seed=2)
+        x = net.quantize("input_0", STEP, 3)
+        y = net.op("Relu", net.op("Conv", x, net.weight((48, shape[1], *kernel), zeros, 1), **options))
+        models.append(net.model(net.quantize(y, STEP, 5)))
+    with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
+        forced(models[0], block=block)
+    deal = spec.call_args.kwargs["deal"]
+    assert deal is not None
+    assert (deal.rows, deal.wide) == (block, 1)
+    assert spec.call_args.kwargs["sevens"]
+    with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
+        forced(models[1])
+    assert spec.call_args.kwargs["deal"] is None
+    agree(models[0], [rng.normal(size=shape).astype(np.float32)], STEP, block=block, channels=7)
+
+
 def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:
     net = Net((1, 256, 26, 26), seed=1)
     x = net.quantize("input_0", STEP, 0)
     model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.75, 1), pads=[1] * 4))
     assert "panel" in {step["kernel"] for step in Runner(model).plan["steps"]}
-    with mock.patch.object(panel, "PANEL", 1 << 20):
+    with mock.patch.object(panel, "PANEL", 32):
         assert "sparse" in {step["kernel"] for step in Runner(model).plan["steps"]}

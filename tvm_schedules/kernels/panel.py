@@ -6,10 +6,10 @@ pixels that a block of output pixels reads are first copied into a panel, once f
 aligned, and the panel stays in the cache until the last of them is done. The sums of a panel wait in memory, as 16-bit
 words while they cannot overflow, as float32 from there on.
 
-Images of few vectors, whose rows are a quarter or half of one, have them dealt out to the vectors like cards (see
-:func:`.panel_lists.dealt`): a panel is half as large then, and a list is read once for the whole image. Where there is
-room for a byte behind every seven pixels, the sums take two additions a vector instead of three operations (see
-:class:`.sums.Sevens`).
+Images whose rows are a quarter, half or all of a vector have them dealt out to the vectors of a block like cards (see
+:func:`.panel_copies.dealt`): a panel is half as large then, and an image of few vectors is one block, so that lists are
+read once. Where there is room for a byte behind every seven pixels, the sums take two additions a vector instead of
+three operations (see :class:`.sums.Sevens`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN
+from ..targets import SMALLEST_L1
 from .epilogue import fill_borders
 from .panel_copies import Copies, Deal, copies, deal_bytes, deal_floats, dealt, sevens
 from .panel_lists import longest
@@ -36,14 +37,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Spec", "emit", "lower"]
 
-PANEL = 28_000
-"""Bytes of a panel: with the sums that pass through, the first-level cache holds it."""
+PANEL = 6 / 7
+"""What part of 32 KiB, the smallest first-level cache, a panel may take, with the sums that pass through.
+
+Of the whole cache where rows are dealt out; others were not faster for more.
+"""
 
 FLOATS = 40_000
-"""The same for floats, whose longer blocks read a list less often: there the second-level cache is near enough."""
+"""Bytes of a panel of floats, whose longer blocks read a list less often: the second-level cache is near enough."""
 
 CHANNELS = 128
 """Output channels a job at least, for which a panel is made anew."""
+
+LONG = 0.15
+"""Taps a weight from which lists are long enough for panels of fewer channels, for blocks of more rows."""
 
 AHEAD = 1024
 """How many taps ahead a list is fetched."""
@@ -120,7 +127,9 @@ def emit(spec: Spec) -> Any:
                     if reach > least:
                         parts = [e.load(source, begin, lanes // len(sources)) for begin in sources]
                         order = spec.copies.order or range(lanes)
-                        pixels = e.shuffle(parts, list(order)) if len(parts) > 1 else parts[0]
+                        pixels = (
+                            parts[0] if len(parts) == 1 and not spec.copies.order else e.shuffle(parts, list(order))
+                        )
                         e.store(panel, c * channel + place * lanes, pixels, lanes)
 
         mean = spec.taps // (2 * spec.panels * spec.rows)
@@ -208,7 +217,7 @@ def emit(spec: Spec) -> Any:
 
         with e.jobs(x.batch * shares * blocks, spec.parallel) as job:
             n, rest = job // (shares * blocks), job % (shares * blocks)
-            begin, block = rest // blocks * spec.share, rest % blocks
+            begin, block = rest % shares * spec.share, rest // shares
             count = e.min(e.expr(spec.share), e.expr(spec.rows) - begin)
             zeros = spec.channels * channel
             panel = e.scratch(zeros + size, x.dtype)
@@ -251,9 +260,9 @@ def _geometry(
         least = 1 if layer.weight.channels >= 2 * CHANNELS else 2
         deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
         return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
-    deal = deal_bytes(window, x, vectors)
+    deal = deal_bytes(window, x, vectors, layer.taps >= LONG * layer.dense, lambda n: pick("block", n, (1, 2, 4, 7)))
     if deal and pick("dealt", 1, (0, 1)):
-        return dealt(window, x, deal), deal, vectors
+        return dealt(window, x, deal), deal, deal.rows
     # Of few blocks an odd one would be waited for by a second thread.
     usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
     block = pick("block", usual, range(1, min(4, vectors) + 1))
@@ -268,16 +277,17 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     x, rows = layer.x, layer.weight.channels
     floats, lanes = x.dtype == "float32", vector // x.itemsize
-    room, pick, name = FLOATS if floats else PANEL, ctx.choices.pick, node.name
+    pick, name = ctx.choices.pick, node.name
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     geometry = _geometry(layer, vectors, lambda *number: pick(name, *number))
     if geometry is None:
         return False
     held, deal, block = geometry
+    room = FLOATS if floats else int(PANEL * (ctx.target.l1_bytes if deal else SMALLEST_L1))
     spaced = not floats and bool(deal or x.pitch[1] == 8) and sevens(layer.window, x)
     channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
-    long = floats or vectors <= 16 or layer.taps >= 0.11 * layer.dense
+    long = floats or deal is not None or vectors <= 16 or layer.taps >= 0.11 * layer.dense
     pays = long and layer.taps >= 7 * x.channels * (channel // (block * lanes))
     # A single tap is aligned where it is.
     pays = pays and (vectors == 1 or prod(layer.window.kernel) > 1)

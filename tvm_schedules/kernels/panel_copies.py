@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,15 +107,32 @@ def dealt(window: Window, x: Halo, deal: Deal) -> Copies:
     return Copies(tuple(copied), tuple(spaced) if deal.spaced else (), places, lanes)
 
 
-def deal_bytes(window: Window, x: Halo, vectors: int) -> Deal | None:
+def deal_bytes(window: Window, x: Halo, vectors: int, long: bool, pick: Callable[[int], int]) -> Deal | None:
     """How to deal out an image of bytes; None where that is no use.
 
-    For images of two to four ``vectors`` with rows of 16 or 32 bytes.
+    For images of two to four ``vectors`` with rows of 16 or 32 bytes, all of them at once, and for larger ones with
+    rows of 32 or 64 where every eighth does not matter.
+
+    Args:
+        window: Geometry.
+        x: Layout of the input.
+        vectors: Of an image.
+        long: Whether lists are: for a block of many rows a panel has few channels.
+        pick: Takes what is usual, returns the vectors of a block of a larger image.
     """
     row = x.pitch[1]
-    if not (1 < vectors <= 4 and row in (16, 32) and x.dims[0] == window.kernel[0] == 1):
+    if vectors == 1 or x.dims[0] != 1 or window.kernel[0] != 1:
         return None
-    return Deal(vectors, 1, row, row, sevens(window, x))
+    spaced = sevens(window, x)
+    if vectors <= 4:
+        return Deal(vectors, 1, row, row, spaced) if row in (16, 32) else None
+    if row not in (32, 64) or not spaced:
+        return None
+    share, height = ALIGN // row, window.output(x.dims)[1]
+    # As many blocks for one thread as for another, and the registers have room for seven vectors.
+    pairs = -(-height // (2 * 7 * share))
+    usual = -(-height // (2 * pairs * share)) if long and window.strides[1] == 1 else 4 // share
+    return Deal(pick(usual), 1, row, row, spaced)
 
 
 def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | None:
@@ -139,4 +157,4 @@ def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | No
 
 def sevens(window: Window, x: Halo) -> bool:
     """Whether rows of bytes leave room for one that does not matter behind every seven pixels."""
-    return x.pitch[1] in (8, 16, 32) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7
+    return x.pitch[1] in (8, 16, 32, 64) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7

@@ -200,9 +200,9 @@ def row_loops(
         acc = make()
         totals = [e.local(size // acc.parts, "float32") for _ in range(acc.parts)] if spec.segments else []
         with e.loop(per_chunk) as i:
-            place = rest // blocks * per_chunk + i
+            place = rest % spec.chunks * per_chunk + i
             with e.when(place < spec.rows):
-                blocks_of(acc, totals, n, rest % blocks, place)
+                blocks_of(acc, totals, n, rest // spec.chunks, place)
 
 
 def emit_rows(

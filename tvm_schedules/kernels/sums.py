@@ -79,7 +79,7 @@ class Bytes:
         size = len(order[0]) // 2
         found = Bytes(self.e, self.spec)
         for old, new in zip(self.words, found.words, strict=True):
-            vectors = [self.e.load(old, v * size, size) for v in range(len(order))]
+            vectors = [self.e.load(old, v * size, size) for v in range(self.spec.block)]
             for v, pixels in enumerate(order):
                 self.e.store(new, v * size, self.e.shuffle(vectors, [p // 2 for p in pixels[::2]]), size)
         return found
@@ -142,7 +142,7 @@ class Sevens(Bytes):
     def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
         """The sums of other pixels in every vector: those in the places ``order``."""
         e, width, found = self.e, len(order[0]), Bytes(self.e, self.spec)
-        lows, highs = zip(*(self._bytes(v * width, width) for v in range(len(order))), strict=True)
+        lows, highs = zip(*(self._bytes(v * width, width) for v in range(self.spec.block)), strict=True)
         for v, pixels in enumerate(order):
             even, odd = self._joined(e.shuffle(list(lows), list(pixels)), e.shuffle(list(highs), list(pixels)), width)
             word = even + (odd << e.const(8, f"uint16x{width // 2}"))

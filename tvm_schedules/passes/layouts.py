@@ -22,6 +22,9 @@ LOWEST = -3.4028234663852886e38
 """The smallest float32: what surrounds an image under a maximum."""
 
 
+FEW = 0.75
+"""Zeros of a layer from which panels gain by rows of whole vectors."""
+
 SPARSE_ROWS = 16
 """Rows from which a ternary linear layer is cheaper with rows in the vector lanes than with output channels there."""
 
@@ -111,14 +114,28 @@ def in_planes(graph: Graph, node: Node) -> bool:
     return isinstance(node, Windowed | Pool | GlobalPool)
 
 
-def _widened(rows: int, pitch: int, vector: int) -> int:
-    """A quarter of a vector as the pitch of images a little narrower, where that makes them no more vectors.
+def _widened(rows: int, pitch: int, width: int, vector: int, few: bool) -> int:
+    """A part of a vector as the pitch of images a little narrower, so that panels can deal out rows.
 
-    Panels can then deal out rows; see :func:`tvm_schedules.kernels.panel_lists.dealt`.
+    (See :func:`tvm_schedules.kernels.panel_copies.dealt`.) A quarter, where that makes them no more vectors. Half of
+    one or all of it too, where it is at most an eighth more and layers gain by it: those of ``few`` taps whose rows
+    leave room for a byte behind every seven.
+
+    Args:
+        rows: Rows of an image with its halo.
+        pitch: Bytes a row at least.
+        width: Of the image.
+        vector: Bytes of a vector.
+        few: Whether layers have few taps.
     """
-    wide = vector // 4
-    same = -(-rows * pitch // vector) == -(-rows * wide // vector)
-    return wide if pitch < wide and 4 * pitch > 3 * wide and same else pitch
+    quarter = vector // 4
+    same = -(-rows * pitch // vector) == -(-rows * quarter // vector)
+    if pitch < quarter and 4 * pitch > 3 * quarter and same:
+        return quarter
+    for wide in (vector // 2, vector) if few else ():
+        if width <= wide // 8 * 7 and pitch <= wide and 8 * wide <= 9 * pitch:
+            return wide
+    return pitch
 
 
 class Layouts:
@@ -139,19 +156,23 @@ class Layouts:
         self.graph, self._make, self._rows = graph, make, rows
         self._parent: dict[Key, Key] = {}
         self._needs: dict[Key, _Need] = {}
-        self._windows: set[Key] = set()
+        self._windows: dict[Key, bool] = {}
+        """Inputs of layers that may read panels, and whether these have few taps."""
         for node in planes:
             self._add(node)
         pitches: dict[Key, list[int]] = {}
+        widths: dict[Key, int] = {}
         for key, need in self._needs.items():
             grid = self._grid(key)
             root = self._root(key)
             found = pitches.setdefault(root, [1, 1])
+            widths[root] = max(widths.get(root, 0), grid[2])
             for axis in (0, 1):
                 span = grid[axis + 1] + max(need.lo[axis + 1], need.hi[axis + 1])
                 found[axis] = max(found[axis], span, need.pitch[axis])
         for root in {self._root(key) for key in self._windows} if vector else ():
-            pitches[root][1] = _widened(pitches[root][0], pitches[root][1], vector)
+            few = all(few for key, few in self._windows.items() if self._root(key) == root)
+            pitches[root][1] = _widened(pitches[root][0], pitches[root][1], widths[root], vector, few)
         self._layouts = {key: self._halo(key, pitches[self._root(key)]) for key in self._needs}
 
     def __getitem__(self, key: Key) -> Halo:
@@ -176,7 +197,7 @@ class Layouts:
         if isinstance(node, GlobalPool):
             return
         if self._in_panels(node, window):
-            self._windows.add(key)
+            self._windows[key] = self._windows.get(key, True) and self._zeros(node) >= FEW
         self._reads(key, *window.halo(dims))
         size = window.output(dims)
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
@@ -191,9 +212,14 @@ class Layouts:
 
     def _in_panels(self, node: Node, window: Window) -> bool:
         """Whether a node may read panels, if it is large."""
-        ternary = isinstance(getattr(node, "weight", None), TernaryTensor)
         integers = self.graph.values[node.inputs[0]].dtype == "uint8"
-        return ternary and integers and window.groups == 1 and prod(window.kernel) > 1
+        return self._zeros(node) >= 0 and integers and window.groups == 1 and prod(window.kernel) > 1
+
+    @staticmethod
+    def _zeros(node: Node) -> float:
+        """Zeros of a node's ternary weight, -1 where it has none."""
+        weight = getattr(node, "weight", None)
+        return weight.sparsity() if isinstance(weight, TernaryTensor) else -1.0
 
     def _reads(self, key: Key, lo: Triple, hi: Triple) -> None:
         """Notes how far before and after the image a node reads."""
