@@ -98,6 +98,19 @@ int main(void) {
   int status = 0;
   waitpid(child, &status, 0);
   check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child");
+
+  pthread_t busy; /* forks in the middle of another thread's loops */
+  pthread_create(&busy, NULL, caller, (void *)(intptr_t)2);
+  for (int i = 0; i < 20; i++) {
+    usleep(50);
+    if (!(child = fork())) {
+      for (int j = 0; j < 50; j++) check(go(&data, 3, 0) == 0 && data.threads == 2 && !data.late, "loops of a child");
+      _exit(failures);
+    }
+    waitpid(child, &status, 0);
+    check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child in the middle");
+  }
+  pthread_join(busy, NULL);
 #endif
 
 #ifdef CPUS /* as many CPUs as files of clocks */

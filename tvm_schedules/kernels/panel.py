@@ -14,7 +14,6 @@ three operations (see :class:`.sums.Sevens`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from ..graph import Fused
 from ..layout import ALIGN
 from ..targets import SMALLEST_L1
 from .epilogue import fill_borders
-from .panel_copies import Copies, Deal, copies, deal_bytes, deal_floats, dealt, sevens
+from .panel_copies import Copies, Deal, geometry, sevens
 from .panel_lists import longest
 from .pixel_rows import PixelRows
 from .sparse import row_chunks, row_splits
@@ -49,9 +48,6 @@ FLOATS = 40_000
 CHANNELS = 128
 """Output channels a job at least, for which a panel is made anew."""
 
-LONG = 0.15
-"""Taps a weight from which lists are long enough for panels of fewer channels, for blocks of more rows."""
-
 AHEAD = 1024
 """How many taps ahead a list is fetched."""
 
@@ -65,6 +61,8 @@ class Spec(PixelRows):
         copies: For one input channel, what goes into the panel.
         deal: How rows are dealt out to the vectors, if they are.
         sevens: Whether every eighth byte does not matter.
+        halves: Whether the middle one of the blocks is two jobs, of half the output channels each: of an odd number of
+            blocks two threads have the same work then.
         channels: Input channels a panel.
         groups: Runs of panels whose sums fit 16 bits.
         unroll: Taps in the body of a loop.
@@ -75,6 +73,7 @@ class Spec(PixelRows):
     copies: Copies
     deal: Deal | None
     sevens: bool
+    halves: bool
     channels: int
     groups: int
     unroll: int
@@ -92,8 +91,13 @@ class Spec(PixelRows):
 
     @property
     def share(self) -> int:
-        """Output channels a job."""
-        return -(-self.rows // self.chunks)
+        """Output channels that a job may be about."""
+        return -(-self.rows // (2 if self.halves else self.chunks))
+
+    @property
+    def most(self) -> int:
+        """Output channels that a job is about at most."""
+        return self.rows if self.halves else self.share
 
 
 def emit(spec: Spec) -> Any:
@@ -201,32 +205,40 @@ def emit(spec: Spec) -> Any:
                         if waiting:
                             with e.when(k > 0):
                                 for at, width in parts:
-                                    acc.recall(waiting, i, at, width)
+                                    acc.recall(waiting, i - begin, at, width)
                         taps(acc, panel, place * 2, parts)
                         if waiting:
                             with e.when(k < last - first - 1):
                                 for at, width in parts:
-                                    acc.save(waiting, i, at, width)
+                                    acc.save(waiting, i - begin, at, width)
                         with e.when(k == last - first - 1):
                             done = acc
                             if deal := spec.deal:
                                 done = acc.rearranged(
                                     [[deal.source(at + p, lanes) for p in range(lanes)] for at, _ in ends]
                                 )
-                            finish(done, total, group, n, i, begin + i, [(start + at, width) for at, width in ends])
+                            finish(done, total, group, n, i - begin, i, [(start + at, width) for at, width in ends])
 
-        with e.jobs(x.batch * shares * blocks, spec.parallel) as job:
-            n, rest = job // (shares * blocks), job % (shares * blocks)
-            begin, block = rest % shares * spec.share, rest // shares
-            count = e.min(e.expr(spec.share), e.expr(spec.rows) - begin)
+        jobs = blocks + 1 if spec.halves else shares * blocks
+        with e.jobs(x.batch * jobs, spec.parallel) as job:
+            n, rest = job // jobs, job % jobs
+            if spec.halves:
+                middle = blocks // 2
+                block = e.select(rest > middle, rest - 1, rest)
+                begin = e.select(rest == middle + 1, e.expr(spec.share), e.expr(0))
+                end = e.select(rest == middle, e.expr(spec.share), e.expr(spec.rows))
+            else:
+                block, begin = rest // shares, rest % shares * spec.share
+                end = e.min(begin + spec.share, e.expr(spec.rows))
+            count = end - begin
             zeros = spec.channels * channel
             panel = e.scratch(zeros + size, x.dtype)
             for at in range(0, size, lanes):
                 e.store(panel, zeros + at, e.const(0, f"{x.dtype}x{lanes}"), lanes)
-            room_for_sums = spec.share * size // len(kind.memory)
+            room_for_sums = spec.most * size // len(kind.memory)
             waiting = [e.scratch(room_for_sums, dtype) for dtype in kind.memory] if spec.panels > 1 else []
             total = [
-                e.scratch(spec.share * size // kind.parts, "float32")
+                e.scratch(spec.most * size // kind.parts, "float32")
                 for _ in range(kind.parts if spec.groups > 1 else 0)
             ]
             memory = (panel, waiting, total)
@@ -244,31 +256,6 @@ def emit(spec: Spec) -> Any:
     return kernel_function([*arguments, *ep.arguments], body)
 
 
-def _geometry(
-    layer: TernaryRows, vectors: int, pick: Callable[[str, int, Sequence[int]], int]
-) -> tuple[Copies, Deal | None, int] | None:
-    """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
-
-    Args:
-        layer: The layer.
-        vectors: Vectors of an image.
-        pick: Takes numbers, see :meth:`~tvm_schedules.choice.Choices.pick`.
-    """
-    window, x = layer.window, layer.x
-    if x.dtype == "float32":
-        # Threads share output channels only where there are many.
-        least = 1 if layer.weight.channels >= 2 * CHANNELS else 2
-        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
-        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
-    deal = deal_bytes(window, x, vectors, layer.taps >= LONG * layer.dense, lambda n: pick("block", n, (1, 2, 4, 7)))
-    if deal and pick("dealt", 1, (0, 1)):
-        return dealt(window, x, deal), deal, deal.rows
-    # Of few blocks an odd one would be waited for by a second thread.
-    usual = 1 if (pairs := -(-vectors // 2)) % 2 and pairs < 9 else 2
-    block = pick("block", usual, range(1, min(4, vectors) + 1))
-    return copies(window, x, block * (ALIGN // x.itemsize)), None, block
-
-
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary convolutions of one group and one level a row that do not fit the first-level cache."""
     layer = TernaryRows.take(ctx, node, 8, floats=True)
@@ -279,10 +266,11 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     floats, lanes = x.dtype == "float32", vector // x.itemsize
     pick, name = ctx.choices.pick, node.name
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
-    geometry = _geometry(layer, vectors, lambda *number: pick(name, *number))
-    if geometry is None:
+    # Threads share output channels only where there are many.
+    found = geometry(layer.window, x, vectors, 1 if rows >= 2 * CHANNELS else 2, lambda *number: pick(name, *number))
+    if found is None:
         return False
-    held, deal, block = geometry
+    held, deal, block = found
     room = FLOATS if floats else int(PANEL * (ctx.target.l1_bytes if deal else SMALLEST_L1))
     spaced = not floats and bool(deal or x.pitch[1] == 8) and sevens(layer.window, x)
     channel = held.channel
@@ -308,6 +296,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // CHANNELS))
     chunks = pick(name, "chunks", chunks, row_splits(rows))
     parallel = layer.taps * vectors * lanes > ctx.serial * 16
+    # Of few blocks an odd one would be waited for by a second thread.
+    blocks = -(-x.run(layer.window.output(x.dims)) // (deal.step(lanes) if deal else block * lanes))
+    halves = not floats and chunks == 1 and 1 < blocks < 16 and blocks % 2 == 1
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
@@ -315,11 +306,11 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     unroll = 1 if floats else 4 if deal or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
     unroll = pick(name, "unroll", unroll, (1, 2, 4) if floats else (2, 4, 8))
     given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
-    made = layer.constants("panel", x, **given, share=-(-rows // chunks), unroll=unroll)
+    made = layer.constants("panel", x, **given, share=-(-rows // (2 if halves else chunks)), unroll=unroll)
     ep, beside, out = ctx.epilogue(node, False, x, (Floats if floats else Bytes).unit)
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
     once = 1 if floats else next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
-    rest = {"channels": channels, "groups": groups, "unroll": unroll, "once": once}
+    rest = {"halves": halves, "channels": channels, "groups": groups, "unroll": unroll, "once": once}
     spec = Spec(
         x, rows, 0, vector, block, chunks, parallel, ep, taps=taps, copies=held, deal=deal, sevens=spaced, **rest
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..layout import ALIGN, Halo, Window
 
-__all__ = ["Copies", "Deal", "copies", "deal_bytes", "deal_floats", "dealt", "sevens"]
+__all__ = ["Copies", "Deal", "copies", "deal_bytes", "deal_floats", "dealt", "geometry", "sevens"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def dealt(window: Window, x: Halo, deal: Deal) -> Copies:
     return Copies(tuple(copied), tuple(spaced) if deal.spaced else (), places, lanes)
 
 
-def deal_bytes(window: Window, x: Halo, vectors: int, long: bool, pick: Callable[[int], int]) -> Deal | None:
+def deal_bytes(window: Window, x: Halo, vectors: int, pick: Callable[[int], int]) -> Deal | None:
     """How to deal out an image of bytes; None where that is no use.
 
     For images of two to four ``vectors`` with rows of 16 or 32 bytes, all of them at once, and for larger ones with
@@ -117,7 +117,6 @@ def deal_bytes(window: Window, x: Halo, vectors: int, long: bool, pick: Callable
         window: Geometry.
         x: Layout of the input.
         vectors: Of an image.
-        long: Whether lists are: for a block of many rows a panel has few channels.
         pick: Takes what is usual, returns the vectors of a block of a larger image.
     """
     row = x.pitch[1]
@@ -128,11 +127,7 @@ def deal_bytes(window: Window, x: Halo, vectors: int, long: bool, pick: Callable
         return Deal(vectors, 1, row, row, spaced) if row in (16, 32) else None
     if row not in (32, 64) or not spaced:
         return None
-    share, height = ALIGN // row, window.output(x.dims)[1]
-    # As many blocks for one thread as for another, and the registers have room for seven vectors.
-    pairs = -(-height // (2 * 7 * share))
-    usual = -(-height // (2 * pairs * share)) if long and window.strides[1] == 1 else 4 // share
-    return Deal(pick(usual), 1, row, row, spaced)
+    return Deal(pick(row // 16), 1, row, row, spaced)
 
 
 def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | None:
@@ -153,6 +148,28 @@ def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | No
     # A block's last vector begins inside of it.
     rows = max(-(-height // (blocks * share)), -(-lanes // (share * x.pitch[1])))
     return Deal(rows, wide, part, x.pitch[1])
+
+
+def geometry(
+    window: Window, x: Halo, vectors: int, least: int, pick: Callable[[str, int, Sequence[int]], int]
+) -> tuple[Copies, Deal | None, int] | None:
+    """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
+
+    Args:
+        window: Geometry.
+        x: Layout of the input.
+        vectors: Of an image.
+        least: Blocks of an image of floats at least, where there are enough rows.
+        pick: Takes numbers, see :meth:`~tvm_schedules.choice.Choices.pick`.
+    """
+    if x.dtype == "float32":
+        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
+        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
+    deal = deal_bytes(window, x, vectors, lambda usual: pick("block", usual, (1, 2, 4, 7)))
+    if deal and pick("dealt", 1, (0, 1)):
+        return dealt(window, x, deal), deal, deal.rows
+    block = pick("block", min(2, vectors), range(1, min(4, vectors) + 1))
+    return copies(window, x, block * (ALIGN // x.itemsize)), None, block
 
 
 def sevens(window: Window, x: Halo) -> bool:

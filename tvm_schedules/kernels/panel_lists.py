@@ -24,12 +24,12 @@ def lists(
         channel: Pixels of that part.
         panel: Channels a panel.
         limit: Taps of one sign that 16-bit sums hold.
-        share: Output channels a job.
+        share: Output channels that a job may be about.
         unroll: Taps in the body of a loop.
 
     Returns:
         ``offsets`` uint16; ``bounds`` int32 ``[panels * O * 2 + 1]`` (begin of the additions and of the subtractions,
-        in rounds of the loop); ``order`` uint16 ``[panels * O]``, which row of its job is next; and ``groups`` int32:
+        in rounds of the loop); ``order`` uint16 ``[panels * O]``, which row is next; and ``groups`` int32:
         the first panel of each run of panels that 16-bit sums hold, and the end.
     """
     rows, channels, _ = codes.shape
@@ -57,7 +57,7 @@ def lists(
     return {
         "offsets": filled.astype(np.uint16),
         "bounds": bounds.astype(np.int32),
-        "order": (order - job * share).ravel().astype(np.uint16),
+        "order": order.ravel().astype(np.uint16),
         "groups": np.array([*groups, panels], np.int32),
     }
 

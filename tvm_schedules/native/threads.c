@@ -267,8 +267,10 @@ __attribute__((visibility("default"))) int __tvm_ffi_tern_threads(void *self, co
   return 0;
 }
 
-static void forked(void) { /* the child of a fork has none of the threads */
+static void forked(void) { /* the child of a fork has none of the threads, which may have been in a loop */
   own.started = 1;
+  own.turn = 0;
+  for (int i = 0; i < MOST; i++) atomic_store(&own.arrivals[i].turn, 0);
   atomic_flag_clear(&own.busy);
 }
 
