@@ -280,7 +280,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # A single tap is aligned where it is.
     pays = pays and (vectors == 1 or prod(layer.window.kernel) > 1)
     # One vector is worth a panel even where all of the image would fit: its lists are long runs of aligned loads.
-    large = vectors == 1 or x.channels * x.phases * x.plane * x.itemsize > room
+    large = vectors == 1 or floats or x.channels * x.phases * x.plane * x.itemsize > room
     if (
         channel * x.itemsize > room
         or len(held.places) > taps_limit(x, layer.quant.top)
