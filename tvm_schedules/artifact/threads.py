@@ -55,34 +55,36 @@ def setter(library: Any) -> Callable[[int | None], None]:
     try:
         own = library[FUNCTION]
     except AttributeError:
-        return _use_tvm
-    with _lock:
-        if not _first:
-            _first.append(own)
-        own(0, _first[0](0, 0))
-    return _use_own
+        kind, apply = "tvm", _set_tvm
+    else:
+        kind, apply = "own", _set_own
+        with _lock:
+            if not _first:
+                _first.append(own)
+            own(0, _first[0](0, 0))
+
+    def use(count: int | None) -> None:
+        wanted = default_threads() if count is None else count
+        if getattr(_here, kind, None) != wanted:
+            apply(wanted)
+            setattr(_here, kind, wanted)
+
+    return use
 
 
-def _use_own(count: int | None) -> None:
+def _set_own(count: int) -> None:
     """Set the calling thread's number in the pool that libraries with threads of their own share."""
-    wanted = default_threads() if count is None else count
-    if getattr(_here, "own", None) != wanted:
-        _first[0](wanted, 0)
-        _here.own = wanted
+    _first[0](count, 0)
 
 
-def _use_tvm(count: int | None) -> None:
-    """Set it in TVM's pool.
+def _set_tvm(count: int) -> None:
+    """Set the calling thread's number in TVM's pool.
 
     TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is
     set for this process, to the number of CPUs or ``count``, whichever is more.
     """
-    wanted = default_threads() if count is None else count
-    if getattr(_here, "tvm", None) == wanted:
-        return
     import tvm
 
-    os.environ["TVM_NUM_THREADS"] = str(max(wanted, os.cpu_count() or 1))
+    os.environ["TVM_NUM_THREADS"] = str(max(count, os.cpu_count() or 1))
     biggest_cores_first = 1
-    tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, wanted)
-    _here.tvm = wanted
+    tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, count)

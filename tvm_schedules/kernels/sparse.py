@@ -165,13 +165,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     lanes = vector // x.itemsize
     vectors = -(-x.run(ep.size) // lanes)
-    usual = _usual(vectors, vector, ctx.target.arm64, x.dtype == "float32")
+    many = vector == 64 and x.dtype == "float32"
+    usual = _usual(vectors, vector, ctx.target.arm64, many)
     block = pixel_block(vectors, vector, usual, x, window)
-    sizes = (
-        (4, 6, 8, 11, 14, 17, MOST_FLOATS)
-        if vector == 64 and x.dtype == "float32"
-        else range(2, 11 if vector == 16 else 8)
-    )
+    sizes = (4, 6, 8, 11, 14, 17, MOST_FLOATS) if many else range(2, 11 if vector == 16 else 8)
     block = ctx.choices.pick(node.name, "block", block, [n for n in sizes if n <= vectors] or [vectors])
     chunks = row_chunks(weight.channels, -(-vectors // block))
     chunks = ctx.choices.pick(node.name, "chunks", chunks, row_splits(weight.channels))
@@ -194,15 +191,17 @@ def lower(ctx: Lowering, node: Fused) -> bool:
 L1 = 28_000
 """Bytes of the first-level cache that a pixel block of all input channels may take; 32 KiB is what all targets have."""
 
-
 MOST_FLOATS = 20
 """Vectors of floats a pixel block at most, where there are 32 registers of 64 bytes."""
 
 
-def _usual(vectors: int, vector: int, widen: bool, floats: bool) -> tuple[int, int]:
-    """Vectors a pixel block, and the most for an image of one block: two accumulators each stay in the registers."""
-    if floats and vector == 64:
-        # One accumulator each; fewer lists to read. As many blocks for one thread as for another.
+def _usual(vectors: int, vector: int, widen: bool, many: bool) -> tuple[int, int]:
+    """Vectors a pixel block, and the most for an image of one block: their accumulators stay in the registers.
+
+    One for a vector where there may be ``many`` (AVX-512's floats), else two.
+    """
+    if many:
+        # The longer, the fewer lists to read. As many blocks for one thread as for another.
         blocks = -(-vectors // MOST_FLOATS)
         return -(-vectors // (blocks + blocks % 2)), MOST_FLOATS
     usual, most = {64: (6, 6), 32: (5, 6)}.get(vector, (8, 10))
@@ -233,7 +232,7 @@ def pixel_block(vectors: int, vector: int, usual: tuple[int, int], x: Halo, wind
         return -(-(block * vector + reach) // ALIGN) + 1
 
     channels = x.channels // window.groups * x.phases
-    least = size // 2 if size <= 10 else 4
+    least = 4 if size > 10 else size // 2
     return next((b for b in range(size, least, -1) if channels * lines(b) * ALIGN <= L1), max(2, least))
 
 

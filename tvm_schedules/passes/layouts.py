@@ -196,8 +196,10 @@ class Layouts:
         need = self._need(key)
         if isinstance(node, GlobalPool):
             return
-        if self._in_panels(node, window):
-            self._windows[key] = self._windows.get(key, True) and self._zeros(node) >= FEW
+        weight = getattr(node, "weight", None)
+        integers = self.graph.values[key.value].dtype == "uint8"
+        if isinstance(weight, TernaryTensor) and integers and window.groups == 1 and prod(window.kernel) > 1:
+            self._windows[key] = self._windows.get(key, True) and weight.sparsity() >= FEW
         self._reads(key, *window.halo(dims))
         size = window.output(dims)
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
@@ -209,17 +211,6 @@ class Layouts:
             beside = home(self.graph, residual, key.rows)
             self._need(beside)
             self._union(beside, out)
-
-    def _in_panels(self, node: Node, window: Window) -> bool:
-        """Whether a node may read panels, if it is large."""
-        integers = self.graph.values[node.inputs[0]].dtype == "uint8"
-        return self._zeros(node) >= 0 and integers and window.groups == 1 and prod(window.kernel) > 1
-
-    @staticmethod
-    def _zeros(node: Node) -> float:
-        """Zeros of a node's ternary weight, -1 where it has none."""
-        weight = getattr(node, "weight", None)
-        return weight.sparsity() if isinstance(weight, TernaryTensor) else -1.0
 
     def _reads(self, key: Key, lo: Triple, hi: Triple) -> None:
         """Notes how far before and after the image a node reads."""
