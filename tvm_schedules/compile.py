@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import linking
 from .choice import Choice
 from .graph import Graph
 from .plan import Step, assign
@@ -19,11 +20,14 @@ from .targets import TargetSpec
 __all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
 
 ENTRY = "tern_main"
-WAKE = 2_000_000
-"""Multiply-adds, or additions of taps, below which waking threads costs more than it gains: some 5 microseconds.
+SHARE = 500_000
+"""Work of steps in a row from which threads that do not sleep share them: there is half a microsecond to gain then.
 
-A step's ``work``, where that is not its multiply-adds with weights other than zero.
+Work is a step's ``work`` or, without, its multiply-adds (or additions of taps) with weights other than zero.
 """
+
+WAKE = 2_000_000
+"""Work of a network from which threads that sleep are woken for it: that takes up to 50 microseconds."""
 
 
 @dataclass
@@ -34,11 +38,13 @@ class Compiled:
         module: TVM runtime module that exports :data:`ENTRY`.
         plan: What is needed to run it, in JSON types.
         arrays: What is stored beside it; :func:`tvm_schedules.constants.expand` makes the constants of it.
+        wakes: Whether it takes long enough to wake threads for it.
     """
 
     module: Any
     plan: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    wakes: bool = True
 
 
 def compile_model(
@@ -105,8 +111,8 @@ def compile_model(
         # they need them.
         for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
             steps = list(run)
-            work = sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for _, step in steps)
-            shared = own and work >= WAKE and any(compat.shares_jobs(made(step)) for _, step in steps)
+            enough = _work(step for _, step in steps) >= (SHARE if linking.own_threads() else WAKE)
+            shared = own and enough and any(compat.shares_jobs(made(step)) for _, step in steps)
             with compat.threads() if shared else nullcontext():
                 for index, step in steps:
                     call(index, step, "shared" if shared else "serial")
@@ -116,7 +122,12 @@ def compile_model(
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
-    return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays)
+    wakes = _work(lowering.steps) >= WAKE
+    return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays, wakes)
+
+
+def _work(steps: Iterable[Step]) -> int:
+    return sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for step in steps)
 
 
 def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:

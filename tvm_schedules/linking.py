@@ -91,20 +91,26 @@ def link(objects: list[str], output: str | Path, triple: str | None) -> None:
         raise LinkError(f"linking {Path(output).name} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
 
 
-def _threads(objects: list[str]) -> list[str]:
-    """What gives parallel loops threads of their own, where there are such loops; other systems' linkers keep TVM's."""
-    if sys.platform == "darwin" or not any(b"__TVMBackendParallelLaunch" in Path(o).read_bytes() for o in objects):
+def own_threads() -> bool:
+    """Whether libraries get threads of their own; other systems' linkers keep TVM's."""
+    return sys.platform != "darwin"
+
+
+def _threads(objects: list[str], wakes: bool) -> list[str]:
+    """What gives parallel loops threads of their own, where there are such loops."""
+    if not own_threads() or not any(b"__TVMBackendParallelLaunch" in Path(o).read_bytes() for o in objects):
         return []
-    return ["-O2", "-pthread", "-fvisibility=hidden", str(THREADS)]
+    return ["-O2", "-pthread", "-fvisibility=hidden", f"-DWAKES={int(wakes)}", str(THREADS)]
 
 
-def export_library(module: Any, output: str | Path, triple: str | None) -> None:
+def export_library(module: Any, output: str | Path, triple: str | None, wakes: bool = True) -> None:
     """Write a ``tvm.runtime.Module`` as a shared library.
 
     Args:
         module: Compiled by LLVM.
         output: Path of the ``.so``.
         triple: LLVM triple to link for, None for this machine (``TargetSpec.triple``).
+        wakes: Whether its parallel loops take long enough to wake threads for them.
 
     Raises:
         LinkError: No linker for the target, or it failed.
@@ -113,7 +119,7 @@ def export_library(module: Any, output: str | Path, triple: str | None) -> None:
 
     def compile_shared(target: str, objects: Any, **_: Any) -> None:
         files = [objects] if isinstance(objects, str) else list(objects)
-        link([*files, *_threads(files)], target, triple)
+        link([*files, *_threads(files, wakes)], target, triple)
 
     compile_shared.object_format = "o"  # type: ignore[attr-defined]
     try:

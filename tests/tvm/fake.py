@@ -46,6 +46,7 @@ class Compiled:
     module: Any
     plan: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    wakes: bool = True
 
 
 def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, error: float = 0.0) -> Compiled:

@@ -37,25 +37,26 @@ def test_registers_on_the_stack_do_not_cross_lines() -> None:
     assert not [move for move in moves if not move.startswith(("vmovdqa", "vmovaps", "vmovapd"))]
 
 
-@pytest.mark.parametrize("wakes", [False, True])
-def test_zeros_are_as_much_work_as_other_packed_codes(wakes: bool) -> None:
+@pytest.mark.parametrize("enough", [False, True])
+def test_zeros_are_as_much_work_as_other_packed_codes(enough: bool) -> None:
     net = Net((1, 512))
     weight = net.weight((256, 512), 0.95)
     model = net.model(net.op("Gemm", net.quantize("input_0", STEP, 3), weight, net.bias(256), transB=1))
     with (
-        mock.patch("tvm_schedules.compile.WAKE", 256 * 512 + (not wakes)),
+        mock.patch("tvm_schedules.compile.SHARE", 256 * 512 + (not enough)),
+        mock.patch("tvm_schedules.compile.WAKE", 256 * 512 + (not enough)),
         mock.patch("tvm_schedules.compat.threads", wraps=compat.threads) as threads,
     ):
-        compile_model(model, resolve("host"))
-    assert threads.called == wakes
+        made = compile_model(model, resolve("host"))
+    assert threads.called == made.wakes == enough
 
 
-def test_many_layers_too_small_to_share_wake_no_threads() -> None:
+def test_many_layers_too_small_to_share_need_no_threads() -> None:
     net = Net((1, 64))
     y = "input_0"
     for _ in range(3):
         y = net.op("Gemm", net.quantize(y, STEP, 3), net.weight((64, 64), 0.5), net.bias(64), transB=1)
-    with mock.patch("tvm_schedules.compile.WAKE", 3 * 64 * 64):
+    with mock.patch("tvm_schedules.compile.SHARE", 3 * 64 * 64):
         check(net.model(y), [np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)], None)
 
 

@@ -203,7 +203,7 @@ def test_number_of_threads_does_not_change_a_sum(kernel: str) -> None:
     name, weight = layer.weight((300, 300) if linear else (33, 20, 3, 3), 0.5)
     y = layer.net.op("Gemm", layer.data, name, transB=1) if linear else layer.net.op("Conv", layer.data, name)
     choice = {y: Choice.of(kernel, {})}
-    with mock.patch("tvm_schedules.compile.WAKE", 0), mock.patch("tvm_schedules.lower.SERIAL", 0):
+    with mock.patch("tvm_schedules.compile.SHARE", 0), mock.patch("tvm_schedules.lower.SERIAL", 0):
         runner = Runner(compile_model(layer.net.model(y), resolve("host"), choose=lambda *_: choice))
     assert kernel in {step["kernel"] for step in runner.plan["steps"]}
     data, rounded = layer.input()

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 
 import numpy as np
+import onnx
 import pytest
 
 from .nets import Net, Runner, few_bits, resnet
@@ -54,6 +55,12 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     v = lanes.op(
         "Conv", lanes.quantize("input_0", 0.03, 7), lanes.weight((40, 70, 3, 3), None, int8=True), pads=[1] * 4
     )
+    few = Net((2, 45))
+    f = few.op("Gemm", few.quantize("input_0", 0.03, 128), few.weight((33, 45), 0.6), few.bias(33), transB=1)
+    floats = Net((3, 45))
+    g = floats.op("Gemm", "input_0", floats.weight((35, 45), 0.6, terms=2), floats.bias(35), transB=1)
+    image = Net((2, 3, 13, 11))
+    h = image.op("GlobalAveragePool", image.op("MaxPool", "input_0", kernel_shape=[3, 3], strides=[2, 2]))
     rows = Net((37, 50))
     z = rows.op("Gemm", rows.quantize("input_0", 0.03, 128), rows.weight((33, 50), 0.6), rows.bias(33), transB=1)
     return {
@@ -65,14 +72,26 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "dense, pooling of rows": (dense.model(dense.quantize(d, 0.03, 0)), (1, 3, 21, 25)),
         "dense, small image": (lanes.model(lanes.quantize(v, 0.03, 9)), (2, 70, 7, 7)),
         "rows": (rows.model(z), (37, 50)),
+        "few rows": (few.model(f), (2, 45)),
+        "few rows of floats": (floats.model(g), (3, 45)),
+        "float images": (image.model(h), (2, 3, 13, 11)),
+        "bytes": (bytes_in(8, 8), (8, 8)),
     }
+
+
+def bytes_in(batch: int, inputs: int) -> onnx.ModelProto:
+    """A linear layer whose input is the network's, in 8 bits."""
+    net = Net((batch, inputs))
+    net.inputs[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    x = net.op("DequantizeLinear", "input_0", net.const(np.float32(0.03)), net.const(np.uint8(7)))
+    return net.model(net.op("Gemm", x, net.weight((40, inputs), 0.6), net.bias(40), transB=1))
 
 
 @pytest.mark.parametrize("name", list(nets()))
 def test_nothing_outside_the_buffers_is_touched(name: str) -> None:
     model, shape = nets()[name]
     runner = Runner(model)
-    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=shape).astype(runner.plan["inputs"][0]["dtype"])
     wanted = runner(x)
     memory = [
         x,

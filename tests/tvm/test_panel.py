@@ -110,8 +110,8 @@ def test_threads_do_not_change_the_result(numbers: dict[str, int], floats: bool,
     y = net.quantize(net.op("Conv", x, net.weight((47, 64, 3, 3), zeros, 1), pads=[1] * 4), STEP, 128)
     data = np.random.default_rng(0).normal(size=(1, 64, size, size)).astype(np.float32)
     found = []
-    for wake in (0, 1 << 60):
-        with mock.patch("tvm_schedules.compile.WAKE", wake):
+    for share in (0, 1 << 60):
+        with mock.patch("tvm_schedules.compile.SHARE", share):
             found += forced(net.model(y), **numbers)(data)
     assert np.array_equal(found[0], found[1])
 

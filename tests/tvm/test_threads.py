@@ -133,7 +133,38 @@ def test_a_fork_runs_with_threads(artifact: Path) -> None:
 
 
 def test_libraries_without_parallel_loops_have_none(tmp_path: Path) -> None:
-    assert linking._threads([str(linking.THREADS)]) == ["-O2", "-pthread", "-fvisibility=hidden", str(linking.THREADS)]
+    with_loops = linking._threads([str(linking.THREADS)], wakes=False)
+    assert with_loops == ["-O2", "-pthread", "-fvisibility=hidden", "-DWAKES=0", str(linking.THREADS)]
     plain = tmp_path / "plain.o"
     plain.write_bytes(b"nothing of the kind")
-    assert linking._threads([str(plain)]) == []
+    assert linking._threads([str(plain)], wakes=True) == []
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_a_short_network_wakes_threads_when_it_is_called_often(tmp_path: Path) -> None:
+    """In a process of its own: threads sleep after one call, and take part after many at once."""
+    tvm_schedules.build(networks.build("mlp", 0.8), tmp_path / "mlp", "host", samples=networks.samples("mlp"))
+    code = f"""
+import os, time, tvm_schedules
+from tvm_schedules.artifact import load_samples
+inputs, _ = load_samples({str(tmp_path / "mlp")!r})
+model = tvm_schedules.load({str(tmp_path / "mlp")!r}, threads=2)
+def used():
+    return sum(float(value) for name in os.listdir("/proc/self/task") if int(name) != os.getpid()
+               for value in open(f"/proc/self/task/{{name}}/schedstat").read().split()[:1])
+expected = model(*inputs[0])
+time.sleep(0.2)
+before = used()
+for _ in range(5):
+    time.sleep(0.02)
+    model(*inputs[0])
+assert used() == before, "a call now and then"
+for _ in range(20000):
+    result = model(*inputs[0])
+    if used() > before:
+        break
+assert used() > before, "many calls at once"
+assert (result == expected).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -38,6 +38,13 @@ static int go(Data *data, int rounds, int threads) {
   return ((Launch)__TVMBackendParallelLaunch)(count, data, threads);
 }
 
+static int brief(Data *data, int rounds) { /* a short loop */
+  *data = (Data){.rounds = rounds, .fails = -1};
+  int status = launch(&own, count, data, -1);
+  check(status == 0 && !data->late, "a short loop");
+  return data->threads;
+}
+
 static int64_t say(int64_t threads, int64_t pool) {
   Any arguments[] = {{1, 0, threads}, {1, 0, pool}}, result = {0};
   check(__tvm_ffi_tern_threads(NULL, arguments, 2, &result) == 0, "tern_threads succeeds");
@@ -71,6 +78,15 @@ int main(void) {
     check(data.threads == (threads ? threads : 4), "as many threads as asked for");
     for (int t = 0; t < MOST; t++) check(data.counts[t] == (t < data.threads ? rounds : 0), "who ran");
     if (i % 400 == 0) usleep(5000); /* they sleep by then */
+  }
+  for (int times = 0; times < 20; times++) {
+    for (int i = 1; i < own.started; i++)
+      while (!atomic_load(&own.workers[i].asleep)) usleep(1000);
+    check(brief(&data, 3) == 1, "one short loop wakes no threads");
+    int many = 1;
+    while (brief(&data, times) == 1 && many < 100000) many++; /* a pause of the program starts the count anew */
+    check(data.threads == 4 && many >= ENOUGH, "many short loops have all threads");
+    check(go(&data, 3, 0) == 0 && data.threads == 4, "a long loop after them");
   }
   say(2, 0);
   check(go(&data, 2, 0) == 0 && data.threads == 2, "fewer threads than before");

@@ -168,7 +168,7 @@ def _fill(
         compiled = compile_model(model, spec, say, **extra)
         plan, arrays, seconds = compiled.plan, compiled.arrays, time.perf_counter() - started
         say("link")
-        linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple)
+        linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple, compiled.wakes)
         build_probe(spec, folder / store.PROBE)
     if not spec.is_c:
         weights.write(folder / store.WEIGHTS, arrays, plan["constants"])

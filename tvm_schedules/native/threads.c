@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The interface of generated code: tvm/runtime/c_backend_api.h and tvm/ffi/c_api.h of TVM 0.27. */
@@ -27,11 +28,16 @@ extern void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
 #ifndef CPU_FREQUENCY  /* tests have other files */
 #define CPU_FREQUENCY "/sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq"
 #endif
+#ifndef WAKES /* whether the library's loops are long enough to wake threads for each */
+#define WAKES 1
+#endif
 enum {
   MOST = 128,     /* threads */
   GLANCES = 32,   /* looks at a line without a pause: most waits at a barrier are over by then */
   WATCHES = 4000, /* looks with pauses, some 0.1 ms, before yielding */
-  YIELDS = 2000   /* yields, some 1 ms, before sleeping */
+  YIELDS = 2000,  /* yields, some 1 ms, before sleeping */
+  OFTEN = 100000, /* nanoseconds from one short loop to the next that are not long */
+  ENOUGH = 20     /* short loops in a row from which they are worth waking threads for: it takes 50 microseconds */
 };
 #define LINE _Alignas(128) /* two lines of 64 bytes are fetched together by some CPUs */
 
@@ -60,6 +66,8 @@ struct Pool {
   atomic_flag busy;
   int started; /* threads, with the caller */
   uint64_t call, turn;
+  int64_t last; /* when a short loop last found threads asleep, in nanoseconds */
+  int often;    /* how many times in a row it was not long before that */
   _Atomic int stop;
   Worker workers[MOST];
   Arrival arrivals[MOST];
@@ -209,17 +217,39 @@ static void start(Pool *pool, int threads) {
   pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* Whether a short loop is faster without the other threads: some sleep, and there were no others like it just now. */
+static int better_alone(Pool *pool, int threads) {
+  int sleepers = 0;
+  for (int i = 1; i < threads; i++) sleepers += atomic_load_explicit(&pool->workers[i].asleep, memory_order_relaxed);
+  if (!sleepers) return 0;
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  int64_t now = time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+  pool->often = now - pool->last < OFTEN ? pool->often + 1 : 0;
+  pool->last = now;
+  return pool->often < ENOUGH;
+}
+
+static int run_alone(Body body, void *data) {
+  uint64_t turn = 0;
+  Arrival arrival = {0};
+  return run(&arrival, body, data, 0, 1, &turn);
+}
+
+/* Runs `body` in so many threads, 0 for all; -1 for all if the loop is a short one. */
 static int launch(Pool *pool, Body body, void *data, int threads) {
-  uint64_t alone = 0;
+  int brief = threads < 0;
   if (!wanted) wanted = usual();
   if (wanted > MOST) wanted = MOST;
   if (threads < 1 || threads > wanted) threads = wanted;
-  if (threads <= 1 || atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
-    Arrival arrival = {0};
-    return run(&arrival, body, data, 0, 1, &alone);
-  }
+  if (threads <= 1 || atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire))
+    return run_alone(body, data);
   if (pool->started < threads) start(pool, threads);
   if (threads > pool->started) threads = pool->started;
+  if (brief && better_alone(pool, threads)) {
+    atomic_flag_clear_explicit(&pool->busy, memory_order_release);
+    return run_alone(body, data);
+  }
   uint64_t call = ++pool->call;
   for (int i = 1; i < threads; i++) {
     Worker *worker = &pool->workers[i];
@@ -244,7 +274,7 @@ static int launch(Pool *pool, Body body, void *data, int threads) {
 
 static int launch_used(Body body, void *data, int threads) {
   Pool *pool = atomic_load_explicit(&used, memory_order_relaxed);
-  return pool->launch(pool, body, data, threads);
+  return pool->launch(pool, body, data, WAKES ? threads : -1);
 }
 
 /* tern_threads(count, pool) -> the library's own pool: from now on the calling thread's loops use so many threads of
