@@ -170,7 +170,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     block = pixel_block(vectors, vector, usual, x, window)
     sizes = (4, 6, 8, 11, 14, 17, MOST_FLOATS) if many else range(2, 11 if vector == 16 else 8)
     block = ctx.choices.pick(node.name, "block", block, [n for n in sizes if n <= vectors] or [vectors])
-    chunks = row_chunks(weight.channels, -(-vectors // block))
+    # Long blocks gain more by the order of the lists of all output channels than by many jobs.
+    chunks = row_chunks(weight.channels, -(-vectors // block), 4 if many else 16)
     chunks = ctx.choices.pick(node.name, "chunks", chunks, row_splits(weight.channels))
     params |= {"index": index, "share": -(-weight.channels // chunks)}
     made = ctx.constants.add(node.name, "taps", arrays, params)
@@ -241,7 +242,7 @@ def row_splits(rows: int) -> list[int]:
     return [c for c in (1, 2, 4, 8, 16) if rows % c == 0]
 
 
-def row_chunks(rows: int, blocks: int) -> int:
-    """Blocks of output channels, so that there are at least 16 jobs for the threads."""
-    wanted = max(1, min(rows, -(-16 // blocks)))
+def row_chunks(rows: int, blocks: int, jobs: int = 16) -> int:
+    """Blocks of output channels, so that there are at least so many jobs for the threads."""
+    wanted = max(1, min(rows, -(-jobs // blocks)))
     return next(c for c in range(wanted, rows + 1) if rows % c == 0 or c >= 2 * wanted or c == rows)
