@@ -38,7 +38,7 @@ class Compiled:
         module: TVM runtime module that exports :data:`ENTRY`.
         plan: What is needed to run it, in JSON types.
         arrays: What is stored beside it; :func:`tvm_schedules.constants.expand` makes the constants of it.
-        wakes: Whether it takes long enough to wake threads for it.
+        wakes: Whether it takes, or may take, long enough to wake threads for it.
     """
 
     module: Any
@@ -88,6 +88,10 @@ def compile_model(
     def made(step: Step) -> Any:
         return functions[(step.kernel, step.spec)][1]
 
+    work = _work(lowering.steps)
+    known = all(compat.has_jobs(function) for _, function in functions.values())  # of other functions it is not
+    wakes = work >= WAKE or not known
+    least = SHARE if linking.own_threads() and (work >= WAKE or known) else WAKE
     sizes = {"arena": arena, "constants": max(64, lowering.constants.nbytes)}
     signature = [graph.values[n] for n in (*graph.inputs, *graph.outputs)]
 
@@ -111,7 +115,7 @@ def compile_model(
         # they need them.
         for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
             steps = list(run)
-            enough = _work(step for _, step in steps) >= (SHARE if linking.own_threads() else WAKE)
+            enough = _work(step for _, step in steps) >= least
             shared = own and enough and any(compat.shares_jobs(made(step)) for _, step in steps)
             with compat.threads() if shared else nullcontext():
                 for index, step in steps:
@@ -122,7 +126,6 @@ def compile_model(
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
-    wakes = _work(lowering.steps) >= WAKE
     return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays, wakes)
 
 

@@ -10,13 +10,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import tvm_schedules
-from tvm_schedules import linking
+from tvm_schedules import compat, linking
 from tvm_schedules.bench import networks
+from tvm_schedules.compile import compile_model
+from tvm_schedules.targets import resolve
+
+from .nets import Net
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 HERE = Path(__file__).parent
@@ -140,7 +145,19 @@ def test_libraries_without_parallel_loops_have_none(tmp_path: Path) -> None:
     assert linking._threads([str(plain)], wakes=True) == []
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+@pytest.mark.parametrize(("operator", "wakes"), [(None, False), ("Sigmoid", True)])
+def test_threads_are_woken_for_what_may_take_long(operator: str | None, wakes: bool) -> None:
+    """What other functions than our own kernels take is not known."""
+    net = Net((1, 1024))
+    y = net.op("Gemm", net.quantize("input_0", 0.02, 3), net.weight((1024, 1024), 0.5), transB=1)
+    model = net.model(net.op(operator, y) if operator else y)
+    with mock.patch("tvm_schedules.compat.threads", wraps=compat.threads) as threads:
+        made = compile_model(model, resolve("host"))
+    assert made.wakes == wakes
+    assert threads.called != wakes
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU")
 def test_a_short_network_wakes_threads_when_it_is_called_often(tmp_path: Path) -> None:
     """In a process of its own: threads sleep after one call, and take part after many at once."""
     tvm_schedules.build(networks.build("mlp", 0.8), tmp_path / "mlp", "host", samples=networks.samples("mlp"))
