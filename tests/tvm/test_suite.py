@@ -292,11 +292,12 @@ def test_probe_kernels_compute_what_is_counted(tmp_path: Path) -> None:
     lanes = spec.vector_bytes // 4
     x, out, counts = aligned(micro.LARGEST), aligned(1 << 18), aligned(12).view(np.int32)
     words = x.view(np.int32)
-    words[: 32 * lanes] = np.random.default_rng(0).integers(0, 1 << 30, 32 * lanes)
+    words[: 33 * lanes] = np.random.default_rng(0).integers(0, 1 << 30, 33 * lanes)
     counts[:] = 1, 2, 16
-    library["micro_read"](*(tvm.runtime.from_dlpack(a) for a in (words, out.view(np.int32), counts)))
-    expected = np.bitwise_xor.reduce(words[: 32 * lanes].reshape(2, 2, 8, lanes), axis=1)
-    assert np.array_equal(out.view(np.int32)[: 16 * lanes].reshape(2, 8, lanes), expected)
+    for name, first in (("micro_read", 0), ("micro_across", 1)):
+        library[name](*(tvm.runtime.from_dlpack(a) for a in (words, out.view(np.int32), counts)))
+        expected = np.bitwise_xor.reduce(words[first : first + 32 * lanes].reshape(2, 2, 8, lanes), axis=1)
+        assert np.array_equal(out.view(np.int32)[: 16 * lanes].reshape(2, 8, lanes), expected)
     x[:] = 0
     counts[:] = 1, 1, 0
     x.view(np.float32)[: micro.ACCUMULATORS * lanes] = 1

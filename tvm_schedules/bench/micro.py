@@ -27,6 +27,9 @@ LARGEST = 1 << 28
 READS = {"read_l1": 1 << 14, "read_l2": 1 << 18, "read_l3": 1 << 23, "read_dram": LARGEST}
 """Bytes that are read again and again, all threads together: far from the limits of common caches."""
 
+ACROSS = "read_l1_across"
+"""As ``read_l1``, by vectors that begin four bytes behind a line: those as long as a line lie across two."""
+
 
 def _operations(spec: TargetSpec) -> dict[str, tuple[str, int, Callable[[Any, Any, list[Any]], Any]]]:
     """Operations without memory: type of an accumulator's element, operations an element, how the next value is made.
@@ -75,8 +78,8 @@ def _compute(kind: str, dtype: str, make: Any, width: int) -> tuple[Any, Any, An
     return _exported(kind, dtype, kernel)
 
 
-def _read(width: int) -> tuple[Any, Any, Any]:
-    """Kernel that reads ``counts[2]`` vectors a task again and again."""
+def _read(kind: str, width: int, shift: int) -> tuple[Any, Any, Any]:
+    """Kernel that reads ``counts[2]`` vectors a task again and again, from word ``shift`` on."""
     lanes = width // 4
 
     def kernel(e: compat.Emitter, pointers: list[Any]) -> None:
@@ -86,7 +89,7 @@ def _read(width: int) -> tuple[Any, Any, Any]:
             sums = [e.local(lanes, "int32") for _ in range(8)]
             for part in sums:
                 e.store(part, 0, e.const(0, f"int32x{lanes}"), lanes)
-            base = task * e.load(counts, 2) * lanes
+            base = task * e.load(counts, 2) * lanes + shift
             with e.loop(e.load(counts, 0)), e.loop(e.load(counts, 2) // 8) as i:
                 for k, part in enumerate(sums):
                     # The sum so far is in it, so that a round is not a copy of the one before.
@@ -95,7 +98,7 @@ def _read(width: int) -> tuple[Any, Any, Any]:
             for k, part in enumerate(sums):
                 e.store(out, (task * 8 + k) * lanes, e.load(part, 0, lanes), lanes)
 
-    return _exported("read", "int32", kernel)
+    return _exported(kind, "int32", kernel)
 
 
 def _exported(kind: str, dtype: str, write: Callable[[compat.Emitter, list[Any]], None]) -> tuple[Any, Any, Any]:
@@ -122,7 +125,8 @@ def build(spec: TargetSpec, output: Path) -> None:
 
     made = [_compute(kind, dtype, make, spec.vector_bytes) for kind, (dtype, _, make) in _operations(spec).items()]
     functions: dict[Any, Any] = {}
-    for variable, kernel, caller in [*made, _read(spec.vector_bytes)]:
+    reads = [_read("read", spec.vector_bytes, 0), _read("across", spec.vector_bytes, 1)]
+    for variable, kernel, caller in [*made, *reads]:
         functions |= {variable: kernel, compat.global_var(str(caller.attrs["global_symbol"])): caller}
     module = tvm.tirx.build(tvm.IRModule(functions), target=compat.make_target(spec.tvm))
     linking.export_library(module, output, spec.triple)
@@ -163,9 +167,10 @@ def measure(library: Path, spec: TargetSpec, threads: int, seconds: float) -> di
     for kind, (dtype, each, _) in _operations(spec).items():
         lanes = width // np.dtype(dtype).itemsize
         result[kind] = rate(f"micro_{kind}", dtype, each * lanes * ACCUMULATORS * ROUND * threads)
-    for kind, total in READS.items():
+    for kind, total in (READS | {ACROSS: READS["read_l1"]}).items():
         vectors = total // threads // width // 8 * 8
-        result[kind] = rate("micro_read", "int32", vectors * width * threads, vectors)
+        function = "micro_across" if kind == ACROSS else "micro_read"
+        result[kind] = rate(function, "int32", vectors * width * threads, vectors)
     return result
 
 
