@@ -88,6 +88,9 @@ int main(void) {
     check(data.threads == 4 && many >= ENOUGH, "many short loops have all threads");
     check(go(&data, 3, 0) == 0 && data.threads == 4, "a long loop after them");
   }
+  say(FEW + 2, 0);
+  while (brief(&data, 1) == 1);
+  check(data.threads == FEW, "short loops have few threads");
   say(2, 0);
   check(go(&data, 2, 0) == 0 && data.threads == 2, "fewer threads than before");
   say(0, 0);

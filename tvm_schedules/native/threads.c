@@ -36,6 +36,7 @@ enum {
   GLANCES = 32,   /* looks at a line without a pause: most waits at a barrier are over by then */
   WATCHES = 4000, /* looks with pauses, some 0.1 ms, before yielding */
   YIELDS = 2000,  /* yields, some 1 ms, before sleeping */
+  FEW = 4,        /* threads for a short loop at most: it is over before more have begun */
   OFTEN = 100000, /* nanoseconds from one short loop to the next that are not long */
   ENOUGH = 20     /* short loops in a row from which they are worth waking threads for: it takes 50 microseconds */
 };
@@ -236,12 +237,13 @@ static int run_alone(Body body, void *data) {
   return run(&arrival, body, data, 0, 1, &turn);
 }
 
-/* Runs `body` in so many threads, 0 for all; -1 for all if the loop is a short one. */
+/* Runs `body` in so many threads, 0 for all; -1 if the loop is a short one. */
 static int launch(Pool *pool, Body body, void *data, int threads) {
   int brief = threads < 0;
   if (!wanted) wanted = usual();
   if (wanted > MOST) wanted = MOST;
   if (threads < 1 || threads > wanted) threads = wanted;
+  if (brief && threads > FEW) threads = FEW;
   if (threads <= 1 || atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire))
     return run_alone(body, data);
   if (pool->started < threads) start(pool, threads);
