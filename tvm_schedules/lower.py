@@ -183,6 +183,11 @@ class Lowering:
             self._repack(origin, source, self._flat(origin), name, buffer, self._flat(name))
         return buffer
 
+    def is_callers(self, name: str) -> bool:
+        """Whether the tensor in plain form lies in the caller's memory, behind which nothing may be read."""
+        place = self.plain(name).root.place
+        return place is not None and place.kind in ("input", "output")
+
     def packed(self, key: Any) -> Buffer:
         """The tensor in planes of the layout ``key``."""
         if key in self._packed:

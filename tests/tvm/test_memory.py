@@ -76,6 +76,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "few rows of floats": (floats.model(g), (3, 45)),
         "float images": (image.model(h), (2, 3, 13, 11)),
         "bytes": (bytes_in(8, 8), (8, 8)),
+        "bytes that are an output too": (bytes_out(8, 8), (8, 8)),
     }
 
 
@@ -85,6 +86,18 @@ def bytes_in(batch: int, inputs: int) -> onnx.ModelProto:
     net.inputs[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     x = net.op("DequantizeLinear", "input_0", net.const(np.float32(0.03)), net.const(np.uint8(7)))
     return net.model(net.op("Gemm", x, net.weight((40, inputs), 0.6), net.bias(40), transB=1))
+
+
+def bytes_out(batch: int, inputs: int) -> onnx.ModelProto:
+    """A linear layer whose input is an output of the network, in 8 bits."""
+    net = Net((batch, inputs))
+    params = [net.const(np.float32(0.03)), net.const(np.uint8(7))]
+    x = net.op("Gemm", "input_0", net.weight((inputs, inputs), 0.6), transB=1)
+    q = net.op("QuantizeLinear", x, *params)
+    y = net.op("Gemm", net.op("DequantizeLinear", q, *params), net.weight((40, inputs), 0.6), net.bias(40), transB=1)
+    model = net.model(y)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(q, onnx.TensorProto.UINT8, (batch, inputs)))
+    return model
 
 
 @pytest.mark.parametrize("name", list(nets()))

@@ -215,10 +215,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
             return False
         arrays, stored = {"values": values}, values.nbytes
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    source = ctx.plain(node.inputs[0])
-    place = source.root.place
-    past = inputs % (16 if ternary else 4) and place and place.kind == "input"
-    if inputs > MOST or past:  # what lies behind a network's input is not ours
+    if inputs > MOST or (inputs % (16 if ternary else 4) and ctx.is_callers(node.inputs[0])):
         return False
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
@@ -232,6 +229,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)
     for name in ("scale", "bias"):
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
+    source = ctx.plain(node.inputs[0])
     params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else [], "ternary": ternary}
     params |= {"lanes": dot.lanes, "tile": tile, "plus": int(spec.masked)}
     made = ctx.constants.add(node.name, "linear_dot", arrays, params)

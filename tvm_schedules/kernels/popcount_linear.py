@@ -205,13 +205,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     if not isinstance(weight, TernaryTensor) or node.residual or not counts_bytes(ctx.target):
         return False
     batch, inputs = prod(x.shape[:-1]), x.shape[-1]
-    place = ctx.plain(node.inputs[0]).root.place
-    if (
-        x.dtype != "uint8"
-        or not 1 <= quant.top < 2**MOST_BITS
-        or inputs > 65535 - 64
-        or (place and place.kind == "input")
-    ):
+    few = x.dtype == "uint8" and 1 <= quant.top < 2**MOST_BITS
+    if not few or inputs > 65535 - 64 or ctx.is_callers(node.inputs[0]):
         return False
     codes, levels = split_levels(weight)
     single, outputs, planes = len(codes) == 1, weight.channels, quant.top.bit_length()
