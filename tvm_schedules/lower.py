@@ -30,6 +30,7 @@ from .kernels import (
     popcount_linear,
     repack,
     sparse,
+    straight,
 )
 from .kernels.epilogue import Epilogue
 from .layout import Halo, Plain
@@ -47,6 +48,7 @@ KERNELS = (
     dense_channels,
     dense_dot,
     narrow,
+    straight,
     panel,
     sparse,
     dense,
@@ -328,8 +330,8 @@ class Lowering:
         self.largest_read = max(self.largest_read, x.itemsize * (spec.pixels + x.plane))
         self.add_step(node, module, spec, args, {**info, "operand": x.dtype})
 
-    def report(self, node: Node, weight: Weight, kernel: str, reason: str) -> None:
-        """Notes a layer with a weight for reports."""
+    def report(self, node: Node, weight: Weight, kernel: str, reason: str, stored: int | None = None) -> None:
+        """Notes a layer with a weight for reports; ``stored`` are its bytes where it is not in the file of weights."""
         if isinstance(node, Windowed) and node.op != "Conv":
             return  # data movement that was written as a convolution
         shape = weight.shape if isinstance(weight, TernaryTensor) else weight.values.shape
@@ -337,7 +339,7 @@ class Lowering:
         if isinstance(weight, TernaryTensor):
             levels = np.stack([weight.positive, weight.negative])
             entry |= {"terms": weight.terms, "sparsity": weight.sparsity(), "entropy": weight.entropy()}
-            stored = sum(array.nbytes for array in weight.stored.values())
+            stored = sum(array.nbytes for array in weight.stored.values()) if stored is None else stored
             entry |= {"bits": 8 * stored / max(1, weight.codes[0].size), "bytes": stored}
             entry["levels"] = [float(levels.min()), float(levels.max())]
         else:

@@ -106,7 +106,8 @@ def kernel_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) 
         body(e, *pointers)
 
     function = private_function(args, write, job=True)
-    return function.with_attr({JOBS: emitters[0].count, THREADS: int(emitters[0].parallel)})
+    count = emitters[0].count
+    return function.with_attr({JOBS: count, THREADS: int(emitters[0].parallel and count > 1)})
 
 
 def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: str = "parallel") -> None:

@@ -178,8 +178,7 @@ def emit(spec: Spec) -> Any:
                     o = group * per_group + inner
                     for v in range(vectors):
                         store_pixels(e, ep, views, acc.sum(i * vectors + v), n, o, start + v * lanes, lanes)
-                    with e.when(block == 0):
-                        fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=block, blocks=blocks)
 
         with e.jobs(x.batch * window.groups * row_blocks * blocks, spec.parallel) as job:
             block, rest = job % blocks, job // blocks

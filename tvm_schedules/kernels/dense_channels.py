@@ -186,8 +186,7 @@ def emit(spec: Spec) -> Any:
                 o = row_block * CHANNELS + k
                 with e.when(o < spec.rows):
                     finish(turned, n, o, k, place * (spec.high * pitch))
-                    with e.when(place == 0):
-                        fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=place, blocks=blocks)
 
         with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
             place, rest = job % blocks, job // blocks

@@ -138,7 +138,8 @@ def emit(spec: Spec) -> Any:
                 for v, value in enumerate(quad(places, vectors)):
                     e.store(panel, (q * vectors + v) * bytes_, spec.dot.pixels(e, value), bytes_)
 
-        def rows(panel: Any, n: Any, group: Any, start: Any, row_block: Any, vectors: int) -> None:
+        def rows(panel: Any, n: Any, group: Any, place: Any, row_block: Any, vectors: int) -> None:
+            start = place * (lanes * spec.block)
             acc = [e.local(vectors * lanes, "int32") for _ in range(tile)]
             for part in acc:
                 for v in range(vectors):
@@ -163,8 +164,7 @@ def emit(spec: Spec) -> Any:
                     else:
                         for v, value in enumerate(sums):
                             store_pixels(e, ep, views, value, n, o, start + v * lanes, lanes)
-                    with e.when(start == 0):
-                        fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=place, blocks=blocks)
 
         with e.jobs(x.batch * window.groups * blocks, spec.parallel) as job:
             place, rest = job % blocks, job // blocks
@@ -175,7 +175,7 @@ def emit(spec: Spec) -> Any:
                     with e.when(here):
                         fill(panel, n * image + group * (fan * x.phases * x.plane) + start, vectors)
                         with e.loop(row_blocks) as row_block:
-                            rows(panel, n, group, start, row_block, vectors)
+                            rows(panel, n, group, place, row_block, vectors)
 
     return kernel_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
 

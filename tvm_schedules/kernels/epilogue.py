@@ -11,6 +11,7 @@ Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,14 +240,40 @@ def store_bytes(
     e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
 
 
-def fill_borders(e: Emitter, layout: Halo, buffer: Any, n: Any, o: Any, written: int) -> None:
-    """Writes the halo of plane ``(n, o)`` before the first pixel and past the ``written`` elements."""
-    base = (n * layout.channels + o) * layout.plane
-    for start, stop in (
-        (layout.origin - layout.front, layout.origin),
-        (layout.origin + written, layout.origin + layout.end),
-    ):
-        fill_gap(e, layout, buffer, base + start, stop - start)
+def fill_borders(
+    e: Emitter,
+    layout: Halo,
+    buffer: Any,
+    n: Any,
+    o: Any,
+    written: int,
+    *,
+    planes: Any = 1,
+    block: Any = 0,
+    blocks: int = 1,
+) -> None:
+    """Writes the halo before the first pixel and past the ``written`` elements.
+
+    Args:
+        e: Where to.
+        layout: Of the planes.
+        buffer: They.
+        n: Image.
+        o: First channel.
+        written: Elements from the first pixel on that are written already.
+        planes: How many channels.
+        block: Which block of the pixels of an image is being written. What comes before the first pixel is written
+            with the first one and what follows with the last one: there it is near what the same thread writes.
+        blocks: How many there are.
+    """
+    parts = (
+        (0, layout.origin - layout.front, layout.origin),
+        (blocks - 1, layout.origin + written, layout.origin + layout.end),
+    )
+    for place, start, stop in parts:
+        if start < stop:
+            with e.when(block == place) if blocks > 1 else nullcontext(), e.loop(planes) as i:
+                fill_gap(e, layout, buffer, (n * layout.channels + o + i) * layout.plane + start, stop - start)
 
 
 def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int) -> None:

@@ -250,8 +250,7 @@ def emit(spec: Spec) -> Any:
             if tail:
                 with e.when(block == full):
                     run(n, begin, count, block, [(sum(tail[:v]), width) for v, width in enumerate(tail)], memory)
-            with e.when(block == 0), e.loop(count) as i:
-                fill_borders(e, ep.out, views["out"], n, begin + i, spec.pixels)
+            fill_borders(e, ep.out, views["out"], n, begin, spec.pixels, planes=count, block=block, blocks=blocks)
 
     return kernel_function([*arguments, *ep.arguments], body)
 

@@ -192,8 +192,7 @@ def row_loops(
         if tail:
             with e.when(block == full):
                 pixels(acc, totals, n, block, place, tail)
-        with e.when(block == 0):
-            fill_borders(e, ep.out, views["out"], n, place, spec.pixels)
+        fill_borders(e, ep.out, views["out"], n, place, spec.pixels, block=block, blocks=blocks)
 
     with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
         n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)

@@ -96,8 +96,7 @@ def emit(spec: Spec) -> Any:
                     e.store(by, to + at, pixels(row + 2 * at, size), size)
                 with e.when(first + i < height - 1):
                     fill_gap(e, out, by, to + width, out.pitch[1] - width)
-            with e.when(band == 0):
-                fill_borders(e, out, by, n, c, out.run((1, height, width)))
+            fill_borders(e, out, by, n, c, out.run((1, height, width)), block=band, blocks=bands)
 
     return kernel_function([("x", "uint8"), ("out", "uint8")], body)
 

@@ -197,6 +197,10 @@ class Floats:
         """Begins with nothing."""
         self.e.store(self.total, at, self.e.const(0.0, f"float32x{width}"), width)
 
+    def begin(self, at: int, width: int, pixels: Any) -> None:
+        """Begins with pixels."""
+        self.e.store(self.total, at, pixels, width)
+
     def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
         """Adds pixels, or takes them away."""
         old = self.e.load(self.total, at, width)

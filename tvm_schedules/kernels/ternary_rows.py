@@ -124,11 +124,12 @@ class TernaryRows:
         beside: list[Any],
         out: Any,
         reason: str,
+        stored: int | None = None,
     ) -> None:
-        """Appends the call."""
+        """Appends the call; ``stored`` are the weight's bytes where it is not in the file of weights."""
         module = f"{__package__}.{kernel}"
         pixels = self.x.batch * prod(spec.epilogue.size)
         work = {"macs": self.dense * pixels, "nonzero_macs": self.taps * pixels}
         info = {**work, "bytes_weights": self.weight.nbytes(), "reason": reason}
-        self.ctx.report(self.node, self.weight, kernel, reason)
+        self.ctx.report(self.node, self.weight, kernel, reason, stored)
         self.ctx.add_planes(self.node, module, spec, own, numbers, beside, out, info)

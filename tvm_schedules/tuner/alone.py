@@ -131,7 +131,7 @@ def describe(alone: Alone) -> str:
 
 def _text(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
-        kept = [f.name for f in fields(value) if f.name not in ("taps", "words", "steps")]
+        kept = [f.name for f in fields(value) if f.name not in ("taps", "words", "steps", "codes")]
         parts = [f"{name}={_text(getattr(value, name))}" for name in kept]
         return f"{type(value).__name__}({', '.join(parts)})"
     return repr(value)
