@@ -273,6 +273,8 @@ def test_share_of_the_ceiling_by_hand() -> None:
     """1e6 taps in 10 us are 100 Gadd/s; half of what the L1 cache gives."""
     step = {"kernel": "sparse", "us": 10.0, "nonzero_macs": 1e6, "macs": 5e6, "operand": "uint8"}
     assert show.shares(step, {"read_l1": 200.0}) == {"compute": pytest.approx(0.5)}
+    step = {"kernel": "straight", "us": 10.0, "nonzero_macs": 1e5, "macs": 5e6, "operand": "float32"}
+    assert show.shares(step, {"add_f32": 20.0, "read_l1": 7.0}) == {"compute": pytest.approx(0.5)}
     step = {"kernel": "linear_dot", "us": 10.0, "macs": 2e6, "operand": "uint8", "bytes_weights": 500_000}
     assert show.shares(step, {"dot_i8": 400.0, "read_l2": 100.0}) == {
         "compute": pytest.approx(0.5),

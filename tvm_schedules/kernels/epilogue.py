@@ -266,9 +266,11 @@ def fill_borders(
             with the first one and what follows with the last one: there it is near what the same thread writes.
         blocks: How many there are.
     """
+    # Whole vectors: before the first pixel and behind the halo there is room.
+    lanes = ALIGN // layout.itemsize
     parts = (
-        (0, layout.origin - layout.front, layout.origin),
-        (blocks - 1, layout.origin + written, layout.origin + layout.end),
+        (0, layout.origin - -(-layout.front // lanes) * lanes, layout.origin),
+        (blocks - 1, layout.origin + written, layout.origin + -(-layout.end // lanes) * lanes),
     )
     for place, start, stop in parts:
         if start < stop:

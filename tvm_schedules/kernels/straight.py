@@ -6,10 +6,9 @@ a vector of pixels is loaded once for all of them that need it: of 16 channels w
 average. Which ones is known when code is made, so nothing is left to look up: a load for every tap that any of them
 needs, an addition or subtraction for every code that is not zero.
 
-A code takes about 17 bytes of the library then instead of its one or two bits, and they come through the cache of
-instructions, so this is for layers of few codes over many pixels. The idea of code made for the weights is old in
-sparse linear algebra; for networks see Wang, "SparseRT: Accelerating Unstructured Sparsity on GPUs for Deep Learning
-Inference" (2020).
+Ten bytes of the library a code instead of its one or two bits, and time to compile, are the price: layers that are
+large, or not sparse, keep their lists. The idea of code made for the weights is old in sparse linear algebra; for
+networks see Wang, "SparseRT: Accelerating Unstructured Sparsity on GPUs for Deep Learning Inference" (2020).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ DENSITY = 0.25
 """Share of codes other than zero, at most: with more the file would soon be larger than that of a dense network."""
 
 CODES = 16_000
-"""Codes other than zero of a layer, at most: every thousand takes a quarter of a second to compile."""
+"""Codes other than zero of a layer, at most: every thousand takes a third of a second to compile."""
 
 SUMS = {64: 24, 32: 16}
 """By bytes of a vector: output channels at once, at most. AVX-512 has 32 registers, AVX2 16."""

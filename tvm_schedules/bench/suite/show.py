@@ -11,6 +11,7 @@ from tvm_schedules.bench.suite.cases import CASES, I2S_TARGET, NBITS, versus_i2s
 CEILINGS = {
     "sparse": ("nonzero_macs", "add_l1"),
     "panel": ("nonzero_macs", "add_l1"),
+    "straight": ("nonzero_macs", "add_f32"),
     "dense_channels": ("macs", "dot_i8"),
     "dense_dot": ("macs", "dot_i8"),
     "depthwise_dot": ("macs", "dot_i8"),
