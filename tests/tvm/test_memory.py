@@ -45,6 +45,9 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     x = conv.quantize(conv.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 0.03, 9)
     plain = Net((2, 6, 9))
     y = plain.op("Conv", "input_0", plain.weight((9, 6, 4), 0.4, terms=2), plain.bias(9), pads=[3, 2])
+    straight = Net((2, 6, 13, 11))
+    q = straight.op("Conv", "input_0", straight.weight((30, 6, 3, 3), 0.9), straight.bias(30), pads=[1] * 4)
+    q = straight.op("Conv", straight.op("Relu", q), straight.weight((9, 30, 3, 2), 0.9, terms=2), pads=[0, 1, 2, 1])
     panel = Net((1, 130, 14, 14))
     p = panel.op("Conv", panel.quantize("input_0", 0.03, 7), panel.weight((64, 130, 3, 3), 0.8), pads=[1] * 4)
     dense = Net((1, 3, 21, 25))
@@ -67,6 +70,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "residual": (resnet([(16, 1), (24, 2)], 15, 0.7), (1, 3, 15, 15)),
         "convolution and pooling": (conv.model(x), (1, 5, 13, 11)),
         "float, one dimension": (plain.model(y), (2, 6, 9)),
+        "straight-line code": (straight.model(q), (2, 6, 13, 11)),
         "few bits": (few_bits(), (1, 24, 11, 13)),
         "panel": (panel.model(panel.quantize(p, 0.03, 9)), (1, 130, 14, 14)),
         "dense, pooling of rows": (dense.model(dense.quantize(d, 0.03, 0)), (1, 3, 21, 25)),
