@@ -266,26 +266,30 @@ def fill_borders(
             with the first one and what follows with the last one: there it is near what the same thread writes.
         blocks: How many there are.
     """
-    # Whole vectors: before the first pixel and behind the halo there is room.
-    lanes = ALIGN // layout.itemsize
     parts = (
-        (0, layout.origin - -(-layout.front // lanes) * lanes, layout.origin),
-        (blocks - 1, layout.origin + written, layout.origin + -(-layout.end // lanes) * lanes),
+        (0, layout.origin - layout.front, layout.origin),
+        (blocks - 1, layout.origin + written, layout.origin + layout.end),
     )
     for place, start, stop in parts:
         if start < stop:
             with e.when(block == place) if blocks > 1 else nullcontext(), e.loop(planes) as i:
-                fill_gap(e, layout, buffer, (n * layout.channels + o + i) * layout.plane + start, stop - start)
+                begin = (n * layout.channels + o + i) * layout.plane + start
+                fill_gap(e, layout, buffer, begin, stop - start, aligned_end=start < layout.origin)
 
 
-def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int) -> None:
-    """Writes the halo's value to ``count`` elements from ``start`` on, and to no more."""
-    lanes, at = ALIGN // layout.itemsize, 0
-    while at < count:
-        while at + lanes > count:
-            lanes //= 2
-        rounds = (count - at) // lanes
-        value = e.const(layout.fill, f"{layout.dtype}x{lanes}" if lanes > 1 else layout.dtype)
-        with e.loop(rounds) as i:
-            e.store(buffer, start + at + i * lanes, value, lanes)
-        at += rounds * lanes
+def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int, aligned_end: bool = False) -> None:
+    """Writes the halo's value to ``count`` elements from ``start`` on, and to no more.
+
+    The narrow stores come last, or first where the end is aligned: so the wide ones do not cross cache lines.
+    """
+    lanes, rest, pieces = ALIGN // layout.itemsize, count, []
+    while rest:
+        pieces.append((lanes, rest // lanes))
+        rest, lanes = rest % lanes, lanes // 2
+    at = 0
+    for width, rounds in reversed(pieces) if aligned_end else pieces:
+        value = e.const(layout.fill, f"{layout.dtype}x{width}" if width > 1 else layout.dtype)
+        if rounds:
+            with e.loop(rounds) as i:
+                e.store(buffer, start + at + i * width, value, width)
+        at += rounds * width
