@@ -61,13 +61,13 @@ def test_random_convolutions(target: str, case: Case, chunks: int, blocks: int) 
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, target, chunks=chunks, blocks=blocks)
 
 
-@pytest.mark.parametrize("rows", [5, 24, 25, 70])
-def test_output_channels_in_several_groups_some_without_codes(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "numbers"), [(5, {}), (24, {}), (25, {}), (70, {}), (11, {"chunks": 8})])
+def test_output_channels_in_several_groups_some_without_codes(rows: int, numbers: dict[str, int]) -> None:
     net = Net((1, 9, 10, 21), seed=rows)
     codes = net.codes((rows, 9, 3, 3), 0.8)
     codes[::3] = 0
     y = net.op("Conv", "input_0", net.ternary(codes, np.linspace(0.5, 1.5, rows)), net.bias(rows), pads=[1] * 4)
-    agree(net.model(y), [np.random.default_rng(0).normal(size=(1, 9, 10, 21)).astype(np.float32)], None)
+    agree(net.model(y), [np.random.default_rng(0).normal(size=(1, 9, 10, 21)).astype(np.float32)], None, **numbers)
 
 
 def test_all_weights_zero_leave_the_bias() -> None:

@@ -103,9 +103,10 @@ def emit(spec: Spec) -> Any:
             if terms == 1:
                 return parts[0]
             levels = [e.splat(e.load(level, t * spec.rows + o), lanes) for t in range(terms)]
-            return sum(
-                (part * factor for part, factor in zip(parts[1:], levels[1:], strict=True)), parts[0] * levels[0]
-            )
+            value = parts[0] * levels[0]
+            for part, factor in zip(parts[1:], levels[1:], strict=True):
+                value = e.fma(part, factor, value) if ep.fma else value + part * factor
+            return value
 
         def channels(n: Any, v: Any, first: int, last: int) -> None:
             near = e.part(bx, n * (x.channels * x.phases * x.plane) + v * lanes, room, x.dtype)
@@ -157,6 +158,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # As many for one thread as for another.
     chunks = min(rows, chunks + (chunks > 1 and chunks % 2))
     chunks = pick(node.name, "chunks", chunks, [n for n in (chunks // 2, chunks * 3 // 2) if 1 <= n <= rows])
+    chunks = -(-rows // -(-rows // chunks))  # none without channels
     blocks = min(8, vectors // 16 * 2) or min(vectors, 1 if chunks > 1 else 2)
     blocks = pick(node.name, "blocks", blocks, [n for n in (1, 2, 4, 8) if n <= vectors])
     source = ctx.packed(layer.key)
