@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..names import comment
 from ..plan import Buffer
 
 __all__ = ["Call", "Program", "Ref"]
@@ -72,10 +73,10 @@ class Program:
                 self.offsets.add(name)
         return Ref(self._known[key])
 
-    def struct(self, kind: str, name: str, fields: Mapping[str, Any], comment: str) -> str:
+    def struct(self, kind: str, name: str, fields: Mapping[str, Any], about: str) -> str:
         """The description of a layer; returns its name."""
         text = _braces(fields, 1)
-        self.structs.append(f"/* {comment.replace('*/', '* /')} */\nstatic const struct {kind} {name} = {text};")
+        self.structs.append(f"/* {comment(about)} */\nstatic const struct {kind} {name} = {text};")
         return name
 
     def need(self, source: str, **words: str) -> None:

@@ -120,8 +120,8 @@ class Translation:
 
     def call(self, index: int, step: Step, kind: str, suffix: str, fields: dict[str, Any], args: list[Any]) -> None:
         """Appends a layer's description and its call."""
-        comment = f"{step.name}: {step.info.get('reason', step.kernel)}"
-        name = self.program.struct(f"tern_{kind}", f"layer_{index}", fields, comment)
+        about = f"{step.name}: {step.info.get('reason', step.kernel)}"
+        name = self.program.struct(f"tern_{kind}", f"layer_{index}", fields, about)
         self.program.calls.append(Call(f"tern_{kind}_{suffix}", name, args))
 
     def epilogue_numbers(self, buffers: list[Buffer]) -> Numbers:

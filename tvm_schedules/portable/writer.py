@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..layout import ALIGN
+from ..names import comment, identifier
 from ..plan import Buffer
 from .program import CTYPES, Call, Program, number
 
@@ -50,7 +51,7 @@ class _Text:
         taken: set[str] = set()
         for side, entries in (("input", plan["inputs"]), ("output", plan["outputs"])):
             for index, entry in enumerate(entries):
-                name = _identifier(entry["name"], side, taken)
+                name = identifier(entry["name"], side, taken)
                 taken.add(name)
                 self.ends.append((side, index, entry, name))
 
@@ -73,7 +74,7 @@ class _Text:
     def header(self) -> str:
         """Signature, shapes, scales, memory."""
         program = self.program
-        comment, macros = [], []
+        lines, macros = [], []
         many = {side: sum(end[0] == side for end in self.ends) > 1 for side in ("input", "output")}
         for side, index, entry, name in self.ends:
             shape = "".join(f"[{n}]" for n in entry["shape"]) or "[1]"
@@ -86,7 +87,7 @@ class _Text:
                 scale = number(np.float32(quant[0]))
                 line += f"; in 8 bits uint8 q for the number (q - {quant[1]}) * {scale[:-1]}"
                 macros += [f"#define {prefix}_SCALE {scale}", f"#define {prefix}_ZERO_POINT {quant[1]}"]
-            comment.append(line)
+            lines.append(line)
         quantized = ""
         if program.quants:
             quantized = (
@@ -97,7 +98,7 @@ class _Text:
             )
         return _HEADER.format(
             notice=self.notice,
-            ends="\n   ".join(comment),
+            ends="\n   ".join(lines),
             macros="\n".join(macros),
             arena=max(ALIGN, self.plan["arena_bytes"]),
             tables=program.table_bytes,
@@ -140,7 +141,7 @@ class _Text:
                 place = buffer.root.place if buffer else None
                 if buffer and place and place.kind == "arena" and id(buffer.root) not in names:
                     names[id(buffer.root)] = f"m{len(names)}"
-                    what = f"/* {buffer.name.replace('*/', '* /')}: {buffer.root.nbytes} bytes */"
+                    what = f"/* {comment(buffer.name)}: {buffer.root.nbytes} bytes */"
                     lines.append(f"    void *const {names[id(buffer.root)]} = arena + {place.offset}; {what}")
         for call in self.program.calls:
             lines.append(f"    {self._call(call, names)}")
@@ -185,29 +186,6 @@ class _Text:
             "    uint8_t bytes[MODEL_ARENA_BYTES];\n} tern_arena;\n#endif"
         )
         return "\n\n".join([arena, *parts])
-
-
-def _identifier(name: str, side: str, taken: set[str]) -> str:
-    """A name that C accepts and nobody has yet.
-
-    >>> _identifier("x.1", "input", set()), _identifier("int", "input", set()), _identifier("y", "output", {"y"})
-    ('x_1', 'input_int', 'output_y')
-    """
-    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-    reserved = plain in _RESERVED or not plain[:1].isalpha() or re.fullmatch(r"m\d+|tern_.*", plain)
-    plain = f"{side}_{plain}" if reserved or plain in taken else plain
-    while plain in taken:
-        plain += "_"
-    return plain
-
-
-_RESERVED = {
-    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
-    "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
-    "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "arena", "arena_bytes",
-    "quantized", "class", "new", "this", "template", "operator", "private", "public", "protected", "delete", "bool",
-    "asm", "catch", "try", "throw", "using", "virtual", "friend", "namespace", "NULL",
-}  # fmt: skip
 
 
 def _load(name: str, words: dict[str, str] | None = None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_schedules import compat
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
+from tvm_schedules.names import anonymous
 from tvm_schedules.schedules.onnx_fold import fold_shapes, value_types
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read(model: onnx.ModelProto) -> tuple[Any, Tensors, list[str]]:
     _check_constants(model)
     model = fold_shapes(_expand(model))
     try:
-        return compat.import_onnx(model), inputs, outputs
+        return compat.import_onnx(anonymous(model)), inputs, outputs
     except Exception as error:
         raise _explain(model, error) from error
 
@@ -187,7 +188,7 @@ def _explain(model: onnx.ModelProto, error: Exception) -> ModelError:
         del part.graph.output[:]
         part.graph.output.extend(onnx.ValueInfoProto(name=n) for n in part.graph.node[-1].output if n)
         try:
-            compat.import_onnx(part)
+            compat.import_onnx(anonymous(part))
             low = middle
         except Exception as failure:
             high, error = middle, failure
