@@ -189,16 +189,17 @@ PRESETS = (
         "Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM, AAAI 2018",
         "the code of Surrogate Lagrangian Relaxation, 2021, which has its projection",
         "admm",
-        {"iterations": 5},
+        {},
         recipe=Recipe(start_from="float"),
-        notes="The method of multipliers itself is slr-imagenet with a step size that adapts.",
+        notes="The published projection alternates between levels and codes, this one is exact. The method of "
+        "multipliers itself is slr-imagenet with a step size that adapts.",
     ),
     Preset(
         "slr-imagenet",
         "Enabling Retrain-free Deep Neural Network Pruning using Surrogate Lagrangian Relaxation, 2021",
         _AUTHORS,
         "admm",
-        {"iterations": 5},
+        {},
         start=0.6,
         companions=(
             ("SLR", {"projection": "ternary", "rho": 0.01, "step": 1e-3, "m": 500.0, "r": 0.05, "interval": 100}),

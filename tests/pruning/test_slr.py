@@ -7,8 +7,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -123,24 +121,6 @@ def test_the_step_shrinks_and_the_gradient_is_that_of_the_lagrangian():
         step[i] = 1e-6
         up, down = (lagrangian(0.0, [w + s], [z], [x], 0.3) for s in (step, -step))
         assert slope[i].item() == pytest.approx((up - down) / 2e-6, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(-3, 3).filter(lambda v: abs(v) > 1e-3), min_size=2, max_size=6))
-def test_ternary_projection_is_a_fixed_point_near_the_optimum(values):
-    v = torch.tensor([values])
-    found = ternary_projection(v, iterations=20)
-    error = float((v - found.dequantize()).square().sum())
-    best = min(
-        float((v - level * torch.tensor([codes])).square().sum())
-        for codes in itertools.product((-1, 0, 1), repeat=len(values))
-        if any(codes)
-        for level in [float((v * torch.tensor([codes])).sum() / torch.tensor(codes).abs().sum())]
-    )
-    assert best - 1e-5 <= error <= float(v.square().sum())
-    chosen = found.codes[0] != 0
-    assert float(found.positive) == pytest.approx(float(v.abs()[chosen].mean()), rel=1e-5)
-    assert torch.equal(chosen, v.abs() > found.positive / 2) or error - best < 0.2 * float(v.square().sum())
 
 
 def test_ternary_projection_with_mask_and_channels():
