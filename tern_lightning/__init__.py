@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.slr import SLR
     from tern_lightning.callbacks.ternary import TernaryCallback
     from tern_lightning.exporter import export
+    from tern_lightning.kinds import register_layer
     from tern_lightning.recipes import Preset, preset, presets
     from tern_lightning.rules import Rule
     from tern_lightning.scaling import scale_network, search_scaling
@@ -45,6 +46,7 @@ __all__ = [
     "export",
     "preset",
     "presets",
+    "register_layer",
     "scale_network",
     "search_scaling",
 ]
@@ -71,6 +73,7 @@ _HOME = {
     "export": "tern_lightning.exporter",
     "preset": "tern_lightning.recipes",
     "presets": "tern_lightning.recipes",
+    "register_layer": "tern_lightning.kinds",
     "scale_network": "tern_lightning.scaling",
     "search_scaling": "tern_lightning.scaling",
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, temperature_factors
+from tern_lightning.kinds import weight_of
 from tern_lightning.rules import Rule, resolve
 
 
@@ -77,7 +78,7 @@ def hestia_rules(
         trainer = Trainer(callbacks=[TernaryCallback("hestia", rules=rules)])
     """
     chosen = {one.path: one.module for one in resolve(model, (), "hestia") if one.method is not None}
-    weights = {path: module.get_parameter("weight") for path, module in chosen.items()}
+    weights = {path: weight_of(module) for path, module in chosen.items()}
     traces = hessian_traces(loss(), weights, probes, seed)
     factors = temperature_factors(list(traces.values()), alpha, kappa)
     return [

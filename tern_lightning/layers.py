@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tern_lightning.functional.frozen import frozen_levels
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.multilevel import fit_levels, limit_codes, limit_terms
+from tern_lightning.kinds import LayerKind, find_bias, kind_of_type, weight_of
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
 from tern_lightning.products import scaled
@@ -121,21 +122,21 @@ def _takes_mask(method: type[Quantizer]) -> bool:
 class TernaryLayer(nn.Module):
     """Mixed into a layer class by :func:`swap`; never built directly.
 
-    ``weight`` is the latent Parameter everywhere except inside the layer's own forward, where it is the ternary weight,
+    The weight is the latent Parameter everywhere except inside the layer's own forward, where it is the ternary weight,
     so that subclasses with a forward of their own compute with it too. ``state_dict`` holds the weight that forward
     uses. A weight that was loaded is used as it is, because ternarising it again may change it, until the layer is
     trained again.
     """
 
     _ternary_base: type[nn.Module]
+    _ternary_kind: LayerKind
     _ternary_state: LayerState
     _ternary_inside: bool
     _ternary_loaded: bool
 
-    @property
-    def weight(self) -> Tensor:
-        """The latent Parameter; inside forward, the ternary weight."""
-        latent = self._parameters["weight"]
+    def _ternary_weight(self) -> Tensor:
+        """The layer's weight as an attribute: the latent Parameter; inside forward, the ternary weight."""
+        latent = self._parameters[self._ternary_kind.weight]
         assert latent is not None
         if not self._ternary_inside:
             return latent
@@ -143,13 +144,13 @@ class TernaryLayer(nn.Module):
             return latent
         return self._ternary_state.values(latent)
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The layer's Parameter or None; inside forward, with what the method adds to it."""
-        own = self._parameters.get("bias")
+    def _ternary_bias(self) -> Tensor | None:
+        """The layer's bias as an attribute: a Parameter or None; inside forward, with what the method adds to it."""
+        name = self._ternary_kind.bias
+        own = None if name is None else self._parameters.get(name)
         if not self._ternary_inside or (self._ternary_loaded and not (self.training and torch.is_grad_enabled())):
             return own
-        latent = self._parameters["weight"]
+        latent = self._parameters[self._ternary_kind.weight]
         assert latent is not None
         return self._ternary_state.bias(latent, own)
 
@@ -169,8 +170,7 @@ class TernaryLayer(nn.Module):
             ValueError: The layer computes in float now, because ternary training has not begun or because the weight
                 that was loaded is not ternary.
         """
-        latent = self._parameters["weight"]
-        assert latent is not None
+        latent = weight_of(self)
         if not self._ternary_loaded and self._ternary_state.phase != "float":
             return self._ternary_state.ternary(latent)
         found = TernaryTensor.from_values(latent, self._ternary_state.channel_axis)
@@ -180,17 +180,17 @@ class TernaryLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        latent = self._parameters["weight"]
+        latent, kind = self._parameters[self._ternary_kind.weight], self._ternary_kind
         if latent is not None and not keep_vars and not self._ternary_loaded:
             with torch.no_grad():
-                destination[prefix + "weight"] = self._ternary_state.values(latent.detach())
+                destination[prefix + kind.weight] = self._ternary_state.values(latent.detach())
                 bias = effective_bias(self)
                 if bias is not None:
-                    destination[prefix + "bias"] = bias
+                    destination[f"{prefix}{kind.bias}"] = bias
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._ternary_loaded = self._ternary_loaded or prefix + "weight" in state_dict
+        self._ternary_loaded = self._ternary_loaded or prefix + self._ternary_kind.weight in state_dict
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time, so pickle and deepcopy rebuild it from the base class.
@@ -210,9 +210,12 @@ _CLASSES: dict[type[nn.Module], type[TernaryLayer]] = {}
 def ternary_class(base: type[nn.Module]) -> type[TernaryLayer]:
     """The subclass of ``base`` that computes with a ternary weight."""
     if base not in _CLASSES:
-        _CLASSES[base] = type(
-            f"Ternary{base.__name__}", (TernaryLayer, base), {"_ternary_base": base, "__doc__": base.__doc__}
-        )
+        kind = kind_of_type(base) or LayerKind()
+        names: dict[str, Any] = {"_ternary_base": base, "_ternary_kind": kind, "__doc__": base.__doc__}
+        names[kind.weight] = property(TernaryLayer._ternary_weight)
+        if kind.bias is not None:
+            names[kind.bias] = property(TernaryLayer._ternary_bias)
+        _CLASSES[base] = type(f"Ternary{base.__name__}", (TernaryLayer, base), names)
     return _CLASSES[base]
 
 
@@ -260,15 +263,14 @@ def ternary_layers(module: nn.Module) -> dict[str, TernaryLayer]:
 
 def _is_ternary(layer: TernaryLayer) -> bool:
     if layer._ternary_loaded:
-        return TernaryTensor.from_values(layer.weight, layer._ternary_state.channel_axis) is not None
+        return TernaryTensor.from_values(weight_of(layer), layer._ternary_state.channel_axis) is not None
     return layer._ternary_state.phase != "float"
 
 
 @torch.no_grad()
 def effective_weight(layer: nn.Module) -> Tensor:
     """The weight that a layer's forward uses now, ternary or float, without gradient; pruned weights are zero."""
-    latent = layer._parameters["weight"]
-    assert latent is not None
+    latent = weight_of(layer)
     if isinstance(layer, TernaryLayer) and not layer._ternary_loaded:
         return layer._ternary_state.values(latent.detach())
     keep = mask_of(layer)
@@ -278,10 +280,10 @@ def effective_weight(layer: nn.Module) -> Tensor:
 @torch.no_grad()
 def effective_bias(layer: TernaryLayer) -> Tensor | None:
     """The bias that a layer's forward uses now, without gradient."""
-    own, latent = layer._parameters.get("bias"), layer._parameters["weight"]
-    if own is None or latent is None or layer._ternary_loaded:
+    own = find_bias(layer)
+    if own is None or layer._ternary_loaded:
         return None if own is None else own.detach()
-    found = layer._ternary_state.bias(latent.detach(), own.detach())
+    found = layer._ternary_state.bias(weight_of(layer).detach(), own.detach())
     assert found is not None
     return found
 
@@ -299,11 +301,12 @@ def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
     """
     state = layer._ternary_state
     state.codes = None
-    found = [state.ternary(one.weight) for one in (layer, *copies)]
+    found = [state.ternary(weight_of(one)) for one in (layer, *copies)]
     codes = found[0].codes
     for one, own in zip((layer, *copies), found, strict=True):
-        if state.quantizer.uses_bias and one._parameters["bias"] is not None:
-            one._parameters["bias"].copy_(effective_bias(one))  # type: ignore[arg-type]  # not None where it has one
+        bias = find_bias(one)
+        if state.quantizer.uses_bias and bias is not None:
+            bias.copy_(effective_bias(one))  # type: ignore[arg-type]  # not None where it has one
         there = codes.to(own.codes.device)
-        one.weight.copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
+        weight_of(one).copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
     state.codes, state.phase = (codes[0] if len(codes) == 1 else codes).clone(), "frozen"

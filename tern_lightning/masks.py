@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.kinds import find_weight, weight_of
+
 NAME = "_weight_mask"
 
 
@@ -104,7 +106,7 @@ def mask_of(layer: nn.Module) -> Tensor | None:
     mask: WeightMask | None = layer.__dict__.get(NAME)
     if mask is None:
         return None
-    weight = layer._parameters.get("weight")
+    weight = find_weight(layer)
     return mask.keep if weight is None else mask.on(weight.device)
 
 
@@ -117,7 +119,7 @@ def masks(module: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def apply_mask(layer: nn.Module) -> None:
     """Set the pruned weights of a layer to zero."""
-    keep, weight = mask_of(layer), layer._parameters.get("weight")
+    keep, weight = mask_of(layer), find_weight(layer)
     if keep is not None and weight is not None:
         weight.masked_fill_(~keep, 0)
 
@@ -126,7 +128,7 @@ def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:
     """Set what ``owner`` keeps of a layer's weight, and the pruned weights to zero.
 
     Args:
-        layer: A layer with a parameter ``weight``.
+        layer: A layer with a weight.
         keep: bool, the weight's shape, True where a weight is kept, or int8, how many ternary terms it may have; None
             takes the owner's part away (weights that were pruned stay zero until they are trained).
         owner: Who decides; a weight is kept where every owner keeps it.
@@ -134,8 +136,7 @@ def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:
     Raises:
         ValueError: ``keep`` does not have the weight's shape.
     """
-    weight = layer._parameters["weight"]
-    assert weight is not None
+    weight = weight_of(layer)
     if keep is not None and keep.shape != weight.shape:
         raise ValueError(f"keep must have the weight's shape {tuple(weight.shape)}, got {tuple(keep.shape)}")
     weight_mask(layer).set(owner, None if keep is None else keep.to(weight.device))

@@ -13,17 +13,8 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 
+from tern_lightning.kinds import channel_axis, find_weight, kind_names, kind_of, weight_of
 from tern_lightning.quantizers import get_quantizer
-
-SUPPORTED: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
 @dataclass(frozen=True)
@@ -104,11 +95,11 @@ def resolve(
     Raises:
         ValueError: A rule matches nothing, asks for something that cannot be done, or a weight has no shape yet.
     """
-    layers = {path: module for path, module in _outside_metrics(model) if isinstance(module, SUPPORTED)}
+    layers = {path: module for path, module in _outside_metrics(model) if kind_of(module) is not None}
     obstacles = {path: _obstacle(path, module) for path, module in layers.items()}
     for rule in rules:
         _check(rule, model, layers, obstacles)
-    usual = [path for path, module in layers.items() if obstacles[path] is None and _weight(module).requires_grad]
+    usual = [path for path, module in layers.items() if obstacles[path] is None and weight_of(module).requires_grad]
     ends = {usual[0]: "first layer", usual[-1]: "last layer"} if usual else {}
 
     decisions = []
@@ -121,17 +112,12 @@ def resolve(
             chosen = (found.method, found.options, f"rule {found.name!r}")
         elif path in ends:
             chosen = (None, {}, ends[path])
-        elif not _weight(module).requires_grad:
+        elif not weight_of(module).requires_grad:
             chosen = (None, {}, "not trained (requires_grad is False)")
         else:
             chosen = (method, options or {}, "default")
         decisions.append(Decision(path, module, *chosen))
     return _settle_ties(model, decisions)
-
-
-def channel_axis(module: nn.Module) -> int:
-    """Axis of the output channels in the weight of a supported layer."""
-    return int(bool(getattr(module, "transposed", False)) and getattr(module, "groups", 1) == 1)
 
 
 def _outside_metrics(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -143,17 +129,11 @@ def _outside_metrics(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(path, module) for path, module in named if not path.startswith(inside)]
 
 
-def _weight(module: nn.Module) -> nn.Parameter:
-    weight = module._parameters["weight"]
-    assert weight is not None
-    return weight
-
-
 def _obstacle(path: str, module: nn.Module) -> str | None:
     """Why a layer cannot be ternary, or None."""
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "nn.MultiheadAttention reads its weight without calling it"
-    weight = module._parameters.get("weight")
+    weight = find_weight(module)
     if weight is None:
         return "its weight is computed from other parameters (parametrisation or pruning)"
     if is_lazy(weight):
@@ -168,7 +148,7 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
 
 def _is_unreal(module: nn.Module) -> bool:
     """Whether a layer's weight is integer or complex."""
-    weight = module._parameters.get("weight")
+    weight = find_weight(module)
     return weight is not None and not weight.is_floating_point()
 
 
@@ -179,7 +159,7 @@ def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles
         others = [(p, m) for p, m in model.named_modules() if p and not list(m.children()) and rule.matches(p, m)]
         if others and rule.name.strip("*"):
             path, module = others[0]
-            kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
+            kinds = ", ".join(kind_names())
             kind = type(module).__name__
             raise ValueError(f"rule {rule} matches {path!r} ({kind}), which cannot be ternary; {kinds} can")
         words = rule.name.removeprefix("re:").strip("*.^$"), rule.type or ""
@@ -206,7 +186,7 @@ def _settle_ties(model: nn.Module, decisions: list[Decision]) -> list[Decision]:
     by_path = {d.path: d for d in decisions}
     settled = []
     for decision in decisions:
-        weight = decision.module._parameters.get("weight")
+        weight = find_weight(decision.module)
         forms = {}
         for path in owners.get(id(weight), []) if decision.method is not None else []:
             other = by_path.get(path)

@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from tern_lightning.functional.operations import module_operations
-from tern_lightning.rules import SUPPORTED
 
 DEPTHS = (1.0, 1.2, 1.4, 1.6, 1.7, 1.9)
 """Depth factors of EC2T's grid, whose width factors 1.4, 1.3, 1.2, 1.1, 1.1, 1.0 double the operations."""
-_LEADING = (*SUPPORTED, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.PReLU)
+_LEADING = (nn.Linear, _ConvNd, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.PReLU)
 M = TypeVar("M", bound=nn.Module)
 
 

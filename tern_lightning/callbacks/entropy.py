@@ -15,6 +15,7 @@ from typing_extensions import override
 from tern_lightning.callbacks.masking import MaskCallback, Target
 from tern_lightning.callbacks.phases import check_boundary, progress, reached
 from tern_lightning.functional.ec2t import entropy_assignment, size_factor
+from tern_lightning.kinds import weight_of
 from tern_lightning.layers import swapped_layers
 from tern_lightning.masks import weight_mask
 from tern_lightning.quantizers.base import check_range
@@ -72,7 +73,7 @@ class EntropyConstraint(pl.Callback):
         for path, layer in swapped_layers(pl_module):
             method = layer._ternary_state.quantizer
             if isinstance(method, EC2T) and not any(method is known for known in self._methods.values()):
-                self._methods[path], sizes[path] = method, layer.weight.numel()
+                self._methods[path], sizes[path] = method, weight_of(layer).numel()
         if not self._methods:
             rank_zero_warn('EntropyConstraint has no effect: no layer has the method "ec2t" of TernaryCallback')
         for path, method in self._methods.items():

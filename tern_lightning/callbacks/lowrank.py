@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from tern_lightning.callbacks.masking import check_patterns, select_layers
 from tern_lightning.functional.lowrank import ConvShape, candidate_ranks, macs
+from tern_lightning.kinds import weight_of
 from tern_lightning.lowrank import LowRankConv, can_be_low_rank, replace_module
 
 Latency = Callable[[ConvShape, int], float]
@@ -161,8 +162,7 @@ class LowRank(pl.Callback):
             self._steps, self.choice = 0, {}
             for path, layer in select_layers(pl_module, self.include, self.exclude).items():
                 if can_be_low_rank(layer) and not isinstance(layer, nn.Linear):
-                    weight = layer._parameters["weight"]
-                    assert weight is not None
+                    weight = weight_of(layer)
                     ranks = candidate_ranks(weight.shape[1], weight.shape[0], self.multiple)
                     present[path] = Candidates(layer, ranks)
                     replace_module(pl_module, path, present[path])

@@ -19,6 +19,7 @@ from typing_extensions import override
 from tern_lightning import rules
 from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
+from tern_lightning.kinds import channel_axis, find_weight, kind_of, weight_of
 from tern_lightning.layers import LayerState, effective_weight
 from tern_lightning.masks import apply_mask, mask_of, prune, share_mask, weight_mask
 from tern_lightning.tensor import TernaryTensor
@@ -41,14 +42,12 @@ class Target:
     @property
     def weight(self) -> nn.Parameter:
         """The latent weight."""
-        weight = self.layer._parameters["weight"]
-        assert weight is not None
-        return weight
+        return weight_of(self.layer)
 
     @property
     def axis(self) -> int:
         """Axis of the output channels."""
-        return rules.channel_axis(self.layer)
+        return channel_axis(self.layer)
 
     @property
     def keep(self) -> Tensor | None:
@@ -75,7 +74,7 @@ def select_layers(model: nn.Module, include: Sequence[str] | None, exclude: Sequ
     layers = {
         path: layer
         for path, layer in rules._outside_metrics(model)
-        if isinstance(layer, rules.SUPPORTED) and rules._obstacle(path, layer) is None
+        if kind_of(layer) is not None and rules._obstacle(path, layer) is None
     }
     for name, patterns in (("include", include or ()), ("exclude", exclude)):
         for pattern in patterns:
@@ -85,7 +84,7 @@ def select_layers(model: nn.Module, include: Sequence[str] | None, exclude: Sequ
                     f"{name} pattern {pattern!r} matches no convolution or linear layer; HINT: there are {near}"
                 )
     if include is None:
-        trained = [path for path, layer in layers.items() if rules._weight(layer).requires_grad]
+        trained = [path for path, layer in layers.items() if weight_of(layer).requires_grad]
         wanted = trained[1:-1]
     else:
         wanted = [path for path in layers if any(fnmatchcase(path, pattern) for pattern in include)]
@@ -334,15 +333,15 @@ def _targets(trainer: pl.Trainer, model: nn.Module, chosen: dict[str, nn.Module]
     """One target for every weight, with all layers of the model and of averaged copies that have it."""
     by_weight: dict[int, Target] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
-        weight = layer._parameters.get("weight")
-        if weight is not None and isinstance(layer, rules.SUPPORTED):
+        weight = find_weight(layer)
+        if weight is not None and kind_of(layer) is not None:
             known = by_weight.setdefault(id(weight), Target(path, layer))
             if layer is not known.layer:
                 known.others.append(layer)
     found: dict[str, Target] = {}
     copies = find_copies(trainer, chosen)
     for path, layer in chosen.items():
-        target = by_weight[id(layer._parameters["weight"])]
+        target = by_weight[id(weight_of(layer))]
         if any(target is other for other in found.values()):
             continue
         target.path, found[path] = path, target

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from tern_lightning.functional.statistics import flip_ratio
+from tern_lightning.kinds import find_weight
 from tern_lightning.metrics import CodeEntropy, FlipRatio, Sparsity
 from tern_lightning.rules import Decision
 from tern_lightning.tensor import TernaryTensor
@@ -79,7 +80,7 @@ def print_decisions(decisions: Sequence[Decision], phases: str) -> None:
     for heading in ("layer", "shape", "method", "reason"):
         table.add_column(heading, overflow="fold")
     for decision in decisions:
-        weight = decision.module._parameters.get("weight")
+        weight = find_weight(decision.module)
         options = ", ".join(f"{key}={value}" for key, value in decision.options.items())
         method = "float" if decision.method is None else f"{decision.method}({options})" if options else decision.method
         shape = "" if weight is None else "x".join(map(str, weight.shape))

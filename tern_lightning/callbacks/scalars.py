@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tern_lightning.kinds import weight_of
 from tern_lightning.layers import LayerState, TernaryLayer
 from tern_lightning.masks import mask_of
 from tern_lightning.quantizers import Quantizer
@@ -21,7 +22,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 def arguments(layer: TernaryLayer) -> tuple[Tensor, int, Tensor | None]:
     """What a layer's method is called with: latent weight in float32, channel axis, mask."""
-    return layer.weight.detach().float(), layer._ternary_state.channel_axis, mask_of(layer)
+    return weight_of(layer).detach().float(), layer._ternary_state.channel_axis, mask_of(layer)
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ class ScalarTrainer:
         chosen = {
             path: layer
             for path, layer in layers.items()
-            if id(layer.weight) in rates
+            if id(weight_of(layer)) in rates
             and layer._ternary_state.phase == "ternary"
             and len(layer._ternary_state.quantizer.trained)
             and layer._ternary_state.quantizer.two_pass == first_pass
@@ -86,7 +87,7 @@ class ScalarTrainer:
         for adam in (True, False):
             paths = [path for path, one in chosen.items() if (family and _method(one).optimizer == "same") == adam]
             if paths:
-                own = {path: rates[id(chosen[path].weight)] * _method(chosen[path]).rate for path in paths}
+                own = {path: rates[id(weight_of(chosen[path]))] * _method(chosen[path]).rate for path in paths}
                 self._update({path: chosen[path] for path in paths}, grads, own, adam)
 
     def state(self) -> dict[str, Any]:

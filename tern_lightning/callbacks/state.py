@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from tern_lightning.kinds import find_bias, find_weight, weight_of
 from tern_lightning.layers import TernaryLayer
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.rules import Decision
@@ -42,9 +43,9 @@ def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
     modules = dict(root.named_modules())
     for path, layer in layers.items():
         other = modules.get(path)
-        weight = None if other is None or other is layer else other._parameters.get("weight")
-        mine = layer._parameters["weight"]
-        if weight is None or mine is None or weight is mine or weight.shape != mine.shape:
+        weight = None if other is None or other is layer else find_weight(other)
+        mine = weight_of(layer)
+        if weight is None or weight is mine or weight.shape != mine.shape:
             return False
     return True
 
@@ -55,7 +56,7 @@ def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
     if not method.uses_bias:
         return
     grouped = getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1
-    bare = layer._parameters.get("bias") is None
+    bare = find_bias(layer) is None
     why = "shares its weight" if shared else "has no bias" if bare else "is transposed with groups" if grouped else None
     if why is not None:
         raise ValueError(
@@ -90,8 +91,8 @@ def restore(state: Mapping[str, Any], layers: Layers, copies: Mapping[str, Layer
         )
     for path, layer in layers.items():
         codes = state["codes"][path]
-        layer._ternary_state.codes = None if codes is None else codes.to(layer.weight.device)
-        layer._ternary_state.quantizer.load(state["methods"][path], layer.weight.device)
+        layer._ternary_state.codes = None if codes is None else codes.to(weight_of(layer).device)
+        layer._ternary_state.quantizer.load(state["methods"][path], weight_of(layer).device)
     _put(state["latents"], layers)
     for name, members in copies.items():
         _put(state["copies"].get(name, state["latents"]), members)
@@ -101,19 +102,19 @@ def restore(state: Mapping[str, Any], layers: Layers, copies: Mapping[str, Layer
 
 
 def _latents(layers: Layers) -> dict[str, Tensor]:
-    return {path: layer.weight.detach().clone() for path, layer in layers.items()}
+    return {path: weight_of(layer).detach().clone() for path, layer in layers.items()}
 
 
 def _biases(layers: Layers) -> dict[str, Tensor]:
     """The biases without what a method adds to them, where one does."""
     adding = {path: layer for path, layer in layers.items() if layer._ternary_state.quantizer.uses_bias}
-    own = {path: layer._parameters["bias"] for path, layer in adding.items()}
+    own = {path: find_bias(layer) for path, layer in adding.items()}
     return {path: bias.detach().clone() for path, bias in own.items() if bias is not None}
 
 
 @torch.no_grad()
 def _put_bias(layer: TernaryLayer, value: Tensor) -> None:
-    bias = layer._parameters["bias"]
+    bias = find_bias(layer)
     assert bias is not None
     bias.copy_(value)
 
@@ -121,4 +122,4 @@ def _put_bias(layer: TernaryLayer, value: Tensor) -> None:
 @torch.no_grad()
 def _put(latents: Mapping[str, Tensor], layers: Layers) -> None:
     for path, layer in layers.items():
-        layer.weight.copy_(latents[path])
+        weight_of(layer).copy_(latents[path])

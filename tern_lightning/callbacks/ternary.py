@@ -17,6 +17,7 @@ from tern_lightning.callbacks.batchnorm import StatisticsReset
 from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.callbacks.twopass import first_pass
+from tern_lightning.kinds import channel_axis, weight_of
 from tern_lightning.layers import (
     PHASES,
     LayerState,
@@ -28,7 +29,7 @@ from tern_lightning.layers import (
 )
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.recipes import Preset, build, missing_companions
-from tern_lightning.rules import Decision, Rule, channel_axis, resolve
+from tern_lightning.rules import Decision, Rule, resolve
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
@@ -269,12 +270,11 @@ class TernaryCallback(pl.Callback):
             old: LayerState | None = getattr(decision.module, "_ternary_state", None)
             codes = old.codes if old is not None and self.phase == "frozen" else None
             method = get_quantizer(str(decision.method), **decision.options)
-            axis, weight = channel_axis(decision.module), decision.module._parameters["weight"]
-            assert weight is not None
+            axis, weight = channel_axis(decision.module), weight_of(decision.module)
             carry_over(old, method, weight, axis)
             state.check_bias(decision, method, shared=id(weight) in by_weight)
             by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes))
-        return {path: by_weight[id(one.module._parameters["weight"])] for path, one in chosen.items()}
+        return {path: by_weight[id(weight_of(one.module))] for path, one in chosen.items()}
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
         """Continue from the state of a checkpoint, after every other callback has loaded its own."""
@@ -317,12 +317,12 @@ class TernaryCallback(pl.Callback):
         found = []
         for path, layer in self._layers.items():
             previous = self._codes.get(path) if compare else None
-            found.append(report.LayerReport(path, layer._ternary_state.ternary(layer.weight), previous))
+            found.append(report.LayerReport(path, layer._ternary_state.ternary(weight_of(layer)), previous))
         return found
 
     def _check_finite(self, trainer: pl.Trainer) -> None:
         """Stop before NaN or infinite weights become codes without a trace."""
-        path = report.first_not_finite({path: layer.weight for path, layer in self._layers.items()})
+        path = report.first_not_finite({path: weight_of(layer) for path, layer in self._layers.items()})
         if path is not None:
             raise ValueError(
                 f"the weight of layer {path!r} has NaN or infinite values at step {trainer.global_step}; "

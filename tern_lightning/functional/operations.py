@@ -138,22 +138,23 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
         module: The network; ternary layers count as such.
         inputs: Arguments of its forward, with a batch of samples first.
     """
+    from tern_lightning.kinds import channel_axis, find_bias, kind_of, weight_of
     from tern_lightning.layers import effective_weight, ternary_layers
-    from tern_lightning.rules import SUPPORTED, channel_axis
 
     found: dict[str, OperationCount] = {}
     ternary = ternary_layers(module)
     handles = []
     for path, layer in module.named_modules():
-        if not isinstance(layer, SUPPORTED):
+        if kind_of(layer) is None:
             continue
 
         def count(layer: Any, args: Any, output: Tensor, path: str = path) -> None:
             turned = bool(getattr(layer, "transposed", False))
-            tensor, channels = (args[0], layer.in_channels) if turned else (output, layer.weight.shape[0])
+            outputs = weight_of(layer).shape[channel_axis(layer)]
+            tensor, channels = (args[0], layer.in_channels) if turned else (output, outputs)
             positions = tensor.numel() // (args[0].shape[0] * channels)
             weight = ternary[path].ternary() if path in ternary else effective_weight(layer)
-            here = count_operations(weight, positions, layer.bias is not None, channel_axis(layer))
+            here = count_operations(weight, positions, find_bias(layer) is not None, channel_axis(layer))
             found[path] = found[path] + here if path in found else here
 
         handles.append(layer.register_forward_hook(count))

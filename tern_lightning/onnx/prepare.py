@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from tern_lightning.activations import remove_fake_quantizers
+from tern_lightning.kinds import channel_axis, find_weight, weight_layers
 from tern_lightning.layers import effective_bias, swapped_layers, ternary_layers
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.tensor import TernaryTensor
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-
 #: Fewest weights of an output channel for which equal values are evidence rather than chance.
 MIN_FAN_IN = 3
 #: Fewest weights of a layer that has one pair of levels.
 MIN_WEIGHTS = 8
-
-
-def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield ``(path, layer)`` of every convolution and linear layer, a shared layer once for each of its paths."""
-    for path, layer in module.named_modules(remove_duplicate=False):
-        if isinstance(layer, LAYERS):
-            yield path, layer
-
-
-def channel_axis(layer: nn.Module) -> int:
-    """Return the weight's axis of output channels, or 0 for a grouped transposed convolution, which has none."""
-    return int(isinstance(layer, TRANSPOSED) and layer.groups == 1)
 
 
 def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> nn.Module:
@@ -55,13 +40,13 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
     for _, layer in list(swapped_layers(twin)):
         bias = effective_bias(layer)
         if bias is not None:
-            layer._parameters["bias"] = nn.Parameter(bias)
+            layer._parameters[str(layer._ternary_kind.bias)] = nn.Parameter(bias)
         layer.__class__ = layer._ternary_base  # type: ignore[assignment]
     layers = dict(weight_layers(twin))
     for path, weight in weights.items():
         if path not in layers:
             raise ExportError(f"ternary names {path!r}, which is not a convolution or linear layer of the module")
-        parameter = layers[path]._parameters["weight"]
+        parameter = find_weight(layers[path])
         if parameter is None or tuple(parameter.shape) != weight.shape:
             shape = None if parameter is None else tuple(parameter.shape)
             raise ExportError(f"ternary[{path!r}] has shape {weight.shape}, the layer's weight {shape}")
@@ -100,7 +85,8 @@ def find_ternary(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None 
     latent = {id(layer) for _, layer in swapped_layers(module)}
     for path, layer in weight_layers(module):
         if path not in found and id(layer) not in latent:
-            weight = from_values(layer.weight, channel_axis(layer))  # type: ignore[arg-type]
+            own = find_weight(layer)
+            weight = None if own is None else from_values(own, channel_axis(layer))
             if weight is not None:
                 found[path] = weight
     return {path: _on_cpu(weight) for path, weight in found.items()}

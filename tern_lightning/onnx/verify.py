@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tern_lightning.activations import ActivationRange
+from tern_lightning.kinds import channel_axis, find_weight, weight_layers
 from tern_lightning.onnx.errors import ExportError, VerificationError
-from tern_lightning.onnx.prepare import channel_axis, weight_layers
 from tern_lightning.onnx.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
 
 RoundedInputs = Mapping[str, Sequence[tuple[str, ActivationRange | None]]]
@@ -141,8 +141,8 @@ def round_weights(module: nn.Module, dense: Mapping[str, int]) -> nn.Module:
     twin = copy.deepcopy(module)
     done: set[int] = set()
     for path, layer in weight_layers(twin):
-        weight: nn.Parameter = layer.weight  # type: ignore[assignment]
-        if path in dense and id(weight) not in done:
+        weight = find_weight(layer)
+        if path in dense and weight is not None and id(weight) not in done:
             done.add(id(weight))
             axes = [axis for axis in range(weight.ndim) if axis != channel_axis(layer)]
             scale = weight.data.abs().amax(axes, keepdim=True) / 127

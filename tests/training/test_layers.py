@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tern_lightning.kinds import channel_axis
 from tern_lightning.layers import LayerState, TernaryLayer, freeze, swap, swapped_layers, ternary_layers, unswap
 from tern_lightning.quantizers import Quantizer, get_quantizer
-from tern_lightning.rules import channel_axis
 from tern_lightning.tensor import TernaryTensor
 
 

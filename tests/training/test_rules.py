@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from tern_lightning import Rule
-from tern_lightning.rules import channel_axis, resolve
+from tern_lightning.kinds import channel_axis
+from tern_lightning.rules import resolve
 
 
 class Branch(nn.Module):
