@@ -6,11 +6,12 @@ import inspect
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tvm_schedules.files import user_path
 
 
 class CheckpointError(ValueError):
@@ -34,6 +35,7 @@ def load_module(
         FileNotFoundError: There is no such file.
         CheckpointError: The file is truncated, foreign or unsafe, or does not fit the class or its hyper-parameters.
     """
+    path = user_path(path, "checkpoint")
     checkpoint = read_checkpoint(path)
     if isinstance(target, nn.Module):
         if hyper_parameters:
@@ -59,7 +61,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is truncated, foreign or unsafe.
     """
-    if not Path(path).is_file():
+    path = user_path(path, "checkpoint")
+    if not path.is_file():
         raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist or is not a file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

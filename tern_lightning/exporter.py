@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +108,7 @@ def export(
     from tern_lightning.onnx.samples import collect_batches
 
     say = progress or log.info
-    place = check_output(output)
+    place = check_output(output, whole=not onnx_only)
     if not onnx_only:
         check_target(target)
     batches, real = collect_batches(module, samples, input_shape, batch_size, seed)
@@ -131,7 +130,7 @@ def export(
         say("no layer is ternary: the network is exported dense")
     data = network.model.SerializeToString()
     if onnx_only:
-        return ExportResult(place, write_file(place / "model.onnx", data), network, None, real)
+        return ExportResult(place, _written(place / "model.onnx", data), network, None, real)
     say(f"compiling for {target}")
     artifact = compile_onnx(data, place, target, batches, verify, progress, tune)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
@@ -153,23 +152,24 @@ def compile_onnx(
     return build(model, output=output, target=target, samples=runs, verify=verify, tune=tune, progress=progress)
 
 
-def check_output(output: str | os.PathLike[str]) -> Path:
-    """Return the directory to write to.
+def check_output(output: str | os.PathLike[str], whole: bool = True) -> Path:
+    """Return the directory to write to, with ``~`` expanded.
+
+    Args:
+        output: Of :func:`export`.
+        whole: Whether the directory is replaced as a whole; otherwise only ``model.onnx`` in it is.
 
     Raises:
-        ExportError: It is a file, or nothing can be written there.
+        ExportError: It is not a directory, holds something else, or nothing can be written there.
     """
     from tern_lightning.onnx.errors import ExportError
+    from tvm_schedules.artifact import store
+    from tvm_schedules.errors import OutputError
 
-    place = Path(output)
-    if place.exists() and not place.is_dir():
-        raise ExportError(f"output {str(place)!r} is a file; give a directory")
-    parent = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ExportError(
-            f"output {str(place)!r} cannot be made: {str(parent)!r} is not a directory that can be written"
-        )
-    return place
+    try:
+        return store.check(output, whole)
+    except OutputError as error:
+        raise ExportError(str(error)) from error
 
 
 def check_target(target: str) -> None:
@@ -179,27 +179,17 @@ def check_target(target: str) -> None:
     resolve(target)
 
 
-def write_file(path: Path, data: bytes) -> Path:
-    """Write a file so that it is there whole or not at all, and an earlier one stays until then.
+def _written(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all.
 
     Raises:
         ExportError: The file system refuses, for example because the disk is full.
     """
     from tern_lightning.onnx.errors import ExportError
+    from tvm_schedules.errors import OutputError
+    from tvm_schedules.files import write_file
 
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ExportError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-    return path
+        return write_file(path, data)
+    except OutputError as error:
+        raise ExportError(str(error)) from error

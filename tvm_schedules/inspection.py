@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from tvm_schedules import onnxtools
 from tvm_schedules.errors import ModelError, TernError
+from tvm_schedules.files import user_path
 from tvm_schedules.tensor import TernaryTensor
 
 Array = npt.NDArray[Any]
@@ -241,7 +243,7 @@ def _checkpoint(path: Path) -> Inspection:
     return Inspection(str(path), "checkpoint", tuple(layers), {path.name: path.stat().st_size}, {})
 
 
-def inspect(source: str | Path) -> Inspection:
+def inspect(source: str | os.PathLike[str]) -> Inspection:
     """Look into an ONNX file, an artifact or a Lightning checkpoint.
 
     Args:
@@ -250,7 +252,7 @@ def inspect(source: str | Path) -> Inspection:
     Raises:
         TernError: The file does not exist or cannot be read.
     """
-    path = Path(source)
+    path = user_path(source, "source")
     if path.is_dir():
         return _artifact(path)
     if not path.is_file():

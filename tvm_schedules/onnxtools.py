@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.errors import ModelError, ShapeError
+from tvm_schedules.files import user_path
 
 Array = npt.NDArray[Any]
 
@@ -37,8 +38,9 @@ def read_model(source: str | Path | bytes | Any) -> Any:
         elif isinstance(source, bytes):
             model = onnx.load_model_from_string(source)
         else:
-            name = str(source)
-            model = onnx.load(str(source))
+            path = user_path(source, "model")
+            name = str(path)
+            model = onnx.load(name)
         onnx.checker.check_model(model)
     except OSError as error:
         raise ModelError(f"cannot read {name}: {error.strerror or error}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.arm import board
-from tvm_schedules.cli import write_text
+from tvm_schedules.files import write_file
 
 from . import count, mca, models, report, tools
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         packages = {name: metadata.version(name) for name in ("apache-tvm", "onnxruntime")}
         machine = {"python": platform.python_version(), "packages": packages}
-        write_text(options.json, json.dumps({**machine, "zeros": options.zeros, "rows": rows}, indent=1) + "\n")
+        write_file(options.json, json.dumps({**machine, "zeros": options.zeros, "rows": rows}, indent=1) + "\n")
     return 0
 
 

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.cli import ended_by_signals
 from tvm_schedules.errors import install_hint
+from tvm_schedules.files import user_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 when the export failed, 2 (from argparse) for a wrong command line."""
     options = _parser().parse_args(arguments)
     try:
-        _run(options)
+        with ended_by_signals():
+            _run(options)
     except KeyboardInterrupt:
         print("error: interrupted; nothing was overwritten", file=sys.stderr)
         return 130
@@ -66,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=Path, help="Lightning checkpoint (.ckpt), state_dict (.pt) or ONNX file (.onnx)")
-    add("--output", "-o", type=Path, required=True, metavar="DIR", help="directory to write; replaced only on success")
+    add("source", type=user_path, help="Lightning checkpoint (.ckpt), state_dict (.pt) or ONNX file (.onnx)")
+    what = "directory to write; replaced only on success"
+    add("--output", "-o", type=user_path, required=True, metavar="DIR", help=what)
     add(
         "--model",
         metavar="PKG.MOD:CLASS",
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--percentile", type=float, help="calibrate with this percentile instead of the largest value")
     add(
         "--samples",
-        type=Path,
+        type=user_path,
         metavar="FILE.npz",
         help="real inputs, one array for each input, samples on the first axis",
     )
@@ -221,7 +225,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
     from tern_lightning.exporter import check_output, check_target, export
     from tern_lightning.onnx.learned import attach_learned_inputs
 
-    check_output(options.output)
+    check_output(options.output, whole=not options.onnx_only)
     if not options.onnx_only:
         check_target(options.tvm_target)
     if not options.model:

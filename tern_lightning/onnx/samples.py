@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tern_lightning.onnx.errors import ExportError
+from tvm_schedules.files import user_path
 
 Array = NDArray[np.generic]
 Batch = tuple[Array, ...]
@@ -58,7 +59,7 @@ def collect_batches(
         arrays = _arrays(example)
         batch_size = None
     else:
-        arrays = _arrays(load_samples(samples) if isinstance(samples, str | Path) else samples)
+        arrays = _arrays(load_samples(samples) if isinstance(samples, str | os.PathLike) else samples)
     if shapes is None:
         # An example array is usually drawn at random, to say the shape: it is not data to calibrate on.
         return _cut(arrays, batch_size), samples is not None
@@ -68,12 +69,13 @@ def collect_batches(
     return _cut(arrays, shapes[0][0]), True
 
 
-def load_samples(path: str | Path) -> Batch:
+def load_samples(path: str | os.PathLike[str]) -> Batch:
     """Read the arrays of an .npz or .npy file, in the file's order.
 
     Raises:
         ExportError: The file is missing, damaged, or holds something else than plain arrays.
     """
+    path = user_path(path, "samples")
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = (loaded,) if isinstance(loaded, np.ndarray) else tuple(loaded[name] for name in loaded.files)

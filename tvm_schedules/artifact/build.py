@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
+from tvm_schedules.files import user_path
 from tvm_schedules.gpu import artifact as gpu
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ class Artifact:
 
 
 def build(
-    model: str | Path | bytes | Any,
-    output: str | Path,
+    model: str | os.PathLike[str] | bytes | Any,
+    output: str | os.PathLike[str],
     target: str | targets.TargetSpec = "host",
     *,
     samples: verification.Samples | None = None,
@@ -84,6 +86,7 @@ def build(
     """
     say = progress or (lambda line: None)
     spec = targets.resolve(target) if isinstance(target, str) else target
+    place = store.check(output)
     if spec.is_gpu:
         gpu.check(spec)
     elif verify or not spec.is_c:  # C source needs a compiler only to be verified
@@ -95,10 +98,9 @@ def build(
             shapes.setdefault(name, shape)
     onnxtools.fix_shapes(proto, shapes)
     tuning = _tuning(tune, spec)
-    with store.replacing(output) as folder:
+    with store.replacing(place) as folder:
         content = _fill(folder, proto, spec, samples, verify, tuning, say)
-    path = Path(output).expanduser()
-    return Artifact(path, content[0], content[1])
+    return Artifact(place, content[0], content[1])
 
 
 def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec) -> Tuning | None:
@@ -211,11 +213,12 @@ def load_samples(path: str | Path) -> tuple[list[list[Any]], list[list[Any]]]:
     Raises:
         ArtifactError: The file is missing or damaged.
     """
+    folder = user_path(path)
     try:
-        with np.load(Path(path) / store.SAMPLES, allow_pickle=False) as file:
+        with np.load(folder / store.SAMPLES, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{Path(path) / store.SAMPLES} cannot be read: {error}") from error
+        raise ArtifactError(f"{folder / store.SAMPLES} cannot be read: {error}") from error
     sides = []
     for side in ("input", "output"):
         stacked = [arrays[f"{side}{index}"] for index in range(sum(name.startswith(side) for name in arrays))]

@@ -14,6 +14,7 @@ from tvm_schedules import cpu
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.threads import setter
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError
+from tvm_schedules.files import user_path
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
@@ -226,7 +227,7 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         DeviceError: Built for a graphics processor, and its driver or the device is missing.
         LinkError: C source, and there is no C compiler.
     """
-    folder = Path(path)
+    folder = user_path(path)
     metadata = store.read_metadata(folder, check_hashes)
     if metadata.get("code"):
         from tvm_schedules.gpu.artifact import load as load_gpu

@@ -13,7 +13,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.errors import ArtifactError, OutputError
+from tvm_schedules.files import user_path
 
 FORMAT = "tern-artifact"
 VERSION = 4
@@ -114,25 +117,87 @@ def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
     return metadata
 
 
-def _replaceable(target: Path) -> None:
-    """Refuse to replace anything but an artifact, or the network alone that an export without compilation left.
+def check(output: str | os.PathLike[str], whole: bool = True) -> Path:
+    """Decide whether an output may be written, before any work is done for it; nothing is changed.
+
+    Args:
+        output: The directory to make.
+        whole: Whether it is replaced as a whole; otherwise only the network's ONNX file in it is.
+
+    Returns:
+        The path, with ``~`` expanded.
 
     Raises:
-        OutputError: ``target`` is a file, or a directory with anything else in it.
+        OutputError: It is no directory, holds something that is not ours, cannot be replaced or cannot be written.
     """
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise OutputError(f"output {target} exists and is not a directory")
-    if {path.name for path in target.iterdir()} <= {MODEL}:
-        return
+    path = user_path(output, "output")
+    said = f"output {str(path)!r}"
     try:
-        found = json.loads((target / METADATA).read_text())
-        is_artifact = isinstance(found, dict) and found.get("format") == FORMAT
-    except (OSError, ValueError):
-        is_artifact = False
-    if not is_artifact:
-        raise OutputError(f"output {target} exists and is not an artifact; it is left alone, choose another path")
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OutputError(f"{said} is a symbolic link that leads in a circle")
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{said} is {_kind(target)}; give a directory")
+        if target.is_dir():
+            _check_present(target, said, whole)
+        folder = next(
+            p for p in ((target.parent, *target.parents) if whole else (target, *target.parents)) if p.exists()
+        )
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"{said} cannot be made: {str(folder)!r} is not a directory that can be written")
+    except OSError as error:
+        raise OutputError(f"{said} cannot be used: {error.strerror or error}") from error
+    return path
+
+
+def _kind(path: Path) -> str:
+    """What a path that is no directory leads to."""
+    mode = path.stat().st_mode
+    kinds = ((stat.S_ISREG, "a file"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+def _check_present(target: Path, said: str, whole: bool) -> None:
+    """Refuse a directory that cannot be exchanged, or that holds anything but what an export has left.
+
+    Raises:
+        OutputError: With the reason.
+    """
+    names = {entry.name for entry in target.iterdir()}
+    compiled = _is_artifact(target)
+    if not whole:
+        if compiled and names & {LIBRARY, *KERNELS, *C_FILES}:
+            raise OutputError(
+                f"{said} holds a compiled artifact, which another {MODEL} would damage; choose another directory"
+            )
+        return
+    if not compiled and not names <= {MODEL}:
+        raise OutputError(f"{said} exists and is not an artifact; it is left alone, choose another path")
+    if _is_mount(target):
+        raise OutputError(f"{said} is a mount point, which cannot be replaced as a whole; give a directory in it")
+    here = Path(os.path.realpath(os.curdir))
+    if target == here or target in here.parents:
+        raise OutputError(f"{said} is the current directory or holds it; give a directory in it")
+
+
+def _is_artifact(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / METADATA).read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def _is_mount(folder: Path) -> bool:
+    """Whether something is mounted there; other than ``os.path.ismount`` also a directory of the same file system."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    places = (line.split()[4] for line in lines)
+    return os.fsencode(folder) in {re.sub(rb"\\(\d{3})", lambda code: bytes([int(code[1], 8)]), p) for p in places}
 
 
 def _flush(path: Path) -> None:
@@ -164,20 +229,26 @@ def _exchange(new: Path, old: Path) -> bool:
 
 
 def _temporary_prefix(target: Path) -> str:
-    return f".{target.name}.tern-"
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) < 200 else hashlib.sha256(name).hexdigest()}.tern-"  # names have 255 bytes
 
 
 def _clear_leftovers(target: Path) -> None:
     """Bring back an artifact that a kill left moved aside, and remove directories of builds whose process is gone."""
-    for path in sorted(target.parent.glob(f"{_temporary_prefix(target)}*")):
-        kind, _, rest = path.name.removeprefix(_temporary_prefix(target)).partition("-")
+    prefix = _temporary_prefix(target)
+    for path in sorted(path for path in target.parent.iterdir() if path.name.startswith(prefix)):
+        kind, _, rest = path.name.removeprefix(prefix).partition("-")
         process = rest.partition("-")[0]
-        if not process.isdigit() or _alive(int(process)):
-            continue
-        if kind == "old" and not target.exists():
-            path.rename(target)
-        elif kind in ("new", "old"):
-            shutil.rmtree(path, ignore_errors=True)
+        if process.isdigit() and not _alive(int(process)):
+            clear(path, target, kind)
+
+
+def clear(folder: Path, target: Path, kind: str = "new") -> None:
+    """Remove a directory that a dead build has left; kind ``old`` is an artifact that goes back to its place."""
+    if kind == "old" and not target.exists():
+        folder.rename(target)
+    elif kind in ("new", "old"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
@@ -191,7 +262,7 @@ def _alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(output: str | Path) -> Iterator[Path]:
+def replacing(output: str | os.PathLike[str]) -> Iterator[Path]:
     """A fresh directory that becomes ``output`` when the block ends well.
 
     An earlier artifact at ``output`` is replaced as a whole; files in it that are not the artifact's (a benchmark's
@@ -203,12 +274,11 @@ def replacing(output: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: ``output`` may not be replaced, or cannot be written.
     """
-    target = Path(output).expanduser()
-    target = Path(os.path.realpath(target))
+    target = Path(os.path.realpath(check(output)))
     try:
-        _replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(target)
+        with contextlib.suppress(PermissionError):  # of a directory that may be written but not listed
+            _clear_leftovers(target)
         folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(target)}new-{os.getpid()}-", dir=target.parent))
         folder.chmod(0o777 & ~_umask())
     except OSError as error:
@@ -222,6 +292,21 @@ def replacing(output: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _take(path: Path, place: Path) -> None:
+    """Give a user's file or directory a second name, so that none of it is lost or read, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, place, symlinks=True, copy_function=_link)
+    else:
+        _link(path, place)
+
+
+def _link(path: str | Path, place: str | Path) -> None:
+    try:
+        os.link(path, place, follow_symlinks=False)
+    except OSError:  # a file system without hard links, or a file of somebody else
+        shutil.copy2(path, place, follow_symlinks=False)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -233,10 +318,10 @@ def _commit(folder: Path, target: Path) -> None:
     if target.is_dir():
         for path in target.iterdir():
             if path.name not in FILES:
-                (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
-    for path in folder.iterdir():
-        if path.is_file():
-            _flush(path)
+                _take(path, folder / path.name)
+    for name in FILES:
+        if (folder / name).is_file():
+            _flush(folder / name)
     _flush(folder)
     if not target.exists():
         folder.rename(target)

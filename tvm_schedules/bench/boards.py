@@ -14,6 +14,7 @@ from tvm_schedules.bench.measure import bench, check_request
 from tvm_schedules.bench.places import BoardPlace, PythonBoard
 from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.errors import TernError
+from tvm_schedules.files import user_path
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def verify_on(place: BoardPlace, name: str, artifact: str | Path) -> verify.Repo
         VerificationError: The outputs differ.
         BoardError: The board failed.
     """
-    folder = Path(artifact)
+    folder = user_path(artifact)
     inputs, expected = load_samples(folder)
     actual = place.outputs(folder)
     names = [entry["name"] for entry in store.read_metadata(folder, check_hashes=False)["inputs"]]

@@ -13,10 +13,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..files import write_file
 
 __all__ = ["Layer", "Row", "main", "measure", "table"]
 
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--digits", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="of a weight")
     parser.add_argument("--target", default="host")
     parser.add_argument("--turns", type=int, default=15, help="measurements of each; a quantile of 0.2 counts")
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there as well")
     options = parser.parse_args(arguments)
     results = []
     for layer in options.layer:
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.append({"layer": asdict(layer), "inputs": inputs, "rows": [asdict(row) for row in rows]})
                 print(table(layer, inputs, rows), end="\n\n", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_file(options.json, json.dumps(results, indent=1) + "\n")
     return 0
 
 

@@ -15,6 +15,7 @@ from tvm_schedules.bench import peers
 from tvm_schedules.bench.places import Local, Place, Running
 from tvm_schedules.bench.remote import ConnectionLostError
 from tvm_schedules.errors import BenchError
+from tvm_schedules.files import user_path
 
 
 def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def check_request(artifact: str | Path, against: Sequence[str], threads: Sequenc
         raise BenchError(f"threads must be at least 1, got {', '.join(str(count) for count in threads) or 'none'}")
     if rounds < 1:
         raise BenchError(f"rounds must be at least 1, got {rounds}")
-    metadata = store.read_metadata(Path(artifact))
+    metadata = store.read_metadata(user_path(artifact, "artifact"))
     if metadata["target"]["tvm"].get("kind") == "c":
         raise BenchError(
             f"{artifact} is C source: compile it for the board and time model_run there, as examples/c does"
@@ -170,7 +171,7 @@ def bench(
             failed.
         ArtifactError: The artifact is damaged.
     """
-    folder, metadata = Path(artifact), check_request(artifact, against, threads, rounds)
+    folder, metadata = user_path(artifact), check_request(artifact, against, threads, rounds)
     place = place or Local()
     cpus = place.cpus()
     for count in threads:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.errors import BenchError
+from tvm_schedules.files import write_file
 
 
 def _size(count: float | None) -> str:
@@ -196,7 +197,7 @@ def plot(results: Sequence[dict[str, Any]], path: str) -> None:
         path: File to write, see :func:`check_plot`.
 
     Raises:
-        BenchError: It cannot be written.
+        OutputError: It cannot be written.
     """
     import matplotlib
 
@@ -214,13 +215,12 @@ def plot(results: Sequence[dict[str, Any]], path: str) -> None:
             axis.set_title(f"{name + ': ' if name else ''}{result['machine']['cpu'] or 'CPU n/a'}, {_threads(entry)}")
     for axis in figure.axes:
         axis.set_visible(axis.has_data())  # one board may have come further than another
+    picture = io.BytesIO()
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise BenchError(f"cannot write the plot {path}: {error.strerror or error}") from error
+        figure.savefig(picture, format=Path(path).suffix[1:].lower())
     finally:
         plt.close(figure)
+    write_file(path, picture.getvalue())
 
 
 def _bars(axis: Any, entry: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tvm_schedules.errors import TernError, install_hint
 
@@ -18,7 +20,8 @@ def run(action: Callable[[], int]) -> int:
         The exit status.
     """
     try:
-        return action()
+        with ended_by_signals():
+            return action()
     except TernError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -32,23 +35,24 @@ def run(action: Callable[[], int]) -> int:
         return 130
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file as a whole or not at all.
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as an exception does, so that it cleans up behind itself.
 
-    Raises:
-        TernError: The file cannot be written.
+    The exit status is what a shell reports for a process that the signal ended. A signal that the caller ignores, as
+    ``nohup`` does, stays ignored; a handler of the caller's stays in place.
     """
-    target = Path(path)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, _end)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise TernError(f"cannot write {target}: {error.strerror or error}") from error
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tvm_schedules.cli import run, write_text
+from tvm_schedules.cli import run
 from tvm_schedules.errors import BenchError
+from tvm_schedules.files import write_file
 
 
 def _numbers(text: str) -> list[int]:
@@ -91,7 +92,7 @@ def _main(options: argparse.Namespace) -> int:
     def keep(result: dict[str, Any]) -> None:
         newest.update(result)
         if options.json:
-            write_text(options.json, json.dumps(result, indent=1) + "\n")
+            write_file(options.json, json.dumps(result, indent=1) + "\n")
 
     interrupted = False
     try:
@@ -113,7 +114,7 @@ def _main(options: argparse.Namespace) -> int:
         told = name.rpartition("@")[2] in reason
         log.print(f"error: {reason if told else f'{name}: {reason}'}", markup=False)
     if options.csv:
-        write_text(options.csv, report.to_csv(results))
+        write_file(options.csv, report.to_csv(results))
     if options.plot and any(entry["results"] for entry in results):
         report.plot(results, options.plot)
     if interrupted:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..cli import write_text
 from ..errors import TunerError
+from ..files import user_path, write_file
 
 __all__ = ["Database", "default_database"]
 
@@ -18,7 +18,7 @@ FORMAT = 1
 def default_database() -> Path:
     """``tern-lightning/tuning.json`` in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "tern-lightning" / "tuning.json"
+    return user_path(cache) / "tern-lightning" / "tuning.json"
 
 
 class Database:
@@ -32,7 +32,7 @@ class Database:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path, "database")
         self._entries = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -64,7 +64,7 @@ class Database:
             TunerError: The file cannot be written, or has been damaged meanwhile.
         """
         self._entries = {**self._read(), **self._entries, key: entry}
-        write_text(self.path, json.dumps({"format": FORMAT, "entries": self._entries}, indent=1) + "\n")
+        write_file(self.path, json.dumps({"format": FORMAT, "entries": self._entries}, indent=1) + "\n")
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -12,8 +12,9 @@ from typing import Any
 
 from tvm_schedules.bench.suite import __doc__ as description
 from tvm_schedules.bench.suite.cases import CASES
-from tvm_schedules.cli import run, write_text
+from tvm_schedules.cli import run
 from tvm_schedules.errors import BenchError
+from tvm_schedules.files import user_path, write_file
 
 
 def _list(text: str) -> list[str]:
@@ -43,13 +44,18 @@ def parser() -> argparse.ArgumentParser:
     add("--patience", type=float, default=3.0, metavar="SECONDS", help="wait for quiet before a turn (default: 3)")
     add("--quick", action="store_true", help="3 rounds of 0.05 s without waiting: a look, not a measurement")
     add("--peer-python", type=_python, action="append", default=[], metavar="NAME=PYTHON", help="a peer's environment")
-    add("--work", type=Path, metavar="DIR", help="where libraries and models are kept (default: a temporary directory)")
-    add("--json", type=Path, metavar="FILE", help="results; finished ones in it are not measured again")
-    add("--tune", type=Path, metavar="DATABASE", help="tune our libraries, with this database file")
+    add(
+        "--work",
+        type=user_path,
+        metavar="DIR",
+        help="where libraries and models are kept (default: a temporary directory)",
+    )
+    add("--json", type=user_path, metavar="FILE", help="results; finished ones in it are not measured again")
+    add("--tune", type=user_path, metavar="DATABASE", help="tune our libraries, with this database file")
     add("--prepare-only", action="store_true", help="make libraries and models, measure nothing")
     add("--plot", metavar="FILE", help="write a bar chart (.png, .svg, .pdf)")
-    add("--compare", type=Path, metavar="FILE", help="show what moved since this baseline")
-    add("--write-baseline", type=Path, metavar="FILE", help="write the ratios of this run")
+    add("--compare", type=user_path, metavar="FILE", help="show what moved since this baseline")
+    add("--write-baseline", type=user_path, metavar="FILE", help="write the ratios of this run")
     return made
 
 
@@ -131,13 +137,13 @@ def _main(options: argparse.Namespace) -> int:
     if options.prepare_only:
         return 0
     if options.write_baseline:
-        write_text(options.write_baseline, json.dumps(baseline.make(results), indent=1) + "\n")
+        write_file(options.write_baseline, json.dumps(baseline.make(results), indent=1) + "\n")
     if options.plot:
         try:
             show.plot(results, options.plot)
         except ImportError:
             raise BenchError("matplotlib is not installed; install it with: pip install matplotlib") from None
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise BenchError(f"cannot write the plot: {error}") from error
     console = Console()
     if not console.is_terminal:

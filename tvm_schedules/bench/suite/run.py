@@ -14,8 +14,8 @@ from tvm_schedules.artifact import store
 from tvm_schedules.bench import places, system
 from tvm_schedules.bench.suite.prepare import Contender, Say
 from tvm_schedules.bench.worker import busy
-from tvm_schedules.cli import write_text
 from tvm_schedules.errors import BenchError
+from tvm_schedules.files import write_file
 
 FORMAT = 1
 QUIET = 0.05
@@ -51,7 +51,7 @@ class Results:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.data["entries"][key] = {"stamp": self.stamp, "when": when, **entry}
         if self.path is not None:
-            write_text(self.path, json.dumps(self.data, indent=1) + "\n")
+            write_file(self.path, json.dumps(self.data, indent=1) + "\n")
 
 
 def read_results(path: Path, what: str = "file", advice: str = "choose another name, or delete it") -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tvm_schedules.bench.suite.baseline import Change
 from tvm_schedules.bench.suite.cases import CASES, I2S_TARGET, NBITS, versus_i2s
+from tvm_schedules.files import user_path, write_file
 
 CEILINGS = {
     "sparse": ("nonzero_macs", "add_l1"),
@@ -159,7 +161,7 @@ def plot(results: Mapping[str, Any], path: str) -> None:
 
     Raises:
         ImportError: matplotlib is not installed.
-        OSError: The file cannot be written.
+        OutputError: The file cannot be written.
         ValueError: The file's ending is not that of a picture.
     """
     import matplotlib
@@ -187,5 +189,9 @@ def plot(results: Mapping[str, Any], path: str) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("best peer's time by ours (black: target)")
     axis.set_title(str(results["machine"]["cpu"]))
-    figure.savefig(path)
-    plt.close(figure)
+    picture = io.BytesIO()
+    try:
+        figure.savefig(picture, format=user_path(path).suffix[1:])
+    finally:
+        plt.close(figure)
+    write_file(path, picture.getvalue())

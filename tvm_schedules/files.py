@@ -1,0 +1,100 @@
+"""Paths that users give, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tvm_schedules.errors import OutputError
+
+__all__ = ["user_path", "write_file"]
+
+
+def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """A path as its user means it: ``~`` and ``~name`` stand for home directories, as in a shell.
+
+    Every public function and command that takes a path passes it through here, so that what is written, read and
+    reported is one place.
+
+    Args:
+        path: Text or a path object.
+        name: The argument, for the message.
+
+    Raises:
+        TypeError: Neither of the two.
+        ValueError: Empty, or with a null character.
+
+    Example:
+        >>> user_path("~/nets/a").is_relative_to(Path.home()), str(user_path("~a file")), str(user_path("b/../c"))
+        (True, '~a file', 'b/../c')
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise TypeError(f"{name} must be a path, as text or a pathlib.Path, got {type(path).__name__}")
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be a path that is not empty and has no null character, got {text!r}")
+    return Path(os.path.expanduser(text))
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Write a file so that it is there whole or not at all; an earlier one stays until then.
+
+    A symbolic link stays one, and the file that it leads to is replaced. A new file has the mode that the umask gives,
+    an earlier one keeps its own. What is no file, such as a pipe or ``/dev/stdout``, is written to as it is.
+
+    Args:
+        path: The file; its directory is made.
+        content: Bytes, or text, which is written as UTF-8.
+
+    Returns:
+        The path, with ``~`` expanded.
+
+    Raises:
+        OutputError: The file system refuses, for example because the disk is full.
+    """
+    given = user_path(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        mode = _mode(given)
+        if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            with given.open("wb") as file:
+                file.write(data)
+            return given
+        target = Path(os.path.realpath(given))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _replacement(target, mode) as file:
+            file.write(data)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(given)!r}: {error.strerror or error}") from error
+    return given
+
+
+def _mode(path: Path) -> int | None:
+    """What a path leads to and its permissions, None where there is nothing yet."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _replacement(target: Path, mode: int | None) -> Iterator[BinaryIO]:
+    """An open file beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
+    temporary = target.parent / f".tern-new-{os.getpid()}-{secrets.token_hex(6)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less what the umask takes
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if mode is not None:
+                os.fchmod(handle, stat.S_IMODE(mode))
+            yield file
+            file.flush()
+            os.fsync(handle)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
