@@ -245,8 +245,29 @@ def test_damage_is_found(built: Path, name: str) -> None:
     path.write_bytes(bytes(data[:-1]))
     with pytest.raises(ArtifactError, match=f"{name} is damaged: .* bytes, written were"):
         tvm_schedules.load(built, check_hashes=False)
-    path.unlink()
-    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+
+
+def test_a_device_needs_code_weights_and_metadata_alone(built: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((1, fake.K)).astype(np.float32)
+    expected = tvm_schedules.load(built)(x)
+    for name in (store.MODEL, store.SAMPLES, store.PROBE):
+        (built / name).unlink()
+        np.testing.assert_array_equal(tvm_schedules.load(built)(x), expected)
+    for name in (store.LIBRARY, store.WEIGHTS):
+        content = (built / name).read_bytes()
+        (built / name).unlink()
+        with pytest.raises(ArtifactError, match=f"{name} is missing"):
+            tvm_schedules.load(built)
+        (built / name).write_bytes(content)
+
+
+def test_metadata_names_files_of_an_artifact_alone(built: Path) -> None:
+    metadata = store.read_metadata(built)
+    (built.parent / "secret").write_text("nobody's business")
+    metadata["files"]["../secret"] = {"bytes": 17, "sha256": store.sha256(built.parent / "secret")}
+    metadata["sha256"] = store._own_hash(metadata)
+    (built / store.METADATA).write_text(json.dumps(metadata))
+    with pytest.raises(ArtifactError, match=r"names '\.\./secret', which is no file of an artifact"):
         tvm_schedules.load(built)
 
 

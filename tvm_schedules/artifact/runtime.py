@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules import cpu
-from tvm_schedules.artifact import store, weights
+from tvm_schedules.artifact import libraries, store, weights
 from tvm_schedules.artifact.threads import setter
-from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError
+from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError, TernError
 from tvm_schedules.files import user_path
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
+TRIES = 5
+"""How often an artifact may be replaced while it is being loaded."""
 
 
 def aligned(size: int, fill: int = 0) -> Array:
@@ -200,11 +202,17 @@ def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
 
 
-def constants_of(folder: Path, plan: dict[str, Any]) -> Array:
-    """The constant memory of an artifact's network, uint8 as the kernels read it."""
+def constants_of(folder: Path, plan: dict[str, Any], content: bytes | None = None) -> Array:
+    """The constant memory of an artifact's network, uint8 as the kernels read it.
+
+    Args:
+        folder: The artifact.
+        plan: Of :func:`plan_of`.
+        content: Bytes of the file of weights where they have been read.
+    """
     from tvm_schedules.constants import expand
 
-    arrays, constants = weights.read(folder / store.WEIGHTS)
+    arrays, constants = weights.read(folder / store.WEIGHTS, content)
     return expand(plan | {"constants": constants}, arrays)
 
 
@@ -217,7 +225,7 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
     compiler.
 
     Args:
-        path: The artifact's directory.
+        path: The artifact's directory. The model stays as it is when another artifact takes this place.
         threads: Number of threads; None takes ``TVM_NUM_THREADS`` or all cores.
         check_hashes: Compare the SHA-256 of every file with the recorded one first.
 
@@ -228,22 +236,39 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         LinkError: C source, and there is no C compiler.
     """
     folder = user_path(path)
-    metadata = store.read_metadata(folder, check_hashes)
-    if metadata.get("code"):
-        from tvm_schedules.gpu.artifact import load as load_gpu
+    for _ in range(TRIES):
+        before = store.stamp(folder)
+        try:
+            model = _load(folder, threads, check_hashes)
+        except TernError:
+            if store.stamp(folder) == before:
+                raise
+        else:
+            if store.stamp(folder) == before:
+                return model
+    raise ArtifactError(f"{folder} was replaced {TRIES} times while it was being loaded")
 
-        return load_gpu(folder, metadata, plan_of(metadata), constants_of)
+
+def _load(folder: Path, threads: int | None, check_hashes: bool) -> Model:
+    """Load what is in a directory that nobody replaces meanwhile; arguments and errors as those of :func:`load`."""
+    metadata = store.read_metadata(folder, check_hashes, (store.LIBRARY, store.WEIGHTS))
+    plan = plan_of(metadata)
     if metadata["target"]["tvm"].get("kind") == "c":
         from tvm_schedules.portable.host import HostModel
 
-        return HostModel(folder, plan_of(metadata), metadata)
-    check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
-    import tvm
-
-    plan = plan_of(metadata)
+        return HostModel(folder, plan, metadata)
+    is_gpu = bool(metadata.get("code"))
+    if not is_gpu:
+        check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
     try:
-        constants = constants_of(folder, plan)
-        library = tvm.runtime.load_module(str(folder / store.LIBRARY))
+        constants = constants_of(folder, plan, store.content(folder, metadata, store.WEIGHTS, check_hashes))
+        if is_gpu:
+            from tvm_schedules.gpu.artifact import load as load_gpu
+
+            return load_gpu(folder, metadata, plan, constants, check_hashes)
+        library = libraries.load_content(store.content(folder, metadata, store.LIBRARY, check_hashes))
+    except TernError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
     return Model(plan, library, constants, threads, metadata)

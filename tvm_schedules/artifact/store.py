@@ -18,7 +18,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ PROBE = "probe.so"
 KERNELS = ("kernels.cl", "kernels.cu", "kernels.fatbin", "kernels.metal", "kernels.wgsl")
 C_FILES = ("model.c", "model.h", "model_weights.h", "model_sample.h")
 FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, *C_FILES, METADATA)
+NOT_RUN = (MODEL, SAMPLES, PROBE, "kernels.cu", "model_sample.h")
+"""What a device needs not have to run a network: it serves to check, to measure and to look at it."""
 
 
 def sha256(path: Path) -> str:
@@ -79,12 +81,15 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
+def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str] = ()) -> dict[str, Any]:
     """Read and check an artifact's metadata.
 
     Args:
         folder: The artifact's directory.
         check_hashes: Also compare the hash of every file.
+        apart: Files whose hashes are not compared here, because :func:`content` does it.
+
+    Files of :data:`NOT_RUN` may be missing.
 
     Raises:
         ArtifactError: Not an artifact, one of a newer version, a missing file, or content that does not match its hash.
@@ -108,13 +113,47 @@ def read_metadata(folder: Path, check_hashes: bool = True) -> dict[str, Any]:
         raise ArtifactError(f"{folder / METADATA} was changed after it was written: its hash does not match")
     for name, entry in metadata["files"].items():
         path = folder / name
+        if name not in FILES:
+            raise ArtifactError(f"{folder / METADATA} names {name!r}, which is no file of an artifact")
+        if name in NOT_RUN and not path.exists():
+            continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise ArtifactError(f"{path} is damaged: {path.stat().st_size} bytes, written were {entry['bytes']}")
-        if check_hashes and sha256(path) != entry["sha256"]:
-            raise ArtifactError(f"{path} is damaged: its SHA-256 does not match the one in {METADATA}")
+        hashed = check_hashes and name not in apart
+        _compare(path, entry, path.stat().st_size, sha256(path) if hashed else None)
     return metadata
+
+
+def content(folder: Path, metadata: dict[str, Any], name: str, check_hash: bool = True) -> bytes:
+    """A file's bytes, which are those that the metadata is about: what is checked is what is returned.
+
+    Raises:
+        ArtifactError: The artifact has no such file, or it has other content.
+        OSError: It cannot be read.
+    """
+    path, entry = folder / name, metadata["files"].get(name)
+    if entry is None:
+        raise ArtifactError(f"{folder / METADATA} names no {name}")
+    data = path.read_bytes()
+    _compare(path, entry, len(data), hashlib.sha256(data).hexdigest() if check_hash else None)
+    return data
+
+
+def _compare(path: Path, entry: dict[str, Any], size: int, digest: str | None) -> None:
+    """Raise ArtifactError where a file is not the one that was written."""
+    if size != entry["bytes"]:
+        raise ArtifactError(f"{path} is damaged: {size} bytes, written were {entry['bytes']}")
+    if digest not in (None, entry["sha256"]):
+        raise ArtifactError(f"{path} is damaged: its SHA-256 does not match the one in {METADATA}")
+
+
+def stamp(folder: Path) -> tuple[int, ...] | None:
+    """What changes when another artifact takes the place of the one in ``folder``; None where there is none."""
+    try:
+        found = (folder / METADATA).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def check(output: str | os.PathLike[str], whole: bool = True) -> Path:

@@ -7,6 +7,7 @@ index also has the plan's list of constants, which is long, repeats itself, and 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,13 +32,17 @@ def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()
     np.savez_compressed(path, allow_pickle=False, index=np.frombuffer(text, "u1"), data=np.frombuffer(data, "u1"))
 
 
-def read(path: Path) -> tuple[dict[str, Array], list[Any]]:
+def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], list[Any]]:
     """What :func:`write` wrote; the arrays share memory and are read-only.
+
+    Args:
+        path: The file.
+        content: Its bytes where they have been read.
 
     Raises:
         ArtifactError: The index is not of numeric arrays that fill the data.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
         index, data = json.loads(file["index"].tobytes()), file["data"].tobytes()
     arrays, start = {}, 0
     for name, kind, shape in index["arrays"]:

@@ -95,10 +95,11 @@ def measure(probe: Path, vector_bytes: int, threads: int = 1, seconds: float = 0
     """
     import tvm
 
+    from tvm_schedules.artifact.libraries import load_library
     from tvm_schedules.artifact.runtime import aligned
     from tvm_schedules.artifact.threads import setter
 
-    library = tvm.runtime.load_module(str(probe))
+    library = load_library(probe)
     setter(library)(threads)
     result = {}
     for kind, dtype in KINDS.items():

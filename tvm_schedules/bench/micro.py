@@ -150,10 +150,11 @@ def measure(library: Path, spec: TargetSpec, threads: int, seconds: float) -> di
     """Rates of every kind: element operations (a dot product's four count four), and bytes for ``read_...``."""
     import tvm
 
+    from tvm_schedules.artifact.libraries import load_library
     from tvm_schedules.artifact.runtime import aligned
     from tvm_schedules.artifact.threads import setter
 
-    loaded, width = tvm.runtime.load_module(str(library)), spec.vector_bytes
+    loaded, width = load_library(library), spec.vector_bytes
     setter(loaded)(threads)
     x, out, counts = aligned(LARGEST, 1), aligned(1 << 18), aligned(12).view(np.int32)
 

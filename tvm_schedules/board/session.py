@@ -52,9 +52,9 @@ class Session:
 
     def load_module(self, name: str) -> Any:
         """An uploaded library."""
-        import tvm
+        from tvm_schedules.artifact.libraries import load_library
 
-        return tvm.runtime.load_module(self.path(name))
+        return load_library(self.path(name))
 
     def start(self, config: str) -> str:
         """Start an engine, see :class:`tvm_schedules.bench.places.Worker`.

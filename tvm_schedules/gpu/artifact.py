@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..errors import ArtifactError, DeviceError
+from ..artifact import store
+from ..errors import DeviceError
 from ..targets import TargetSpec
 from .targets import architectures
 
@@ -78,11 +79,11 @@ def needed(spec: TargetSpec) -> str | None:
     return f"{kind} is exported as source, there is no runner for it"
 
 
-def _open(kind: str, source: str, binary: Callable[[], bytes]) -> Device:
+def _open(kind: str, source: Callable[[], str], binary: Callable[[], bytes]) -> Device:
     if kind == "opencl":
         from .opencl import OpenClDevice
 
-        return OpenClDevice(source)
+        return OpenClDevice(source())
     if kind == "cuda":
         from .cuda import CudaDevice
 
@@ -94,22 +95,26 @@ def load(
     folder: Path,
     metadata: dict[str, Any],
     plan: dict[str, Any],
-    constants_of: Callable[[Path, dict[str, Any]], Array],
+    constants: Array,
+    check_hashes: bool = True,
 ) -> GpuModel:
     """Opens the device and puts the network on it.
 
     Raises:
         DeviceError: No driver, no device, or one that the code does not fit.
-        ArtifactError: A file cannot be read.
+        ArtifactError: The code is not that of the metadata.
+        OSError: A file cannot be read.
     """
     from .runner import GpuModel
 
-    try:
-        source = (folder / metadata["code"]["source"]).read_text()
-        constants = constants_of(folder, plan)
-        device = _open(metadata["target"]["architecture"], source, lambda: (folder / BINARY).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+    def content(name: str) -> bytes:
+        return store.content(folder, metadata, name, check_hashes)
+
+    device = _open(
+        metadata["target"]["architecture"],
+        lambda: content(metadata["code"]["source"]).decode(),
+        lambda: content(BINARY),
+    )
     return GpuModel(plan, constants, device, metadata)
 
 
@@ -122,5 +127,5 @@ def in_memory(model: Any, spec: TargetSpec) -> GpuModel:
 
     compiled = compile_gpu(model, spec)
     sm = architectures(spec.tvm)
-    device = _open(str(spec.tvm["kind"]), compiled.source, lambda: fatbin(compiled.source, sm))
+    device = _open(str(spec.tvm["kind"]), lambda: compiled.source, lambda: fatbin(compiled.source, sm))
     return GpuModel(compiled.plan, expand(compiled.plan, compiled.arrays), device)

@@ -117,10 +117,11 @@ class LocalDevice:
         """See :class:`Device`."""
         import tvm
 
+        from ..artifact.libraries import load_library
         from ..artifact.runtime import aligned
         from ..artifact.threads import setter
 
-        library = _linked(made, target, tvm.runtime.load_module)
+        library = _linked(made, target, load_library)
         setter(library)(threads)
         tensors = []
         for data in (made.arena, made.constants):
