@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -192,17 +193,17 @@ def _artifact(path: Path) -> Inspection:
 
     metadata = store.read_metadata(path)
     kernels = {step["name"]: step for step in [*metadata["steps"], *metadata["layers"]]}
-    try:
-        found = onnx_layers(onnxtools.read_model(path / store.MODEL))
-    except ImportError:  # a board without the onnx package: what the compiler has written down
-        found = [(entry["name"], _recorded(entry)) for entry in metadata["layers"]]
+    found = [(entry["name"], _recorded(entry)) for entry in metadata["layers"]]  # what the compiler has written down
+    if (path / store.MODEL).is_file():
+        with contextlib.suppress(ImportError):  # a board without the onnx package
+            found = onnx_layers(onnxtools.read_model(path / store.MODEL))
     layers = []
     for node, layer in found:
         step = kernels.get(node) or kernels.get(layer.name) or {}
         # The ONNX file has two bits a weight; the artifact's own form is smaller.
         own = {key: step[key] for key in ("bits", "bytes", "kernel", "reason") if key in step}
         layers.append(Layer(**asdict(layer) | own))
-    files = {name: entry["bytes"] for name, entry in metadata["files"].items()}
+    files = {name: entry["bytes"] for name, entry in metadata["files"].items() if (path / name).is_file()}
     keys = ("created", "target", "quantisation", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
     details["memory"] = {key: metadata["memory"].get(key) for key in ("arena_bytes", "constant_bytes", "cortex_m7")}

@@ -75,6 +75,10 @@ def test_artifact_shows_kernels(fake_compiler: object, tmp_path: Path, capsys: p
     assert data["layers"][0]["kernel"] == "fake_f32"
     assert data["files"]["model.so"] > 0
     assert data["totals"]["ternary"]["weights"] == fake.K * fake.N
+    (tmp_path / "out" / store.MODEL).unlink()  # as on a device
+    alone = inspection.inspect(tmp_path / "out")
+    assert (alone.layers[0].kernel, alone.layers[0].bytes) == ("fake_f32", layer.bytes)
+    assert alone.files.keys() == data["files"].keys() - {store.MODEL}
 
 
 @pytest.mark.parametrize("target", ["host", "c"])

@@ -68,13 +68,15 @@ def onnxruntime_engines(
         The engines, and (name, reason) of those that could not be prepared.
 
     Raises:
-        BenchError: onnxruntime is not installed.
+        BenchError: onnxruntime is not installed, or the artifact has no ONNX file.
     """
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
         raise BenchError("onnxruntime is not installed; install it with: pip install onnxruntime") from None
     source = artifact / store.MODEL
+    if not source.is_file():
+        raise BenchError(f"{artifact} has no {store.MODEL}, which onnxruntime runs; compare where the whole export is")
     engines = [replace(_engine("onnxruntime 2-bit file", source), two_bit=True)]
     try:
         model = onnxtools.float_model(onnxtools.read_model(source))

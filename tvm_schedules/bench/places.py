@@ -228,7 +228,8 @@ class PythonBoard:
 
     def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
         """See :class:`Place`."""
-        needed = [artifact / name for name in (*store.read_metadata(artifact, False)["files"], store.METADATA)]
+        names = (*store.read_metadata(artifact, False)["files"], store.METADATA)
+        needed = [artifact / name for name in names if (artifact / name).is_file()]
         needed += [Path(engine.path)] if engine.kind != "tern" else []
         for path in needed:
             if path not in self._uploaded:
