@@ -4,12 +4,14 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 OUTPUT ?= runs/digits
+EXAMPLES ?= 10000
 
-.PHONY: demo test test-arm lint types clean help
+.PHONY: demo test test-search test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
 	@echo "make test    install and run all tests"
+	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/methods for some of them"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
@@ -42,6 +44,9 @@ test-arm: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -q -n 2
+
+test-search: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=search EXAMPLES=$(EXAMPLES) $(RUN) -m pytest -v -n 2 -m hypothesis --durations=20 $(TESTS)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

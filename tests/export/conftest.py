@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,8 +21,3 @@ def _one_operator_table() -> Iterator[None]:
     ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     yield
     ONNXRegistry.from_torchlib = original
-
-
-@pytest.fixture(autouse=True)
-def _same_numbers() -> None:
-    torch.manual_seed(0)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,6 +23,7 @@ from tern_lightning.activations import (
     remove_fake_quantizers,
 )
 from tests.export.export_nets import run
+from tests.properties import examples
 
 bounds = st.floats(-1e3, 1e3, width=32)
 
@@ -48,7 +49,7 @@ def test_union_covers_every_range(pairs: list[tuple[float, float]]) -> None:
         assert union.high >= other.high - 0.51 * union.scale
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.floats(1e-3, 10), st.integers(0, 255), st.integers(0, 2**31))
 def test_fake_quantize_equals_numpy(scale: float, zero_point: int, seed: int) -> None:
     scale = float(np.float32(scale))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning.onnx.weights import components
 from tern_lightning.tensor import TernaryTensor
+from tests.properties import examples
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.integers(1, 3),
     st.integers(1, 4),

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning.functional import ec2t, entropy_assignment, size_factor
 from tern_lightning.quantizers import get_quantizer
-
-settings.register_profile("few", max_examples=80, deadline=None)
-settings.load_profile("few")
 
 seeds = st.integers(0, 2**32 - 1)
 

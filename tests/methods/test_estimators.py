@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning.functional import (
@@ -19,9 +19,6 @@ from tern_lightning.functional import (
 )
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE
 from tern_lightning.quantizers import get_quantizer
-
-settings.register_profile("few", max_examples=40, deadline=None)
-settings.load_profile("few")
 
 seeds = st.integers(0, 2**32 - 1)
 

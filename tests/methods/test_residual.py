@@ -5,15 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import functional
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.tensor import TernaryTensor
-
-settings.register_profile("few", max_examples=40, deadline=None)
-settings.load_profile("few")
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(3, 8), (4, 3, 3, 3), (6, 2, 5)])

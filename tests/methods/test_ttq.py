@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import functional
 from tern_lightning.functional import trained_levels, ttq
 from tern_lightning.quantizers import get_quantizer
-
-settings.register_profile("few", max_examples=40, deadline=None)
-settings.load_profile("few")
 
 
 def begun(method, weight, axis=0, mask=None, **options):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,6 +33,7 @@ from tern_lightning.metrics import (
 )
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.tensor import TernaryTensor
+from tests.properties import examples
 
 
 def random_ternary(shape=(6, 5, 3, 3), zeros=0.6, seed=0, terms=1, axis=0, symmetric=True):
@@ -46,7 +47,7 @@ def random_ternary(shape=(6, 5, 3, 3), zeros=0.6, seed=0, terms=1, axis=0, symme
 SHAPES = st.sampled_from([(7, 3), (4, 6, 3), (3, 5, 2, 2), (1, 1), (9, 17)])
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(SHAPES, st.floats(0, 1), st.integers(1, 3), st.integers(0, 1), st.integers(0, 99), st.sampled_from(FORMATS))
 def test_formats_have_the_bytes_of_their_formulas_and_can_be_read(shape, zeros, terms, axis, seed, form):
     ternary = random_ternary(shape, zeros, seed, terms, axis)

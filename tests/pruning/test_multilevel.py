@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -16,6 +16,7 @@ from tern_lightning.functional.speedup import SpeedUp, count_products, measure_s
 from tern_lightning.layers import LayerState, swap, ternary_layers
 from tern_lightning.learned import MultiLevelInput
 from tern_lightning.quantizers import get_quantizer
+from tests.properties import examples
 from tests.training.training_nets import Net, Save, samples
 from tests.training.training_runs import assert_same, everything
 
@@ -24,7 +25,7 @@ def error(weight, found):
     return (weight - found.dequantize()).square().mean().item()
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.integers(0, 99), st.booleans(), st.integers(0, 1))
 def test_more_terms_and_more_rounds_never_fit_worse(seed, per_channel, axis):
     weight = torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(seed))
@@ -77,7 +78,7 @@ def test_the_gradient_of_frozen_levels_is_a_projection():
     np.testing.assert_allclose(weight.grad.flatten().numpy(), projector @ gradient.flatten().numpy(), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.integers(0, 99), st.integers(1, 3))
 def test_every_weight_has_the_nearest_sum_and_masked_ones_zero(seed, terms):
     random = torch.Generator().manual_seed(seed)
@@ -111,7 +112,6 @@ def brute_digits(x, levels, signed):
     return out
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=6), st.booleans())
 def test_activation_digits(values, signed):
     levels = [1.0, 0.5, 0.25]

@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning.functional.patterns import expand_groups, group_norms, group_sizes, keep_largest, keep_n_of_m
+from tests.properties import examples
 
 SHAPES = st.sampled_from([(5, 7), (4, 6, 3), (3, 5, 2, 2), (6, 1, 3, 3)])
 
@@ -24,7 +25,7 @@ def blocks(shape, group, axis, kernel):
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(SHAPES, st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(0, 1), st.integers(0, 99))
 def test_group_norms_and_back(shape, po, pi, kernel, axis, seed):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -38,7 +39,7 @@ def test_group_norms_and_back(shape, po, pi, kernel, axis, seed):
             assert sizes[index].item() == len(members)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.floats(0, 1), st.integers(0, 99))
 def test_keep_largest_over_several_layers(amount, seed):
     random = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -16,6 +16,7 @@ from tern_lightning.functional.penalty import shrink_groups, weight_penalty, wei
 from tern_lightning.layers import effective_weight
 from tern_lightning.masks import mask_of
 from tern_lightning.schedules import Schedule
+from tests.properties import examples
 from tests.training.training_nets import Net, Save
 from tests.training.training_runs import assert_same, everything
 
@@ -33,7 +34,7 @@ def numpy_penalty(weight, po, pi, share, mode, delta=None):
     return np.minimum(norms, delta).sum(), delta
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.integers(1, 3), st.integers(1, 3), st.floats(0.2, 1.5), st.sampled_from(["all", "alive"]), st.integers(0, 99))
 def test_value_and_gradient_by_finite_differences(po, pi, share, mode, seed):
     random = np.random.default_rng(seed)

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import functional, metrics
 from tern_lightning.quantizers import Quantizer, get_quantizer, register
 from tern_lightning.tensor import TernaryTensor
-
-settings.register_profile("few", max_examples=60, deadline=None)
-settings.load_profile("few")
 
 
 def reference(method, row):

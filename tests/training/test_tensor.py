@@ -3,13 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import TernaryTensor
-
-settings.register_profile("few", max_examples=60, deadline=None)
-settings.load_profile("few")
 
 
 @st.composite

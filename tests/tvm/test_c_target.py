@@ -9,9 +9,10 @@ from unittest import mock
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from onnx import TensorProto, helper
 
+from tests.properties import examples
 from tvm_schedules.errors import ArtifactError, BenchError, InputError, UnsupportedOperatorError
 from tvm_schedules.kernels import straight
 from tvm_schedules.portable.lower import compile_portable
@@ -47,7 +48,7 @@ def random(*shape: int, seed: int = 5) -> np.ndarray:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_convolution(tmp_path: Path, case: Case) -> None:
     net, y, out = build(case)

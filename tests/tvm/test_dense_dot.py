@@ -8,9 +8,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules import compat
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
@@ -80,7 +81,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
             assert (steps > 0.5).mean() < 0.02
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40)
 @given(cases(), st.integers(1, 4), st.integers(1, 6))
 def test_random_convolutions(case: Case, block: int, tile: int) -> None:
     case = replace(case, terms=1, zero=case.zero or 0, rows=case.rows + 3, fan=case.fan + 3)
@@ -88,7 +89,7 @@ def test_random_convolutions(case: Case, block: int, tile: int) -> None:
 
 
 @pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="channels in the lanes are for vectors of a cache line")
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40)
 @given(cases(), st.sampled_from([1, 2, 4]), st.sampled_from([4, 33, 70]))
 def test_random_convolutions_with_channels_in_the_lanes(case: Case, chunks: int, rows: int) -> None:
     assume(len(case.dims) < 3)

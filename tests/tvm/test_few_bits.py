@@ -9,9 +9,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import Compiled, compile_model
 from tvm_schedules.kernels import popcount
@@ -134,7 +135,7 @@ def run(layer: Layer, y: str, kernel: str) -> tuple[np.ndarray, np.ndarray]:
     return runner(data)[0], rounded
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@examples(20)
 @given(cases())
 def check_convolution(kernel: str, case: Case) -> None:
     layer = Layer((case.batch, case.groups * case.fan, *case.dims), case.form, case.seed)

@@ -6,9 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules import huffman
 
 
@@ -45,7 +46,7 @@ def by_hand(data: bytes, terms: int, count: int) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(1, 7), st.integers(0, 900), st.floats(0, 1), st.integers(0, 99))
 def test_codes_come_back(terms: int, count: int, zeros: float, seed: int) -> None:
     codes = codes_of((terms, count), zeros, seed)
@@ -81,7 +82,7 @@ def test_pruned_channels_take_almost_nothing() -> None:
     assert len(huffman.encode(np.zeros_like(codes))) < 10
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.integers(1, 2), st.sampled_from([0.4, 0.95]), st.integers(0, 2**32 - 1))
 def test_damage_is_an_error_or_other_codes_and_nothing_else(terms: int, zeros: float, seed: int) -> None:
     random = np.random.default_rng(seed)

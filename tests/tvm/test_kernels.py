@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.properties import examples
 
 from .nets import Net, Runner, run_onnx
 
@@ -109,7 +111,7 @@ def check(model: object, inputs: list[np.ndarray], step: float | None) -> None:
             assert (steps > 0.5).mean() < 0.02, "too many values are rounded otherwise"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(case: Case) -> None:
     net, y, out = build(case)

@@ -7,9 +7,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import compile_model
 from tvm_schedules.kernels import panel, panel_copies
@@ -52,7 +53,7 @@ def agree_on(case: Case, **numbers: int) -> None:
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, **numbers)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@examples(20)
 @given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
     case = replace(case, groups=1, terms=1, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5)
@@ -66,7 +67,7 @@ def width_of(case: Case) -> int:
     return (case.dims[last] + lo + hi - case.dilations[last] * (case.kernel[last] - 1) - 1) // case.strides[last] + 1
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@examples(25)
 @given(cases(), st.integers(1, 16), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]))
 def test_random_images_of_floats(case: Case, block: int, channels: int, chunks: int, unroll: int) -> None:
     assume(len(case.dims) < 3 and max(case.kernel) > 1)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules.compile import compile_model
 from tvm_schedules.targets import resolve
 
@@ -45,7 +46,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(shape, kernel, draw(st.integers(1, 3)), dilations, (pads[0], pads[1], pads[2], pads[3]), ceil, zero)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(cases())
 def test_random_windows(case: Case) -> None:
     net = Net(case.shape)

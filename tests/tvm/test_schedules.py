@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
@@ -91,7 +91,6 @@ def test_packed_columns(depth: int, columns: int, lanes: int) -> None:
     assert packed.sum() == matrix.sum()
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=0, max_size=3), st.data())
 def test_batches_broadcast_as_numpy_does(lead: list[int], data: Any) -> None:
     a = [data.draw(st.sampled_from([1, d])) for d in lead]

@@ -7,9 +7,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tvm_schedules import cpu
 from tvm_schedules.choice import Choice
 from tvm_schedules.compile import Compiled, compile_model
@@ -47,7 +48,7 @@ def agree(model: object, inputs: list[np.ndarray], step: float | None, target: s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@examples(30)
 @given(case=cases(), chunks=st.integers(1, 3), blocks=st.integers(1, 3))
 def test_random_convolutions(target: str, case: Case, chunks: int, blocks: int) -> None:
     case = replace(case, zero=None, zeros=case.zeros if case.zeros is not None else 0.7)

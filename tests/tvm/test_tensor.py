@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_schedules.tensor import TernaryTensor, pack_int2
@@ -38,7 +38,6 @@ def by_hand(tensor: TernaryTensor) -> np.ndarray:
     return result
 
 
-@settings(max_examples=50, deadline=None)
 @given(tensors())
 def test_dequantize_and_statistics_follow_the_definition(tensor: TernaryTensor) -> None:
     values = by_hand(tensor)
@@ -51,7 +50,6 @@ def test_dequantize_and_statistics_follow_the_definition(tensor: TernaryTensor) 
     assert tensor.term_sparsity() == pytest.approx([float((term == 0).mean()) for term in tensor.codes])
 
 
-@settings(max_examples=50, deadline=None)
 @given(tensors(), st.data())
 def test_scale_channels_scales_and_keeps_levels_positive(tensor: TernaryTensor, data: st.DataObject) -> None:
     factors = st.floats(-2, 2, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)
@@ -64,7 +62,6 @@ def test_scale_channels_scales_and_keeps_levels_positive(tensor: TernaryTensor, 
     assert (scaled.negative > 0).all()
 
 
-@settings(max_examples=50, deadline=None)
 @given(dims, st.integers(0, 2**32 - 1))
 def test_packing_is_onnx_int2(shape: list[int], seed: int) -> None:
     codes = np.random.default_rng(seed).integers(-1, 2, shape).astype(np.int8)
@@ -73,7 +70,6 @@ def test_packing_is_onnx_int2(shape: list[int], seed: int) -> None:
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(proto).astype(np.int8), codes)
 
 
-@settings(max_examples=50, deadline=None)
 @given(tensors())
 def test_what_is_stored_comes_back(tensor: TernaryTensor) -> None:
     tensor = TernaryTensor(tensor.codes, tensor.positive[:, :1], tensor.negative[:, :1])
@@ -87,7 +83,6 @@ def test_what_is_stored_comes_back(tensor: TernaryTensor) -> None:
         np.testing.assert_array_equal(found.negative, tensor.negative)
 
 
-@settings(max_examples=50, deadline=None)
 @given(tensors(max_terms=1))
 def test_values_are_recognised(tensor: TernaryTensor) -> None:
     found = TernaryTensor.from_values(tensor.dequantize(), tensor.channel_axis)

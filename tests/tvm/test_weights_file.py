@@ -19,7 +19,7 @@ DTYPES = st.sampled_from(["u1", "i1", "<u2", "<i4", "<f4", "<f8"])
 ARRAYS = DTYPES.flatmap(lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(min_dims=0, min_side=0)))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text(), ARRAYS, max_size=6))
 def test_arrays_come_back(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     weights.write(tmp_path / "weights.npz", arrays, [{"recipe": "raw"}])

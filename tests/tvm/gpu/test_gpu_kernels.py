@@ -6,7 +6,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+
+from tests.properties import examples
 
 from ..nets import Net, resnet, run_onnx
 from ..test_kernels import STEP, Case, build, cases
@@ -30,7 +32,7 @@ def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: f
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@examples(8)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(target: str, case: Case) -> None:
     net, y, out = build(case)
