@@ -196,6 +196,24 @@ class MLP(nn.Module):
         return self.layers(x)
 
 
+class Transformer(nn.Module):
+    """Three encoder layers of width 512 with 8 heads (Vaswani et al., 2017, table 3, half of the base model's encoder).
+
+    Args:
+        classes: Number of classes.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(512, 8, 2048, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embedded tokens ``[N, length, 512]`` -> logits ``[N, classes]``."""
+        return self.head(self.encoder(x).mean(1))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (resnet20, (3, 32, 32)),
     "resnet32": (resnet32, (3, 32, 32)),
@@ -204,6 +222,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18": (ResNet18, (3, 224, 224)),
     "mobilenetv2": (MobileNetV2, (3, 224, 224)),
     "mlp": (MLP, (784,)),
+    "transformer": (Transformer, (128, 512)),
 }
 """Constructor and shape of one input of every network, by name."""
 

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from examples.models import MODELS
 from examples.step_peers import PEERS
-from tern_lightning import BCGD, EntropyConstraint, PruningSchedule, Schedule, TernaryCallback
+from tern_lightning import BCGD, ActivationQuantization, EntropyConstraint, PruningSchedule, Schedule, TernaryCallback
 from tern_lightning.quantizers import quantizer_names
 
-BATCHES = {"resnet20": 128, "resnet18": 16}
+BATCHES = {"resnet20": 128, "resnet18": 16, "transformer": 4}
 """Batch size by network; 32 for the others."""
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sws": [{}, {"terms": 2}],
@@ -163,10 +163,15 @@ def variants(bias: bool) -> dict[str, Callbacks]:
             words = [f"{key}={value}" for key, value in options.items()]
             if method != "tequila" or bias:
                 found[" ".join([method, *words])] = ternary(method, options)
-    found["frozen"] = ternary("twn", {}, freeze=0)
+    for method in ("twn", "ttq", "multilevel"):
+        found[f"frozen {method}"] = ternary(method, {}, freeze=0)
     ramp = Schedule("constant", unit="step")
     found["twn + PruningSchedule"] = with_twn(lambda: PruningSchedule(0.8, schedule=ramp))
     found["twn + BCGD"] = with_twn(BCGD)
+    found["twn + PruningSchedule + 8 bit"] = lambda: [
+        *found["twn + PruningSchedule"](),
+        ActivationQuantization(),
+    ]
     return found
 
 
@@ -259,7 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", default="", help="names of variants, separated by commas; default: all")
     parser.add_argument("--rounds", type=int, default=7, help="rounds through all variants")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a variant in a round")
-    parser.add_argument("--batch", type=int, help="samples; default: 128 for resnet20, 16 for resnet18, 32 for others")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        help="samples; default: 128 for resnet20, 16 for resnet18, 4 for transformer, 32 for others",
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="time that the table shows")
     parser.add_argument("--output", type=Path, help="JSON file with all times")

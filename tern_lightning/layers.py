@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.functional.frozen import frozen_levels
+from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.gradient import straight_through
-from tern_lightning.functional.multilevel import fit_levels, limit_codes, limit_terms
+from tern_lightning.functional.multilevel import limit_codes, limit_terms
 from tern_lightning.kinds import LayerKind, find_bias, kind_of_type, weight_of
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
@@ -49,6 +49,7 @@ class LayerState:
     phase: Phase = "float"
     codes: Tensor | None = None
     mask: WeightMask | None = None
+    _prepared: tuple[tuple[Tensor | None, ...], FrozenCodes] | None = field(default=None, init=False, repr=False)
 
     def ternary(self, latent: Tensor) -> TernaryTensor:
         """Ternarise a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
@@ -62,7 +63,7 @@ class LayerState:
                 if limit is not None:
                     found = limit_terms(weight, found, limit, self.quantizer.symmetric)
         else:
-            found = self._frozen(weight, keep)
+            found = self._frozen(weight).levels(weight)
         if latent.dtype == torch.float32:
             return found
         positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
@@ -71,7 +72,7 @@ class LayerState:
     def values(self, latent: Tensor) -> Tensor:
         """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient."""
         if self.phase == "frozen":
-            return self.ternary(latent).dequantize().to(latent.dtype)
+            return self._frozen(latent).values(latent)
         keep = self._keep(latent)
         values = latent
         if self.phase == "ternary" and self._limit(latent) is not None:
@@ -88,15 +89,20 @@ class LayerState:
         keep = self._keep(latent)
         return own + self.quantizer.bias_shift(latent.float(), self.channel_axis, keep).to(own.dtype)
 
-    def _frozen(self, weight: Tensor, keep: Tensor | None) -> TernaryTensor:
+    def _frozen(self, weight: Tensor) -> FrozenCodes:
+        """The fixed codes without the pruned ones; what they cost to prepare is paid when they or the mask change."""
         assert self.codes is not None
-        codes = self.codes.to(weight.device)
-        if keep is not None:
-            limit = self._limit(weight)
-            codes = codes * keep if limit is None else limit_codes(codes, limit)
-        method = self.quantizer
-        read = frozen_levels if codes.ndim == weight.ndim else fit_levels
-        return read(weight, codes, method.symmetric, method.per_channel, self.channel_axis)
+        keep, limit = self._keep(weight), self._limit(weight)
+        made_of = (self.codes, keep, limit)
+        if self._prepared is None or any(new is not old for new, old in zip(made_of, self._prepared[0], strict=True)):
+            codes = self.codes.to(weight.device)
+            if keep is not None:
+                codes = codes * keep if limit is None else limit_codes(codes, limit)
+            terms = codes[None] if codes.ndim == weight.ndim else codes
+            method = self.quantizer
+            found = FrozenCodes.of(terms, method.symmetric, method.per_channel, self.channel_axis)
+            self._prepared = (made_of, found)
+        return self._prepared[1].to(weight.device)
 
     def _keep(self, weight: Tensor) -> Tensor | None:
         return None if self.mask is None else self.mask.on(weight.device)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.shared import spread
 
 GAUSSIAN_TEMPERATURE = 0.351
@@ -21,7 +22,7 @@ def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axi
     .. math:: \hat W = s \sum_{c \in \{-1, 0, 1\}} c \; \mathrm{softmax}_c\left(- (W/s - c)^2 / \tau\right)
 
     Hestia: A Hessian-Guided Differentiable Quantization-Aware Training Framework for Extremely Low-Bit LLMs (2026). It
-    is differentiable and becomes rounding to the nearest level as the temperature falls to zero.
+    is differentiable in the weight and becomes rounding to the nearest level as the temperature falls to zero.
 
     Args:
         weight: Float32 weight of any shape.
@@ -34,10 +35,25 @@ def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axi
         >>> soft_ternary(torch.tensor([[0.6, -2.0, 0.1]]), torch.ones(1), torch.tensor(0.01))
         tensor([[ 1.0000e+00, -1.0000e+00,  ...]])
     """
+    values, slope = softened(weight.detach(), scale, temperature, channel_axis)
+    return attach(values, weight, slope)
+
+
+@torch.no_grad()
+def softened(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axis: int = 0) -> tuple[Tensor, Tensor]:
+    r"""Return the values of :func:`soft_ternary` and their derivative.
+
+    The squared distances to -1, 0 and 1 differ by :math:`2 |x| - 1` and :math:`4 |x|` with :math:`x = W / s`, so that
+    two exponentials say all. The derivative of the mean is :math:`2 / \tau` times the variance of the level.
+    """
     wide = spread(scale, weight, channel_axis)
-    levels = torch.tensor([-1.0, 0.0, 1.0], device=weight.device).reshape(3, *[1] * weight.ndim)
-    shares = torch.softmax(-((weight / wide - levels).square()) / temperature, 0)
-    return wide * (shares[2] - shares[0])
+    size = (weight / wide).abs_()
+    opposite = torch.exp(size * (-4 / temperature))
+    # Of a softmax that is cold the exponential is infinite, and the shares of both ends are zero.
+    total = size.mul_(-2).add_(1).div_(temperature).exp_().add_(opposite).add_(1)
+    mean = torch.sub(1, opposite).div_(total)
+    slope = opposite.add_(1).div_(total).addcmul_(mean, mean, value=-1).mul_(2 / temperature)
+    return mean.copysign_(weight).mul_(wide), slope
 
 
 def temperature_factors(traces: Sequence[float], alpha: float = 0.4, kappa: float = 1.0) -> list[float]:

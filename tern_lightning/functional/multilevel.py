@@ -7,7 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.shared import row_flags, signs, to_rows
+from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
+from tern_lightning.functional.shared import row_count, row_dots, to_rows
 from tern_lightning.products import scaled
 from tern_lightning.tensor import TernaryTensor
 
@@ -32,7 +33,7 @@ def multilevel(
     terms. Neither can raise the squared error.
 
     Args:
-        weight: Float32 weight of any shape.
+        weight: Float32 weight of any shape; nothing is differentiable in it.
         terms: Number of terms M, 1 to 4.
         factor: Multiple of the mean magnitude, >= 0.
         iterations: Rounds of fitting and coding, >= 0.
@@ -51,41 +52,18 @@ def multilevel(
     """
     if not 1 <= terms <= 4:
         raise ValueError(f"terms must be in 1 to 4, got {terms}")
-    keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
-    rows = to_rows(torch.where(keep, weight, torch.zeros_like(weight)), channel_axis, per_channel)
-    kept = to_rows(keep, channel_axis, per_channel)
-    codes = _residual_codes(rows, kept, terms, factor)
+    weight = weight.detach()
+    rows = to_rows(weight if mask is None else scaled(mask, weight), channel_axis, per_channel)
+    count = row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
+    codes = _residual_codes(rows, count, terms, factor)
     levels = _solve(rows, codes)
     for _ in range(iterations):
-        codes = _nearest(rows, kept, levels)
+        codes = _nearest(rows, levels, out=codes)
         levels = _solve(rows, codes)
-    levels, codes = _positive_and_sorted(levels, codes)
-    shaped = torch.stack([_from_rows(term, weight, channel_axis, per_channel) for term in codes])
-    return TernaryTensor(shaped, levels, levels, channel_axis)
-
-
-def fit_levels(
-    latent: Tensor, codes: Tensor, symmetric: bool = True, per_channel: bool = False, channel_axis: int = 0
-) -> TernaryTensor:
-    r"""Read the levels of fixed codes of several terms out of a latent weight, by least squares.
-
-    :math:`\alpha = (B^\top B)^+ B^\top W` with one column of B per term, or per term and sign. For one term this is the
-    conditional mean. Every latent weight's gradient is that of :math:`B \alpha`, which is the orthogonal projection of
-    the weight gradient on what the codes allow.
-
-    Args:
-        latent: Float32 weight. The result's levels are differentiable in it.
-        codes: int8 ``[terms, *latent.shape]``.
-        symmetric: One level for both signs of a term.
-        per_channel: Levels per output channel instead of for the layer.
-        channel_axis: Axis of the output channels.
-    """
-    columns = codes if symmetric else torch.cat([(codes > 0).to(codes), -(codes < 0).to(codes)])
-    rows = to_rows(latent, channel_axis, per_channel)
-    basis = torch.stack([to_rows(column, channel_axis, per_channel) for column in columns])
-    levels = _solve(rows, basis)
-    positive, negative = (levels, levels) if symmetric else levels.chunk(2)
-    return TernaryTensor(codes, positive, negative, channel_axis)
+    levels, codes = _positive_and_sorted(levels, codes.to(torch.int8))
+    if per_channel:
+        codes = codes.reshape(terms, *weight.movedim(channel_axis, 0).shape).movedim(1, channel_axis + 1)
+    return TernaryTensor(codes.reshape(terms, *weight.shape), levels, levels, channel_axis)
 
 
 def limit_codes(codes: Tensor, limit: Tensor) -> Tensor:
@@ -111,7 +89,7 @@ def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric
     """
     codes = limit_codes(ternary.codes, limit)
     per_channel = ternary.positive.shape[1] > 1
-    own = fit_levels(weight.detach(), codes, symmetric, per_channel, ternary.channel_axis)
+    own = frozen_levels(weight.detach(), codes, symmetric, per_channel, ternary.channel_axis)
     # Least squares can turn the level of a few contradicting digits round.
     good = (own.positive > 0).all() & (own.negative > 0).all()
     positive, negative = (
@@ -121,61 +99,61 @@ def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric
     return TernaryTensor(codes, positive, negative, ternary.channel_axis)
 
 
-def _residual_codes(rows: Tensor, kept: Tensor, terms: int, factor: float) -> Tensor:
-    """Codes int8 ``[terms, C, n]`` of successive residuals of ``[C, n]``."""
-    residual, codes = rows, []
-    count = row_flags(kept)[:, None].clamp_min(1)
-    for _ in range(terms):
-        size = residual.abs()
-        chosen = (size > factor * size.sum(1, keepdim=True) / count) & kept
-        level = scaled(chosen, size).sum(1, keepdim=True) / row_flags(chosen)[:, None].clamp_min(1)
-        code = signs(residual, chosen)
-        codes.append(code)
-        residual = residual - scaled(code, level)
-    return torch.stack(codes)
+def _residual_codes(rows: Tensor, count: Tensor, terms: int, factor: float) -> Tensor:
+    """Codes float32 ``[terms, C, n]`` of successive residuals of ``[C, n]``, of which ``count`` are not pruned."""
+    codes, residual = rows.new_empty(terms, *rows.shape), rows.clone()
+    step = torch.empty_like(rows)
+    for code in codes:
+        bound = (factor * torch.abs(residual, out=step).sum(1) / count)[:, None]
+        torch.gt(residual, bound, out=code).sub_(torch.lt(residual, -bound, out=step))
+        chosen = torch.abs(code, out=step).sum(1).clamp_min(1)
+        level = row_dots(code, residual) / chosen
+        residual.sub_(torch.mul(code, level[:, None], out=step))
+    return codes
 
 
 def _solve(rows: Tensor, codes: Tensor) -> Tensor:
-    """Least-squares levels ``[terms, C]``; where a term is empty or repeats another, those of least norm."""
-    basis = codes.transpose(0, 1).to(rows.dtype)
+    """Least-squares levels ``[terms, C]`` of float codes; where a term is empty or repeats another, of least norm."""
     # The pseudoinverse of the small Gram matrix is a constant, so that the levels are linear in the weights. Its
     # entries are counts, exact in float32 up to 2**24.
-    inverse = torch.linalg.pinv((basis @ basis.mT).double(), hermitian=True)
-    levels = (inverse @ (basis @ rows[..., None]).double()).squeeze(-1).T
-    empty = (codes == 0).all(2)
+    pairs = [[row_dots(one, other) for other in codes[: i + 1]] for i, one in enumerate(codes)]
+    lower = [[pairs[max(i, j)][min(i, j)] for j in range(len(codes))] for i in range(len(codes))]
+    gram = torch.stack([torch.stack(line, -1) for line in lower], -1).double()
+    sums = torch.stack([row_dots(one, rows) for one in codes], -1).double()
+    levels = (pseudoinverse(gram) @ sums[..., None]).squeeze(-1).T
+    empty = gram.diagonal(dim1=1, dim2=2).T == 0
     return torch.where(empty, torch.ones_like(levels), levels).float()
 
 
-def _nearest(rows: Tensor, kept: Tensor, levels: Tensor) -> Tensor:
-    """The codes ``[terms, C, n]`` whose sum is nearest to every weight of ``[C, n]``."""
-    digits = list(itertools.product((-1, 0, 1), repeat=len(levels)))
-    every = torch.tensor(digits, dtype=torch.int8, device=rows.device)
+def _nearest(rows: Tensor, levels: Tensor, out: Tensor) -> Tensor:
+    """The codes whose sum is nearest to every weight of ``[C, n]``, written to float ``out [terms, C, n]``."""
+    # A sum's negative is a sum as well: zero, and the positive one of every pair, serve both signs.
+    digits = torch.tensor(list(itertools.product((-1, 0, 1), repeat=len(levels))), device=rows.device)
+    digits = digits[len(digits) // 2 :]
     # Of equal sums the one with most zeros.
-    every = every[(every != 0).sum(1).argsort(stable=True)]
-    sums, order = torch.sort((every.to(levels) @ levels).T.contiguous(), dim=1, stable=True)
+    digits = digits[(digits != 0).sum(1).argsort(stable=True)].to(levels)
+    signed = (digits @ levels).T.contiguous()
+    sums, order = torch.sort(signed.abs(), dim=1, stable=True)
     middle = (sums[:, 1:] + sums[:, :-1]) / 2
-    # Comparisons one after the other are two to eight times as fast as torch.searchsorted.
-    below = torch.zeros_like(rows, dtype=torch.uint8)
+    # Comparisons one after the other are several times as fast as torch.searchsorted, and twice as fast into floats.
+    size, above = rows.abs(), torch.empty_like(rows)
+    index = torch.zeros_like(rows)
     for bound in middle.unbind(1):
-        below += rows > bound[:, None]
-    index = below.long()
+        index.add_(torch.gt(size, bound[:, None], out=above))
     # [terms, C, sums]: the digits of every sum, in the order of the sums of a channel.
-    table = every.T[:, order]
-    return torch.stack([digit.gather(1, index) * kept for digit in table])
+    table = digits.T[:, order] * torch.where(signed < 0, -1.0, 1.0).gather(1, order)
+    at, sign = index.long(), torch.sign(rows, out=size)
+    for digit, codes in zip(table, out, strict=True):
+        torch.gather(digit, 1, at, out=codes).mul_(sign)
+    return out
 
 
 def _positive_and_sorted(levels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Turn negative levels round and bring the terms of every channel in the order of falling levels."""
-    codes = torch.where(levels[..., None] < 0, -codes, codes)
+    signs = torch.where(levels < 0, -1, 1).to(codes.dtype)
     levels, order = torch.sort(levels.abs(), dim=0, descending=True, stable=True)
-    return levels, codes.gather(0, order[..., None].expand_as(codes))
-
-
-def _from_rows(rows: Tensor, weight: Tensor, channel_axis: int, per_channel: bool) -> Tensor:
-    """Undo :func:`tern_lightning.functional.shared.to_rows`."""
-    if not per_channel:
-        return rows.reshape(weight.shape)
-    return rows.reshape(weight.movedim(channel_axis, 0).shape).movedim(0, channel_axis)
+    ordered = codes[order, torch.arange(codes.shape[1], device=codes.device)]
+    return levels, ordered.mul_(signs.gather(0, order)[..., None])
 
 
 def multilevel_activation(x: Tensor, levels: Tensor, signed: bool = False) -> Tensor:

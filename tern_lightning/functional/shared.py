@@ -55,6 +55,12 @@ def row_flags(rows: Tensor) -> Tensor:
     return as_factor(rows).sum(1, dtype=torch.int32)
 
 
+def row_dots(one: Tensor, other: Tensor) -> Tensor:
+    """Scalar products of the rows of two float ``[C, n]``, ``[C]``."""
+    # For many short rows torch.bmm, and so einsum, takes several times as long as product and sum.
+    return torch.dot(one[0], other[0])[None] if len(one) == 1 else (one * other).sum(1)
+
+
 def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
     """Mean over the kept weights, ``[C]``; zero where none is kept."""
     if mask is None:

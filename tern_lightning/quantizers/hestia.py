@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.absmean import absmean
-from tern_lightning.functional.gradient import straight_through
-from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, soft_ternary
+from tern_lightning.functional.gradient import attach, straight_through
+from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, softened
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
 
@@ -60,10 +60,11 @@ class Hestia(Quantizer):
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values, in training the softened ones."""
         found = self.ternary(weight.detach(), channel_axis, mask)
-        hard = straight_through(weight, found.dequantize())
         if not (torch.is_grad_enabled() and weight.requires_grad):
-            return hard
+            return straight_through(weight, found.dequantize())
         share, temperature = hestia_schedule(self.progress.to(weight.device), self.temperature, self.blend, self.end)
-        soft = soft_ternary(weight, found.positive[0], temperature.clamp_min(COLDEST), channel_axis)
+        soft, slope = softened(weight.detach(), found.positive[0], temperature.clamp_min(COLDEST), channel_axis)
         # One of the two, exactly.
-        return torch.lerp(hard, weight + share * (soft - weight), (temperature > COLDEST).to(weight.dtype))
+        soft_now = (temperature > COLDEST).to(weight.dtype)
+        values = found.dequantize().lerp_(torch.lerp(weight.detach(), soft, share), soft_now)
+        return attach(values, weight, slope.sub_(1).mul_(share * soft_now).add_(1))

@@ -26,6 +26,7 @@ def test_cifar_resnets_have_the_papers_number_of_parameters(name: str, millions:
     [
         ("resnet18", 11_689_512),
         ("mobilenetv2", 3_504_872),
+        ("transformer", 3 * (4 * 512 * 513 + 2048 * 513 + 512 * 2049 + 4 * 512) + 10 * 513),
         ("mlp", 784 * 1024 + 1024 * 1024 + 4 * 1024 + 1024 * 10 + 10),
     ],
 )

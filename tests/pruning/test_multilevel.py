@@ -11,7 +11,8 @@ from torch import nn
 
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks.multilevel import MultiLevelActivation
-from tern_lightning.functional.multilevel import activation_digits, fit_levels, multilevel, multilevel_activation
+from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
+from tern_lightning.functional.multilevel import _nearest, activation_digits, multilevel, multilevel_activation
 from tern_lightning.functional.speedup import SpeedUp, count_products, measure_speedup
 from tern_lightning.layers import LayerState, swap, ternary_layers
 from tern_lightning.learned import MultiLevelInput
@@ -49,7 +50,7 @@ def test_levels_are_the_least_squares_solution(symmetric):
     random = np.random.default_rng(1)
     codes = random.integers(-1, 2, size=(2, 4, 10)).astype(np.int8)
     weight = random.normal(size=(4, 10)).astype(np.float32)
-    found = fit_levels(torch.tensor(weight), torch.tensor(codes), symmetric, True)
+    found = frozen_levels(torch.tensor(weight), torch.tensor(codes), symmetric, True)
     for channel in range(4):
         basis = codes[:, channel].astype(float).T
         if not symmetric:
@@ -62,8 +63,8 @@ def test_levels_are_the_least_squares_solution(symmetric):
 def test_one_term_is_the_conditional_mean_and_repeated_terms_have_a_finite_fit():
     weight = torch.tensor([[1.0, -3.0, 0.2]])
     codes = torch.tensor([[[1, -1, 0]]], dtype=torch.int8)
-    assert fit_levels(weight, codes).positive.item() == pytest.approx(2.0)
-    twice = fit_levels(weight, codes.expand(2, 1, 3))
+    assert frozen_levels(weight, codes).positive.item() == pytest.approx(2.0)
+    twice = frozen_levels(weight, codes.expand(2, 1, 3))
     torch.testing.assert_close(twice.dequantize(), torch.tensor([[2.0, -2.0, 0.0]]))
 
 
@@ -72,7 +73,7 @@ def test_the_gradient_of_frozen_levels_is_a_projection():
     weight = torch.randn(5, 7, requires_grad=True)
     codes = multilevel(weight.detach(), 2).codes
     gradient = torch.randn(5, 7)
-    fit_levels(weight, codes).dequantize().backward(gradient)
+    frozen_levels(weight, codes).dequantize().backward(gradient)
     basis = codes.flatten(1).double().numpy().T
     projector = basis @ np.linalg.pinv(basis)
     np.testing.assert_allclose(weight.grad.flatten().numpy(), projector @ gradient.flatten().numpy(), atol=1e-5)
@@ -211,3 +212,22 @@ def test_errors(options):
         MultiLevelActivation(0)
     with pytest.raises(ValueError, match="learning_rate"):
         MultiLevelActivation(learning_rate=-1.0)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_the_closed_pseudoinverse_is_the_general_one(columns, n, seed):
+    basis = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (5, columns, n))).double()
+    gram = basis @ basis.mT
+    torch.testing.assert_close(pseudoinverse(gram), torch.linalg.pinv(gram, hermitian=True), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_equal_levels_leave_zero_weights_and_pruned_ones_without_code(per_channel):
+    # Two terms of one level have several ways to say zero.
+    rows = torch.tensor([[0.0, 2.0, -2.0, 0.0, 1.0, -1.0]]).expand(3, 6)
+    rows, channels = (rows, 3) if per_channel else (rows.reshape(1, -1), 1)
+    codes = _nearest(rows, torch.ones(2, channels), torch.empty(2, *rows.shape))
+    total = codes.sum(0).reshape(3, 6)
+    torch.testing.assert_close(total, rows.reshape(3, 6))
+    assert (codes.reshape(2, 3, 6)[:, :, [0, 3]] == 0).all()
