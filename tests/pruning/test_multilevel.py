@@ -214,7 +214,6 @@ def test_errors(options):
         MultiLevelActivation(learning_rate=-1.0)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_the_closed_pseudoinverse_is_the_general_one(columns, n, seed):
     basis = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (5, columns, n))).double()
