@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,8 +51,8 @@ class FrozenCodes:
         """The same on a device."""
         if self.codes.device == device:
             return self
-        tensors = (part.to(device) for part in (self.codes, self.inverse, self.empty))
-        return FrozenCodes(*tensors, self.symmetric, self.per_channel, self.channel_axis)
+        codes, inverse, empty = (part.to(device) for part in (self.codes, self.inverse, self.empty))
+        return replace(self, codes=codes, inverse=inverse, empty=empty)
 
     def levels(self, latent: Tensor) -> TernaryTensor:
         """The codes with the levels that are nearest to a float32 weight, differentiable in it."""
