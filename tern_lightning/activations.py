@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.checkpoint import CheckpointError
+from tvm_schedules.reading import reading
+
 
 @dataclass(frozen=True)
 class ActivationRange:
@@ -296,15 +299,13 @@ def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, ActivationRang
     """Return the ranges in the callback states of a loaded Lightning checkpoint; empty when it has none.
 
     Raises:
-        ValueError: A state is damaged.
+        CheckpointError: A state is damaged.
     """
-    found = {}
+    found: dict[str, ActivationRange] = {}
     for key, state in (checkpoint.get("callbacks") or {}).items():
         if str(key).startswith("ActivationQuantization"):
-            try:
+            with reading(f"the state of {key} in the checkpoint", CheckpointError):
                 found.update(_state_ranges(state))
-            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-                raise ValueError(f"the state of {key} in the checkpoint is damaged: {error!r}") from error
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import reading, reason
 
 
 class CheckpointError(ValueError):
@@ -43,11 +44,12 @@ def load_module(
         module = target
     else:
         module = _build(target, checkpoint, hyper_parameters, path)
-    if hasattr(module, "on_load_checkpoint"):
-        module.on_load_checkpoint(checkpoint)  # type: ignore[operator]  # as Lightning does
-    weights = checkpoint["state_dict"]
-    _check_keys(module, weights, path)
-    module.load_state_dict(weights)
+    with reading(f"checkpoint {os.fspath(path)!r}", CheckpointError):
+        if hasattr(module, "on_load_checkpoint"):
+            module.on_load_checkpoint(checkpoint)  # type: ignore[operator]  # as Lightning does
+        weights = checkpoint["state_dict"]
+        _check_keys(module, weights, path)
+        module.load_state_dict(weights)
     return module.eval()
 
 
@@ -64,24 +66,34 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = user_path(path, "checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist or is not a file")
+    name = f"checkpoint {os.fspath(path)!r}"
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error):
             line = next(line for line in str(error).splitlines() if "Unsupported global" in line).strip()
             raise CheckpointError(
-                f"checkpoint {os.fspath(path)!r} holds objects that are not plain values, which could run code: {line}"
+                f"{name} holds objects that are not plain values, which could run code: {line}"
             ) from error
-        raise CheckpointError(f"{os.fspath(path)!r} is not a PyTorch checkpoint, or it is damaged: {error}") from error
-    except PermissionError:
-        raise
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {os.fspath(path)!r} is truncated or damaged: {error}") from error
+        raise CheckpointError(
+            f"{os.fspath(path)!r} is not a PyTorch checkpoint, or it is damaged: {reason(error)}"
+        ) from error
+    except Exception as error:  # zip files, pickles and tensors each have errors of their own
+        raise CheckpointError(f"{name} is truncated or damaged: {reason(error)}") from error
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
-        return {"state_dict": dict(found)}
+        found = {"state_dict": dict(found)}
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
         keys = sorted(map(str, found))[:10] if isinstance(found, dict) else type(found).__name__
         raise CheckpointError(f"{os.fspath(path)!r} is not a Lightning checkpoint: it has no state_dict, it has {keys}")
+    for part in ("state_dict", "hyper_parameters", "callbacks"):
+        content = found.get(part)
+        if content is not None and not (isinstance(content, Mapping) and all(isinstance(key, str) for key in content)):
+            raise CheckpointError(
+                f"checkpoint {os.fspath(path)!r} is damaged: its {part} must be values by names, got "
+                f"{'other names' if isinstance(content, Mapping) else type(content).__name__}"
+            )
     return found
 
 
@@ -95,9 +107,9 @@ def _build(
     if unknown:
         raise CheckpointError(f"{cls.__name__} takes {list(parameters)}, got the unknown hyper-parameters {unknown}")
     # Names with an underscore are notes of LightningCLI.
-    saved = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not str(k).startswith("_")}
+    saved = {k: v for k, v in (checkpoint.get("hyper_parameters") or {}).items() if not str(k).startswith("_")}
     bundle = checkpoint.get("hparams_name")
-    if bundle in parameters and bundle != "kwargs":
+    if isinstance(bundle, str) and bundle in parameters and bundle != "kwargs":
         saved = {bundle: saved}
     arguments = {name: value for name, value in {**saved, **given}.items() if takes_all or name in parameters}
     try:
@@ -107,11 +119,25 @@ def _build(
             f"{cls.__name__} cannot be built from checkpoint {os.fspath(path)!r}: {error}. The checkpoint has the "
             f"hyper-parameters {sorted(saved)}. HINT: pass what is missing, or save_hyperparameters() in the class."
         ) from error
-    module = cls(**arguments)
-    # Lightning modules may build their layers late.
-    if hasattr(module, "configure_model"):
-        module.configure_model()  # type: ignore[operator]
+    try:
+        module = cls(**arguments)
+        # Lightning modules may build their layers late.
+        if hasattr(module, "configure_model"):
+            module.configure_model()  # type: ignore[operator]
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{cls.__name__} cannot be built from checkpoint {os.fspath(path)!r} with {_shown(arguments)}: "
+            f"{reason(error)}"
+        ) from error
     return module
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    """Arguments for a message, each in a few words."""
+    words = {name: repr(value) for name, value in arguments.items()}
+    return _some([f"{name}={text if len(text) < 40 else text[:40] + '...'}" for name, text in words.items()]) or "none"
 
 
 def _check_keys(module: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

@@ -117,8 +117,15 @@ class LearnedInput(ABC):
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` gave."""
+        """Take over what ``state_dict`` gave.
+
+        Raises:
+            ValueError: A tensor has another shape, or a value that is not finite.
+        """
         for name in ("value", "velocity", "statistic"):
+            shape = getattr(self, name).shape
+            if state[name].shape != shape or not bool(state[name].isfinite().all()):
+                raise ValueError(f"{name} must be finite numbers of shape {list(shape)}, got {state[name]}")
             setattr(self, name, state[name].to(self.value.device).clone())
         self.ready = state["ready"]
         self.value.requires_grad_(self.ready)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_schedules.cli import ended_by_signals
 from tvm_schedules.errors import install_hint
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -305,6 +306,8 @@ def parse_hparams(pairs: Sequence[str]) -> dict[str, Any]:
             parsed[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             parsed[key] = text
+        except (TypeError, RecursionError, MemoryError) as error:  # a list as a key, brackets without an end
+            raise UsageError(f"--hparams {key} is no value: {reason(error)}") from error
     return parsed
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from tern_lightning.checkpoint import CheckpointError
 from tern_lightning.learned import KINDS, LearnedInput
+from tvm_schedules.reading import reading
 
 
 def learned_inputs(module: nn.Module) -> dict[str, LearnedInput]:
@@ -24,21 +26,19 @@ def attach_learned_inputs(module: nn.Module, checkpoint: Mapping[str, Any]) -> i
     """Put the hooks that a Lightning checkpoint knows on a module that was built anew; returns their number.
 
     Raises:
-        ValueError: A state is damaged, or the module does not have its layer.
+        CheckpointError: A state is damaged, or the module does not have its layer.
     """
     count = 0
     for key, state in (checkpoint.get("callbacks") or {}).items():
         if not str(key).startswith(("MultiLevelActivation", "CoarseActivation")):
             continue
-        try:
+        with reading(f"the state of {key} in the checkpoint", CheckpointError, "; or it does not fit the module"):
             for path, saved in state.items():
                 form = dict(saved["form"])
                 hook = KINDS[form.pop("kind")](**form)
                 hook.load_state_dict(saved)
                 module.get_submodule(path).register_forward_pre_hook(hook)
                 count += hook.ready
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the state of {key} in the checkpoint does not fit the module: {error!r}") from error
     return count
 
 

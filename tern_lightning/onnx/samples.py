@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tern_lightning.onnx.errors import ExportError
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import read_arrays, reason
 
 Array = NDArray[np.generic]
 Batch = tuple[Array, ...]
@@ -77,12 +78,11 @@ def load_samples(path: str | os.PathLike[str]) -> Batch:
     """
     path = user_path(path, "samples")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = (loaded,) if isinstance(loaded, np.ndarray) else tuple(loaded[name] for name in loaded.files)
+        arrays = tuple(read_arrays(path).values())
     except FileNotFoundError as error:
         raise ExportError(f"samples file {str(path)!r} does not exist") from error
-    except Exception as error:  # zip, zlib, header and pickle errors have no common class
-        raise ExportError(f"samples file {str(path)!r} is not a readable .npz or .npy file: {error}") from error
+    except Exception as error:  # zip, zlib and header errors have no common class
+        raise ExportError(f"samples file {str(path)!r} is not a readable .npz or .npy file: {reason(error)}") from error
     if not arrays:
         raise ExportError(f"samples file {str(path)!r} holds no array")
     return arrays

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import TunerError
 from ..files import user_path, write_file
+from ..reading import read_json
 
 __all__ = ["Database", "default_database"]
 
@@ -37,15 +38,11 @@ class Database:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            data = json.loads(self.path.read_text())
+            data = read_json(
+                self.path, TunerError, "tuning database", "; delete it to measure again, or name another one"
+            )
         except FileNotFoundError:
             return {}
-        except OSError as error:
-            raise TunerError(f"cannot read the tuning database {self.path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise TunerError(
-                f"the tuning database {self.path} is damaged ({error}); delete it to measure again, or name another one"
-            ) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("entries"), dict):
             raise TunerError(
                 f"{self.path} is not a tuning database of this version (format {FORMAT}); delete it to measure again, "

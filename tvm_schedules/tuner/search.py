@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ..choice import Choice
 from ..errors import TunerError
 from ..graph import Fused, Graph, Node
 from ..lower import Lowering
+from ..reading import reading
 from ..targets import TargetSpec
 from .alone import Alone, candidates, describe, kernels_hash, pattern
 from .database import Database, default_database
@@ -201,11 +203,10 @@ def _key(node: Node, found: list[Alone], target: TargetSpec, threads: int, kerne
 
 
 def _tuned(name: str, entry: dict[str, Any], reused: bool, database: Database) -> Tuned:
-    try:
+    what = f"the entry for {name!r} in the tuning database {database.path}"
+    with reading(what, TunerError, "; delete the file to measure again, or name another one"):
         chosen, model = Choice.from_json(entry["chosen"]), Choice.from_json(entry["model"])
-        return Tuned(name, chosen, model, float(entry["us"][str(chosen)]), float(entry["us"][str(model)]), reused)
-    except (KeyError, TypeError, ValueError) as error:
-        raise TunerError(
-            f"the tuning database {database.path} has a damaged entry for {name!r} ({error}); delete the file to "
-            "measure again, or name another one"
-        ) from error
+        us = [float(entry["us"][str(choice)]) for choice in (chosen, model)]
+        if not all(0 <= value < math.inf for value in us):
+            raise ValueError(f"times must be positive, got {us}")
+        return Tuned(name, chosen, model, us[0], us[1], reused)

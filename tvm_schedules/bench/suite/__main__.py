@@ -121,10 +121,8 @@ def _main(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tvm_schedules.bench.suite import baseline, show
-    from tvm_schedules.bench.suite.run import read_results
 
-    advice = "make one with --write-baseline"  # a wrong file is noticed now, not after an hour
-    old = read_results(options.compare, "baseline", advice) if options.compare else None
+    old = baseline.read(options.compare) if options.compare else None  # a wrong file is noticed now, not in an hour
     log = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="tern-suite-") as temporary, log.status("start") as status:
 

@@ -5,12 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import hypot, log
+from pathlib import Path
 from typing import Any
 
-from tvm_schedules.bench.suite.run import FORMAT
+from tvm_schedules import schema
+from tvm_schedules.bench.suite.run import FORMAT, PEER, check_best, read_results
+from tvm_schedules.schema import Every, Maybe
+
+FORM = {"machine": dict, "entries": Every({"ratios": Every({"best": Maybe(str), "peers": Every(PEER)})})}
 
 SMALLEST = 0.04
 """Changes below this are never called changes: what two quiet runs of the same code differ by."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A baseline from its file.
+
+    Raises:
+        BenchError: The file cannot be read, or is another one.
+    """
+    return read_results(path, "baseline", "make one with --write-baseline", _check)
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the ratios can be compared with others."""
+    schema.check(data, FORM)
+    for entry in data["entries"].values():
+        check_best(entry["ratios"])
 
 
 def make(results: Mapping[str, Any]) -> dict[str, Any]:

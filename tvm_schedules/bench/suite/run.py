@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tvm_schedules import schema
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import places, system
 from tvm_schedules.bench.suite.prepare import Contender, Say
 from tvm_schedules.bench.worker import busy
 from tvm_schedules.errors import BenchError
 from tvm_schedules.files import write_file
+from tvm_schedules.reading import read_json, reading
+from tvm_schedules.schema import Every, Maybe, count, positive, real
 
 FORMAT = 1
 QUIET = 0.05
@@ -54,25 +57,56 @@ class Results:
             write_file(self.path, json.dumps(self.data, indent=1) + "\n")
 
 
-def read_results(path: Path, what: str = "file", advice: str = "choose another name, or delete it") -> dict[str, Any]:
+PEER = {"ratio": positive, "of_min": positive, "noise": real}
+_RATIOS = Every({"best": Maybe(str), "floats": bool, "zeros": Maybe(count), "peers": Every(PEER)})
+_ENGINE = {"name": str, "ours": bool, **dict.fromkeys(("median_ms", "min_ms", "others", "relative_error"), real)}
+_STEP = {"name": str, "kernel": str, "us": real, "macs?": count, "nonzero_macs?": count, "bytes_weights?": count}
+_CASE = {
+    **{"stamp": str, "when": str, "threads": count, "load": list, "engines": [_ENGINE], "ratios": _RATIOS},
+    **{"steps": Every([_STEP]), "skipped": [{"name": str, "reason": str}]},
+}
+_CEILING = {"stamp": str, "threads": count, "rates": Every(positive)}
+
+
+def _check(results: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every entry can be shown."""
+    for key, entry in results["entries"].items():
+        schema.check(entry, _CEILING if key.startswith("ceilings/") else _CASE, f"entries.{key}")
+        check_best(entry.get("ratios", {}))
+
+
+def check_best(ratios: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the best peers are among the peers."""
+    for ours, row in ratios.items():
+        if row["best"] is not None and row["best"] not in row["peers"]:
+            raise ValueError(f"ratios.{ours}: the best peer {row['best']!r} is none of its peers")
+
+
+def read_results(
+    path: Path,
+    what: str = "file",
+    advice: str = "choose another name, or delete it",
+    check: Callable[[Mapping[str, Any]], None] = _check,
+) -> dict[str, Any]:
     """A file of results, or another with ``entries`` that the suite has written.
 
     Args:
         path: The file.
         what: How messages call it.
         advice: What they say to do when it is something else.
+        check: Raises ValueError where an entry is not of the form that it should have.
 
     Raises:
         BenchError: It cannot be read, or is another file.
     """
     try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise BenchError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BenchError(f"the {what} {path} is damaged: {error}; {advice}") from error
+        data = read_json(path, BenchError, what, f"; {advice}")
+    except FileNotFoundError:
+        raise BenchError(f"cannot read the {what} {path}: there is no such file") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("entries"), dict):
         raise BenchError(f"{path} is not a {what} of this suite (format {FORMAT}); {advice}")
+    with reading(f"the {what} {path}", BenchError, f"; {advice}"):
+        check(data)
     return data
 
 

@@ -32,7 +32,9 @@ def shares(step: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str, 
     if step["us"] <= 0:
         return found
     count, rate = CEILINGS.get(step["kernel"], ("", ""))
-    if rate == "add_l1":
+    if count not in step:
+        pass
+    elif rate == "add_l1" and "read_l1" in ceilings:
         # A byte or a float that is loaded and added; the L1 cache gives that many bytes.
         rate, size = "read_l1", 1 if step.get("operand") == "uint8" else 4
         found["compute"] = step[count] * size / step["us"] / 1e3 / ceilings[rate]
@@ -41,7 +43,8 @@ def shares(step: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str, 
     if step["kernel"] in ("linear_dot", "linear") and step.get("bytes_weights"):
         stored = step["bytes_weights"]
         level = next((name for name, most in (("l1", 3e4), ("l2", 1e6), ("l3", 1.6e7)) if stored < most), "dram")
-        found["memory"] = stored / step["us"] / 1e3 / ceilings[f"read_{level}"]
+        if f"read_{level}" in ceilings:
+            found["memory"] = stored / step["us"] / 1e3 / ceilings[f"read_{level}"]
     return found
 
 
