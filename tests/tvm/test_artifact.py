@@ -4,10 +4,12 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -346,15 +348,31 @@ def test_strided_inputs_and_threads(built: Path) -> None:
         worker.join()
     for index, value in enumerate(expected):
         np.testing.assert_allclose(results[index], value, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
-        tvm_schedules.load(built, threads=0)
 
 
-def test_default_threads_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_SETTING", "3")
-    assert threads.default_threads() == 3
-    monkeypatch.setattr(threads, "_SETTING", "")
-    assert 1 <= threads.default_threads() <= (os.cpu_count() or 1)
+@pytest.mark.parametrize("count", [0, -1, 129, 10**30, 2.0, float("nan"), float("inf"), "2", True, np.float32(2)])
+def test_numbers_of_threads_that_are_none(built: Path, count: Any) -> None:
+    kind = ValueError if type(count) is int else TypeError
+    message = re.escape(f"threads must be an integer from 1 to 128, got {count!r}")
+    with pytest.raises(kind, match=message):
+        tvm_schedules.load(built, threads=count)
+    model = tvm_schedules.load(built, threads=np.int64(2))  # type: ignore[arg-type]
+    with pytest.raises(kind, match=message):
+        model.threads = count
+    assert model.threads == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("3", 3), ("007", 7), ("1000", 128), ("9" * 5000, 128)]
+    + [(text, None) for text in ("", "0", "-1", "2.0", "\N{SUPERSCRIPT TWO}", "two")],
+)
+def test_default_threads_are_the_users_choice(
+    setting: str, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_SETTING", setting)
+    assert threads.default_threads() == (threads._cores() if expected is None else expected)
+    assert 1 <= threads.default_threads() <= max(128, os.cpu_count() or 1)
 
 
 def test_steps_run_one_at_a_time(built: Path) -> None:

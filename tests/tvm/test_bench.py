@@ -122,7 +122,9 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for arguments, message in (
         ({"against": ("abacus",)}, "must be one of onnxruntime, got 'abacus'"),
         ({"threads": (cores + 1,)}, f"between 1 and the {cores} CPUs"),
-        ({"threads": (1, 0)}, "threads must be at least 1, got 1, 0"),
+        ({"threads": (1, 0)}, "threads must be an integer from 1 to 128, got 0"),
+        ({"threads": (2.0,)}, r"threads must be an integer from 1 to 128, got 2\.0"),
+        ({"threads": ()}, "threads must be one number or several, got none"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
     ):
         with pytest.raises(BenchError, match=message):

@@ -346,7 +346,7 @@ def test_bad_options_of_the_server(options: list[str], message: str, capsys: pyt
         (["--rpc=a:1", "--key=a", "--key=b"], "give --key once"),
         (["--tracker=a"], "an address must be HOST:PORT"),
         (["--rpc=a:1", "--against=abacus"], "against must be one of onnxruntime, got 'abacus'"),
-        (["--rpc=a:1", "--threads=0"], "threads must be at least 1, got 0"),
+        (["--rpc=a:1", "--threads=0"], "threads must be an integer from 1 to 128, got 0"),
         (["--rpc=a:1", "--plot=bench.foo"], "--plot must end in one of"),
     ],
 )

@@ -311,8 +311,10 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
 def test_another_cpu_needs_a_board(tmp_path: Path) -> None:
     with pytest.raises(TunerError, match=r"is not one for target 'pi4': give a board .*--tune-board"):
         Tuning(tmp_path / "db.json").choose(graph_of(small_net()), resolve("pi4"), lambda line: None)
-    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="threads must be an integer from 1 to 128, got 0"):
         Tuning(threads=0)
+    with pytest.raises(TypeError, match=r"threads must be an integer from 1 to 128, got 2\.0"):
+        Tuning(threads=2.0)  # type: ignore[arg-type]
 
 
 # -- from a user's side ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tvm_schedules import cpu
 from tvm_schedules.artifact import libraries, store, weights
-from tvm_schedules.artifact.threads import setter
+from tvm_schedules.artifact.threads import checked, setter
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError, TernError
 from tvm_schedules.files import user_path
 
@@ -84,7 +84,7 @@ class Model:
         outputs: The same of every output.
         plan: Steps, layers and memory of the compiled network.
         metadata: The artifact's metadata; empty for a network that was not loaded from one.
-        threads: Number of threads, None for the default.
+        threads: Number of threads, from 1 to 128; None for the default. It may be set at any time.
     """
 
     def __init__(
@@ -95,8 +95,6 @@ class Model:
         threads: int | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
         self.plan = plan
         self.inputs: list[dict[str, Any]] = plan["inputs"]
         self.outputs: list[dict[str, Any]] = plan["outputs"]
@@ -120,6 +118,15 @@ class Model:
         )
         self._whole = (*self._tensors, 0, len(plan["steps"]))
         self._only = (self._in[0], self._out[0]) if len(self._in) == len(self._out) == 1 else None
+
+    @property
+    def threads(self) -> int | None:
+        """Number of threads, None for the default."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, count: int | None) -> None:
+        self._threads = None if count is None else checked(count)
 
     @staticmethod
     def _bind(arrays: list[Array]) -> list[Any]:
@@ -149,13 +156,13 @@ class Model:
             array, (source, result) = args[0], self._only
             if array.__class__ is np.ndarray and array.dtype == source.dtype and array.shape == source.shape:
                 with self._lock:
-                    self._use_threads(self.threads)
+                    self._use_threads(self._threads)
                     source[...] = array
                     self._function(*self._whole)
                     return result.copy()
         arrays = arguments(self.inputs, args, named)
         with self._lock:
-            self._use_threads(self.threads)
+            self._use_threads(self._threads)
             for buffer, array in zip(self._in, arrays, strict=True):
                 buffer[...] = array
             self._function(*self._whole)
@@ -166,7 +173,7 @@ class Model:
         """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""
         if not 0 <= begin <= end <= len(self.plan["steps"]):
             raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self.plan['steps'])}, got {begin}, {end}")
-        self._use_threads(self.threads)
+        self._use_threads(self._threads)
         self._function(*self._tensors, begin, end)
 
 
@@ -226,16 +233,18 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
 
     Args:
         path: The artifact's directory. The model stays as it is when another artifact takes this place.
-        threads: Number of threads; None takes ``TVM_NUM_THREADS`` or all cores.
+        threads: Number of threads, from 1 to 128; None takes ``TVM_NUM_THREADS`` or all cores.
         check_hashes: Compare the SHA-256 of every file with the recorded one first.
 
     Raises:
+        TypeError, ValueError: ``threads`` is no integer, or not one from 1 to 128.
         ArtifactError: Not an artifact, of another version, or damaged.
         CpuFeatureError: Built for instructions that this CPU does not have.
         DeviceError: Built for a graphics processor, and its driver or the device is missing.
         LinkError: C source, and there is no C compiler.
     """
     folder = user_path(path)
+    threads = None if threads is None else checked(threads)
     for _ in range(TRIES):
         before = store.stamp(folder)
         try:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["default_threads", "setter"]
+__all__ = ["MOST", "checked", "default_threads", "setter"]
 
 FUNCTION = "tern_threads"
 """Exported by libraries with threads of their own: ``(count, pool) -> pool``, see ``native/threads.c``."""
+
+MOST = 128
+"""Threads of the pools in libraries."""
 
 _SETTING = os.environ.get("TVM_NUM_THREADS", "")  # the user's, before _set_tvm changes it
 _here = threading.local()  # the numbers that the calling thread has set: both kinds of pools keep one for each
@@ -20,14 +24,39 @@ _first: list[Any] = []  # of the library whose threads all others of this proces
 _lock = threading.Lock()
 
 
+def checked(count: Any, name: str = "threads") -> int:
+    """A number of threads that a user gives.
+
+    Args:
+        count: An integer from 1 to :data:`MOST`, of any type that is one.
+        name: The argument, for the message.
+
+    Raises:
+        TypeError: Not an integer.
+        ValueError: Out of this range.
+
+    Example:
+        >>> checked(2)
+        2
+    """
+    try:
+        number = operator.index(count)
+    except TypeError:
+        number = None
+    if number is None or isinstance(count, bool):
+        raise TypeError(f"{name} must be an integer from 1 to {MOST}, got {count!r}")
+    if not 1 <= number <= MOST:
+        raise ValueError(f"{name} must be an integer from 1 to {MOST}, got {count!r}")
+    return number
+
+
 def default_threads() -> int:
-    """``TVM_NUM_THREADS``, or the number of physical cores that this process may use.
+    """``TVM_NUM_THREADS``, or the number of physical cores that this process may use; at most :data:`MOST`.
 
     (TVM's own default is half the logical CPUs on x86, which is half the cores where there is no hyper-threading.)
     """
-    if _SETTING.isdigit() and int(_SETTING) > 0:
-        return int(_SETTING)
-    return _cores()
+    digits = _SETTING.lstrip("0")
+    return min(MOST, int(digits[:4]) if digits.isdecimal() else _cores())
 
 
 @functools.cache

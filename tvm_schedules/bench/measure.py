@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
+from tvm_schedules.artifact.threads import checked
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.places import Local, Place, Running
 from tvm_schedules.bench.remote import ConnectionLostError
@@ -128,8 +129,13 @@ def check_request(artifact: str | Path, against: Sequence[str], threads: Sequenc
     for name in against:
         if name not in peers.KNOWN:
             raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
-    if not threads or min(threads) < 1:
-        raise BenchError(f"threads must be at least 1, got {', '.join(str(count) for count in threads) or 'none'}")
+    if not threads:
+        raise BenchError("threads must be one number or several, got none")
+    try:
+        for count in threads:
+            checked(count)
+    except (TypeError, ValueError) as error:
+        raise BenchError(str(error)) from error
     if rounds < 1:
         raise BenchError(f"rounds must be at least 1, got {rounds}")
     metadata = store.read_metadata(user_path(artifact, "artifact"))

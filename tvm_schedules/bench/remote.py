@@ -156,7 +156,7 @@ class Board:
             BoardError: ``count`` is not between 1 and the board's number of cores, where that is known.
         """
         cores = self.info.get("cores")
-        if count < 1 or (cores and count > cores):
+        if not isinstance(count, int) or count < 1 or (cores and count > cores):
             raise BoardError(
                 f"threads must be between 1 and the {cores or 'number of'} cores of {self.name}, got {count}"
             )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import cpu
+from ..artifact.threads import checked, default_threads
 from ..choice import Choice
 from ..errors import TunerError
 from ..graph import Fused, Graph, Node
@@ -85,8 +86,8 @@ class Tuning:
     layers: list[Tuned] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.threads is not None:
+            self.threads = checked(self.threads)
         if self.turns < 1:
             raise ValueError(f"turns must be at least 1, got {self.turns}")
 
@@ -125,8 +126,6 @@ class Tuning:
         return {layer.name: layer.chosen for layer in self.layers}
 
     def _threads(self) -> int:
-        from ..artifact.threads import default_threads
-
         if self.threads is not None:
             return self.threads
         return int(self.board.info.get("cores") or 1) if self.board is not None else default_threads()
