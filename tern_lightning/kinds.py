@@ -44,6 +44,7 @@ _KINDS: dict[type[nn.Module] | str, LayerKind] = {
     nn.ConvTranspose1d: _TRANSPOSED,
     nn.ConvTranspose2d: _TRANSPOSED,
     nn.ConvTranspose3d: _TRANSPOSED,
+    nn.MultiheadAttention: LayerKind("in_proj_weight", "in_proj_bias", borrowed=("out_proj",), one_input=False),
     # By name, so that nothing is imported that a network does not use.
     "transformers.pytorch_utils.Conv1D": LayerKind(channel_axis=1),
     "torch_geometric.nn.dense.linear.Linear": LayerKind(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.multilevel import limit_codes, limit_terms
-from tern_lightning.kinds import LayerKind, find_bias, kind_of_type, weight_of
+from tern_lightning.kinds import LayerKind, find_bias, kind_of, kind_of_type, weight_of
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
 from tern_lightning.products import scaled
@@ -138,6 +138,7 @@ class TernaryLayer(nn.Module):
     _ternary_kind: LayerKind
     _ternary_state: LayerState
     _ternary_inside: bool
+    _ternary_seen: dict[str, Tensor]
     _ternary_loaded: bool
 
     def _ternary_weight(self) -> Tensor:
@@ -148,7 +149,10 @@ class TernaryLayer(nn.Module):
             return latent
         if self._ternary_loaded and not (self.training and torch.is_grad_enabled()):
             return latent
-        return self._ternary_state.values(latent)
+        if "weight" not in self._ternary_seen:
+            # nn.MultiheadAttention reads its weight several times in one forward.
+            self._ternary_seen["weight"] = self._ternary_state.values(latent)
+        return self._ternary_seen["weight"]
 
     def _ternary_bias(self) -> Tensor | None:
         """The layer's bias as an attribute: a Parameter or None; inside forward, with what the method adds to it."""
@@ -162,11 +166,15 @@ class TernaryLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer's own forward with the ternary weight."""
-        self._ternary_inside = True
+        self._ternary_enter(True)
         try:
             return super().forward(*args, **kwargs)
         finally:
-            self._ternary_inside = False
+            self._ternary_enter(False)
+
+    def _ternary_enter(self, inside: bool) -> None:
+        """Let the weight be the ternary one from now on, or the latent one again."""
+        self._ternary_inside, self._ternary_seen = inside, {}
 
     @torch.no_grad()
     def ternary(self) -> TernaryTensor:
@@ -241,8 +249,41 @@ def swap(module: nn.Module, state: LayerState) -> TernaryLayer:
         state.mask = weight_mask(module)
     share_mask(state.mask, [module])
     module._ternary_state = state
-    module._ternary_inside = module._ternary_loaded = False
+    module._ternary_loaded = False
+    module._ternary_enter(False)
     return module
+
+
+def lend(root: nn.Module) -> None:
+    """Let layers that read the weight of a child without calling it (nn.MultiheadAttention) find the ternary one.
+
+    To be called after layers of ``root`` have been swapped or given their class back.
+    """
+    for owner in root.modules():
+        for key in [key for key, hook in owner._forward_pre_hooks.items() if hook is _lend]:
+            del owner._forward_pre_hooks[key]
+        for key in [key for key, hook in owner._forward_hooks.items() if hook is _take_back]:
+            del owner._forward_hooks[key]
+            del owner._forward_hooks_always_called[key]
+        if _borrowed(owner):
+            owner.register_forward_pre_hook(_lend)
+            owner.register_forward_hook(_take_back, always_call=True)
+
+
+def _borrowed(owner: nn.Module) -> list[TernaryLayer]:
+    kind = kind_of(owner)
+    children = [] if kind is None else [owner._modules.get(name) for name in kind.borrowed]
+    return [child for child in children if isinstance(child, TernaryLayer)]
+
+
+def _lend(owner: nn.Module, args: Any) -> None:
+    for child in _borrowed(owner):
+        child._ternary_enter(True)
+
+
+def _take_back(owner: nn.Module, args: Any, output: Any) -> None:
+    for child in _borrowed(owner):
+        child._ternary_enter(False)
 
 
 def unswap(module: TernaryLayer) -> None:
@@ -251,7 +292,7 @@ def unswap(module: TernaryLayer) -> None:
         if hook is _keep_off_fast_path:
             del module._forward_pre_hooks[key]
     module.__class__ = module._ternary_base  # type: ignore[assignment]
-    for name in ("_ternary_state", "_ternary_inside", "_ternary_loaded"):
+    for name in ("_ternary_state", "_ternary_inside", "_ternary_seen", "_ternary_loaded"):
         del module.__dict__[name]
     if mask_of(module) is None:
         module.__dict__.pop(MASK, None)

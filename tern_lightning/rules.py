@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
-from tern_lightning.kinds import channel_axis, find_weight, kind_names, kind_of, weight_of
+from tern_lightning.kinds import channel_axis, find_weight, kind_names
+from tern_lightning.networks import Survey, is_unreal, survey
 from tern_lightning.quantizers import get_quantizer
 
 
@@ -27,8 +27,11 @@ class Rule:
         method: Method by name, or None to leave the layer in float.
         type: Class name that the layer or one of its base classes must have, for example ``Conv2d``.
         options: Options of the method, for example ``{"per_channel": True}``.
+        keep_ends: Leave the first and the last of the layers that the rule counts for in float, as in a network of
+            their own: ``[Rule("generator.*", "twn", keep_ends=True), Rule("critic.*", "twn", keep_ends=True)]``.
 
     Raises:
+        TypeError: ``name`` is no string, or ``options`` is no dictionary.
         ValueError: The expression is not valid, the method or an option is unknown, or options come without a method.
     """
 
@@ -36,8 +39,12 @@ class Rule:
     method: str | None = None
     type: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    keep_ends: bool = False
 
     def __post_init__(self) -> None:
+        check_options(self.options)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name of a rule must be a pattern of layer paths, got {self.name!r}")
         if self.name.startswith("re:"):
             try:
                 re.compile(self.name[3:])
@@ -69,6 +76,7 @@ class Decision:
         method: Method by name, or None where the layer stays float.
         options: Options of the method.
         reason: Why.
+        base: Path of the frozen layer that the layer is an adapter of, or None.
     """
 
     path: str
@@ -76,83 +84,118 @@ class Decision:
     method: str | None
     options: dict[str, Any]
     reason: str
+    base: str | None = None
+
+
+def check_rules(rules: Sequence[Rule] | None) -> tuple[Rule, ...]:
+    """Return rules as a tuple.
+
+    Raises:
+        TypeError: Something else came.
+    """
+    wrong = [rules] if isinstance(rules, str | Rule) else [rule for rule in rules or () if not isinstance(rule, Rule)]
+    if wrong:
+        hint = "[" + ", ".join(f"Rule({one!r})" if isinstance(one, str) else repr(one) for one in wrong[:2]) + "]"
+        raise TypeError(f"rules must be a list of tern_lightning.Rule, got {rules!r}; HINT: rules={hint}")
+    return tuple(rules or ())
+
+
+def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a method's options as a dictionary.
+
+    Raises:
+        TypeError: Something else came.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dictionary, such as {{'per_channel': True}}, got {options!r}")
+    return dict(options or {})
 
 
 def resolve(
-    model: nn.Module, rules: Sequence[Rule], method: str, options: dict[str, Any] | None = None
+    model: nn.Module,
+    rules: Sequence[Rule],
+    method: str,
+    options: dict[str, Any] | None = None,
+    optimizers: Sequence[Optimizer] = (),
 ) -> list[Decision]:
-    """Decide about every convolution and linear layer of a model, in the order in which the model names them.
+    """Decide about every layer with a weight, in the order in which the model names them.
 
-    The first rule that matches a layer counts. Layers without a rule get ``method``, except the first and the last of
-    those that can be ternary, which stay float.
+    The first rule that matches a layer counts. Layers without a rule get ``method``, except those that are not trained,
+    the adapters of frozen layers, and the first and the last layer of every network (see
+    :func:`tern_lightning.networks.network_ends`), which stay float. A rule for all layers (``*``) is none for layers
+    that are not trained and for adapters; one that names them is.
 
     Args:
         model: Any module.
         rules: Rules in order.
         method: Method of the layers without a rule.
         options: Options of that method.
+        optimizers: Those of the run. Where they are given, a layer that none of them moves is not trained, whatever
+            ``requires_grad`` says.
 
     Raises:
         ValueError: A rule matches nothing, asks for something that cannot be done, or a weight has no shape yet.
     """
-    layers = {path: module for path, module in _outside_metrics(model) if kind_of(module) is not None}
-    obstacles = {path: _obstacle(path, module) for path, module in layers.items()}
+    found = survey(model, optimizers)
     for rule in rules:
-        _check(rule, model, layers, obstacles)
-    usual = [path for path, module in layers.items() if obstacles[path] is None and weight_of(module).requires_grad]
-    ends = {usual[0]: "first layer", usual[-1]: "last layer"} if usual else {}
+        _check(rule, model, found.layers, found.obstacles)
+    by_rule = {path: _rule_for(path, found, rules) for path in found.layers}
+    kept = _rule_ends(by_rule, found)
 
     decisions = []
-    for path, module in layers.items():
-        found = next((rule for rule in rules if rule.matches(path, module)), None)
-        obstacle = obstacles[path]
-        if obstacle is not None:
-            chosen: tuple[str | None, dict[str, Any], str] = (None, {}, obstacle)
-        elif found is not None:
-            chosen = (found.method, found.options, f"rule {found.name!r}")
-        elif path in ends:
-            chosen = (None, {}, ends[path])
-        elif not weight_of(module).requires_grad:
-            chosen = (None, {}, "not trained (requires_grad is False)")
+    for path, module in found.layers.items():
+        own, base = by_rule[path], found.adapters.get(path)
+        if path in found.obstacles:
+            chosen: tuple[str | None, dict[str, Any], str] = (None, {}, found.obstacles[path])
+        elif path in kept:
+            chosen = (None, {}, kept[path])
+        elif own is not None:
+            chosen = (own.method, own.options, f"rule {own.name!r}")
+        elif path in found.idle:
+            chosen = (None, {}, found.idle[path])
+        elif base is not None:
+            chosen = (None, {}, f"adapter of {base!r}, which is not trained")
+        elif path in found.ends:
+            chosen = (None, {}, found.ends[path])
         else:
             chosen = (method, options or {}, "default")
-        decisions.append(Decision(path, module, *chosen))
+        decisions.append(Decision(path, module, *chosen, base))
     return _settle_ties(model, decisions)
 
 
-def _outside_metrics(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """All named modules that are not part of a metric, whose networks belong to nobody's training."""
-    from torchmetrics import Metric
-
-    named = list(model.named_modules())
-    inside = tuple(f"{path}." for path, module in named if isinstance(module, Metric))
-    return [(path, module) for path, module in named if not path.startswith(inside)]
-
-
-def _obstacle(path: str, module: nn.Module) -> str | None:
-    """Why a layer cannot be ternary, or None."""
-    if isinstance(module, NonDynamicallyQuantizableLinear):
-        return "nn.MultiheadAttention reads its weight without calling it"
-    weight = find_weight(module)
-    if weight is None:
-        return "its weight is computed from other parameters (parametrisation or pruning)"
-    if is_lazy(weight):
-        kind = type(module).__name__
-        raise ValueError(f"layer {path!r} ({kind}) has no shape yet: run one batch through the model before fit")
-    if _is_unreal(module):
-        return f"its weight is {weight.dtype}, ternary weights are real"
-    if "forward" in module.__dict__:
-        return "its forward is replaced on the instance"
-    return None
+def adapted(decisions: Sequence[Decision]) -> str | None:
+    """What to say where trained adapters stand beside frozen layers that stay float; None where there are none."""
+    bases = {one.base: None for one in decisions if one.base is not None}
+    if not bases or any(one.path in bases and one.method is not None for one in decisions):
+        return None
+    first = next(iter(bases))
+    names = {base.rpartition(".")[2] for base in bases}
+    pattern = f"*.{names.pop()}" if len(names) == 1 and "." in first else first
+    return (
+        f"{len(bases)} layers are not trained and have trained adapters beside them (such as {first!r}); both stay "
+        f"float. HINT: rules=[Rule({pattern!r}, 'twn')] makes the frozen layers ternary, so that the adapters are "
+        "trained to make up for it"
+    )
 
 
-def _is_unreal(module: nn.Module) -> bool:
-    """Whether a layer's weight is integer or complex."""
-    weight = find_weight(module)
-    return weight is not None and not weight.is_floating_point()
+def _rule_for(path: str, found: Survey, rules: Sequence[Rule]) -> Rule | None:
+    """The first rule that matches a layer; one for all layers leaves out what is not trained itself."""
+    special = path in found.idle or path in found.adapters
+    return next((r for r in rules if r.matches(path, found.layers[path]) and (r.name.strip("*") or not special)), None)
 
 
-def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles: dict[str, str | None]) -> None:
+def _rule_ends(by_rule: Mapping[str, Rule | None], found: Survey) -> dict[str, str]:
+    """The first and the last layer of every rule that keeps them float, with the reason."""
+    kept: dict[str, str] = {}
+    for rule in dict.fromkeys(id(rule) for rule in by_rule.values() if rule is not None and rule.keep_ends):
+        paths = [path for path, own in by_rule.items() if id(own) == rule and path not in found.obstacles]
+        if paths:
+            name = by_rule[paths[0]].name  # type: ignore[union-attr]  # a rule was found for it
+            kept.update({paths[-1]: f"last layer of rule {name!r}", paths[0]: f"first layer of rule {name!r}"})
+    return kept
+
+
+def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles: Mapping[str, str]) -> None:
     """Raise where a rule matches nothing that it could apply to."""
     matched = [path for path, module in layers.items() if rule.matches(path, module)]
     if not matched:
@@ -169,8 +212,8 @@ def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles
         raise ValueError(f"rule {rule} matches no layer; {hint}")
     if rule.method is None:
         return
-    blocked = [path for path in matched if obstacles[path] is not None]
-    unreal = [path for path in blocked if _is_unreal(layers[path])]
+    blocked = [path for path in matched if path in obstacles]
+    unreal = [path for path in blocked if is_unreal(layers[path])]
     if unreal or len(blocked) == len(matched):
         path = (unreal or blocked)[0]
         raise ValueError(f"rule {rule} asks for a ternary layer {path!r}, which cannot be: {obstacles[path]}")
@@ -198,6 +241,6 @@ def _settle_ties(model: nn.Module, decisions: list[Decision]) -> list[Decision]:
             reason = f"shares its weight with {differing!r}, which is not ternary in the same way"
             if decision.reason.startswith("rule"):
                 raise ValueError(f"layer {decision.path!r} cannot be ternary by {decision.reason}: it {reason}")
-            decision = Decision(decision.path, decision.module, None, {}, reason)
+            decision = Decision(decision.path, decision.module, None, {}, reason, decision.base)
         settled.append(decision)
     return settled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.activations import InputFakeQuantizer, check_bits, input_quantizers
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+from tern_lightning.callbacks.select import SEVERAL, check_pattern, has_one_input
+from tern_lightning.kinds import kind_of
+from tern_lightning.networks import outside_metrics
 
 
 class ActivationQuantization(Callback):
@@ -78,14 +78,23 @@ class ActivationQuantization(Callback):
         """Distinguishes several of these callbacks, for different layers."""
         return self._generate_state_key(include=list(self.include), exclude=list(self.exclude))
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Install the hooks; those that are there already are kept."""
-        pl_module.configure_model()  # idempotent by contract; Lightning calls it only after this hook
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks, those that are there already are kept, and say what is quantised."""
+        self._install(pl_module)
+        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantised to {self.bits} bits ({self.observer})")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks where there is no training."""
+        if trainer.state.fn != "fit":
+            self._install(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks."""
         self._install(pl_module)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is quantised."""
-        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantised to {self.bits} bits ({self.observer})")
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks."""
+        self._install(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Observe the first batches."""
@@ -151,15 +160,11 @@ class ActivationQuantization(Callback):
 
     def _select(self, module: nn.Module) -> dict[str, nn.Module]:
         """The layers to quantise, by path; a layer that is shared appears once."""
-        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, LAYERS)}
+        there = {path: layer for path, layer in outside_metrics(module) if kind_of(layer) is not None}
+        layers = {path: layer for path, layer in there.items() if has_one_input(path, there)}
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
-                if not any(fnmatchcase(path, pattern) for path in layers):
-                    near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3)
-                    hint = f"HINT: the nearest are {', '.join(near)}" if near else "the module has no such layer at all"
-                    raise MisconfigurationException(
-                        f"{name} pattern {pattern!r} matches no convolution or linear layer; {hint}"
-                    )
+                check_pattern(name, pattern, layers, dict.fromkeys(there, SEVERAL))
         return {
             path: layer
             for path, layer in layers.items()

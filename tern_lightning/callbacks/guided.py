@@ -106,7 +106,7 @@ class AccuracyGuidedPruning(MaskCallback):
 
     Raises:
         ValueError: An argument is out of range.
-        MisconfigurationException: ``monitor`` is not logged in validation, or codes are frozen.
+        MisconfigurationException: The run has no validation, ``monitor`` is not logged in it, or codes are frozen.
 
     Example::
 
@@ -157,6 +157,15 @@ class AccuracyGuidedPruning(MaskCallback):
     @override
     def reset(self) -> None:
         self.loop, self._good = Loop(step=self.step), None
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.enable_validation:
+            raise MisconfigurationException(
+                f"AccuracyGuidedPruning needs validation, in which {self.monitor!r} is logged, and this run has none: "
+                "give fit a validation loader, the module a validation_step, and limit_val_batches > 0"
+            )
+        super().on_fit_start(trainer, pl_module)
 
     @override
     def on_train_batch_start(

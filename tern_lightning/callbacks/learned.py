@@ -8,11 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import check_patterns, select_layers
+from tern_lightning.callbacks.select import check_patterns, select_layers
 from tern_lightning.learned import LearnedInput
 
 
@@ -47,10 +47,32 @@ class LearnedInputs(pl.Callback, ABC):
         return self._generate_state_key(include=self.include, exclude=self.exclude)
 
     @override
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.configure_model()  # idempotent by contract; Lightning calls it only after this hook
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install(select_layers(pl_module, self.include, self.exclude, trainer.optimizers, inputs=True))
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._install_as_trained(pl_module)
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install_as_trained(pl_module)
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install_as_trained(pl_module)
+
+    def _install_as_trained(self, module: nn.Module) -> None:
+        """Without training there are no optimizers to say which layers are trained, but there is what they trained."""
+        layers = dict(module.named_modules())
+        known = [path for path in (self._restored or self._hooks) if path in layers]
+        self._install({path: layers[path] for path in known})
+
+    def _install(self, layers: dict[str, nn.Module]) -> None:
+        """Put a hook on every layer; those that are there already are kept."""
         self._hooks = {}
-        for path, layer in select_layers(pl_module, self.include, self.exclude).items():
+        for path, layer in layers.items():
             found = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, LearnedInput)]
             hook = next((hook for hook in found if self.fits(hook)), None)
             if hook is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import check_patterns, select_layers
+from tern_lightning.callbacks.select import check_patterns, select_layers
 from tern_lightning.functional.lowrank import ConvShape, candidate_ranks, macs
 from tern_lightning.kinds import weight_of
 from tern_lightning.lowrank import LowRankConv, can_be_low_rank, replace_module
@@ -156,7 +156,28 @@ class LowRank(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        pl_module.configure_model()  # idempotent by contract; Lightning calls it only after this hook
+        # The module may build its layers in setup, which Lightning calls after this one; the candidates must be there
+        # before the optimizers are.
+        own = pl_module.setup
+
+        def then_install(stage: str) -> None:
+            self._release(pl_module)
+            own(stage=stage)
+            self._install(pl_module)
+
+        pl_module.__dict__["setup"] = then_install
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._release(pl_module)
+
+    def _release(self, pl_module: pl.LightningModule) -> None:
+        """Take away what stands before the module's own setup."""
+        pl_module.__dict__.pop("setup", None)
+
+    def _install(self, pl_module: pl.LightningModule) -> None:
+        """Put the candidates in the place of their convolutions."""
+        pl_module.configure_model()  # idempotent by contract; Lightning calls it only later
         present = {path: m for path, m in pl_module.named_modules() if isinstance(m, Candidates)}
         if not present:
             self._steps, self.choice = 0, {}

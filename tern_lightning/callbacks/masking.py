@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from tern_lightning import rules
+from tern_lightning.callbacks.select import check_company, check_patterns, select_layers
 from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
 from tern_lightning.kinds import channel_axis, find_weight, kind_of, weight_of
@@ -59,53 +57,6 @@ class Target:
         return [self.layer, *self.others]
 
 
-def select_layers(model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> dict[str, nn.Module]:
-    """Choose convolution and linear layers by path patterns.
-
-    Args:
-        model: Any module.
-        include: Patterns (``*``, ``?``, ``[...]``); a layer needs to match one. None chooses all layers whose weight is
-            trained except the first and the last.
-        exclude: Patterns of layers that are not chosen.
-
-    Raises:
-        MisconfigurationException: A pattern matches no layer, or nothing is left.
-    """
-    layers = {
-        path: layer
-        for path, layer in rules._outside_metrics(model)
-        if kind_of(layer) is not None and rules._obstacle(path, layer) is None
-    }
-    for name, patterns in (("include", include or ()), ("exclude", exclude)):
-        for pattern in patterns:
-            if not any(fnmatchcase(path, pattern) for path in layers):
-                near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3) or list(layers)[:20]
-                raise MisconfigurationException(
-                    f"{name} pattern {pattern!r} matches no convolution or linear layer; HINT: there are {near}"
-                )
-    if include is None:
-        trained = [path for path, layer in layers.items() if weight_of(layer).requires_grad]
-        wanted = trained[1:-1]
-    else:
-        wanted = [path for path in layers if any(fnmatchcase(path, pattern) for pattern in include)]
-    found = {path: layers[path] for path in wanted if not any(fnmatchcase(path, pattern) for pattern in exclude)}
-    if not found:
-        raise MisconfigurationException(
-            f"include {include} and exclude {list(exclude)} leave none of the layers {list(layers)[:20]}. "
-            "HINT: without include the first and the last layer are left out; include=['*'] takes all."
-        )
-    return found
-
-
-def check_patterns(name: str, patterns: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Raise ValueError unless ``patterns`` is a list of strings or None."""
-    if patterns is None:
-        return None
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"{name} must be a list of patterns, got {patterns!r}")
-    return tuple(patterns)
-
-
 class WeightCallback(pl.Callback):
     """Base of callbacks that change the latent weights of chosen layers or their gradients.
 
@@ -140,7 +91,10 @@ class WeightCallback(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._targets = _targets(trainer, pl_module, select_layers(pl_module, self.include, self.exclude))
+        check_company(trainer, pl_module, type(self).__name__)
+        self._targets = _targets(
+            trainer, pl_module, select_layers(pl_module, self.include, self.exclude, trainer.optimizers)
+        )
         if self._restored is None and trainer.global_step == 0:
             self.reset()
         self._restore()

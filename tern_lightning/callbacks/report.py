@@ -13,6 +13,7 @@ from torch import Tensor
 from tern_lightning.functional.statistics import flip_ratio
 from tern_lightning.kinds import find_weight
 from tern_lightning.metrics import CodeEntropy, FlipRatio, Sparsity
+from tern_lightning.networks import FloatGroup, describe_others
 from tern_lightning.rules import Decision
 from tern_lightning.tensor import TernaryTensor
 
@@ -72,8 +73,14 @@ def log_values(reports: Sequence[LayerReport]) -> dict[str, float]:
 
 
 @rank_zero_only
-def print_decisions(decisions: Sequence[Decision], phases: str) -> None:
-    """Print which layers become ternary, how and when, and which stay float and why."""
+def print_decisions(decisions: Sequence[Decision], phases: str, others: Sequence[FloatGroup]) -> None:
+    """Print which layers become ternary, how and when, and what stays float and why.
+
+    Args:
+        decisions: One for every layer.
+        phases: When they become ternary and frozen.
+        others: Parameters that belong to no such layer.
+    """
     from rich.table import Table
 
     table = Table(title="Ternary layers", caption=phases)
@@ -86,6 +93,9 @@ def print_decisions(decisions: Sequence[Decision], phases: str) -> None:
         shape = "" if weight is None else "x".join(map(str, weight.shape))
         table.add_row(decision.path, shape, method, decision.reason)
     _print(table)
+    line = describe_others(others)
+    if line is not None:
+        _print(line)
 
 
 @rank_zero_only

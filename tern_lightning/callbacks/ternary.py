@@ -16,20 +16,23 @@ from tern_lightning.callbacks import report, state
 from tern_lightning.callbacks.batchnorm import StatisticsReset
 from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
+from tern_lightning.callbacks.select import check_company
 from tern_lightning.callbacks.twopass import first_pass
-from tern_lightning.kinds import channel_axis, weight_of
+from tern_lightning.kinds import channel_axis, find_weight, weight_of
 from tern_lightning.layers import (
     PHASES,
     LayerState,
     Phase,
     freeze,
+    lend,
     swap,
     swapped_layers,
     unswap,
 )
+from tern_lightning.networks import other_parameters
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.recipes import Preset, build, missing_companions
-from tern_lightning.rules import Decision, Rule, resolve
+from tern_lightning.rules import Decision, Rule, adapted, check_options, check_rules, resolve
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
@@ -58,7 +61,9 @@ class TernaryCallback(pl.Callback):
         method: Name of the method for the layers that no rule matches; see
             :func:`tern_lightning.quantizers.quantizer_names`.
         rules: Which layers get another method or stay float; the first rule that matches counts. Without a rule the
-            first and the last layer stay float, and so do layers that are not trained.
+            first and the last layer stay float, those of each network where there are several (see
+            :func:`tern_lightning.networks.network_ends`), and so do layers that no optimizer moves, such as those of a
+            teacher, and adapters of frozen layers.
         options: Options of ``method``, for example ``{"per_channel": True}``.
         start: When ternary training begins: an epoch (int) or a fraction of the run (float).
         freeze: When the codes are fixed: an epoch (int), a fraction of the run (float; never in a run without end), or
@@ -89,12 +94,12 @@ class TernaryCallback(pl.Callback):
         bn_batches: int = 200,
         verbose: bool = True,
     ) -> None:
-        get_quantizer(method, **(options or {}))
+        self.method, self.rules, self.options = method, check_rules(rules), check_options(options)
+        get_quantizer(method, **self.options)
         check_boundary("start", start)
         check_boundary("freeze", freeze)
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
-        self.method, self.rules, self.options = method, tuple(rules or ()), dict(options or {})
         self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
         self.preset: Preset | None = None
         self.phase: Phase = "float"
@@ -149,6 +154,7 @@ class TernaryCallback(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_company(trainer, pl_module, "TernaryCallback")
         phases = describe(trainer, self.start, self.freeze)
         self._install(trainer, pl_module)
         self._restore(pl_module)
@@ -160,7 +166,8 @@ class TernaryCallback(pl.Callback):
         if missing is not None:
             rank_zero_warn(missing)
         if self.verbose:
-            report.print_decisions(self.decisions, phases)
+            weights = [weight for one in self.decisions if (weight := find_weight(one.module)) is not None]
+            report.print_decisions(self.decisions, phases, other_parameters(pl_module, weights))
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -246,14 +253,21 @@ class TernaryCallback(pl.Callback):
         """Decide about all layers and change them, those of averaged copies of the model too."""
         if self._restored is None and trainer.global_step == 0:
             self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
-        self.decisions = resolve(pl_module, self.rules, self.method, self.options)
+        self.decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
         chosen = {decision.path: decision for decision in self.decisions if decision.method is not None}
+        hint = adapted(self.decisions)
         if not chosen:
             rank_zero_warn(
                 "TernaryCallback leaves every layer in float: "
                 + "; ".join(f"{decision.path}: {decision.reason}" for decision in self.decisions)
-                + '. HINT: rules=[Rule("*", "twn")] makes the first and the last layer ternary too.'
+                + (
+                    f". {hint}"
+                    if hint
+                    else '. HINT: rules=[Rule("*", "twn")] makes the first and the last layer ternary.'
+                )
             )
+        elif hint:
+            rank_zero_warn(hint)
         states = self._states(chosen)
         copies = state.find_copies(trainer, {path: decision.module for path, decision in chosen.items()})
         everything = {name: _swap_all(root, states) for name, root in {"": pl_module, **copies}.items()}
@@ -342,4 +356,6 @@ def _swap_all(root: nn.Module, states: dict[str, LayerState]) -> state.Layers:
     for path, layer in list(swapped_layers(root)):
         if path not in states:
             unswap(layer)
-    return {path: swap(root.get_submodule(path), own) for path, own in states.items()}
+    swapped = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
+    lend(root)
+    return swapped

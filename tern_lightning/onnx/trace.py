@@ -13,9 +13,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.kinds import weight_layers, weight_name
 from tern_lightning.onnx.errors import ExportError
-from tern_lightning.onnx.graph import Layer, Network, add_constant, attribute, constant, module_path
+from tern_lightning.onnx.graph import Layer, Network, add_constant, attribute, constant, join, module_path
 from tern_lightning.onnx.prepare import from_values
+from tern_lightning.onnx.slices import rows_of, split_constants
 from tern_lightning.tensor import TernaryTensor
 
 OPSET = 25  # the first with INT2
@@ -39,16 +41,17 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], ternary: Mapping[str, Ter
     import onnxscript.optimizer
 
     model = _export(module, args)
-    aliases = _aliases(module)
-    by_parameter = {aliases[f"{path}.weight".lstrip(".")]: weight for path, weight in ternary.items()}
+    names = _Names(module)
+    by_parameter = {names.aliases[names.weights[path]]: weight for path, weight in ternary.items()}
     network = Network(model)
     for node in list(model.graph):
-        layer = _cut_weight(model.graph, node, len(network.layers), aliases, by_parameter)
+        layer = _cut_weight(model.graph, node, len(network.layers), names, by_parameter)
         if layer is not None:
             network.layers.append(layer)
     onnxscript.optimizer.optimize_ir(model)
     network.layers = [layer for layer in network.layers if _settle(model.graph, layer)]
-    _cut_anonymous(network)
+    split_constants(model.graph)
+    _cut_anonymous(network, names, ternary)
     order = {id(node): index for index, node in enumerate(model.graph)}
     network.layers.sort(key=lambda layer: order[id(layer.node)])
     return network
@@ -74,16 +77,33 @@ def _export(module: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
     return program.model
 
 
-def _aliases(module: nn.Module) -> dict[str, str]:
-    """Every name of every parameter, mapped to one name of the tensor."""
-    first: dict[int, str] = {}
-    return {
-        name: first.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)
-    } | {name: name for name, _ in module.named_buffers(remove_duplicate=False)}
+class _Names:
+    """What parameters are called.
+
+    Attributes:
+        aliases: Every name of every parameter, mapped to one name of the tensor.
+        weights: Name of the weight of every layer, by path.
+        owners: The reverse.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        first: dict[int, str] = {}
+        self.aliases = {
+            name: first.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)
+        } | {name: name for name, _ in module.named_buffers(remove_duplicate=False)}
+        self.weights = {path: join(path, weight_name(layer)) for path, layer in weight_layers(module)}
+        self.owners = {name: path for path, name in self.weights.items()}
+
+    def path(self, node: ir.Node, parameter: str) -> str:
+        """The module that runs the node if the parameter is its own, else (a functional call) the parameter's."""
+        scope = module_path(node)
+        if scope in self.weights and self.aliases.get(self.weights[scope]) == parameter:
+            return scope
+        return self.owners.get(parameter, re.sub(r"(^|[._])weight$", "", parameter))
 
 
 def _cut_weight(
-    graph: ir.Graph, node: ir.Node, number: int, aliases: Mapping[str, str], ternary: Mapping[str, TernaryTensor]
+    graph: ir.Graph, node: ir.Node, number: int, names: _Names, ternary: Mapping[str, TernaryTensor]
 ) -> Layer | None:
     """Put a port in place of the parameter that a node multiplies by; None when the node does not."""
     multiplies = node.op_type in ("Conv", "ConvTranspose") or (node.op_type == "Gemm" and attribute(node, "transB", 0))
@@ -92,12 +112,12 @@ def _cut_weight(
     index = 0 if node.op_type == "Transpose" else 1
     value = node.inputs[index]
     array = constant(value)
-    if value is None or array is None or value.name not in aliases or array.ndim < 2:
+    if value is None or array is None or value.name not in names.aliases or array.ndim < 2:
         return None
-    parameter = aliases[str(value.name)]
+    parameter = names.aliases[str(value.name)]
     groups = int(attribute(node, "group", 1))
     axis = int(node.op_type == "ConvTranspose" and groups == 1)
-    path = _layer_path(node, parameter, aliases)
+    path = names.path(node, parameter)
     port = _add_port(graph, number, value)
     node.replace_input_with(index, port)
     return Layer(path, port, array.astype(np.float32), axis, groups, parameter, ternary.get(parameter))
@@ -108,22 +128,18 @@ def _feeds_matmul(node: ir.Node) -> bool:
     return len(users) == 1 and all(user.op_type == "MatMul" and index == 1 for user, index in users)
 
 
-def _layer_path(node: ir.Node, parameter: str, aliases: Mapping[str, str]) -> str:
-    """The module that runs the node if the parameter is its own, else (a functional call) the parameter's module."""
-    scope = module_path(node)
-    if aliases.get(f"{scope}.weight".lstrip(".")) == parameter:
-        return scope
-    return re.sub(r"(^|[._])weight$", "", parameter)
-
-
 def _add_port(graph: ir.Graph, number: int, like: ir.Value) -> ir.Value:
     port = ir.Value(name=f"weight_port_{number}", shape=like.shape, type=like.type)
     graph.inputs.append(port)
     return port
 
 
-def _cut_anonymous(network: Network) -> None:
-    """Find the products with folded constants (``x @ self.matrix``, slices of a parameter) and give them ports too."""
+def _cut_anonymous(network: Network, names: _Names, ternary: Mapping[str, TernaryTensor]) -> None:
+    """Find the products with folded constants (``x @ self.matrix``, slices of a parameter) and give them ports too.
+
+    A weight that a layer holds as inputs by outputs, and slices of a layer's weight along its outputs, such as those of
+    queries, keys and values, are known by their values; anything else may be ternary by value.
+    """
     graph = network.graph
     for node in list(graph):
         if node.op_type not in ("Gemm", "MatMul"):
@@ -133,8 +149,10 @@ def _cut_anonymous(network: Network) -> None:
         if value is None or found is None or found.ndim != 2 or found.dtype != np.float32:
             continue
         array = found.astype(np.float32)
-        path = module_path(node) or node.op_type.lower()
-        parameter = str(value.name)
+        scope, parameter = module_path(node), str(value.name)
+        if parameter in names.aliases:
+            scope = names.path(node, names.aliases[parameter])
+        path = scope or node.op_type.lower()
         if node.op_type == "MatMul" or not attribute(node, "transB", 0):
             array = array.T.copy()
             like = ir.Value(name="like", shape=ir.Shape(array.shape), type=value.type)
@@ -152,8 +170,8 @@ def _cut_anonymous(network: Network) -> None:
         else:
             port = _add_port(graph, len(network.layers), value)
             node.replace_input_with(1, port)
-        ternary = from_values(torch.from_numpy(array), 0)
-        network.layers.append(Layer(path, port, array, 0, 1, parameter, ternary))
+        own = rows_of(ternary[scope], array) if scope in ternary else None
+        network.layers.append(Layer(path, port, array, 0, 1, parameter, own or from_values(torch.from_numpy(array), 0)))
 
 
 def _settle(graph: ir.Graph, layer: Layer) -> bool:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -109,24 +110,51 @@ class _Follower:
         for path, layer in weight_layers(module):
             if path in inputs and id(layer) not in hooked:
                 hooked.add(id(layer))
-                layer.register_forward_pre_hook(functools.partial(self._follow, path))
+                if isinstance(layer, nn.MultiheadAttention):
+                    layer.register_forward_pre_hook(functools.partial(self._follow_attention, path), with_kwargs=True)
+                else:
+                    layer.register_forward_pre_hook(functools.partial(self._follow, path))
 
     def rewind(self) -> None:
         """Begin the next forward pass."""
         self.calls.clear()
 
     def _follow(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        rounded = self._next(path, x)
+        # In place, so that what reads the tensor after the layer (a residual addition) sees it rounded, as in the file.
+        return (rounded if x._is_view() else x.copy_(rounded), *args[1:])
+
+    def _follow_attention(
+        self, path: str, layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Query, key and value have a product each, those that are one tensor a common one."""
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        turn = layer.batch_first and given["query"].ndim == 3
+        followed: dict[int, Tensor] = {}
+        for name in ("query", "key", "value"):
+            x: Tensor = given[name]
+            if id(x) not in followed:
+                # With the batch first, it is a turned copy that the file rounds, and nothing else reads that.
+                rounded = self._next(path, x.transpose(0, 1)).transpose(0, 1) if turn else self._next(path, x)
+                followed[id(x)] = rounded if turn or x._is_view() else x.copy_(rounded)
+            given[name] = followed[id(x)]
+        rest = args[3:]
+        first = tuple(given.pop(name) for name in ("query", "key", "value"))
+        return (*first, *rest), given
+
+    def _next(self, path: str, x: Tensor) -> Tensor:
+        """The file's tensor in the place of a layer's next input, which it is compared with, in the shape of that."""
         call = self.calls.get(path, 0)
         self.calls[path] = call + 1
         name, chosen = self.inputs[path][call]
-        x, file = args[0], self.tensors[name]
+        file = self.tensors[name]
         rounded = chosen.fake_quantize(x) if chosen else x
-        if file.size == rounded.numel():  # not where the layer pads its input itself, after this hook
-            own = rounded.numpy().reshape(file.shape)
-            self.worst = max(self.worst, compare([file], [own], 0.0, "relative_l2").relative_l2)
-            rounded = torch.from_numpy(file).reshape(x.shape)
-        # In place, so that what reads the tensor after the layer (a residual addition) sees it rounded, as in the file.
-        return (rounded if x._is_view() else x.copy_(rounded), *args[1:])
+        if file.size != rounded.numel():  # where the layer pads its input itself, after this hook
+            return rounded
+        own = rounded.numpy().reshape(file.shape)
+        self.worst = max(self.worst, compare([file], [own], 0.0, "relative_l2").relative_l2)
+        return torch.from_numpy(file).reshape(x.shape)
 
 
 def compare_drift(

@@ -174,7 +174,7 @@ def test_learned_step_follows_the_gradient_once_per_optimiser_step() -> None:
         net = make_net()
         net.body[1] = nn.Identity()  # batch statistics would depend on the split
         callback = ActivationQuantization(observe_batches=1, ema=0.0, learned=True, learning_rate=0.5)
-        callback.setup(None, net, "fit")  # type: ignore[arg-type]
+        callback._install(net)
         for hook in input_quantizers(net).values():
             hook.set_bounds(torch.tensor(-1.0), torch.tensor(1.0))
         callback._batches = 1
@@ -200,7 +200,7 @@ def test_learned_step_follows_the_gradient_once_per_optimiser_step() -> None:
 def test_loss_scale_is_undone() -> None:
     callback = ActivationQuantization(learned=True)
     net = make_net()
-    callback.setup(None, net, "fit")  # type: ignore[arg-type]
+    callback._install(net)
     hooks = list(input_quantizers(net).values())
     for hook, grad in zip(hooks, (8.0, float("inf"), None), strict=True):
         hook.learn()

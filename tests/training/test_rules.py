@@ -35,8 +35,10 @@ def test_defaults(model):
     found = chosen(model)
     assert found["first"] == (None, "first layer")
     assert found["last"] == (None, "last layer")
-    assert {path for path, (method, _) in found.items() if method} == {"deep.0.conv", "deep.1.conv", "mid"}
-    assert "MultiheadAttention" in found["deep.0.attention.out_proj"][1]
+    assert {path for path, (method, _) in found.items() if method} == {
+        *(f"deep.{i}.{name}" for i in range(2) for name in ("conv", "attention", "attention.out_proj")),
+        "mid",
+    }
 
 
 def test_first_matching_rule_counts(model):
@@ -71,10 +73,11 @@ def test_layers_that_cannot_or_should_not(model):
         (Rule("mid", type="Conv2D"), r"matches no layer; near misses: .*'Conv2d'"),
         (Rule("xyz.*"), r"matches no layer; the layers are \['first'"),
         (Rule("deep.0.norm", "twn"), r"matches 'deep.0.norm' \(BatchNorm1d\), which cannot be ternary; Linear, Conv1d"),
-        (Rule("*.out_proj", "twn"), "asks for a ternary layer 'deep.0.attention.out_proj', which cannot be"),
+        (Rule("cross", "twn"), "asks for a ternary layer 'cross', which cannot be: its in_proj_weight is None"),
     ],
 )
 def test_rules_that_cannot_be_followed(rule, words, model):
+    model["cross"] = nn.MultiheadAttention(4, 2, kdim=3)
     with pytest.raises(ValueError, match=words):
         chosen(model, rule)
 
