@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.checkpoint import CheckpointError
+from tern_lightning.tracing import as_constant
 from tvm_schedules.reading import reading
 
 
@@ -159,6 +160,10 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     """
     levels = 2**bits - 1
     features = max(1, x.numel() // max(1, x.shape[0] if x.ndim > 1 else 1))
+    if torch.jit.is_tracing():  # a trace can be saved without functions of this package only
+        fixed = as_constant(lambda: torch.stack([scale, zero_point]))
+        assert fixed is not None
+        return _snap(x.float(), fixed[0], fixed[1], levels).to(x.dtype)
     return _FakeQuantize.apply(x, scale, zero_point, levels, features)
 
 

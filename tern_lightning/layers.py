@@ -7,10 +7,11 @@ weight, and no parameter or buffer is added, so that optimisers, averaged copies
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from tern_lightning.masks import WeightMask, mask_of, share_mask, weight_mask
 from tern_lightning.products import scaled
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.tensor import TernaryTensor
+from tern_lightning.tracing import as_constant
 
 Phase = Literal["float", "ternary", "frozen"]
 PHASES: tuple[Phase, ...] = ("float", "ternary", "frozen")
@@ -151,8 +153,20 @@ class TernaryLayer(nn.Module):
             return latent
         if "weight" not in self._ternary_seen:
             # nn.MultiheadAttention reads its weight several times in one forward.
-            self._ternary_seen["weight"] = self._ternary_state.values(latent)
+            self._ternary_seen["weight"] = self._ternary_values(latent)
         return self._ternary_seen["weight"]
+
+    def _ternary_values(self, latent: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            return cast(Tensor, as_constant(lambda: self._ternary_state.values(latent)))
+        if torch.onnx.is_in_onnx_export() and getattr(self._ternary_state.quantizer, "terms", 1) > 1:
+            # An error here would only make the exporter try its other ways in, and then hide the reason.
+            warnings.warn(
+                "torch.onnx cannot write the levels of several ternary terms: give it tern_lightning.to_plain(module), "
+                "or call tern_lightning.export(module, ...)",
+                stacklevel=2,
+            )
+        return self._ternary_state.values(latent)
 
     def _ternary_bias(self) -> Tensor | None:
         """The layer's bias as an attribute: a Parameter or None; inside forward, with what the method adds to it."""
@@ -162,6 +176,8 @@ class TernaryLayer(nn.Module):
             return own
         latent = self._parameters[self._ternary_kind.weight]
         assert latent is not None
+        if torch.jit.is_tracing():
+            return as_constant(lambda: self._ternary_state.bias(latent, own))
         return self._ternary_state.bias(latent, own)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -205,6 +221,12 @@ class TernaryLayer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._ternary_loaded = self._ternary_loaded or prefix + self._ternary_kind.weight in state_dict
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script cannot compile ternary layers: call torch.jit.script(tern_lightning.to_plain(module)), "
+            "or torch.jit.trace(module, inputs)"
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time, so pickle and deepcopy rebuild it from the base class.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tern_lightning.activations import ActivationRange
 from tern_lightning.functional.bcgd import Derivative, coarse_activation, gaussian_step
 from tern_lightning.functional.multilevel import activation_digits, multilevel_activation
+from tern_lightning.tracing import as_constant
 
 
 class LearnedInput(ABC):
@@ -39,6 +40,8 @@ class LearnedInput(ABC):
 
     def numbers(self) -> Tensor:
         """``value``, with its gradient in training."""
+        if torch.jit.is_tracing():
+            return cast(Tensor, as_constant(lambda: self.value.clone()))
         return self.value.detach() if self.fixed else self.value
 
     @abstractmethod

@@ -8,7 +8,8 @@ from torch import Tensor
 
 def as_factor(flags: Tensor) -> Tensor:
     """Flags as int8 zeros and ones, without a copy."""
-    return flags.view(torch.int8)
+    # Graphs that are made of a module get an operator that other programs have too.
+    return flags.to(torch.int8) if torch.compiler.is_compiling() else flags.view(torch.int8)
 
 
 def scaled(codes: Tensor, values: Tensor) -> Tensor:

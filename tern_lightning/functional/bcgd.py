@@ -57,6 +57,8 @@ def coarse_activation(x: Tensor, step: Tensor, bits: int, derivative: Derivative
         bits: Width of the integers b, 1 to 8.
         derivative: ``exact``, ``mean`` or ``two``.
     """
+    if torch.jit.is_tracing():  # a trace can be saved without functions of this package only
+        return (torch.ceil(x.float() / step).clamp(0, 2**bits - 1) * step).to(x.dtype)
     return _Coarse.apply(x, step, 2**bits - 1, derivative)
 
 

@@ -77,13 +77,14 @@ def entropy_assignment(
     bits = -shares.log2()
 
     levels = torch.stack([negative, positive])
-    lowest, highest = torch.aminmax(values)
+    # One pass; along an axis, because torch.onnx knows it only so.
+    lowest, highest = torch.aminmax(values.flatten(), dim=0)
     extremes = torch.stack([-lowest, highest])
     # Distance from the nearest-level threshold to the most extreme weight; W^2 - (W - w)^2 is twice w times it.
     room, extra = extremes - levels / 2, bits[::2] - bits[1]
     able = (room > 0) & (extra > 0)
     limits = torch.where(able, 2 * levels * room / torch.where(able, extra, 1.0), torch.inf)
-    largest = limits.amin()
+    largest = limits.amin(0)
     # The deciding sign has exactly ratio one, and lerp ends exactly at its extreme.
     ratios = torch.where(able, largest / limits, 0.0)
     bounds = torch.lerp(levels / 2, torch.where(able, extremes, levels / 2), ratios * strength * size_factor)

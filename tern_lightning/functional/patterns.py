@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tern_lightning.products import as_factor
 from tern_lightning.tensor import TernaryTensor
 
 Group = tuple[int, int]
@@ -207,7 +208,7 @@ def _all_but_smallest(size: Tensor, m: int, axis: int) -> Tensor:
     index = torch.zeros_like(least, dtype=torch.int8)
     for position in range(1, m):
         here = groups.select(axis + 1, position)
-        index = torch.maximum(index, (here <= least).view(torch.int8) * position)
+        index = torch.maximum(index, as_factor(here <= least) * position)
         least = torch.minimum(least, here)
     positions = torch.arange(m, dtype=torch.int8, device=size.device).reshape(-1, *[1] * (size.ndim - 1 - axis))
     chosen = index.unsqueeze(axis + 1) != positions

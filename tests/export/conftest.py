@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.training.conftest import fit, make_net, make_trainer
+
+__all__ = ["fit", "make_net", "make_trainer"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_operator_table() -> Iterator[None]:
