@@ -31,6 +31,8 @@ from .tensor import TernaryTensor
 __all__ = ["RECIPES", "expand", "halo_from", "window_from"]
 
 Arrays = dict[str, np.ndarray]
+LARGEST_GAP = 4096
+"""So many bytes may be behind the last constant."""
 
 
 def halo_from(data: Mapping[str, Any]) -> Halo:
@@ -168,7 +170,11 @@ def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
         KeyError: A stored array is missing.
         ValueError: An expanded constant is not as long as the plan says.
     """
-    memory = np.zeros(plan["constant_bytes"], np.uint8)
+    places = [place for constant in plan["constants"] for place in constant["outputs"].values()]
+    end, size = max([place["offset"] + place["nbytes"] for place in places], default=0), plan["constant_bytes"]
+    if not end <= size <= end + LARGEST_GAP or min([place["offset"] for place in places], default=0) < 0:
+        raise ValueError(f"constants end at {end} bytes, the plan says {size}")
+    memory = np.zeros(size, np.uint8)
     for constant in plan["constants"]:
         made = RECIPES[constant["recipe"]]({k: arrays[v] for k, v in constant["arrays"].items()}, constant["params"])
         for name, place in constant["outputs"].items():

@@ -28,6 +28,8 @@ TOGETHER = 5
 """Terms that are coded together: 3^5 codes fit a byte."""
 FAR = 254
 """The longest distance that one byte holds."""
+MOST = 1 << 40
+"""Weights of a term."""
 _RAW, MEMORY = -15, 9
 """Deflate without a head, and zlib's largest buffer, which gives a table of codes to every 32 thousand symbols."""
 
@@ -60,6 +62,8 @@ def decode(data: Bytes, terms: int, count: int) -> Codes:
     Raises:
         ValueError: The bytes are not what ``encode`` writes of so many codes. No more than they take is ever unpacked.
     """
+    if terms < 0 or not 0 <= count <= MOST:
+        raise ValueError(f"terms and count must be from 0 to {MOST}, got {terms} and {count}")
     rest, parts = data.tobytes(), []
     for first in range(0, terms, TOGETHER):
         part, rest = _decode(rest, min(TOGETHER, terms - first), count)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules import onnxtools
-from tvm_schedules.errors import ModelError, TernError
+from tvm_schedules.errors import ArtifactError, ModelError, TernError
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import reading, reading_model, reason
 from tvm_schedules.tensor import TernaryTensor
 
 Array = npt.NDArray[Any]
@@ -124,6 +125,7 @@ def _float_layer(name: str, op: str, value: Array, axis: int) -> Layer:
     return Layer(name, op, tuple(value.shape), "float", 0, zeros, None, 8.0 * value.itemsize, None, value.nbytes)
 
 
+@reading_model()
 def onnx_layers(model: Any) -> list[tuple[str, Layer]]:
     """The weights of the convolutions and matrix products of an ONNX model, each with its node's name."""
     constants = onnxtools.constant_arrays(model)
@@ -188,6 +190,7 @@ def _stored_ternary(path: str, op: str, nodes: list[Any], constants: dict[str, A
     return _ternary_layer(path, op, TernaryTensor(codes, positive, positive, axis), stored, "ternary")
 
 
+@reading("the artifact", ArtifactError)
 def _artifact(path: Path) -> Inspection:
     from tvm_schedules.artifact import store
 
@@ -228,9 +231,16 @@ def _checkpoint(path: Path) -> Inspection:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TernError(
-            f"{path} is not a readable checkpoint: {(str(error).strip().splitlines() or ['?'])[0]}"
-        ) from error
+        raise TernError(f"{path} is not a readable checkpoint: {reason(error)}") from error
+    with reading(f"checkpoint {path}", TernError):
+        layers = _state_layers(path, content)
+    return Inspection(str(path), "checkpoint", tuple(layers), {path.name: path.stat().st_size}, {})
+
+
+def _state_layers(path: Path, content: Any) -> list[Layer]:
+    """The weights of a checkpoint."""
+    import torch
+
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise TernError(f"{path} holds no state_dict")
@@ -240,8 +250,8 @@ def _checkpoint(path: Path) -> Inspection:
             array = value.float().numpy()
             # A checkpoint does not say which axis is the output's: 1 only for transposed convolutions.
             axis = 0 if TernaryTensor.from_values(array, 0) is not None else 1
-            layers.append(_float_layer(name.removesuffix(".weight"), "", array, axis))
-    return Inspection(str(path), "checkpoint", tuple(layers), {path.name: path.stat().st_size}, {})
+            layers.append(_float_layer(str(name).removesuffix(".weight"), "", array, axis))
+    return layers
 
 
 def inspect(source: str | os.PathLike[str]) -> Inspection:

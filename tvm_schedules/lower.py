@@ -37,6 +37,7 @@ from .layout import Halo, Plain
 from .passes.layouts import LOWEST, Layouts, home, in_planes, view, window_of
 from .passes.quantized import COMMUTING
 from .plan import Buffer, Constants, Place, Step
+from .reading import reading_model
 from .targets import TargetSpec
 from .tensor import TernaryTensor
 
@@ -103,8 +104,13 @@ class Lowering:
         self.largest_read = 4096
 
     # -- the walk -----------------------------------------------------------------------------------------------------
+    @reading_model()
     def run(self) -> None:
-        """Lowers all nodes, then the outputs."""
+        """Lowers all nodes, then the outputs.
+
+        Raises:
+            ModelError: A node cannot be lowered.
+        """
         for name, index in self._inputs.items():
             self._plain[name] = Buffer(name, self._plain_bytes(name), Place("input", index))
         waiting: list[Node] = []

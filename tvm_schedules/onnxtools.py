@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from tvm_schedules.errors import ModelError, ShapeError
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import reading_model
 
 Array = npt.NDArray[Any]
 
 
+@reading_model()
 def read_model(source: str | Path | bytes | Any) -> Any:
     """Read and check an ONNX model.
 
@@ -65,6 +67,7 @@ def _to_array(tensor: Any) -> Array:
     return np.asarray(numpy_helper.to_array(tensor))
 
 
+@reading_model()
 def signature(model: Any, which: str) -> list[dict[str, Any]]:
     """Names, shapes and dtypes of the graph's ``input`` or ``output``; an open size is its name or None."""
     import onnx
@@ -83,6 +86,7 @@ def signature(model: Any, which: str) -> list[dict[str, Any]]:
     return result
 
 
+@reading_model()
 def fix_shapes(model: Any, shapes: Mapping[str, Sequence[int]] | None) -> None:
     """Put sizes in place of the open dimensions of the inputs, in place; same-named sizes of other tensors follow.
 
@@ -144,6 +148,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default
 
 
+@reading_model()
 def constant_arrays(model: Any) -> dict[str, Array]:
     """Every tensor that does not depend on an input: initialisers, and what DequantizeLinear and Add make of them.
 
@@ -201,6 +206,7 @@ def _fold(node: Any, arguments: list[Any]) -> Array | None:
     return None
 
 
+@reading_model()
 def quantised_tensors(model: Any) -> dict[str, tuple[float, int, str]]:
     """Activations that pass a QuantizeLinear: dequantised tensor -> (scale, zero point, dtype of the stored value)."""
     constants = constant_arrays(model)
@@ -222,6 +228,7 @@ def quantised_tensors(model: Any) -> dict[str, tuple[float, int, str]]:
     return result
 
 
+@reading_model()
 def float_model(model: Any, strip_activations: bool = True) -> Any:
     """The same network with float32 weights, as a user without ternary kernels would run it.
 

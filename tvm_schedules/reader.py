@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import ModelError, ShapeError
 from .graph import Graph, Node, Value
+from .reading import reading_model
 
 __all__ = ["load_model", "read"]
 
@@ -16,6 +17,7 @@ KEEP = {"DequantizeLinear", "Transpose", "Add"}
 """Operators on constants that stay for :mod:`tvm_schedules.passes.weights` where a small weight is behind them."""
 
 
+@reading_model()
 def load_model(source: Any) -> Any:
     """Loads and checks a model.
 
@@ -72,6 +74,7 @@ def _attributes(node: Any) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in attrs.items()}
 
 
+@reading_model()
 def read(model: Any) -> Graph:
     """Makes the graph of a checked model with fixed shapes.
 

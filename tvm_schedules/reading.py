@@ -20,9 +20,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.errors import TernError
+from tvm_schedules.errors import ModelError, TernError
 
-__all__ = ["read_arrays", "read_json", "reading", "reason"]
+__all__ = ["read_arrays", "read_json", "reading", "reading_model", "reason"]
 
 Array = npt.NDArray[Any]
 LONGEST = 200
@@ -49,13 +49,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reading(what: object, error: type[Exception], advice: str = "") -> Iterator[None]:
+def reading(what: object, error: type[Exception], advice: str = "", verdict: str = "is damaged") -> Iterator[None]:
     """Turn what damaged input makes other libraries raise into an error of this project.
 
     Args:
         what: What is read, for the message: a path, or words.
         error: The class to raise; it and every :class:`~tvm_schedules.errors.TernError` pass as they are.
         advice: Put behind the message: what to do.
+        verdict: What the message says of it.
 
     Raises:
         ModuleNotFoundError: A package is missing, which is no damage.
@@ -67,7 +68,12 @@ def reading(what: object, error: type[Exception], advice: str = "") -> Iterator[
     except OSError as problem:
         raise error(f"cannot read {what}: {problem.strerror or reason(problem)}{advice}") from problem
     except Exception as problem:
-        raise error(f"{what} is damaged ({reason(problem)}){advice}") from problem
+        raise error(f"{what} {verdict} ({reason(problem)}){advice}") from problem
+
+
+def reading_model() -> contextlib._GeneratorContextManager[None]:
+    """:func:`reading` for what walks through a network; also a decorator of such a function."""
+    return reading("the model", ModelError, verdict="is damaged, or of a form that is not supported")
 
 
 def read_json(path: Path, error: type[Exception], what: str, advice: str = "") -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from tvm_schedules import cpu
 from tvm_schedules.errors import TargetError
 from tvm_schedules.gpu import targets as gpu
+from tvm_schedules.reading import reading
 
 _ARM_TRIPLE = "aarch64-linux-gnu"
 _V8 = frozenset({"neon"})
@@ -207,11 +208,12 @@ def _host() -> TargetSpec:
     return TargetSpec("host", target, _vector_bytes(arch, wanted, []), wanted, None)
 
 
+@reading("the target", TargetError, "; give a JSON object as TVM takes it", "is not understood")
 def _from_json(text: str) -> TargetSpec:
     try:
         target = json.loads(text)
     except json.JSONDecodeError as error:
-        raise TargetError(f"target is not valid JSON ({error}), got {text}") from error
+        raise TargetError(f"target is not valid JSON ({error}), got {text[:200]}") from error
     if target.get("kind") != "llvm":
         raise TargetError(f'target JSON must have "kind": "llvm", got {target.get("kind")!r}')
     triple = target.setdefault("mtriple", f"{cpu.architecture()}-linux-gnu")

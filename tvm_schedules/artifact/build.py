@@ -20,6 +20,7 @@ from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
 from tvm_schedules.files import user_path
 from tvm_schedules.gpu import artifact as gpu
+from tvm_schedules.reading import read_arrays, reading
 
 if TYPE_CHECKING:
     from tvm_schedules.tuner import Tuning
@@ -214,16 +215,18 @@ def load_samples(path: str | Path) -> tuple[list[list[Any]], list[list[Any]]]:
         ArtifactError: The file is missing or damaged.
     """
     folder = user_path(path)
-    try:
-        with np.load(folder / store.SAMPLES, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / store.SAMPLES} cannot be read: {error}") from error
-    sides = []
-    for side in ("input", "output"):
-        stacked = [arrays[f"{side}{index}"] for index in range(sum(name.startswith(side) for name in arrays))]
-        sides.append([list(run) for run in zip(*stacked, strict=True)])
-    return sides[0], sides[1]
+    path = folder / store.SAMPLES
+    with reading(path, ArtifactError, "; export it again"):
+        arrays = read_arrays(path)
+        sides = []
+        for side in ("input", "output"):
+            stacked = [arrays[f"{side}{index}"] for index in range(sum(name.startswith(side) for name in arrays))]
+            if not stacked or any(array.dtype.kind not in "biuf" for array in stacked):
+                raise ValueError(f"it holds no {side}s that are numbers")
+            sides.append([list(run) for run in zip(*stacked, strict=True)])
+        if len(sides[0]) != len(sides[1]):
+            raise ValueError(f"it has inputs of {len(sides[0])} runs and outputs of {len(sides[1])}")
+        return sides[0], sides[1]
 
 
 def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner:

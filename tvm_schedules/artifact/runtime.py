@@ -15,6 +15,7 @@ from tvm_schedules.artifact import libraries, store, weights
 from tvm_schedules.artifact.threads import checked, setter
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError, TernError
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import reading
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
@@ -24,7 +25,8 @@ TRIES = 5
 
 def aligned(size: int, fill: int = 0) -> Array:
     """A uint8 array of ``size`` bytes that starts at a multiple of 64."""
-    raw = np.full(size + ALIGNMENT, fill, np.uint8)
+    # Zeros take no memory until they are used: a size that a file asks for may be too large for this machine.
+    raw = np.full(size + ALIGNMENT, fill, np.uint8) if fill else np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]
 
@@ -216,11 +218,15 @@ def constants_of(folder: Path, plan: dict[str, Any], content: bytes | None = Non
         folder: The artifact.
         plan: Of :func:`plan_of`.
         content: Bytes of the file of weights where they have been read.
+
+    Raises:
+        ArtifactError: The weights are damaged, or not those of the plan.
     """
     from tvm_schedules.constants import expand
 
-    arrays, constants = weights.read(folder / store.WEIGHTS, content)
-    return expand(plan | {"constants": constants}, arrays)
+    with reading(folder / store.WEIGHTS, ArtifactError, "; export it again"):
+        arrays, constants = weights.read(folder / store.WEIGHTS, content)
+        return expand(plan | {"constants": constants}, arrays)
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
@@ -248,7 +254,8 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
     for _ in range(TRIES):
         before = store.stamp(folder)
         try:
-            model = _load(folder, threads, check_hashes)
+            with reading(folder, ArtifactError, "; export it again", "cannot be loaded"):
+                model = _load(folder, threads, check_hashes)
         except TernError:
             if store.stamp(folder) == before:
                 raise
@@ -269,15 +276,10 @@ def _load(folder: Path, threads: int | None, check_hashes: bool) -> Model:
     is_gpu = bool(metadata.get("code"))
     if not is_gpu:
         check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
-    try:
-        constants = constants_of(folder, plan, store.content(folder, metadata, store.WEIGHTS, check_hashes))
-        if is_gpu:
-            from tvm_schedules.gpu.artifact import load as load_gpu
+    constants = constants_of(folder, plan, store.content(folder, metadata, store.WEIGHTS, check_hashes))
+    if is_gpu:
+        from tvm_schedules.gpu.artifact import load as load_gpu
 
-            return load_gpu(folder, metadata, plan, constants, check_hashes)
-        library = libraries.load_content(store.content(folder, metadata, store.LIBRARY, check_hashes))
-    except TernError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
+        return load_gpu(folder, metadata, plan, constants, check_hashes)
+    library = libraries.load_content(store.content(folder, metadata, store.LIBRARY, check_hashes))
     return Model(plan, library, constants, threads, metadata)

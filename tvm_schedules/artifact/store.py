@@ -22,8 +22,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from tvm_schedules import schema
+from tvm_schedules.artifact import form
 from tvm_schedules.errors import ArtifactError, OutputError
 from tvm_schedules.files import user_path
+from tvm_schedules.reading import read_json, reading
 
 FORMAT = "tern-artifact"
 VERSION = 4
@@ -97,11 +100,9 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a directory; an artifact is a directory that holds {METADATA}")
     try:
-        metadata = json.loads((folder / METADATA).read_text())
+        metadata = read_json(folder / METADATA, ArtifactError, "description", "; export it again")
     except FileNotFoundError:
         raise ArtifactError(f"{folder} is not an artifact: it has no {METADATA}") from None
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"{folder / METADATA} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ArtifactError(f"{folder} is not an artifact: {METADATA} does not say format {FORMAT!r}")
     if metadata.get("version") != VERSION:
@@ -111,6 +112,8 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
         )
     if metadata.get("sha256") != _own_hash(metadata):
         raise ArtifactError(f"{folder / METADATA} was changed after it was written: its hash does not match")
+    with reading(folder / METADATA, ArtifactError, "; export it again"):
+        schema.check(metadata, form.METADATA)
     for name, entry in metadata["files"].items():
         path = folder / name
         if name not in FILES:

@@ -7,7 +7,6 @@ index also has the plan's list of constants, which is long, repeats itself, and 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import schema
 from ..errors import ArtifactError
+from ..reading import read_arrays, reading
 
 __all__ = ["read", "write"]
 
@@ -42,10 +43,17 @@ def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], li
     Raises:
         ArtifactError: The index is not of numeric arrays that fill the data.
     """
-    with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
-        index, data = json.loads(file["index"].tobytes()), file["data"].tobytes()
+    with reading(path, ArtifactError, "; export it again"):
+        entries = read_arrays(path if content is None else content)
+        index, data = json.loads(entries["index"].tobytes()), entries["data"].tobytes()
+        schema.check(index, {"arrays": [list], "constants": [dict]})
+        return _split(path, index["arrays"], data), index["constants"]
+
+
+def _split(path: Path, places: list[Any], data: bytes) -> dict[str, Array]:
+    """The arrays that lie one after another in the data."""
     arrays, start = {}, 0
-    for name, kind, shape in index["arrays"]:
+    for name, kind, shape in places:
         dtype, count = np.dtype(kind), int(np.prod(shape, dtype=np.int64))
         if dtype.kind not in "iuf" or min(shape, default=0) < 0 or start + count * dtype.itemsize > len(data):
             raise ArtifactError(f"{path}: array {name!r} ({kind} {shape}) does not fit its data; export it again")
@@ -53,4 +61,4 @@ def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], li
         start += count * dtype.itemsize
     if start != len(data):
         raise ArtifactError(f"{path}: {len(data) - start} bytes of its data belong to no array; export it again")
-    return arrays, index["constants"]
+    return arrays
