@@ -111,6 +111,7 @@ def export(
     place = check_output(output, whole=not onnx_only)
     if not onnx_only:
         check_target(target)
+        start_compiler()
     batches, real = collect_batches(module, samples, input_shape, batch_size, seed)
     say(f"tracing {type(module).__name__} on inputs of shape {', '.join(str(list(a.shape)) for a in batches[0])}")
     network = write_onnx(
@@ -176,7 +177,15 @@ def check_target(target: str) -> None:
     """Raise TargetError, which lists the known ones, when a target is not known: before the work, not after."""
     from tvm_schedules.targets import resolve
 
-    resolve(target)
+    if target != "host":  # which is always known, and needs LLVM to be described
+        resolve(target)
+
+
+def start_compiler() -> None:
+    """Let the compiler's process start, which takes seconds, while the network is read and traced."""
+    from tvm_schedules.artifact.process import prepare
+
+    prepare()
 
 
 def _written(path: Path, data: bytes) -> Path:

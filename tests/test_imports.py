@@ -47,6 +47,9 @@ def test_the_loading_side_imports_numpy_only() -> None:
 def test_compiling_imports_nothing_of_the_training_half() -> None:
     found = imported("import tvm_schedules.compile, tvm_schedules.artifact.build, tvm_schedules.bench.measure")
     assert not found & set(TRAINING)
+    found = imported("from tvm_schedules.artifact import child; child._warm()")
+    assert "tvm" in found
+    assert not found & set(TRAINING)
 
 
 @pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])

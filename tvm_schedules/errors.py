@@ -30,6 +30,10 @@ class LinkError(TernError, RuntimeError):
     """No linker for the target, or the linker failed."""
 
 
+class CompilerError(TernError, RuntimeError):
+    """The compiler's process ended before it was done, or met a fault of this package."""
+
+
 class ArtifactError(TernError, RuntimeError):
     """A directory that is not an artifact, is damaged, or does not fit this machine or this version."""
 

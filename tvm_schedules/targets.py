@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tvm_schedules import cpu
@@ -77,6 +77,15 @@ class TargetSpec:
             "vector_bytes": self.vector_bytes,
             "features": sorted(self.features),
         }
+
+    def to_fields(self) -> dict[str, Any]:
+        """Everything, in JSON types."""
+        return {**asdict(self), "features": sorted(self.features)}
+
+    @classmethod
+    def from_fields(cls, data: dict[str, Any]) -> TargetSpec:
+        """The inverse of :meth:`to_fields`."""
+        return cls(**{**data, "features": frozenset(data["features"])})
 
     @property
     def arm64(self) -> bool:

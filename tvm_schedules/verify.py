@@ -86,6 +86,12 @@ class Report:
         """For JSON."""
         return {**asdict(self), "outputs": [asdict(output) for output in self.outputs], "passed": self.passed}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The inverse of :meth:`to_dict`."""
+        outputs = tuple(OutputReport(**entry) for entry in data["outputs"])
+        return cls(**{key: value for key, value in data.items() if key not in ("outputs", "passed")}, outputs=outputs)
+
     def text(self) -> str:
         """One line per output."""
         lines = []

@@ -187,13 +187,14 @@ def _tuning(options: argparse.Namespace) -> Iterator[Tuning | None]:
 
 
 def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> None:
-    from tern_lightning.exporter import check_output, check_target, compile_onnx
+    from tern_lightning.exporter import check_output, check_target, compile_onnx, start_compiler
     from tern_lightning.onnx.samples import collect_batches
 
     if options.model or options.hparams or options.onnx_only:
         raise UsageError("--model, --hparams and --onnx-only are for checkpoints; the source is an ONNX file already")
     check_target(options.tvm_target)
     place = check_output(options.output)
+    start_compiler()
     shapes, ternary = _inspect_onnx(options.source)
     say(f"{ternary} two-bit weights" if ternary else "no layer is ternary: the network is compiled dense")
     batches = None
@@ -223,7 +224,7 @@ def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
 def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:
     from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import load_module, read_checkpoint
-    from tern_lightning.exporter import check_output, check_target, export
+    from tern_lightning.exporter import check_output, check_target, export, start_compiler
     from tern_lightning.onnx.learned import attach_learned_inputs
 
     check_output(options.output, whole=not options.onnx_only)
@@ -231,6 +232,8 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
         check_target(options.tvm_target)
     if not options.model:
         raise UsageError("--model pkg.mod:Class is needed: the class that the checkpoint belongs to")
+    if not options.onnx_only:
+        start_compiler()
     network_class = import_class(options.model)
     module = load_module(options.source, network_class, **parse_hparams(options.hparams))
     checkpoint = read_checkpoint(options.source)

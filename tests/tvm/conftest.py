@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable
 
 import pytest
 
+from tvm_schedules.artifact import process
+
 from . import fake
+
+USUAL = process.START
 
 
 @pytest.fixture
@@ -14,12 +16,10 @@ def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the small compiler in the real one's place; call it to make libraries that are wrong by ``error``."""
 
     def install(error: float = 0.0) -> None:
-        compiler = types.ModuleType("tvm_schedules.compile")
-        compiler.compile_model = lambda model, target, progress=None: fake.compile_model(model, target, progress, error)  # type: ignore[attr-defined]
-        constants = types.ModuleType("tvm_schedules.constants")
-        constants.expand = fake.expand  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "tvm_schedules.compile", compiler)
-        monkeypatch.setitem(sys.modules, "tvm_schedules.constants", constants)
+        fake.install(monkeypatch.setitem, error)
+        there = f"from tests.tvm import fake; fake.install(dict.__setitem__, {error}); "
+        where = USUAL.index("from tvm_schedules")
+        monkeypatch.setattr(process, "START", USUAL[:where] + there + USUAL[where:])
 
     install()
     return install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import numpy as np
 from tvm_schedules import linking, onnxtools, targets
 from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store, weights
+from tvm_schedules.artifact.child import SAMPLES
+from tvm_schedules.artifact.process import compiler, prepare
 from tvm_schedules.artifact.runtime import Model, load
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
 from tvm_schedules.files import user_path
@@ -61,6 +64,8 @@ def build(
 ) -> Artifact:
     """Compile an ONNX model into an artifact directory and check it against onnxruntime.
 
+    The work is done by a process of its own, which nothing in this one has to survive.
+
     Args:
         model: Path, bytes or ``onnx.ModelProto``.
         output: Directory to make. An earlier artifact there is replaced as a whole once the new one is complete and
@@ -81,30 +86,80 @@ def build(
         ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator.
         TargetError: Unknown target.
         LinkError: No linker for the target.
+        CompilerError: The compiler's process ended; nothing was changed.
         OutputError: ``output`` may not be replaced or cannot be written.
         VerificationError: The outputs differ; nothing is written.
         TunerError: Tuning is not possible, or its file is damaged.
     """
-    say = progress or (lambda line: None)
-    spec = targets.resolve(target) if isinstance(target, str) else target
     place = store.check(output)
-    if spec.is_gpu:
+    # Only LLVM knows this machine, and it is in the child; all other targets are known here.
+    spec = None if target == "host" else targets.resolve(target) if isinstance(target, str) else target
+    if spec is not None and spec.is_gpu:
         gpu.check(spec)
-    elif verify or not spec.is_c:  # C source needs a compiler only to be verified
-        linking.linker(spec.triple)
+    elif spec is None or verify or not spec.is_c:  # C source needs a compiler only to be verified
+        linking.linker(None if spec is None else spec.triple)
+    prepare()
     proto = onnxtools.read_model(model)
     shapes = dict(input_shapes or {})
     if samples is not None:
         for name, shape in _sample_shapes(proto, samples).items():
             shapes.setdefault(name, shape)
     onnxtools.fix_shapes(proto, shapes)
+    runs = None if samples is None else verification.split_samples(onnxtools.signature(proto, "input"), samples)
     tuning = _tuning(tune, spec)
     with store.replacing(place) as folder:
-        content = _fill(folder, proto, spec, samples, verify, tuning, say)
-    return Artifact(place, content[0], content[1])
+        done = _apart(folder, place, proto, spec, runs, verify, tuning, progress or (lambda line: None))
+    if tuning is not None:
+        from tvm_schedules.tuner.search import Tuned
+
+        tuning.layers = [Tuned.from_json(layer) for layer in done["tuning"]]
+    report = None if done["report"] is None else verification.Report.from_dict(done["report"])
+    return Artifact(place, done["metadata"], report)
 
 
-def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec) -> Tuning | None:
+def _apart(
+    folder: Path,
+    output: Path,
+    model: Any,
+    spec: targets.TargetSpec | None,
+    runs: Sequence[Mapping[str, Any]] | None,
+    check: bool,
+    tuning: Tuning | None,
+    say: Callable[[str], None],
+) -> Any:
+    """Let :func:`fill` run in the compiler's process; returns what it says."""
+    work = folder / store.WORK
+    work.mkdir()
+    (folder / store.MODEL).write_bytes(model.SerializeToString())
+    if runs is not None:
+        stacks = {f"input{index}": np.stack([run[name] for run in runs]) for index, name in enumerate(runs[0])}
+        np.savez(work / SAMPLES, allow_pickle=False, **stacks)
+    job: dict[str, Any] = {
+        "folder": os.path.realpath(folder),
+        "work": os.path.realpath(work),
+        "output": os.path.realpath(output),
+        "parent": os.getpid(),
+        "directory": os.getcwd(),
+        "environ": dict(os.environ),
+        "target": "host" if spec is None else spec.to_fields(),
+        "samples": runs is not None,
+        "check": check,
+        "tuning": None,
+    }
+    answers = {}
+    if tuning is not None:
+        from tvm_schedules.tuner import apart
+
+        job["tuning"] = apart.parts(tuning)
+        answers["measure"] = lambda value: apart.measure(tuning, value)
+    # A process that has used a graphics processor holds memory of it, so that one does not wait for more.
+    with compiler(job, keep=spec is None or not spec.is_gpu) as child:
+        done = child.result(say, answers)
+    shutil.rmtree(work, ignore_errors=True)
+    return done
+
+
+def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec | None) -> Tuning | None:
     """The argument ``tune`` as what it stands for.
 
     Raises:
@@ -114,7 +169,7 @@ def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec) -
         return None
     from tvm_schedules.tuner import Tuning
 
-    if spec.tvm["kind"] != "llvm":
+    if spec is not None and spec.tvm["kind"] != "llvm":
         raise TunerError(f"tuning is for CPUs that TVM makes code for; target {spec.name!r} is {spec.tvm['kind']}")
     return tune if isinstance(tune, Tuning) else Tuning(None if isinstance(tune, bool) else tune)
 
@@ -134,21 +189,36 @@ def _sample_shapes(model: Any, samples: verification.Samples) -> dict[str, list[
     return shapes
 
 
-def _fill(
+def fill(
     folder: Path,
     model: Any,
     spec: targets.TargetSpec,
-    samples: verification.Samples | None,
+    samples: Sequence[Mapping[str, Any]] | None,
     check: bool,
     tuning: Tuning | None,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], verification.Report | None]:
-    """Write every file of the artifact; returns metadata and verification report."""
+    """Write every file of an artifact but the network's, which is there; this runs in the compiler's process.
+
+    Args:
+        folder: The artifact's directory.
+        model: The network, with fixed shapes.
+        spec: What for.
+        samples: The runs to verify with, inputs by name; None draws some.
+        check: Whether to verify.
+        tuning: How to tune, None for the cost model's choices.
+        say: Called with a line of text before each stage.
+
+    Returns:
+        The metadata and the report of the verification.
+
+    Raises:
+        TernError: As :func:`build`.
+    """
     from tvm_schedules.bench.ceiling import build_probe
     from tvm_schedules.compile import compile_model
 
-    entries = onnxtools.signature(model, "input")
-    runs = verification.random_samples(model) if samples is None else verification.split_samples(entries, samples)
+    runs = verification.random_samples(model) if samples is None else samples
     say(f"reference: {len(runs)} runs with onnxruntime")
     try:
         expected = verification.reference_outputs(model, runs)
@@ -175,7 +245,6 @@ def _fill(
         build_probe(spec, folder / store.PROBE)
     if not spec.is_c:
         weights.write(folder / store.WEIGHTS, arrays, plan["constants"])
-    (folder / store.MODEL).write_bytes(model.SerializeToString())
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None
     more: dict[str, Any] = {"code": code, "unverified": lacking} if spec.is_gpu else {}

@@ -38,6 +38,8 @@ SAMPLES = "samples.npz"
 PROBE = "probe.so"
 KERNELS = ("kernels.cl", "kernels.cu", "kernels.fatbin", "kernels.metal", "kernels.wgsl")
 C_FILES = ("model.c", "model.h", "model_weights.h", "model_sample.h")
+WORK = ".work"
+"""Directory of temporary files while an artifact is made: beside the result, where there is room for it or nowhere."""
 FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, *C_FILES, METADATA)
 NOT_RUN = (MODEL, SAMPLES, PROBE, "kernels.cu", "model_sample.h")
 """What a device needs not have to run a network: it serves to check, to measure and to look at it."""
@@ -275,22 +277,23 @@ def _temporary_prefix(target: Path) -> str:
     return f".{target.name if len(name) < 200 else hashlib.sha256(name).hexdigest()}.tern-"  # names have 255 bytes
 
 
-def _clear_leftovers(target: Path) -> None:
-    """Bring back an artifact that a kill left moved aside, and remove directories of builds whose process is gone."""
+def clear_leftovers(target: Path, process: int | None = None) -> None:
+    """Bring back an artifact that a kill left moved aside, and remove directories of builds whose process is gone.
+
+    Args:
+        target: The output, without symbolic links.
+        process: The process that is gone; None looks which ones are.
+    """
     prefix = _temporary_prefix(target)
     for path in sorted(path for path in target.parent.iterdir() if path.name.startswith(prefix)):
         kind, _, rest = path.name.removeprefix(prefix).partition("-")
-        process = rest.partition("-")[0]
-        if process.isdigit() and not _alive(int(process)):
-            clear(path, target, kind)
-
-
-def clear(folder: Path, target: Path, kind: str = "new") -> None:
-    """Remove a directory that a dead build has left; kind ``old`` is an artifact that goes back to its place."""
-    if kind == "old" and not target.exists():
-        folder.rename(target)
-    elif kind in ("new", "old"):
-        shutil.rmtree(folder, ignore_errors=True)
+        number = rest.partition("-")[0]
+        if not number.isdigit() or (_alive(int(number)) if process is None else int(number) != process):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        elif kind in ("new", "old"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
@@ -320,7 +323,7 @@ def replacing(output: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # of a directory that may be written but not listed
-            _clear_leftovers(target)
+            clear_leftovers(target)
         folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(target)}new-{os.getpid()}-", dir=target.parent))
         folder.chmod(0o777 & ~_umask())
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from ..plan import assign
 from ..targets import TargetSpec
 from .alone import Alone
 
-__all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "library"]
+__all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "WrittenLibrary", "library"]
 
 FUNCTION = "tune_main"
 CALL = 50e-6
@@ -37,6 +38,26 @@ class Library:
 
     def __init__(self, module: Any, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
         self.module, self.arena, self.constants, self.count = module, arena, constants, count
+
+    def write(self, path: Path, target: TargetSpec) -> None:
+        """Link it as an artifact's library is, with threads of its own.
+
+        Raises:
+            LinkError: No linker for the target, or it failed.
+        """
+        linking.export_library(self.module, path, target.triple)
+
+
+class WrittenLibrary(Library):
+    """One that another process has linked."""
+
+    def __init__(self, path: Path, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
+        super().__init__(None, arena, constants, count)
+        self.path = path
+
+    def write(self, path: Path, target: TargetSpec) -> None:
+        """See :class:`Library`."""
+        shutil.copyfile(self.path, path)
 
 
 def library(found: Sequence[Alone], target: TargetSpec) -> Library:
@@ -103,10 +124,10 @@ class Device(Protocol):
 
 
 def _linked(made: Library, target: TargetSpec, load: Callable[[Path], Any]) -> Any:
-    """The library as an artifact has it: linked, with threads of its own."""
+    """The library as the device has it."""
     with tempfile.TemporaryDirectory(prefix="tern-tune-") as folder:
         path = Path(folder) / "tune.so"
-        linking.export_library(made.module, path, target.triple)
+        made.write(path, target)
         return load(path)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ class Tuned:
             "reused": self.reused,
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tuned:
+        """The inverse of :meth:`to_json`."""
+        choices = {key: Choice.from_json(data[key]) for key in ("chosen", "model")}
+        return cls(**{**data, **choices})
+
 
 @dataclass
 class Tuning:
@@ -107,7 +113,7 @@ class Tuning:
         """
         database = Database(self.database or default_database())
         base = Lowering(graph, target)
-        threads = self._threads()
+        threads = self.usual_threads()
         nodes = [node for node in graph.nodes if isinstance(node, Fused)]
         self.layers, measured = [], 0
         for index, node in enumerate(nodes):
@@ -125,12 +131,23 @@ class Tuning:
         progress(f"tuned {len(self.layers)} layers, {measured} of them measured now; {database.path}")
         return {layer.name: layer.chosen for layer in self.layers}
 
-    def _threads(self) -> int:
+    def usual_threads(self) -> int:
+        """Threads to measure with."""
         if self.threads is not None:
             return self.threads
         return int(self.board.info.get("cores") or 1) if self.board is not None else default_threads()
 
-    def _device(self, target: TargetSpec) -> Device:
+    def device_name(self) -> str:
+        """What the database says about where it was measured."""
+        return str(self.board.name if self.board is not None else getattr(self.device, "name", cpu.name()))
+
+    def device_for(self, target: TargetSpec) -> Device:
+        """Where to measure.
+
+        Raises:
+            TunerError: There is nothing to measure libraries for the target on.
+            CpuFeatureError: The board's CPU is not one for the target.
+        """
         if self.device is not None:
             return self.device
         if self.board is not None:
@@ -147,7 +164,7 @@ class Tuning:
         self, base: Lowering, node: Node, found: list[Alone], target: TargetSpec, threads: int
     ) -> dict[str, Any]:
         """Time all candidates, then what combines the numbers that helped."""
-        device = self._device(target)
+        device = self.device_for(target)
         times = device.time(library(found, target), target, threads, self.turns)
         taken = [alone.taken for alone in found]
         model, us = taken[0], dict(zip(taken, 1e6 * np.median(times, axis=0), strict=True))
@@ -166,7 +183,7 @@ class Tuning:
             "layer": node.name,
             "op": node.op,
             "target": target.name,
-            "device": self.board.name if self.board is not None else cpu.name(),
+            "device": self.device_name(),
             "threads": threads,
             "chosen": best.to_json(),
             "model": model.to_json(),

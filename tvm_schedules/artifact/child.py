@@ -1,0 +1,162 @@
+"""What runs in the compiler's process (:mod:`.process`): takes jobs, sends messages, cleans up behind its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["IDLE", "SAMPLES", "main"]
+
+IDLE = 60.0
+"""Seconds that the process waits for another job."""
+
+SAMPLES = "runs.npz"
+"""Samples of the user, in the directory of temporary files: ``input0``, ..., each ``[runs, *shape]``."""
+
+
+class _Channel:
+    """Messages from and to the parent."""
+
+    def __init__(self) -> None:
+        # The first output is for messages alone; what libraries print goes to the second one.
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self._in: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.files: tuple[Path, int] | None = None
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            self._in.put(json.loads(line))
+        self._abandoned()
+
+    def _abandoned(self) -> None:
+        """The parent is gone: remove what was half done, and end with all that was started here."""
+        if self.files is not None:
+            with contextlib.suppress(Exception):
+                from .store import clear_leftovers
+
+                clear_leftovers(*self.files)
+        os.killpg(0, signal.SIGKILL)
+
+    def next(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next message of the parent.
+
+        Raises:
+            queue.Empty: None came in so many seconds.
+        """
+        return self._in.get(timeout=timeout)
+
+    def send(self, kind: str, content: Any) -> None:
+        """Send a message."""
+        self._out.write(json.dumps({kind: content}) + "\n")
+        self._out.flush()
+
+    def say(self, line: str) -> None:
+        """Send a line of progress."""
+        self.send("say", line)
+
+    def ask(self, name: str, value: Any) -> Any:
+        """Let the parent do something."""
+        self.send("ask", {"name": name, "value": value})
+        return self.next()["answer"]
+
+
+def main() -> None:
+    """Serve the parent until it is gone, or has had no job for :data:`IDLE` seconds."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the parent, whose end is the end of this one
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    channel = _Channel()
+    _warm()
+    while True:
+        try:
+            message = channel.next(IDLE)
+        except queue.Empty:
+            return
+        if "job" in message:
+            _serve(channel, message["job"])
+
+
+def _warm() -> None:
+    """Import what takes long."""
+    with contextlib.suppress(Exception):  # met again by the job that needs it, which reports it
+        import tvm  # noqa: F401
+
+        from .. import compile, lower, verify  # noqa: F401
+
+
+def _serve(channel: _Channel, job: dict[str, Any]) -> None:
+    """Do a job, and hold its files until the parent says that they are not ours any more."""
+    channel.files = Path(job["output"]), job["parent"]
+    channel.send("accepted", True)
+    try:
+        result = _work(channel, job)
+    except BaseException as error:
+        channel.send("error", _told(error))
+    else:
+        channel.send("done", result)
+    channel.next()
+    channel.files = None
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """An exception in JSON types."""
+    number = error.errno if isinstance(error, OSError) else None
+    return {
+        "type": type(error).__name__,
+        "text": str(error) if number is None else str(getattr(error, "strerror", None) or error),
+        "errno": number,
+        "module": error.name if isinstance(error, ModuleNotFoundError) else None,
+        "trace": "".join(traceback.format_exception(error)),
+    }
+
+
+def _work(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
+    """Fill the artifact's directory, as the parent would: with its environment and in its directory."""
+    from .. import onnxtools
+    from ..targets import TargetSpec, resolve
+    from . import store
+    from .build import fill
+
+    work = Path(job["work"])
+    os.environ.clear()
+    os.environ.update(job["environ"] | {"TMPDIR": str(work)})
+    tempfile.tempdir = str(work)
+    with contextlib.suppress(OSError):
+        os.chdir(job["directory"])
+    target = job["target"]
+    spec = resolve(target) if isinstance(target, str) else TargetSpec.from_fields(target)
+    folder = Path(job["folder"])
+    model = onnxtools.read_model(folder / store.MODEL)
+    runs = None
+    if job["samples"]:
+        names = [entry["name"] for entry in onnxtools.signature(model, "input")]
+        with np.load(work / SAMPLES) as file:
+            stacked = [file[f"input{index}"] for index in range(len(names))]
+        runs = [dict(zip(names, run, strict=True)) for run in zip(*stacked, strict=True)]
+    tuning = None
+    if job["tuning"] is not None:
+        from ..tuner.apart import tuning_of
+
+        tuning = tuning_of(job["tuning"], work, channel.ask)
+    content, report = fill(folder, model, spec, runs, job["check"], tuning, channel.say)
+    tempfile.tempdir = None
+    shutil.rmtree(work, ignore_errors=True)
+    layers = None if tuning is None else [layer.to_json() for layer in tuning.layers]
+    return {"metadata": content, "report": None if report is None else report.to_dict(), "tuning": layers}
