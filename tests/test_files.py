@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import bench
 from tvm_schedules.bench.boards import bench_boards
 from tvm_schedules.errors import OutputError
-from tvm_schedules.files import user_path, write_file
+from tvm_schedules.files import locked, user_path, write_file
 from tvm_schedules.inspection import inspect
 from tvm_schedules.tuner import Database
 
@@ -160,3 +162,16 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="cannot write"):
             write_file(place, "x")
     assert sorted(os.listdir(tmp_path)) == ["circle", "file"]
+
+
+def test_a_lock_that_another_process_holds(tmp_path: Path) -> None:
+    code = "import sys, time; from tvm_schedules.files import locked\n"
+    code += "with locked(sys.argv[1]): print('in'); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-uc", code, str(tmp_path / "a")], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(OutputError, match="another process has locked"), locked(tmp_path / "b", 0.1):
+            pass
+        holder.kill()
+    with locked(tmp_path / "b", 5.0):
+        pass

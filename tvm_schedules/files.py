@@ -6,13 +6,19 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tvm_schedules.errors import OutputError
 
-__all__ = ["user_path", "write_file"]
+try:
+    import fcntl
+except ImportError:  # a system without it
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["locked", "user_path", "write_file"]
 
 
 def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -98,3 +104,46 @@ def _replacement(target: Path, mode: int | None) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], seconds: float = 30.0) -> Iterator[None]:
+    """Keep other processes out of blocks about files in one directory, so that what is read is there to be written.
+
+    The directory itself is locked, so that no file is left; a process that dies gives the lock back. File systems that
+    know no locks do without.
+
+    Args:
+        path: The file, whose directory is made.
+        seconds: How long to wait.
+
+    Raises:
+        OutputError: The directory cannot be opened, or another process has been in such a block all the time.
+    """
+    folder = Path(os.path.realpath(user_path(path))).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    try:
+        end = time.monotonic() + seconds
+        while not _lock(handle):
+            if time.monotonic() > end:
+                raise OutputError(f"cannot write {str(path)!r}: another process has locked {str(folder)!r}")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open directory; False where another process has."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks here
+            return True
+    return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +32,8 @@ from tvm_schedules.tuner.show import excess
 
 from .nets import Net, run_onnx
 from .processes import Process
+
+ROOT = Path(__file__).parents[2]
 
 
 def small_net(zeros: float = 0.7, channels: int = 8, seed: int = 0) -> onnx.ModelProto:
@@ -273,13 +277,30 @@ def test_an_interruption_loses_nothing(tmp_path: Path) -> None:
     assert device.calls == count - 1
 
 
-def test_two_processes_do_not_lose_each_others_entries(tmp_path: Path) -> None:
-    from tvm_schedules.tuner import Database
+WRITER = """
+import sys
+from tvm_schedules.tuner import Database
 
-    one, two = Database(tmp_path / "db.json"), Database(tmp_path / "db.json")
-    one.put("a", {"x": 1})
-    two.put("b", {"x": 2})
-    assert len(Database(tmp_path / "db.json")) == 2
+database = Database(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for index in range(40):
+    database.put(f"{sys.argv[2]}{index}", {"us": {"k": 1.0}})
+"""
+
+
+def test_processes_that_write_at_once_lose_no_entry(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "db.json")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([*command, name], **pipes, cwd=ROOT) for name in "abc"]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.communicate("go\n", timeout=60)
+        assert writer.returncode == 0
+    found = json.loads((tmp_path / "db.json").read_text())["entries"]
+    assert found.keys() == {f"{name}{index}" for name in "abc" for index in range(40)}
+    assert os.listdir(tmp_path) == ["db.json"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
 import json
 import os
 import queue
@@ -93,8 +94,22 @@ def main() -> None:
             _serve(channel, message["job"])
 
 
+class _WithoutTorch(importlib.abc.MetaPathFinder):
+    """Where PyTorch is installed TVM imports it, which takes as long as TVM and is of no use here."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        """See :class:`importlib.abc.MetaPathFinder`.
+
+        Raises:
+            ModuleNotFoundError: For PyTorch.
+        """
+        if name == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def _warm() -> None:
     """Import what takes long."""
+    sys.meta_path.insert(0, _WithoutTorch())
     with contextlib.suppress(Exception):  # met again by the job that needs it, which reports it
         import tvm  # noqa: F401
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TunerError
-from ..files import user_path, write_file
+from ..files import locked, user_path, write_file
 from ..reading import read_json
 
 __all__ = ["Database", "default_database"]
@@ -58,10 +58,12 @@ class Database:
         """Add an entry and write the file, with what other processes have written meanwhile.
 
         Raises:
-            TunerError: The file cannot be written, or has been damaged meanwhile.
+            OutputError: The file cannot be written.
+            TunerError: It has been damaged meanwhile.
         """
-        self._entries = {**self._read(), **self._entries, key: entry}
-        write_file(self.path, json.dumps({"format": FORMAT, "entries": self._entries}, indent=1) + "\n")
+        with locked(self.path):
+            self._entries = {**self._read(), **self._entries, key: entry}
+            write_file(self.path, json.dumps({"format": FORMAT, "entries": self._entries}, indent=1) + "\n")
 
     def __len__(self) -> int:
         return len(self._entries)
