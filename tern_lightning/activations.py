@@ -179,9 +179,14 @@ class InputFakeQuantizer:
         percentile: Percentile in (50, 100] that counts as the largest value, its complement as the smallest.
         ema: Weight of the past in the running bounds, in [0, 1).
 
+    The range is constant while a batch is computed, however often the layer runs for it (modules that use a layer
+    twice, gradient checkpointing): what was observed moves it at :meth:`settle`. Its tensors are replaced, never
+    written to, because backward may still need them.
+
     Attributes:
         ready: Whether a range has been observed or loaded; until then inputs pass unchanged.
-        observing: Whether inputs move the running bounds.
+        observing: Whether inputs are observed.
+        seen: The smallest and the largest value observed since the last :meth:`settle`.
         learned: Whether the step is trained (its gradient is then in ``scale.grad``).
     """
 
@@ -191,6 +196,7 @@ class InputFakeQuantizer:
         self.low, self.high = torch.zeros(()), torch.zeros(())
         self.scale, self.zero_point = torch.ones(()), torch.zeros(())
         self.velocity = torch.zeros(())
+        self.seen: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the inputs with the first one fake-quantised, None to leave them alone."""
@@ -207,8 +213,18 @@ class InputFakeQuantizer:
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Move the running bounds towards those of ``x`` (to them, the first time)."""
+        """Remember the bounds of ``x`` together with those of other inputs of the batch."""
         low, high = observe_bounds(x, self.percentile if self.observer == "percentile" else None)
+        if self.seen is not None:
+            low, high = torch.minimum(low, self.seen[0]), torch.maximum(high, self.seen[1])
+        self.seen = low, high
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the running bounds towards those of the batch (to them, the first time)."""
+        if self.seen is None:
+            return
+        (low, high), self.seen = self.seen, None
         if self.ready:
             low, high = torch.lerp(low, self.low, self.ema), torch.lerp(high, self.high, self.ema)
         self.set_bounds(low, high)
@@ -216,11 +232,10 @@ class InputFakeQuantizer:
     @torch.no_grad()
     def set_bounds(self, low: Tensor, high: Tensor) -> None:
         """Take ``low`` and ``high`` as the range."""
-        self.low.copy_(low)
-        self.high.copy_(high)
-        scale, zero_point = bounds_to_affine(self.low, self.high, self.bits)
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
+        device = self.scale.device
+        self.low, self.high = (bound.detach().to(device, torch.float32).clone() for bound in (low, high))
+        self.scale, self.zero_point = bounds_to_affine(self.low, self.high, self.bits)
+        self.scale.requires_grad_(self.learned)
         self.ready = True
 
     def learn(self) -> None:
@@ -232,7 +247,8 @@ class InputFakeQuantizer:
     def step(self, grad: Tensor, learning_rate: float, momentum: float = 0.9) -> None:
         """One step of SGD with momentum; the scale at most halves, so that it stays positive."""
         self.velocity.mul_(momentum).add_(grad)
-        self.scale.copy_(torch.maximum(self.scale - learning_rate * self.velocity, self.scale / 2))
+        scale = torch.maximum(self.scale - learning_rate * self.velocity, self.scale / 2)
+        self.scale = scale.requires_grad_(self.learned)
 
     def to(self, device: torch.device) -> None:
         """Move the tensors; they stay ordinary tensors when the first use is in inference mode."""
@@ -256,8 +272,9 @@ class InputFakeQuantizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave."""
         for name in ("low", "high", "scale", "zero_point", "velocity"):
-            getattr(self, name).copy_(state[name])
-        self.bits, self.ready = state["bits"], state["ready"]
+            setattr(self, name, state[name].detach().to(self.scale.device).clone())
+        self.bits, self.ready, self.seen = state["bits"], state["ready"], None
+        self.scale.requires_grad_(self.learned)
         if state["learned"]:
             self.learn()
 

@@ -44,6 +44,7 @@ class LayerState:
             method has several terms.
         mask: Which weights are pruned, set by :func:`swap`. They are zero in every phase, and thresholds and levels are
             those of the others.
+        running: Whether a run trains the layer, so that whatever is loaded must become ternary.
     """
 
     quantizer: Quantizer
@@ -51,6 +52,7 @@ class LayerState:
     phase: Phase = "float"
     codes: Tensor | None = None
     mask: WeightMask | None = None
+    running: bool = False
     _prepared: tuple[tuple[Tensor | None, ...], FrozenCodes] | None = field(default=None, init=False, repr=False)
 
     def ternary(self, latent: Tensor) -> TernaryTensor:
@@ -71,8 +73,13 @@ class LayerState:
         positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
         return TernaryTensor(found.codes, positive, negative, found.channel_axis)
 
-    def values(self, latent: Tensor) -> Tensor:
-        """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient."""
+    def values(self, latent: Tensor, training: bool = False) -> Tensor:
+        """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient.
+
+        Args:
+            latent: The latent weight.
+            training: Whether the layer is in training mode, where some methods soften the ternary weight.
+        """
         if self.phase == "frozen":
             return self._frozen(latent).values(latent)
         keep = self._keep(latent)
@@ -81,7 +88,8 @@ class LayerState:
             cut = self.ternary(latent.detach()).dequantize()
             values = straight_through(latent.float(), cut, self.quantizer.ste_clip).to(latent.dtype)
         elif self.phase == "ternary":
-            values = self.quantizer(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
+            method = self.quantizer.in_training if training else self.quantizer
+            values = method(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
         return values if keep is None else scaled(keep, values)
 
     def bias(self, latent: Tensor, own: Tensor | None) -> Tensor | None:
@@ -132,8 +140,11 @@ class TernaryLayer(nn.Module):
 
     The weight is the latent Parameter everywhere except inside the layer's own forward, where it is the ternary weight,
     so that subclasses with a forward of their own compute with it too. ``state_dict`` holds the weight that forward
-    uses. A weight that was loaded is used as it is, because ternarising it again may change it, until the layer is
-    trained again.
+    uses in evaluation.
+
+    A weight that was loaded is used as it is, because ternarising it again may change it, until the layer is trained
+    again. During a run this is so only for weights that are ternary: any others are made ternary, and frozen codes are
+    made anew, so that every checkpoint of a run is ternary.
     """
 
     _ternary_base: type[nn.Module]
@@ -149,7 +160,7 @@ class TernaryLayer(nn.Module):
         assert latent is not None
         if not self._ternary_inside:
             return latent
-        if self._ternary_loaded and not (self.training and torch.is_grad_enabled()):
+        if self._as_loaded():
             return latent
         if "weight" not in self._ternary_seen:
             # nn.MultiheadAttention reads its weight several times in one forward.
@@ -158,7 +169,7 @@ class TernaryLayer(nn.Module):
 
     def _ternary_values(self, latent: Tensor) -> Tensor:
         if torch.jit.is_tracing():
-            return cast(Tensor, as_constant(lambda: self._ternary_state.values(latent)))
+            return cast(Tensor, as_constant(lambda: self._ternary_state.values(latent, self.training)))
         if torch.onnx.is_in_onnx_export() and getattr(self._ternary_state.quantizer, "terms", 1) > 1:
             # An error here would only make the exporter try its other ways in, and then hide the reason.
             warnings.warn(
@@ -166,13 +177,13 @@ class TernaryLayer(nn.Module):
                 "or call tern_lightning.export(module, ...)",
                 stacklevel=2,
             )
-        return self._ternary_state.values(latent)
+        return self._ternary_state.values(latent, self.training)
 
     def _ternary_bias(self) -> Tensor | None:
         """The layer's bias as an attribute: a Parameter or None; inside forward, with what the method adds to it."""
         name = self._ternary_kind.bias
         own = None if name is None else self._parameters.get(name)
-        if not self._ternary_inside or (self._ternary_loaded and not (self.training and torch.is_grad_enabled())):
+        if not self._ternary_inside or self._as_loaded():
             return own
         latent = self._parameters[self._ternary_kind.weight]
         assert latent is not None
@@ -191,6 +202,8 @@ class TernaryLayer(nn.Module):
     def _ternary_enter(self, inside: bool) -> None:
         """Let the weight be the ternary one from now on, or the latent one again."""
         self._ternary_inside, self._ternary_seen = inside, {}
+        if inside and self._ternary_loaded and self.training and torch.is_grad_enabled():
+            self._ternary_loaded = False
 
     @torch.no_grad()
     def ternary(self) -> TernaryTensor:
@@ -201,7 +214,7 @@ class TernaryLayer(nn.Module):
                 that was loaded is not ternary.
         """
         latent = weight_of(self)
-        if not self._ternary_loaded and self._ternary_state.phase != "float":
+        if not self._as_loaded() and self._ternary_state.phase != "float":
             return self._ternary_state.ternary(latent)
         found = TernaryTensor.from_values(latent, self._ternary_state.channel_axis)
         if found is None:
@@ -211,7 +224,7 @@ class TernaryLayer(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         latent, kind = self._parameters[self._ternary_kind.weight], self._ternary_kind
-        if latent is not None and not keep_vars and not self._ternary_loaded:
+        if latent is not None and not keep_vars and not self._as_loaded():
             with torch.no_grad():
                 destination[prefix + kind.weight] = self._ternary_state.values(latent.detach())
                 bias = effective_bias(self)
@@ -220,7 +233,19 @@ class TernaryLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._ternary_loaded = self._ternary_loaded or prefix + self._ternary_kind.weight in state_dict
+        kind = self._ternary_kind
+        if prefix + kind.weight in state_dict:
+            self._ternary_loaded = True
+            if self._ternary_state.running:
+                from tern_lightning.loading import take_in
+
+                take_in(self, kind.bias is not None and prefix + kind.bias in state_dict)
+
+    def _as_loaded(self) -> bool:
+        """Whether the weight is used as it was loaded."""
+        if self._ternary_loaded and self._ternary_state.running and ternary_by_value(self) is None:
+            self._ternary_loaded = False  # something has written to it since
+        return self._ternary_loaded
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise RuntimeError(
@@ -331,8 +356,8 @@ def ternary_layers(module: nn.Module) -> dict[str, TernaryLayer]:
 
 
 def _is_ternary(layer: TernaryLayer) -> bool:
-    if layer._ternary_loaded:
-        return TernaryTensor.from_values(weight_of(layer), layer._ternary_state.channel_axis) is not None
+    if layer._as_loaded():
+        return ternary_by_value(layer) is not None
     return layer._ternary_state.phase != "float"
 
 
@@ -340,7 +365,7 @@ def _is_ternary(layer: TernaryLayer) -> bool:
 def effective_weight(layer: nn.Module) -> Tensor:
     """The weight that a layer's forward uses now, ternary or float, without gradient; pruned weights are zero."""
     latent = weight_of(layer)
-    if isinstance(layer, TernaryLayer) and not layer._ternary_loaded:
+    if isinstance(layer, TernaryLayer) and not layer._as_loaded():
         return layer._ternary_state.values(latent.detach())
     keep = mask_of(layer)
     return latent.detach() if keep is None else latent.detach().masked_fill(~keep, 0)
@@ -350,7 +375,7 @@ def effective_weight(layer: nn.Module) -> Tensor:
 def effective_bias(layer: TernaryLayer) -> Tensor | None:
     """The bias that a layer's forward uses now, without gradient."""
     own = find_bias(layer)
-    if own is None or layer._ternary_loaded:
+    if own is None or layer._as_loaded():
         return None if own is None else own.detach()
     found = layer._ternary_state.bias(weight_of(layer).detach(), own.detach())
     assert found is not None
@@ -379,3 +404,8 @@ def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
         there = codes.to(own.codes.device)
         weight_of(one).copy_(TernaryTensor(there, own.positive, own.negative, own.channel_axis).dequantize())
     state.codes, state.phase = (codes[0] if len(codes) == 1 else codes).clone(), "frozen"
+
+
+def ternary_by_value(layer: TernaryLayer) -> TernaryTensor | None:
+    """The latent weight itself, where it is exactly ternary."""
+    return TernaryTensor.from_values(weight_of(layer), layer._ternary_state.channel_axis)

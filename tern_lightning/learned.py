@@ -20,7 +20,8 @@ class LearnedInput(ABC):
     """Forward pre-hook that quantises the first input of a layer with trained numbers.
 
     Its tensors are its own, no parameter or buffer of the module, so that keys of checkpoints do not change; a deep
-    copy of the module gets a copy of them. The first training batch passes unchanged and is observed.
+    copy of the module gets a copy of them. The first training batch passes unchanged and is observed. ``value`` is
+    replaced, never written to, because backward may still need it.
 
     Attributes:
         value: The trained numbers, float32 ``[n]``.
@@ -104,7 +105,7 @@ class LearnedInput(ABC):
         grad, low, high = self.limit(self.value.detach(), grad)
         self.velocity.mul_(momentum).add_(grad)
         moved = self.value.detach() - learning_rate * self.velocity
-        self.value.copy_(torch.minimum(torch.maximum(moved, low), high))
+        self.value = torch.minimum(torch.maximum(moved, low), high).requires_grad_()
 
     def to(self, device: torch.device) -> None:
         """Move the tensors; they stay ordinary tensors when the first use is in inference mode."""

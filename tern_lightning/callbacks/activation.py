@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.activations import InputFakeQuantizer, check_bits, input_quantizers
+from tern_lightning.callbacks.scalars import moved_by
 from tern_lightning.callbacks.select import SEVERAL, check_pattern, has_one_input
 from tern_lightning.kinds import kind_of
 from tern_lightning.networks import outside_metrics
@@ -71,6 +72,7 @@ class ActivationQuantization(Callback):
         self._validate()
         self._batches = 0
         self._quantizers: dict[str, InputFakeQuantizer] = {}
+        self._layers: dict[str, nn.Module] = {}
         self._restored: dict[str, Any] = {}
 
     @property
@@ -106,13 +108,16 @@ class ActivationQuantization(Callback):
         """Freeze the ranges after the last observed batch."""
         if self._batches < self.observe_batches:
             self._batches += 1
+            for hook in self._quantizers.values():
+                hook.settle()
             self._average_bounds(trainer)
         self._set_observing(False)
         self._set_learning()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Train the steps with the gradients of all micro-batches and processes."""
-        learning = [hook for hook in self._quantizers.values() if hook.learned and hook.ready]
+        hooks = [self._quantizers[path] for path in moved_by(trainer, optimizer, self._layers)]
+        learning = [hook for hook in hooks if hook.learned and hook.ready]
         if learning:
             grads = self._take_gradients(trainer, learning)
             for hook, grad in zip(learning, grads, strict=True):
@@ -149,8 +154,8 @@ class ActivationQuantization(Callback):
 
     def _install(self, module: nn.Module) -> None:
         present = input_quantizers(module)
-        self._quantizers = {}
-        for path, layer in self._select(module).items():
+        self._quantizers, self._layers = {}, self._select(module)
+        for path, layer in self._layers.items():
             hook = present.get(path)
             if hook is None:
                 hook = InputFakeQuantizer(self.bits, self.observer, self.percentile, self.ema)

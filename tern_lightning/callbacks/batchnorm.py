@@ -43,11 +43,20 @@ class StatisticsReset:
 
     def stop(self, model: nn.Module) -> None:
         """Give the layers their momentum back."""
+        self.pause(model)
+        self.left, self.momenta = 0, {}
+
+    def pause(self, model: nn.Module) -> None:
+        """Give the layers their momentum back until :meth:`go_on`."""
         for path, momentum in self.momenta.items():
             module = model.get_submodule(path)
             module.momentum = momentum  # type: ignore[assignment]
             module.__dict__.pop(OWN_MOMENTUM, None)
-        self.left, self.momenta = 0, {}
+
+    def go_on(self, model: nn.Module) -> None:
+        """Go on after :meth:`pause`."""
+        if self.left:
+            self._apply(model)
 
     def _apply(self, model: nn.Module) -> None:
         for path, momentum in self.momenta.items():
@@ -62,4 +71,4 @@ class StatisticsReset:
     def load(self, state: dict[str, Any], model: nn.Module) -> None:
         """Go on from :meth:`state`."""
         self.left, self.momenta = state["left"], dict(state["momenta"])
-        self._apply(model)
+        self.go_on(model)

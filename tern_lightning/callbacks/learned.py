@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from tern_lightning.callbacks.scalars import moved_by
 from tern_lightning.callbacks.select import check_patterns, select_layers
 from tern_lightning.learned import LearnedInput
 
@@ -31,6 +32,7 @@ class LearnedInputs(pl.Callback, ABC):
         self.learning_rate = learning_rate
         self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
         self._hooks: dict[str, LearnedInput] = {}
+        self._layers: dict[str, nn.Module] = {}
         self._restored: dict[str, Any] = {}
 
     @abstractmethod
@@ -71,7 +73,7 @@ class LearnedInputs(pl.Callback, ABC):
 
     def _install(self, layers: dict[str, nn.Module]) -> None:
         """Put a hook on every layer; those that are there already are kept."""
-        self._hooks = {}
+        self._hooks, self._layers = {}, layers
         for path, layer in layers.items():
             found = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, LearnedInput)]
             hook = next((hook for hook in found if self.fits(hook)), None)
@@ -105,7 +107,7 @@ class LearnedInputs(pl.Callback, ABC):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        hooks = [hook for hook in self._hooks.values() if hook.ready]
+        hooks = [self._hooks[path] for path in moved_by(trainer, optimizer, self._layers) if self._hooks[path].ready]
         if not hooks:
             return
         grads = [torch.zeros_like(h.value) if h.value.grad is None else h.value.grad for h in hooks]

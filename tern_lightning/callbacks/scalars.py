@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.kinds import weight_of
@@ -39,6 +39,21 @@ def carry_over(old: LayerState | None, new: Quantizer, weight: Tensor, channel_a
     shapes = {name: value.shape for name, value in new.initial(weight.detach().float(), channel_axis).items()}
     if shapes == {name: value.shape for name, value in old.quantizer.trained.items()}:
         new.load(old.quantizer.state(), weight.device)
+
+
+def moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
+    """The paths of the layers whose parameters an optimiser moves; layers that none moves belong to the first one.
+
+    What is trained besides parameters has to move with them: between the steps of two optimisers the same graph may be
+    differentiated again.
+    """
+    where = {id(p): own for own in reversed(trainer.optimizers) for group in own.param_groups for p in group["params"]}
+    found = []
+    for path, layer in layers.items():
+        owners = [where[id(p)] for p in layer.parameters() if id(p) in where] or trainer.optimizers[:1]
+        if any(owner is optimizer for owner in owners):
+            found.append(path)
+    return found
 
 
 @dataclass

@@ -119,6 +119,7 @@ class SLR(MaskCallback):
     def reset(self) -> None:
         self.relaxation, self.done = None, False
         self._loss, self._batches, self._round_step = torch.zeros((), dtype=torch.float64), 0, 0
+        self._statistics = StatisticsReset()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -178,6 +179,11 @@ class SLR(MaskCallback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         self._statistics.stop(pl_module)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._statistics.pause(pl_module)
 
     @torch.no_grad()
     def project(self, values: Sequence[Tensor]) -> list[Tensor]:
@@ -305,6 +311,7 @@ class SLR(MaskCallback):
         saved, self._saved_statistics = self._saved_statistics, None
         if saved is not None:
             self._statistics.load(saved, pl_module)
+        self._statistics.go_on(pl_module)
 
     _saved_statistics: dict[str, Any] | None = None
 

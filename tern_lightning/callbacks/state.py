@@ -122,4 +122,5 @@ def _put_bias(layer: TernaryLayer, value: Tensor) -> None:
 @torch.no_grad()
 def _put(latents: Mapping[str, Tensor], layers: Layers) -> None:
     for path, layer in layers.items():
+        layer._ternary_loaded = False
         weight_of(layer).copy_(latents[path])

@@ -29,6 +29,7 @@ from tern_lightning.layers import (
     swapped_layers,
     unswap,
 )
+from tern_lightning.loading import resume_training
 from tern_lightning.networks import other_parameters
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.recipes import Preset, build, missing_companions
@@ -108,6 +109,7 @@ class TernaryCallback(pl.Callback):
         self._copies: dict[str, state.Layers] = {}
         self._codes: dict[str, Tensor] = {}
         self._empty: set[str] = set()
+        self._told_of_loads = False
         self._statistics = StatisticsReset()
         self._scalars = ScalarTrainer()
         self._restored: dict[str, Any] | None = None
@@ -173,11 +175,13 @@ class TernaryCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
         self._restore(pl_module)
+        self._statistics.go_on(pl_module)
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._follow_loads(pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._advance(next_phase(self.phase, self.start, self.freeze, progress(trainer, batch_idx)), pl_module)
             self._follow_schedule(trainer, batch_idx)
@@ -225,6 +229,13 @@ class TernaryCallback(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._restored = None
         self._statistics.stop(pl_module)
+        self._leave()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # Lightning calls no teardown then. A checkpoint may still be written, from which the statistics go on.
+        self._statistics.pause(pl_module)
+        self._leave()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -253,6 +264,7 @@ class TernaryCallback(pl.Callback):
         """Decide about all layers and change them, those of averaged copies of the model too."""
         if self._restored is None and trainer.global_step == 0:
             self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
+            self._statistics = StatisticsReset()
         self.decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
         chosen = {decision.path: decision for decision in self.decisions if decision.method is not None}
         hint = adapted(self.decisions)
@@ -287,7 +299,7 @@ class TernaryCallback(pl.Callback):
             axis, weight = channel_axis(decision.module), weight_of(decision.module)
             carry_over(old, method, weight, axis)
             state.check_bias(decision, method, shared=id(weight) in by_weight)
-            by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes))
+            by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes, running=True))
         return {path: by_weight[id(weight_of(one.module))] for path, one in chosen.items()}
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
@@ -300,6 +312,22 @@ class TernaryCallback(pl.Callback):
         self._codes = saved["previous"]
         self._statistics.load(saved["statistics"], pl_module)
         self._scalars.load(saved["scalars"])
+
+    def _leave(self) -> None:
+        """The run is over: what is loaded from now on need not become ternary."""
+        for layer in self._layers.values():
+            layer._ternary_state.running = False
+
+    def _follow_loads(self, pl_module: pl.LightningModule) -> None:
+        """Go on from ternary weights that somebody has loaded, in which the latent weights are lost."""
+        paths = resume_training(pl_module)
+        if paths and self.phase == "ternary" and not self._told_of_loads:
+            self._told_of_loads = True
+            rank_zero_warn(
+                f"ternary weights were loaded during training, and layers {paths} go on from them instead of their "
+                "latent weights, which state_dict() does not hold. HINT: what is to be put back later must be copied "
+                "from parameters(); fit(ckpt_path=...) restores everything."
+            )
 
     def _advance(self, target: Phase, pl_module: pl.LightningModule) -> None:
         """Go through the phases up to ``target``."""

@@ -141,7 +141,7 @@ def _nearest(rows: Tensor, levels: Tensor, out: Tensor) -> Tensor:
     for bound in middle.unbind(1):
         index.add_(torch.gt(size, bound[:, None], out=above))
     # [terms, C, sums]: the digits of every sum, in the order of the sums of a channel.
-    table = digits.T[:, order] * torch.where(signed < 0, -1.0, 1.0).gather(1, order)
+    table = digits.T[:, order] * torch.where(signed < 0, -1.0, 1.0).to(levels).gather(1, order)
     at, sign = index.long(), torch.sign(rows, out=size)
     for digit, codes in zip(table, out, strict=True):
         torch.gather(digit, 1, at, out=codes).mul_(sign)

@@ -74,6 +74,15 @@ class Quantizer(nn.Module, ABC):
         values = self.ternary(weight.detach(), channel_axis, **options).dequantize()
         return straight_through(weight, values, self.ste_clip)
 
+    def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """What :meth:`forward` is for a layer in training mode: in some methods softened, in most the same."""
+        options = {} if mask is None else {"mask": mask}
+        values: Tensor = self(weight, channel_axis, **options)
+        return values
+
+    def adopt(self, found: TernaryTensor) -> None:
+        """Take the levels of a ternary weight that training goes on from, in methods that train levels."""
+
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """The values from which scalars are trained, by name; none in most methods."""
         return {}

@@ -59,6 +59,11 @@ class EC2T(Quantizer):
         positive, negative = (torch.where(top > 0, top, both) for top in tops)
         return {"positive": positive, "negative": negative}
 
+    def adopt(self, found: TernaryTensor) -> None:
+        """Take the levels of a ternary weight."""
+        for name in self.trained:
+            self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
+
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.ec2t`."""
         return self._assign(weight, self.fixed_scalars(weight, channel_axis, mask), channel_axis, mask)

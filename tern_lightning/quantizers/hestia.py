@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.absmean import absmean
-from tern_lightning.functional.gradient import attach, straight_through
+from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, softened
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.tensor import TernaryTensor
@@ -19,9 +19,9 @@ COLDEST = 1e-4
 class Hestia(Quantizer):
     """Rounding in units of the mean magnitude, reached through a softmax whose temperature falls to zero.
 
-    While gradients are recorded, forward uses :func:`tern_lightning.functional.soft_ternary`, blended in from the float
-    weight until ``blend`` and annealed until ``end`` (both parts of the ternary phase), then the hard values with a
-    straight-through gradient; evaluation and checkpoints always have the hard values, those of
+    Layers in training mode use :func:`tern_lightning.functional.soft_ternary`, blended in from the float weight until
+    ``blend`` and annealed until ``end`` (both parts of the ternary phase), then the hard values with a straight-through
+    gradient; evaluation and checkpoints always have the hard values, those of
     :func:`tern_lightning.functional.absmean`. The published method also lowers the temperature of layers to which the
     loss is sensitive: :func:`tern_lightning.hessian.hestia_rules` makes the rules.
 
@@ -57,12 +57,11 @@ class Hestia(Quantizer):
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
         return absmean(weight, self.eps, self.per_channel, channel_axis, mask)
 
-    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
-        """Return the ternary values, in training the softened ones."""
+    def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the softened values, and the hard ones when the temperature has fallen to zero."""
         found = self.ternary(weight.detach(), channel_axis, mask)
-        if not (torch.is_grad_enabled() and weight.requires_grad):
-            return straight_through(weight, found.dequantize())
-        share, temperature = hestia_schedule(self.progress.to(weight.device), self.temperature, self.blend, self.end)
+        progress = self.progress.to(weight.device)
+        share, temperature = hestia_schedule(progress, self.temperature, self.blend, self.end)
         soft, slope = softened(weight.detach(), found.positive[0], temperature.clamp_min(COLDEST), channel_axis)
         # One of the two, exactly.
         soft_now = (temperature > COLDEST).to(weight.dtype)

@@ -35,6 +35,11 @@ class SEQ(Quantizer):
         """The ``scale`` ``[C]``, the largest magnitude."""
         return {"scale": row_max(weight.abs(), channel_axis, self.per_channel, mask).clamp_min(self.eps)}
 
+    def adopt(self, found: TernaryTensor) -> None:
+        """Take the range whose two thirds are the level."""
+        scale = self.trained["scale"]
+        scale.copy_(1.5 * found.positive.expand(1, scale.numel())[0])
+
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.seq`."""
         return seq(weight, self.fixed_scalars(weight, channel_axis, mask)["scale"], channel_axis, mask)

@@ -15,8 +15,8 @@ from tern_lightning.tensor import TernaryTensor
 class Sherry(Quantizer):
     """Three of every four weights not zero, straight-through gradient; see :func:`tern_lightning.functional.sherry`.
 
-    While gradients are recorded, forward adds a share of the float weight itself, which rises during ``warmup`` and has
-    vanished at the end of the ternary phase; evaluation and checkpoints never have it. The share follows the run's
+    Layers in training mode add a share of the float weight itself, which rises during ``warmup`` and has vanished at
+    the end of the ternary phase; evaluation and checkpoints never have it. The share follows the run's
     progress; the published code counts to a fixed number of steps.
 
     Args:
@@ -37,10 +37,10 @@ class Sherry(Quantizer):
         """Ternarise a float32 weight; see :func:`tern_lightning.functional.sherry`."""
         return sherry(weight, self.per_channel, channel_axis, mask)
 
-    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
-        """Return the ternary values, in training with the share of the float weight."""
-        if not (self.residual and torch.is_grad_enabled() and weight.requires_grad):
-            return super().forward(weight, channel_axis, mask)
+    def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the ternary values with the share of the float weight."""
+        if not self.residual:
+            return super().in_training(weight, channel_axis, mask)
         share = arenas(self.progress.to(weight.device), self.warmup)
         fixed = weight.detach()
         values = torch.addcmul(self.ternary(fixed, channel_axis, mask).dequantize(), share, fixed)

@@ -73,6 +73,11 @@ class TTQ(Quantizer):
             for name, here in (("positive", codes > 0), ("negative", codes < 0))
         }
 
+    def adopt(self, found: TernaryTensor) -> None:
+        """Take the levels of a ternary weight."""
+        for name in self.trained:
+            self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
+
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.ttq`."""
         levels = self.fixed_scalars(weight, channel_axis, mask)

@@ -115,7 +115,12 @@ def test_observer_is_a_running_average() -> None:
     layer = nn.Linear(4, 4)
     hook.observing = True
     hook(layer, (torch.tensor([[-1.0, 0, 0, 3.0]]),))
-    hook(layer, (torch.tensor([[-3.0, 0, 0, 11.0]]),))
+    hook.settle()
+    hook(layer, (torch.tensor([[-3.0, 0, 0, 5.0]]),))
+    hook(layer, (torch.tensor([[-2.0, 0, 0, 11.0]]),))
+    assert (hook.low.item(), hook.high.item()) == (-1.0, 3.0)
+    hook.settle()
+    hook.settle()
     assert (hook.low.item(), hook.high.item()) == (-1.5, 5.0)
     hook.observing = False
     hook(layer, (torch.tensor([[-30.0, 0, 0, 110.0]]),))

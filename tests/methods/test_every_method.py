@@ -128,8 +128,8 @@ def test_layer(case):
     found = layer.ternary()
     assert not found.codes[:, ~keep].any()
     with torch.no_grad():
-        assert torch.equal(layer(x), nn.functional.conv2d(x, found.dequantize(), effective_bias(layer)))
-    freeze(layer)
+        assert torch.equal(layer.eval()(x), nn.functional.conv2d(x, found.dequantize(), effective_bias(layer)))
+    freeze(layer.train())
     assert torch.equal(layer.ternary().codes, found.codes)
     torch.testing.assert_close(layer.ternary().dequantize(), found.dequantize(), rtol=1e-4, atol=1e-5)
     # The gradient of frozen weights is the dense gradient projected on what the codes allow: same total per level.
