@@ -208,8 +208,14 @@ def random_samples(model: Any, runs: int = 8, seed: int = 0) -> list[dict[str, A
     return result
 
 
-def reference_session(model: Any, optimised: bool = False) -> Any:
-    """An onnxruntime session that computes what the file says, in float32 (see the module's text)."""
+def reference_session(model: Any, optimised: bool = False, severity: int = 3) -> Any:
+    """An onnxruntime session that computes what the file says, in float32 (see the module's text).
+
+    Args:
+        model: ``onnx.ModelProto``.
+        optimised: With onnxruntime's graph optimisation.
+        severity: Of what onnxruntime prints: errors from 3 on, from 4 on only what ends the process.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -217,7 +223,7 @@ def reference_session(model: Any, optimised: bool = False) -> Any:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = severity
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

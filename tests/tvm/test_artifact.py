@@ -317,7 +317,7 @@ def test_other_architecture_is_refused_and_verified_by_a_host_build(tmp_path: Pa
 @pytest.mark.parametrize(
     ("args", "named", "message"),
     [
-        ((np.zeros((1, 9), np.float32),), {}, r"input 'x' must have shape \[1, 8\], got \[1, 9\]"),
+        ((np.zeros((1, 9), np.float32),), {}, r"input 'x' must have shape \[1, 8\], or any number .*, got \[1, 9\]"),
         ((np.zeros((1, 8)),), {}, "input 'x' must have dtype float32, got float64"),
         (([[0.0] * 8],), {}, "input 'x' must be a numpy array, got list"),
         ((), {}, "input 'x' is missing"),

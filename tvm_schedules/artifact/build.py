@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules import linking, onnxtools, targets
+from tvm_schedules import batch, linking, onnxtools, targets
 from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.child import SAMPLES
@@ -243,6 +243,7 @@ def fill(
         say("link")
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple, compiled.wakes)
         build_probe(spec, folder / store.PROBE)
+    plan = batch.marked(plan, batch.counting(model, runs, expected))
     if not spec.is_c:
         weights.write(folder / store.WEIGHTS, arrays, plan["constants"])
     _save_samples(folder / store.SAMPLES, runs, expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from tvm_schedules import cpu
 from tvm_schedules.artifact import libraries, store, weights
-from tvm_schedules.artifact.threads import checked, setter
-from tvm_schedules.errors import ArtifactError, CpuFeatureError, InputError, TernError
+from tvm_schedules.artifact.batches import arguments, describe, fill, pieces, room, share
+from tvm_schedules.artifact.threads import checked, default_threads, setter
+from tvm_schedules.errors import ArtifactError, CpuFeatureError, TernError
 from tvm_schedules.files import user_path
 from tvm_schedules.reading import reading
 
@@ -37,52 +38,36 @@ def _buffer(shape: tuple[int, ...], dtype: str) -> Array:
     return aligned(count * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
 
 
-def describe(entries: list[dict[str, Any]]) -> str:
-    """Names, types and shapes of inputs or outputs in a line."""
-    return ", ".join(f"{entry['name']}: {entry['dtype']}{list(entry['shape'])}" for entry in entries)
+class Memory:
+    """What a call writes to: buffers of inputs and outputs, and the working memory; one call at a time has it.
 
-
-def arguments(inputs: list[dict[str, Any]], args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Array]:
-    """A network's inputs in order, by position or by name.
-
-    Raises:
-        InputError: Too many, too few, unknown, or of the wrong shape or dtype.
+    Attributes:
+        inputs: Arrays that the network reads.
+        outputs: Arrays that it writes.
+        tensors: Arguments of the compiled function: these, the working memory, and the constants.
     """
-    names = [entry["name"] for entry in inputs]
-    if len(args) > len(names):
-        raise InputError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(args)}")
-    given = dict(zip(names, args, strict=False))
-    for name, value in named.items():
-        if name not in names:
-            raise InputError(f"no input {name!r}; the network's inputs are {', '.join(names)}")
-        if name in given:
-            raise InputError(f"input {name!r} is given twice, by position and by name")
-        given[name] = value
-    arrays = []
-    for entry in inputs:
-        name, shape, dtype = entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"])
-        if name not in given:
-            raise InputError(f"input {name!r} is missing; the network's inputs are {', '.join(names)}")
-        array = given[name]
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}")
-        if array.dtype != dtype:
-            raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
-        if array.shape != shape:
-            raise InputError(f"input {name!r} must have shape {list(shape)}, got {list(array.shape)}")
-        arrays.append(array)
-    return arrays
+
+    def __init__(self, plan: dict[str, Any], constants: Array) -> None:
+        import tvm
+
+        self.inputs = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in plan["inputs"]]
+        self.outputs = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in plan["outputs"]]
+        arena = aligned(max(1, plan["arena_bytes"]))
+        arrays = [*self.inputs, *self.outputs, arena[: plan["arena_bytes"]], constants]
+        self.tensors = [tvm.runtime.from_dlpack(array) for array in arrays]
 
 
 class Model:
     """A network ready to run: call it with numpy arrays.
 
     The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an
-    array, several as a tuple. Outputs are the caller's own copies. Calls from several threads are safe and take turns,
-    for they share the working memory; load the artifact once per thread to run at the same time.
+    array, several as a tuple. Inputs whose first axis counts samples (those with ``"batch"``) take any number of them,
+    also none: they run in pieces of the compiled size, beside each other in threads where that is faster. Outputs are
+    the caller's own copies. Calls from several threads are safe and take turns, for they share the working memory; load
+    the artifact once per thread to run at the same time.
 
     Attributes:
-        inputs: Name, shape and dtype of every input.
+        inputs: Name, shape and dtype of every input; ``batch`` where its first axis counts samples.
         outputs: The same of every output.
         plan: Steps, layers and memory of the compiled network.
         metadata: The artifact's metadata; empty for a network that was not loaded from one.
@@ -110,14 +95,11 @@ class Model:
         self._lock = threading.Lock()
         if constants.size != plan["constant_bytes"]:
             raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
-        store_of_constants = aligned(max(1, constants.size))
-        store_of_constants[: constants.size] = constants
-        arena = aligned(max(1, plan["arena_bytes"]))
-        self._in = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in self.inputs]
-        self._out = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in self.outputs]
-        self._tensors = self._bind(
-            [*self._in, *self._out, arena[: plan["arena_bytes"]], store_of_constants[: constants.size]]
-        )
+        self._constants = aligned(max(1, constants.size))[: constants.size]
+        self._constants[:] = constants
+        memory = Memory(plan, self._constants)
+        self._memories = [memory]  # more of them where samples run beside each other
+        self._in, self._out, self._tensors = memory.inputs, memory.outputs, memory.tensors
         self._whole = (*self._tensors, 0, len(plan["steps"]))
         self._only = (self._in[0], self._out[0]) if len(self._in) == len(self._out) == 1 else None
 
@@ -129,13 +111,6 @@ class Model:
     @threads.setter
     def threads(self, count: int | None) -> None:
         self._threads = None if count is None else checked(count)
-
-    @staticmethod
-    def _bind(arrays: list[Array]) -> list[Any]:
-        """TVM tensors that share the arrays' memory."""
-        import tvm
-
-        return [tvm.runtime.from_dlpack(array) for array in arrays]
 
     def __repr__(self) -> str:
         return f"Model({describe(self.inputs)} -> {describe(self.outputs)})"
@@ -162,14 +137,41 @@ class Model:
                     source[...] = array
                     self._function(*self._whole)
                     return result.copy()
-        arrays = arguments(self.inputs, args, named)
+        arrays, count = arguments(self.inputs, args, named)
         with self._lock:
-            self._use_threads(self._threads)
-            for buffer, array in zip(self._in, arrays, strict=True):
-                buffer[...] = array
-            self._function(*self._whole)
-            results = [buffer.copy() for buffer in self._out]
+            results = self._run(arrays) if count is None else self._run_samples(arrays, count)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run the network on inputs of the compiled shapes; the outputs are the caller's. The lock is held."""
+        self._use_threads(self._threads)
+        for buffer, array in zip(self._in, arrays, strict=True):
+            buffer[...] = array
+        self._function(*self._whole)
+        return [buffer.copy() for buffer in self._out]
+
+    def _run_samples(self, arrays: Sequence[Array], count: int) -> list[Array]:
+        """Run the network on any number of samples. The lock is held."""
+        results = room(self.outputs, count)
+        threads = default_threads() if self._threads is None else self._threads
+        whole = len(self.plan["steps"])
+
+        def run(part: slice, number: int, inside: int) -> None:
+            memory = self._memories[number]
+            self._use_threads(inside)
+            fill(self.inputs, memory.inputs, arrays, part)
+            self._function(*memory.tensors, 0, whole)
+            for result, buffer in zip(results, memory.outputs, strict=True):
+                result[part] = buffer[: part.stop - part.start]
+
+        def alone(number: int, part: slice) -> None:
+            run(part, number, 1)
+
+        def ready(number: int) -> None:
+            self._memories += [Memory(self.plan, self._constants) for _ in range(number - len(self._memories))]
+
+        share(pieces(count, self.outputs[0]["shape"][0]), threads, lambda part: run(part, 0, threads), alone, ready)
+        return results
 
     def run_steps(self, begin: int, end: int) -> None:
         """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact.runtime import Model, arguments, describe
+from ..artifact.batches import arguments, describe, in_turn
+from ..artifact.runtime import Model
 
 __all__ = ["Device", "GpuModel"]
 
@@ -105,15 +106,20 @@ class GpuModel(Model):
         Raises:
             InputError: An input has the wrong name, shape or dtype, or is missing.
         """
-        arrays = arguments(self.inputs, args, named)
+        arrays, count = arguments(self.inputs, args, named)
         with self._lock:
-            for buffer, array in zip(self._in, arrays, strict=True):
-                self.device.upload(buffer, np.ascontiguousarray(array))
-            self._start()
-            results = tuple(np.empty(entry["shape"], entry["dtype"]) for entry in self.outputs)
-            for buffer, result in zip(self._out, results, strict=True):
-                self.device.download(buffer, result)
-        return results[0] if len(results) == 1 else results
+            results = in_turn(self.inputs, self.outputs, arrays, count, self._once)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _once(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run the network on inputs of the compiled shapes. The lock is held."""
+        for buffer, array in zip(self._in, arrays, strict=True):
+            self.device.upload(buffer, np.ascontiguousarray(array))
+        self._start()
+        results = [np.empty(entry["shape"], entry["dtype"]) for entry in self.outputs]
+        for buffer, result in zip(self._out, results, strict=True):
+            self.device.download(buffer, result)
+        return results
 
     def run_steps(self, begin: int, end: int) -> None:
         """Start the steps ``begin <= i < end`` on what is in the device's memory; does not wait for them."""

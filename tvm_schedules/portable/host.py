@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import linking
-from ..artifact.runtime import Model, arguments, describe
+from ..artifact.batches import arguments, describe, in_turn
+from ..artifact.runtime import Model
 from ..errors import ArtifactError, InputError, LinkError
 from .writer import SOURCE
 
@@ -75,7 +76,7 @@ class HostModel(Model):
         Raises:
             InputError: An input has the wrong name, shape or dtype, or is missing.
         """
-        return self._run("model_run", arguments(self.inputs, args, named), self.outputs)
+        return self._call("model_run", self.inputs, self.outputs, args, named)
 
     def run_steps(self, begin: int, end: int) -> None:
         """The C form has no steps that run alone.
@@ -97,14 +98,25 @@ class HostModel(Model):
             [{**entry, "dtype": "uint8" if "quant" in entry else entry["dtype"]} for entry in entries]
             for entries in (self.inputs, self.outputs)
         )
-        return self._run("model_run_quantized", arguments(inputs, args, named), outputs)
+        return self._call("model_run_quantized", inputs, outputs, args, named)
 
-    def _run(self, function: str, arrays: list[Array], outputs: list[dict[str, Any]]) -> Any:
-        arrays = [np.ascontiguousarray(array) for array in arrays]
-        results = tuple(np.zeros(entry["shape"], entry["dtype"]) for entry in outputs)
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, *results)]
+    def _call(
+        self,
+        function: str,
+        inputs: list[dict[str, Any]],
+        outputs: list[dict[str, Any]],
+        args: tuple[Array, ...],
+        named: dict[str, Array],
+    ) -> Any:
+        def once(arrays: Sequence[Array]) -> list[Array]:
+            arrays = [np.ascontiguousarray(array) for array in arrays]
+            results = [np.zeros(entry["shape"], entry["dtype"]) for entry in outputs]
+            status = getattr(self._library, function)(*(ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *results)))
+            if status:
+                raise RuntimeError(f"{function} returned {status}")
+            return results
+
+        arrays, count = arguments(inputs, args, named)
         with self._lock:
-            status = getattr(self._library, function)(*pointers)
-        if status:
-            raise RuntimeError(f"{function} returned {status}")
-        return results[0] if len(results) == 1 else results
+            results = in_turn(inputs, outputs, arrays, count, once)
+        return results[0] if len(results) == 1 else tuple(results)
