@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.ternary import TernaryCallback
     from tern_lightning.exporter import export
     from tern_lightning.kinds import register_layer
+    from tern_lightning.loop import freeze, set_progress, ternarize, to_plain
     from tern_lightning.recipes import Preset, preset, presets
     from tern_lightning.rules import Rule
     from tern_lightning.scaling import scale_network, search_scaling
@@ -44,11 +45,15 @@ __all__ = [
     "TernaryTensor",
     "WeightPenaltyClipping",
     "export",
+    "freeze",
     "preset",
     "presets",
     "register_layer",
     "scale_network",
     "search_scaling",
+    "set_progress",
+    "ternarize",
+    "to_plain",
 ]
 
 # Public names load their module when they are first used, so that importing the package costs nothing.
@@ -71,11 +76,15 @@ _HOME = {
     "TernaryTensor": "tern_lightning.tensor",
     "WeightPenaltyClipping": "tern_lightning.callbacks.penalty",
     "export": "tern_lightning.exporter",
+    "freeze": "tern_lightning.loop",
     "preset": "tern_lightning.recipes",
     "presets": "tern_lightning.recipes",
     "register_layer": "tern_lightning.kinds",
     "scale_network": "tern_lightning.scaling",
     "search_scaling": "tern_lightning.scaling",
+    "set_progress": "tern_lightning.loop",
+    "ternarize": "tern_lightning.loop",
+    "to_plain": "tern_lightning.loop",
 }
 
 

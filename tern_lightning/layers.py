@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, cast
@@ -299,6 +299,34 @@ def swap(module: nn.Module, state: LayerState) -> TernaryLayer:
     module._ternary_loaded = False
     module._ternary_enter(False)
     return module
+
+
+def swap_all(root: nn.Module, states: Mapping[str, LayerState]) -> dict[str, TernaryLayer]:
+    """Make exactly the layers at the paths of ``states`` ternary."""
+    for path, layer in list(swapped_layers(root)):
+        if path not in states:
+            unswap(layer)
+    swapped = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
+    lend(root)
+    return swapped
+
+
+def make_plain(root: nn.Module) -> None:
+    """Give all ternary layers of a module their own class back, with the weight and bias that forward uses now."""
+    layers = list(swapped_layers(root))
+    # All of them before the first is changed: layers may share a weight.
+    values = [
+        layer.ternary().dequantize().to(weight_of(layer)) if _is_ternary(layer) else effective_weight(layer).clone()
+        for _, layer in layers
+    ]
+    biases = [effective_bias(layer) for _, layer in layers]
+    for (_, layer), value, bias in zip(layers, values, biases, strict=True):
+        own = find_bias(layer)
+        weight_of(layer).data = value
+        if own is not None and bias is not None:
+            own.data = bias.clone()
+        unswap(layer)
+    lend(root)
 
 
 def lend(root: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -24,10 +24,7 @@ from tern_lightning.layers import (
     LayerState,
     Phase,
     freeze,
-    lend,
-    swap,
-    swapped_layers,
-    unswap,
+    swap_all,
 )
 from tern_lightning.loading import resume_training
 from tern_lightning.networks import other_parameters
@@ -282,7 +279,7 @@ class TernaryCallback(pl.Callback):
             rank_zero_warn(hint)
         states = self._states(chosen)
         copies = state.find_copies(trainer, {path: decision.module for path, decision in chosen.items()})
-        everything = {name: _swap_all(root, states) for name, root in {"": pl_module, **copies}.items()}
+        everything = {name: swap_all(root, states) for name, root in {"": pl_module, **copies}.items()}
         # A weight that several layers share is counted once, at the first of them.
         first = {id(states[path]): path for path in reversed(list(chosen))}
         kept = [path for path in chosen if first[id(states[path])] == path]
@@ -377,13 +374,3 @@ class TernaryCallback(pl.Callback):
             if one.path not in self._empty and not one.ternary.codes.any():
                 self._empty.add(one.path)
                 rank_zero_warn(f"all weights of ternary layer {one.path!r} are zero at step {trainer.global_step}")
-
-
-def _swap_all(root: nn.Module, states: dict[str, LayerState]) -> state.Layers:
-    """Make exactly the layers at the paths of ``states`` ternary."""
-    for path, layer in list(swapped_layers(root)):
-        if path not in states:
-            unswap(layer)
-    swapped = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
-    lend(root)
-    return swapped
