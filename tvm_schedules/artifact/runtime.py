@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -63,8 +64,11 @@ class Model:
     The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an
     array, several as a tuple. Inputs whose first axis counts samples (those with ``"batch"``) take any number of them,
     also none: they run in pieces of the compiled size, beside each other in threads where that is faster. Outputs are
-    the caller's own copies. Calls from several threads are safe and take turns, for they share the working memory; load
-    the artifact once per thread to run at the same time.
+    the caller's own copies. Calls from several threads are safe and take turns, for they share the working memory; give
+    each thread a ``copy.copy(model)`` to run at the same time, which shares the weights.
+
+    A model that was loaded from an artifact can be pickled, as ``multiprocessing`` does: what is pickled is the path,
+    and it is loaded again where it is unpickled.
 
     Attributes:
         inputs: Name, shape and dtype of every input; ``batch`` where its first axis counts samples.
@@ -72,7 +76,11 @@ class Model:
         plan: Steps, layers and memory of the compiled network.
         metadata: The artifact's metadata; empty for a network that was not loaded from one.
         threads: Number of threads, from 1 to 128; None for the default. It may be set at any time.
+        source: Directory of the artifact that it was loaded from, None where there is none.
     """
+
+    source: Path | None = None
+    _threads: int | None = None
 
     def __init__(
         self,
@@ -95,8 +103,11 @@ class Model:
         self._lock = threading.Lock()
         if constants.size != plan["constant_bytes"]:
             raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
-        self._constants = aligned(max(1, constants.size))[: constants.size]
-        self._constants[:] = constants
+        self._library = library
+        self._constants = constants
+        if not constants.size or constants.ctypes.data % ALIGNMENT:
+            self._constants = aligned(max(1, constants.size))[: constants.size]
+            self._constants[:] = constants
         memory = Memory(plan, self._constants)
         self._memories = [memory]  # more of them where samples run beside each other
         self._in, self._out, self._tensors = memory.inputs, memory.outputs, memory.tensors
@@ -114,6 +125,25 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({describe(self.inputs)} -> {describe(self.outputs)})"
+
+    def __copy__(self) -> Model:
+        """Another one with memory of its own, so that both can run at the same time; the weights are shared."""
+        made = Model(self.plan, self._library, self._constants, self._threads, self.metadata)
+        made.source = self.source
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is pickled: where the artifact lies, and which one it is.
+
+        Raises:
+            TypeError: The network was compiled in memory, there is no artifact.
+        """
+        if self.source is None:
+            raise TypeError(f"{type(self).__name__} was not loaded from an artifact, so that it cannot be pickled")
+        return _reload, (str(self.source), self._threads, self.metadata["sha256"])
 
     def __call__(self, *args: Array, **named: Array) -> Any:
         """Run the network.
@@ -263,8 +293,21 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
                 raise
         else:
             if store.stamp(folder) == before:
+                model.source = Path(os.path.abspath(folder))
                 return model
     raise ArtifactError(f"{folder} was replaced {TRIES} times while it was being loaded")
+
+
+def _reload(source: str, threads: int | None, digest: str) -> Model:
+    """A pickled model.
+
+    Raises:
+        ArtifactError: Another artifact has taken the place of the one that was pickled; or as :func:`load`.
+    """
+    model = load(source, threads=threads)
+    if model.metadata["sha256"] != digest:
+        raise ArtifactError(f"{source} holds another artifact by now than the one of the model that was pickled")
+    return model
 
 
 def _load(folder: Path, threads: int | None, check_hashes: bool) -> Model:

@@ -100,6 +100,11 @@ class GpuModel(Model):
     def __repr__(self) -> str:
         return f"GpuModel({describe(self.inputs)} -> {describe(self.outputs)}, on {self.device.name})"
 
+    def __copy__(self) -> Model:
+        """Another one, loaded from the same artifact."""
+        again, arguments = self.__reduce__()
+        return again(*arguments)
+
     def __call__(self, *args: Array, **named: Array) -> Any:
         """Run the network; arguments and results as those of :class:`tvm_schedules.Model`.
 

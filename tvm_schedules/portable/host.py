@@ -63,6 +63,11 @@ class HostModel(Model):
     def __repr__(self) -> str:
         return f"HostModel({describe(self.inputs)} -> {describe(self.outputs)})"
 
+    def __copy__(self) -> Model:
+        """Another one, loaded from the same artifact."""
+        again, arguments = self.__reduce__()
+        return again(*arguments)
+
     def __call__(self, *args: Array, **named: Array) -> Any:
         """Runs the network.
 
