@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnsupportedOperatorError
 from .graph import Node
 from .plan import Buffer, Step
 
@@ -40,7 +39,7 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
         elif name not in made:
             inputs.append(name)
     outputs = [name for name in made if name in later and name in graph.values]
-    prefix = f"foreign{len(lowering.steps)}_"
+    prefix = f"foreign{next(lowering.clusters)}_"  # a cluster of constants alone makes no step
     program = lower_foreign(_model(lowering, nodes, inputs, sorted(outputs), constants), lowering.target, prefix)
     buffers: dict[str, Buffer] = {name: lowering.plain(name) for name in inputs}
     for name, array in program.constants.items():
@@ -73,13 +72,7 @@ def _model(
         value = graph.values[name]
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)), value.shape)
 
-    for node in nodes:
-        if node.domain not in ("", "ai.onnx"):
-            raise UnsupportedOperatorError(
-                f"node {node.name!r}: the operator {node.domain}::{node.op} is not part of ONNX; "
-                "export the model with standard operators"
-            )
     body = [helper.make_node(n.op, n.inputs, n.outputs, name=n.name, **n.attrs) for n in nodes]
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()]
+    tensors = [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()]
     made = helper.make_graph(body, "cluster", [info(n) for n in inputs], [info(n) for n in outputs], tensors)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=10)

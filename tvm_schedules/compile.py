@@ -121,7 +121,7 @@ def compile_model(
                 for index, step in steps:
                     call(index, step, "shared" if shared else "serial")
 
-    buffers = [(f"argument_{i}", v.shape or (1,), v.dtype) for i, v in enumerate(signature)]
+    buffers = [(f"argument_{i}", v.shape, v.dtype) for i, v in enumerate(signature)]
     buffers += [(name, (size,), "uint8") for name, size in sizes.items()]
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import count
 from math import gcd, prod
 from typing import Any
 
@@ -93,6 +94,8 @@ class Lowering:
         self.layers: list[dict[str, Any]] = []
         self.derived: dict[Any, Buffer] = {}
         """Other forms of tensors that kernels made for themselves, by what they are."""
+        self.clusters = count()
+        """Numbers for what is made of operators without a kernel."""
         self._plain: dict[str, Buffer] = {}
         self._packed: dict[Any, Buffer] = {}
         self._virtual: dict[str, str] = {}
@@ -225,9 +228,11 @@ class Lowering:
 
     def _flat(self, name: str) -> repack.Strided:
         value = self.graph.values[name]
-        total = max(1, prod(value.shape))
+        total, dtype = max(1, prod(value.shape)), value.dtype
+        if dtype not in ("float32", "uint8"):  # copied as bytes, never converted
+            total, dtype = total * np.dtype(dtype).itemsize, "uint8"
         rows = gcd(total, 64)
-        return repack.Strided(1, rows, (1, 1, total // rows), value.dtype, (0, total // rows, 0, 0, 1), total)
+        return repack.Strided(1, rows, (1, 1, total // rows), dtype, (0, total // rows, 0, 0, 1), total)
 
     def _repack(
         self, name: str, source: Buffer, source_layout: Any, to: str, target: Buffer, target_layout: Any
@@ -246,12 +251,6 @@ class Lowering:
         if buffer.root.place == Place("output", index):
             return
         out = Buffer(f"{name}/output", self._plain_bytes(name), Place("output", index))
-        value = self.graph.values[name]
-        if value.dtype not in ("float32", "uint8"):
-            raise ModelError(
-                f"output {name!r} is a copy of another tensor of type {value.dtype}; "
-                "only float32 and uint8 can be copied"
-            )
         self._repack(name, buffer, self._flat(name), name, out, self._flat(name))
 
     # -- what kernels have in common -----------------------------------------------------------------------------------

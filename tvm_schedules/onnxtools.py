@@ -48,10 +48,22 @@ def read_model(source: str | Path | bytes | Any) -> Any:
         raise ModelError(f"cannot read {name}: {error.strerror or error}") from error
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as error:
         raise ModelError(f"{name} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
+    read = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.input}
     for tensor in model.graph.initializer:
-        if tensor.data_type in _float_types() and not np.isfinite(_to_array(tensor).astype(np.float64)).all():
+        if tensor.data_type not in _float_types():
+            continue
+        array = _to_array(tensor).astype(np.float64)
+        # Masks are made of infinite constants; a layer's weight is never infinite.
+        if np.isnan(array).any() or (tensor.name in read and not np.isfinite(array).all()):
             raise ModelError(f"weight {tensor.name!r} of {name} has values that are NaN or infinite")
     return model
+
+
+_WEIGHTED = {
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "InstanceNormalization",
+    "GroupNormalization", "RMSNormalization", "PRelu", "Gather", "QuantizeLinear", "DequantizeLinear",
+}  # fmt: skip
+"""Operators of layers, whose constants are trained."""
 
 
 def _float_types() -> set[int]:
@@ -124,13 +136,13 @@ def fix_shapes(model: Any, shapes: Mapping[str, Sequence[int]] | None) -> None:
                     "give samples or an input shape"
                 )
             size = int(given[axis])
-            if size < 1 or bound.get(dim.dim_param, size) != size:
+            name = dim.dim_param if dim.dim_param != "?" else ""  # what some exporters call every size
+            if size < 1 or bound.get(name, size) != size:
                 raise ShapeError(
-                    f"size {dim.dim_param or axis!r} of input {value.name!r} must be "
-                    f"{bound.get(dim.dim_param, 'at least 1')}, got {size}"
+                    f"size {name or axis!r} of input {value.name!r} must be {bound.get(name, 'at least 1')}, got {size}"
                 )
-            if dim.dim_param:
-                bound[dim.dim_param] = size
+            if name:
+                bound[name] = size
             dim.dim_value = size
     for value in [*model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
@@ -191,6 +203,9 @@ def _fold(node: Any, arguments: list[Any]) -> Array | None:
         x, scale = arguments[0], arguments[1]
         zero = arguments[2] if len(arguments) > 2 and arguments[2] is not None else np.zeros_like(scale, x.dtype)
         if scale.ndim == 1 and scale.size > 1:
+            axis = attribute(node, "axis", 1)
+            if not -x.ndim <= axis < x.ndim or scale.size != x.shape[axis] or zero.size != scale.size:
+                return None
             shape = [1] * x.ndim
             shape[attribute(node, "axis", 1)] = -1
             scale, zero = scale.reshape(shape), zero.reshape(shape)
@@ -202,7 +217,9 @@ def _fold(node: Any, arguments: list[Any]) -> Array | None:
     if node.op_type == "Identity":
         return np.asarray(arguments[0])
     if node.op_type == "Add":
-        return np.asarray(arguments[0] + arguments[1])
+        a, b = arguments
+        # Terms of a weight have its shape; a sum that is larger than its operands is no weight.
+        return np.asarray(a + b) if np.broadcast(a, b).size <= a.size + b.size else None
     return None
 
 

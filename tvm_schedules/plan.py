@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,18 @@ class Constants:
     def add(
         self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
-        """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them."""
+        """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them.
+
+        Where another array has that name already, for a file may call its nodes anything, a number follows.
+        """
         params = params or {}
         made = self.make(recipe, arrays, params)
         stored = {}
         for name, array in arrays.items():
             key = f"{prefix}.{name}"
-            if key in self.arrays and not np.array_equal(self.arrays[key], array):
-                raise ValueError(f"two different stored arrays named {key!r}")
+            numbers = count(2)
+            while key in self.arrays and not _equal(self.arrays[key], array):
+                key = f"{prefix}.{name}#{next(numbers)}"
             self.arrays[key] = array
             stored[name] = key
         places, buffers = {}, {}
@@ -87,6 +92,10 @@ class Constants:
             buffers[name] = Buffer(f"{prefix}.{name}", array.nbytes, Place("constant", offset))
         self.entries.append({"recipe": recipe, "params": params, "arrays": stored, "outputs": places})
         return buffers
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def assign(steps: list[Step], slack: int) -> int:

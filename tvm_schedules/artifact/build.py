@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules import batch, linking, onnxtools, targets
+from tvm_schedules import batch, linking, onnxtools, reader, targets
 from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.child import SAMPLES
@@ -218,6 +218,7 @@ def fill(
     from tvm_schedules.bench.ceiling import build_probe
     from tvm_schedules.compile import compile_model
 
+    reader.read(reader.load_model(model))  # refuses what would take memory without bounds, before anything runs it
     runs = verification.random_samples(model) if samples is None else samples
     say(f"reference: {len(runs)} runs with onnxruntime")
     try:

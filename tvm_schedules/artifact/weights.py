@@ -8,6 +8,7 @@ index also has the plan's list of constants, which is long, repeats itself, and 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import schema
-from ..errors import ArtifactError
+from ..dtypes import check_type
+from ..errors import ArtifactError, ModelError
 from ..reading import read_arrays, reading
 
 __all__ = ["read", "write"]
@@ -25,7 +27,13 @@ Array = npt.NDArray[Any]
 
 
 def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()) -> None:
-    """Write numeric arrays, and JSON values, as a compressed ``.npz`` with the entries ``index`` and ``data``."""
+    """Write arrays, and JSON values, as a compressed ``.npz`` with the entries ``index`` and ``data``.
+
+    Raises:
+        ModelError: An array has elements of a type that is not in :data:`tvm_schedules.dtypes.TYPES`.
+    """
+    for name, array in arrays.items():
+        check_type(array.dtype, f"constant {name!r}")
     places = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     index = {"arrays": places, "constants": list(constants)}
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
@@ -41,7 +49,7 @@ def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], li
         content: Its bytes where they have been read.
 
     Raises:
-        ArtifactError: The index is not of numeric arrays that fill the data.
+        ArtifactError: The index is not of arrays of the types that :func:`write` takes, or they do not fill the data.
     """
     with reading(path, ArtifactError, "; export it again"):
         entries = read_arrays(path if content is None else content)
@@ -54,8 +62,12 @@ def _split(path: Path, places: list[Any], data: bytes) -> dict[str, Array]:
     """The arrays that lie one after another in the data."""
     arrays, start = {}, 0
     for name, kind, shape in places:
-        dtype, count = np.dtype(kind), int(np.prod(shape, dtype=np.int64))
-        if dtype.kind not in "iuf" or min(shape, default=0) < 0 or start + count * dtype.itemsize > len(data):
+        try:
+            dtype = np.dtype(check_type(kind, f"array {name!r}"))
+        except (ModelError, TypeError) as error:
+            raise ArtifactError(f"{path}: {error}; the file is damaged, export it again") from error
+        count = math.prod(shape)
+        if min(shape, default=0) < 0 or start + count * dtype.itemsize > len(data):
             raise ArtifactError(f"{path}: array {name!r} ({kind} {shape}) does not fit its data; export it again")
         arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape)
         start += count * dtype.itemsize

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ..dtypes import C_TYPES
 from ..errors import UnsupportedOperatorError
 from ..graph import Graph, Node
 from ..kernels import dense, global_pool, linear, pool, sparse
@@ -76,6 +77,11 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     say = progress or (lambda text: None)
     say("reading the graph")
     graph = prepare(read(load_model(model)))
+    for name in (*graph.inputs, *graph.outputs):
+        if graph.values[name].dtype not in C_TYPES:
+            raise UnsupportedOperatorError(
+                f"input or output {name!r} is {graph.values[name].dtype}; target c has {', '.join(C_TYPES)}"
+            )
     say("choosing kernels and layouts")
     lowering = _Lowering(graph, target)
     lowering.run()

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import C_TYPES
 from ..names import comment
 from ..plan import Buffer
 
 __all__ = ["Call", "Program", "Ref"]
 
-CTYPES = {"uint8": "uint8_t", "int8": "int8_t", "float32": "float"}
-SHORT = {"uint8": "u8", "int8": "i8", "float32": "f32"}
+CTYPES = {name: made.name for name, made in C_TYPES.items()}
+SHORT = {name: made.short for name, made in C_TYPES.items()}
 
 
 @dataclass(frozen=True)

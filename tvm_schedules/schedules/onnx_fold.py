@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvm_schedules.folding import evaluate, fixed_shape
+
 if TYPE_CHECKING:
     import onnx
 
@@ -14,10 +16,6 @@ __all__ = ["fold_shapes", "value_types"]
 
 _LIMIT = 65536  # elements; larger constants are left to TVM
 _ROUNDS = 8
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
@@ -25,7 +23,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     import onnx
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model)
     except onnx.shape_inference.InferenceError:
         inferred = model
     values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
@@ -52,7 +50,7 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         types = value_types(result)
         kept, folded = [], 0
         for node in graph.node:
-            values = _evaluate(node, known, types, result)
+            values = _known(node, known, types, result)
             if values is None:
                 kept.append(node)
                 continue
@@ -71,15 +69,11 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _evaluate(
+def _known(
     node: onnx.NodeProto, known: dict[str, np.ndarray], types: dict[str, Any], model: onnx.ModelProto
 ) -> list[np.ndarray] | None:
-    from onnx.reference import ReferenceEvaluator
-
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM | _SUBGRAPHS:
-        return None
-    if node.op_type in ("Shape", "Size"):
-        shape = _fixed(types.get(node.input[0]))
+    if node.domain in ("", "ai.onnx") and node.op_type in ("Shape", "Size"):
+        shape = fixed_shape(types.get(node.input[0]))
         if shape is None:
             return None
         if node.op_type == "Size":
@@ -88,21 +82,4 @@ def _evaluate(
         return [np.array(shape[slices.get("start", 0) : slices.get("end", len(shape))], np.int64)]
     if any(name and name not in known for name in node.input):
         return None
-    shapes = [_fixed(types.get(name)) for name in node.output if name]
-    if any(shape is not None and math.prod(shape) > _LIMIT for shape in shapes):
-        return None
-    if node.op_type in ("ConstantOfShape", "Expand", "Tile", "Range", "EyeLike") and None in shapes:
-        return None
-    try:
-        evaluated = ReferenceEvaluator(node, opsets={o.domain: o.version for o in model.opset_import})
-        results = [np.asarray(v) for v in evaluated.run(None, {n: known[n] for n in node.input if n})]
-    except Exception:  # an operator that the reference evaluator lacks stays for TVM
-        return None
-    return results if all(r.dtype != object and r.size <= _LIMIT for r in results) else None
-
-
-def _fixed(value: Any) -> list[int] | None:
-    if value is None or not value.tensor_type.HasField("shape"):
-        return None
-    dims = value.tensor_type.shape.dim
-    return [d.dim_value for d in dims] if all(d.HasField("dim_value") for d in dims) else None
+    return evaluate(node, known, {o.domain: o.version for o in model.opset_import}, _LIMIT)
