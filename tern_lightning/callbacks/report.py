@@ -16,6 +16,7 @@ from tern_lightning.metrics import CodeEntropy, FlipRatio, Sparsity
 from tern_lightning.networks import FloatGroup, describe_others
 from tern_lightning.rules import Decision
 from tern_lightning.tensor import TernaryTensor
+from tvm_schedules.console import make_console
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,7 @@ def print_summary(reports: Sequence[LayerReport], phases: Mapping[str, str], par
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a file has no width
-    console.print(table)
+    make_console(width=140).print(table)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.cli import ended_by_signals
+from tvm_schedules.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
 from tvm_schedules.files import user_path
 from tvm_schedules.reading import reason
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A module of the user that imports something missing says so itself; the hint is for what we import.
         missing = isinstance(error, ModuleNotFoundError) and error.name in OWN
         text = install_hint(error) if missing else _one_line(error)  # type: ignore[arg-type]
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(text)}", file=sys.stderr)
         return 1
     return 0
 
@@ -123,20 +124,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(name)s: %(message)s")
-    console.print("[bold]tern-export[/bold]")
+    console.print("tern-export", style="bold")
     for name, value in _resolved(options).items():
-        console.print(f"  {name:<18} {value}", markup=False)
+        console.print(f"  {name:<18} {value}")
     if not options.source.is_file():
         raise UsageError(f"{str(options.source)!r} does not exist or is not a file")
     with console.status("starting") as status:
 
         def say(line: str) -> None:
-            status.update(line)
-            console.print(f"- {line}", markup=False, style="bold red" if line.startswith("NOT VERIFIED") else None)
+            status.update(plain(line))
+            console.print(f"- {line}", style="bold red" if line.startswith("NOT VERIFIED") else None)
 
         with _tuning(options) as tune:
             if options.source.suffix == ".onnx":
@@ -147,7 +146,8 @@ def _run(options: argparse.Namespace) -> None:
             from tvm_schedules.tuner.show import show
 
             show(console, tune.layers)
-    console.print(f"[green]done[/green] {options.output}")
+    console.print("done", style="green", end=" ")
+    console.print(options.output)
 
 
 def _resolved(options: argparse.Namespace) -> dict[str, Any]:
@@ -346,12 +346,12 @@ def _report(console: Any, result: ExportResult) -> None:
     }
     for name, check in checks.items():
         if check is not None:
-            console.print(f"{name}: {check}", markup=False)
+            console.print(f"{name}: {check}")
     if network.drift is not None:
         top1 = "" if network.drift.top1 is None else f", top-1 agreement {network.drift.top1:.1%}"
-        console.print(f"8-bit network against module: cosine {network.drift.cosine:.6f}{top1}", markup=False)
+        console.print(f"8-bit network against module: cosine {network.drift.cosine:.6f}{top1}")
     if result.artifact is None:
-        console.print(f"{result.onnx}: {result.onnx.stat().st_size} bytes", markup=False)
+        console.print(f"{result.onnx}: {result.onnx.stat().st_size} bytes")
 
 
 def _one_line(error: BaseException) -> str:

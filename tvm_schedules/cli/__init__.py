@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tvm_schedules.console import printable
 from tvm_schedules.errors import TernError, install_hint
 
 
@@ -23,7 +24,7 @@ def run(action: Callable[[], int]) -> int:
         with ended_by_signals():
             return action()
     except TernError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(f"error: {install_hint(error)}", file=sys.stderr)

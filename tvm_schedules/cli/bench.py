@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_schedules.cli import run
+from tvm_schedules.console import make_console, plain
 from tvm_schedules.errors import BenchError
 from tvm_schedules.files import write_file
 
@@ -77,11 +78,9 @@ def _main(options: argparse.Namespace) -> int:
     from tvm_schedules.bench.boards import bench_boards
 
     try:
-        from rich.console import Console
-        from rich.markup import escape
+        log = make_console(stderr=True, soft_wrap=True)
     except ImportError:
         raise BenchError("rich is not installed; install it with: pip install rich") from None
-    log = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
     addresses = _addresses(options)
@@ -97,7 +96,7 @@ def _main(options: argparse.Namespace) -> int:
     interrupted = False
     try:
         with log.status("start") as status:
-            arguments = (against, options.threads, rounds, seconds, lambda line: status.update(escape(line)))
+            arguments = (against, options.threads, rounds, seconds, lambda line: status.update(plain(line)))
             if addresses:
                 keep(bench_boards(options.artifact, addresses, *arguments, keep))
             else:
@@ -112,30 +111,26 @@ def _main(options: argparse.Namespace) -> int:
     for entry in failed:
         name, reason = entry["board"], entry["failed"]
         told = name.rpartition("@")[2] in reason
-        log.print(f"error: {reason if told else f'{name}: {reason}'}", markup=False)
+        log.print(f"error: {reason if told else f'{name}: {reason}'}")
     if options.csv:
         write_file(options.csv, report.to_csv(results))
     if options.plot and any(entry["results"] for entry in results):
         report.plot(results, options.plot)
     if interrupted:
-        log.print("interrupted: this is what was measured before", markup=False)
+        log.print("interrupted: this is what was measured before")
     if options.json and (interrupted or any(entry["results"] for entry in failed)):
-        log.print(f"what was measured before is in {options.json}", markup=False)
+        log.print(f"what was measured before is in {options.json}")
     return 130 if interrupted else 1 if failed else 0
 
 
 def _print(results: Sequence[dict[str, Any]], layers: int | None) -> None:
     """The tables of every machine."""
-    from rich.console import Console
-
     from tvm_schedules.bench import report
 
-    console = Console(emoji=False)
-    if not console.is_terminal:
-        console = Console(width=140, emoji=False)  # a file has no width
+    console = make_console(width=140)
     for entry in results:
         for part in report.parts(entry, layers):
-            console.print(part, highlight=False, markup=False)
+            console.print(part)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

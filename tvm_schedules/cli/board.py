@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 
 from tvm_schedules.cli import run
+from tvm_schedules.console import printable
 from tvm_schedules.errors import BoardError
 
 
@@ -51,7 +52,7 @@ def _name(host: str) -> str:
 
 def _say(line: str) -> None:
     """Print at once, also into a file."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _serve(options: argparse.Namespace) -> int:

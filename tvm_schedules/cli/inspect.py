@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_schedules.cli import run
+from tvm_schedules.console import make_console
 from tvm_schedules.errors import TernError
 from tvm_schedules.inspection import Inspection, inspect
 
@@ -73,26 +74,23 @@ def _main(options: argparse.Namespace) -> int:
         print(json.dumps(found.to_dict(), indent=1))
         return 0
     try:
-        from rich.console import Console
+        console = make_console(width=160)
     except ImportError:
         raise TernError("rich is not installed; install it with: pip install rich, or use --json") from None
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file has no width
-    console.print(table(found), highlight=False)
+    console.print(table(found))
     if found.details:
         target, report = found.details["target"], found.details["verification"]
         why = f": {found.details['unverified']}" if found.details["unverified"] else ""
         state = f"not verified{why}" if report is None else f"verified: {report['where']}, {report['runs']} runs"
         code = found.details["code"]
         core = target["tvm"].get("mcpu", "generic") if not code else ", ".join(code.get("images", [code["source"]]))
-        console.print(f"target {target['name']} ({core}), {state}", highlight=False)
+        console.print(f"target {target['name']} ({core}), {state}")
         if target["tvm"].get("kind") == "c":
             from tvm_schedules.portable.size import told
 
-            console.print("\n".join(told({**found.details, **found.details["memory"]})), highlight=False)
+            console.print("\n".join(told({**found.details, **found.details["memory"]})))
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
-    console.print(f"files: {files}", highlight=False)
+    console.print(f"files: {files}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tvm_schedules.bench.suite import __doc__ as description
 from tvm_schedules.bench.suite.cases import CASES
 from tvm_schedules.cli import run
+from tvm_schedules.console import make_console, plain
 from tvm_schedules.errors import BenchError
 from tvm_schedules.files import user_path, write_file
 
@@ -118,18 +119,16 @@ def _measure(options: argparse.Namespace, work: Path, say: Any) -> dict[str, Any
 
 
 def _main(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from tvm_schedules.bench.suite import baseline, show
 
     old = baseline.read(options.compare) if options.compare else None  # a wrong file is noticed now, not in an hour
-    log = Console(stderr=True)
+    log = make_console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="tern-suite-") as temporary, log.status("start") as status:
 
         def say(line: str) -> None:
-            status.update(line)
+            status.update(plain(line))
             if not log.is_terminal:
-                log.print(line, highlight=False, markup=False)
+                log.print(line)
 
         results = _measure(options, options.work or Path(temporary), say)
     if options.prepare_only:
@@ -143,15 +142,13 @@ def _main(options: argparse.Namespace) -> int:
             raise BenchError("matplotlib is not installed; install it with: pip install matplotlib") from None
         except ValueError as error:
             raise BenchError(f"cannot write the plot: {error}") from error
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)  # a file has no width
+    console = make_console(width=150)
     items = show.tables(results)
     if old is not None:
         new = baseline.make(results)
         items += show.comparison(baseline.compare(old, new), baseline.same_machine(old, new))
     for item in items:
-        console.print(item, highlight=False)
+        console.print(item)
     return 0
 
 
