@@ -168,7 +168,7 @@ def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
 
     Raises:
         KeyError: A stored array is missing.
-        ValueError: An expanded constant is not as long as the plan says.
+        ValueError: An expanded constant is not as long as the plan says, or not inside of the memory.
     """
     places = [place for constant in plan["constants"] for place in constant["outputs"].values()]
     end, size = max([place["offset"] + place["nbytes"] for place in places], default=0), plan["constant_bytes"]
@@ -181,5 +181,7 @@ def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
             data = np.ascontiguousarray(made[name]).reshape(-1).view(np.uint8)
             if data.nbytes != place["nbytes"]:
                 raise ValueError(f"constant {name!r}: expanded to {data.nbytes} bytes, the plan says {place['nbytes']}")
+            if not 0 <= place["offset"] <= memory.size - data.nbytes:
+                raise ValueError(f"constant {name!r} at {place['offset']} is not inside of {memory.size} bytes")
             memory[place["offset"] : place["offset"] + data.nbytes] = data
     return memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,7 +166,9 @@ class TernaryTensor:
         Raises:
             ValueError: The arrays do not fit the shape.
         """
-        codes = huffman.decode(arrays["codes"], shape[0], int(np.prod(shape[1:], dtype=np.int64)))
+        if min(shape, default=-1) < 0:
+            raise ValueError(f"the shape of a ternary weight must be [terms, ...] of sizes from 0, got {list(shape)}")
+        codes = huffman.decode(arrays["codes"], shape[0], math.prod(shape[1:]))
         positive = arrays["positive"] if "positive" in arrays else np.ones((shape[0], 1), np.float32)
         return TernaryTensor(codes.reshape(shape), positive, arrays.get("negative", positive))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from tvm_schedules import huffman
+from tvm_schedules.tensor import TernaryTensor
 
 
 def codes_of(shape: tuple[int, ...], zeros: float, seed: int = 0) -> np.ndarray:
@@ -120,3 +121,27 @@ def test_a_bomb_is_not_unpacked() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("terms", "count"), [(1, -1), (1, -5), (-1, 10), (-6, -1)])
+@pytest.mark.parametrize("form", [0, 1])
+def test_negative_counts_unpack_nothing(form: int, terms: int, count: int) -> None:
+    """Zlib takes a largest size of zero, which -1 + 1 is, for none at all."""
+    bomb = bytes([form]) + 2 * zlib.compress(bytes(50_000_000), 9, -15)
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="terms and count must be"):
+            huffman.decode(np.frombuffer(bomb, np.uint8), terms, count)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [[], [1, -3, -4], [-1, 4], [1, 2**32, 2**32]])
+def test_shapes_that_no_weight_has(shape: list[int]) -> None:
+    """The product of the last is zero in 64 bits."""
+    data = huffman.encode(np.zeros((1, 0), np.int8))
+    with pytest.raises((ValueError, MemoryError)):
+        TernaryTensor.from_stored({"codes": data}, shape)
