@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from tern_lightning.callbacks.logs import log_values
 from tern_lightning.callbacks.select import check_patterns, select_layers
 from tern_lightning.functional.lowrank import ConvShape, candidate_ranks, macs
 from tern_lightning.kinds import weight_of
@@ -233,7 +234,8 @@ class LowRank(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = {f"low_rank/{path}/rank": float(layer.chosen()) for path, layer in self._layers.items()}
-        pl_module.log_dict({"low_rank/latency": float(self.expected_latency().detach()), **found}, sync_dist=True)
+        found["low_rank/latency"] = float(self.expected_latency().detach())
+        log_values(trainer, pl_module, found, sync_dist=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from tern_lightning.callbacks.logs import log_values
 from tern_lightning.callbacks.select import check_company, check_patterns, select_layers
 from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
@@ -183,13 +184,13 @@ class MaskCallback(WeightCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = self.log_values()
         found.update({f"pruning/{path}/pruned": pruned_share([t]) for path, t in self._targets.items()})
-        pl_module.log_dict(found, sync_dist=True)
+        log_values(trainer, pl_module, found, sync_dist=True)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._targets:
-            pl_module.log_dict(self.log_values(), logger=False, sync_dist=True)
+            log_values(trainer, pl_module, self.log_values(), logger=False, sync_dist=True)
 
     def log_values(self) -> dict[str, float]:
         """Shares of the pruned weights, of all weights that are zero in forward and, where pruned, of zero digits."""

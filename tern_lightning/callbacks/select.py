@@ -117,8 +117,11 @@ def check_company(trainer: pl.Trainer, pl_module: pl.LightningModule, who: str) 
     from torch.distributed.tensor import DTensor
 
     sharded = next((name for name, one in pl_module.named_parameters() if isinstance(one, DTensor)), None)
-    if sharded is not None:
+    strategy = trainer.strategy
+    why = None if sharded is None else f"{sharded!r} is a DTensor (FSDP2 or tensor parallelism)"
+    if isinstance(strategy, pl.strategies.FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
+        why = f"{type(strategy).__name__} keeps parts of them"
+    if why is not None:
         raise MisconfigurationException(
-            f"{who} needs whole weights, and {sharded!r} is a DTensor (FSDP2 or tensor parallelism); "
-            "HINT: strategy='ddp', which keeps them whole"
+            f"{who} needs whole weights, and {why}; HINT: strategy='ddp', which keeps them whole"
         )

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tern_lightning.callbacks import report, state
 from tern_lightning.callbacks.batchnorm import StatisticsReset
+from tern_lightning.callbacks.logs import log_values
 from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.callbacks.select import check_company
@@ -206,14 +207,15 @@ class TernaryCallback(pl.Callback):
         # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._layers:
             whole = report.totals(self._reports(compare=False))
-            pl_module.log_dict({f"ternary/{k}": v for k, v in whole.items()}, logger=False, sync_dist=True)
+            values = {f"ternary/{k}": v for k, v in whole.items()}
+            log_values(trainer, pl_module, values, logger=False, sync_dist=True)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check_finite(trainer)
         self._warn_empty(trainer)
         if self._layers:
-            pl_module.log_dict(report.log_values(self._reports()), sync_dist=True)
+            log_values(trainer, pl_module, report.log_values(self._reports()), sync_dist=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

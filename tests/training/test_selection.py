@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -22,6 +23,7 @@ from tern_lightning import (
     TernaryCallback,
 )
 from tern_lightning.activations import activation_ranges
+from tern_lightning.callbacks.select import check_company
 from tern_lightning.layers import ternary_layers
 from tern_lightning.masks import masks
 from tern_lightning.networks import describe_others, other_parameters
@@ -292,6 +294,12 @@ def test_sharded_weights_are_refused(fit, make_net, tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_strategies_that_keep_parts_of_weights_are_refused(make_net):
+    strategy = pl.strategies.FSDPStrategy()
+    with pytest.raises(MisconfigurationException, match="needs whole weights, and FSDPStrategy keeps parts of them"):
+        check_company(SimpleNamespace(callbacks=[], strategy=strategy), make_net(), "TernaryCallback")
+
+
 def test_a_layer_that_cannot_be_chosen_says_why(fit, make_net):
     net = make_net()
     net.hidden = nn.utils.parametrizations.weight_norm(net.hidden)
@@ -327,3 +335,24 @@ def test_accuracy_guided_pruning_needs_a_validation_loader(make_trainer, make_ne
     trainer = make_trainer(AccuracyGuidedPruning(monitor="val_loss", mode="min"), max_epochs=1)
     with pytest.raises(MisconfigurationException, match="AccuracyGuidedPruning needs validation"):
         trainer.fit(make_net(), Loader())
+
+
+class Logs(Net):
+    """Logs under names of the callbacks, in training and in validation."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("ternary/sparsity", 42.0, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("pruning/sparsity", 43.0)
+        super().validation_step(batch, batch_idx)
+
+
+def test_metrics_of_the_module_are_not_overwritten(fit, make_net):
+    with pytest.warns(UserWarning, match="the module logs ternary/sparsity itself"):
+        trainer, _ = fit(TernaryCallback(), PruningSchedule(0.5), net=make_net(Logs), max_epochs=2)
+    assert trainer.callback_metrics["ternary/sparsity"] == 42
+    assert trainer.callback_metrics["pruning/sparsity"] == 43
+    assert 0 < trainer.callback_metrics["ternary/entropy"] < 1.6
+    assert trainer.callback_metrics["pruning/pruned"] > 0
