@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -316,7 +316,7 @@ def make_plain(root: nn.Module) -> None:
     layers = list(swapped_layers(root))
     # All of them before the first is changed: layers may share a weight.
     values = [
-        layer.ternary().dequantize().to(weight_of(layer)) if _is_ternary(layer) else effective_weight(layer).clone()
+        layer.ternary().dequantize().to(weight_of(layer)) if is_ternary(layer) else effective_weight(layer).clone()
         for _, layer in layers
     ]
     biases = [effective_bias(layer) for _, layer in layers]
@@ -380,10 +380,13 @@ def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
 
 def ternary_layers(module: nn.Module) -> dict[str, TernaryLayer]:
     """The layers that compute with a ternary weight now, by module path; ``layer.ternary()`` is that weight."""
-    return {path: layer for path, layer in swapped_layers(module) if _is_ternary(layer)}
+    return {path: layer for path, layer in swapped_layers(module) if is_ternary(layer)}
 
 
-def _is_ternary(layer: TernaryLayer) -> bool:
+def is_ternary(layer: nn.Module) -> TypeGuard[TernaryLayer]:
+    """Whether a layer computes with a ternary weight now."""
+    if not isinstance(layer, TernaryLayer):
+        return False
     if layer._as_loaded():
         return ternary_by_value(layer) is not None
     return layer._ternary_state.phase != "float"

@@ -86,6 +86,14 @@ class TernaryTensor:
         size = (self.terms, self.channels)
         return TernaryTensor(self.codes, self.positive.expand(size), self.negative.expand(size), self.channel_axis)
 
+    def outputs(self, rows: slice) -> TernaryTensor:
+        """Some of the output channels, with one level each."""
+        wide = self.per_channel
+        where = [slice(None)] * (self.channel_axis + 1)
+        return TernaryTensor(
+            wide.codes[(*where, rows)], wide.positive[:, rows], wide.negative[:, rows], self.channel_axis
+        )
+
     def _spread(self, level: Tensor) -> Tensor:
         """Reshape a ``[terms, C]`` level so that it broadcasts against ``codes``."""
         shape = [1] * self.codes.ndim

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tern_lightning.kinds import channel_axis
 from tern_lightning.layers import TernaryLayer, effective_weight, ternary_layers
 
 
@@ -69,13 +70,16 @@ def measure_speedup(module: nn.Module, batches: Iterable[Any]) -> dict[str, Spee
         batches: Inputs; a tuple or list is unpacked into arguments.
 
     Returns:
-        The counts by layer path, over all ternary layers; ``sum(found.values(), SpeedUp(0, 0, 0, 0))`` is the whole.
+        The counts by layer path, over all ternary layers that multiply one input by their weight;
+        ``sum(found.values(), SpeedUp(0, 0, 0, 0))`` is the whole.
     """
     from tern_lightning.learned import MultiLevelInput
 
     found: dict[str, SpeedUp] = {}
     handles, inputs = [], []
     for path, layer in ternary_layers(module).items():
+        if not layer._ternary_kind.one_input:
+            continue
         digits = next(
             (h for h in layer._forward_pre_hooks.values() if isinstance(h, MultiLevelInput) and h.ready), None
         )
@@ -125,8 +129,8 @@ def count_products(layer: nn.Module, x: Tensor, active: Tensor | None = None, te
 
 def _products(layer: nn.Module, x: Tensor, weight: Tensor) -> int:
     """Sum of all products of one forward; counts stay below 2**24 per output and so are exact."""
-    if isinstance(layer, nn.Linear):
-        return int(F.linear(x, weight).double().sum())
+    if weight.ndim == 2:
+        return int(F.linear(x, weight if channel_axis(layer) == 0 else weight.T).double().sum())
     if getattr(layer, "transposed", False):
         name = f"conv_transpose{weight.ndim - 2}d"
         options = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)

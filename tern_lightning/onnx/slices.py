@@ -51,6 +51,5 @@ def rows_of(weight: TernaryTensor, array: NDArray[np.float32]) -> TernaryTensor 
         return None
     for first in np.flatnonzero((values == array[0]).all(1)):
         if np.array_equal(values[first : first + count], array):
-            rows = slice(int(first), int(first) + count)
-            return TernaryTensor(turned.codes[:, rows], wide.positive[:, rows], wide.negative[:, rows])
+            return turned.outputs(slice(int(first), int(first) + count))
     return None

@@ -158,6 +158,26 @@ def test_operations_of_a_network():
     }
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_operations_of_attention(batch_first):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, batch_first=batch_first)
+    x, memory = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    inputs = (x, memory, memory) if batch_first else [one.transpose(0, 1) for one in (x, memory, memory)]
+    found = module_operations(attention, *inputs)
+    assert found[""] == OperationCount((3 + 5 + 5) * 16, (3 + 5 + 5) * 16)
+    assert found["out_proj"] == OperationCount(3 * 16, 3 * 16)
+    for part in (attention, attention.out_proj):
+        swap(part, LayerState(get_quantizer("absmean", per_channel=True), 0, "ternary"))
+    found = module_operations(attention, *inputs)
+    codes = attention.ternary().codes[0]
+    counts = [(codes[row : row + 4] != 0).sum(1) for row in (0, 4, 8)]
+    # A sum of n weights takes n - 1 additions and one for the bias, and one product with the level.
+    adds = sum(n * int(part.sum()) for n, part in zip((3, 5, 5), counts, strict=True))
+    products = sum(n * int((part > 0).sum()) for n, part in zip((3, 5, 5), counts, strict=True))
+    assert found[""] == OperationCount(adds, products)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_structure_by_hand(axis):
     ternary = random_ternary((5, 6, 2), 0.8, 1, axis=axis)
