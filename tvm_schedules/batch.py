@@ -7,6 +7,7 @@ many samples. Whoever exports a network knows more, and can write it into the fi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from . import onnxtools
 from . import verify as verification
 
-__all__ = ["PROPERTY", "counting", "independent", "marked", "resized"]
+__all__ = ["PROPERTY", "choices", "counting", "independent", "marked", "resized"]
 
 Array = npt.NDArray[Any]
 Run = Mapping[str, Array]
@@ -39,21 +40,20 @@ def counting(model: Any, runs: Sequence[Run], expected: Sequence[Sequence[Array]
     """
     inputs = onnxtools.signature(model, "input")
     stated = next((entry.value for entry in model.metadata_props if entry.key == PROPERTY), None)
-    choices = _choices(inputs, expected[0])
+    found = choices(inputs, expected[0])
     if stated is not None:
         names = frozenset(stated.split("\n")) & {entry["name"] for entry in inputs}
-        return names if any(names <= choice for choice in choices) else frozenset()
+        return names if any(names <= choice for choice in found) else frozenset()
     runs = [*runs[:3], *verification.random_samples(model, 2, seed=1)][:3]
-    try:
-        for names in choices:
+    for names in found:
+        # onnxruntime may not be able to: shapes inside of the network are fixed ones, for example.
+        with contextlib.suppress(Exception):
             if _tried(model, names, runs, expected[0]):
                 return names
-    except Exception:  # onnxruntime cannot: shapes inside of the network are fixed ones, for example
-        return frozenset()
     return frozenset()
 
 
-def _choices(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Array]) -> list[frozenset[str]]:
+def choices(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Array]) -> list[frozenset[str]]:
     """Inputs whose first axes may count samples: all of the same first size as the outputs, or the first of them."""
     sizes = {array.shape[0] if array.ndim else 0 for array in outputs}
     names = [entry["name"] for entry in inputs if entry["shape"] and {entry["shape"][0]} == sizes]

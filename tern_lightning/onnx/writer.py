@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tern_lightning.activations import ActivationRange, activation_ranges
 from tern_lightning.onnx import prepare, quantize, verify
+from tern_lightning.onnx.batch import counting
 from tern_lightning.onnx.bias import separate_biases
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.fold import fold_batch_norms
@@ -26,6 +27,7 @@ from tern_lightning.onnx.runtime import Comparison
 from tern_lightning.onnx.trace import IR_VERSION, trace
 from tern_lightning.onnx.weights import DenseWeights, write_weights
 from tern_lightning.tensor import TernaryTensor
+from tvm_schedules.batch import PROPERTY
 
 Activations = Literal["float32", "uint8"]
 Batch = tuple[NDArray[np.generic], ...]
@@ -144,6 +146,7 @@ def write_onnx(
     RemoveUnusedNodesPass()(network.model)
     _drop_unused(network)
     _describe(network, found, activations)
+    _say_batch(network, plain, batches)
     float_model = ir.to_proto(network.model)
     used = {path: found[path] for path in found if path not in dense}
     result = OnnxExport(float_model, used, tuple(dense), {})
@@ -271,6 +274,14 @@ def _describe(network: Network, ternary: Mapping[str, TernaryTensor], activation
     for path, weight in ternary.items():
         facts = {"sparsity": round(weight.sparsity(), 6), "entropy": round(weight.entropy(), 6), "terms": weight.terms}
         model.metadata_props[f"tern.layer.{path}"] = json.dumps(facts)
+
+
+def _say_batch(network: Network, module: nn.Module, batches: Sequence[Batch]) -> None:
+    """Write into the model's metadata which inputs count samples, if the module tells."""
+    names = [str(value.name) for value in network.graph.inputs]
+    counted = counting(module, batches, names) if len(names) == len(batches[0]) else None
+    if counted is not None:
+        network.model.metadata_props[PROPERTY] = "\n".join(name for name in names if name in counted)
 
 
 def _version() -> str:
