@@ -1,6 +1,7 @@
-// Board's side of `tern-bench --rpc` without Python: TVM's RPC server, one process per session, one session at a time.
+// Board's side of `tern-bench --rpc` without Python: TVM's RPC server, one process per client, one session at a time.
 // Whoever can connect can run any code here, so it listens on loopback unless --host says otherwise.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -19,7 +20,8 @@
 namespace ffi = tvm::ffi;
 namespace fs = std::filesystem;
 
-constexpr int32_t kMagic = 0xff271, kMismatch = kMagic + 2;  // of tvm/rpc/base.py
+constexpr int32_t kMagic = 0xff271, kBusy = kMagic + 1, kMismatch = kMagic + 2;  // of tvm/rpc/base.py
+constexpr int kHandshakeSeconds = 5, kBusySeconds = 3, kClients = 64;
 
 struct Network {  // of --allow, in the machine's byte order
   uint32_t address, mask;
@@ -27,7 +29,7 @@ struct Network {  // of --allow, in the machine's byte order
 
 struct Options {
   std::string host = "127.0.0.1", key = "board";
-  int port = 9090;
+  int port = 9090, limit = 4 * 3600;  // seconds of a session
   std::vector<Network> allow;
 };
 
@@ -60,18 +62,34 @@ static bool receive(int fd, void* data, size_t size) {
 
 static bool answer(int fd, const void* data, size_t size) { return write(fd, data, size) == static_cast<ssize_t>(size); }
 
-// The client names its key, perhaps with its limit in seconds (" -timeout=10"), and gets ours.
-static bool handshake(int fd, const std::string& key, double* limit) {
+// The client names its key, perhaps with its limit in seconds (" -timeout=10", at most ours), and gets ours.
+static bool greeted(int fd, const std::string& key, double* limit) {
   int32_t magic = 0, size = 0;
   if (!receive(fd, &magic, 4) || magic != kMagic || !receive(fd, &size, 4) || size < 0 || size > 4096) return false;
   std::string named(size, ' ');
   if (!receive(fd, &named[0], size)) return false;
   if (named.substr(0, named.find(' ')) != "client:" + key) return answer(fd, &kMismatch, 4), false;
   size_t option = named.find(" -timeout=");
-  *limit = option == std::string::npos ? 0 : atof(named.c_str() + option + 10);
+  double asked = option == std::string::npos ? 0 : atof(named.c_str() + option + 10);
+  if (asked > 0 && asked < *limit) *limit = asked;  // what is no number is neither
+  return true;
+}
+
+static bool welcome(int fd, const std::string& key) {
   std::string own = "server:" + key;
-  size = own.size();
+  int32_t size = static_cast<int32_t>(own.size());
   return answer(fd, &kMagic, 4) && answer(fd, &size, 4) && answer(fd, own.data(), own.size());
+}
+
+// Whether this process has the board now: it locks a file that all of them have, until it ends.
+static bool claim(int lock) {
+  struct flock whole{};
+  whole.l_type = F_WRLCK, whole.l_whence = SEEK_SET;
+  for (int tries = 0; tries < kBusySeconds * 20; ++tries) {
+    if (fcntl(lock, F_SETLK, &whole) == 0) return true;
+    usleep(50000);
+  }
+  return false;
 }
 
 template <typename F>
@@ -112,15 +130,39 @@ static void serve(int fd, double limit) {
   if (child > 0) waitpid(child, &status, 0);
   std::error_code ignored;
   fs::remove_all(name, ignored);
-  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) printf("session was stopped at the client's limit\n");
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) printf("session was stopped at its limit\n");
   else if (WIFSIGNALED(status)) printf("session crashed: %s\n", strsignal(WTERMSIG(status)));
   else printf("session ended%s\n", status ? " with an error" : "");
 }
 
+// What happens to a client, in a process of its own: who is slow or waits holds up nobody else.
+static void client(int fd, const std::string& peer, const Options& options, int lock) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  double limit = options.limit;
+  alarm(kHandshakeSeconds);  // its signal ends this process
+  bool known = greeted(fd, options.key, &limit);
+  alarm(0);
+  if (!known) {
+    printf("refused %s: it named another key, or is not a client of TVM's RPC\n", peer.c_str());
+  } else if (!claim(lock)) {
+    answer(fd, &kBusy, 4);
+    printf("refused %s: another session runs\n", peer.c_str());
+  } else if (welcome(fd, options.key)) {
+    int on = 1, idle = 10, every = 5, count = 4;  // notice a client that is gone
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    printf("session of %s starts\n", peer.c_str());
+    serve(fd, limit);
+  }
+}
+
 static int usage(const char* program) {
   fprintf(stderr, "usage: %s [--host ADDRESS] [--port PORT] [--key KEY] [--allow ADDRESS]... [--threads N]\n"
+          "       [--limit SECONDS]\n"
           "ADDRESS is of IPv4, of --allow also a network such as 192.168.1.0/24; PORT is up to 65535, 0 for any that is\n"
-          "free; the default is 127.0.0.1, port 9090, key board, all cores\n", program);
+          "free; the default is 127.0.0.1, port 9090, key board, all cores; a session ends after --limit, by default 14400\n", program);
   return 2;
 }
 
@@ -135,6 +177,7 @@ int main(int argc, char** argv) {
     else if (name == "--port" && number(given, 0, 65535, &options.port)) continue;
     else if (name == "--key" && !given.empty() && given.find(' ') == std::string::npos) options.key = given;
     else if (name == "--allow" && network(given, &allowed)) options.allow.push_back(allowed);
+    else if (name == "--limit" && number(given, 1, 10000000, &options.limit)) continue;
     else if (name == "--threads" && number(given, 1, 1024, &count)) threads = given;
     else return usage(argv[0]);
   }
@@ -161,30 +204,30 @@ int main(int argc, char** argv) {
   printf("warning: %s can now run any code here\n",
          local ? "users of this machine" : options.allow.empty() ? "EVERY machine that can reach this address" : "those of --allow");
 
+  FILE* shared = tmpfile();
+  if (!shared) return perror("tmpfile"), 1;
+  int clients = 0;
   for (;;) {
     length = sizeof address;
     int fd = accept4(listening, reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC);
+    while (waitpid(-1, nullptr, WNOHANG) > 0) --clients;
     if (fd < 0) continue;
     std::string peer = inet_ntoa(address.sin_addr);
     bool allowed = options.allow.empty();
     for (const auto& entry : options.allow)
       allowed = allowed || (ntohl(address.sin_addr.s_addr) & entry.mask) == entry.address;
-    timeval patience{5, 0}, forever{0, 0};
-    double limit = 0;
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     if (!allowed) {
       printf("refused %s: not in --allow\n", peer.c_str());
-    } else if (handshake(fd, options.key, &limit)) {
-      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
-      int idle = 10, every = 5, count = 4;  // notice a client that is gone
-      setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-      setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-      setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
-      setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
-      printf("session of %s starts\n", peer.c_str());
-      serve(fd, limit);
+    } else if (clients >= kClients) {
+      printf("refused %s: too many connections at once\n", peer.c_str());
     } else {
-      printf("refused %s: it named another key, or is not a client of TVM's RPC\n", peer.c_str());
+      pid_t child = fork();
+      if (child == 0) {
+        close(listening);
+        client(fd, peer, options, fileno(shared));
+        _exit(0);
+      }
+      clients += child > 0;
     }
     close(fd);
   }

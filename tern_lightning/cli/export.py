@@ -114,6 +114,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--tune-tracker", metavar="HOST:PORT", help="with --tune: measure on a board that a tracker hands out")
     add("--tune-key", metavar="KEY", help="key of the board to measure on (default: board)")
     add(
+        "--tune-timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="give up a board that says nothing for so long (default: %(default).0f)",
+    )
+    add(
+        "--tune-wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="wait so long for a board that is busy (default: %(default).0f)",
+    )
+    add(
         "--tune-threads",
         type=int,
         metavar="N",
@@ -137,7 +151,7 @@ def _run(options: argparse.Namespace) -> None:
             status.update(plain(line))
             console.print(f"- {line}", style="bold red" if line.startswith("NOT VERIFIED") else None)
 
-        with _tuning(options) as tune:
+        with _tuning(options, say) as tune:
             if options.source.suffix == ".onnx":
                 _export_onnx(options, say, tune)
             else:
@@ -153,15 +167,17 @@ def _run(options: argparse.Namespace) -> None:
 def _resolved(options: argparse.Namespace) -> dict[str, Any]:
     """What will be done, defaults included, without what does not apply."""
     shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
+    if not (options.tune_board or options.tune_tracker):
+        del shown["tune_timeout"], shown["tune_wait"]
     if options.source.suffix == ".onnx":
         kept = {"source", "output", "tvm_target", "samples", "input_shape", "no_verify"}
-        kept |= {"tune", "tune_board", "tune_tracker", "tune_key", "tune_threads"}
+        kept |= {key for key in shown if key.startswith("tune")}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
 
 
 @contextlib.contextmanager
-def _tuning(options: argparse.Namespace) -> Iterator[Tuning | None]:
+def _tuning(options: argparse.Namespace, say: Any) -> Iterator[Tuning | None]:
     """How to tune, with an open session where a board measures."""
     if options.tune is None:
         if options.tune_board or options.tune_tracker or options.tune_key or options.tune_threads:
@@ -182,7 +198,8 @@ def _tuning(options: argparse.Namespace) -> Iterator[Tuning | None]:
             from tvm_schedules.bench.boards import Address
 
             host, key = options.tune_board or options.tune_tracker, options.tune_key or "board"
-            board = stack.enter_context(Address(host, key, tracker=bool(options.tune_tracker)).connect())
+            times = options.tune_timeout, options.tune_wait
+            board = stack.enter_context(Address(host, key, bool(options.tune_tracker), *times).connect(say))
         yield Tuning(options.tune or None, board, options.tune_threads)
 
 

@@ -106,7 +106,7 @@ def test_server(programs: Path, artifact: Path, tmp_path: Path) -> None:
         time.sleep(0.6)
         with pytest.raises(remote.ConnectionLostError):
             late.condition()
-        server.wait_for("session was stopped at the client's limit")
+        server.wait_for("session was stopped at its limit")
         text = server.text()
     assert found["failed"] is None
     assert [output["max_abs"] for output in found["verification"]["outputs"]] == [0.0]

@@ -288,7 +288,7 @@ def clear_leftovers(target: Path, process: int | None = None) -> None:
     for path in sorted(path for path in target.parent.iterdir() if path.name.startswith(prefix)):
         kind, _, rest = path.name.removeprefix(prefix).partition("-")
         number = rest.partition("-")[0]
-        if not number.isdigit() or (_alive(int(number)) if process is None else int(number) != process):
+        if not number.isdecimal() or (_alive(int(number)) if process is None else int(number) != process):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)

@@ -25,19 +25,24 @@ class Address:
         host: ``HOST:PORT`` of the board, or of the tracker.
         key: What the board or the tracker is asked for.
         tracker: Whether ``host`` is a tracker.
+        patience: Seconds of silence after which the board counts as lost.
+        wait: Seconds to wait for a board that is busy.
     """
 
     host: str
     key: str
     tracker: bool = False
+    patience: float = remote.PATIENCE
+    wait: float = remote.WAIT
 
-    def connect(self) -> remote.Board:
-        """Open a session.
+    def connect(self, say: Callable[[str], None] | None = None) -> remote.Board:
+        """Open a session; ``say`` is called with a line when the board is busy.
 
         Raises:
-            BoardError: Nobody answers.
+            BoardError: Nobody answers, or the board stays busy.
         """
-        return remote.request(self.host, self.key) if self.tracker else remote.connect(self.host, self.key)
+        opened = remote.request if self.tracker else remote.connect
+        return opened(self.host, self.key, patience=self.patience, wait=self.wait, say=say)
 
     def __str__(self) -> str:
         return f"{self.key}@{self.host}" if self.tracker else self.host
@@ -111,7 +116,7 @@ def bench_boards(
 
         try:
             show("connect")
-            with address.connect() as board:
+            with address.connect(say) as board:
                 show("verify")
                 place = place_on(board)
                 entry["verification"] = verify_on(place, board.name, artifact).to_dict()

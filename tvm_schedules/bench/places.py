@@ -6,20 +6,25 @@ A place starts engines and knows its machine; an engine answers the commands of 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import select
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers, system
 from tvm_schedules.bench.remote import Board, ConnectionLostError
-from tvm_schedules.errors import BenchError
+from tvm_schedules.errors import BenchError, BoardError
+from tvm_schedules.reading import read_arrays, reading
+
+PATIENCE = 600.0
+"""Seconds that an engine may be silent while it loads a network, or beside what it is asked to take."""
+
+SLACK = 100
+"""How many times longer than asked for a measurement may take: a single run may be longer than that."""
 
 
 class Running(Protocol):
@@ -97,15 +102,19 @@ class Worker:
             text=True,
         )
         try:
-            self.ready = self._answer()
+            self.ready = self._answer(PATIENCE)
         except BenchError:
             self.close()
             raise
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, seconds: float) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._process.kill()
+            raise BenchError(f"{self.engine.name} failed: it said nothing for {seconds:.0f} s and was ended")
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {}
+        with reading(f"the answer of {self.engine.name}", BenchError):
+            answer = dict(json.loads(line)) if line else {}
         if not line or "failed" in answer:
             self._errors.seek(0)
             reason = answer.get("failed") or " ".join(self._errors.read().split()[-40:])
@@ -122,7 +131,7 @@ class Worker:
         with contextlib.suppress(OSError):  # it died: its last words are in the answer
             self._process.stdin.write(json.dumps({"do": do, "seconds": seconds}) + "\n")
             self._process.stdin.flush()
-        return self._answer()
+        return self._answer(PATIENCE + SLACK * seconds)
 
     def close(self) -> None:
         """End the process."""
@@ -205,8 +214,9 @@ class PythonBoard:
             content = self.board.download(running.ask("outputs")["file"])
         finally:
             running.close()
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return [list(run) for run in zip(*(file[str(index)] for index in range(len(file.files))), strict=True)]
+        with reading(f"what {self.board.name} sent", BoardError):
+            arrays = read_arrays(content)
+            return [list(run) for run in zip(*(arrays[str(index)] for index in range(len(arrays))), strict=True)]
 
     def cpus(self) -> list[int]:
         """See :class:`Place`."""

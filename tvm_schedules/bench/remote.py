@@ -17,7 +17,10 @@ import itertools
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,10 +30,18 @@ import numpy as np
 from tvm_schedules import compat
 from tvm_schedules.artifact.runtime import check_cpu
 from tvm_schedules.artifact.threads import FUNCTION
-from tvm_schedules.board.protocol import DEFAULT_KEY, DEFAULT_PORT, keep_alive, parse_address
+from tvm_schedules.board.protocol import DEFAULT_KEY, DEFAULT_PORT, claim, keep_alive, listed, parse_address
 from tvm_schedules.errors import BoardError
+from tvm_schedules.reading import reading
 
 CONNECT_SECONDS = 10.0
+PATIENCE = 120.0
+"""Seconds of silence after which a board counts as lost; what a board is asked for takes a few seconds."""
+
+WAIT = 60.0
+"""Seconds to wait for a board that is busy."""
+
+BUSY_PAUSE = 1.0
 
 
 class ConnectionLostError(BoardError):
@@ -42,6 +53,7 @@ class Board:
 
     Args:
         rpc: TVM's session.
+        patience: Seconds of silence after which the connection is given up, for messages.
         name: For messages and reports, for example ``pi4.local:9090``.
 
     Attributes:
@@ -49,8 +61,8 @@ class Board:
             such function.
     """
 
-    def __init__(self, rpc: Any, name: str) -> None:
-        self.name = name
+    def __init__(self, rpc: Any, patience: float = PATIENCE, name: str = "board") -> None:
+        self.name, self.patience = name, patience
         self._rpc: Any = rpc
         self._device = rpc.cpu(0)
         self._numbers = itertools.count()
@@ -77,6 +89,11 @@ class Board:
             lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
             if compat.is_remote_failure(error):
                 raise BoardError(f"{self.name}: {lines[-1] if lines else 'failed there'}") from error
+            if compat.is_timeout(error):
+                raise ConnectionLostError(
+                    f"{self.name} said nothing for {self.patience:g} s: it is frozen, or busy for longer; look at it, "
+                    "restart tern-board serve there, and repeat the command, with a larger --timeout if it was busy"
+                ) from error
             raise ConnectionLostError(
                 f"the connection to {self.name} broke ({lines[0] if lines else 'no reason given'}); look at the "
                 "server's output there: the session may have crashed or run into its time limit, or the board lost "
@@ -97,9 +114,11 @@ class Board:
     def ask(self, name: str, *arguments: Any) -> dict[str, Any] | None:
         """JSON's value from a function of ours on the board, None where the board has none of that name."""
         try:
-            return dict(json.loads(self.call(name, *arguments)))
+            answer = self.call(name, *arguments)
         except AttributeError:
             return None
+        with reading(f"the answer of {self.name}", BoardError):
+            return dict(json.loads(answer))
 
     def condition(self) -> dict[str, Any] | None:
         """Clock, temperature and so on, see :func:`tvm_schedules.bench.system.condition`; None where not told."""
@@ -215,69 +234,149 @@ class Board:
         check_cpu(artifact, metadata["target"], machine, info.get("architecture"), info.get("features"))
 
 
-def connect(address: str, key: str = DEFAULT_KEY, timeout: float = 0) -> Board:
-    """Open a session with a board's server; waits while another session runs there.
+def connect(
+    address: str,
+    key: str = DEFAULT_KEY,
+    timeout: float = 0,
+    *,
+    patience: float = PATIENCE,
+    wait: float = WAIT,
+    say: Callable[[str], None] | None = None,
+) -> Board:
+    """Open a session with a board's server; waits a while for the end of another session there.
 
     Args:
         address: ``HOST:PORT`` or ``HOST``.
         key: The server's key.
-        timeout: Seconds after which the server ends the session; 0 for never.
+        timeout: Seconds after which the server ends the session; 0 leaves that to the server.
+        patience: Seconds of silence, also in the middle of a call, after which the board counts as lost.
+        wait: Seconds to wait for a board that is busy.
+        say: Called with a line when the board is busy.
 
     Raises:
-        BoardError: Nobody answers there, or the server has another key.
+        BoardError: Nobody answers there, the board stays busy, or the server has another key.
     """
     host, port = parse_address(address, DEFAULT_PORT)
+    _check_times(patience, wait)
     advice = "start the server there with: tern-board serve --host ADDRESS --allow THIS-MACHINE"
     try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=min(CONNECT_SECONDS, patience)).close()
     except OSError as error:
         raise BoardError(f"no connection to {host}:{port} ({error.strerror or error}); {advice}") from error
-    before = _sockets()
-    try:
-        session = compat.connect_rpc(host, port, key, timeout)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise BoardError(
-            f"{host}:{port} did not open a session with key {key!r} ({reason}); give the server's key by --key and "
-            "look at its output: it may have refused this address"
-        ) from error
-    _keep_alive(before)
-    return Board(session, f"{host}:{port}")
+    return Board(*_open(host, port, key, timeout, patience, wait, say), name=f"{host}:{port}")
 
 
-def request(tracker: str, key: str, timeout: float = 0) -> Board:
-    """Get a free board from a tracker; waits until one is free.
+def request(
+    tracker: str,
+    key: str,
+    timeout: float = 0,
+    *,
+    patience: float = PATIENCE,
+    wait: float = WAIT,
+    say: Callable[[str], None] | None = None,
+) -> Board:
+    """Get a free board from a tracker; waits a while until one is free.
 
     Args:
         tracker: ``HOST:PORT`` of ``python -m tvm.exec.rpc_tracker``.
         key: Which kind of board.
-        timeout: Seconds after which the server ends the session; 0 for never.
+        timeout: As of :func:`connect`.
+        patience: As of :func:`connect`.
+        wait: Seconds to wait for a free board.
+        say: Called with a line when there is none yet.
 
     Raises:
-        BoardError: Nobody answers there, no board of that key is listed, or the board cannot be reached.
+        BoardError: Nobody answers there, no board of that key is listed or free, or the board cannot be reached.
     """
     host, port = parse_address(tracker)
+    _check_times(patience, wait)
     try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
-        entry = compat.rpc_tracker(host, port)
-    except (OSError, RuntimeError) as error:
+        known = listed((host, port))
+    except OSError as error:
         raise BoardError(
             f"no connection to the tracker {host}:{port} ({error}); start one with: python -m tvm.exec.rpc_tracker "
             "--host ADDRESS --port PORT"
         ) from error
-    with contextlib.closing(entry):
-        listed = sorted({item["key"].partition(":")[2] for item in entry.summary()["server_info"]})
-        if key not in listed:
-            raise BoardError(
-                f"no board with key {key!r} at the tracker {host}:{port}; there are: {', '.join(listed) or 'none'}"
-            )
+    if key not in known:
+        raise BoardError(
+            f"no board with key {key!r} at the tracker {host}:{port}; there are: {', '.join(known) or 'none'}"
+        )
+    name = f"{key}@{host}:{port}"
+    if say is not None:
+        say(f"waiting for a free {key}, at most {wait:g} s")
+    try:
+        board, board_port, match = claim((host, port), key, max(wait, 1.0))
+    except TimeoutError as error:
+        raise BoardError(f"{name}: no board became free in {wait:g} s; try again later, or wait longer") from error
+    except OSError as error:
+        raise BoardError(f"{name}: {error}") from error
+    return Board(*_open(board, board_port, match, timeout, patience, 0.0, None), name=name)
+
+
+def _check_times(patience: float, wait: float) -> None:
+    if not 0 < patience < float("inf"):
+        raise BoardError(f"the patience with a silent board must be seconds above zero, got {patience}")
+    if not 0 <= wait < float("inf"):
+        raise BoardError(f"the time to wait for a busy board must be seconds, 0 or more, got {wait}")
+
+
+def _open(
+    host: str, port: int, key: str, timeout: float, patience: float, wait: float, say: Callable[[str], None] | None
+) -> tuple[Any, float]:
+    """TVM's session and the patience that it has.
+
+    Raises:
+        BoardError: The server is silent, stays busy, or has another key.
+    """
+    finish = time.monotonic() + wait
+    where = f"{host}:{port}"
+    while True:
         before = _sockets()
+        silent = threading.Event()
+
+        def give_up(before: dict[str, int] = before, silent: threading.Event = silent) -> None:
+            silent.set()
+            _each_new(before, lambda connection: connection.shutdown(socket.SHUT_RDWR))
+
+        # TVM's client waits for ever, in a call that lets other threads run: one of them ends its connection.
+        timer = threading.Timer(patience, give_up)
+        timer.daemon = True
+        timer.start()
         try:
-            session = entry.request(key, session_timeout=timeout)
+            session = compat.connect_rpc(host, port, key, timeout)
         except RuntimeError as error:
-            raise BoardError(f"{key} at the tracker {host}:{port}: {' '.join(str(error).split())}") from error
-    _keep_alive(before)
-    return Board(session, f"{key}@{host}:{port}")
+            text = " ".join(str(error).split())
+            if silent.is_set():
+                raise BoardError(
+                    f"{where} accepts connections and says nothing for {patience:g} s: it serves somebody else, is "
+                    "frozen, or something else answers there; try again later"
+                ) from error
+            if not compat.is_busy(error):
+                raise BoardError(
+                    f"{where} did not open a session with key {key!r} ({text}); give the server's key by --key and "
+                    "look at its output: it may have refused this address"
+                ) from error
+            left = finish - time.monotonic()
+            if left <= 0:
+                raise BoardError(
+                    f"{where} is busy: another session still runs after {wait:g} s; try again later, or wait longer"
+                ) from error
+            if say is not None:
+                say(f"{where} is busy, waiting at most {left:.0f} s more")
+            time.sleep(min(left, BUSY_PAUSE))
+        else:
+            _each_new(before, lambda connection: _prepare(connection, patience))
+            return session, patience
+        finally:
+            timer.cancel()
+
+
+def _prepare(connection: socket.socket, patience: float) -> None:
+    """Let a connection notice a board that is gone, and one that is frozen."""
+    keep_alive(connection)
+    limit = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def _sockets() -> dict[str, int]:
@@ -290,9 +389,10 @@ def _sockets() -> dict[str, int]:
     return {name: number for name, number in found.items() if name.startswith("socket:")}
 
 
-def _keep_alive(before: dict[str, int]) -> None:
-    """Make the sockets that were opened since notice a board that is gone; TVM's client would wait for ever."""
+def _each_new(before: dict[str, int], action: Callable[[socket.socket], None]) -> None:
+    """Do something to the TCP connections that were opened since; TVM does not hand its own out."""
     for name, number in _sockets().items():
         if name not in before:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as shared:
-                keep_alive(shared)
+                shared.getpeername()  # others than connections have none
+                action(shared)

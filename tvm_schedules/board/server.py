@@ -1,34 +1,33 @@
-"""Accepts clients one after another and gives each a process, so that a library that crashes ends its session alone.
+"""Accepts clients and gives one at a time a process, so that a library that crashes ends its session alone.
 
 TVM's own server would do for this, but it needs more packages on the board, stops for good when a session crashes,
-waits for ever for a client that connects and says nothing, and cannot be told whom to let in.
+waits for ever for a client that connects and says nothing, and cannot be told whom to let in. Here all connections are
+served in one loop: nobody who is slow, silent or waiting holds up anybody else, and whoever comes while a session runs
+is told so after a moment.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
-import os
 import select
-import shutil
 import signal
 import socket
-import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
-from tvm_schedules.board import protocol, session
+from tvm_schedules.board import protocol
+from tvm_schedules.board.running import Running
 from tvm_schedules.errors import BoardError
 
-HANDSHAKE_SECONDS = 5.0
+HANDSHAKE_SECONDS = 5.0  # from a connection to its last word, however it is split
+BUSY_SECONDS = 3.0  # how long a client waits for the end of another's session before it is told to come again
+MOST = 64  # connections that have not said everything yet
 TRACKER_SECONDS = 2.0  # how often the tracker is asked; as TVM's server does
 UNUSED_OFFERS = 4  # that many times the offer was taken and nobody came: make a new one
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def is_loopback(host: str) -> bool:
@@ -38,6 +37,16 @@ def is_loopback(host: str) -> bool:
     except OSError:
         return False
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+
+
+@dataclass
+class _Waiting:
+    """A client that has no session yet."""
+
+    connection: socket.socket
+    peer: str
+    finish: float
+    greeting: protocol.Greeting = field(default_factory=protocol.Greeting)
 
 
 class Server:
@@ -50,12 +59,14 @@ class Server:
         allow: Addresses or networks (``10.0.0.0/24``) that may connect; empty for all that can reach ``host``.
         tracker: Host and port of a tracker to be listed at.
         say: Called with a line of text for every event.
+        limit: Seconds after which a session ends at the latest; clients may ask for less.
+        idle: Seconds after which a session ends in which nothing happens.
 
     Attributes:
         address: Host and port that the server listens at.
 
     Raises:
-        BoardError: The address cannot be used, or ``allow`` has an entry that is no address.
+        BoardError: The address cannot be used, ``allow`` has an entry that is no address, or a time is not positive.
     """
 
     def __init__(
@@ -66,24 +77,34 @@ class Server:
         allow: Sequence[str] = (),
         tracker: tuple[str, int] | None = None,
         say: Callable[[str], None] = print,
+        limit: float = protocol.SESSION_SECONDS,
+        idle: float = protocol.IDLE_SECONDS,
     ) -> None:
         self.key, self._tracker_address, self._say = key, tracker, say
         if not key or len(key.split()) != 1:
             raise BoardError(f"key must be one word, got {key!r}")
+        for name, seconds in (("limit", limit), ("idle", idle)):
+            if not 0 < seconds < float("inf"):
+                raise BoardError(f"{name} must be a number of seconds above zero, got {seconds}")
+        self.limit, self.idle = limit, idle
         try:
             self._allowed = [ipaddress.ip_network(entry, strict=False) for entry in allow]
         except ValueError as error:
             raise BoardError(f"allow must be addresses or networks such as 10.0.0.0/24: {error}") from None
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._socket = socket.create_server((host, port), family=family, backlog=8)
+            self._socket = socket.create_server((host, port), family=family, backlog=MOST)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BoardError(f"cannot listen at {host}:{port}: {reason}; choose another --port or --host") from error
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._tracker: protocol.Tracker | None = None
+        self._tracker_due = 0.0
         self._unused = 0
-        self._child = 0
+        self._expected = key if tracker is None else ""
+        self._greeting: list[_Waiting] = []
+        self._queue: list[_Waiting] = []
+        self._process: Running | None = None
 
     def allowed(self, peer: str) -> bool:
         """Whether a client at this address may connect."""
@@ -94,144 +115,176 @@ class Server:
     def serve_forever(self) -> None:
         """Serve clients until the process is told to end (SIGINT, SIGTERM) or the server is closed."""
         while self._socket.fileno() >= 0:
-            accepted = self._accept()
-            if accepted is None:
-                continue
-            connection, peer, options = accepted
-            with connection:
-                self._say(f"session of {peer} starts")
-                started = time.monotonic()
-                end = self._run_session(connection, options)
-                self._say(f"session of {peer} {end} after {time.monotonic() - started:.1f} s")
+            self.step()
+
+    def step(self, longest: float = 3600.0) -> None:
+        """Wait until something happens, at most ``longest`` seconds, and do what has to be done."""
+        now = time.monotonic()
+        self._ask_tracker(now)
+        running = self._process
+        due = [now + longest, *(waiting.finish for waiting in (*self._greeting, *self._queue))]
+        if running is not None:
+            due.append(running.due)
+        elif self._tracker_address is not None:
+            due.append(self._tracker_due)
+        sources: list[Any] = [self._socket, *(waiting.connection for waiting in self._greeting)]
+        sources += [running.ended] if running is not None else []
+        ready = set(select.select(sources, [], [], max(0.0, min(due) - now))[0])
+        now = time.monotonic()
+        if running is not None and (running.ended in ready or running.over(now)):
+            self._finish(running)
+        if self._socket in ready:
+            self._accept()
+        for waiting in list(self._greeting):
+            if waiting.connection in ready:
+                self._listen(waiting)
+            elif now >= waiting.finish:
+                self._drop(waiting, "it did not say who it is in time")
+        self._serve_queue(now)
 
     def close(self) -> None:
         """Stop listening and end the session that runs."""
         self._socket.close()
+        for waiting in (*self._greeting, *self._queue):
+            waiting.connection.close()
         if self._tracker is not None:
             self._tracker.close()
-        self._end_session()
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
-    def _end_session(self) -> None:
-        """Kill the session's process and those that it started."""
-        if self._child:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child, signal.SIGKILL)
-
-    def _expected_key(self) -> str:
-        """The key of the next session; keeps the tracker informed."""
-        if self._tracker_address is None:
-            return self.key
+    # -- the tracker ---------------------------------------------------------------------------------------------------
+    def _ask_tracker(self, now: float) -> None:
+        """Keep the tracker informed, and know the key of the next session."""
+        if self._tracker_address is None or now < self._tracker_due or self._process is not None:
+            return
+        self._tracker_due = now + TRACKER_SECONDS
         try:
             if self._tracker is None:
                 self._tracker = protocol.Tracker(self._tracker_address, self.key, self.address[1])
-                self._tracker.offer()
-                self._unused = 0
+                self._offer()
                 self._say(f"listed at the tracker {self._tracker_address[0]}:{self._tracker_address[1]}")
             elif not self._tracker.offered():
                 self._unused += 1
                 if self._unused > UNUSED_OFFERS:
-                    self._tracker.offer()
-                    self._unused = 0
-        except (OSError, ValueError) as error:
+                    self._offer()
+        except OSError as error:
             self._forget_tracker(str(error))
-            return ""
-        return self._tracker.match
+
+    def _offer(self) -> None:
+        assert self._tracker is not None
+        self._tracker.offer()
+        self._unused, self._expected = 0, self._tracker.match
 
     def _forget_tracker(self, reason: str) -> None:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
         assert self._tracker_address is not None
+        self._expected = ""
         host, port = self._tracker_address
         self._say(f"tracker {host}:{port}: {reason}; trying again every {TRACKER_SECONDS:.0f} s")
 
-    def _accept(self) -> tuple[socket.socket, str, dict[str, str]] | None:
-        """The next client that may connect and names the right key, or None after a while without one."""
-        key = self._expected_key()
-        wait = None if self._tracker_address is None else TRACKER_SECONDS
-        if not select.select([self._socket], [], [], wait)[0]:
-            return None
-        connection, address = self._socket.accept()
-        peer = address[0]
+    # -- clients without a session -------------------------------------------------------------------------------------
+    def _accept(self) -> None:
+        """Take a connection, whose client has a while to say who it is."""
         try:
-            if not self.allowed(peer):
-                self._say(f"refused {peer}: not in --allow")
-                connection.close()
-                return None
-            connection.settimeout(HANDSHAKE_SECONDS)
-            options = protocol.handshake(connection, key, self.key) if key else None
-            if options is None:
-                self._say(f"refused {peer}: it named another key, or is not a client of TVM's RPC")
-                connection.close()
-                return None
-        except OSError:  # a client that only looked whether somebody is here
+            connection, address = self._socket.accept()
+        except OSError:  # it is gone already
+            return
+        connection.setblocking(False)
+        waiting = _Waiting(connection, address[0], time.monotonic() + HANDSHAKE_SECONDS)
+        if not self.allowed(waiting.peer):
+            self._say(f"refused {waiting.peer}: not in --allow")
             connection.close()
-            return None
-        connection.settimeout(None)
-        protocol.keep_alive(connection)
-        return connection, peer, options
+            return
+        if len(self._greeting) >= MOST:
+            self._drop(self._greeting[0], "too many connections at once")
+        self._greeting.append(waiting)
 
-    def _run_session(self, connection: socket.socket, options: dict[str, str]) -> str:
-        """Run a session in a child process; says how it ended."""
+    def _listen(self, waiting: _Waiting) -> None:
+        """Take what a client says; one that has said everything gets a session, or waits for one."""
         try:
-            limit = float(options.get("timeout", 0)) or None
-        except ValueError:
-            limit = None
-        folder = Path(tempfile.mkdtemp(prefix="tern-board-"))
-        ended, alive = os.pipe()
-        try:
-            sys.stdout.flush()
-            self._child = os.fork()
-            if self._child == 0:
-                self._be_session(connection, folder)
-            with contextlib.suppress(OSError):  # the child may have been faster, or be gone
-                os.setpgid(self._child, self._child)
-            os.close(alive)  # the child holds the only other end: the pipe ends when it does
-            timed_out = not select.select([ended], [], [], limit)[0]
-            self._end_session()  # also what it left running
-            status = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
-            self._child = 0
-        finally:
-            self._end_session()
-            self._child = 0
-            os.close(ended)
-            shutil.rmtree(folder, ignore_errors=True)
-            if self._tracker is not None:
-                try:
-                    self._tracker.offer()
-                    self._unused = 0
-                except OSError as error:
-                    self._forget_tracker(str(error))
-        if timed_out:
-            return f"was stopped at the client's limit of {limit:g} s"
-        return "ended" if status == 0 else f"crashed ({_reason(status)})"
+            data = waiting.connection.recv(waiting.greeting.missing)
+            if not data:  # a client that only looked whether somebody is here
+                self._drop(waiting)
+                return
+            waiting.greeting.feed(data)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(waiting)
+            return
+        except ValueError as error:
+            self._drop(waiting, str(error))
+            return
+        if waiting.greeting.words is None:
+            return
+        if not self._expected or waiting.greeting.words[0] != f"client:{self._expected}":
+            with contextlib.suppress(OSError):
+                protocol.refuse(waiting.connection, protocol.MISMATCH)
+            self._drop(waiting, "it named another key")
+            return
+        self._greeting.remove(waiting)
+        waiting.finish = time.monotonic() + BUSY_SECONDS
+        self._queue.append(waiting)
 
-    def _be_session(self, connection: socket.socket, folder: Path) -> None:
-        """The child's life; does not return."""
-        status = 1
-        try:
-            os.setpgid(0, 0)
-            if sys.platform == "linux":  # a killed server leaves no session that holds its port
-                ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            self._socket.close()
-            if self._tracker is not None:
-                self._tracker.close()
-            session.run(connection.fileno(), folder)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
+    def _drop(self, waiting: _Waiting, reason: str = "") -> None:
+        if waiting in self._greeting:
+            self._greeting.remove(waiting)
+        waiting.connection.close()
+        if reason:
+            self._say(f"refused {waiting.peer}: {reason}")
 
+    def _serve_queue(self, now: float) -> None:
+        """Give the first client that is still there the board, and tell those who waited long enough to come again."""
+        while self._process is None and self._queue:
+            waiting = self._queue.pop(0)
+            try:
+                if waiting.connection.recv(1, socket.MSG_PEEK) == b"":
+                    raise OSError("gone")
+            except BlockingIOError:
+                pass
+            except OSError:
+                waiting.connection.close()
+                continue
+            self._start(waiting)
+        for waiting in [waiting for waiting in self._queue if now >= waiting.finish]:
+            self._queue.remove(waiting)
+            with contextlib.suppress(OSError):
+                protocol.refuse(waiting.connection, protocol.BUSY)
+            self._drop(waiting, "another session runs")
 
-def _reason(status: int) -> str:
-    """How a process ended, from its exit code."""
-    if status == -signal.SIGILL:
-        return "illegal instruction: the library was built for another CPU"
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    # -- the session ---------------------------------------------------------------------------------------------------
+    def _start(self, waiting: _Waiting) -> None:
+        connection, peer = waiting.connection, waiting.peer
+        with connection:
+            try:
+                connection.settimeout(HANDSHAKE_SECONDS)
+                protocol.welcome(connection, self.key)
+                connection.settimeout(None)
+                protocol.keep_alive(connection)
+            except OSError:  # it is gone
+                return
+            others: list[Any] = [self._socket, *(other.connection for other in (*self._greeting, *self._queue))]
+            others += [] if self._tracker is None else [self._tracker]
+            limit = protocol.session_limit(waiting.greeting.options(), self.limit)
+            try:
+                self._process = Running(connection, peer, limit, self.idle, others)
+            except OSError as error:  # no process, no memory, no room in the temporary folder
+                self._say(f"session of {peer} cannot start: {error.strerror or error}")
+                return
+        self._say(f"session of {peer} starts")
+
+    def _finish(self, running: Running) -> None:
+        how = running.end()
+        self._process = None
+        self._say(f"session of {running.peer} {how} after {time.monotonic() - running.started:.1f} s")
+        if self._tracker is not None:
+            try:
+                self._offer()
+            except OSError as error:
+                self._forget_tracker(str(error))
 
 
 def end_on_signals() -> None:

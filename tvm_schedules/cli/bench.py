@@ -49,6 +49,20 @@ def parser() -> argparse.ArgumentParser:
     boards.add_argument(
         "--key", action="append", metavar="KEY", help="key of the boards (default: board); repeatable with --tracker"
     )
+    boards.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="give up a board that says nothing for so long (default: %(default).0f)",
+    )
+    boards.add_argument(
+        "--wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="wait so long for a board that is busy (default: %(default).0f)",
+    )
     made.add_argument_group("suite", "tern-bench --suite --help: networks against the engines of other projects")
     return made
 
@@ -67,10 +81,10 @@ def _addresses(options: argparse.Namespace) -> list[Any]:
         parse_address(address, DEFAULT_PORT)
     if options.tracker:
         parse_address(options.tracker)
-        return [Address(options.tracker, key, tracker=True) for key in keys]
+        return [Address(options.tracker, key, True, options.timeout, options.wait) for key in keys]
     if len(keys) > 1:
         raise BenchError("with --rpc give --key once: it holds for all boards")
-    return [Address(address, keys[0]) for address in options.rpc]
+    return [Address(address, keys[0], False, options.timeout, options.wait) for address in options.rpc]
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from tvm_schedules.board.protocol import IDLE_SECONDS, SESSION_SECONDS
 from tvm_schedules.cli import run
 from tvm_schedules.console import printable
 from tvm_schedules.errors import BoardError
@@ -39,6 +40,20 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--key", default="board", help="name that clients ask for (default: board)")
     serve.add_argument("--tracker", metavar="HOST:PORT", help="be listed at a tracker (python -m tvm.exec.rpc_tracker)")
+    serve.add_argument(
+        "--limit",
+        type=float,
+        default=SESSION_SECONDS,
+        metavar="SECONDS",
+        help="end a session after this time, whatever it does (default: %(default).0f)",
+    )
+    serve.add_argument(
+        "--idle",
+        type=float,
+        default=IDLE_SECONDS,
+        metavar="SECONDS",
+        help="end a session in which nothing happens for so long, as its client may be frozen (default: %(default).0f)",
+    )
     serve.add_argument("--threads", type=int, help="threads that TVM uses at most (default: all cores)")
     return made
 
@@ -68,7 +83,8 @@ def _serve(options: argparse.Namespace) -> int:
     local = server.is_loopback(options.host)
     if tracker is not None and local and not server.is_loopback(tracker[0]):
         raise BoardError(f"the tracker {options.tracker} would send clients to {options.host}; give --host as well")
-    made = server.Server(options.host, options.port, options.key, options.allow, tracker, _say)
+    where = (options.host, options.port, options.key, options.allow, tracker)
+    made = server.Server(*where, _say, options.limit, options.idle)
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     try:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process

@@ -4,7 +4,7 @@ Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). T
 because ``import tvm`` takes seconds and a board runs a library with the runtime alone.
 """
 
-from .boards import connect_rpc, is_remote_failure, rpc_tracker, serve_rpc
+from .boards import connect_rpc, is_busy, is_remote_failure, is_timeout, serve_rpc
 from .emitter import Emitter
 from .functions import (
     attribute,
@@ -46,7 +46,9 @@ __all__ = [
     "global_var",
     "has_jobs",
     "import_onnx",
+    "is_busy",
     "is_remote_failure",
+    "is_timeout",
     "is_tuple_type",
     "kernel_function",
     "known_onnx_operators",
@@ -58,7 +60,6 @@ __all__ = [
     "private_function",
     "raw_pointers",
     "relax_kind",
-    "rpc_tracker",
     "runtime_calls",
     "serve_rpc",
     "shares_jobs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["connect_rpc", "is_remote_failure", "rpc_tracker", "serve_rpc"]
+__all__ = ["connect_rpc", "is_busy", "is_remote_failure", "is_timeout", "serve_rpc"]
 
 
 def serve_rpc(descriptor: int, functions: dict[str, Callable[..., Any]]) -> None:
@@ -25,15 +25,18 @@ def connect_rpc(host: str, port: int, key: str, timeout: float) -> Any:
     return rpc.connect(host, port, key, session_timeout=timeout)
 
 
-def rpc_tracker(host: str, port: int) -> Any:
-    """A connection to an RPC tracker, with ``summary()`` and ``request(key, session_timeout=)``."""
-    from tvm import rpc
-
-    return rpc.connect_tracker(host, port)
-
-
 def is_remote_failure(error: BaseException) -> bool:
     """Whether a function failed on the other side of an RPC connection, which itself is in order."""
     from tvm import error as errors
 
     return isinstance(error, errors.RPCError)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a server answered :data:`~tvm_schedules.board.protocol.BUSY`, which TVM takes for a name in use."""
+    return "already have key" in str(error)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether a connection was silent for longer than its sockets' time."""
+    return "temporarily unavailable" in str(error) or "timed out" in str(error)

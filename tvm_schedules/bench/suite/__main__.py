@@ -76,7 +76,7 @@ def _threads(texts: Sequence[str]) -> list[int]:
     from tvm_schedules.bench import system
 
     cores = len(system.usable_cpus())
-    if not texts or not all(text.isdigit() and 1 <= int(text) <= cores for text in texts):
+    if not texts or not all(text.isdecimal() and 1 <= int(text) <= cores for text in texts):
         raise BenchError(f"--threads must be numbers from 1 to {cores}, got {','.join(texts)}")
     return [int(text) for text in texts]
 
