@@ -52,6 +52,7 @@ def compile_model(
     target: TargetSpec,
     progress: Callable[[str], None] | None = None,
     choose: Callable[[Graph, TargetSpec], Mapping[str, Choice]] | None = None,
+    own_threads: bool = False,
 ) -> Compiled:
     """Compiles a network.
 
@@ -60,6 +61,8 @@ def compile_model(
         target: What for.
         progress: Called with a line of text at every stage.
         choose: Chooses kernels and their numbers by the names of nodes; what it leaves open is the cost model's.
+        own_threads: Whether the module is for :func:`tvm_schedules.linking.export_library`, which gives it threads of
+            its own; with TVM's it runs without linking.
 
     Returns:
         The compiled network.
@@ -117,9 +120,9 @@ def compile_model(
             steps = list(run)
             enough = _work(step for _, step in steps) >= least
             shared = own and enough and any(compat.shares_jobs(made(step)) for _, step in steps)
-            with compat.threads() if shared else nullcontext():
+            with compat.threads(own_threads) if shared else nullcontext("serial") as loop:
                 for index, step in steps:
-                    call(index, step, "shared" if shared else "serial")
+                    call(index, step, loop)
 
     buffers = [(f"argument_{i}", v.shape, v.dtype) for i, v in enumerate(signature)]
     buffers += [(name, (size,), "uint8") for name, size in sizes.items()]

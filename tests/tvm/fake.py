@@ -143,8 +143,12 @@ def expand(plan: dict[str, Any], arrays: Any) -> np.ndarray:
 
 def install(replace: Callable[[Any, str, Any], None], error: float = 0.0) -> None:
     """Put this compiler in the real one's place, by ``replace(modules, name, module)``."""
+
+    def usual(proto: onnx.ModelProto, target: Any, progress: Any = None, *_: Any) -> Compiled:
+        return compile_model(proto, target, progress, error)
+
     compiler = types.ModuleType("tvm_schedules.compile")
-    compiler.compile_model = lambda model, target, progress=None: compile_model(model, target, progress, error)  # type: ignore[attr-defined]
+    compiler.compile_model = usual  # type: ignore[attr-defined]
     constants = types.ModuleType("tvm_schedules.constants")
     constants.expand = expand  # type: ignore[attr-defined]
     replace(sys.modules, "tvm_schedules.compile", compiler)

@@ -1,7 +1,6 @@
-/* Drives native/threads.c without TVM: every thread counts in every round, and looks after each barrier. */
+/* Drives native/threads.c without TVM: programs of loops that need each other's results, from several callers. */
 #include "threads.c"
 
-#include <string.h>
 #include <sys/wait.h>
 
 static _Thread_local char raised[64];
@@ -10,107 +9,236 @@ void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) {
   snprintf(raised, sizeof raised, "%s", kind);
 }
 
-static int failures;
+static _Atomic int failures;
 static void check(int right, const char *what) {
   if (!right) fprintf(stderr, "wrong: %s\n", what), failures++;
 }
 
-typedef struct { int rounds, fails, threads; int counts[MOST]; int late; } Data;
+/* A loop adds to every number of one array the sum of some of the other, so that a job that is left out, done twice or
+ * begun too early shows. The numbers are plain: only the order of the loops makes it right, which a race detector
+ * checks. */
+enum { NUMBERS = 200, LOOPS = 300 };
+typedef struct {
+  const uint32_t *from;
+  uint32_t *to;
+  int jobs, fails, nap; /* `fails`: the job that does, -1: none */
+  uint32_t threads;
+} Loop;
+typedef struct { uint32_t numbers[2][NUMBERS]; Loop loops[LOOPS]; } Data;
 typedef int (*Launch)(Body, void *, int);
-typedef int (*Barrier)(int, Group *);
 
-/* Counts are plain ints: the barriers alone order them, which a race detector checks. */
-static int count(int thread, Group *group, void *argument) {
-  Data *data = argument;
-  if (thread == 0) data->threads = group->threads;
-  for (int round = 1; round <= data->rounds; round++) {
-    data->counts[thread] = round;
-    ((Barrier)__TVMBackendParallelBarrier)(thread, group);
-    for (int other = 0; other < group->threads; other++)
-      if (data->counts[other] != round && thread == 0) data->late++;
-    ((Barrier)__TVMBackendParallelBarrier)(thread, group);
+static void job(const Loop *loop, int number) {
+  uint32_t sum = 0;
+  for (int i = 0; i < loop->jobs; i++) sum = sum * 31 + loop->from[(number + i) % NUMBERS];
+  loop->to[number] += sum + 1;
+}
+
+static _Atomic int begun;
+static void stop_in(int number) { /* one job waits until another thread has begun the other one, which sleeps then */
+  int64_t start = now();
+  if (number) { begun = 1; usleep(20000); }
+  while (!number && !begun && now() - start < INT64_C(20000000000)) sched_yield();
+}
+
+static int ranges(int task, Group *group, void *argument) { /* as generated for tern_jobs() */
+  Loop *loop = argument;
+  int step = (int)(((int64_t)RANGES + group->threads - 1) / group->threads); /* as TVM's parallel loops */
+  check(step == 1, "a task is a range");
+  for (int number = task % LAST; number < task / LAST; number++) {
+    if (loop->nap) stop_in(number);
+    if (number == loop->fails) return -1;
+    job(loop, number);
   }
-  return thread == data->fails ? -1 : 0;
+  return 0;
 }
 
-static int go(Data *data, int rounds, int threads) {
-  *data = (Data){.rounds = rounds, .fails = -1};
-  return ((Launch)__TVMBackendParallelLaunch)(count, data, threads);
+static int tasks(int task, Group *group, void *argument) { /* a parallel loop that is none of ours */
+  Loop *loop = argument;
+  if (task == 0) loop->threads = (uint32_t)group->threads;
+  int step = (loop->jobs + group->threads - 1) / group->threads;
+  for (int number = task * step; number < (task + 1) * step && number < loop->jobs; number++) job(loop, number);
+  return 0;
 }
 
-static int brief(Data *data, int rounds) { /* a short loop */
-  *data = (Data){.rounds = rounds, .fails = -1};
-  int status = launch(&own, count, data, -1);
-  check(status == 0 && !data->late, "a short loop");
-  return data->threads;
+static uint32_t next(uint64_t *state) { return (uint32_t)((*state = *state * 6364136223846793005u + 1442695040888963407u) >> 33); }
+
+/* Runs random loops and compares with the same in order. */
+static void programs(uint64_t seed, int times) {
+  Data *data = calloc(2, sizeof *data), *right = data + 1;
+  for (int time = 0; time < times; time++) {
+    int loops = 1 + (int)(next(&seed) % (time % 20 ? 30 : LOOPS)), alone = next(&seed) % 8 == 0;
+    for (int i = 0; i < loops; i++) {
+      int jobs = 1 + (int)(next(&seed) % (next(&seed) % 2 ? 5 : NUMBERS - 1));
+      for (int which = 0; which < 2; which++) {
+        Data *one = data + which;
+        one->loops[i] = (Loop){one->numbers[i % 2], one->numbers[!(i % 2)], jobs, -1, 0, 0};
+      }
+      for (int number = 0; number < jobs; number++) job(&right->loops[i], number);
+    }
+    int status = 0;
+    for (int i = 0; i < loops && !status; i++) {
+      if (!alone) tern_jobs(data->loops[i].jobs);
+      status = ((Launch)__TVMBackendParallelLaunch)(alone ? tasks : ranges, &data->loops[i], 0);
+    }
+    if (!alone) status |= tern_run();
+    check(status == 0, "loops succeed");
+    check(!memcmp(data->numbers, right->numbers, sizeof data->numbers), "every job once, and in order");
+  }
+  free(data);
 }
 
 static int64_t say(int64_t threads, int64_t pool) {
   Any arguments[] = {{1, 0, threads}, {1, 0, pool}}, result = {0};
-  check(__tvm_ffi_tern_threads(NULL, arguments, 2, &result) == 0, "tern_threads succeeds");
+  check(__tvm_ffi_tern_workers(NULL, arguments, 2, &result) == 0, "tern_workers succeeds");
   return result.number;
 }
 
-static int inside(int thread, Group *group, void *argument) { /* a parallel loop in a parallel loop */
+static void refused(Any threads, const char *kind) {
+  Any arguments[] = {threads, {1, 0, 0}}, result;
+  raised[0] = 0;
+  check(__tvm_ffi_tern_workers(NULL, arguments, 2, &result) == -1 && !strcmp(raised, kind), "bad numbers are refused");
+}
+
+/* How many threads a loop has. */
+static int threads_of(void) {
+  Data *data = calloc(1, sizeof *data);
+  data->loops[0] = (Loop){data->numbers[0], data->numbers[1], 7, -1, 0, 0};
+  check(((Launch)__TVMBackendParallelLaunch)(tasks, data->loops, 0) == 0, "a loop succeeds");
+  int threads = (int)data->loops[0].threads;
+  free(data);
+  return threads;
+}
+
+static int fails(int at, int jobs) {
+  Data *data = calloc(1, sizeof *data);
+  data->loops[0] = (Loop){data->numbers[0], data->numbers[1], jobs, at, 0, 0};
+  tern_jobs(jobs);
+  int status = ((Launch)__TVMBackendParallelLaunch)(ranges, data->loops, 0);
+  if (!status) status = tern_run();
+  free(data);
+  return status;
+}
+
+static int inside(int task, Group *group, void *argument) { /* loops in a job */
   (void)group;
-  return thread == 0 ? go(argument, 2, 0) : 0;
+  if (task == 0) *(int *)argument = threads_of();
+  programs(7 + (uint64_t)task, 2);
+  return 0;
 }
 
 static void *caller(void *argument) {
   say((int64_t)(intptr_t)argument, 0);
-  for (int i = 0; i < 300; i++) {
-    Data data;
-    check(go(&data, 3, 0) == 0 && !data.late, "callers at the same time");
-    check(data.threads == (int)(intptr_t)argument || data.threads == 1, "a second caller runs alone");
-  }
+  programs((uint64_t)(intptr_t)argument, 100);
   return NULL;
 }
 
-int main(void) {
-  Data data;
-  setenv("TVM_NUM_THREADS", "3", 1);
-  check(go(&data, 2, 0) == 0 && data.threads == 3, "the number of the environment");
-  check((Pool *)(intptr_t)say(4, 0) == &own, "the pool's address");
-  for (int i = 0; i < 2000; i++) {
-    int threads = i % 5, rounds = i % 7;
-    check(go(&data, rounds, threads) == 0, "launch succeeds");
-    check(!data.late, "barriers hold");
-    check(data.threads == (threads ? threads : 4), "as many threads as asked for");
-    for (int t = 0; t < MOST; t++) check(data.counts[t] == (t < data.threads ? rounds : 0), "who ran");
-    if (i % 400 == 0) usleep(5000); /* they sleep by then */
-  }
-  for (int times = 0; times < 5; times++) {
-    for (int i = 1; i < own.started; i++)
-      while (!atomic_load(&own.workers[i].asleep)) usleep(1000);
-    check(brief(&data, 3) == 1, "one short loop wakes no threads");
-    int many = 1;
-    while (brief(&data, times) == 1 && many < 100000) many++; /* a pause of the program starts the count anew */
-    check(data.threads == 4 && many >= ENOUGH, "many short loops have all threads");
-    check(go(&data, 3, 0) == 0 && data.threads == 4, "a long loop after them");
-  }
-  say(FEW + 2, 0);
-  while (brief(&data, 1) == 1);
-  check(data.threads == FEW, "short loops have few threads");
-  say(2, 0);
-  check(go(&data, 2, 0) == 0 && data.threads == 2, "fewer threads than before");
-  say(0, 0);
-  check(go(&data, 2, 9) == 0 && data.threads == 2, "never more than was said");
-  check(((Launch)__TVMBackendParallelLaunch)(inside, &data, 0) == 0 && data.threads == 1, "loops in loops");
+static void never_rests(void) { SET(own.resting, 0); }
 
-  data = (Data){.rounds = 1, .fails = 1};
-  check(((Launch)__TVMBackendParallelLaunch)(count, &data, 0) != 0 && !strcmp(raised, "RuntimeError"), "failures");
-  Any wrong[] = {{1, 0, -1}, {1, 0, 0}}, result;
-  check(__tvm_ffi_tern_threads(NULL, wrong, 2, &result) == -1 && !strcmp(raised, "ValueError"), "bad numbers");
+/* A caller that was held up by a thread that was stopped in its job goes on without others, for a time that depends. */
+static void rests_after_a_stop(void) {
+  Data *data = calloc(1, sizeof *data);
+  int64_t until = 0;
+  for (int i = 0; i < 20 && !until; i++) { /* this thread, too, may be stopped, and so see nothing */
+    begun = 0;
+    data->loops[0] = (Loop){data->numbers[0], data->numbers[1], 2, -1, 1, 0};
+    tern_jobs(2);
+    check(((Launch)__TVMBackendParallelLaunch)(ranges, data->loops, 0) == 0 && tern_run() == 0, "jobs that sleep");
+    until = GET(own.resting);
+  }
+  check(until > 0, "a stop is seen");
+  check(threads_of() == 1 || now() > until, "callers do without others");
+  check(own.rest > 0 && own.rest < INT64_C(60000000000), "for a while");
+  while (now() <= until) usleep(1000);
+  check(threads_of() > 1, "and then no more");
+  free(data);
+}
+
+static void sleepy(void) { /* until all threads sleep */
+  for (int i = 1; i < own.started; i++)
+    while (!atomic_load(&own.of[i].asleep)) usleep(1000);
+}
+
+static void cpus(void) {
+#ifdef CPUS /* as many CPUs as files of clocks */
+  cpu_set_t set, allowed; /* another test may have pinned this process */
+  check(frequency(0) == 1800000 && frequency(CPUS) == 0, "clocks");
+  CPU_ZERO(&set);
+  check(sched_getaffinity(0, sizeof allowed, &allowed) == 0, "the process's CPUs");
+  if (CPU_ISSET(0, &allowed) && CPU_ISSET(1, &allowed)) {
+    check(fast_cpus(1, &set) == 1 && !CPU_ISSET(0, &set) && CPU_ISSET(1, &set), "the faster CPU");
+    check(fast_cpus(2, &set) == 0, "all CPUs are needed");
+  }
+#endif
+}
+
+int main(int count, char **words) {
+  if (count > 1 && !strcmp(words[1], "quota")) {
+    printf("%d\n", quota());
+    return 0;
+  }
+  setenv("TVM_NUM_THREADS", "3", 1);
+  check(usual_threads() == 3 && threads_of() == 3, "the number of the environment");
+  check((Pool *)(intptr_t)say(4, 0) == &own, "the pool's address");
+  for (int i = 0; i < 6; i++) {
+    never_rests();
+    say(1 + i % 5, 0);
+    check(threads_of() == 1 + i % 5, "as many threads as asked for");
+    programs((uint64_t)i, 60);
+    if (i % 2) sleepy();
+  }
+  say(4, 0);
+  rests_after_a_stop();
+  for (int times = 0; times < 5; times++) {
+    never_rests();
+    sleepy();
+    check(enter(&own, 1) == 1, "one short loop wakes no threads");
+    int many = 1, threads = 1;
+    for (; many < 100000 && threads == 1; many++) /* a pause of the program starts the count anew */
+      if ((threads = enter(&own, 1)) > 1) check(leave(&own) == 0, "a program without loops");
+    check(threads == 4 && many >= ENOUGH, "many short loops have all threads");
+    programs((uint64_t)times, 10);
+  }
+  never_rests();
+  say(FEW + 2, 0);
+  int few = 1;
+  while ((few = enter(&own, 1)) == 1);
+  check(few == FEW && leave(&own) == 0, "short loops have few threads");
+  say(0, 0);
+  never_rests();
+  check(threads_of() == FEW + 2, "the number stays");
+
+  say(2, 0);
+  never_rests();
+  int within = 0;
+  check(((Launch)__TVMBackendParallelLaunch)(inside, &within, 0) == 0 && within == 1, "loops in loops");
+  for (int at = 0; at < 4; at++) {
+    never_rests();
+    raised[0] = 0;
+    check(fails(at, 4) != 0 && (at == 0 || !raised[0] || !strcmp(raised, "RuntimeError")), "failures");
+    say(1, 0);
+    check(fails(at, 4) != 0, "failures of one thread");
+    say(2, 0);
+    programs(3, 3);
+  }
+  Group group = {NULL, 2};
+  check(((int (*)(int, Group *))__TVMBackendParallelBarrier)(0, &group) == -1, "there are no barriers");
+  refused((Any){1, 0, -1}, "ValueError");
+  refused((Any){1, 0, MOST + 1}, "ValueError");
+  refused((Any){1, 0, INT64_MAX}, "ValueError");
+  refused((Any){3, 0, 2}, "TypeError"); /* a floating-point number */
 
   pthread_t others[3];
   for (int i = 0; i < 3; i++) pthread_create(&others[i], NULL, caller, (void *)(intptr_t)(2 + i));
   for (int i = 0; i < 3; i++) pthread_join(others[i], NULL);
-  check(go(&data, 2, 0) == 0 && data.threads == 2, "a number is the calling thread's");
+  never_rests();
+  check(threads_of() == 2, "a number is the calling thread's");
 
 #ifndef NO_FORK
   pid_t child = fork();
   if (!child) {
-    check(go(&data, 2, 0) == 0 && data.threads == 2, "a child starts its own threads");
+    failures = 0;
+    check(threads_of() == 2, "a child starts its own threads");
+    programs(1, 20);
     unloaded();
     _exit(failures);
   }
@@ -123,7 +251,9 @@ int main(void) {
   for (int i = 0; i < 20; i++) {
     usleep(50);
     if (!(child = fork())) {
-      for (int j = 0; j < 50; j++) check(go(&data, 3, 0) == 0 && data.threads == 2 && !data.late, "loops of a child");
+      failures = 0;
+      check(threads_of() == 2, "loops of a child");
+      programs(1, 5);
       _exit(failures);
     }
     waitpid(child, &status, 0);
@@ -131,17 +261,6 @@ int main(void) {
   }
   pthread_join(busy, NULL);
 #endif
-
-#ifdef CPUS /* as many CPUs as files of clocks */
-  cpu_set_t set;
-  check(frequency(0) == 1800000 && frequency(CPUS) == 0, "clocks");
-  CPU_ZERO(&set);
-  cpu_set_t allowed; /* another test may have pinned this process */
-  check(sched_getaffinity(0, sizeof allowed, &allowed) == 0, "the process's CPUs");
-  if (CPU_ISSET(0, &allowed) && CPU_ISSET(1, &allowed)) {
-    check(fast_cpus(1, &set) == 1 && !CPU_ISSET(0, &set) && CPU_ISSET(1, &set), "the faster CPU");
-    check(fast_cpus(2, &set) == 0, "all CPUs are needed");
-  }
-#endif
+  cpus();
   return failures != 0;
 }

@@ -238,8 +238,8 @@ def fill(
         seconds = time.perf_counter() - started
     else:
         say(f"compile for {spec.name} ({spec.tvm.get('mcpu', 'generic')})")
-        extra = {} if tuning is None else {"choose": lambda graph, target: tuning.choose(graph, target, say)}
-        compiled = compile_model(model, spec, say, **extra)
+        choose = None if tuning is None else lambda graph, target: tuning.choose(graph, target, say)
+        compiled = compile_model(model, spec, say, choose, linking.own_threads())
         plan, arrays, seconds = compiled.plan, compiled.arrays, time.perf_counter() - started
         say("link")
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple, compiled.wakes)

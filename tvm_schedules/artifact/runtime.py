@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tvm_schedules import cpu
 from tvm_schedules.artifact import libraries, store, weights
 from tvm_schedules.artifact.batches import arguments, describe, fill, pieces, room, share
 from tvm_schedules.artifact.threads import checked, default_threads, setter
+from tvm_schedules.artifact.turns import take_turns
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, TernError
 from tvm_schedules.files import user_path
 from tvm_schedules.reading import reading
@@ -100,7 +100,7 @@ class Model:
         except AttributeError as error:
             raise ArtifactError("the library has no function tern_main: it is none of an artifact") from error
         self._use_threads = setter(library)
-        self._lock = threading.Lock()
+        self._lock = take_turns(self)
         if constants.size != plan["constant_bytes"]:
             raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
         self._library = library

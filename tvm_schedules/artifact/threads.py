@@ -10,17 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST", "checked", "default_threads", "setter"]
+from tvm_schedules.artifact import quota
 
-FUNCTION = "tern_threads"
-"""Exported by libraries with threads of their own: ``(count, pool) -> pool``, see ``native/threads.c``."""
+__all__ = ["MOST", "checked", "default_threads", "own_function", "setter"]
+
+FUNCTIONS = ("tern_workers", "tern_threads")
+"""Exported by libraries with threads of their own, ``(count, pool) -> pool``, see ``native/threads.c``.
+
+The second is of libraries that were made before jobs were taken: their pools are of another kind.
+"""
 
 MOST = 128
 """Threads of the pools in libraries."""
 
 _SETTING = os.environ.get("TVM_NUM_THREADS", "")  # the user's, before _set_tvm changes it
 _here = threading.local()  # the numbers that the calling thread has set: both kinds of pools keep one for each
-_first: list[Any] = []  # of the library whose threads all others of this process share: its function, for good
+_first: dict[str, Any] = {}  # of the library whose threads all others of its kind share: its function, for good
 _lock = threading.Lock()
 
 
@@ -53,6 +58,8 @@ def checked(count: Any, name: str = "threads") -> int:
 def default_threads() -> int:
     """``TVM_NUM_THREADS``, or the number of physical cores that this process may use; at most :data:`MOST`.
 
+    Fewer where a quota of its control groups gives it less of their time.
+
     (TVM's own default is half the logical CPUs on x86, which is half the cores where there is no hyper-threading.)
     """
     digits = _SETTING.lstrip("0")
@@ -61,7 +68,7 @@ def default_threads() -> int:
 
 @functools.cache
 def _cores() -> int:
-    """Physical cores, when it was first asked: looking takes longer than a small network."""
+    """Physical cores or quota, when it was first asked: looking takes longer than a small network."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     siblings = set()
     for number in allowed:
@@ -70,7 +77,7 @@ def _cores() -> int:
             siblings.add(path.read_text().strip())
         except OSError:
             siblings.add(str(number))
-    return max(1, len(siblings))
+    return max(1, min(len(siblings), quota.cpus() or len(siblings)))
 
 
 def setter(library: Any) -> Callable[[int | None], None]:
@@ -81,16 +88,13 @@ def setter(library: Any) -> Callable[[int | None], None]:
     Args:
         library: A ``tvm.runtime.Module`` of compiled code.
     """
-    try:
-        own = library[FUNCTION]
-    except AttributeError:
-        kind, apply = "tvm", _set_tvm
-    else:
-        kind, apply = "own", _set_own
+    kind, own = own_function(library)
+    apply = _set_tvm
+    if own is not None:
         with _lock:
-            if not _first:
-                _first.append(own)
-            own(0, _first[0](0, 0))
+            first = _first.setdefault(kind, own)
+            own(0, first(0, 0))
+        apply = functools.partial(_set_own, first)
 
     def use(count: int | None) -> None:
         wanted = default_threads() if count is None else count
@@ -101,9 +105,19 @@ def setter(library: Any) -> Callable[[int | None], None]:
     return use
 
 
-def _set_own(count: int) -> None:
+def own_function(library: Any) -> tuple[str, Any]:
+    """The one of :data:`FUNCTIONS` that a loaded library has, by name; ``("tvm", None)`` if its threads are TVM's."""
+    for name in FUNCTIONS:
+        try:
+            return name, library[name]
+        except AttributeError:
+            continue
+    return "tvm", None
+
+
+def _set_own(first: Any, count: int) -> None:
     """Set the calling thread's number in the pool that libraries with threads of their own share."""
-    _first[0](count, 0)
+    first(count, 0)
 
 
 def _set_tvm(count: int) -> None:
@@ -117,3 +131,12 @@ def _set_tvm(count: int) -> None:
     os.environ["TVM_NUM_THREADS"] = str(max(count, os.cpu_count() or 1))
     biggest_cores_first = 1
     tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, count)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread, which the child does not have, may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -29,7 +29,7 @@ import numpy as np
 
 from tvm_schedules import compat
 from tvm_schedules.artifact.runtime import check_cpu
-from tvm_schedules.artifact.threads import FUNCTION
+from tvm_schedules.artifact.threads import own_function
 from tvm_schedules.board.protocol import DEFAULT_KEY, DEFAULT_PORT, claim, keep_alive, listed, parse_address
 from tvm_schedules.errors import BoardError
 from tvm_schedules.reading import reading
@@ -180,9 +180,10 @@ class Board:
                 f"threads must be between 1 and the {cores or 'number of'} cores of {self.name}, got {count}"
             )
         with self._errors():
-            try:
-                library[FUNCTION](count, 0)
-            except AttributeError:
+            _, own = own_function(library)
+            if own is not None:
+                own(count, 0)
+            else:
                 biggest_cores_first = 1
                 self.call("runtime.config_threadpool", biggest_cores_first, count)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ __all__ = [
 
 JOBS, THREADS = "tern.jobs", "tern.threads"
 """Attributes of a kernel's function: how many jobs there are, and whether threads share them."""
+
+RANGES, LAST = 1 << 30, 1 << 15
+"""As in ``native/threads.c``: a task of a loop that is taken is its first job + LAST * the one after its last."""
+
+MOST_JOBS = LAST - 1
 
 
 def make_target(spec: dict[str, Any]) -> Any:
@@ -117,20 +123,27 @@ def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: st
         variable: The ``GlobalVar`` of the function.
         function: The function.
         pointers: Its arguments.
-        loop: Over the jobs, where threads are to share them: ``parallel`` wakes threads, ``shared`` is for the inside
-            of :func:`threads`, where all of them wait for each other at the end, ``serial`` keeps to one.
+        loop: Over the jobs, where threads are to share them: ``parallel`` wakes threads, ``serial`` keeps to one, and
+            others are what :func:`threads` returns.
     """
     import tvm
     from tvm.script.ir_builder import tirx as builder
 
     def call(*job: Any) -> None:
-        builder.evaluate(tvm.ir.Call(variable, [*job, *pointers], ret_ty=tvm.ir.PrimType("int32")))
+        _check(tvm.ir.Call(variable, [*job, *pointers], ret_ty=tvm.ir.PrimType("int32")))
 
     if not has_jobs(function):
         call()
         return
     count, split = int(attribute(function, JOBS)), shares_jobs(function)
-    if loop == "shared":
+    if loop == "taken":
+        unit = -(-count // MOST_JOBS) if split else count
+        builder.evaluate(tvm.tirx.call_extern("int32", "tern_jobs", -(-count // unit)))
+        with builder.parallel(0, RANGES) as task:
+            first, last = task % LAST * unit, task // LAST * unit
+            with builder.serial(first, last if count % unit == 0 else tvm.tirx.Min(last, count)) as job:
+                call(job)
+    elif loop == "shared":
         barrier = builder.attr("default", "pragma_parallel_barrier_when_finish", 1)
         with barrier, builder.parallel(0, count if split else 1) as job:
             if split:
@@ -143,11 +156,35 @@ def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: st
             call(job)
 
 
-def threads() -> Any:
-    """What is written in this context runs in all threads of the pool, which is started once for it."""
+def _check(status: Any) -> None:
+    """Has the function that is being written fail with what it calls."""
+    import tvm
     from tvm.script.ir_builder import tirx as builder
 
-    return builder.attr("default", "pragma_parallel_launch_point", 1)
+    with builder.If(tvm.tirx.NE(status, tvm.tirx.IntImm("int32", 0))), builder.Then():
+        builder.evaluate(tvm.tirx.tvm_throw_last_error())
+
+
+@contextmanager
+def threads(own: bool) -> Iterator[str]:
+    """What is written in this context runs in all threads of the pool, which is started once for it.
+
+    Args:
+        own: Whether the library will have the threads of ``native/threads.c``, whose loops take ranges of jobs, or
+            TVM's, which all have a part of a loop and wait for each other at its end.
+
+    Yields:
+        The ``loop`` for :func:`call_private`.
+    """
+    import tvm
+    from tvm.script.ir_builder import tirx as builder
+
+    if not own:
+        with builder.attr("default", "pragma_parallel_launch_point", 1):
+            yield "shared"
+        return
+    yield "taken"
+    _check(tvm.tirx.call_extern("int32", "tern_run"))
 
 
 def has_jobs(function: Any) -> bool:

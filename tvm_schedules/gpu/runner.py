@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from ..artifact.batches import arguments, describe, in_turn
 from ..artifact.runtime import Model
+from ..artifact.turns import take_turns
 
 __all__ = ["Device", "GpuModel"]
 
@@ -69,7 +69,7 @@ class GpuModel(Model):
         self.metadata = metadata or {}
         self.threads = None
         self.device = device
-        self._lock = threading.Lock()
+        self._lock = take_turns(self)
         self._in = [self._tensor(entry) for entry in self.inputs]
         self._out = [self._tensor(entry) for entry in self.outputs]
         slack = plan["slack"]

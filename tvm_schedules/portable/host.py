@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from .. import linking
 from ..artifact.batches import arguments, describe, in_turn
 from ..artifact.runtime import Model
+from ..artifact.turns import take_turns
 from ..errors import ArtifactError, InputError, LinkError
 from .writer import SOURCE
 
@@ -54,7 +54,7 @@ class HostModel(Model):
     ) -> None:
         self.plan, self.metadata, self.threads = plan, metadata or {}, 1
         self.inputs, self.outputs = plan["inputs"], plan["outputs"]
-        self._lock = threading.Lock()
+        self._lock = take_turns(self)
         with tempfile.TemporaryDirectory() as place:  # the library stays mapped after its file is gone
             library = Path(place) / "model.so"
             compile_library(folder, library, options)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,8 +61,8 @@ class WrittenLibrary(Library):
         shutil.copyfile(self.path, path)
 
 
-def library(found: Sequence[Alone], target: TargetSpec) -> Library:
-    """Compile candidates."""
+def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = False) -> Library:
+    """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.compile.compile_model`."""
     functions: dict[Any, tuple[Any, Any]] = {}
     memory: list[np.ndarray] = []
     starts, arena = [], 64
@@ -77,7 +78,9 @@ def library(found: Sequence[Alone], target: TargetSpec) -> Library:
 
     def body(e: Any, arena_buffer: Any, constants_buffer: Any, which: Any) -> None:
         for index, (alone, start) in enumerate(zip(found, starts, strict=True)):
-            with e.when(which == index):
+            shared = any(compat.shares_jobs(functions[(step.kernel, step.spec)][1]) for step in alone.steps)
+            sharing = compat.threads(own_threads) if shared else nullcontext("serial")
+            with e.when(which == index), sharing as loop:
                 for step in alone.steps:
                     pointers = []
                     for buffer in step.args:
@@ -86,7 +89,7 @@ def library(found: Sequence[Alone], target: TargetSpec) -> Library:
                         inside = place.kind == "arena"
                         base = arena_buffer if inside else constants_buffer
                         pointers.append(compat.pointer(base, place.offset + (0 if inside else start)))
-                    compat.call_private(*functions[(step.kernel, step.spec)], pointers)
+                    compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop)
 
     buffers = [("arena", (arena,), "uint8"), ("constants", (constants.size,), "uint8")]
     main = compat.main_function(FUNCTION, buffers, ["which"], body)

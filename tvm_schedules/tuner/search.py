@@ -18,6 +18,7 @@ from ..artifact.threads import checked, default_threads
 from ..choice import Choice
 from ..errors import TunerError
 from ..graph import Fused, Graph, Node
+from ..linking import own_threads
 from ..lower import Lowering
 from ..reading import reading
 from ..targets import TargetSpec
@@ -165,7 +166,7 @@ class Tuning:
     ) -> dict[str, Any]:
         """Time all candidates, then what combines the numbers that helped."""
         device = self.device_for(target)
-        times = device.time(library(found, target), target, threads, self.turns)
+        times = device.time(library(found, target, own_threads()), target, threads, self.turns)
         taken = [alone.taken for alone in found]
         model, us = taken[0], dict(zip(taken, 1e6 * np.median(times, axis=0), strict=True))
         assert model is not None
@@ -174,7 +175,7 @@ class Tuning:
         together = Alone(base, node, _combined(best, us), {})
         if together.taken is not None and together.taken not in us:
             last = [found[0], found[taken.index(best)], together]
-            times = device.time(library(last, target), target, threads, self.turns)
+            times = device.time(library(last, target, own_threads()), target, threads, self.turns)
             us.update(zip([alone.taken for alone in last], 1e6 * np.median(times, axis=0), strict=True))
             best = min((best, together.taken), key=us.__getitem__)
         if us[best] > us[model] * (1 - GAIN):
