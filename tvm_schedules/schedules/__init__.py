@@ -34,10 +34,11 @@ def rules() -> list[Rule]:
         pool,
         reduce,
         scan,
+        scatter,
         softmax,
     )
 
-    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan]
+    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter]
     return [module.apply for module in (*special, injective, fallback)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.schedules import approximations
+from tvm_schedules.schedules import approximations, scatter
 from tvm_schedules.schedules.packing import conv_geometry, pack_channels, pack_columns, transposed_geometry
 from tvm_schedules.schedules.tags import KEY, OPAQUE
 
@@ -43,6 +43,8 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
         "relax.nn.layer_norm": _tagged("relax.nn.layer_norm", _layer_norm_tag),
         "relax.concat": _tagged("relax.concat", _concat_tag),
         "relax.cumsum": _cumulative_sum,
+        "relax.scatter_elements": _scatter,
+        "relax.scatter_nd": _scatter,
         "relax.permute_dims": _permute,
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
@@ -224,6 +226,16 @@ def _cumulative_sum(bb: Any, call: Any) -> Any:
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     tag = {"kind": "scan", "outer": outer, "count": shape[axis], "inner": inner, "exclusive": exclusive}
     return _attach(bb, result, tag)
+
+
+def _scatter(bb: Any, call: Any) -> Any:
+    data, indices = (shape_of(call.args[i]) for i in range(2))
+    reduction = str(call.attrs.reduction)
+    if 0 in (*data, *indices) or reduction not in ("update", "add", "mul", "min", "max"):
+        return default(call.op.name)(bb, call)
+    axis = int(call.attrs.axis) % len(data) if call.op.name == "relax.scatter_elements" else None
+    tag = {"kind": "scatter", "reduction": reduction, "size": math.prod(data), **scatter.plan(data, indices, axis)}
+    return _attach(bb, bb.call_te(scatter.expression(tag, data), *call.args[:3], primfunc_name_hint="scatter"), tag)
 
 
 def _pool_tag(call: Any, name: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from tvm_schedules import compat
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
 from tvm_schedules.names import anonymous
 from tvm_schedules.schedules.onnx_fold import fold_shapes, value_types
+from tvm_schedules.schedules.onnx_guard import guard
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +45,7 @@ def read(model: onnx.ModelProto) -> tuple[Any, Tensors, list[str]]:
             )
     _check_constants(model)
     model = fold_shapes(_expand(model))
+    model = guard(model, value_types(model))
     try:
         return compat.import_onnx(anonymous(model)), inputs, outputs
     except Exception as error:
