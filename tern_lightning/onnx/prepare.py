@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.activations import remove_fake_quantizers
-from tern_lightning.kinds import channel_axis, find_weight, weight_layers
-from tern_lightning.layers import effective_bias, swapped_layers, ternary_layers
+from tern_lightning.kinds import channel_axis, find_weight, weight_layers, weight_of
+from tern_lightning.layers import TernaryLayer, effective_bias, effective_weight, swapped_layers, ternary_layers
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.tensor import TernaryTensor
@@ -36,12 +36,9 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
     """
     twin = reference_copy(module)
     write_learned_inputs(twin)
-    weights = {path: layer.ternary() for path, layer in ternary_layers(twin).items()} | dict(ternary or {})
+    weights = {path: layer.ternary() for path, layer in ternary_layers(module).items()} | dict(ternary or {})
     for _, layer in list(swapped_layers(twin)):
-        bias = effective_bias(layer)
-        if bias is not None:
-            layer._parameters[str(layer._ternary_kind.bias)] = nn.Parameter(bias)
-        layer.__class__ = layer._ternary_base  # type: ignore[assignment]
+        _make_plain(layer)
     layers = dict(weight_layers(twin))
     for path, weight in weights.items():
         if path not in layers:
@@ -71,7 +68,24 @@ def reference_copy(module: nn.Module, quantized: bool = False) -> nn.Module:
         raise ExportError(f"cannot copy {type(module).__name__} for the export: {error}") from error
     if not quantized:
         remove_fake_quantizers(twin)
+    for _, layer in list(swapped_layers(twin)):
+        # Levels are rounded as the module computes; a wider latent weight would have others, and other codes.
+        if weight_of(layer).dtype in (torch.bfloat16, torch.float16):
+            _make_plain(layer)
     return twin.to("cpu").float().eval()
+
+
+@torch.no_grad()
+def _make_plain(layer: TernaryLayer) -> None:
+    """Give a layer its own class back, with the weight and bias that its forward computes with, in float32."""
+    kind, state = layer._ternary_kind, layer._ternary_state
+    bias, weight = effective_bias(layer), effective_weight(layer)
+    if not layer._ternary_loaded and state.phase != "float":
+        weight = layer.ternary().dequantize()  # several terms are not rounded once more
+    layer._parameters[kind.weight] = nn.Parameter(weight.float())
+    if bias is not None:
+        layer._parameters[str(kind.bias)] = nn.Parameter(bias.float())
+    layer.__class__ = layer._ternary_base  # type: ignore[assignment]
 
 
 def find_ternary(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> dict[str, TernaryTensor]:
