@@ -42,7 +42,7 @@ class ActivationQuantization(Callback):
             section 2.2, by an SGD of the callback (momentum 0.9), once per optimiser step.
         learning_rate: For ``learned``, positive.
         include: Patterns (``*``, ``?``, ``[...]``) of layer paths; a layer needs to match one.
-        exclude: Patterns of layers whose inputs stay float.
+        exclude: Patterns of layers whose inputs stay float. A teacher in the module is one: ``["teacher.*"]``.
 
     Raises:
         MisconfigurationException: An argument is outside its range, or a pattern matches no layer.

@@ -116,7 +116,8 @@ class LowRank(pl.Callback):
         temperature: Tau, positive.
         learning_rate: Of Adam for theta, positive.
         include: Patterns of layer paths; None for all trained layers but the first and the last.
-        exclude: Patterns of layers that stay as they are.
+        exclude: Patterns of layers that stay as they are, such as those of a teacher: the layers are chosen before
+            there are optimizers.
 
     Raises:
         ValueError: An argument is out of range.

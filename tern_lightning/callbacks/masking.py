@@ -64,6 +64,8 @@ class WeightCallback(pl.Callback):
     It finds the weights when fit starts, calls :meth:`after_step` right after every step that an optimiser really made
     (a loss scaler may skip one), restores states of checkpoints and keeps the shared masks applied.
 
+    Two of one class in a Trainer need different ``include`` or ``exclude``, which are part of their ``state_key``.
+
     Args:
         include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
             last.

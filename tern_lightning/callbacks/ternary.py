@@ -53,6 +53,10 @@ class TernaryCallback(pl.Callback):
     ``ternary/sparsity``, ``ternary/entropy`` and ``ternary/flips``; in the float phase they say what the method would
     give.
 
+    A Trainer takes one of these callbacks (of two, Lightning says that their ``state_key`` is the same); several
+    methods are ``rules`` of one. An optimizer that gets a layer's weight only later in the run (``BaseFinetuning``)
+    does not make it ternary; a rule that names the layer does, from the start.
+
     .. note:: A weight is ternary inside its layer's forward. Code elsewhere that reads ``layer.weight`` gets the latent
         Parameter.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,21 @@ def test_weights_of_inputs_by_outputs(method: str, options: dict[str, Any]) -> N
     with torch.no_grad():
         assert relative_error(run(written.model, x)[0], net(x)) < 1e-5
     assert any(codes.shape == (8, 6) for codes in stored(written.model).values())
+
+
+def test_a_library_of_ternary_attention(tmp_path: Path) -> None:
+    pytest.importorskip("tvm")
+    import tern_lightning
+    import tvm_schedules
+
+    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), nn.Linear(8, 4))
+    tern_lightning.ternarize(net, "twn", [tern_lightning.Rule("0.*", "twn")])
+    samples = torch.randn(4, 5, 8)
+    result = tern_lightning.export(net.eval(), tmp_path / "net", samples=samples, activations="uint8")
+    found = tvm_schedules.load(tmp_path / "net")(samples[:1].numpy())
+    np.testing.assert_allclose(found, run(onnx.load(result.onnx), samples[:1])[0], rtol=1e-3, atol=1e-4)
+    layers = {one["name"]: one["terms"] for one in result.artifact.metadata["layers"]}
+    assert {path for path, terms in layers.items() if terms} == {f"0.{name}" for name in NAMES}
+
+
+NAMES = ("self_attn", "self_attn.out_proj", "linear1", "linear2")
