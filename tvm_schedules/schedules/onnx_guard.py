@@ -7,6 +7,7 @@ point nowhere are left out (:mod:`.scatter`), and a division by zero leaves its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,9 +40,8 @@ def guard(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> onnx.Mode
     guards = _Guards(types, constants)
     for node in result.graph.node:
         standard = node.domain in ("", "ai.onnx")
-        write = getattr(guards, f"_{node.op_type.lower()}", None) if standard else None
-        if write is not None:
-            write(node)
+        if standard and node.op_type in _OPERATORS:
+            _OPERATORS[node.op_type](guards, node)
         guards.nodes.append(node)
     del result.graph.node[:]
     result.graph.node.extend(guards.nodes)
@@ -50,29 +50,27 @@ def guard(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> onnx.Mode
 
 
 class _Guards:
-    """Writes nodes; the methods are called by the operators' names in small letters."""
+    """Writes nodes; the first methods are for one operator each."""
 
     def __init__(self, types: dict[str, Any], constants: dict[str, np.ndarray]) -> None:
         self.types, self.constants = types, constants
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
 
-    def _gather(self, node: Any) -> None:
+    def gather(self, node: Any) -> None:
         self._clamp(node, 1, self._extent(node))
 
-    _gatherelements = _gather
-
-    def _gathernd(self, node: Any) -> None:
+    def gather_nd(self, node: Any) -> None:
         data, indices = self._shape(node, 0), self._shape(node, 1)
         first = next((int(a.i) for a in node.attribute if a.name == "batch_dims"), 0)
         if data is not None and indices is not None:
             self._clamp(node, 1, np.array(data[first : first + indices[-1]]))
 
-    def _roialign(self, node: Any) -> None:
+    def roi_align(self, node: Any) -> None:
         data = self._shape(node, 0)
         self._clamp(node, 2, None if data is None else np.array(data[0]), wraps=False)
 
-    def _onehot(self, node: Any) -> None:
+    def one_hot(self, node: Any) -> None:
         """Comparison with 0, 1, ...: an index that is out of range gives a row without a one, as ONNX says."""
         from onnx import helper
 
@@ -96,7 +94,7 @@ class _Guards:
         )
         self._becomes(node, "Where", [hit, on, off])
 
-    def _div(self, node: Any) -> None:
+    def divide(self, node: Any) -> None:
         """Integers: a divisor 0 becomes 1, and -1, which overflows for the smallest number, a change of sign."""
         divisor = self._divisor(node)
         if divisor is None:
@@ -110,7 +108,7 @@ class _Guards:
         zero = self._constant(node, np.zeros((), self._dtype(node)))
         self._becomes(node, "Where", [minus, self._add("Sub", node, zero, x), quotient])
 
-    def _mod(self, node: Any) -> None:
+    def remainder(self, node: Any) -> None:
         divisor = self._divisor(node)
         if divisor is not None:
             node.input[1] = divisor[0]
@@ -186,6 +184,17 @@ class _Guards:
         node.op_type = op
         del node.attribute[:], node.input[:]
         node.input.extend(inputs)
+
+
+_OPERATORS: dict[str, Callable[[_Guards, Any], None]] = {
+    "Gather": _Guards.gather,
+    "GatherElements": _Guards.gather,
+    "GatherND": _Guards.gather_nd,
+    "RoiAlign": _Guards.roi_align,
+    "OneHot": _Guards.one_hot,
+    "Div": _Guards.divide,
+    "Mod": _Guards.remainder,
+}
 
 
 def _name(node: Any) -> str:
