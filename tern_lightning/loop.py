@@ -174,8 +174,8 @@ def to_plain(module: M, activations: bool = True) -> M:
 
     Args:
         module: Trained with TernaryCallback or :func:`ternarize`, or any other, of which it is a copy.
-        activations: Keep the rounding of layer inputs that callbacks have put in (by ordinary operators); otherwise the
-            copy has float activations.
+        activations: Keep the rounding of layer inputs that callbacks have put in, by ordinary operators in hooks of
+            this package; otherwise the copy has float activations.
 
     Example:
         >>> import torch
@@ -194,6 +194,9 @@ def to_plain(module: M, activations: bool = True) -> M:
     if activations:
         write_learned_inputs(twin)
     for layer in twin.modules():
+        if hasattr(type(layer), "_jit_is_scripting"):
+            # torch.jit asks for every property; LightningModule's raises where there is no Trainer, but for this.
+            layer.__dict__["_jit_is_scripting"] = True
         apply_mask(layer)
         layer.__dict__.pop(MASK, None)
         hooks = layer._forward_pre_hooks

@@ -276,7 +276,7 @@ def test_errors_of_arguments(options, message):
 
 
 def test_errors_of_patterns(fit):
-    with pytest.raises(MisconfigurationException, match=r"include pattern 'hiden' matches no .* \['hidden'"):
+    with pytest.raises(MisconfigurationException, match=r"include pattern 'hiden' matches no .*there are hidden"):
         fit(pruning(include=("hiden",)))
     with pytest.raises(MisconfigurationException, match="leave none"):
         fit(pruning(include=("hidden",), exclude=("hidden",)))

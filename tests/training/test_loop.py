@@ -228,3 +228,14 @@ def test_the_documentation_runs(tmp_path, monkeypatch):
         exec(block, names)
     assert (tmp_path / "ternary.pt").is_file()
     assert {"twn", "ttq"} <= set(re.findall(r'ternarize\(net, "(\w+)"', text))
+
+
+def test_a_module_that_lightning_has_trained(fit, make_net):
+    _, net = fit(tern_lightning.TernaryCallback(), net=make_net(), max_epochs=2)
+    net.eval()
+    plain, x = to_plain(net), torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(plain(x), net(x))
+        assert torch.equal(torch.jit.trace(plain, x)(x), net(x))
+        assert torch.equal(torch.jit.script(plain)(x), net(x))
+    assert b"tern_lightning" not in pickle.dumps(plain)
