@@ -5,12 +5,14 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 OUTPUT ?= runs/digits
 EXAMPLES ?= 10000
+FUZZ ?= 1
 
-.PHONY: demo test test-search test-arm lint types clean help
+.PHONY: demo test fuzz test-search test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
 	@echo "make test    install and run all tests"
+	@echo "make fuzz    damaged files and messages for everything that reads any, about a minute; FUZZ=60 for an hour"
 	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/methods for some of them"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make lint    ruff: rules and format"
@@ -44,6 +46,9 @@ test-arm: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -q -n 2
+
+fuzz: $(VENV)/.dev
+	$(RUN) -m tests.fuzz --times $(FUZZ)
 
 test-search: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=search EXAMPLES=$(EXAMPLES) $(RUN) -m pytest -v -n 2 -m hypothesis --durations=20 $(TESTS)
