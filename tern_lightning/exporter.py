@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,7 +52,7 @@ def export(
     target: str = "host",
     samples: Any = None,
     input_shape: Shapes | None = None,
-    batch_size: int | None = 1,
+    batch_size: int | Sequence[int] | None = 1,
     activations: Literal["uint8", "float32"] = "uint8",
     dense_weights: Literal["int8", "float32"] | None = None,
     ternary: Mapping[str, TernaryTensor] | None = None,
@@ -79,7 +79,10 @@ def export(
             over samples, a tuple of them for several inputs, or an .npz file. None takes random numbers of
             ``input_shape``, or the module's ``example_input_array``.
         input_shape: Shape of the input with the batch, or a sequence of shapes.
-        batch_size: Batch of the exported network when ``input_shape`` does not say it; None is that of ``samples``.
+        batch_size: Batch of the exported network when ``input_shape`` does not say it; None is that of ``samples``. The
+            library takes any number of samples all the same, as long as they do not depend on each other. Several
+            sizes are compiled beside each other, and calls run as many samples as fit by the largest; the first one is
+            that of the ONNX file.
         activations: ``"uint8"`` or ``"float32"``.
         dense_weights: Weights that are not ternary; None is int8 with 8-bit activations, float32 otherwise.
         ternary: Ternary weights by layer path, in place of the module's.
@@ -112,7 +115,10 @@ def export(
     if not onnx_only:
         check_target(target)
         start_compiler()
-    batches, real = collect_batches(module, samples, input_shape, batch_size, seed)
+    sizes: list[int | None] = [*batch_size] if isinstance(batch_size, Sequence) else [batch_size]
+    if not sizes or (onnx_only and len(sizes) > 1):
+        raise ValueError(f"batch_size must be one size{'' if onnx_only else ' or several'}, got {batch_size!r}")
+    batches, real = collect_batches(module, samples, input_shape, sizes[0], seed)
     say(f"tracing {type(module).__name__} on inputs of shape {', '.join(str(list(a.shape)) for a in batches[0])}")
     network = write_onnx(
         module,
@@ -133,7 +139,8 @@ def export(
     if onnx_only:
         return ExportResult(place, _written(place / "model.onnx", data), network, None, real)
     say(f"compiling for {target}")
-    artifact = compile_onnx(data, place, target, batches, verify, progress, tune)
+    more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
+    artifact = compile_onnx(data, place, target, batches, verify, progress, tune, more)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
@@ -145,12 +152,14 @@ def compile_onnx(
     verify: bool,
     progress: Callable[[str], None] | None = None,
     tune: Any = None,
+    batch_sizes: Sequence[int] = (),
 ) -> Any:
     """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
     from tvm_schedules import build
 
     runs = None if not samples else tuple(np.concatenate(arrays) for arrays in zip(*samples[:STORED_RUNS], strict=True))
-    return build(model, output=output, target=target, samples=runs, verify=verify, tune=tune, progress=progress)
+    options = {"verify": verify, "tune": tune, "progress": progress, "batch_sizes": batch_sizes}
+    return build(model, output=output, target=target, samples=runs, **options)
 
 
 def check_output(output: str | os.PathLike[str], whole: bool = True) -> Path:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from . import onnxtools
 from . import verify as verification
 
-__all__ = ["PROPERTY", "choices", "counting", "independent", "marked", "resized"]
+__all__ = ["PROPERTY", "choices", "counting", "independent", "marked", "regrouped", "resized"]
 
 Array = npt.NDArray[Any]
 Run = Mapping[str, Array]
@@ -141,7 +141,25 @@ def resized(model: Any, names: Collection[str], size: int) -> Any:
             given = np.array([size, *shape[1:]], np.int64)
             made.graph.initializer.append(onnx.numpy_helper.from_array(given, name))
             node.input[1] = name
+    _state(made, names)
     return made
+
+
+def regrouped(runs: Sequence[Run], names: Collection[str], size: int) -> list[dict[str, Array]]:
+    """The samples of runs in runs of another number of samples, over again where there are too few for one."""
+    joined = {name: np.concatenate([run[name] for run in runs]) for name in names}
+    count = len(next(iter(joined.values())))
+    starts = range(0, max(1, count - size + 1), size)
+    groups = [np.arange(start, start + size) % count for start in starts]
+    return [{**runs[0], **{name: array[group] for name, array in joined.items()}} for group in groups]
+
+
+def _state(model: Any, names: Collection[str]) -> None:
+    """Write into a file which inputs count samples."""
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != PROPERTY}
+    del model.metadata_props[:]
+    for key, value in {**kept, PROPERTY: "\n".join(sorted(names))}.items():
+        model.metadata_props.add(key=key, value=value)
 
 
 def marked(plan: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

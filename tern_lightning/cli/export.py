@@ -98,7 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         help="real inputs, one array for each input, samples on the first axis",
     )
     add("--input-shape", action="append", metavar="N,C,H,W", help="shape of the input; repeat it for several inputs")
-    add("--batch-size", type=int, default=1, help="batch when only --samples is given (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=_batch_sizes,
+        metavar="N[,N...]",
+        help="batch when only --samples is given (default: 1); several, such as 1,8, are compiled beside each other, "
+        "and a call uses the largest that fits",
+    )
     add("--seed", type=int, default=0, help="of random inputs (default: %(default)s)")
     add("--no-verify", action="store_true", help="do not compare what was written with the module")
     add("--allow-zero-layers", action="store_true", help="accept ternary layers with only zeros")
@@ -170,7 +176,7 @@ def _resolved(options: argparse.Namespace) -> dict[str, Any]:
     if not (options.tune_board or options.tune_tracker):
         del shown["tune_timeout"], shown["tune_wait"]
     if options.source.suffix == ".onnx":
-        kept = {"source", "output", "tvm_target", "samples", "input_shape", "no_verify"}
+        kept = {"source", "output", "tvm_target", "samples", "input_shape", "batch_size", "no_verify"}
         kept |= {key for key in shown if key.startswith("tune")}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
@@ -218,7 +224,8 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     if options.samples is not None:
         batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)
     say(f"compiling for {options.tvm_target}")
-    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say, tune)
+    sizes = options.batch_size or ()
+    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say, tune, sizes)
 
 
 def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
@@ -266,7 +273,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
         target=options.tvm_target,
         samples=options.samples,
         input_shape=_input_shapes(options.input_shape),
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or 1,
         activations=options.activations,
         dense_weights=options.dense_weights,
         ranges=ranges or None,
@@ -329,6 +336,17 @@ def parse_hparams(pairs: Sequence[str]) -> dict[str, Any]:
         except (TypeError, RecursionError, MemoryError) as error:  # a list as a key, brackets without an end
             raise UsageError(f"--hparams {key} is no value: {reason(error)}") from error
     return parsed
+
+
+def _batch_sizes(text: str) -> list[int]:
+    """One size or several, separated by commas."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be sizes such as 1 or 1,8, got {text!r}") from None
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
+    return sizes
 
 
 def _input_shapes(texts: Sequence[str] | None) -> list[tuple[int, ...]] | None:

@@ -137,6 +137,12 @@ def test_onnx_goes_straight_to_the_compiler(
     assert (call["model"], call["target"], call["verify"]) == (Path("model.onnx"), "arm", True)
     assert call["samples"][0].shape == (8, 12)
     assert "1 two-bit weights" in capsys.readouterr().out
+    assert main(["model.onnx", "-o", "out", "--tvm-target", "arm", "--batch-size", "1,8"]) == 0
+    assert calls[1]["batch_sizes"] == [1, 8]
+    for wrong in ("0", "1,", "two"):
+        with pytest.raises(SystemExit):
+            main(["model.onnx", "-o", "out", "--batch-size", wrong])
+        assert "--batch-size: must be" in capsys.readouterr().err
 
 
 def spoil(what: str) -> Any:
@@ -170,6 +176,10 @@ class TestRefusals:
             (["best.ckpt", *MODEL, "--onnx-only", "--input-shape", "1,13"], "forward fails on inputs of shape [1, 13]"),
             (["best.ckpt", *MODEL, "--input-shape", "1,a"], "--input-shape must be sizes"),
             (["best.ckpt", *MODEL, "--input-shape", "1,0"], "--input-shape must hold positive sizes"),
+            (
+                ["best.ckpt", *MODEL, "--input-shape", "1,12", "--onnx-only", "--batch-size", "1,8"],
+                "one size, got [1, 8]",
+            ),
             (["best.ckpt", *MODEL, "--hparams", "width"], "--hparams takes key=value"),
             (["best.ckpt", *MODEL, "--hparams", "depth=3", "--input-shape", "1,12"], "depth"),
             (["best.ckpt", *MODEL, "--hparams", "width=4", "--input-shape", "1,12"], "net.0.weight"),

@@ -77,6 +77,18 @@ def test_compiler_gets_the_network_and_its_samples(tmp_path: Path, compiler: Com
     np.testing.assert_array_equal(given, x[:32].numpy())
     assert onnx.load_from_string(call["model"]).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
     assert any("compiling for arm" in line for line in lines)
+    assert not call["batch_sizes"]
+
+
+def test_several_batch_sizes(tmp_path: Path, compiler: Compiler) -> None:
+    x = torch.randn(50, 12)
+    tern_lightning.export(make_net(), tmp_path / "out", samples=x, batch_size=(2, 16))
+    (call,) = compiler.calls
+    assert list(call["batch_sizes"]) == [2, 16]
+    assert onnx.load_from_string(call["model"]).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    for sizes, onnx_only in (((), False), ((1, 8), True)):
+        with pytest.raises(ValueError, match="batch_size must be one size"):
+            tern_lightning.export(make_net(), tmp_path / "out", samples=x, batch_size=sizes, onnx_only=onnx_only)
 
 
 def test_earlier_export_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

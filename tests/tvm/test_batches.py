@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tvm_schedules
 from tvm_schedules import batch, verify
 from tvm_schedules.artifact import batches
-from tvm_schedules.errors import DeviceError, InputError
+from tvm_schedules.errors import ArtifactError, DeviceError, InputError, ModelError
 
 from . import fake
 from .artifact_nets import conv_net
@@ -229,3 +231,95 @@ def test_wrong_numbers_of_samples(model: tvm_schedules.Model) -> None:
         model(np.zeros((2, 9), np.float32))
     with pytest.raises(InputError, match=r"or any number of samples along the first axis, got \[8\]"):
         model(np.zeros(8, np.float32))
+
+
+# -- several batch sizes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sizes(fake_compiler: Any, tmp_path: Path) -> tvm_schedules.Model:
+    """One that was compiled for 2, 4 and 16 samples."""
+    return tvm_schedules.build(fake.model(2), tmp_path / "out", batch_sizes=(16, 2, 4)).load(threads=1)
+
+
+def watch(model: tvm_schedules.Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Makes a list of the batch sizes that run."""
+    ran: list[int] = []
+    for size, one in {2: model, **model._others}.items():
+
+        def watched(*arguments: Any, function: Any = one._function, size: int = size) -> None:
+            ran.append(size)
+            function(*arguments)
+
+        monkeypatch.setattr(one, "_function", watched)
+    return ran
+
+
+def test_the_largest_batch_that_fits(sizes: tvm_schedules.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sizes.batch_sizes == (2, 4, 16)
+    assert sorted(sizes.metadata["batches"]) == ["batch-16", "batch-4"]
+    ran = watch(sizes, monkeypatch)
+    for count, expected in (
+        (0, []),
+        (1, [2]),
+        (2, [2]),
+        (4, [4]),
+        (16, [16]),
+        (23, [16, 4, 2, 2]),
+        (40, [16, 16, 4, 4]),
+    ):
+        ran.clear()
+        x = rows(count)
+        np.testing.assert_allclose(sizes(x), fake.reference(x, fake.model()), rtol=1e-5, atol=1e-6)
+        assert ran == expected
+    sizes.threads = 3
+    other = copy.copy(sizes)
+    assert {one.threads for one in (other, *other._others.values())} == {3}
+    np.testing.assert_array_equal(other(rows(23)), sizes(rows(23)))
+
+
+def test_batch_sizes_that_are_missing_or_damaged(sizes: tvm_schedules.Model, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    x = rows(23)
+    (place / "mine").write_text("kept")
+    shutil.copytree(place, tmp_path / "other")
+    shutil.rmtree(place / "batch-16")  # a device has no room for it
+    found = tvm_schedules.load(place)
+    assert found.batch_sizes == (2, 4)
+    np.testing.assert_allclose(found(x), sizes(x), rtol=1e-6)
+    tvm_schedules.build(fake.model(2, seed=1), tmp_path / "new", batch_sizes=[16])
+    shutil.copytree(tmp_path / "new" / "batch-16", place / "batch-16")
+    with pytest.raises(ArtifactError, match="batch-16 is damaged: it is not the one that was exported with"):
+        tvm_schedules.load(place)
+    (place / "batch-16" / "model.so").unlink()
+    with pytest.raises(ArtifactError, match=r"batch-16/model\.so is missing"):
+        tvm_schedules.load(place)
+    tvm_schedules.build(fake.model(), place)
+    assert not [path.name for path in place.iterdir() if path.name.startswith("batch-")]
+    assert (place / "mine").read_text() == "kept"
+    assert tvm_schedules.load(place).batch_sizes == (1,)
+
+
+def test_networks_without_a_batch_have_no_sizes(tmp_path: Path) -> None:
+    mixing = network([("Softmax", ["x"], "y", {"axis": 0})], {"x": [3, 4]}, {"y": [3, 4]})
+    with pytest.raises(ModelError, match="are not known to count samples that do not depend on each other"):
+        tvm_schedules.build(mixing, tmp_path / "out", batch_sizes=[1, 8])
+    nodes: list[Node] = [("Reshape", ["x", "s"], "h", {}), ("Reshape", ["h", "r"], "y", {})]
+    fixed = network(nodes, X, Y, s=np.array([4]), r=np.array([1, 4]))
+    helper.set_model_props(fixed, {batch.PROPERTY: "x"})
+    with pytest.raises(ModelError, match=r"for batch size 8 \(its own is 1, and shapes inside of it may be fixed"):
+        tvm_schedules.build(fixed, tmp_path / "out", batch_sizes=[1, 8])
+    with pytest.raises(ModelError, match="target 'c' has no libraries to choose from"):
+        tvm_schedules.build(conv_net(), tmp_path / "out", "c", batch_sizes=[1, 8])
+    for wrong in ([0], [2, -1]):
+        with pytest.raises(ValueError, match="batch sizes must be at least 1"):
+            tvm_schedules.build(conv_net(), tmp_path / "out", batch_sizes=wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_in_other_groups() -> None:
+    runs = [{"x": np.full((1, 2), i), "t": np.array(7)} for i in range(5)]
+    found = batch.regrouped(runs, ["x"], 2)
+    assert [run["x"][:, 0].tolist() for run in found] == [[0, 1], [2, 3]]
+    assert batch.regrouped(runs, ["x"], 8)[0]["x"][:, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert found[1]["t"] == 7

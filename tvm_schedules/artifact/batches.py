@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.errors import InputError
+from tvm_schedules.errors import ArtifactError, InputError
 
-__all__ = ["arguments", "describe", "fill", "in_turn", "pieces", "room", "share"]
+__all__ = ["arguments", "batch_size", "describe", "fill", "in_turn", "pieces", "room", "share"]
 
 Array = npt.NDArray[Any]
 Entries = Sequence[Mapping[str, Any]]
@@ -98,36 +98,47 @@ def fill(inputs: Entries, buffers: Sequence[Array], arrays: Sequence[Array], par
             buffer[...] = array
 
 
-def pieces(count: int, size: int) -> list[slice]:
-    """``count`` samples in pieces of ``size``; the last one may be smaller."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def pieces(count: int, size: int, start: int = 0) -> list[slice]:
+    """The samples from ``start`` to ``count`` in pieces of ``size``; the last one may be smaller."""
+    return [slice(begin, min(begin + size, count)) for begin in range(start, count, size)]
+
+
+def batch_size(inputs: Entries, outputs: Entries) -> int:
+    """How many samples a network was compiled for; 0 where its first axes do not count any.
+
+    Raises:
+        ArtifactError: Inputs and outputs do not agree on it.
+    """
+    counting = [entry for entry in inputs if entry.get("batch")]
+    if not counting:
+        return 0
+    sizes = {entry["shape"][0] if entry["shape"] else 0 for entry in (*counting, *outputs)}
+    if len(sizes) > 1 or 0 in sizes or not all(entry.get("batch") for entry in outputs):
+        raise ArtifactError(f"inputs and outputs count different samples: {describe([*inputs, *outputs])}")
+    return int(sizes.pop())
 
 
 def in_turn(
     inputs: Entries,
-    outputs: Entries,
     arrays: Sequence[Array],
-    count: int | None,
+    results: Sequence[Array],
+    parts: Sequence[slice],
     once: Callable[[Sequence[Array]], Sequence[Array]],
-) -> list[Array]:
+) -> None:
     """Runs samples one piece after another.
 
     Args:
         inputs: The network's inputs.
-        outputs: Its outputs.
         arrays: From :func:`arguments`.
-        count: From there.
+        results: From :func:`room`.
+        parts: The pieces.
         once: The network, for arrays of the compiled shapes.
     """
-    if count is None:
-        return list(once(arrays))
-    results = room(outputs, count)
     buffers = [np.zeros(entry["shape"], entry["dtype"]) for entry in inputs]
-    for part in pieces(count, outputs[0]["shape"][0]):
+    for part in parts:
         fill(inputs, buffers, arrays, part)
         for result, made in zip(results, once(buffers), strict=True):
             result[part] = made[: part.stop - part.start]
-    return results
 
 
 def share(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import shutil
@@ -58,6 +59,7 @@ def build(
     *,
     samples: verification.Samples | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    batch_sizes: Sequence[int] = (),
     verify: bool = True,
     tune: Tuning | str | Path | bool | None = None,
     progress: Callable[[str], None] | None = None,
@@ -76,6 +78,8 @@ def build(
             random.
         input_shapes: Sizes for inputs that have open ones in the file. Samples serve as well: an open first dimension
             then becomes 1.
+        batch_sizes: Numbers of samples to compile the network for beside its own one. A call with many samples runs as
+            many as fit by the largest of them, the rest by smaller ones. Each is a library with weights of its own.
         verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host
             build of the same graph stands in.
         tune: Measure on the device which kernel and which of its numbers is best for every layer, and remember it in a
@@ -83,7 +87,9 @@ def build(
         progress: Called with a line of text before each stage.
 
     Raises:
-        ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator.
+        ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator;
+            or it cannot be compiled for other numbers of samples.
+        ValueError: A batch size is less than 1.
         TargetError: Unknown target.
         LinkError: No linker for the target.
         CompilerError: The compiler's process ended; nothing was changed.
@@ -92,6 +98,9 @@ def build(
         TunerError: Tuning is not possible, or its file is damaged.
     """
     place = store.check(output)
+    sizes = sorted({operator.index(size) for size in batch_sizes})
+    if sizes and sizes[0] < 1:
+        raise ValueError(f"batch sizes must be at least 1, got {', '.join(map(str, batch_sizes))}")
     # Only LLVM knows this machine, and it is in the child; all other targets are known here.
     spec = None if target == "host" else targets.resolve(target) if isinstance(target, str) else target
     if spec is not None and spec.is_gpu:
@@ -107,14 +116,68 @@ def build(
     onnxtools.fix_shapes(proto, shapes)
     runs = None if samples is None else verification.split_samples(onnxtools.signature(proto, "input"), samples)
     tuning = _tuning(tune, spec)
+    if sizes and spec is not None and spec.is_c:
+        raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes")
+    say = progress or (lambda line: None)
     with store.replacing(place) as folder:
-        done = _apart(folder, place, proto, spec, runs, verify, tuning, progress or (lambda line: None))
+        done = _apart(folder, place, proto, spec, runs, verify, tuning, say)
+        if sizes:
+            made = _batches(folder, place, proto, done["metadata"], sizes, spec, runs, verify, tuning, say)
+            done["metadata"] = store.write_metadata(folder, {**done["metadata"], "batches": made})
     if tuning is not None:
         from tvm_schedules.tuner.search import Tuned
 
         tuning.layers = [Tuned.from_json(layer) for layer in done["tuning"]]
     report = None if done["report"] is None else verification.Report.from_dict(done["report"])
     return Artifact(place, done["metadata"], report)
+
+
+def _batches(
+    folder: Path,
+    output: Path,
+    model: Any,
+    metadata: Mapping[str, Any],
+    sizes: Sequence[int],
+    spec: targets.TargetSpec | None,
+    runs: Sequence[Mapping[str, Any]] | None,
+    check: bool,
+    tuning: Tuning | None,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Compile a network for other numbers of samples, each in a directory of its own.
+
+    Returns:
+        Names of the directories, and the hashes of their metadata.
+
+    Raises:
+        ModelError: The network's first axes do not count samples, or it cannot be compiled for so many.
+    """
+    names = [entry["name"] for entry in metadata["inputs"] if entry.get("batch")]
+    if not names:
+        raise ModelError(
+            "the network cannot be compiled for several batch sizes: the first axes of its inputs and outputs are not "
+            "known to count samples that do not depend on each other"
+        )
+    own = next(entry["shape"][0] for entry in metadata["inputs"] if entry.get("batch"))
+    made = {}
+    for size in sizes:
+        if size == own:
+            continue
+        say(f"batch size {size}")
+        place = folder / f"batch-{size}"
+        place.mkdir()
+        more = None if runs is None else batch.regrouped(runs, names, size)
+        try:
+            done = _apart(place, output, batch.resized(model, names, size), spec, more, check, tuning, say)
+        except ModelError as error:
+            raise ModelError(
+                f"the network cannot be compiled for batch size {size} (its own is {own}, and shapes inside of it may "
+                f"be fixed for that): {error}"
+            ) from error
+        for name in store.NOT_RUN:  # the network's own are there, beside
+            (place / name).unlink(missing_ok=True)
+        made[place.name] = store.write_metadata(place, done["metadata"])["sha256"]
+    return made
 
 
 def _apart(

@@ -20,7 +20,8 @@ def _dtype(value: Any) -> str | None:
     return None if known else "the name of a type of numbers"
 
 
-_TENSOR = {"name": str, "shape": [count], "dtype": _dtype, "quant?": {"scale": positive, "zero_point": count}}
+_TENSOR = {"name": str, "shape": [count], "dtype": _dtype, "batch?": bool}
+_TENSOR |= {"quant?": {"scale": positive, "zero_point": count}}
 _STEP: dict[str, Any] = {"name": str, "kernel": str, "op?": str, "reason?": str, "operand?": str}
 _STEP |= dict.fromkeys(("macs?", "nonzero_macs?", "bytes_weights?", "work?"), count)
 _LAYER: dict[str, Any] = {"name": str, "kernel": str, "reason": str, "shape": [count], "terms": count, "bytes": count}
@@ -43,5 +44,6 @@ METADATA = {
     "code?": {"source?": str, "binary?": str, "images?": [str]},
     "verification": Maybe({"where": str, "runs": count}),
     "unverified?": Maybe(str),
+    "batches?": Every(str),
     "files": Every({"bytes": count, "sha256": str}),
 }

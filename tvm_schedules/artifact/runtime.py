@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from tvm_schedules import cpu
 from tvm_schedules.artifact import libraries, store, weights
-from tvm_schedules.artifact.batches import arguments, describe, fill, pieces, room, share
+from tvm_schedules.artifact.batches import arguments, batch_size, describe, fill, pieces, room, share
 from tvm_schedules.artifact.threads import checked, default_threads, setter
 from tvm_schedules.artifact.turns import take_turns
 from tvm_schedules.errors import ArtifactError, CpuFeatureError, TernError
@@ -81,6 +83,8 @@ class Model:
 
     source: Path | None = None
     _threads: int | None = None
+    _only: tuple[Array, Array] | None = None
+    _others: Mapping[int, Model] = MappingProxyType({})  # the same network, by other numbers of samples
 
     def __init__(
         self,
@@ -112,7 +116,8 @@ class Model:
         self._memories = [memory]  # more of them where samples run beside each other
         self._in, self._out, self._tensors = memory.inputs, memory.outputs, memory.tensors
         self._whole = (*self._tensors, 0, len(plan["steps"]))
-        self._only = (self._in[0], self._out[0]) if len(self._in) == len(self._out) == 1 else None
+        if len(self._in) == len(self._out) == 1:
+            self._only = self._in[0], self._out[0]
 
     @property
     def threads(self) -> int | None:
@@ -122,6 +127,14 @@ class Model:
     @threads.setter
     def threads(self, count: int | None) -> None:
         self._threads = None if count is None else checked(count)
+        for model in self._others.values():
+            model._threads = self._threads
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Numbers of samples that there is compiled code for, in rising order; none where first axes do not count."""
+        own = batch_size(self.inputs, self.outputs)
+        return tuple(sorted({own, *self._others})) if own else ()
 
     def __repr__(self) -> str:
         return f"Model({describe(self.inputs)} -> {describe(self.outputs)})"
@@ -130,6 +143,7 @@ class Model:
         """Another one with memory of its own, so that both can run at the same time; the weights are shared."""
         made = Model(self.plan, self._library, self._constants, self._threads, self.metadata)
         made.source = self.source
+        made._others = {size: copy(model) for size, model in self._others.items()}
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
@@ -168,8 +182,11 @@ class Model:
                     self._function(*self._whole)
                     return result.copy()
         arrays, count = arguments(self.inputs, args, named)
-        with self._lock:
-            results = self._run(arrays) if count is None else self._run_samples(arrays, count)
+        if count is None:
+            with self._lock:
+                results = self._run(arrays)
+        else:
+            results = self._run_samples(arrays, count)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -181,8 +198,19 @@ class Model:
         return [buffer.copy() for buffer in self._out]
 
     def _run_samples(self, arrays: Sequence[Array], count: int) -> list[Array]:
-        """Run the network on any number of samples. The lock is held."""
-        results = room(self.outputs, count)
+        """Run the network on any number of samples: as many as fit by the largest batch, then by the next one."""
+        results, start = room(self.outputs, count), 0
+        models = {self.outputs[0]["shape"][0]: self, **self._others}
+        for size in sorted(models, reverse=True):
+            stop = count if size == min(models) else start + (count - start) // size * size
+            if stop > start:
+                with models[size]._lock:
+                    models[size]._run_pieces(arrays, results, pieces(stop, size, start))
+            start = stop
+        return results
+
+    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
+        """Run the network on some of the samples. The lock is held."""
         threads = default_threads() if self._threads is None else self._threads
         whole = len(self.plan["steps"])
 
@@ -200,8 +228,7 @@ class Model:
         def ready(number: int) -> None:
             self._memories += [Memory(self.plan, self._constants) for _ in range(number - len(self._memories))]
 
-        share(pieces(count, self.outputs[0]["shape"][0]), threads, lambda part: run(part, 0, threads), alone, ready)
-        return results
+        share(parts, threads, lambda part: run(part, 0, threads), alone, ready)
 
     def run_steps(self, begin: int, end: int) -> None:
         """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""
@@ -312,8 +339,26 @@ def _reload(source: str, threads: int | None, digest: str) -> Model:
 
 def _load(folder: Path, threads: int | None, check_hashes: bool) -> Model:
     """Load what is in a directory that nobody replaces meanwhile; arguments and errors as those of :func:`load`."""
+    model = _load_one(folder, threads, check_hashes)
+    others: dict[int, Model] = {}
+    for name, digest in model.metadata.get("batches", {}).items():
+        if not store.BATCH.fullmatch(name):
+            raise ArtifactError(f"{folder / store.METADATA} names {name!r}, which is no directory of an artifact")
+        if not (folder / name).exists():  # left out on a device
+            continue
+        other = _load_one(folder / name, threads, check_hashes)
+        if other.metadata["sha256"] != digest:
+            raise ArtifactError(f"{folder / name} is damaged: it is not the one that was exported with {folder}")
+        others[other.outputs[0]["shape"][0]] = other
+    model._others = others
+    return model
+
+
+def _load_one(folder: Path, threads: int | None, check_hashes: bool) -> Model:
+    """Load the network of one directory."""
     metadata = store.read_metadata(folder, check_hashes, (store.LIBRARY, store.WEIGHTS))
     plan = plan_of(metadata)
+    batch_size(plan["inputs"], plan["outputs"])  # which is an error where the two do not agree
     if metadata["target"]["tvm"].get("kind") == "c":
         from tvm_schedules.portable.host import HostModel
 

@@ -41,6 +41,8 @@ C_FILES = ("model.c", "model.h", "model_weights.h", "model_sample.h")
 WORK = ".work"
 """Directory of temporary files while an artifact is made: beside the result, where there is room for it or nowhere."""
 FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, *C_FILES, METADATA)
+BATCH = re.compile(r"batch-[1-9][0-9]*")
+"""Names of directories with the network for another number of samples: code, weights and metadata of their own."""
 NOT_RUN = (MODEL, SAMPLES, PROBE, "kernels.cu", "model_sample.h")
 """What a device needs not have to run a network: it serves to check, to measure and to look at it."""
 
@@ -362,12 +364,13 @@ def _commit(folder: Path, target: Path) -> None:
     """Flush ``folder`` and put it in the place of ``target``; what was there ends up removed."""
     if target.is_dir():
         for path in target.iterdir():
-            if path.name not in FILES:
+            if path.name not in FILES and not BATCH.fullmatch(path.name):
                 _take(path, folder / path.name)
-    for name in FILES:
-        if (folder / name).is_file():
-            _flush(folder / name)
-    _flush(folder)
+    for place in (folder, *(path for path in folder.iterdir() if BATCH.fullmatch(path.name) and path.is_dir())):
+        for name in FILES:
+            if (place / name).is_file():
+                _flush(place / name)
+        _flush(place)
     if not target.exists():
         folder.rename(target)
     elif not _exchange(folder, target):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact.batches import arguments, describe, in_turn
+from ..artifact.batches import describe, in_turn
 from ..artifact.runtime import Model
 from ..artifact.turns import take_turns
 
@@ -102,21 +102,10 @@ class GpuModel(Model):
 
     def __copy__(self) -> Model:
         """Another one, loaded from the same artifact."""
-        again, arguments = self.__reduce__()
-        return again(*arguments)
+        again, its = self.__reduce__()
+        return again(*its)
 
-    def __call__(self, *args: Array, **named: Array) -> Any:
-        """Run the network; arguments and results as those of :class:`tvm_schedules.Model`.
-
-        Raises:
-            InputError: An input has the wrong name, shape or dtype, or is missing.
-        """
-        arrays, count = arguments(self.inputs, args, named)
-        with self._lock:
-            results = in_turn(self.inputs, self.outputs, arrays, count, self._once)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _once(self, arrays: Sequence[Array]) -> list[Array]:
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run the network on inputs of the compiled shapes. The lock is held."""
         for buffer, array in zip(self._in, arrays, strict=True):
             self.device.upload(buffer, np.ascontiguousarray(array))
@@ -125,6 +114,9 @@ class GpuModel(Model):
         for buffer, result in zip(self._out, results, strict=True):
             self.device.download(buffer, result)
         return results
+
+    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
+        in_turn(self.inputs, arrays, results, parts, self._run)
 
     def run_steps(self, begin: int, end: int) -> None:
         """Start the steps ``begin <= i < end`` on what is in the device's memory; does not wait for them."""

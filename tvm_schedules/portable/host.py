@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import linking
-from ..artifact.batches import arguments, describe, in_turn
+from ..artifact.batches import arguments, describe, in_turn, pieces, room
 from ..artifact.runtime import Model
 from ..artifact.turns import take_turns
 from ..errors import ArtifactError, InputError, LinkError
@@ -65,23 +65,8 @@ class HostModel(Model):
 
     def __copy__(self) -> Model:
         """Another one, loaded from the same artifact."""
-        again, arguments = self.__reduce__()
-        return again(*arguments)
-
-    def __call__(self, *args: Array, **named: Array) -> Any:
-        """Runs the network.
-
-        Args:
-            *args: Inputs in order.
-            **named: Inputs by name.
-
-        Returns:
-            The output, or a tuple of them.
-
-        Raises:
-            InputError: An input has the wrong name, shape or dtype, or is missing.
-        """
-        return self._call("model_run", self.inputs, self.outputs, args, named)
+        again, its = self.__reduce__()
+        return again(*its)
 
     def run_steps(self, begin: int, end: int) -> None:
         """The C form has no steps that run alone.
@@ -103,25 +88,30 @@ class HostModel(Model):
             [{**entry, "dtype": "uint8" if "quant" in entry else entry["dtype"]} for entry in entries]
             for entries in (self.inputs, self.outputs)
         )
-        return self._call("model_run_quantized", inputs, outputs, args, named)
-
-    def _call(
-        self,
-        function: str,
-        inputs: list[dict[str, Any]],
-        outputs: list[dict[str, Any]],
-        args: tuple[Array, ...],
-        named: dict[str, Array],
-    ) -> Any:
-        def once(arrays: Sequence[Array]) -> list[Array]:
-            arrays = [np.ascontiguousarray(array) for array in arrays]
-            results = [np.zeros(entry["shape"], entry["dtype"]) for entry in outputs]
-            status = getattr(self._library, function)(*(ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *results)))
-            if status:
-                raise RuntimeError(f"{function} returned {status}")
-            return results
-
         arrays, count = arguments(inputs, args, named)
+
+        def once(given: Sequence[Array]) -> list[Array]:
+            return self._once("model_run_quantized", given, outputs)
+
         with self._lock:
-            results = in_turn(inputs, outputs, arrays, count, once)
+            if count is None:
+                results = once(arrays)
+            else:
+                results = room(outputs, count)
+                in_turn(inputs, arrays, results, pieces(count, outputs[0]["shape"][0]), once)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        return self._once("model_run", arrays, self.outputs)
+
+    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
+        in_turn(self.inputs, arrays, results, parts, self._run)
+
+    def _once(self, function: str, arrays: Sequence[Array], outputs: Sequence[dict[str, Any]]) -> list[Array]:
+        """Call a function of the library with inputs of the compiled shapes. The lock is held."""
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        results = [np.zeros(entry["shape"], entry["dtype"]) for entry in outputs]
+        status = getattr(self._library, function)(*(ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *results)))
+        if status:
+            raise RuntimeError(f"{function} returned {status}")
+        return results
