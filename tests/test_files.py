@@ -22,7 +22,7 @@ from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import bench
 from tvm_schedules.bench.boards import bench_boards
 from tvm_schedules.errors import OutputError
-from tvm_schedules.files import locked, user_path, write_file
+from tvm_schedules.files import check_writable, locked, user_path, write_file
 from tvm_schedules.inspection import inspect
 from tvm_schedules.tuner import Database
 
@@ -161,6 +161,10 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "file" / "below", tmp_path / "circle", tmp_path / ("n" * 300)):
         with pytest.raises(OutputError, match="cannot write"):
             write_file(place, "x")
+        with pytest.raises(OutputError, match="cannot write"):  # and this is known before
+            check_writable(place)
+    for place in (tmp_path / "file", tmp_path / "new" / "file", Path(os.devnull)):
+        check_writable(place)
     assert sorted(os.listdir(tmp_path)) == ["circle", "file"]
 
 
@@ -175,3 +179,19 @@ def test_a_lock_that_another_process_holds(tmp_path: Path) -> None:
         holder.kill()
     with locked(tmp_path / "b", 5.0):
         pass
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--plot"])
+def test_benchmarks_look_at_their_outputs_first(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvm_schedules.cli.bench import main
+
+    monkeypatch.setattr("tvm_schedules.bench.bench", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").write_text("mine")
+    assert main([str(tmp_path), option, str(tmp_path / "file" / "below.png")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    monkeypatch.setattr("tvm_schedules.bench.suite.__main__._measure", lambda *_: pytest.fail("measured"))
+    if option != "--csv":
+        assert main(["--suite", option, str(tmp_path / "file" / "below.png")]) == 1
+        assert "cannot write" in capsys.readouterr().err

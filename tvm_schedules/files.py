@@ -18,7 +18,7 @@ try:
 except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["locked", "user_path", "write_file"]
+__all__ = ["check_writable", "locked", "user_path", "write_file"]
 
 
 def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -78,6 +78,26 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write {str(given)!r}: {error.strerror or error}") from error
     return given
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that :func:`write_file` could not write, before the work whose result is for it.
+
+    Raises:
+        OutputError: It is a directory, or nothing can be written where it is to be.
+    """
+    given = user_path(path)
+    try:
+        mode = _mode(given)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise OutputError(f"cannot write {str(given)!r}: it is a directory")
+        if mode is not None and not stat.S_ISREG(mode):
+            return
+        folder = next(folder for folder in Path(os.path.realpath(given)).parents if folder.exists())
+    except OSError as error:
+        raise OutputError(f"cannot write {str(given)!r}: {error.strerror or error}") from error
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {str(given)!r}: {str(folder)!r} is not a directory that can be written")
 
 
 def _mode(path: Path) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 from tvm_schedules.cli import run
 from tvm_schedules.console import make_console, plain
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import write_file
+from tvm_schedules.files import check_writable, write_file
 
 
 def _numbers(text: str) -> list[int]:
@@ -98,6 +98,8 @@ def _main(options: argparse.Namespace) -> int:
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
     addresses = _addresses(options)
+    for path in filter(None, (options.json, options.csv, options.plot)):
+        check_writable(path)
     if options.plot:
         report.check_plot(options.plot)
     newest: dict[str, Any] = {}

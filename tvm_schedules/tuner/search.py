@@ -17,6 +17,7 @@ from .. import cpu
 from ..artifact.threads import checked, default_threads
 from ..choice import Choice
 from ..errors import TunerError
+from ..files import check_writable
 from ..graph import Fused, Graph, Node
 from ..linking import own_threads
 from ..lower import Lowering
@@ -109,10 +110,12 @@ class Tuning:
             progress: Called with a line for each layer that is measured.
 
         Raises:
+            OutputError: The database cannot be written.
             TunerError: The database is damaged, or a layer is not in it and there is no device to measure it on.
             CpuFeatureError: The board's CPU is not one for the target.
         """
         database = Database(self.database or default_database())
+        check_writable(database.path)
         base = Lowering(graph, target)
         threads = self.usual_threads()
         nodes = [node for node in graph.nodes if isinstance(node, Fused)]

@@ -15,7 +15,7 @@ from tvm_schedules.bench.suite.cases import CASES
 from tvm_schedules.cli import run
 from tvm_schedules.console import make_console, plain
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import user_path, write_file
+from tvm_schedules.files import check_writable, user_path, write_file
 
 
 def _list(text: str) -> list[str]:
@@ -122,6 +122,8 @@ def _main(options: argparse.Namespace) -> int:
     from tvm_schedules.bench.suite import baseline, show
 
     old = baseline.read(options.compare) if options.compare else None  # a wrong file is noticed now, not in an hour
+    for path in filter(None, (options.json, options.plot, options.write_baseline)):
+        check_writable(path)
     log = make_console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="tern-suite-") as temporary, log.status("start") as status:
 
