@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -15,6 +14,7 @@ from tern_lightning import layers
 from tern_lightning.activations import ActivationRange, InputFakeQuantizer
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin
 from tern_lightning.callbacks.state import check_bias
+from tern_lightning.copies import independent_copy
 from tern_lightning.kinds import channel_axis, weight_of
 from tern_lightning.layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
 from tern_lightning.masks import NAME as MASK
@@ -189,7 +189,7 @@ def to_plain(module: M, activations: bool = True) -> M:
         >>> torch.equal(torch.jit.trace(plain, x)(x), net(x))
         True
     """
-    twin: M = copy.deepcopy(getattr(module, "_orig_mod", module))  # what torch.compile wraps
+    twin = independent_copy(module)
     make_plain(twin)
     if activations:
         write_learned_inputs(twin)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from tern_lightning.activations import remove_fake_quantizers
+from tern_lightning.copies import fix_normalized_weights, independent_copy
 from tern_lightning.kinds import channel_axis, find_weight, weight_layers, weight_of
-from tern_lightning.layers import TernaryLayer, effective_bias, effective_weight, swapped_layers, ternary_layers
+from tern_lightning.layers import make_plain, swapped_layers, ternary_layers
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.tensor import TernaryTensor
@@ -19,6 +19,7 @@ from tern_lightning.tensor import TernaryTensor
 MIN_FAN_IN = 3
 #: Fewest weights of a layer that has one pair of levels.
 MIN_WEIGHTS = 8
+_NARROW = (torch.bfloat16, torch.float16)
 
 
 def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> nn.Module:
@@ -37,8 +38,7 @@ def plain_copy(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = 
     twin = reference_copy(module)
     write_learned_inputs(twin)
     weights = {path: layer.ternary() for path, layer in ternary_layers(module).items()} | dict(ternary or {})
-    for _, layer in list(swapped_layers(twin)):
-        _make_plain(layer)
+    make_plain(twin)
     layers = dict(weight_layers(twin))
     for path, weight in weights.items():
         if path not in layers:
@@ -61,31 +61,26 @@ def reference_copy(module: nn.Module, quantized: bool = False) -> nn.Module:
     Raises:
         ExportError: The module cannot be copied.
     """
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     try:
-        twin = copy.deepcopy(module)
+        twin = independent_copy(module)
     except Exception as error:
-        raise ExportError(f"cannot copy {type(module).__name__} for the export: {error}") from error
+        raise ExportError(
+            f"cannot copy {type(module).__name__} for the export: {error}. Modules of your own must work with "
+            "copy.deepcopy: make what they hold besides tensors and modules copyable, or leave it out before the export"
+        ) from error
     if not quantized:
         remove_fake_quantizers(twin)
-    for _, layer in list(swapped_layers(twin)):
-        # Levels are rounded as the module computes; a wider latent weight would have others, and other codes.
-        if weight_of(layer).dtype in (torch.bfloat16, torch.float16):
-            _make_plain(layer)
-    return twin.to("cpu").float().eval()
-
-
-@torch.no_grad()
-def _make_plain(layer: TernaryLayer) -> None:
-    """Give a layer its own class back, with the weight and bias that its forward computes with, in float32."""
-    kind, state = layer._ternary_kind, layer._ternary_state
-    bias, weight = effective_bias(layer), effective_weight(layer)
-    if not layer._ternary_loaded and state.phase != "float":
-        weight = layer.ternary().dequantize()  # several terms are not rounded once more
-    layer._parameters[kind.weight] = nn.Parameter(weight.float())
-    if bias is not None:
-        layer._parameters[str(kind.bias)] = nn.Parameter(bias.float())
-    layer.__class__ = layer._ternary_base  # type: ignore[assignment]
+    # Levels are rounded as the module computes; a wider latent weight would have others, and other codes.
+    narrow = {
+        path: layer.ternary() for path, layer in ternary_layers(twin).items() if weight_of(layer).dtype in _NARROW
+    }
+    if narrow:
+        make_plain(twin)
+    twin = twin.to("cpu").float().eval()
+    for path, weight in narrow.items():
+        weight_of(twin.get_submodule(path)).data = weight.dequantize().cpu()
+    fix_normalized_weights(twin)
+    return twin
 
 
 def find_ternary(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None = None) -> dict[str, TernaryTensor]:
