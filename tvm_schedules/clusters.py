@@ -74,5 +74,9 @@ def _model(
 
     body = [helper.make_node(n.op, n.inputs, n.outputs, name=n.name, **n.attrs) for n in nodes]
     tensors = [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()]
-    made = helper.make_graph(body, "cluster", [info(n) for n in inputs], [info(n) for n in outputs], tensors)
+    ends = {*inputs, *outputs}
+    between = [info(n) for node in nodes for n in node.outputs if n in graph.values and n not in ends]
+    made = helper.make_graph(
+        body, "cluster", [info(n) for n in inputs], [info(n) for n in outputs], tensors, value_info=between
+    )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=10)

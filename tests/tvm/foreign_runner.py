@@ -1,4 +1,7 @@
-"""Runs a ForeignProgram by itself: one exported function with an arena, as the compiler makes it, unplanned."""
+"""Runs a ForeignProgram by itself: one exported function with an arena, as the compiler makes it, unplanned.
+
+All memory lies between pages that may not be touched.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import onnx
 from tvm_schedules import compat
 from tvm_schedules.foreign import ForeignProgram, lower_foreign
 from tvm_schedules.targets import TargetSpec, resolve
+
+from .guarded import Guarded
 
 
 class Runnable:
@@ -30,7 +35,7 @@ class Runnable:
         image = np.zeros(size + 64, "uint8")
         for name, array in program.constants.items():
             image[places[name] : places[name] + array.nbytes] = np.frombuffer(array.tobytes(), "uint8")
-        self.arena = compat.tensor(image)
+        self.arena = Guarded(image)
         exported = [n for n in program.outputs if n not in program.aliases]
         tensors = [*program.inputs.items(), *((n, program.outputs[n]) for n in exported)]
         parameters = [(f"p{i}", tuple(t[0]), t[1]) for i, (_, t) in enumerate(tensors)]
@@ -51,16 +56,16 @@ class Runnable:
         self.function = self.library["main"]
         self.exported = exported
 
-    def prepare(self, inputs: dict[str, np.ndarray]) -> tuple[list[Any], dict[str, np.ndarray]]:
+    def prepare(self, inputs: dict[str, np.ndarray]) -> tuple[list[Any], dict[str, Guarded]]:
         arrays = {n: np.array(inputs[n], order="C") for n in self.program.inputs}
         results = {n: np.full(s, 77, d) for n, (s, d) in self.program.outputs.items() if n in self.exported}
-        tensors = {n: compat.tensor(a) for n, a in {**arrays, **results}.items()}
-        return [*(tensors[n] for n in (*arrays, *results)), self.arena], tensors
+        kept = {n: Guarded(a) for n, a in {**arrays, **results}.items()}
+        return [*(kept[n].tensor() for n in (*arrays, *results)), self.arena.tensor()], kept
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         args, tensors = self.prepare(inputs)
         self.function(*args)
-        values = {n: t.numpy() for n, t in tensors.items()}
+        values = {n: np.array(kept.array) for n, kept in tensors.items()}
         values.update(self.program.constants)
         return [values[self.program.aliases.get(n, n)].reshape(shape) for n, (shape, _) in self.program.outputs.items()]
 

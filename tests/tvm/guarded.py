@@ -6,6 +6,9 @@ import ctypes
 import mmap
 
 import numpy as np
+import onnx
+
+from .nets import Runner
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -30,3 +33,17 @@ class Guarded:
         import tvm
 
         return tvm.runtime.from_dlpack(self.array)
+
+
+def guarded(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
+    """A compiled network's outputs; all memory that it is given lies between guarded pages."""
+    runner = Runner(model)
+    memory = [
+        *inputs,
+        *(np.zeros(o["shape"], o["dtype"]) for o in runner.plan["outputs"]),
+        runner.arena.numpy(),
+        runner.constants.numpy(),
+    ]
+    kept = [Guarded(array) for array in memory]
+    runner.function(*(g.tensor() for g in kept), 0, len(runner.plan["steps"]))
+    return [np.array(g.array) for g in kept[len(inputs) : -2]]

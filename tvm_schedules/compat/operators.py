@@ -7,11 +7,13 @@ from typing import Any
 __all__ = [
     "buffer_shape",
     "dtype_name",
+    "first_outputs",
     "import_onnx",
     "is_tuple_type",
     "known_onnx_operators",
     "legalize_and_fuse",
     "lower_blocks",
+    "output_tensors",
     "raw_pointers",
     "relax_kind",
     "runtime_calls",
@@ -76,6 +78,35 @@ def import_onnx(model: Any) -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         return from_onnx(model)
+
+
+def output_tensors(module: Any) -> list[tuple[tuple[int, ...], str] | None]:
+    """Shape and element type of each output of ``main``; None where it is no tensor, or not of a fixed shape."""
+    found: list[tuple[tuple[int, ...], str] | None] = []
+    for ty in tensor_types(module["main"].body.body.ty):
+        dims = getattr(getattr(ty, "shape", None), "values", None)
+        try:
+            found.append((tuple(int(dim) for dim in dims), dtype_name(ty)) if dims is not None else None)
+        except TypeError:  # a dimension that is computed
+            found.append(None)
+    return found
+
+
+def first_outputs(module: Any, count: int) -> Any:
+    """The module with the first outputs of ``main`` only; other functions of it stay."""
+    import tvm
+    from tvm import relax
+
+    main = module["main"]
+    *blocks, last = main.body.blocks
+    *bindings, result = last.bindings
+    if not is_tuple_type(result.var.ty):
+        return module
+    kept = relax.BlockBuilder().normalize(relax.Tuple(list(result.value.fields)[:count]))
+    var = relax.Var("outputs", kept.ty)
+    body = relax.SeqExpr([*blocks, relax.DataflowBlock([*bindings, relax.VarBinding(var, kept)])], var)
+    functions = {variable: function for variable, function in module.functions.items() if variable.name_hint != "main"}
+    return tvm.IRModule({**functions, "main": relax.Function(main.params, body, kept.ty, attrs=main.attrs)})
 
 
 def known_onnx_operators() -> frozenset[str]:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_schedules import compat
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
+from tvm_schedules.folding import fixed_shape
 from tvm_schedules.names import anonymous
 from tvm_schedules.schedules.onnx_fold import fold_shapes, value_types
 from tvm_schedules.schedules.onnx_guard import guard
+from tvm_schedules.schedules.onnx_pads import with_pads
 
 if TYPE_CHECKING:
     import onnx
@@ -45,11 +47,43 @@ def read(model: onnx.ModelProto) -> tuple[Any, Tensors, list[str]]:
             )
     _check_constants(model)
     model = fold_shapes(_expand(model))
-    model = guard(model, value_types(model))
+    types = value_types(model)
+    model = guard(with_pads(model, types), types)
     try:
-        return compat.import_onnx(anonymous(model)), inputs, outputs
+        return _checked(model), inputs, outputs
+    except ModelError:
+        raise
     except Exception as error:
         raise _explain(model, error) from error
+
+
+def _checked(model: onnx.ModelProto) -> Any:
+    """Imports a model and holds what TVM takes every node's results for against what ONNX does.
+
+    TVM's front end does not know every attribute. Where it ignores one that changes a shape, code would write behind
+    the buffers, which are as large as ONNX says.
+
+    Raises:
+        UnsupportedOperatorError: They differ; names the node.
+    """
+    import onnx
+
+    count = len(model.graph.output)
+    types = value_types(model)
+    inner = [
+        (node, name) for node in model.graph.node for name in node.output if fixed_shape(types.get(name)) is not None
+    ]
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    wide.graph.output.extend(onnx.helper.make_value_info(name, types[name]) for _, name in inner)
+    module = compat.import_onnx(anonymous(wide))
+    for (node, name), found in zip(inner, compat.output_tensors(module)[count:], strict=True):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(types[name].tensor_type.elem_type).name
+        wanted = fixed_shape(types[name]) or (), dtype
+        if found is not None and found != wanted:
+            made, said = (f"{kind}{list(dims)}" for dims, kind in (found, wanted))
+            raise _unsupported(node, f"TVM makes {made} of it where ONNX says {said}")
+    return compat.first_outputs(module, count)
 
 
 def _inputs(model: onnx.ModelProto) -> Tensors:
