@@ -115,7 +115,8 @@ def kind_of_type(type: type[nn.Module]) -> LayerKind | None:
 
 def kind_names() -> list[str]:
     """Class names of the known types."""
-    return [kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__ for kind in _KINDS]
+    names = (kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__ for kind in _KINDS)
+    return list(dict.fromkeys(names))
 
 
 def weight_name(module: nn.Module) -> str:

@@ -130,7 +130,8 @@ def network_ends(trained: Mapping[str, nn.Parameter], moved: Sequence[Collection
     """The first and the last layer of every network, with the reason by path.
 
     Usually there is one network. Where every optimizer has modules of its own, as those of a generator and a
-    discriminator, each of these modules is a network, and so are an ``encoder`` and a ``decoder`` side by side.
+    discriminator, each of these modules is a network. An ``encoder`` and a ``decoder`` side by side have ends where
+    they meet, too, if these are no larger than their other layers are on average: a narrow place, which costs little.
 
     Args:
         trained: Weights that are trained and can be ternary, by the path of their layer, in the model's order.
@@ -141,14 +142,16 @@ def network_ends(trained: Mapping[str, nn.Parameter], moved: Sequence[Collection
     for name, group in (_by_optimizer(trained, moved) or {"": paths}).items():
         _mark(ends, group, f" of {name!r}" if name else "")
     for half in _halves(paths):
-        _mark(ends, half, f" of {_common_half(half)!r}")
+        mean = sum(trained[path].numel() for path in half) / len(half)
+        small = [path if trained[path].numel() <= mean else None for path in (half[0], half[-1])]
+        _mark(ends, small, f" of {_common_half(half)!r}")
     return ends
 
 
-def _mark(ends: dict[str, str], group: Sequence[str], where: str) -> None:
-    if group:
-        ends.setdefault(group[-1], f"last layer{where}")
-        ends.setdefault(group[0], f"first layer{where}")
+def _mark(ends: dict[str, str], group: Sequence[str | None], where: str) -> None:
+    for name, path in (("last", group[-1]), ("first", group[0])) if group else ():
+        if path is not None:
+            ends.setdefault(path, f"{name} layer{where}")
 
 
 def _by_optimizer(trained: Mapping[str, nn.Parameter], moved: Sequence[Collection[int]]) -> dict[str, list[str]]:

@@ -23,7 +23,8 @@ class Rule:
 
     Attributes:
         name: Pattern for the layer's path in the model: a glob (``encoder.*``; ``*`` also crosses dots), or a regular
-            expression for the whole path after ``re:``.
+            expression for the whole path after ``re:``. A mere ``*`` leaves out layers that are not trained and
+            adapters of such.
         method: Method by name, or None to leave the layer in float.
         type: Class name that the layer or one of its base classes must have, for example ``Conv2d``.
         options: Options of the method, for example ``{"per_channel": True}``.
@@ -93,11 +94,12 @@ def check_rules(rules: Sequence[Rule] | None) -> tuple[Rule, ...]:
     Raises:
         TypeError: Something else came.
     """
-    wrong = [rules] if isinstance(rules, str | Rule) else [rule for rule in rules or () if not isinstance(rule, Rule)]
+    given: tuple[Any, ...] = (rules,) if isinstance(rules, str | Rule) else tuple(rules or ())
+    wrong = given if isinstance(rules, str | Rule) else [rule for rule in given if not isinstance(rule, Rule)]
     if wrong:
         hint = "[" + ", ".join(f"Rule({one!r})" if isinstance(one, str) else repr(one) for one in wrong[:2]) + "]"
         raise TypeError(f"rules must be a list of tern_lightning.Rule, got {rules!r}; HINT: rules={hint}")
-    return tuple(rules or ())
+    return given
 
 
 def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -202,9 +204,11 @@ def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles
         others = [(p, m) for p, m in model.named_modules() if p and not list(m.children()) and rule.matches(p, m)]
         if others and rule.name.strip("*"):
             path, module = others[0]
-            kinds = ", ".join(kind_names())
-            kind = type(module).__name__
-            raise ValueError(f"rule {rule} matches {path!r} ({kind}), which cannot be ternary; {kinds} can")
+            kinds, kind = ", ".join(kind_names()), type(module).__name__
+            raise ValueError(
+                f"rule {rule} matches {path!r} ({kind}), which cannot be ternary; "
+                f"{kinds} can, and what register_layer adds"
+            )
         words = rule.name.removeprefix("re:").strip("*.^$"), rule.type or ""
         known = list(layers) + sorted({type(module).__name__ for module in layers.values()})
         near = [n for word in words if word for n in difflib.get_close_matches(word, known, n=3, cutoff=0.5)]

@@ -192,6 +192,21 @@ def test_encoder_and_decoder_keep_their_ends():
     }
 
 
+def test_large_layers_between_encoder_and_decoder_are_ternary():
+    model = nn.ModuleDict({"encoder": mlp(2, 8, 16, 32), "decoder": mlp(32, 16, 8, 2)})
+    assert [path for path, what in reasons(model).items() if what == "twn"] == [
+        "encoder.1",
+        "encoder.2",
+        "decoder.0",
+        "decoder.1",
+    ]
+
+
+def test_rules_may_come_from_a_generator():
+    callback = TernaryCallback(rules=(Rule(name, "sws") for name in ("a", "b")))
+    assert [rule.name for rule in callback.rules] == ["a", "b"]
+
+
 def test_what_else_is_float_is_listed():
     class Experts(nn.Module):
         def __init__(self):
