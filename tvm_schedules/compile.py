@@ -29,6 +29,9 @@ Work is a step's ``work`` or, without, its multiply-adds (or additions of taps) 
 WAKE = 2_000_000
 """Work of a network from which threads that sleep are woken for it: that takes up to 50 microseconds."""
 
+GRAIN = 200_000
+"""Work that a thread takes at once, some microseconds: to take jobs is to wait for memory that others look at."""
+
 
 @dataclass
 class Compiled:
@@ -112,7 +115,7 @@ def compile_model(
                 else:
                     pointers.append(compat.pointer(arguments[-4 if place.kind == "arena" else -3], place.offset))
             with e.when((begin <= index) & (e.integer(index) < end)):
-                compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop)
+                compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop, grain(step))
 
         # The threads of the pool are woken once for all of our own kernels in a row; other functions wake them as
         # they need them.
@@ -130,6 +133,11 @@ def compile_model(
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
     return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays, wakes)
+
+
+def grain(step: Step) -> float:
+    """Part of a step's jobs that a thread takes at once, from 0 to 1."""
+    return min(1.0, GRAIN / max(1, _work([step])))
 
 
 def _work(steps: Iterable[Step]) -> int:

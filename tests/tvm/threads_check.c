@@ -77,7 +77,7 @@ static void programs(uint64_t seed, int times) {
     }
     int status = 0;
     for (int i = 0; i < loops && !status; i++) {
-      if (!alone) tern_jobs(data->loops[i].jobs);
+      if (!alone) tern_jobs(data->loops[i].jobs, 1 + (int)(next(&seed) % 9));
       status = ((Launch)__TVMBackendParallelLaunch)(alone ? tasks : ranges, &data->loops[i], 0);
     }
     if (!alone) status |= tern_run();
@@ -112,7 +112,7 @@ static int threads_of(void) {
 static int fails(int at, int jobs) {
   Data *data = calloc(1, sizeof *data);
   data->loops[0] = (Loop){data->numbers[0], data->numbers[1], jobs, at, 0, 0};
-  tern_jobs(jobs);
+  tern_jobs(jobs, 1);
   int status = ((Launch)__TVMBackendParallelLaunch)(ranges, data->loops, 0);
   if (!status) status = tern_run();
   free(data);
@@ -141,7 +141,7 @@ static void rests_after_a_stop(void) {
   for (int i = 0; i < 20 && !until; i++) { /* this thread, too, may be stopped, and so see nothing */
     begun = 0;
     data->loops[0] = (Loop){data->numbers[0], data->numbers[1], 2, -1, 1, 0};
-    tern_jobs(2);
+    tern_jobs(2, 1);
     check(((Launch)__TVMBackendParallelLaunch)(ranges, data->loops, 0) == 0 && tern_run() == 0, "jobs that sleep");
     until = GET(own.resting);
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -116,7 +117,9 @@ def kernel_function(args: Sequence[tuple[str, str]], body: Callable[..., None]) 
     return function.with_attr({JOBS: count, THREADS: int(emitters[0].parallel and count > 1)})
 
 
-def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: str = "parallel") -> None:
+def call_private(
+    variable: Any, function: Any, pointers: Sequence[Any], loop: str = "parallel", least: float = 0.0
+) -> None:
     """Emits a call of a private function inside :func:`main_function`, or the jobs of a kernel.
 
     Args:
@@ -125,6 +128,7 @@ def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: st
         pointers: Its arguments.
         loop: Over the jobs, where threads are to share them: ``parallel`` wakes threads, ``serial`` keeps to one, and
             others are what :func:`threads` returns.
+        least: Part of the jobs that is worth being taken by itself, from 0 to 1.
     """
     import tvm
     from tvm.script.ir_builder import tirx as builder
@@ -138,7 +142,8 @@ def call_private(variable: Any, function: Any, pointers: Sequence[Any], loop: st
     count, split = int(attribute(function, JOBS)), shares_jobs(function)
     if loop == "taken":
         unit = -(-count // MOST_JOBS) if split else count
-        builder.evaluate(tvm.tirx.call_extern("int32", "tern_jobs", -(-count // unit)))
+        jobs = -(-count // unit)
+        builder.evaluate(tvm.tirx.call_extern("int32", "tern_jobs", jobs, max(1, math.ceil(least * jobs))))
         with builder.parallel(0, RANGES) as task:
             first, last = task % LAST * unit, task // LAST * unit
             with builder.serial(first, last if count % unit == 0 else tvm.tirx.Min(last, count)) as job:

@@ -46,7 +46,8 @@ enum {
   STEPS = 128,         /* loops of a program; the next ones are another program */
   RANGES = 1 << 30,    /* tasks of a loop whose task is a range of jobs: first + LAST * last */
   LAST = 1 << 15,
-  GLANCES = 32,        /* looks at a line without a pause, before others' jobs are taken: most waits are over by then */
+  GLANCES = 32,        /* looks at a line without a pause: most waits are over by then */
+  PATIENCE = 100,      /* looks before jobs of a thread that is there are taken: it needs its line to take them itself */
   WATCHES = 4000,      /* looks with pauses, some 0.1 ms */
   PERIODS = 10,        /* that often, for a thread that runs a long job */
   YIELDING = 1000000,  /* nanoseconds that an idle thread yields before it sleeps */
@@ -64,14 +65,15 @@ typedef struct { /* atomic, as late threads read them while they are written */
   _Atomic(void *) data;
   _Atomic int32_t jobs;
   _Atomic int ranges;   /* whether a task is a range of jobs */
+  _Atomic int32_t least; /* jobs that are worth taking by themselves */
   _Atomic uint64_t end; /* jobs of the program up to the end of this loop */
 } Step;
 
 typedef struct {
   LINE _Atomic uint64_t taken; /* of this thread's share: loop << 16 | jobs that are taken, by anybody */
+  _Atomic int holds;           /* whether it has jobs that are not finished */
   LINE _Atomic uint64_t done;  /* written by this thread alone: jobs that it has finished, ever */
   _Atomic uint64_t here;       /* the program that it is in */
-  _Atomic int holds;           /* whether it has jobs that are not finished */
   LINE _Atomic uint64_t call;  /* written by the caller: program << 8 | how often it called for it */
   _Atomic int asleep;
   pthread_t thread;
@@ -81,7 +83,7 @@ typedef struct Pool Pool;
 struct Pool {
   /* What other libraries, perhaps of other versions, use: these three. */
   int (*enter)(Pool *, int brief);
-  void (*add)(Pool *, Body, void *data, int jobs, int ranges);
+  void (*add)(Pool *, Body, void *data, int jobs, int least, int ranges);
   int (*leave)(Pool *);
   atomic_flag busy;
   int started;       /* threads, with the caller */
@@ -106,7 +108,7 @@ struct Pool {
 };
 
 static int enter(Pool *pool, int brief);
-static void add(Pool *pool, Body body, void *data, int jobs, int ranges);
+static void add(Pool *pool, Body body, void *data, int jobs, int least, int ranges);
 static int leave(Pool *pool);
 static Pool own; /* of zeros, so that it takes no bytes in the file */
 static Pool *_Atomic used = &own;
@@ -161,18 +163,18 @@ static int64_t nanoseconds(clockid_t clock) {
 static int64_t now(void) { return nanoseconds(CLOCK_MONOTONIC); }
 
 /* -- a program -----------------------------------------------------------------------------------------------------*/
-/* Takes some of what is left of a share of `size` jobs, half of it or all; how many, and the first of them.
+/* Takes some of what is left of a share of `size` jobs, half of it and at least so many; how many, and the first one.
  *
  * The number of the loop only ever grows in `taken`. Where it is greater, the loop is over; where it is less, nobody has
  * taken any of this share, as no loop ends before all of its jobs are done. So who succeeds here is in a loop that is
  * not over, and it will not be before he says that he is done. */
-static int take(Thread *thread, uint64_t loop, int size, int all, int *begin) {
+static int take(Thread *thread, uint64_t loop, int size, int least, int *begin) {
   uint64_t taken = GET(thread->taken);
   for (;;) {
     uint64_t at = taken >> 16;
     int first = at == loop ? (int)(taken & 0xffff) : at < loop ? 0 : size;
     if (first >= size) return 0;
-    int some = all ? size - first : (size - first + 1) / 2;
+    int rest = size - first, half = (rest + 1) / 2, some = half > least ? half : least < rest ? least : rest;
     if (atomic_compare_exchange_weak_explicit(&thread->taken, &taken, loop << 16 | (uint64_t)(first + some),
                                               memory_order_acq_rel, memory_order_relaxed)) {
       *begin = first;
@@ -189,7 +191,7 @@ typedef struct { /* of one thread in one program */
   /* of the loop that it is in */
   Body body;
   void *data;
-  int jobs, ranges;
+  int jobs, ranges, least;
   uint64_t loop, end;
 } Part;
 
@@ -203,8 +205,14 @@ static int read_step(Part *part, int index) {
   part->data = ACQUIRE(step->data);
   part->jobs = ACQUIRE(step->jobs);
   part->ranges = ACQUIRE(step->ranges);
+  part->least = ACQUIRE(step->least);
   part->end = part->before + ACQUIRE(step->end);
   part->loop = part->first + (uint64_t)index;
+  if (index + 1 < part->steps) { /* what the caller has written is in its cache; the next job need not wait for it */
+    char *next = GET(step[1].data);
+    __builtin_prefetch(next);
+    __builtin_prefetch(next + 64);
+  }
   return runs(part);
 }
 
@@ -217,11 +225,11 @@ static int run(Body body, void *data, int begin, int end, int jobs, int ranges) 
 }
 
 /* Does jobs of a thread's share until none are left. */
-static void work_on(Part *part, int owner, int all) {
+static void work_on(Part *part, int owner, int least) {
   Thread *self = part->self;
   int each = (part->jobs + part->threads - 1) / part->threads, start = each * owner, first;
   int size = part->jobs - start < each ? part->jobs - start : each;
-  for (int some; size > 0 && (some = take(&part->pool->of[owner], part->loop, size, all, &first));) {
+  for (int some; size > 0 && (some = take(&part->pool->of[owner], part->loop, size, least, &first));) {
     SET(self->holds, 1);
     first += start;
     if (!GET(part->pool->failed) && run(part->body, part->data, first, first + some, part->jobs, part->ranges))
@@ -241,8 +249,8 @@ static inline int complete(const Part *part) {
 static void work_for_others(Part *part, int absent) {
   for (int i = 1; i < part->threads; i++) {
     int other = (part->me + i) % part->threads;
-    if (!absent) work_on(part, other, 0);
-    else if (GET(part->pool->of[other].here) != part->program) work_on(part, other, 1);
+    if (!absent) work_on(part, other, part->least);
+    else if (GET(part->pool->of[other].here) != part->program) work_on(part, other, part->jobs);
   }
 }
 
@@ -305,7 +313,7 @@ static int wait_for_all(Part *part) {
   if (complete(part)) return 1;
   work_for_others(part, 1);
   for (int looks = 0; !complete(part); looks++) {
-    if (looks == GLANCES) work_for_others(part, 0);
+    if (looks == PATIENCE) work_for_others(part, 0);
     if (looks > GLANCES) relax();
     if (part->me) {
       rouse(&part->pool->waiting);
@@ -346,9 +354,10 @@ static void take_part(Pool *pool, int me, uint64_t program) {
   part.done = GET(part.self->done);
   if (!runs(&part)) return;
   SET(part.self->here, program);
+  for (int i = 0; me && i < part.steps; i++) __builtin_prefetch(&pool->program_steps[i]);
   for (int i = 0; i < part.steps && read_step(&part, i); i++) {
     if (!me && GET(pool->left)) call_again(pool, part.threads);
-    work_on(&part, me, 0);
+    work_on(&part, me, part.least);
     if (wait_for_all(&part)) continue;
     SET(part.self->here, 0);
     if (runs(&part)) SET(pool->left, 1);
@@ -456,7 +465,7 @@ static void run_program(Pool *pool) {
 }
 
 /* Writes a loop down. */
-static void add(Pool *pool, Body body, void *data, int jobs, int ranges) {
+static void add(Pool *pool, Body body, void *data, int jobs, int least, int ranges) {
   if (pool->count == STEPS) run_program(pool);
   Step *step = &pool->program_steps[pool->count];
   uint64_t before = pool->count ? GET(step[-1].end) : 0;
@@ -464,6 +473,7 @@ static void add(Pool *pool, Body body, void *data, int jobs, int ranges) {
   RELEASE(step->data, data);
   RELEASE(step->jobs, jobs);
   RELEASE(step->ranges, ranges);
+  RELEASE(step->least, least);
   RELEASE(step->end, before + (uint64_t)jobs);
   pool->count++;
 }
@@ -478,16 +488,18 @@ static int leave(Pool *pool) {
 }
 
 /* -- generated code calls these ----------------------------------------------------------------------------------- */
-static _Thread_local struct { Pool *pool; int open, jobs; } mine; /* the program that the calling thread writes down */
+static _Thread_local struct { Pool *pool; int open, jobs, least; } mine; /* the program that the calling thread writes down */
 
-/* The next parallel loop has so many jobs and takes ranges of them; it need not be run before tern_run(). */
-int32_t tern_jobs(int32_t jobs) {
+/* The next parallel loop has so many jobs and takes ranges of them, of at least so many where there are so many left;
+ * it need not be run before tern_run(). */
+int32_t tern_jobs(int32_t jobs, int32_t least) {
   if (!mine.open) {
     Pool *pool = GET(used);
     mine.pool = pool->enter(pool, !WAKES) > 1 ? pool : NULL;
     mine.open = 1;
   }
   mine.jobs = jobs;
+  mine.least = least;
   return 0;
 }
 
@@ -502,7 +514,7 @@ static int launch(Body body, void *data, int tasks) {
   int jobs = mine.jobs;
   mine.jobs = 0; /* there may be a loop in a job, which is none of the program */
   if (jobs && mine.pool) {
-    mine.pool->add(mine.pool, body, data, jobs, 1);
+    mine.pool->add(mine.pool, body, data, jobs, mine.least, 1);
     return 0;
   }
   if (jobs) {
@@ -513,7 +525,7 @@ static int launch(Body body, void *data, int tasks) {
   Pool *pool = GET(used);
   int threads = pool->enter(pool, !WAKES);
   if (threads <= 1) return run(body, data, 0, tasks ? tasks : 1, tasks ? tasks : 1, 0);
-  pool->add(pool, body, data, tasks ? tasks : threads, 0);
+  pool->add(pool, body, data, tasks ? tasks : threads, 1, 0);
   return pool->leave(pool);
 }
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import compat, linking
+from ..compile import grain
 from ..plan import assign
 from ..targets import TargetSpec
 from .alone import Alone
@@ -89,7 +90,7 @@ def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = Fals
                         inside = place.kind == "arena"
                         base = arena_buffer if inside else constants_buffer
                         pointers.append(compat.pointer(base, place.offset + (0 if inside else start)))
-                    compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop)
+                    compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop, grain(step))
 
     buffers = [("arena", (arena,), "uint8"), ("constants", (constants.size,), "uint8")]
     main = compat.main_function(FUNCTION, buffers, ["which"], body)
