@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", metavar="FILE", help="write everything as JSON, after every round")
     made.add_argument("--csv", metavar="FILE", help="write one line per board, engine and number of threads")
     made.add_argument("--plot", metavar="FILE", help="write bar charts (.png, .svg, .pdf)")
+    made.add_argument(
+        "--crowded",
+        type=int,
+        metavar="N",
+        help="start N busy processes, end them afterwards, and measure everything beside them with 1 thread and with "
+        "2, unpinned: median, 99th percentile, mean, and their ratios to ours with 1 thread",
+    )
     boards = made.add_argument_group("boards")
     boards.add_argument("--rpc", action="append", default=[], metavar="HOST:PORT", help="a board; repeatable")
     boards.add_argument("--tracker", metavar="HOST:PORT", help="a tracker to get boards from, by --key")
@@ -90,6 +97,7 @@ def _addresses(options: argparse.Namespace) -> list[Any]:
 def _main(options: argparse.Namespace) -> int:
     from tvm_schedules.bench import bench, report
     from tvm_schedules.bench.boards import bench_boards
+    from tvm_schedules.bench.crowded import crowded
 
     try:
         log = make_console(stderr=True, soft_wrap=True)
@@ -98,6 +106,8 @@ def _main(options: argparse.Namespace) -> int:
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
     addresses = _addresses(options)
+    if options.crowded is not None and (addresses or options.csv or options.plot or options.threads != [1]):
+        raise BenchError("--crowded is for this machine, 1 and 2 threads, and tables or --json: leave out the rest")
     for path in filter(None, (options.json, options.csv, options.plot)):
         check_writable(path)
     if options.plot:
@@ -112,9 +122,12 @@ def _main(options: argparse.Namespace) -> int:
     interrupted = False
     try:
         with log.status("start") as status:
-            arguments = (against, options.threads, rounds, seconds, lambda line: status.update(plain(line)))
+            how = (rounds, seconds, lambda line: status.update(plain(line)))
+            arguments = (against, options.threads, *how)
             if addresses:
                 keep(bench_boards(options.artifact, addresses, *arguments, keep))
+            elif options.crowded is not None:
+                keep(crowded(options.artifact, options.crowded, against, *how, keep=keep))
             else:
                 keep(bench(options.artifact, *arguments, keep=keep))
     except KeyboardInterrupt:
@@ -134,18 +147,18 @@ def _main(options: argparse.Namespace) -> int:
         report.plot(results, options.plot)
     if interrupted:
         log.print("interrupted: this is what was measured before")
-    if options.json and (interrupted or any(entry["results"] for entry in failed)):
+    if options.json and (interrupted or any(entry.get("results") for entry in failed)):
         log.print(f"what was measured before is in {options.json}")
     return 130 if interrupted else 1 if failed else 0
 
 
 def _print(results: Sequence[dict[str, Any]], layers: int | None) -> None:
     """The tables of every machine."""
-    from tvm_schedules.bench import report
+    from tvm_schedules.bench import crowded, report
 
     console = make_console(width=140)
     for entry in results:
-        for part in report.parts(entry, layers):
+        for part in crowded.tables(entry) if "busy" in entry else report.parts(entry, layers):
             console.print(part)
 
 
