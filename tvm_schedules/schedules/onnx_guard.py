@@ -63,7 +63,9 @@ class _Guards:
     def gather_nd(self, node: Any) -> None:
         data, indices = self._shape(node, 0), self._shape(node, 1)
         first = next((int(a.i) for a in node.attribute if a.name == "batch_dims"), 0)
-        if data is not None and indices is not None:
+        if data is None or indices is None:
+            self._clamp(node, 1, None)
+        elif indices and 0 <= first <= len(data) - indices[-1]:  # otherwise the front end refuses it
             self._clamp(node, 1, np.array(data[first : first + indices[-1]]))
 
     def roi_align(self, node: Any) -> None:
@@ -140,14 +142,14 @@ class _Guards:
     def _extent(self, node: Any) -> np.ndarray | None:
         data = self._shape(node, 0)
         axis = next((int(a.i) for a in node.attribute if a.name == "axis"), 0)
-        return None if data is None else np.array(data[axis])
+        return None if data is None or not -len(data) <= axis < len(data) else np.array(data[axis])
 
     def _clamp(self, node: Any, index: int, extent: np.ndarray | None, wraps: bool = True) -> None:
         """Puts an input of indices into ``[-extent, extent)``, or ``[0, extent)`` where negative ones do not wrap."""
         from onnx import helper
 
         name = node.input[index]
-        if extent is None:
+        if extent is None or not (name in self.constants or name in self.types):
             raise ModelError(f"node {_name(node)!r}: the shape of what {node.op_type} reads is not known")
         low = -extent if wraps else 0 * extent
         if name in self.constants:
