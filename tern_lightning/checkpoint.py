@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,14 +20,25 @@ class CheckpointError(ValueError):
     """A file is no checkpoint of the wanted network."""
 
 
+Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
+"""A class that a file may hold objects of, or a function; with its name in the file where that is another one."""
+
+
 def load_module(
-    path: str | os.PathLike[str], target: type[nn.Module] | nn.Module, **hyper_parameters: Any
+    path: str | os.PathLike[str],
+    target: type[nn.Module] | nn.Module,
+    *,
+    allow_classes: Sequence[Allowed] = (),
+    **hyper_parameters: Any,
 ) -> nn.Module:
     """Load a checkpoint into a network, without running code that the file contains.
 
     Args:
         path: A Lightning checkpoint, or a file of ``torch.save(module.state_dict())``.
         target: The network's class, built with the checkpoint's hyper-parameters, or an instance, which is filled.
+        allow_classes: Classes that the file may hold besides tensors and plain values, such as ``pathlib.PosixPath`` or
+            an enumeration among the hyper-parameters. The file may call them with any arguments, so that only classes
+            that do nothing else should be here.
         hyper_parameters: Arguments of the class; they go before those of the checkpoint.
 
     Returns:
@@ -37,7 +49,7 @@ def load_module(
         CheckpointError: The file is truncated, foreign or unsafe, or does not fit the class or its hyper-parameters.
     """
     path = user_path(path, "checkpoint")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, allow_classes)
     if isinstance(target, nn.Module):
         if hyper_parameters:
             raise TypeError(f"hyper_parameters are for a class, got {sorted(hyper_parameters)} with an instance")
@@ -53,8 +65,8 @@ def load_module(
     return module.eval()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint file; only tensors and plain values are accepted.
+def read_checkpoint(path: str | os.PathLike[str], allow_classes: Sequence[Allowed] = ()) -> dict[str, Any]:
+    """Read a checkpoint file; only tensors, plain values and objects of ``allow_classes`` are accepted.
 
     Returns:
         The checkpoint with at least ``state_dict``.
@@ -68,14 +80,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist or is not a file")
     name = f"checkpoint {os.fspath(path)!r}"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allow_classes)):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error):
-            line = next(line for line in str(error).splitlines() if "Unsupported global" in line).strip()
+            names = _foreign(path, allow_classes) or [_foreign_name(error)]
+            flags = " ".join(f"--allow-class {name}" for name in names)
             raise CheckpointError(
-                f"{name} holds objects that are not plain values, which could run code: {line}"
+                f"{name} holds objects of {', '.join(names)}, which could run code when they are loaded. HINT: if you "
+                f"know these classes and where the file comes from, allow them: {flags} or "
+                f"load_module(..., allow_classes=[{', '.join(names)}]); better, save plain values as hyper-parameters."
             ) from error
         raise CheckpointError(
             f"{os.fspath(path)!r} is not a PyTorch checkpoint, or it is damaged: {reason(error)}"
@@ -95,6 +111,46 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"{'other names' if isinstance(content, Mapping) else type(content).__name__}"
             )
     return found
+
+
+def class_of_name(name: str) -> tuple[Callable[..., Any], str]:
+    """Find what ``pkg.mod.Name`` names, for ``allow_classes``.
+
+    Raises:
+        ValueError: The module cannot be imported, or it has no class or function of that name.
+    """
+    parts = name.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"an allowed class must be given as pkg.mod.Name, got {name!r}")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(module)
+        except Exception as error:  # a module of the user, which may do anything
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                continue  # a class within a class, or nothing
+            raise ValueError(f"class {name!r} cannot be allowed: its import fails: {reason(error)}") from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found, name
+        break
+    raise ValueError(f"class {name!r} cannot be allowed: there is no such class")
+
+
+def _foreign(path: str | os.PathLike[str], allowed: Sequence[Allowed]) -> list[str]:
+    """Names of all classes and functions in a file that are not allowed; empty where PyTorch cannot tell."""
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # files of other formats
+        return []
+
+
+def _foreign_name(error: Exception) -> str:
+    """The name in PyTorch's message about one."""
+    line = next(line for line in str(error).splitlines() if "Unsupported global" in line)
+    return line.partition("GLOBAL ")[2].split(" ")[0] or line.strip()
 
 
 def _build(

@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--hparams", nargs="+", default=[], metavar="KEY=VALUE", help="constructor arguments, before the checkpoint's")
     add(
+        "--allow-class",
+        action="append",
+        default=[],
+        metavar="PKG.MOD.NAME",
+        help="class of which the checkpoint may hold objects, such as pathlib.PosixPath; repeat it for several",
+    )
+    add(
         "--tvm-target",
         default="host",
         metavar="NAME|JSON",
@@ -213,8 +220,10 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     from tern_lightning.exporter import check_output, check_target, compile_onnx, start_compiler
     from tern_lightning.onnx.samples import collect_batches
 
-    if options.model or options.hparams or options.onnx_only:
-        raise UsageError("--model, --hparams and --onnx-only are for checkpoints; the source is an ONNX file already")
+    if options.model or options.hparams or options.onnx_only or options.allow_class:
+        raise UsageError(
+            "--model, --hparams, --allow-class and --onnx-only are for checkpoints; the source is an ONNX file already"
+        )
     check_target(options.tvm_target)
     place = check_output(options.output)
     start_compiler()
@@ -247,7 +256,7 @@ def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
 
 def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:
     from tern_lightning.activations import checkpoint_ranges
-    from tern_lightning.checkpoint import load_module, read_checkpoint
+    from tern_lightning.checkpoint import class_of_name, load_module, read_checkpoint
     from tern_lightning.exporter import check_output, check_target, export, start_compiler
     from tern_lightning.onnx.learned import attach_learned_inputs
 
@@ -259,8 +268,9 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
     if not options.onnx_only:
         start_compiler()
     network_class = import_class(options.model)
-    module = load_module(options.source, network_class, **parse_hparams(options.hparams))
-    checkpoint = read_checkpoint(options.source)
+    allowed = [class_of_name(name) for name in options.allow_class]
+    module = load_module(options.source, network_class, allow_classes=allowed, **parse_hparams(options.hparams))
+    checkpoint = read_checkpoint(options.source, allowed)
     ranges = checkpoint_ranges(checkpoint)
     if ranges:
         say(f"{len(ranges)} activation ranges from the checkpoint")

@@ -85,6 +85,58 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 MODEL = ["--model", "user_nets:Net"]
 
+CHOICES = (
+    SOURCE
+    + """
+
+import enum
+import pathlib
+
+
+class Kind(enum.Enum):
+    WIDE = 16
+
+
+class Size:
+    def __init__(self, width):
+        self.width = width
+
+
+class Chosen(Net):
+    def __init__(self, kind, size, act, folder=pathlib.Path("data")):
+        super().__init__(size.width)
+        self.save_hyperparameters()
+        assert isinstance(folder, pathlib.Path) and kind is Kind.WIDE
+        self.net[1] = act()
+"""
+)
+
+
+def test_classes_among_the_hyper_parameters(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "choices.py").write_text(CHOICES)
+    sys.modules.pop("choices", None)
+    import choices
+
+    net = make_ternary(choices.Chosen(choices.Kind.WIDE, choices.Size(16), nn.Tanh))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(net)
+    trainer.save_checkpoint("chosen.ckpt")
+    command = ["chosen.ckpt", "--model", "choices:Chosen", "--onnx-only", "--samples", "samples.npz", "-o", "out"]
+    words = fails(capsys, *command)
+    names = ["choices.Kind", "choices.Size", "pathlib.PosixPath", "torch.nn.modules.activation.Tanh"]
+    flags = [f"--allow-class {name}" for name in names]
+    assert " ".join(flags) in words
+    # Without one of them it is refused, and with all of them as the message has them it works.
+    assert "holds objects of choices.Size," in fails(capsys, *command, *" ".join(flags[:1] + flags[2:]).split())
+    assert main([*command, *" ".join(flags).split()]) == 0
+    model = onnx.load("out/model.onnx")
+    assert "Tanh" in {node.op_type for node in model.graph.node}
+    assert "there is no such class" in fails(capsys, *command, "--allow-class", "choices.Nothing")
+    assert "there is no such class" in fails(capsys, *command, "--allow-class", "nowhere.Class")
+    Path("broken.py").write_text("1 / 0")
+    assert "its import fails: " in fails(capsys, *command, "--allow-class", "broken.Class")
+    assert "pkg.mod.Name, got 'Path'" in fails(capsys, *command, "--allow-class", "Path")
+
 
 def test_checkpoint_to_onnx(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["best.ckpt", *MODEL, "--onnx-only", "--samples", "samples.npz", "-o", "out"]) == 0
