@@ -2,11 +2,15 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
+from tern_lightning import TernaryCallback
 from tern_lightning.layers import LayerState, freeze, lend, swap, ternary_layers, unswap
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Rule, resolve
+from tests.training.training_nets import Net, Save
+from tests.training.training_runs import assert_same, everything
 
 
 def attention(batch_first=True, ternary=("in", "out"), phase="ternary", method="twn", **options):
@@ -109,3 +113,31 @@ def test_keys_of_another_size_have_weights_of_their_own():
     found = {one.path: (one.method, one.reason) for one in resolve(model, [], "twn")}
     assert found["1"] == (None, "its in_proj_weight is None")
     assert found["1.out_proj"][0] == "twn"
+
+
+class Reader(Net):
+    """Rows of an image as a sequence that an encoder layer reads."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.stem, self.body = nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.hidden = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.hidden(self.body(self.stem(x.squeeze(1))).mean(1))))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_with_averaged_copies_is_saved_and_resumed(order, fit, make_net, tmp_path):
+    def callbacks():
+        return [TernaryCallback(start=1, freeze=0.6), EMAWeightAveraging(decay=0.7)][::order]
+
+    trainer, net = fit(*callbacks(), Save(tmp_path / "saved"), net=make_net(Reader))
+    expected = everything(trainer, net, tmp_path / "end.ckpt")
+    for name in ("step6", "step14"):
+        path = tmp_path / "saved" / f"{name}.ckpt"
+        again, other = fit(*callbacks(), net=make_net(Reader), ckpt_path=path)
+        assert_same(everything(again, other, tmp_path / f"{name}.ckpt"), expected)
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    for name in ("body.self_attn.in_proj_weight", "body.self_attn.out_proj.weight", "body.linear1.weight"):
+        assert len(saved[name].unique()) == 3
