@@ -234,6 +234,12 @@ class CoarseInput(LearnedInput):
         return (0.01 * grad).clamp(-1, 1), torch.full_like(value, 1e-3), torch.full_like(value, 5.0)
 
 
+def learned_hooks(module: nn.Module) -> list[LearnedInput]:
+    """All such hooks of a module."""
+    hooks = (hook for layer in module.modules() for hook in layer._forward_pre_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, LearnedInput)]
+
+
 KINDS: dict[str, type[LearnedInput]] = {hook.kind: hook for hook in (MultiLevelInput, CoarseInput)}
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
+    from tern_lightning.callbacks.phases import Origin
+
 Shape = Literal["constant", "linear", "cubic", "cosine", "step"]
 Unit = Literal["epoch", "step", "fraction"]
 
@@ -26,7 +28,8 @@ class Schedule:
         shape: One of ``constant``, ``linear``, ``cubic``, ``cosine``, ``step``.
         begin: Where it begins, >= 0, in ``unit``.
         end: Where it is complete, >= ``begin``, in ``unit``. A constant schedule is complete at ``begin``.
-        unit: ``epoch`` (parts of epochs count), ``step`` (optimiser steps) or ``fraction`` (share of the run).
+        unit: ``epoch`` (parts of epochs count), ``step`` (optimiser steps) or ``fraction`` (share of the run). They
+            count from where the callback joined the run: its start, unless a run is continued with a callback more.
         initial: Value until ``begin``.
         final: Value from ``end`` on.
         steps: Jumps of shape ``step``, >= 1, the last one at ``end``.
@@ -80,9 +83,9 @@ class Schedule:
         """Whether the value no longer changes from ``position`` on."""
         return _reached(position, self.begin if self.shape == "constant" else self.end)
 
-    def at(self, trainer: pl.Trainer, batch_idx: int = 0) -> float:
-        """The number before batch ``batch_idx`` of a Trainer's current epoch."""
-        return self.value(position(trainer, self.unit, batch_idx))
+    def at(self, trainer: pl.Trainer, batch_idx: int = 0, origin: Origin | None = None) -> float:
+        """The number before batch ``batch_idx`` of a Trainer's current epoch; ``origin`` as in :func:`position`."""
+        return self.value(position(trainer, self.unit, batch_idx, origin))
 
 
 def _reached(position: float, boundary: float) -> bool:
@@ -90,23 +93,30 @@ def _reached(position: float, boundary: float) -> bool:
     return position >= boundary - 1e-9 * max(1.0, boundary)
 
 
-def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0) -> float:
+def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin | None = None) -> float:
     """Where a Trainer is before batch ``batch_idx`` of its current epoch, in ``unit``.
+
+    Args:
+        trainer: The Trainer.
+        unit: Of the result.
+        batch_idx: The batch.
+        origin: Where a callback joined the run, from where it counts; None for the run's start.
 
     Raises:
         MisconfigurationException: ``unit`` is ``fraction`` and the run has no end.
     """
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from tern_lightning.callbacks.phases import progress
+    from tern_lightning.callbacks.phases import START, progress
 
+    origin = origin or START
     if unit == "step":
-        return float(trainer.global_step)
+        return float(trainer.global_step - origin.step)
     if unit == "epoch":
         batches = trainer.num_training_batches
         inside = batch_idx / batches if batches and math.isfinite(batches) else 0.0
-        return trainer.current_epoch + inside
-    share = progress(trainer, batch_idx).fraction
+        return trainer.current_epoch - origin.epoch + inside
+    share = progress(trainer, batch_idx, origin).fraction
     if share is None:
         raise MisconfigurationException(
             "a schedule in fractions needs a run with an end: set max_epochs or max_steps, or choose the unit 'epoch' "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.activations import InputFakeQuantizer, check_bits, input_quantizers
+from tern_lightning.callbacks import advice
 from tern_lightning.callbacks.scalars import moved_by
 from tern_lightning.callbacks.select import SEVERAL, check_pattern, has_one_input
 from tern_lightning.kinds import kind_of
@@ -88,15 +89,15 @@ class ActivationQuantization(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks where there is no training."""
         if trainer.state.fn != "fit":
-            self._install(pl_module)
+            self._install_as_trained(pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module)
+        self._install_as_trained(pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module)
+        self._install_as_trained(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Observe the first batches."""
@@ -162,6 +163,10 @@ class ActivationQuantization(Callback):
                 layer.register_forward_pre_hook(hook)
             self._quantizers[path] = hook
         self._restore()
+
+    def _install_as_trained(self, module: nn.Module) -> None:
+        self._install(module)
+        advice.rounds_nothing("ActivationQuantization", [hook.ready for hook in self._quantizers.values()])
 
     def _select(self, module: nn.Module) -> dict[str, nn.Module]:
         """The layers to quantise, by path; a layer that is shared appears once."""

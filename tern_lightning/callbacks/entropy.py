@@ -12,8 +12,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import MaskCallback, Target
-from tern_lightning.callbacks.phases import check_boundary, progress, reached
+from tern_lightning.callbacks import advice
+from tern_lightning.callbacks.masking import MaskCallback, Target, pruned_share
+from tern_lightning.callbacks.phases import Clock, check_boundary, check_order, reached
 from tern_lightning.functional.ec2t import entropy_assignment, size_factor
 from tern_lightning.kinds import weight_of
 from tern_lightning.layers import swapped_layers
@@ -59,15 +60,23 @@ class EntropyConstraint(pl.Callback):
         self.strength, self.schedule, self.sustain = _strengths(strength), schedule, sustain
         _check_schedule(schedule)
         check_range("sustain", sustain, 0)
+        self.clock = Clock()
         self._methods: dict[str, EC2T] = {}
+        self._restored: dict[str, Any] | None = None
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.clock.enter(trainer, self._restored is not None, bool(self._methods))
         if self.schedule is not None:
             position(trainer, self.schedule.unit)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        saved, self._restored = self._restored, None
+        if saved is not None:
+            self.clock.load(saved)
+        if self.clock.join(trainer) and self.schedule is not None:
+            advice.joined("EntropyConstraint", trainer, "its schedule counts from there")
         sizes: dict[str, int] = {}
         self._methods = {}
         for path, layer in swapped_layers(pl_module):
@@ -84,9 +93,22 @@ class EntropyConstraint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx)
+            factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx, self.clock.origin)
             for path, method in self._methods.items():
                 method.strength.fill_(_strength_of(self.strength, path) * factor)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._methods and not advice.complete(self.clock, self.schedule, trainer):
+            advice.unfinished("EntropyConstraint", trainer, "the schedule of its strength was not complete")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"origin": self.clock.state()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
 
 
 class EntropyPruning(MaskCallback):
@@ -117,6 +139,8 @@ class EntropyPruning(MaskCallback):
 
         trainer = Trainer(callbacks=[TernaryCallback("ec2t"), EntropyPruning(include=["head", "*.depthwise"])])
     """
+
+    timed = True
 
     def __init__(
         self,
@@ -151,16 +175,24 @@ class EntropyPruning(MaskCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.schedule is not None:
             position(trainer, self.schedule.unit)
+        check_order(trainer, self.start, self.freeze, between="pruning")
         super().on_fit_start(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._targets and not (self._levels and advice.complete(self.clock, self.schedule, trainer)):
+            pruned = f"{pruned_share(list(self._targets.values())):.0%} of the weights are pruned"
+            advice.unfinished("EntropyPruning", trainer, pruned)
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        now = progress(trainer, batch_idx)
+        now = self.clock.progress(trainer, batch_idx)
         if batch_idx % trainer.accumulate_grad_batches or not reached(self.start, now) or reached(self.freeze, now):
             return
-        factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx)
+        factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx, self.clock.origin)
         sizes = {path: target.weight.numel() for path, target in self._targets.items()}
         keeps = {
             path: self._assign(target, factor * size_factor(sizes[path], max(sizes.values()), self.sustain))
@@ -192,7 +224,7 @@ class EntropyPruning(MaskCallback):
             return {}
         kept = {"levels": self._levels, "hidden": self._hidden}
         plain = {name: {path: value.cpu().clone() for path, value in of.items()} for name, of in kept.items()}
-        return {"masks": self.masks_state(), **plain}
+        return {"masks": self.masks_state(), **plain, **self.origin()}
 
     @override
     def restore(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from tern_lightning.callbacks import advice
 from tern_lightning.callbacks.scalars import moved_by
 from tern_lightning.callbacks.select import check_patterns, select_layers
 from tern_lightning.learned import LearnedInput
@@ -70,6 +71,7 @@ class LearnedInputs(pl.Callback, ABC):
         layers = dict(module.named_modules())
         known = [path for path in (self._restored or self._hooks) if path in layers]
         self._install({path: layers[path] for path in known})
+        advice.rounds_nothing(type(self).__name__, [hook.ready for hook in self._hooks.values()])
 
     def _install(self, layers: dict[str, nn.Module]) -> None:
         """Put a hook on every layer; those that are there already are kept."""

@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from tern_lightning.callbacks import advice
 from tern_lightning.callbacks.logs import log_values
+from tern_lightning.callbacks.phases import Clock
 from tern_lightning.callbacks.select import check_company, check_patterns, select_layers
 from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
@@ -70,10 +72,17 @@ class WeightCallback(pl.Callback):
         include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
             last.
         exclude: Patterns of layers that are left out.
+
+    Attributes:
+        clock: The position in the run, from where the callback joined it.
+        timed: Whether the callback does something at a certain time of the run.
     """
+
+    timed: bool = False
 
     def __init__(self, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
         self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self.clock = Clock()
         self._targets: dict[str, Target] = {}
         self._handles: list[RemovableHandle] = []
         self._restored: dict[str, Any] | None = None
@@ -86,6 +95,10 @@ class WeightCallback(pl.Callback):
     def reset(self) -> None:
         """Forget an earlier run."""
 
+    def origin(self) -> dict[str, dict[str, int]]:
+        """The part of the state that says where the callback joined the run."""
+        return {"origin": self.clock.state()}
+
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a state, when the weights are known."""
 
@@ -95,10 +108,12 @@ class WeightCallback(pl.Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_company(trainer, pl_module, type(self).__name__)
+        known = bool(self._targets)
         self._targets = _targets(
             trainer, pl_module, select_layers(pl_module, self.include, self.exclude, trainer.optimizers)
         )
-        if self._restored is None and trainer.global_step == 0:
+        self.clock.enter(trainer, self._restored is not None, known)
+        if self.clock.fresh:
             self.reset()
         self._restore()
 
@@ -106,6 +121,8 @@ class WeightCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
         self._restore()
+        if self.clock.join(trainer) and self.timed:
+            advice.joined(type(self).__name__, trainer, "epochs, steps and fractions of the run count from there")
         self._unhook()
         for optimizer in trainer.optimizers:
             self._handles.append(optimizer.register_step_post_hook(self._post))
@@ -130,6 +147,7 @@ class WeightCallback(pl.Callback):
     def _restore(self) -> None:
         saved, self._restored = self._restored, None
         if saved is not None:
+            self.clock.load(saved)
             self.restore(saved)
 
     def _post(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from tern_lightning.callbacks import advice
 from tern_lightning.callbacks.masking import MaskCallback, Target, WeightCallback
-from tern_lightning.callbacks.phases import check_boundary, progress, reached
+from tern_lightning.callbacks.phases import check_boundary, reached
 from tern_lightning.functional.patterns import expand_groups, group_norms, keep_largest
 from tern_lightning.functional.penalty import DeltaMode, shrink_groups, weight_penalty, weight_penalty_gradient
 from tern_lightning.layers import effective_weight
-from tern_lightning.schedules import Schedule, position
+from tern_lightning.schedules import Schedule
 
 
 class _Penalty:
@@ -111,15 +112,32 @@ class WeightPenaltyClipping(WeightCallback):
     ) -> None:
         super().__init__(include, exclude)
         self.penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
-        self.schedule = schedule
+        self.schedule, self.timed = schedule, schedule is not None
         self._factor = 1.0
+
+    @property
+    @override
+    def state_key(self) -> str:
+        penalty = self.penalty
+        which = {"group": penalty.group, "form": penalty.form, "threshold": penalty.threshold}
+        return self._generate_state_key(include=self.include, exclude=self.exclude, **which)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.origin()
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if not advice.complete(self.clock, self.schedule, trainer):
+            advice.unfinished("WeightPenaltyClipping", trainer, "the schedule of its strength was not complete")
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.schedule is not None:
-            self._factor = self.schedule.value(position(trainer, self.schedule.unit, batch_idx))
+            self._factor = self.schedule.at(trainer, batch_idx, self.clock.origin)
 
     @override
     def on_before_optimizer_step(
@@ -173,6 +191,8 @@ class StructuredPruning(MaskCallback):
         trainer = Trainer(callbacks=[TernaryCallback("sws"), StructuredPruning(group=(8, 1), prune=0.5)])
     """
 
+    timed = True
+
     def __init__(
         self,
         group: tuple[int, int] = (4, 4),
@@ -206,7 +226,7 @@ class StructuredPruning(MaskCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         at_step = batch_idx % trainer.accumulate_grad_batches == 0
-        if at_step and not self.pruned and reached(self.prune, progress(trainer, batch_idx)):
+        if at_step and not self.pruned and reached(self.prune, self.clock.progress(trainer, batch_idx)):
             self.pruned = True
             self.set_masks(self.choose(), trainer.optimizers)
 
@@ -218,6 +238,12 @@ class StructuredPruning(MaskCallback):
             for target, _ in self._of(optimizer):
                 self.penalty.add_gradient(target, self.penalty.strength)
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if not self.pruned:
+            advice.unfinished("StructuredPruning", trainer, f"prune={self.prune!r} was not reached, nothing is pruned")
 
     @override
     def after_step(self, optimizer: Optimizer) -> None:
@@ -258,7 +284,7 @@ class StructuredPruning(MaskCallback):
     def state_dict(self) -> dict[str, Any]:
         if not self._targets:
             return {}
-        return {"masks": self.masks_state(), "pruned": self.pruned}
+        return {"masks": self.masks_state(), "pruned": self.pruned, **self.origin()}
 
     @override
     def restore(self, state: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import MaskCallback, Target, choose_digits
+from tern_lightning.callbacks import advice
+from tern_lightning.callbacks.masking import MaskCallback, Target, choose_digits, pruned_share
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.schedules import Schedule, position
 
@@ -54,6 +55,8 @@ class PruningSchedule(MaskCallback):
         ramp = Schedule("cubic", begin=0.1, end=0.5)
         trainer = Trainer(callbacks=[TernaryCallback(), PruningSchedule(0.8, schedule=ramp)])
     """
+
+    timed = True
 
     def __init__(
         self,
@@ -104,12 +107,20 @@ class PruningSchedule(MaskCallback):
         super().on_fit_start(trainer, pl_module)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.progress < 0.99 * self.schedule.final and self._targets:
+            share = f"{self.progress / self.schedule.final:.0%} of its schedule"
+            pruned = pruned_share(list(self._targets.values()))
+            advice.unfinished(type(self).__name__, trainer, f"{pruned:.0%} of the weights are pruned, {share}")
+
+    @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        target = self.schedule.at(trainer, batch_idx)
+        target = self.schedule.at(trainer, batch_idx, self.clock.origin)
         due = trainer.global_step >= self._next_step or target == self.schedule.final
         if target > self.progress and due:
             self.progress, self._next_step = target, trainer.global_step + self.every
@@ -140,7 +151,7 @@ class PruningSchedule(MaskCallback):
     def state_dict(self) -> dict[str, Any]:
         if not self._targets:
             return {}
-        return {"masks": self.masks_state(), "progress": self.progress, "next_step": self._next_step}
+        return {"masks": self.masks_state(), "progress": self.progress, "next_step": self._next_step, **self.origin()}
 
     @override
     def restore(self, state: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from tern_lightning.callbacks import advice
 from tern_lightning.callbacks.batchnorm import StatisticsReset
 from tern_lightning.callbacks.masking import MaskCallback, Target
-from tern_lightning.callbacks.phases import check_boundary, progress, reached
+from tern_lightning.callbacks.phases import check_boundary, reached
 from tern_lightning.callbacks.pruning import check_pattern
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.functional.projection import ternary_projection
@@ -30,8 +31,8 @@ class SLR(MaskCallback):
     updated (:func:`tern_lightning.functional.slr.relax`; Enabling Retrain-free Deep Neural Network Pruning using
     Surrogate Lagrangian Relaxation, 2021). At ``end`` the weights are projected for good: with ``sparsity`` they are
     pruned and the mask stays, with ``ternary`` they become ternary values, from which ternary training goes on:
-    ``SLR(end=0.6)`` goes before ``TernaryCallback("twn", start=0.6)``, whose weights those are. Running statistics of
-    batch normalisation are then estimated anew.
+    ``SLR(end=0.6)`` goes before ``TernaryCallback("twn", start=0.6, freeze=0.8)``, whose weights those are. Running
+    statistics of batch normalisation are then estimated anew.
 
     Args:
         projection: ``sparsity`` or ``ternary``.
@@ -55,6 +56,8 @@ class SLR(MaskCallback):
         MisconfigurationException: The module optimises by hand, so that its loss is not known, or layers become ternary
             before ``end``.
     """
+
+    timed = True
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class SLR(MaskCallback):
             weights = self._weights()
             self.relaxation = Relaxation.begin(weights, self.project(weights), self.step)
             self._round_step = trainer.global_step
-        at_end = reached(self.end, progress(trainer, batch_idx))
+        at_end = reached(self.end, self.clock.progress(trainer, batch_idx))
         due = batch_idx == 0 if self.interval is None else trainer.global_step - self._round_step >= self.interval
         if self._batches and (due or at_end):
             self._round(trainer)
@@ -174,6 +177,12 @@ class SLR(MaskCallback):
             # Lightning divides the loss by the number of accumulated batches.
             self._loss = self._loss.to(loss.device) + loss.detach().double() * trainer.accumulate_grad_batches
             self._batches += 1
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if not self.done:
+            advice.unfinished("SLR", trainer, f"end={self.end!r} was not reached, weights are not projected")
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -223,6 +232,7 @@ class SLR(MaskCallback):
             "batches": self._batches,
             "round_step": self._round_step,
             "statistics": self._statistics.state(),
+            **self.origin(),
         }
 
     @override
@@ -304,7 +314,7 @@ class SLR(MaskCallback):
             if isinstance(layer, TernaryLayer) and layer._ternary_state.phase != "float":
                 raise MisconfigurationException(
                     f"SLR trains float weights until end={self.end}, but {path!r} computes with ternary ones already. "
-                    f"HINT: TernaryCallback(start={self.end})."
+                    f"HINT: TernaryCallback(start={self.end}, freeze=...) with a later freeze."
                 )
 
     def _statistics_to(self, pl_module: pl.LightningModule) -> None:

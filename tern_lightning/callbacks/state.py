@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from tern_lightning.kinds import find_bias, find_weight, weight_of
@@ -63,6 +64,33 @@ def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
             f"method {decision.method!r} adds to the bias, and layer {decision.path!r} {why}; HINT: another method for "
             "it by a rule, or bias=True in the model (before batch normalisation a bias has no effect)"
         )
+
+
+def named_methods(decisions: Sequence[Decision]) -> dict[str, str]:
+    """The methods of ternary layers by path, with their options, as text."""
+    chosen = [one for one in decisions if one.method is not None]
+    options = [", ".join(f"{key}={value!r}" for key, value in sorted(one.options.items())) for one in chosen]
+    return {one.path: f"{one.method}({own})" for one, own in zip(chosen, options, strict=True)}
+
+
+def check_methods(state: Mapping[str, Any], decisions: Sequence[Decision]) -> None:
+    """Compare the methods of a run with those of the checkpoint from which it goes on.
+
+    Raises:
+        MisconfigurationException: A layer was trained by another method. Other options of a method only warn, and so
+            does another method before ternary training has begun.
+    """
+    saved, now = state.get("named", {}), named_methods(decisions)
+    other = {path: (saved[path], now[path]) for path in now if path in saved and saved[path] != now[path]}
+    if not other:
+        return
+    changes = "; ".join(f"{path}: {was} in the checkpoint, {is_} in this run" for path, (was, is_) in other.items())
+    if state["phase"] != "float" and any(was.split("(")[0] != is_.split("(")[0] for was, is_ in other.values()):
+        raise MisconfigurationException(
+            f"a run cannot go on with another ternary method: {changes}. HINT: the method that the run was started "
+            "with; for another one start a new run from the checkpoint's weights, without ckpt_path."
+        )
+    rank_zero_warn(f"the run goes on with other methods than the checkpoint's: {changes}")
 
 
 def collect(layers: Layers, copies: Mapping[str, Layers]) -> dict[str, Any]:

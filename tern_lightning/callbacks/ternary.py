@@ -12,10 +12,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks import report, state
+from tern_lightning.callbacks import advice, report, state
 from tern_lightning.callbacks.batchnorm import StatisticsReset
 from tern_lightning.callbacks.logs import log_values
-from tern_lightning.callbacks.phases import check_boundary, describe, next_phase, phase_share, progress
+from tern_lightning.callbacks.phases import (
+    Clock,
+    check_boundary,
+    check_order,
+    describe,
+    never,
+    next_phase,
+    phase_share,
+    why_never,
+)
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.callbacks.select import check_company
 from tern_lightning.callbacks.twopass import first_pass
@@ -29,7 +38,7 @@ from tern_lightning.layers import (
 )
 from tern_lightning.loading import resume_training
 from tern_lightning.networks import other_parameters
-from tern_lightning.quantizers import get_quantizer
+from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.recipes import Preset, build, missing_companions
 from tern_lightning.rules import Decision, Rule, adapted, check_options, check_rules, resolve
 
@@ -68,9 +77,10 @@ class TernaryCallback(pl.Callback):
             :func:`tern_lightning.networks.network_ends`), and so do layers that no optimizer moves, such as those of a
             teacher, and adapters of frozen layers.
         options: Options of ``method``, for example ``{"per_channel": True}``.
-        start: When ternary training begins: an epoch (int) or a fraction of the run (float).
-        freeze: When the codes are fixed: an epoch (int), a fraction of the run (float; never in a run without end), or
-            None for never.
+        start: When ternary training begins: an epoch (int) or a fraction of the run (float). Where a run is continued
+            from a checkpoint that knows no TernaryCallback, both count from there.
+        freeze: When the codes are fixed, after ``start``: an epoch (int), a fraction of the run (float; never in a run
+            without end), or None for never. ``start=0, freeze=0`` fixes them from the beginning.
         bn_batches: Over how many training batches after the freeze the running statistics of batch normalisation are
             estimated anew; 0 leaves them alone.
         verbose: Print the resolved layers when fit starts and a summary when it ends.
@@ -112,6 +122,9 @@ class TernaryCallback(pl.Callback):
         self._codes: dict[str, Tensor] = {}
         self._empty: set[str] = set()
         self._told_of_loads = False
+        self.clock = Clock()
+        self._unreached: list[str] = []
+        self._float_best: list[str] = []
         self._statistics = StatisticsReset()
         self._scalars = ScalarTrainer()
         self._restored: dict[str, Any] | None = None
@@ -159,7 +172,9 @@ class TernaryCallback(pl.Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_company(trainer, pl_module, "TernaryCallback")
-        phases = describe(trainer, self.start, self.freeze)
+        self.clock.enter(trainer, self._restored is not None, bool(self._layers))
+        check_order(trainer, self.start, self.freeze, self.clock.origin)
+        phases = describe(trainer, self.start, self.freeze, self.clock.origin)
         self._install(trainer, pl_module)
         self._restore(pl_module)
         self._follow_schedule(trainer)
@@ -178,6 +193,19 @@ class TernaryCallback(pl.Callback):
         # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
         self._restore(pl_module)
         self._statistics.go_on(pl_module)
+        if self.clock.join(trainer):
+            phases = describe(trainer, self.start, self.freeze, self.clock.origin)
+            advice.joined("TernaryCallback", trainer, f"epochs and fractions of the run count from there, {phases}")
+        # The Trainer may know the number of batches only now.
+        check_order(trainer, self.start, self.freeze, self.clock.origin)
+        self._unreached = [
+            why_never(trainer, name, boundary)
+            for name, boundary in (("start", self.start), ("freeze", self.freeze))
+            if (name == "start" or (isinstance(boundary, float) and boundary < 1))
+            and never(trainer, boundary, self.clock.origin)
+        ]
+        for reason in self._unreached:
+            rank_zero_warn(reason)
 
     @override
     def on_train_batch_start(
@@ -185,7 +213,8 @@ class TernaryCallback(pl.Callback):
     ) -> None:
         self._follow_loads(pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._advance(next_phase(self.phase, self.start, self.freeze, progress(trainer, batch_idx)), pl_module)
+            now = self.clock.progress(trainer, batch_idx)
+            self._advance(next_phase(self.phase, self.start, self.freeze, now), trainer, pl_module)
             self._follow_schedule(trainer, batch_idx)
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
@@ -222,6 +251,20 @@ class TernaryCallback(pl.Callback):
             log_values(trainer, pl_module, report.log_values(self._reports()), sync_dist=True)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._layers or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self.phase == "float":
+            if not self._unreached:
+                advice.unfinished("TernaryCallback", trainer, f"start={self.start!r} was not reached")
+            return
+        advice.best_is_float(trainer, self._float_best)
+        over = self.clock.progress(trainer).fraction
+        soft = {type(one).__name__ for one in self._methods() if one.scheduled and one.progress < 0.99}
+        if self.phase == "ternary" and soft and over is not None and over < 1 - 1e-6:
+            advice.unfinished("TernaryCallback", trainer, f"{', '.join(sorted(soft))} still trained softened weights")
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.verbose and self._layers:
             phases = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
@@ -249,11 +292,20 @@ class TernaryCallback(pl.Callback):
             "statistics": self._statistics.state(),
             "previous": dict(self._codes),
             "scalars": self._scalars.state(),
+            "origin": self.clock.state(),
+            "named": state.named_methods(self.decisions),
+            "float_best": list(self._float_best),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        advice.without_rounding(trainer, pl_module, checkpoint)
 
     @override
     def on_save_checkpoint(
@@ -265,7 +317,8 @@ class TernaryCallback(pl.Callback):
 
     def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide about all layers and change them, those of averaged copies of the model too."""
-        if self._restored is None and trainer.global_step == 0:
+        if self.clock.fresh:
+            self._float_best = []
             self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
             self._statistics = StatisticsReset()
         self.decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
@@ -310,8 +363,11 @@ class TernaryCallback(pl.Callback):
         saved, self._restored = self._restored, None
         if saved is None:
             return
+        state.check_methods(saved, self.decisions)
         state.restore(saved, self._layers, self._copies)
         self._set_phase(saved["phase"])
+        self.clock.load(saved)
+        self._float_best = list(saved.get("float_best", ()))
         self._codes = saved["previous"]
         self._statistics.load(saved["statistics"], pl_module)
         self._scalars.load(saved["scalars"])
@@ -332,11 +388,12 @@ class TernaryCallback(pl.Callback):
                 "from parameters(); fit(ckpt_path=...) restores everything."
             )
 
-    def _advance(self, target: Phase, pl_module: pl.LightningModule) -> None:
+    def _advance(self, target: Phase, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go through the phases up to ``target``."""
         while self.phase != target:
             following = PHASES[PHASES.index(self.phase) + 1]
             if following == "ternary":
+                self._float_best = advice.best(trainer)
                 begin(self._layers)
             if following == "frozen":
                 for path, layer in self._layers.items():
@@ -346,11 +403,15 @@ class TernaryCallback(pl.Callback):
 
     def _follow_schedule(self, trainer: pl.Trainer, batch_idx: int = 0) -> None:
         """Tell the methods that follow a schedule how much of the ternary phase is over."""
-        methods = [layer._ternary_state.quantizer for layer in self._layers.values()]
+        methods = self._methods()
         if any(method.scheduled for method in methods):
-            share = phase_share(trainer, self.start, self.freeze, progress(trainer, batch_idx))
+            now = self.clock.progress(trainer, batch_idx)
+            share = phase_share(trainer, self.start, self.freeze, now, self.clock.origin)
             for method in methods:
                 method.progress.fill_(share)
+
+    def _methods(self) -> list[Quantizer]:
+        return [layer._ternary_state.quantizer for layer in self._layers.values()]
 
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase
