@@ -16,7 +16,6 @@ from tern_lightning.layers import LayerState, TernaryLayer
 from tern_lightning.masks import mask_of
 from tern_lightning.quantizers import Quantizer
 
-MOMENTUM = 0.9
 BETAS, EPS = (0.9, 0.999), 1e-8
 
 
@@ -69,7 +68,9 @@ class ScalarTrainer:
     """Moves the trained scalars of ternary layers with the gradients that backward has left at them.
 
     The update is Adam (Adam: A Method for Stochastic Optimization, 2015, algorithm 1) for layers whose weight belongs
-    to an optimiser with ``betas``, else stochastic gradient descent with Nesterov momentum 0.9; without weight decay.
+    to an optimiser with ``betas``, else stochastic gradient descent with that optimiser's momentum: levels that move
+    ten times as fast as the weights they stand for run away. It is without weight decay. Methods may ask for gradient
+    descent with a Nesterov momentum of their own.
     The learning rate is the weight's at that moment times the method's ``rate``. Gradients are averaged over processes
     and freed of the loss scale.
     """
@@ -84,11 +85,11 @@ class ScalarTrainer:
 
         With ``first_pass`` those of methods with two passes, otherwise those of the others.
         """
-        rates = {id(p): float(group.get("lr", 0.0)) for group in optimizer.param_groups for p in group["params"]}
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         chosen = {
             path: layer
             for path, layer in layers.items()
-            if id(weight_of(layer)) in rates
+            if id(weight_of(layer)) in groups
             and layer._ternary_state.phase == "ternary"
             and len(layer._ternary_state.quantizer.trained)
             and layer._ternary_state.quantizer.two_pass == first_pass
@@ -102,7 +103,7 @@ class ScalarTrainer:
         for adam in (True, False):
             paths = [path for path, one in chosen.items() if (family and _method(one).optimizer == "same") == adam]
             if paths:
-                own = {path: rates[id(weight_of(chosen[path]))] * _method(chosen[path]).rate for path in paths}
+                own = {path: groups[id(weight_of(chosen[path]))] for path in paths}
                 self._update({path: chosen[path] for path in paths}, grads, own, adam)
 
     def state(self) -> dict[str, Any]:
@@ -147,7 +148,11 @@ class ScalarTrainer:
 
     @torch.no_grad()
     def _update(
-        self, layers: Mapping[str, TernaryLayer], grads: Mapping[str, Tensor], rates: Mapping[str, float], adam: bool
+        self,
+        layers: Mapping[str, TernaryLayer],
+        grads: Mapping[str, Tensor],
+        groups: Mapping[str, Mapping[str, Any]],
+        adam: bool,
     ) -> None:
         paths = list(layers)
         grad = torch.cat([grads[path] for path in paths])
@@ -162,9 +167,13 @@ class ScalarTrainer:
             up, down = (_repeat([1 - beta**step for step in steps], sizes, grad) for beta in BETAS)
             move = first / up / ((second / down).sqrt() + EPS)
         else:
-            first = MOMENTUM * first + grad
-            move = grad + MOMENTUM * first
-        move = _repeat([rates[path] for path in paths], sizes, grad) * move
+            kinds = [_momentum(_method(layers[path]), groups[path]) for path in paths]
+            momentum = _repeat([kind[0] for kind in kinds], sizes, grad)
+            nesterov = _repeat([float(kind[1]) for kind in kinds], sizes, grad)
+            first = momentum * first + grad
+            move = torch.where(nesterov > 0, grad + momentum * first, first)
+        rates = [float(groups[path].get("lr", 0.0)) * _method(layers[path]).rate for path in paths]
+        move = _repeat(rates, sizes, grad) * move
         parts = zip(paths, first.split(sizes), second.split(sizes), steps, move.split(sizes), strict=True)
         for path, own_first, own_second, own_steps, own_move in parts:
             self._memory[path] = _Memory(own_first, own_second, own_steps)
@@ -176,6 +185,13 @@ class ScalarTrainer:
 
 def _method(layer: TernaryLayer) -> Quantizer:
     return layer._ternary_state.quantizer
+
+
+def _momentum(method: Quantizer, group: Mapping[str, Any]) -> tuple[float, bool]:
+    """Momentum of gradient descent, and whether it is Nesterov's."""
+    if method.momentum is not None:
+        return method.momentum, True
+    return float(group.get("momentum", 0.0)), bool(group.get("nesterov", False))
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -23,10 +23,12 @@ from tern_lightning.callbacks.phases import (
     never,
     next_phase,
     phase_share,
+    reached,
     why_never,
 )
 from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.callbacks.select import check_company
+from tern_lightning.callbacks.tuning import finders, put_finders_last
 from tern_lightning.callbacks.twopass import first_pass
 from tern_lightning.kinds import channel_axis, find_weight, weight_of
 from tern_lightning.layers import (
@@ -170,6 +172,10 @@ class TernaryCallback(pl.Callback):
         return "TernaryCallback (tern_lightning; without it training goes on in float)"
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        put_finders_last(trainer)
+
+    @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_company(trainer, pl_module, "TernaryCallback")
         self.clock.enter(trainer, self._restored is not None, bool(self._layers))
@@ -180,6 +186,7 @@ class TernaryCallback(pl.Callback):
         self._follow_schedule(trainer)
         if self.phase == "ternary":
             begin(self._layers)
+        self._prepare_search(trainer, pl_module)
         self._check_finite(trainer)
         missing = None if self.preset is None else missing_companions(self.preset, trainer)
         if missing is not None:
@@ -273,6 +280,8 @@ class TernaryCallback(pl.Callback):
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and finders(trainer):
+            self._restore(pl_module)  # a search without training has loaded the state from before
         self._restored = None
         self._statistics.stop(pl_module)
         self._leave()
@@ -371,6 +380,17 @@ class TernaryCallback(pl.Callback):
         self._codes = saved["previous"]
         self._statistics.load(saved["statistics"], pl_module)
         self._scalars.load(saved["scalars"])
+
+    def _prepare_search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let a learning rate finder, which takes all callbacks away while it searches, find the ternary network."""
+        if self.phase == "float" and self._layers and finders(trainer):
+            if reached(self.start, self.clock.progress(trainer)):
+                self._advance("ternary", trainer, pl_module)
+            else:
+                rank_zero_warn(
+                    f"the learning rate finder searches for the float network, because start={self.start!r}; the best "
+                    "one for ternary training may be another. HINT: start=0"
+                )
 
     def _leave(self) -> None:
         """The run is over: what is loaded from now on need not become ternary."""

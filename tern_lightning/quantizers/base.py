@@ -46,6 +46,8 @@ class Quantizer(nn.Module, ABC):
     """Learning rate of the trained scalars as a multiple of the weight's."""
     optimizer: Literal["same", "sgd"] = "same"
     """Update of the trained scalars: Adam where the weight's optimiser is of that family, else SGD; or SGD always."""
+    momentum: float | None = None
+    """Nesterov momentum of SGD for the trained scalars; None for the momentum of the weight's optimiser."""
     gradient_limit: float | None = None
     """Largest magnitude of the loss gradient of a trained scalar."""
     two_pass: bool = False

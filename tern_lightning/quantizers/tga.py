@@ -44,6 +44,7 @@ class TGA(Quantizer):
     """
 
     optimizer = "sgd"
+    momentum = 0.9
 
     def __init__(
         self,

@@ -220,7 +220,7 @@ def test_resume(kind, fit, make_net, tmp_path):
 
 
 def test_ternary_layers_too_early(fit):
-    with pytest.raises(MisconfigurationException, match=r"HINT: TernaryCallback\(start=0.6\)"):
+    with pytest.raises(MisconfigurationException, match=r"HINT: TernaryCallback\(start=0.6, freeze"):
         fit(ternary(), TernaryCallback(verbose=False))
 
 
