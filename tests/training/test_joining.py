@@ -161,7 +161,7 @@ def test_boundaries_that_no_batch_reaches(make_trainer):
 def test_progress_from_an_origin(make_trainer):
     trainer = make_trainer(max_epochs=10)
     trainer.fit_loop.max_batches = 4
-    trainer.fit_loop.epoch_progress.current.processed = 7
+    trainer.fit_loop.epoch_progress.current.completed = 7
     assert progress(trainer, 2).fraction == pytest.approx(0.75)
     assert progress(trainer, 2, Origin(4, 16)).fraction == pytest.approx(3.5 / 6)
     clock = Clock()
