@@ -136,37 +136,64 @@ def test_an_interruption_ends_the_compiler_and_the_linker(stub: Callable[[str], 
 
 
 SCRIPT = """
-    import os, sys
-    from pathlib import Path
+    import os, sys, time
     from tests.tvm import fake
     from tvm_schedules.artifact import process, store
     import tvm_schedules
     where = process.START.index("from tvm_schedules")
-    stub = "from tests.tvm import stub_child; stub_child.install('hang'); "
+    stub = f"from tests.tvm import stub_child; stub_child.install({sys.argv[2]!r}); "
     process.START = process.START[:where] + stub + process.START[where:]
-    print(os.getpid(), flush=True)
-    tvm_schedules.build(fake.model(), sys.argv[1], progress=lambda line: print(line, flush=True))
+
+    def commit(folder, target):
+        print(next(iter(process._idle.values()))._process.pid, flush=True)
+        time.sleep(600)
+
+    def accepts(self, job):
+        print(self._process.pid, flush=True)
+        return usual(self, job)
+
+    store._commit = commit
+    if sys.argv[2] == "slow":
+        usual, process.Compiler.accepts = process.Compiler.accepts, accepts
+    say = (lambda line: print(line, flush=True)) if sys.argv[2] == "hang" else None
+    tvm_schedules.build(fake.model(), sys.argv[1], progress=say)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_build_whose_process_is_ended_leaves_nothing(how: signal.Signals, tmp_path: Path) -> None:
-    """No handler runs in a process that SIGTERM or SIGKILL ends: the compiler's process cleans up behind it."""
+@pytest.mark.parametrize("when", ["slow", "hang", "fine"])
+def test_a_build_whose_process_is_ended_leaves_nothing(when: str, how: signal.Signals, tmp_path: Path) -> None:
+    """No handler runs in a process that SIGTERM or SIGKILL ends: the compiler's process cleans up behind it.
+
+    So while that imports TVM, while it compiles, and while the result is put in its place.
+    """
     script = tmp_path / "user.py"  # without "if __name__", as users write it
     script.write_text(textwrap.dedent(SCRIPT))
     (tmp_path / "place").mkdir()
-    command = [sys.executable, str(script), str(tmp_path / "place" / "out")]
+    command = [sys.executable, str(script), str(tmp_path / "place" / "out"), when]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as user:
         assert user.stdout is not None
-        assert int(user.stdout.readline()) == user.pid
         numbers = [int(word) for word in user.stdout.readline().split()]
+        if when == "slow":
+            time.sleep(0.3)  # the job is sent
         assert any(name.startswith(".out.tern-new-") for name in os.listdir(tmp_path / "place"))
         user.send_signal(how)
         user.wait(20)
-    assert len(numbers) == 2
+    assert len(numbers) == (2 if when == "hang" else 1)
     assert all(map(gone, numbers))
     assert not os.listdir(tmp_path / "place")
+
+
+def test_an_idle_process_ends_by_itself(stub: Callable[[str], None], tmp_path: Path) -> None:
+    stub("fine")
+    process.START = process.START.replace("import main;", "import main; child.IDLE = 0.2;").replace(
+        "from tvm_schedules.artifact.child",
+        "from tvm_schedules.artifact import child; from tvm_schedules.artifact.child",
+    )
+    number = tvm_schedules.build(fake.model(), tmp_path / "a").metadata["pid"]
+    assert gone(number)
+    assert next(iter(process._idle.values()))._process.wait(5) == 0
 
 
 def test_a_fork_has_a_process_of_its_own(stub: Callable[[str], None], tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ class _Channel:
 
     def _read(self) -> None:
         for line in sys.stdin:
-            self._in.put(json.loads(line))
+            message = json.loads(line)
+            if job := message.get("job"):  # whose files are there, also while this process still imports TVM
+                self.files = Path(job["output"]), job["parent"]
+            self._in.put(message)
         self._abandoned()
 
     def _abandoned(self) -> None:
@@ -89,9 +92,8 @@ def main() -> None:
         try:
             message = channel.next(IDLE)
         except queue.Empty:
-            return
-        if "job" in message:
-            _serve(channel, message["job"])
+            os._exit(0)  # the thread that reads would be in the way of another end
+        _serve(channel, message["job"])
 
 
 class _WithoutTorch(importlib.abc.MetaPathFinder):
@@ -117,8 +119,7 @@ def _warm() -> None:
 
 
 def _serve(channel: _Channel, job: dict[str, Any]) -> None:
-    """Do a job, and hold its files until the parent says that they are not ours any more."""
-    channel.files = Path(job["output"]), job["parent"]
+    """Do a job. Its files are watched until the next one: the parent may end before they are in their place."""
     channel.send("accepted", True)
     try:
         result = _work(channel, job)
@@ -126,8 +127,6 @@ def _serve(channel: _Channel, job: dict[str, Any]) -> None:
         channel.send("error", _told(error))
     else:
         channel.send("done", result)
-    channel.next()
-    channel.files = None
 
 
 def _told(error: BaseException) -> dict[str, Any]:

@@ -97,11 +97,6 @@ class Compiler:
                     raise _error(content)
                 return content
 
-    def release(self) -> None:
-        """Tell the child that its files are not its own any more."""
-        with contextlib.suppress(OSError):
-            self._send({"end": True})
-
     def alive(self) -> bool:
         """Whether the process is there."""
         return self._process.poll() is None
@@ -211,8 +206,6 @@ def compiler(job: Mapping[str, Any], keep: bool = True) -> Iterator[Compiler]:
                 raise CompilerError(made._epitaph())
         yield made
     finally:
-        if made.ready:
-            made.release()
         with _lock:
             kept = keep and made.ready and _idle.setdefault(made.start, made) is made
         if not kept:
