@@ -91,8 +91,25 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        raise _explained(error) from error
     return value
+
+
+def _explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The same error with a sentence about what to install, where an extra of this package brings it."""
+    from importlib.util import find_spec
+
+    from tvm_schedules.errors import EXTRAS, install_hint
+
+    if error.name not in EXTRAS:
+        return error
+    text = install_hint(error)
+    if error.name == "lightning" and find_spec("pytorch_lightning") is not None:
+        text += ". 'pytorch_lightning' alone does not have it: the callbacks are those of lightning.pytorch.Trainer"
+    return ModuleNotFoundError(text, name=error.name)
 
 
 def __dir__() -> list[str]:

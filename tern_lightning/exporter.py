@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Share of samples with the same largest output as the module below which an export warns.
+LEAST_AGREEMENT = 0.95
 #: Batches of samples that verify the library and are stored with it.
 STORED_RUNS = 8
 
@@ -100,6 +103,9 @@ def export(
         ExportError: The module cannot be exported, or the output cannot be written.
         VerificationError: What was exported computes something else.
 
+    Warns:
+        ExportWarning: No layer is ternary, or not all that should be, or 8-bit activations change many results.
+
     Example::
 
         result = tern_lightning.export(net, "out/", target="pi4", samples=images)
@@ -108,6 +114,7 @@ def export(
     import torch
 
     from tern_lightning.onnx import write_onnx
+    from tern_lightning.onnx.errors import ExportWarning
     from tern_lightning.onnx.samples import collect_batches
 
     say = progress or log.info
@@ -133,8 +140,9 @@ def export(
         allow_zero_layers=allow_zero_layers,
         check=verify,
     )
-    if not network.ternary:
-        say("no layer is ternary: the network is exported dense")
+    for line in _doubts(module, network):
+        warnings.warn(line, ExportWarning, stacklevel=2)
+        say(f"warning: {line}")
     data = network.model.SerializeToString()
     if onnx_only:
         return ExportResult(place, _written(place / "model.onnx", data), network, None, real)
@@ -142,6 +150,31 @@ def export(
     more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
     artifact = compile_onnx(data, place, target, batches, verify, progress, tune, more)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
+
+
+def _doubts(module: nn.Module, network: OnnxExport) -> list[str]:
+    """What a user should know about an export that has succeeded."""
+    from tern_lightning.layers import swapped_layers, ternary_layers
+
+    lines = []
+    done = {*ternary_layers(module), *network.ternary}
+    still = [path for path, _ in swapped_layers(module) if path not in done]
+    if still:
+        first = f"{', '.join(still[:3])}{f' and {len(still) - 3} more' if len(still) > 3 else ''}"
+        lines.append(
+            "layers of TernaryCallback are exported dense, because it has not begun or float weights were loaded: "
+            + first
+        )
+    elif not network.ternary:
+        lines.append("no layer is ternary: the network is exported dense")
+    drift = network.drift
+    if drift is not None and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
+        lines.append(
+            f"with 8-bit activations {1 - drift.top1:.1%} of the samples have another largest output than the module's "
+            f"(cosine {drift.cosine:.4f}): give real samples, try percentile=99.9, train with ActivationQuantization, "
+            "or export with activations='float32'"
+        )
+    return lines
 
 
 def compile_onnx(

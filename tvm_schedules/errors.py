@@ -70,7 +70,7 @@ class TunerError(TernError, RuntimeError):
     """A tuning database that cannot be used, or no device to measure on."""
 
 
-_EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
+EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
 
 
 def install_hint(error: ModuleNotFoundError) -> str:
@@ -80,5 +80,5 @@ def install_hint(error: ModuleNotFoundError) -> str:
     "the package 'tvm' is missing; install it with: pip install 'tern-lightning[export]'"
     """
     package = (error.name or "?").partition(".")[0]
-    extra = _EXTRAS.get(package, "export")
+    extra = EXTRAS.get(package, "export")
     return f"the package {package!r} is missing; install it with: pip install 'tern-lightning[{extra}]'"

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ def _run(options: argparse.Namespace) -> None:
 
         def say(line: str) -> None:
             status.update(plain(line))
-            console.print(f"- {line}", style="bold red" if line.startswith("NOT VERIFIED") else None)
+            console.print(f"- {line}", style="bold red" if line.startswith(("NOT VERIFIED", "warning:")) else None)
 
         with _tuning(options, say) as tune:
             if options.source.suffix == ".onnx":
@@ -258,6 +259,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
     from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import class_of_name, load_module, read_checkpoint
     from tern_lightning.exporter import check_output, check_target, export, start_compiler
+    from tern_lightning.onnx.errors import ExportWarning
     from tern_lightning.onnx.learned import attach_learned_inputs
 
     check_output(options.output, whole=not options.onnx_only)
@@ -277,6 +279,7 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
     levels = attach_learned_inputs(module, checkpoint)
     if levels:
         say(f"{levels} layer inputs with trained levels from the checkpoint")
+    warnings.simplefilter("ignore", ExportWarning)  # they are among the lines
     result = export(
         module,
         options.output,

@@ -1,4 +1,4 @@
-"""What an export raises."""
+"""What an export raises, and what it warns of."""
 
 
 class ExportError(RuntimeError):
@@ -7,3 +7,7 @@ class ExportError(RuntimeError):
 
 class VerificationError(ExportError):
     """The exported file does not compute what the module computes."""
+
+
+class ExportWarning(UserWarning):
+    """What was exported is verified, but may not be what was wanted."""
