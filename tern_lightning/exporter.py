@@ -186,12 +186,15 @@ def compile_onnx(
     progress: Callable[[str], None] | None = None,
     tune: Any = None,
     batch_sizes: Sequence[int] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Any:
     """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
     from tvm_schedules import build
 
     runs = None if not samples else tuple(np.concatenate(arrays) for arrays in zip(*samples[:STORED_RUNS], strict=True))
     options = {"verify": verify, "tune": tune, "progress": progress, "batch_sizes": batch_sizes}
+    if input_shapes is not None:
+        options["input_shapes"] = input_shapes
     return build(model, output=output, target=target, samples=runs, **options)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tvm_schedules.cli import ended_by_signals
 from tvm_schedules.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from tern_lightning.exporter import ExportResult
     from tern_lightning.onnx import OnnxExport
+    from tern_lightning.onnx.samples import Batch
     from tvm_schedules.tuner import Tuning
 
 EXAMPLES = """examples:
@@ -228,18 +231,35 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     check_target(options.tvm_target)
     place = check_output(options.output)
     start_compiler()
-    shapes, ternary = _inspect_onnx(options.source)
+    inputs, ternary = _inspect_onnx(options.source)
+    given = _input_shapes(options.input_shape)
+    if given is not None and len(given) != len(inputs):
+        names = ", ".join(inputs) or "none"
+        raise UsageError(f"--input-shape is given {len(given)} times; the file's inputs are {names}")
+    named = dict(zip(inputs, given, strict=True)) if given else None
+    fixed = all(shape and min(shape) > 0 for shape, _ in inputs.values())
+    shapes = given or ([shape for shape, _ in inputs.values()] if fixed else None)
     say(f"{ternary} two-bit weights" if ternary else "no layer is ternary: the network is compiled dense")
     batches = None
     if options.samples is not None:
-        batches, _ = collect_batches(None, options.samples, _input_shapes(options.input_shape) or shapes)
+        batches, _ = collect_batches(None, options.samples, shapes)
+        kinds = [kind for _, kind in inputs.values()]
+        batches = [_as_types(batch, kinds) for batch in batches]
     say(f"compiling for {options.tvm_target}")
     sizes = options.batch_size or ()
-    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say, tune, sizes)
+    compile_onnx(options.source, place, options.tvm_target, batches, not options.no_verify, say, tune, sizes, named)
 
 
-def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
-    """Check a file; return its input shapes (None unless all are fixed) and its number of two-bit weights."""
+def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:
+    """Numbers with a fraction in the precision that the file asks for."""
+    return tuple(
+        array.astype(kind) if array.dtype.kind == kind.kind == "f" else array
+        for array, kind in zip(batch, kinds, strict=False)
+    )
+
+
+def _inspect_onnx(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], int]:
+    """Check a file; return shape (0 where it is open) and type of its inputs, and its number of two-bit weights."""
     import onnx
 
     try:
@@ -248,11 +268,16 @@ def _inspect_onnx(path: Path) -> tuple[list[tuple[int, ...]] | None, int]:
     except Exception as error:
         raise UsageError(f"{str(path)!r} is not a valid ONNX file: {_one_line(error)}") from error
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value.type.tensor_type.shape for value in model.graph.input if value.name not in stored]
-    shapes = [tuple(dimension.dim_value for dimension in shape.dim) for shape in inputs]
+    inputs = {
+        value.name: (
+            tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim),
+            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+        )
+        for value in model.graph.input
+        if value.name not in stored
+    }
     ternary = sum(t.data_type in (onnx.TensorProto.INT2, onnx.TensorProto.UINT2) for t in model.graph.initializer)
-    fixed = all(shape and min(shape) > 0 for shape in shapes)
-    return (shapes if fixed else None), ternary
+    return inputs, ternary
 
 
 def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:

@@ -19,6 +19,13 @@ from tern_lightning.kinds import channel_axis, find_weight, weight_layers
 from tern_lightning.onnx.errors import ExportError, VerificationError
 from tern_lightning.onnx.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
 
+NOISE = 2.0
+"""How far a rounded tensor may be from torch's, in units of what rounding adds to it: uniform noise of a step's width.
+
+Edges that fall to the other side cost less than one, and so does rounding that one of both leaves out; a wrong mode of
+rounding (down, not to the nearest) costs 2.4, another zero point 3.5.
+"""
+
 RoundedInputs = Mapping[str, Sequence[tuple[str, ActivationRange | None]]]
 """Name and range of the rounded input of every layer by path, one for each of its calls; no range where the module
 rounds it itself."""
@@ -153,7 +160,14 @@ class _Follower:
         if file.size != rounded.numel():  # where the layer pads its input itself, after this hook
             return rounded
         own = rounded.numpy().reshape(file.shape)
-        self.worst = max(self.worst, compare([file], [own], 0.0, "relative_l2").relative_l2)
+        found = compare([file], [own], 0.0, "relative_l2").relative_l2
+        if chosen and found > 0:
+            # What the layer is to tell apart are the range's steps. A tensor that fills little of it, or is nearly
+            # zero, has a norm of few steps, of which the noise of rounding is a large share, and no error.
+            difference = float(np.linalg.norm(file.astype(np.float64) - own))
+            noise = NOISE * chosen.scale * float(np.sqrt(file.size / 12))
+            found = min(found, ROUNDING_TOLERANCE * difference / noise)
+        self.worst = max(self.worst, found)
         return torch.from_numpy(file).reshape(x.shape)
 
 

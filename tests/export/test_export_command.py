@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import tvm_schedules
 from tern_lightning import ActivationQuantization
 from tern_lightning.cli.export import main
 from tern_lightning.onnx import to_onnx
@@ -195,6 +196,41 @@ def test_onnx_goes_straight_to_the_compiler(
         with pytest.raises(SystemExit):
             main(["model.onnx", "-o", "out", "--batch-size", wrong])
         assert "--batch-size: must be" in capsys.readouterr().err
+
+
+def open_file(path: str, kind: int = onnx.TensorProto.FLOAT) -> None:
+    """A network with open sizes in its two inputs."""
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Concat", ["a", "b"], ["y"], axis=1)],
+        "g",
+        [info("a", kind, ("n", "k")), info("b", kind, ("n", 3))],
+        [info("y", kind, ("n", "m"))],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    Path(path).write_bytes(model.SerializeToString())
+
+
+def test_open_sizes_of_a_file_are_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_file("open.onnx")
+    assert main(["open.onnx", "-o", "open", "--tvm-target", "host"]) != 0
+    assert "'a' has no fixed size in dimension 0 (n)" in capsys.readouterr().err
+    shapes = ["--input-shape", "2,5", "--input-shape", "2,3"]
+    assert main(["open.onnx", "-o", "open", "--tvm-target", "host", *shapes]) == 0
+    loaded = tvm_schedules.load("open")
+    assert [entry["shape"] for entry in (*loaded.inputs, *loaded.outputs)] == [[2, 5], [2, 3], [2, 8]]
+    assert main(["open.onnx", "-o", "open", "--tvm-target", "host", "--input-shape", "2,5"]) == 1
+    assert "--input-shape is given 1 times; the file's inputs are a, b" in capsys.readouterr().err
+
+
+def test_samples_of_a_half_precision_file(place: Path) -> None:
+    open_file("half.onnx", onnx.TensorProto.FLOAT16)
+    a, b = (np.random.default_rng(0).normal(size=(4, n)) for n in (5, 3))
+    np.savez("half.npz", a=a, b=b)
+    assert main(["half.onnx", "-o", "half", "--tvm-target", "host", "--samples", "half.npz"]) == 0
+    loaded = tvm_schedules.load("half")
+    a, b = a[:1].astype(np.float16), b[:1].astype(np.float16)
+    np.testing.assert_array_equal(loaded(a, b), np.concatenate([a, b], 1))
 
 
 def spoil(what: str) -> Any:

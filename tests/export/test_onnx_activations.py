@@ -210,3 +210,48 @@ def test_onnxruntime_loads_the_file_with_its_default_options(bias: bool) -> None
     found = session.run(None, {session.get_inputs()[0].name: samples[0][0]})[0]
     wanted = run(model, torch.from_numpy(samples[0][0]))[0]
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+class Halves(nn.Module):
+    """Layers that read a part of a tensor: the file rounds the part, torch the whole or nothing."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        sizes = ((3, 2 * channels), (channels, channels), (channels, channels), (4 * channels, channels))
+        self.a, self.b, self.c, self.d = (nn.Conv2d(i, o, 3, padding=1) for i, o in sizes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = list(nn.functional.silu(self.a(x)).chunk(2, 1))
+        for layer in (self.b, self.c):
+            parts.append(nn.functional.silu(layer(parts[-1])))
+        return self.d(torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize("factor", [1.0, 40.0, 300.0])
+def test_tensors_that_fill_little_of_their_range(factor: float) -> None:
+    x = torch.randn(4, 3, 16, 16)
+    x[:, :, 5, 5] *= factor  # a few large values: everything else lies in a few steps
+    written = write_onnx(Halves(), [x[:1]], samples=[(row[None].numpy(),) for row in x], activations="uint8")
+    assert written.quantized_check is not None
+    assert written.quantized_check.passed
+
+
+def test_wrong_rounding_is_still_found() -> None:
+    """Down instead of to the nearest, another zero point, another scale, of a tensor that fills a part of its range."""
+    from tern_lightning.onnx.verify import _Follower
+
+    chosen, layer = ActivationRange.from_bounds(-10.0, 10.0), nn.Linear(64, 4)
+    net = nn.Sequential(layer)
+    x = torch.randn(32, 64)
+    right = chosen.fake_quantize(x)
+    wrongs = {
+        "down": (torch.floor(x / chosen.scale) * chosen.scale),
+        "zero point": right + chosen.scale,
+        "scale": right * 1.05,
+    }
+    for name, file in {"right": right, **wrongs}.items():
+        follower = _Follower(net, {"0": [("t", chosen)]})
+        follower.tensors = {"t": file.numpy()}
+        net(x.clone())
+        assert (follower.worst > 0.02) is (name != "right"), name
+        layer._forward_pre_hooks.clear()

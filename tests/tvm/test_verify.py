@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+import tvm_schedules
 from tvm_schedules import onnxtools, verify
 from tvm_schedules.errors import VerificationError
 
@@ -115,3 +116,54 @@ def test_float_model_is_the_same_network(quantised: bool) -> None:
         model, verify.reference_outputs(stripped, runs), verify.reference_outputs(model, runs), ""
     )
     assert near.outputs[0].cosine > 0.99
+
+
+def half(cast: bool) -> onnx.ModelProto:
+    """Two products and a normalization, in half precision throughout or behind a cast."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    kind = TensorProto.FLOAT if cast else TensorProto.FLOAT16
+    nodes = [
+        *([helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16)] if cast else []),
+        helper.make_node("MatMul", ["h" if cast else "x", "a"], ["p"]),
+        helper.make_node("Tanh", ["p"], ["t"]),
+        helper.make_node("MatMul", ["t", "b"], ["q"]),
+        helper.make_node("Softmax", ["q"], ["s"]),
+        *([helper.make_node("Cast", ["s"], ["y"], to=TensorProto.FLOAT)] if cast else []),
+    ]
+    if not cast:
+        nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, (4, 64))],
+        [helper.make_tensor_value_info("y", kind, (4, 32))],
+        [
+            numpy_helper.from_array((random.normal(size=s) / 4).astype(np.float16), n)
+            for n, s in (("a", (64, 256)), ("b", (256, 32)))
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_half_precision_is_judged_by_its_own_steps(cast: bool, tmp_path: Any) -> None:
+    model = half(cast)
+    limit = verify.float_limit(model)
+    assert limit == 16 / 1024
+    assert tvm_schedules.build(model, tmp_path / "out").report.passed
+    runs = verify.random_samples(model, 2)
+    expected = verify.reference_outputs(model, runs)
+    scale = np.abs(np.stack(expected)).max()
+    for share, passed in ((0.5, True), (2.0, False)):
+        wrong = [[y.copy() for y in run] for run in expected]
+        wrong[0][0][0, 0] += np.asarray(share * limit * scale, wrong[0][0].dtype)
+        report = verify.compare_runs(model, wrong, expected, "here")
+        assert report.passed is passed
+    with pytest.raises(VerificationError, match=r"relative <= 0.0156"):
+        report.check()
+
+
+def test_single_precision_keeps_its_bound() -> None:
+    assert verify.float_limit(artifact_nets.conv_net(quantised=False)) == verify.FLOAT_RELATIVE

@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -403,7 +403,7 @@ def _verify(
     report = verification.compare_runs(model, verification.run_all(runner, runs), expected, where, runs)
     if not report.passed:
         first = verification.first_difference(model, runs, lambda probe: _compiled_model(probe, host))
-        report = verification.Report(report.outputs, report.runs, where, report.quantised, first)
+        report = replace(report, first_difference=first)
     return report.check()
 
 
