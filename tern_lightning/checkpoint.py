@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def load_module(
         hyper_parameters: Arguments of the class; they go before those of the checkpoint.
 
     Returns:
-        The network on the CPU (an instance stays where it is), in evaluation mode.
+        The network on the CPU (an instance stays where it is), in evaluation mode. Where it was trained with rounded
+        layer inputs, which are no part of the network, a warning says that they are not.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -62,7 +64,33 @@ def load_module(
         weights = checkpoint["state_dict"]
         _check_keys(module, weights, path)
         module.load_state_dict(weights)
+    _warn_of_rounding(module, checkpoint)
     return module.eval()
+
+
+ROUNDING = ("ActivationQuantization", "CoarseActivation", "MultiLevelActivation")
+"""The callbacks whose state is needed to compute what was trained."""
+
+
+def rounding_callbacks(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The names of the callbacks that rounded layer inputs in the training of a checkpoint."""
+    keys = [str(key) for key in checkpoint.get("callbacks") or ()]
+    return [name for name in ROUNDING if any(key.startswith(name) for key in keys)]
+
+
+def _warn_of_rounding(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Warn where a network was trained with rounded layer inputs, which are no part of its weights."""
+    from tern_lightning.activations import input_quantizers
+    from tern_lightning.learned import learned_hooks
+
+    names = rounding_callbacks(checkpoint)
+    if names and not input_quantizers(module) and not learned_hooks(module):
+        warnings.warn(
+            f"the checkpoint was trained with layer inputs rounded by {' and '.join(names)}, and the loaded network "
+            "computes without. HINT: Trainer(callbacks=[...]).test(network, ckpt_path=...) has the rounding, "
+            "and tern-export takes it from the checkpoint",
+            stacklevel=3,
+        )
 
 
 def read_checkpoint(path: str | os.PathLike[str], allow_classes: Sequence[Allowed] = ()) -> dict[str, Any]:

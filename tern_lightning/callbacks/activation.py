@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
@@ -182,8 +182,15 @@ class ActivationQuantization(Callback):
         }
 
     def _restore(self) -> None:
-        for path in [path for path in self._restored if path in self._quantizers]:
-            self._quantizers[path].load_state_dict(self._restored.pop(path))
+        own = {path: self._restored.pop(path) for path in list(self._restored) if path in self._quantizers}
+        for path, saved in own.items():
+            self._quantizers[path].load_state_dict(saved)
+        other = sorted({saved["bits"] for saved in own.values()} - {self.bits})
+        if other:
+            rank_zero_warn(
+                f"the checkpoint's layer inputs are rounded to {other[0]} bits, and so they stay: "
+                f"bits={self.bits} of this ActivationQuantization is for a run from the start"
+            )
         self._set_learning()
 
     def _set_observing(self, observing: bool) -> None:

@@ -11,11 +11,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from tern_lightning.activations import input_quantizers
 from tern_lightning.callbacks.phases import Clock
+from tern_lightning.checkpoint import rounding_callbacks
 from tern_lightning.learned import learned_hooks
 from tern_lightning.schedules import Schedule, position
-
-ROUNDING = ("ActivationQuantization", "CoarseActivation", "MultiLevelActivation")
-"""The callbacks whose state is needed to compute what was trained."""
 
 
 def joined(name: str, trainer: pl.Trainer, what: str) -> None:
@@ -74,11 +72,7 @@ def rounds_nothing(name: str, ready: Iterable[bool]) -> None:
 def without_rounding(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Warn where a checkpoint was trained with rounded layer inputs and nothing here rounds them."""
     there = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
-    missing = [
-        name
-        for name in ROUNDING
-        if name not in there and any(str(key).startswith(name) for key in checkpoint.get("callbacks") or ())
-    ]
+    missing = [name for name in rounding_callbacks(checkpoint) if name not in there]
     if missing and not input_quantizers(module) and not learned_hooks(module):
         rank_zero_warn(
             f"the checkpoint was trained with {' and '.join(missing)}, and this Trainer computes without the rounding: "

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -134,7 +135,14 @@ class LearnedInputs(pl.Callback, ABC):
 
     def _restore(self) -> None:
         for path in [path for path in self._restored if path in self._hooks]:
-            self._hooks[path].load_state_dict(self._restored.pop(path))
+            hook, saved = self._hooks[path], self._restored.pop(path)
+            form = {"kind": hook.kind, **hook.form()}
+            if saved["form"] != form:
+                raise MisconfigurationException(
+                    f"the input of layer {path!r} was trained as {saved['form']}, and this run has {form}. "
+                    "HINT: resume with the arguments that the run was started with."
+                )
+            hook.load_state_dict(saved)
 
 
 def _sum(trainer: pl.Trainer, values: Tensor) -> Tensor:

@@ -296,7 +296,10 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
         start_compiler()
     network_class = import_class(options.model)
     allowed = [class_of_name(name) for name in options.allow_class]
-    module = load_module(options.source, network_class, allow_classes=allowed, **parse_hparams(options.hparams))
+    with warnings.catch_warnings():
+        # The rounding is taken from the checkpoint below.
+        warnings.filterwarnings("ignore", message=".*trained with layer inputs rounded by")
+        module = load_module(options.source, network_class, allow_classes=allowed, **parse_hparams(options.hparams))
     checkpoint = read_checkpoint(options.source, allowed)
     ranges = checkpoint_ranges(checkpoint)
     if ranges:

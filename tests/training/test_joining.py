@@ -20,6 +20,7 @@ from tern_lightning.callbacks import (
     WeightPenaltyClipping,
 )
 from tern_lightning.callbacks.phases import Clock, Origin, check_order, never, progress
+from tern_lightning.checkpoint import load_module
 from tern_lightning.layers import ternary_layers
 from tests.training.training_nets import Loader, Net, Save, samples
 from tests.training.training_runs import assert_same, everything
@@ -231,7 +232,18 @@ def test_a_checkpoint_without_its_rounding(rounding, fit, make_net, make_trainer
         expected = make_trainer().test(net, data, verbose=False)
         found = make_trainer(ternary(), rounding()).test(make_net(), data, ckpt_path=path, verbose=False)
     assert found[0]["val_loss"] == pytest.approx(expected[0]["val_loss"], rel=1e-4)
+    with pytest.warns(UserWarning, match=f"rounded by {name}, and the loaded network computes without"):
+        load_module(path, Net)
     plain = make_net()
     plain.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     with pytest.warns(UserWarning, match=f"{name} rounds nothing"):
         make_trainer(rounding()).test(plain, data, verbose=False)
+
+
+def test_a_run_does_not_go_on_with_another_rounding(fit, tmp_path):
+    fit(ActivationQuantization(bits=6, observe_batches=2), MultiLevelActivation(terms=2), Save(tmp_path), max_epochs=1)
+    path = tmp_path / "epoch0.ckpt"
+    with pytest.warns(UserWarning, match=r"are rounded to 6 bits, and so they stay: bits=4"):
+        fit(ActivationQuantization(bits=4), MultiLevelActivation(terms=2), ckpt_path=path)
+    with pytest.raises(MisconfigurationException, match=r"trained as .*'terms': 2.* this run has .*'terms': 3"):
+        fit(MultiLevelActivation(terms=3), ckpt_path=path)
