@@ -147,10 +147,36 @@ static void rests_after_a_stop(void) {
   }
   check(until > 0, "a stop is seen");
   check(threads_of() == 1 || now() > until, "callers do without others");
-  check(own.rest > 0 && own.rest < INT64_C(60000000000), "for a while");
+  check(own.rest > 0 && own.rest <= LONGEST_REST, "for a while");
   while (now() <= until) usleep(1000);
   check(threads_of() > 1, "and then no more");
   free(data);
+}
+
+/* How long: twice as long as the last time, but as short as ever after it went well. */
+static void rests_longer_and_longer(void) {
+  static Pool other, *pool = &other;
+  int64_t time = 1000000000, lost = 1000000, last = 0;
+  for (int i = 0; i < 40; i++) {
+    time += lost;
+    rest(pool, lost, time - lost, time);
+    int64_t right = !last ? REST * lost : 2 * last < LONGEST_REST ? 2 * last : LONGEST_REST;
+    check(pool->rest == right && GET(pool->resting) == time + right, "rests of growing length");
+    last = pool->rest;
+    time = GET(pool->resting);
+  }
+  pool->programs += CALLS + 1;
+  time += 2 * WELL * lost;
+  rest(pool, lost, time, time);
+  check(pool->rest == REST * lost, "a short rest after it went well");
+  pool->programs += CALLS + 1;
+  time = pool->rested + lost;
+  rest(pool, lost, time, time);
+  check(pool->rest == 2 * REST * lost, "many programs in a short time");
+  pool->programs += 2;
+  time = pool->rested + 1000 * lost;
+  rest(pool, lost, time, time);
+  check(pool->rest == 4 * REST * lost, "few programs in a long time");
 }
 
 static void sleepy(void) { /* until all threads sleep */
@@ -188,6 +214,7 @@ int main(int count, char **words) {
   }
   say(4, 0);
   rests_after_a_stop();
+  rests_longer_and_longer();
   for (int times = 0; times < 5; times++) {
     never_rests();
     sleepy();

@@ -55,8 +55,11 @@ enum {
   OFTEN = 100000,      /* nanoseconds from one short loop to the next that are not long */
   ENOUGH = 20,         /* short loops in a row from which they are worth waking threads for: it takes 50 microseconds */
   AGAIN = 500000,      /* nanoseconds until threads that fell asleep in a program are woken for its next loops */
-  REST = 20,           /* a caller that was held up does without others for so many times as long, */
-  LONGEST_REST = 1280  /* and for twice as long as the last time if it happens again at once */
+  REST = 2,            /* a caller that was held up does without others for so many times as long, and for twice as
+                          long as the last time if meanwhile it did not go well */
+  WELL = 10,           /* for so many times as long as it was held up, */
+  CALLS = 100,         /* and for so many programs; */
+  LONGEST_REST = 2000000000 /* nanoseconds */
 };
 #define LINE _Alignas(128) /* two lines of 64 bytes are fetched together by some CPUs */
 
@@ -92,7 +95,8 @@ struct Pool {
   int often;         /* how many times in a row it was not long before that */
   int64_t woken;     /* when threads were last woken in the middle of a program */
   int64_t rest, rested; /* how long callers last did without others, and until when */
-  int times;            /* how many times as long as they are held up they will the next time */
+  uint64_t rested_at;   /* the program before that */
+  int times;            /* how many times as long as they were held up */
   _Atomic int64_t resting; /* until when they do now, 0: they do not */
   _Atomic int stop;
   LINE _Atomic uint64_t program; /* number of the one that runs, 0 between them */
@@ -270,13 +274,14 @@ static int64_t stopped(Pool *pool, int threads, int64_t span, Watch *watches) {
   return worst;
 }
 
-/* Callers do without others for a while, longer each time unless it went well for as long as the last while. */
+/* Callers do without others for a while. Held up now and then, they are still faster with them. */
 static void rest(Pool *pool, int64_t lost, int64_t begun, int64_t time) {
-  if (begun - pool->rested > pool->rest) pool->times = REST;
-  pool->rest = lost * pool->times;
+  int well = begun - pool->rested > WELL * lost && pool->programs - pool->rested_at > CALLS;
+  pool->times = well || !pool->times ? REST : pool->rest < LONGEST_REST ? 2 * pool->times : pool->times;
+  pool->rest = lost * pool->times < LONGEST_REST ? lost * pool->times : LONGEST_REST;
   pool->rested = time + pool->rest;
+  pool->rested_at = pool->programs;
   SET(pool->resting, pool->rested);
-  if (pool->times < LONGEST_REST) pool->times *= 2;
 }
 
 static int rests(Pool *pool) {
