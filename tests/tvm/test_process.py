@@ -33,6 +33,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         there = f"from tests.tvm import stub_child; stub_child.install({kind!r}); "
         monkeypatch.setattr(process, "START", USUAL[:where] + there + USUAL[where:])
 
+    process._kill_idle()  # of other tests
     yield install
     process._kill_idle()
 
