@@ -17,9 +17,9 @@ from tern_lightning.callbacks.state import check_bias
 from tern_lightning.copies import independent_copy
 from tern_lightning.kinds import channel_axis, weight_of
 from tern_lightning.layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
+from tern_lightning.learned import write_learned_inputs
 from tern_lightning.masks import NAME as MASK
 from tern_lightning.masks import apply_mask
-from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
 

@@ -38,6 +38,13 @@ def test_command_lines_answer_help_without_heavy_imports(module: str) -> None:
     assert not found & set(HEAVY)
 
 
+def test_training_needs_nothing_of_the_export() -> None:
+    loop = "import tern_lightning as t, torch; net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))"
+    found = imported(f"{loop}; t.ternarize(net); t.freeze(net); t.to_plain(net); t.TernaryCallback()")
+    assert "torch" in found
+    assert not found & {"tvm", "onnx_ir", "onnxruntime", "onnxscript"}
+
+
 def test_the_loading_side_imports_numpy_only() -> None:
     found = imported("import tvm_schedules.artifact.runtime, tvm_schedules.constants, tvm_schedules.tensor")
     assert "numpy" in found

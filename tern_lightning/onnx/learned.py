@@ -40,22 +40,3 @@ def attach_learned_inputs(module: nn.Module, checkpoint: Mapping[str, Any]) -> i
                 module.get_submodule(path).register_forward_pre_hook(hook)
                 count += hook.ready
     return count
-
-
-def write_learned_inputs(module: nn.Module) -> None:
-    """Let the hooks compute by :meth:`LearnedInput.write` from now on, so that a trace has these operators."""
-    for layer in module.modules():
-        hooks = layer._forward_pre_hooks
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, LearnedInput):
-                hooks[key] = _Written(hook)
-
-
-class _Written:
-    """The forward pre-hook that stands for a :class:`LearnedInput` in a trace."""
-
-    def __init__(self, hook: LearnedInput) -> None:
-        self.hook, self.value = hook, hook.value.tolist()
-
-    def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.hook.write(inputs[0], self.value), *inputs[1:]) if self.hook.ready else inputs

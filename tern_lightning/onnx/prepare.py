@@ -11,8 +11,8 @@ from tern_lightning.activations import remove_fake_quantizers
 from tern_lightning.copies import fix_normalized_weights, independent_copy
 from tern_lightning.kinds import channel_axis, find_weight, weight_layers, weight_of
 from tern_lightning.layers import make_plain, swapped_layers, ternary_layers
+from tern_lightning.learned import write_learned_inputs
 from tern_lightning.onnx.errors import ExportError
-from tern_lightning.onnx.learned import write_learned_inputs
 from tern_lightning.tensor import TernaryTensor
 
 #: Fewest weights of an output channel for which equal values are evidence rather than chance.
