@@ -158,51 +158,68 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 def test_samples_run_beside_each_other(model: tvm_schedules.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "WORTH", -1.0)
-    seen = set()
+    seen: list[int] = []
     function = model._function
 
     def watched(*arguments: Any) -> None:
-        seen.add(threading.current_thread().name)
+        seen.append(threading.get_ident())
         function(*arguments)
+        time.sleep(0.005)
 
     model._function = watched
-    for count in (2, 3, 4, 50):
+    for count in (2, 3, 4, 40):
+        seen.clear()
         x = rows(count)
         np.testing.assert_allclose(model(x), fake.reference(x, fake.model()), rtol=1e-5, atol=1e-6)
-        before = seen.copy()
-        assert before == {"MainThread"} if count < 4 else "tern-1" in before
+        assert len(seen) == count
+        assert seen[0] == threading.get_ident()  # the first one says how long they take
+        assert len(set(seen)) == 1 or count > 3
+    assert len(set(seen)) > 1
     assert len(model._memories) == 3
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tern-")]
     model.threads = 1
     seen.clear()
-    model(rows(50))
-    assert seen == {"MainThread"}
+    model(rows(40))
+    assert set(seen) == {threading.get_ident()}
+
+
+def test_nobody_waits_for_a_late_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = []
+    monkeypatch.setattr(batches._thread, "start_new_thread", lambda work, number: late.append((work, number)))
+    ran: list[tuple[int, int]] = []
+    batches._beside(iter(batches.pieces(6, 1)), 3, lambda number, part: ran.append((number, part.start)))
+    assert ran == [(0, start) for start in range(6)]
+    for work, number in late:
+        work(*number)  # there is nothing left, and the memory may belong to another call
+    assert len(late) == 2
+    assert len(ran) == 6
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["MainThread", "tern-1"])
+@pytest.mark.parametrize("main", [True, False])
 def test_what_goes_wrong_in_a_thread(
-    error: BaseException, where: str, model: tvm_schedules.Model, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, main: bool, model: tvm_schedules.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "WORTH", -1.0)
     function, calls = model._function, []
-    failed = threading.Event()
+    failed, inside = threading.Event(), [0]
 
     def fails(*arguments: Any) -> None:
-        calls.append(threading.current_thread().name)
+        calls.append(1)
         if len(calls) > 1:  # the first one runs alone
-            if threading.current_thread().name == where:
+            if (threading.current_thread() is threading.main_thread()) is main:
                 failed.set()
                 raise error
+            inside[0] += 1
             assert failed.wait(10)
             time.sleep(0.01)
+            inside[0] -= 1
         function(*arguments)
 
     model._function = fails
     with pytest.raises(type(error)):
         model(rows(400))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tern-")]
-    assert len(calls) < 400  # the others stop as well
+    assert inside[0] == 0  # nobody uses the memory any more
+    assert len(calls) < 10  # the others stop as well
     model._function = function
     x = rows(7)
     np.testing.assert_allclose(model(x), fake.reference(x, fake.model()), rtol=1e-5, atol=1e-6)

@@ -6,6 +6,8 @@ Inputs and outputs whose first axis counts samples say so in the metadata (``"ba
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import itertools
 import threading
 import time
@@ -22,8 +24,12 @@ __all__ = ["arguments", "batch_size", "describe", "fill", "in_turn", "pieces", "
 Array = npt.NDArray[Any]
 Entries = Sequence[Mapping[str, Any]]
 
-WORTH = 1e-3
-"""Seconds of work from which threads are started for it: starting one takes 0.1 ms."""
+WORTH = 4e-3
+"""Seconds of work from which threads are started for it.
+
+To start one takes 0.05 ms; but where CPUs are shared, one that has begun a piece may wait for as long as others'
+time slices are, and the caller with it.
+"""
 
 
 def describe(entries: Entries) -> str:
@@ -167,49 +173,48 @@ def share(
         beside = (len(parts) - 1) // threads * threads
         if threads > 1 and (time.perf_counter() - start) * beside > WORTH:
             ready(threads)
-            _beside(itertools.islice(waiting, beside), threads, alone)
+            _beside(iter(list(itertools.islice(waiting, beside))), threads, alone)
         break
     for part in waiting:  # fewer than threads, or short
         together(part)
 
 
 def _beside(parts: Iterator[slice], threads: int, alone: Callable[[int, slice], None]) -> None:
-    """Runs the parts in so many threads, of which the caller is one; each takes the next as it is ready."""
+    """Runs the parts in so many threads, of which the caller is one; each takes the next as it is ready.
+
+    Nobody waits for a thread that has taken none, which may be late where CPUs are shared.
+    """
     errors: list[BaseException] = []
-    lock = threading.Lock()
+    busy = [False] * threads
+    changed = threading.Condition()
 
     def work(number: int) -> None:
-        try:
-            while not errors:
-                with lock:
-                    part = next(parts, None)
+        while True:
+            with changed:
+                busy[number] = False
+                part = None if errors else next(parts, None)
                 if part is None:
+                    changed.notify_all()
                     return
+                busy[number] = True
+            try:
                 alone(number, part)
+            except BaseException as error:
+                errors.append(error)
+
+    try:
+        for number in range(1, threads):
+            with contextlib.suppress(RuntimeError):  # the system has no more of them: these will do
+                _thread.start_new_thread(work, (number,))
+        work(0)
+    except BaseException as error:  # an interrupt
+        errors.append(error)
+    busy[0] = False
+    while any(busy):  # whatever interrupts this one: their memory is used again
+        try:
+            with changed:
+                changed.wait_for(lambda: not any(busy))
         except BaseException as error:
             errors.append(error)
-
-    others = [threading.Thread(target=work, args=(number,), name=f"tern-{number}") for number in range(1, threads)]
-    try:
-        for thread in others:
-            thread.start()
-    except RuntimeError:  # the system has no more of them: these will do
-        pass
-    except BaseException as error:
-        errors.append(error)
-    work(0)
-    for thread in others:
-        if thread.ident is not None:
-            _join(thread, errors)
     if errors:
         raise errors[0]
-
-
-def _join(thread: threading.Thread, errors: list[BaseException]) -> None:
-    """Waits for a thread, whatever interrupts this one: its memory is used again."""
-    while True:
-        try:
-            thread.join()
-            return
-        except BaseException as error:
-            errors.append(error)
