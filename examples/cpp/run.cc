@@ -6,9 +6,11 @@
 #include <tvm/ffi/function.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 
 #include "board.h"
@@ -17,26 +19,48 @@ namespace ffi = tvm::ffi;
 
 struct Memory {  // 64-byte aligned and zero, as the kernels need it
   void AllocData(DLTensor* t) {
-    size_t size = (ffi::GetDataSize(*t) + 63) / 64 * 64;
-    t->data = memset(aligned_alloc(64, std::max<size_t>(size, 64)), 0, size);
+    size_t size = std::max<size_t>((ffi::GetDataSize(*t) + 63) / 64 * 64, 64);
+    t->data = aligned_alloc(64, size);
+    if (!t->data) throw std::runtime_error("there is no memory for " + std::to_string(size) + " bytes");
+    memset(t->data, 0, size);
   }
   void FreeData(DLTensor* t) { free(t->data); }
 };
 
-static ffi::Tensor tensor(const std::string& dtype, const std::vector<int64_t>& shape) {
-  DLDataType type{kDLFloat, 32, 1};
-  if (dtype == "uint8") type = {kDLUInt, 8, 1};
-  else if (dtype == "int8") type = {kDLInt, 8, 1};
-  else if (dtype == "int32") type = {kDLInt, 32, 1};
-  else if (dtype == "int64") type = {kDLInt, 64, 1};
-  else if (dtype != "float32") throw std::runtime_error("no code for tensors of " + dtype);
-  return ffi::Tensor::FromNDAlloc(Memory(), ffi::Shape(shape), type, DLDevice{kDLCPU, 0});
+constexpr int64_t kMost = int64_t{1} << 40;  // bytes of a tensor
+
+// The whole of a text as a number in [low, high].
+static int64_t number(const std::string& text, int64_t low, int64_t high, const std::string& what) {
+  char* end = nullptr;
+  errno = 0;
+  long long value = strtoll(text.c_str(), &end, 10);
+  if (text.empty() || *end || errno || value < low || value > high)
+    throw std::runtime_error(what + " must be a number in [" + std::to_string(low) + ", " + std::to_string(high) +
+                             "], got '" + text + "'");
+  return value;
 }
 
+static ffi::Tensor tensor(const std::string& dtype, const std::vector<int64_t>& shape) {
+  static const std::map<std::string, DLDataType> types{
+      {"bool", {kDLBool, 8, 1}},      {"int8", {kDLInt, 8, 1}},     {"int16", {kDLInt, 16, 1}},
+      {"int32", {kDLInt, 32, 1}},     {"int64", {kDLInt, 64, 1}},   {"uint8", {kDLUInt, 8, 1}},
+      {"uint16", {kDLUInt, 16, 1}},   {"uint32", {kDLUInt, 32, 1}}, {"uint64", {kDLUInt, 64, 1}},
+      {"float16", {kDLFloat, 16, 1}}, {"float32", {kDLFloat, 32, 1}}, {"float64", {kDLFloat, 64, 1}}};
+  auto type = types.find(dtype);
+  if (type == types.end()) throw std::runtime_error("no code for tensors of '" + dtype + "'");
+  int64_t bytes = type->second.bits / 8;
+  for (int64_t size : shape) {
+    if (size < 1 || size > kMost / bytes) throw std::runtime_error("a tensor is larger than memory");
+    bytes *= size;
+  }
+  return ffi::Tensor::FromNDAlloc(Memory(), ffi::Shape(shape), type->second, DLDevice{kDLCPU, 0});
+}
+
+// Whether a file holds a tensor's bytes, all of them and no more.
 static bool fill(const ffi::Tensor& into, const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  return file && file.read(static_cast<char*>(into.data_ptr()), ffi::GetDataSize(into)).gcount() ==
-                     static_cast<std::streamsize>(ffi::GetDataSize(into));
+  std::streamsize size = ffi::GetDataSize(into);
+  return file && file.read(static_cast<char*>(into.data_ptr()), size).gcount() == size && file.peek() == EOF;
 }
 
 struct Network {
@@ -55,20 +79,22 @@ struct Network {
       std::string key, word;
       words >> key >> word;
       std::vector<int64_t> sizes;
-      for (int64_t size; words >> size;) sizes.push_back(size);
+      for (std::string size; words >> size;) sizes.push_back(number(size, 1, kMost, "a size in plan.txt"));
       if (key == "architecture" && word != os.machine)
         throw std::runtime_error(folder + " was built for " + word + "; this machine is " + os.machine);
       if (key == "feature" && !present.empty() && std::find(present.begin(), present.end(), word) == present.end())
         lacking.push_back(word);
-      if (key == "steps") steps = std::stoll(word);
-      if (key == "arena" || key == "constants") rest.push_back(tensor("uint8", {std::stoll(word)}));
+      if (key == "steps") steps = number(word, 0, 1 << 30, "steps in plan.txt");
+      if (key == "arena" || key == "constants")
+        rest.push_back(tensor("uint8", {number(word, 1, kMost, key + " in plan.txt")}));
       if (key == "input") inputs.push_back(tensor(word, sizes));
       if (key == "output") outputs.push_back(tensor(word, sizes));
     }
     if (!lacking.empty())
       throw std::runtime_error(folder + " needs CPU features that this machine (" + board::name() + ") does not have: " +
                                board::join(lacking) + "; export it for target 'arm'");
-    if (rest.size() != 2 || !fill(rest[1], folder + "/constants.bin")) throw std::runtime_error(folder + " is damaged");
+    if (rest.size() != 2 || inputs.empty() || outputs.empty() || !fill(rest[1], folder + "/constants.bin"))
+      throw std::runtime_error(folder + " is damaged");
   }
 
   void run(const ffi::Function& function) const {
@@ -84,7 +110,7 @@ struct Network {
 
 // Largest difference of a float output from onnxruntime's, relative to its largest value; negative: not known.
 static double difference(const ffi::Tensor& output, const std::string& path) {
-  if (output.dtype().code != kDLFloat) return -1;
+  if (output.dtype().code != kDLFloat || output.dtype().bits != 32) return -1;
   ffi::Tensor expected = tensor("float32", {static_cast<int64_t>(ffi::GetDataSize(output) / 4)});
   if (!fill(expected, path)) return -1;
   const float *a = static_cast<float*>(output.data_ptr()), *b = static_cast<float*>(expected.data_ptr());
@@ -98,16 +124,17 @@ int main(int argc, char** argv) {
   if (argc < 2) return fprintf(stderr, "usage: %s FOLDER [REPEAT] [THREADS]\n", argv[0]), 2;
   try {
     std::string folder = argv[1];
-    int repeat = argc > 2 ? atoi(argv[2]) : 20;
-    setenv("TVM_NUM_THREADS", argc > 3 ? argv[3] : "1", 1);
+    int64_t repeat = argc > 2 ? number(argv[2], 0, 1000000000, "REPEAT") : 20;
+    int64_t threads = argc > 3 ? number(argv[3], 1, 1024, "THREADS") : 1;
+    setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
     Network network(folder);
     ffi::Function main = ffi::Module::LoadFromFile(folder + "/model.so")->GetFunction("tern_main").value();
     for (size_t i = 0; i < network.inputs.size(); ++i)
       if (!fill(network.inputs[i], folder + "/input" + std::to_string(i) + ".bin"))
-        throw std::runtime_error("input" + std::to_string(i) + ".bin is missing or too short");
+        throw std::runtime_error("input" + std::to_string(i) + ".bin is missing or of another size");
     network.run(main);  // warm-up
     std::vector<double> us;
-    for (int i = 0; i < repeat; ++i) {
+    for (int64_t i = 0; i < repeat; ++i) {
       auto start = std::chrono::steady_clock::now();
       network.run(main);
       us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());

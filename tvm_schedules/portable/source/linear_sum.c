@@ -3,7 +3,7 @@ static void tern_linear_@X@_@W@(const struct tern_linear *l, const @XTYPE@ *x, c
     const uint8_t *code = l->codes.data;
     int32_t o, m, k, t;
     for (o = 0; o < l->outputs; o++) {
-        const @WTYPE@ *weight = (const @WTYPE@ *)l->weight + o * l->inputs;
+        const @WTYPE@ *weight = l->weight ? (const @WTYPE@ *)l->weight + o * l->inputs : NULL;
         if (TERN_LINEAR_CODES && !l->weight) {
             @WTYPE@ *row = scratch;
             weight = row;
