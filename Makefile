@@ -5,15 +5,18 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 OUTPUT ?= runs/digits
 EXAMPLES ?= 10000
+COUNT ?= 3
+SEED ?= 0
 FUZZ ?= 1
 
-.PHONY: demo test fuzz test-search test-arm lint types clean help
+.PHONY: demo test fuzz test-search mutants test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
 	@echo "make test    install and run all tests"
 	@echo "make fuzz    damaged files and messages for everything that reads any, about a minute; FUZZ=60 for an hour"
 	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/methods for some of them"
+	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
@@ -39,6 +42,9 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 
 demo: $(VENV)/.examples
 	$(RUN) -m examples.digits --output $(OUTPUT)
+
+mutants: $(VENV)/.dev
+	$(RUN) -m tests.mutants --count $(COUNT) --seed $(SEED) $(FILES)
 
 test-arm: $(VENV)/.dev
 	$(RUN) tests/arm/board.py

@@ -59,8 +59,7 @@ def _fold(
     if bias is None:  # computed in the graph
         return layer
     folded = (np.asarray(bias, dtype=np.float64) * factor + offset).astype(np.float32)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
+    node.resize_inputs(3)
     node.replace_input_with(2, add_constant(graph, join(layer.path, "bias_folded"), folded))
     shape = [1] * layer.weight.ndim
     shape[layer.axis] = -1

@@ -159,3 +159,25 @@ def test_a_maximum_of_an_8_bit_tensor_stays_in_8_bits() -> None:
 def _outputs(model: object) -> list[tuple[Any, str]]:
     graph = prepare(read(load_model(model)))
     return [(node, graph.values[node.outputs[0]].dtype) for node in graph.nodes]
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1), (2, 1, 1), (1, 2, 1, 1)])
+def test_one_number_and_one_for_each_channel_become_part_of_the_layer(operator: str, shape: tuple[int, ...]) -> None:
+    net = Net((1, 3, 5, 5))
+    x = net.op("Conv", "input_0", net.weight((2, 3, 3, 3), 0.5))
+    values = np.array([0.5, -1.5], np.float32)[: int(np.prod(shape))].reshape(shape)
+    model = net.model(net.op(operator, x, net.const(values)))
+    runner = agree(model, image(1, 3, 5, 5), close=1e-5)
+    assert [step["op"] for step in runner.plan["steps"] if step["kernel"] != "repack"] == ["Conv"]
+
+
+@pytest.mark.parametrize(("shape", "steps"), [((4,), 1), ((1, 1, 4), 1), ((1, 4, 1), 2), ((4, 1), 2)])
+def test_channels_of_a_linear_layer_are_its_last_axis(shape: tuple[int, ...], steps: int) -> None:
+    """Four tokens of four channels: one number for each token is none for each channel."""
+    net = Net((1, 4, 4))
+    weight = net.op("Transpose", net.weight((4, 4), 0.3), perm=[1, 0])
+    x = net.op("MatMul", "input_0", weight)
+    model = net.model(net.op("Add", x, net.const(np.arange(1, 5, dtype=np.float32).reshape(shape))))
+    runner = agree(model, image(1, 4, 4), close=1e-5)
+    assert len(runner.plan["steps"]) == steps
