@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ try:
 except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_writable", "locked", "user_path", "write_file"]
+__all__ = ["alive", "check_writable", "clear_dead", "locked", "temporary_folder", "user_path", "write_file"]
 
 
 def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -100,6 +102,46 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"cannot write {str(given)!r}: {str(folder)!r} is not a directory that can be written")
 
 
+@contextlib.contextmanager
+def temporary_folder(kind: str) -> Iterator[Path]:
+    """A folder in the system's temporary directory, which is gone when the block ends.
+
+    What earlier processes left of the same kind, because they were killed, is removed first.
+
+    Args:
+        kind: What it is for, part of its name.
+    """
+    clear_dead(tempfile.gettempdir(), f"tern-{kind}-")
+    with tempfile.TemporaryDirectory(prefix=f"tern-{kind}-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def clear_dead(folder: str | os.PathLike[str], prefix: str) -> None:
+    """Remove this user's files and folders of names ``PREFIX PROCESS-...`` whose process is gone."""
+    with contextlib.suppress(OSError):  # a directory that may not be listed
+        for entry in list(os.scandir(folder)):
+            process = entry.name.removeprefix(prefix).partition("-")[0]
+            if not entry.name.startswith(prefix) or not process.isdecimal() or alive(int(process)):
+                continue
+            with contextlib.suppress(OSError):  # somebody else was faster
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        os.unlink(entry.path)
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _mode(path: Path) -> int | None:
     """What a path leads to and its permissions, None where there is nothing yet."""
     try:
@@ -111,6 +153,7 @@ def _mode(path: Path) -> int | None:
 @contextlib.contextmanager
 def _replacement(target: Path, mode: int | None) -> Iterator[BinaryIO]:
     """An open file beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
+    clear_dead(target.parent, ".tern-new-")
     temporary = target.parent / f".tern-new-{os.getpid()}-{secrets.token_hex(6)}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less what the umask takes
     try:

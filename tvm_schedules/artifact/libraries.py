@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ..files import temporary_folder
 
 __all__ = ["load_content", "load_library"]
 
@@ -52,8 +53,8 @@ def _load_copy(content: bytes, key: str) -> Any:
     import tvm_ffi
 
     # The folder is this user's alone, and gone again at once: what is mapped stays mapped.
-    with tempfile.TemporaryDirectory(prefix="tern-") as folder:
-        place = Path(folder) / f"{key}.so"
+    with temporary_folder("load") as folder:
+        place = folder / f"{key}.so"
         try:
             place.write_bytes(content)
             return tvm_ffi.load_module(str(place))

@@ -25,7 +25,7 @@ from typing import Any
 from tvm_schedules import schema
 from tvm_schedules.artifact import form
 from tvm_schedules.errors import ArtifactError, OutputError
-from tvm_schedules.files import user_path
+from tvm_schedules.files import alive, user_path
 from tvm_schedules.reading import read_json, reading
 
 FORMAT = "tern-artifact"
@@ -290,22 +290,12 @@ def clear_leftovers(target: Path, process: int | None = None) -> None:
     for path in sorted(path for path in target.parent.iterdir() if path.name.startswith(prefix)):
         kind, _, rest = path.name.removeprefix(prefix).partition("-")
         number = rest.partition("-")[0]
-        if not number.isdecimal() or (_alive(int(number)) if process is None else int(number) != process):
+        if not number.isdecimal() or (alive(int(number)) if process is None else int(number) != process):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)
         elif kind in ("new", "old"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tvm_schedules.bench import peers
 from tvm_schedules.bench.places import Local, Place, Running
 from tvm_schedules.bench.remote import ConnectionLostError
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import user_path
+from tvm_schedules.files import temporary_folder, user_path
 
 
 def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def bench(
         if keep is not None:
             keep(result)
 
-    with tempfile.TemporaryDirectory(prefix="tern-bench-") as temporary:
+    with temporary_folder("bench") as temporary:
         if "onnxruntime" in against:
             reason = place.lacks("onnxruntime")
             if reason is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.board import session
+from tvm_schedules.files import clear_dead
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 LOOK_SECONDS = 30.0
@@ -45,7 +46,8 @@ class Running:
         self, connection: socket.socket, peer: str, limit: float, idle: float, others: Sequence[Any] = ()
     ) -> None:
         self.peer, self._limit, self._idle = peer, limit, idle
-        self._folder = Path(tempfile.mkdtemp(prefix="tern-board-"))
+        clear_dead(tempfile.gettempdir(), "tern-board-")
+        self._folder = Path(tempfile.mkdtemp(prefix=f"tern-board-{os.getpid()}-"))
         self.ended, alive = os.pipe()
         sys.stdout.flush()
         try:

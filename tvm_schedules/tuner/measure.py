@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ import numpy as np
 
 from .. import compat, linking
 from ..compile import grain
+from ..files import temporary_folder
 from ..plan import assign
 from ..targets import TargetSpec
 from .alone import Alone
@@ -129,8 +129,8 @@ class Device(Protocol):
 
 def _linked(made: Library, target: TargetSpec, load: Callable[[Path], Any]) -> Any:
     """The library as the device has it."""
-    with tempfile.TemporaryDirectory(prefix="tern-tune-") as folder:
-        path = Path(folder) / "tune.so"
+    with temporary_folder("tune") as folder:
+        path = folder / "tune.so"
         made.write(path, target)
         return load(path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from tvm_schedules.bench.suite.cases import CASES
 from tvm_schedules.cli import run
 from tvm_schedules.console import make_console, plain
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import check_writable, user_path, write_file
+from tvm_schedules.files import check_writable, temporary_folder, user_path, write_file
 
 
 def _list(text: str) -> list[str]:
@@ -125,7 +124,7 @@ def _main(options: argparse.Namespace) -> int:
     for path in filter(None, (options.json, options.plot, options.write_baseline)):
         check_writable(path)
     log = make_console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="tern-suite-") as temporary, log.status("start") as status:
+    with temporary_folder("suite") as temporary, log.status("start") as status:
 
         def say(line: str) -> None:
             status.update(plain(line))

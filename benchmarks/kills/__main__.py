@@ -1,0 +1,252 @@
+"""Kills exports, trainings, tunings and benchmarks at random moments and looks at what is left.
+
+Every run is a fork of a process that has imported everything, so that the kill (SIGKILL or SIGTERM, to that process
+alone) hits the work. Afterwards no process of it may stay, and nothing that is wrong may be accepted: the artifact is
+the earlier or the new one, a checkpoint is read or refused plainly, the tuner's database and the benchmark's file are
+whole. At the end a run is left in peace and must clean up what the others left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from .tasks import TASKS, Task
+
+MARK = "TERN_KILLED"
+PATIENCE = 60.0
+"""Seconds after which a process that a killed run has started must be gone."""
+
+
+def forked(action: Callable[[], object], log: Path) -> int:
+    """A child process that does something, with its output in a file."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number in (1, 2):
+            os.dup2(output, number)
+        action()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """A child's exit code, None when it does not end in time."""
+    finish = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= finish:
+            return None
+        time.sleep(0.002)
+
+
+def offspring(mark: str) -> list[int]:
+    """Processes that a marked run has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def temporary(folder: Path) -> list[str]:
+    """What of ours is in the temporary directory of a task; libraries of others leave files there as well."""
+    return [name for name in os.listdir(folder / "tmp") if name.startswith(("tern-", ".tern-"))]
+
+
+def checked(task: Task, folder: Path) -> list[str]:
+    """What is wrong, by a process of its own: a library that crashes is a finding and not the end."""
+    note = folder.parent / f"{task.name}.problems"
+    note.unlink(missing_ok=True)
+    child = forked(lambda: note.write_text(json.dumps(task.problems(folder))), folder / "log")
+    status = wait(child, 300)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return ["looking at what is left takes for ever"]
+    if status:
+        return [f"looking at what is left ends with {status}: {(folder / 'log').read_text()[-1500:]}"]
+    return list(json.loads(note.read_text()))
+
+
+class Killer:
+    """Kills runs of one task.
+
+    Args:
+        task: The task; it is imported here.
+        seed: Of moments and signals.
+        folder: Where it works; it is made.
+        say: Called with a line for what is found.
+
+    Attributes:
+        problems: What was wrong.
+    """
+
+    def __init__(self, task: Task, seed: int, folder: Path, say: Callable[[str], None]) -> None:
+        self.task, self.folder, self.say = task, folder, say
+        self.random = Random(f"{task.name}/{seed}")
+        self.outcomes, self.litter, self.problems = Counter[str](), Counter[str](), list[str]()
+        (folder / "tmp").mkdir(parents=True)
+        os.environ["TMPDIR"] = str(folder / "tmp")
+        tempfile.tempdir = None
+        task.load()
+        self._in_peace(lambda: task.prepare(folder))
+        self.length = self._in_peace(lambda: task.work(folder, 1))
+
+    def _in_peace(self, action: Callable[[], object]) -> float:
+        """Seconds of an action that nobody kills.
+
+        Raises:
+            RuntimeError: It fails.
+        """
+        started = time.monotonic()
+        status = wait(forked(action, self.folder / "log"), 600)
+        if status != 0:
+            raise RuntimeError(f"{self.task.name} ends with {status}: {(self.folder / 'log').read_text()[-2000:]}")
+        return time.monotonic() - started
+
+    def once(self, index: int) -> None:
+        """Kill a run, and look at what is left."""
+        number = self.random.choice([signal.SIGKILL, signal.SIGTERM])
+        moment = self.random.random() * 1.05 * self.length
+        name = f"run {index}, {number.name} after {moment:.2f} s"
+        os.environ[MARK] = mark = f"{self.task.name}-{os.getpid()}-{index}"
+        child = forked(lambda: self.task.work(self.folder, index), self.folder / "log")
+        status = wait(child, moment)
+        if status is None:
+            os.kill(child, number)
+            status = wait(child, PATIENCE)
+        else:
+            self.length = 0.9 * self.length + 0.1 * moment  # the machine is quicker by now
+            if status:
+                self.problems.append(f"run {index}, not killed: {(self.folder / 'log').read_text()[-1500:]}")
+        if status is None:
+            self.problems.append(f"{name}: that does not end it")
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        self.outcomes[_name(status)] += 1
+        self._wait_for_offspring(mark, name)
+        if dirt := [*self.task.litter(self.folder), *temporary(self.folder)]:
+            self.litter[number.name] += 1
+            self.say(f"{self.task.name}: {name} leaves {', '.join(dirt)[:200]}")
+        for text in checked(self.task, self.folder):
+            self.problems.append(f"{name}: {text}")
+            self.say(f"{self.task.name}: {self.problems[-1]}")
+
+    def _wait_for_offspring(self, mark: str, name: str) -> None:
+        """Nothing that the run has started may stay."""
+        finish = time.monotonic() + PATIENCE
+        while (left := offspring(mark)) and time.monotonic() < finish:
+            time.sleep(0.05)
+        if left:
+            self.problems.append(f"{name}: {len(left)} processes stay")
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+
+    def finish(self) -> None:
+        """A run that nobody kills works, and leaves nothing of the others."""
+        os.environ.pop(MARK, None)
+        try:
+            self._in_peace(lambda: self.task.work(self.folder, 10**6))
+        except RuntimeError as error:
+            self.problems.append(f"a run in peace fails afterwards: {error}")
+        self.problems += checked(self.task, self.folder)
+        if left := [*self.task.litter(self.folder), *temporary(self.folder)]:
+            self.problems.append(f"a run in peace leaves {', '.join(left)}")
+        told = ", ".join(f"{number} {name}" for name, number in sorted(self.outcomes.items()))
+        dirty = ", ".join(f"{number} of {name}" for name, number in sorted(self.litter.items())) or "none"
+        self.say(
+            f"{self.task.name}: {sum(self.outcomes.values())} runs of {self.length:.1f} s ({told}); "
+            f"{len(self.problems)} problems; files left for the next run: {dirty}; files of other libraries in the "
+            f"temporary directory: {len(os.listdir(self.folder / 'tmp'))}"
+        )
+        for text in self.problems:
+            self.say(f"  {text}")
+
+
+def run(task: Task, count: int, seed: int, seconds: float, folder: Path, say: Callable[[str], None]) -> int:
+    """Kill a task so many times, at most for so many seconds; returns the number of problems."""
+    killer = Killer(task, seed, folder, say)
+    finish = time.monotonic() + seconds
+    for index in range(2, count + 2):
+        if time.monotonic() > finish:
+            break
+        killer.once(index)
+    killer.finish()
+    return len(killer.problems)
+
+
+def _name(status: int | None) -> str:
+    if status is None:
+        return "did not end"
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; the exit status is 1 when there is a problem."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
+    add = parser.add_argument
+    add("--task", action="append", choices=list(TASKS), help="only this one, repeatable")
+    add("--count", type=int, default=20, help="runs of every task (default: 20)")
+    add("--seconds", type=float, default=1e6, help="stop a task after this time (default: never)")
+    add("--seed", type=int, default=0, help="of moments and signals (default: 0)")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error(f"--count must be at least 1, got {options.count}")
+    problems = 0
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="tern-kills-") as place:
+        for name in options.task or TASKS:
+            # A process for every task: what one imports is not in the way of another's forks.
+            child = forked_task(name, options, Path(place), say)
+            problems += wait(child, 1e9) or 0
+    return 1 if problems else 0
+
+
+def forked_task(name: str, options: argparse.Namespace, place: Path, say: Callable[[str], None]) -> int:
+    """A child process that runs a task; its exit code says whether there is a problem."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = min(1, run(TASKS[name], options.count, options.seed, options.seconds, place / name, say))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return child
+
+
+if __name__ == "__main__":
+    sys.exit(main())
