@@ -117,6 +117,8 @@ class ActivationQuantization(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Train the steps with the gradients of all micro-batches and processes."""
+        if not self.learned:
+            return
         hooks = [self._quantizers[path] for path in moved_by(trainer, optimizer, self._layers)]
         learning = [hook for hook in hooks if hook.learned and hook.ready]
         if learning:

@@ -399,8 +399,10 @@ class TernaryCallback(pl.Callback):
 
     def _follow_loads(self, pl_module: pl.LightningModule) -> None:
         """Go on from ternary weights that somebody has loaded, in which the latent weights are lost."""
+        if not any(layer._ternary_loaded for layer in self._layers.values()):
+            return
         paths = resume_training(pl_module)
-        if paths and self.phase == "ternary" and not self._told_of_loads:
+        if self.phase == "ternary" and not self._told_of_loads:
             self._told_of_loads = True
             rank_zero_warn(
                 f"ternary weights were loaded during training, and layers {paths} go on from them instead of their "
