@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tern_lightning.activations import ActivationRange
-from tern_lightning.kinds import channel_axis, find_weight, weight_layers
+from tern_lightning.kinds import find_weight
 from tern_lightning.onnx.errors import ExportError, VerificationError
 from tern_lightning.onnx.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
 
@@ -76,18 +77,21 @@ def compare_quantized(
     Values on the edge between two steps may fall to either side, which a deep network amplifies until two runs differ
     as much as two draws of the rounding noise. So torch goes on from the file's tensor at the input of every layer, and
     the part of the network up to there is compared alone: its relative error is far below that of rounding itself, for
-    which ``ROUNDING_TOLERANCE`` is the bound. (It is of that size where torch cannot be made to round in the same
-    place: tensors that are read before the layer runs, or as a view.)
+    which ``ROUNDING_TOLERANCE`` is the bound. Where torch cannot be made to round in the same place (products outside
+    of layers, tensors that are read before the layer runs, or as a view), it is of that size for every such rounding
+    since the last tensor that torch went on from: with n of them, which are independent, the bound is sqrt(1 + n) times
+    as large.
 
     Args:
         model: The exported network.
         module: Plain float module.
         samples: Batches of inputs.
         inputs: The rounded inputs of its layers.
-        dense: Paths of layers with INT8 weights, and their channel axis.
+        dense: Paths of layers with INT8 weights, and the axis of the output channels in these.
 
     Returns:
-        The comparison of the outputs, whose ``relative_l2`` is the largest over outputs and layer inputs.
+        The comparison of the outputs, whose ``relative_l2`` and ``tolerance`` are those of the output or layer input
+        that comes nearest to its bound, or is furthest beyond it.
     """
     names = sorted({name for calls in inputs.values() for name, _ in calls})
     outputs = [value.name for value in model.graph.output]
@@ -100,9 +104,63 @@ def compare_quantized(
         found.append(arrays[: len(outputs)])
         follower.rewind()
     steps = min((chosen.levels for calls in inputs.values() for _, chosen in calls if chosen), default=255)
-    tolerance = min(0.5, ROUNDING_TOLERANCE * 255 / steps)
-    result = compare(_join(found), _join(expected), tolerance, "relative_l2")
-    return dataclasses.replace(result, relative_l2=max(result.relative_l2, follower.worst))
+    errors = dict(follower.errors)
+    for name, *pair in zip(outputs, _join(found), _join(expected), strict=True):
+        errors[name] = [*errors.get(name, []), compare(pair[:1], pair[1:], 0.0, "relative_l2").relative_l2]
+    counts = unfollowed_roundings(model, follower.errors)
+    worst = max(
+        (
+            _Error(error, min(0.5, ROUNDING_TOLERANCE * 255 / steps * math.sqrt(1 + counts[name])))
+            for name, own in errors.items()
+            for error in own
+        ),
+        key=lambda error: error.share,
+    )
+    result = compare(_join(found), _join(expected), worst.bound, "relative_l2")
+    return dataclasses.replace(result, relative_l2=worst.relative)
+
+
+def unfollowed_roundings(model: onnx.ModelProto, followed: Collection[str]) -> dict[str, int]:
+    """How many roundings lie between a tensor and the followed tensors before it.
+
+    Args:
+        model: With QuantizeLinear where activations are rounded.
+        followed: Names of tensors that behind a rounding, which is not counted, are taken over.
+
+    Returns:
+        The number for every followed tensor and every output of the model.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name for tensor in model.graph.initializer}
+
+    def count(name: str) -> int:
+        own = makers.get(name)  # a followed tensor is the DequantizeLinear of its own rounding
+        if name in followed and own is not None and own.op_type == "DequantizeLinear":
+            own = makers.get(own.input[0], own)
+        stack, seen, found = [*own.input] if own is not None else [], set[str](), 0
+        while stack:
+            at = stack.pop()
+            node = makers.get(at)
+            if node is None or at in seen or at in followed:
+                continue
+            seen.update(node.output)
+            found += node.op_type == "QuantizeLinear" and node.input[0] not in weights
+            stack += node.input
+        return found
+
+    return {name: count(name) for name in (*followed, *(value.name for value in model.graph.output))}
+
+
+class _Error(NamedTuple):
+    """A relative error and what it may be."""
+
+    relative: float
+    bound: float
+
+    @property
+    def share(self) -> float:
+        """The error as a part of what it may be; what is no number is beyond every bound."""
+        return math.inf if math.isnan(self.relative) else self.relative / self.bound
 
 
 class _Follower:
@@ -110,11 +168,12 @@ class _Follower:
 
     def __init__(self, module: nn.Module, inputs: RoundedInputs) -> None:
         self.tensors: dict[str, NDArray[np.generic]] = {}
-        self.worst = 0.0
+        self.errors: dict[str, list[float]] = {}
         self.inputs = inputs
         self.calls: dict[str, int] = {}
         hooked: set[int] = set()
-        for path, layer in weight_layers(module):
+        # Not only layers of known types: the graph says which modules have a product of their own.
+        for path, layer in module.named_modules(remove_duplicate=False):
             if path in inputs and id(layer) not in hooked:
                 hooked.add(id(layer))
                 if isinstance(layer, nn.MultiheadAttention):
@@ -167,7 +226,7 @@ class _Follower:
             difference = float(np.linalg.norm(file.astype(np.float64) - own))
             noise = NOISE * chosen.scale * float(np.sqrt(file.size / 12))
             found = min(found, ROUNDING_TOLERANCE * difference / noise)
-        self.worst = max(self.worst, found)
+        self.errors.setdefault(name, []).append(found)
         return torch.from_numpy(file).reshape(x.shape)
 
 
@@ -182,11 +241,11 @@ def round_weights(module: nn.Module, dense: Mapping[str, int]) -> nn.Module:
     """Return a copy of a plain module whose dense weights are rounded as INT8 in the exported network."""
     twin = copy.deepcopy(module)
     done: set[int] = set()
-    for path, layer in weight_layers(twin):
+    for path, layer in twin.named_modules(remove_duplicate=False):
         weight = find_weight(layer)
         if path in dense and weight is not None and id(weight) not in done:
             done.add(id(weight))
-            axes = [axis for axis in range(weight.ndim) if axis != channel_axis(layer)]
+            axes = [axis for axis in range(weight.ndim) if axis != dense[path]]
             scale = weight.data.abs().amax(axes, keepdim=True) / 127
             scale = torch.where(scale > 0, scale, torch.ones_like(scale))
             weight.data = (weight.data / scale).round() * scale

@@ -20,7 +20,7 @@ from tern_lightning.onnx.batch import counting
 from tern_lightning.onnx.bias import separate_biases
 from tern_lightning.onnx.errors import ExportError
 from tern_lightning.onnx.fold import fold_batch_norms
-from tern_lightning.onnx.graph import Network
+from tern_lightning.onnx.graph import Layer, Network
 from tern_lightning.onnx.learned import learned_inputs
 from tern_lightning.onnx.naming import name_network
 from tern_lightning.onnx.runtime import Comparison
@@ -141,7 +141,7 @@ def write_onnx(
     fold_batch_norms(network)
     name_network(network)
     sites = [(layer.path, layer.node) for layer in network.layers]
-    dense = {layer.path: layer.axis for layer in network.layers if layer.ternary is None}
+    dense = {layer.path: _parameter_axis(layer, plain) for layer in network.layers if layer.ternary is None}
     write_weights(network, dense_kind)
     RemoveUnusedNodesPass()(network.model)
     _drop_unused(network)
@@ -203,6 +203,16 @@ def _quantize(
     fidelity = verify.compare_quantized(model, plain, some, by_call, rounded)
     verify.require(fidelity, "torch with the same 8-bit rounding")
     return replace(result, quantized_check=fidelity, drift=verify.compare_drift(model, as_trained, some))
+
+
+def _parameter_axis(layer: Layer, module: nn.Module) -> int:
+    """Axis of the output channels in the module's own parameter, which the graph may hold turned (inputs by outputs)."""
+    found = dict(module.named_parameters(remove_duplicate=False)).get(layer.parameter)
+    if found is None or layer.weight.ndim != 2:
+        return layer.axis
+    own = found.detach().cpu().numpy()
+    turned = np.array_equal(own, layer.weight.T) and not np.array_equal(own, layer.weight)
+    return 1 - layer.axis if turned else layer.axis
 
 
 def _inputs_by_call(
