@@ -206,7 +206,7 @@ def _quantize(
 
 
 def _parameter_axis(layer: Layer, module: nn.Module) -> int:
-    """Axis of the output channels in the module's own parameter, which the graph may hold turned (inputs by outputs)."""
+    """Axis of the output channels in the module's own parameter; the graph may hold inputs by outputs turned."""
     found = dict(module.named_parameters(remove_duplicate=False)).get(layer.parameter)
     if found is None or layer.weight.ndim != 2:
         return layer.axis
