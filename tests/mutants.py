@@ -183,8 +183,8 @@ def mutants(path: str, source: str) -> list[Mutant]:
 
 
 def tests_of(path: str) -> list[str]:
-    """The tests that are to notice a change of a file; empty where none are listed."""
-    return next((tests for pattern, tests in TESTS if fnmatch(path, pattern)), [])
+    """The tests that are to notice a change of a file, examples in its docstrings too; empty where none are listed."""
+    return next(([path, *tests] for pattern, tests in TESTS if fnmatch(path, pattern)), [])
 
 
 def run(tree: Path, mutant: Mutant, timeout: float) -> str:

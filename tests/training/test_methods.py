@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import functional, metrics
+from tern_lightning.functional import absmean
 from tern_lightning.quantizers import Quantizer, get_quantizer, register
 from tern_lightning.tensor import TernaryTensor
 
@@ -154,3 +155,10 @@ def test_metrics_over_two_layers():
     assert functional.flip_ratio(torch.tensor([1, 0]), torch.tensor([1, -1])).item() == 0.5
     with pytest.raises(ValueError, match="one shape"):
         flips.update(torch.zeros(2), torch.zeros(3))
+
+
+def test_scale_of_absmean_has_a_lower_end():
+    tiny = torch.full((1, 4), 4e-6)
+    assert absmean(tiny).positive.item() == pytest.approx(1e-5)
+    assert not absmean(tiny).codes.any()
+    assert absmean(tiny, eps=1e-7).dequantize().tolist() == tiny.tolist()
