@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..compat import Emitter, kernel_function
 from ..graph import Fused
 from ..layout import ALIGN
+from ..passes.layouts import home
 from ..targets import SMALLEST_L1
 from .epilogue import fill_borders
 from .panel_copies import Copies, Deal, geometry, sevens
@@ -266,7 +267,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     pick, name = ctx.choices.pick, node.name
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     # Threads share output channels only where there are many.
-    found = geometry(layer.window, x, vectors, 1 if rows >= 2 * CHANNELS else 2, lambda *number: pick(name, *number))
+    written = ctx.layouts[home(ctx.graph, node.outputs[0], False)]
+    least, space = 1 if rows >= 2 * CHANNELS else 2, written.plane - written.origin
+    found = geometry(layer.window, x, vectors, least, space, lambda *number: pick(name, *number))
     if found is None:
         return False
     held, deal, block = found

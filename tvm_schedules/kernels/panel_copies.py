@@ -130,7 +130,7 @@ def deal_bytes(window: Window, x: Halo, vectors: int, pick: Callable[[int], int]
     return Deal(pick(row // 16), 1, row, row, spaced)
 
 
-def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | None:
+def deal_floats(window: Window, x: Halo, most: int, least: int = 1, room: int = 1 << 62) -> Deal | None:
     """How to deal out rows of floats; None for volumes and very wide images.
 
     Args:
@@ -138,6 +138,7 @@ def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | No
         x: Layout of the input.
         most: Vectors of a block at most.
         least: Blocks at least, where there are enough rows.
+        room: Elements of an output's plane.
     """
     lanes, (_, height, width) = ALIGN // x.itemsize, window.output(x.dims)
     part = lanes if 2 * width > lanes else lanes // 2
@@ -147,11 +148,15 @@ def deal_floats(window: Window, x: Halo, most: int, least: int = 1) -> Deal | No
     blocks = max(-(-height // (most // wide * share)), least)
     # A block's last vector begins inside of it.
     rows = max(-(-height // (blocks * share)), -(-lanes // (share * x.pitch[1])))
+    run = x.run((1, height, width))
+    # Blocks of rows are no whole vectors: the last one's must not reach the next plane, which is written already.
+    while run > (step := rows * share * x.pitch[1]) and run - run % step + -(-(run % step) // lanes) * lanes > room:
+        rows += 1
     return Deal(rows, wide, part, x.pitch[1])
 
 
 def geometry(
-    window: Window, x: Halo, vectors: int, least: int, pick: Callable[[str, int, Sequence[int]], int]
+    window: Window, x: Halo, vectors: int, least: int, room: int, pick: Callable[[str, int, Sequence[int]], int]
 ) -> tuple[Copies, Deal | None, int] | None:
     """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
 
@@ -160,10 +165,11 @@ def geometry(
         x: Layout of the input.
         vectors: Of an image.
         least: Blocks of an image of floats at least, where there are enough rows.
+        room: Elements of an output's plane.
         pick: Takes numbers, see :meth:`~tvm_schedules.choice.Choices.pick`.
     """
     if x.dtype == "float32":
-        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least)
+        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least, room)
         return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
     deal = deal_bytes(window, x, vectors, lambda usual: pick("block", usual, (1, 2, 4, 7)))
     if deal and pick("dealt", 1, (0, 1)):
