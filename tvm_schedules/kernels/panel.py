@@ -86,25 +86,6 @@ class Spec(PixelRows):
         return self.deal.step(self.lanes) if self.deal else self.block * self.lanes
 
     @property
-    def tail(self) -> list[tuple[int, int]]:
-        """Start and width of the vectors of the last block, if it is not a whole one; none reaches the next plane.
-
-        A plane has room for whole vectors from its first pixel on. Blocks of dealt rows need not be whole vectors, so
-        that those of the last one may end behind that: then its last vector does pixels once more instead.
-        """
-        full, widths = self.widths
-        rest, out = self.x.run(self.epilogue.size) - full * self.step, self.epilogue.out
-        if full * self.step + sum(widths) <= out.plane - out.origin:
-            return [(sum(widths[:v]), width) for v, width in enumerate(widths)]
-        width = min(self.lanes, 1 << rest.bit_length() - 1)
-        return [(min(at, rest - width), width) for at in range(0, rest, width)]
-
-    @property
-    def pixels(self) -> int:
-        """Elements that the kernel stores in a plane."""
-        return self.widths[0] * self.step + max((at + width for at, width in self.tail), default=0)
-
-    @property
     def panels(self) -> int:
         """Panels one after the other."""
         return -(-self.x.channels // self.channels)
@@ -131,7 +112,7 @@ def emit(spec: Spec) -> Any:
         ("groups", "int32", spec.groups + 1),
     )
     arguments = [("x", x.dtype), *((name, dtype) for name, dtype, _ in own)]
-    (full, _), tail = spec.widths, spec.tail
+    full, tail = spec.widths
     blocks = full + bool(tail)
     shares = -(-spec.rows // spec.share)
     per_channel, channel = x.phases * x.plane, spec.copies.channel
@@ -269,7 +250,7 @@ def emit(spec: Spec) -> Any:
                     run(n, begin, count, block, [(min(at, spec.step - lanes), lanes) for at in whole], memory)
             if tail:
                 with e.when(block == full):
-                    run(n, begin, count, block, tail, memory)
+                    run(n, begin, count, block, [(sum(tail[:v]), width) for v, width in enumerate(tail)], memory)
             fill_borders(e, ep.out, views["out"], n, begin, spec.pixels, planes=count, block=block, blocks=blocks)
 
     return kernel_function([*arguments, *ep.arguments], body)
