@@ -210,7 +210,7 @@ def train_both(options: argparse.Namespace, output: Path) -> tuple[nn.Module, Di
     ternary_net = DigitsNet(options.width)
     quantise = ActivationQuantization(bits=8)
     quantise.load_state_dict(read_checkpoint(path)["callbacks"][quantise.state_key])
-    quantise.setup(pl.Trainer(logger=False, barebones=True), ternary_net, "test")
+    quantise.install(ternary_net)
     load_module(path, ternary_net)
     return float_net, ternary_net
 

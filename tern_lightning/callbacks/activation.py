@@ -99,6 +99,18 @@ class ActivationQuantization(Callback):
         """Install the hooks."""
         self._install_as_trained(pl_module)
 
+    def install(self, module: nn.Module) -> None:
+        """Round the layer inputs of a module outside of a Trainer, with the ranges that :meth:`load_state_dict` gave.
+
+        Example::
+
+            network = load_module("ternary.ckpt", Network)
+            rounding = ActivationQuantization()
+            rounding.load_state_dict(read_checkpoint("ternary.ckpt")["callbacks"][rounding.state_key])
+            rounding.install(network)
+        """
+        self._install_as_trained(module)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Observe the first batches."""
         self._set_observing(self._batches < self.observe_batches)

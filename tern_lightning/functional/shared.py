@@ -57,8 +57,8 @@ def row_flags(rows: Tensor) -> Tensor:
 
 def row_dots(one: Tensor, other: Tensor) -> Tensor:
     """Scalar products of the rows of two float ``[C, n]``, ``[C]``."""
-    # For many short rows torch.bmm, and so einsum, takes several times as long as product and sum.
-    return torch.dot(one[0], other[0])[None] if len(one) == 1 else (one * other).sum(1)
+    # Not by BLAS, whose last bits depend on where the tensors lie in memory: a copy of a layer must have its levels.
+    return (one * other).sum(1)
 
 
 def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:

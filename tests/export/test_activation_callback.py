@@ -15,7 +15,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from tern_lightning import ActivationQuantization, TernaryCallback
-from tern_lightning.activations import activation_ranges, checkpoint_ranges, input_quantizers
+from tern_lightning.activations import (
+    ActivationRange,
+    InputFakeQuantizer,
+    activation_ranges,
+    checkpoint_ranges,
+    input_quantizers,
+)
 from tern_lightning.onnx import write_onnx
 
 
@@ -302,3 +308,21 @@ def test_two_processes_agree(tmp_path: Path) -> None:
         for key, value in state.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[path][key])), (path, key)
         assert state["velocity"] != 0
+
+
+def test_ranges_of_a_checkpoint_round_a_module_outside_of_a_trainer() -> None:
+    trained, plain = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3))
+    plain.load_state_dict(trained.state_dict())
+    source = ActivationQuantization(bits=2)
+    source.load_state_dict({"batches": 1, "layers": {"0": _range_state(-1.0, 2.0, bits=2)}})
+    source.install(trained)
+    x = torch.tensor([[-5.0, 0.4, 0.6, 5.0]])
+    rounded = ActivationRange.from_bounds(-1.0, 2.0, bits=2).fake_quantize(x)
+    assert rounded.tolist() == [[-1.0, 0.0, 1.0, 2.0]]
+    torch.testing.assert_close(trained(x), plain(rounded))
+
+
+def _range_state(low: float, high: float, bits: int) -> dict[str, object]:
+    hook = InputFakeQuantizer(bits)
+    hook.set_bounds(torch.tensor(low), torch.tensor(high))
+    return hook.state_dict()

@@ -230,3 +230,13 @@ def test_equal_levels_leave_zero_weights_and_pruned_ones_without_code(per_channe
     total = codes.sum(0).reshape(3, 6)
     torch.testing.assert_close(total, rows.reshape(3, 6))
     assert (codes.reshape(2, 3, 6)[:, :, [0, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_levels_do_not_depend_on_where_the_weight_lies(per_channel):
+    weight = torch.randn(7, 1000)
+    codes = (torch.randint(0, 3, weight.shape) - 1).to(torch.int8)
+    expected = frozen_levels(weight, codes, per_channel=per_channel).positive
+    for offset in range(1, 20):
+        moved = torch.empty(weight.numel() + offset)[offset:].view_as(weight).copy_(weight)
+        assert torch.equal(frozen_levels(moved, codes, per_channel=per_channel).positive, expected)
