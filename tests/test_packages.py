@@ -20,7 +20,6 @@ NOT_COPIED = (
     "runs",
     "build",
     "dist",
-    "shared",
     "*.egg-info",
     "__pycache__",
     ".*_cache",
