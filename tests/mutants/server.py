@@ -1,0 +1,90 @@
+"""A process that has imported what its arguments name (torch, TVM), and forks for every run of tests.
+
+It reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, and answers with a line,
+``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutants import touch
+
+
+def _tests(job: dict[str, Any], folder: Path) -> int:
+    """Run the tests of a job, in a process of their own."""
+    os.environ.update({touch.ROOT: os.getcwd(), touch.RESULT: str(folder / "result")})
+    plugin: Any = touch.Failed()
+    if job["touch"]:
+        os.environ[touch.CHILDREN] = str(folder / "children")
+        plugin = touch.Touched()
+    else:
+        sys.dont_write_bytecode = True  # of files that are changed
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    options = ["-q", "-m", "not arm and not slow", f"--basetemp={folder / 'tmp'}", *([] if job["touch"] else ["-x"])]
+    return int(pytest.main([*options, *job["tests"]], plugins=[plugin]))
+
+
+def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fork, wait and tell."""
+    folder.mkdir(parents=True)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            os.setsid()
+            log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+            for number in (1, 2):
+                os.dup2(log, number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.stdin = os.fdopen(0, closefd=False)
+            status = _tests(job, folder)
+        finally:
+            os._exit(status)
+    end, status = time.monotonic() + job["seconds"], -1
+    while status < 0:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        if done:
+            status = os.waitstatus_to_exitcode(code) if os.WIFEXITED(code) else 98
+        elif time.monotonic() > end:
+            break
+        else:
+            time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    if status < 0:
+        os.waitpid(pid, 0)
+    result = folder / "result"
+    found = json.loads(result.read_text()) if result.exists() else None
+    return {"status": "timeout" if status < 0 else status, "result": found, "log": (folder / "log").read_text()[-2000:]}
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for name in sys.argv[1:]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
+    for number, line in enumerate(sys.stdin):
+        folder = Path("mutants.tmp", str(number)).resolve()
+        print(json.dumps(_run(json.loads(line), folder)), file=out, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
