@@ -15,7 +15,7 @@ help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
 	@echo "make test    install and run all tests"
 	@echo "make fuzz    damaged files and messages for everything that reads any, about a minute; FUZZ=60 for an hour"
-	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/methods for some of them"
+	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/tern_lightning for some of them"
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make lint    ruff: rules and format"

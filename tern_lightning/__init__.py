@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
     from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
     from tern_lightning.callbacks.guided import AccuracyGuidedPruning
-    from tern_lightning.callbacks.lowrank import LowRank
+    from tern_lightning.callbacks.low_rank import LowRank
     from tern_lightning.callbacks.multilevel import MultiLevelActivation
     from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
     from tern_lightning.callbacks.pruning import PruningSchedule
     from tern_lightning.callbacks.slr import SLR
     from tern_lightning.callbacks.ternary import TernaryCallback
-    from tern_lightning.exporter import export
-    from tern_lightning.kinds import register_layer
+    from tern_lightning.exporter.pipeline import export
     from tern_lightning.loop import freeze, set_progress, ternarize, to_plain
-    from tern_lightning.recipes import Preset, preset, presets
+    from tern_lightning.nn.compound_scaling import scale_network, search_scaling
+    from tern_lightning.nn.layer_types import register_layer
+    from tern_lightning.recipes.preset import Preset, preset, presets
     from tern_lightning.rules import Rule
-    from tern_lightning.scaling import scale_network, search_scaling
     from tern_lightning.schedules import Schedule
-    from tern_lightning.tensor import TernaryTensor
+    from tern_lightning.ternary_tensor import TernaryTensor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -64,24 +64,24 @@ _HOME = {
     "CoarseActivation": "tern_lightning.callbacks.bcgd",
     "EntropyConstraint": "tern_lightning.callbacks.entropy",
     "EntropyPruning": "tern_lightning.callbacks.entropy",
-    "LowRank": "tern_lightning.callbacks.lowrank",
+    "LowRank": "tern_lightning.callbacks.low_rank",
     "MultiLevelActivation": "tern_lightning.callbacks.multilevel",
-    "Preset": "tern_lightning.recipes",
+    "Preset": "tern_lightning.recipes.preset",
     "PruningSchedule": "tern_lightning.callbacks.pruning",
     "Rule": "tern_lightning.rules",
     "SLR": "tern_lightning.callbacks.slr",
     "Schedule": "tern_lightning.schedules",
     "StructuredPruning": "tern_lightning.callbacks.penalty",
     "TernaryCallback": "tern_lightning.callbacks.ternary",
-    "TernaryTensor": "tern_lightning.tensor",
+    "TernaryTensor": "tern_lightning.ternary_tensor",
     "WeightPenaltyClipping": "tern_lightning.callbacks.penalty",
-    "export": "tern_lightning.exporter",
+    "export": "tern_lightning.exporter.pipeline",
     "freeze": "tern_lightning.loop",
-    "preset": "tern_lightning.recipes",
-    "presets": "tern_lightning.recipes",
-    "register_layer": "tern_lightning.kinds",
-    "scale_network": "tern_lightning.scaling",
-    "search_scaling": "tern_lightning.scaling",
+    "preset": "tern_lightning.recipes.preset",
+    "presets": "tern_lightning.recipes.preset",
+    "register_layer": "tern_lightning.nn.layer_types",
+    "scale_network": "tern_lightning.nn.compound_scaling",
+    "search_scaling": "tern_lightning.nn.compound_scaling",
     "set_progress": "tern_lightning.loop",
     "ternarize": "tern_lightning.loop",
     "to_plain": "tern_lightning.loop",

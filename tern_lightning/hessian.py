@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, temperature_factors
-from tern_lightning.kinds import weight_of
+from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.rules import Rule, resolve
 
 

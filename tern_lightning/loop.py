@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tern_lightning import layers
-from tern_lightning.activations import ActivationRange, InputFakeQuantizer
-from tern_lightning.callbacks.scalars import ScalarTrainer, begin
-from tern_lightning.callbacks.state import check_bias
-from tern_lightning.copies import independent_copy
-from tern_lightning.kinds import channel_axis, weight_of
-from tern_lightning.layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
-from tern_lightning.learned import write_learned_inputs
-from tern_lightning.masks import NAME as MASK
-from tern_lightning.masks import apply_mask
+from tern_lightning.callbacks._scalars import ScalarTrainer, begin
+from tern_lightning.callbacks._state import check_bias
+from tern_lightning.nn import ternary_layers as layers
+from tern_lightning.nn.activation_quantizer import ActivationRange, InputFakeQuantizer
+from tern_lightning.nn.copies import independent_copy
+from tern_lightning.nn.layer_types import channel_axis, weight_of
+from tern_lightning.nn.learned_input import write_learned_inputs
+from tern_lightning.nn.ternary_layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
+from tern_lightning.nn.weight_mask import NAME as MASK
+from tern_lightning.nn.weight_mask import apply_mask
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
 

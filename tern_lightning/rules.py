@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tern_lightning.kinds import channel_axis, find_weight, kind_names
-from tern_lightning.networks import Survey, is_unreal, survey
+from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_names
+from tern_lightning.nn.survey import Survey, is_unreal, survey
 from tern_lightning.quantizers import get_quantizer
 
 
@@ -124,7 +124,7 @@ def resolve(
 
     The first rule that matches a layer counts. Layers without a rule get ``method``, except those that are not trained,
     the adapters of frozen layers, and the first and the last layer of every network (see
-    :func:`tern_lightning.networks.network_ends`), which stay float. A rule for all layers (``*``) is none for layers
+    :func:`tern_lightning.nn.survey.network_ends`), which stay float. A rule for all layers (``*``) is none for layers
     that are not trained and for adapters; one that names them is.
 
     Args:

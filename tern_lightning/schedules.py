@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from tern_lightning.callbacks.phases import Origin
+    from tern_lightning.callbacks._phases import Origin
 
 Shape = Literal["constant", "linear", "cubic", "cosine", "step"]
 Unit = Literal["epoch", "step", "fraction"]
@@ -107,7 +107,7 @@ def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin
     """
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from tern_lightning.callbacks.phases import START, progress
+    from tern_lightning.callbacks._phases import START, progress
 
     origin = origin or START
     if unit == "step":

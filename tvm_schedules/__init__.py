@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvm_schedules.artifact.build import Artifact, build
-    from tvm_schedules.artifact.runtime import Model, load
-    from tvm_schedules.tensor import TernaryTensor
+    from tvm_schedules.artifact.load import Model, load
+    from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 _HOMES = {
     "Artifact": "tvm_schedules.artifact.build",
-    "Model": "tvm_schedules.artifact.runtime",
-    "TernaryTensor": "tvm_schedules.tensor",
+    "Model": "tvm_schedules.artifact.load",
+    "TernaryTensor": "tvm_schedules.ir.ternary_tensor",
     "build": "tvm_schedules.artifact.build",
-    "load": "tvm_schedules.artifact.runtime",
+    "load": "tvm_schedules.artifact.load",
 }
 __all__ = ["Artifact", "Model", "TernaryTensor", "__version__", "build", "load"]
 

@@ -15,10 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arm import count, mca, models, report, tools
 from tests.arm import board
-from tvm_schedules.files import write_file
-
-from . import count, mca, models, report, tools
+from tvm_schedules.common.files import write_file
 
 NETWORK = "resnet20"
 HOT = 200  # blocks that are kept for the estimate of cycles

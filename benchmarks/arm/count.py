@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.arm import models, tools
 from tests.arm import board
 from tvm_schedules.artifact import build, load_samples, store
 from tvm_schedules.bench.peers import quantise
-from tvm_schedules.onnxtools import float_model, read_model
-
-from . import models, tools
+from tvm_schedules.frontend.onnx_model import float_model, read_model
 
 __all__ = ["CLASSES", "CPUS", "Block", "Region", "layer", "network", "parse"]
 

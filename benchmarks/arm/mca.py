@@ -7,8 +7,8 @@ import re
 import subprocess
 from collections.abc import Sequence
 
-from . import tools
-from .count import Block
+from benchmarks.arm import tools
+from benchmarks.arm.count import Block
 
 __all__ = ["CORES", "assembly", "cycles", "estimate"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.tvm.nets import Net, resnet
+from tests.tvm_schedules.nets import Net, resnet
 
 __all__ = ["LAYERS", "Layer", "nothing", "resnet20"]
 

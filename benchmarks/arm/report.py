@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import mca
-from .count import CLASSES, Region
+from benchmarks.arm import mca
+from benchmarks.arm.count import CLASSES, Region
 
 __all__ = ["blocks", "row", "steps", "table"]
 

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from tests.arm import board
+from tvm_schedules.backends.toolchain import linker
 from tvm_schedules.errors import LinkError
-from tvm_schedules.linking import linker
 
 __all__ = ["llvm_tool", "missing", "plugin"]
 

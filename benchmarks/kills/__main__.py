@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from .tasks import TASKS, Task
+from benchmarks.kills.tasks import TASKS, Task
 
 MARK = "TERN_KILLED"
 PATIENCE = 60.0

@@ -47,7 +47,7 @@ class Export:
         import onnxruntime  # noqa: F401
 
         import tern_lightning.cli.export
-        import tern_lightning.exporter  # noqa: F401
+        import tern_lightning.exporter.pipeline  # noqa: F401
 
     def prepare(self, folder: Path) -> None:
         """See :class:`Task`."""
@@ -69,8 +69,8 @@ class Export:
     def problems(self, folder: Path) -> list[str]:
         """See :class:`Task`: one of the two networks is there, whole, and computes what onnxruntime computes of it."""
         import tvm_schedules
-        from tvm_schedules.onnxtools import read_model
-        from tvm_schedules.verify import reference_outputs
+        from tvm_schedules.frontend.onnx_model import read_model
+        from tvm_schedules.verify.outputs import reference_outputs
 
         out = folder / "out"
         content = (out / "model.onnx").read_bytes()
@@ -126,10 +126,9 @@ class Training:
         from lightning.pytorch.callbacks import ModelCheckpoint
         from torch.utils.data import DataLoader, TensorDataset
 
+        from benchmarks.kills.net import Net
         from tern_lightning import TernaryCallback
         from tern_lightning.checkpoint import read_checkpoint
-
-        from .net import Net
 
         torch.set_num_threads(1)
         torch.manual_seed(index)
@@ -149,9 +148,8 @@ class Training:
     @staticmethod
     def _refused(path: Path) -> str | None:
         """Why a checkpoint is refused, None for one that is read."""
+        from benchmarks.kills.net import Net
         from tern_lightning.checkpoint import CheckpointError, load_module
-
-        from .net import Net
 
         try:
             load_module(path, Net)
@@ -274,7 +272,7 @@ def write_network(path: Path, seed: int, zeros: float = 0.7, layers: int = 2) ->
     """Write a small network, another one for every seed: ternary convolutions, a linear layer, 8-bit activations."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from tvm_schedules.tensor import pack_int2
+    from tvm_schedules.ir.ternary_tensor import pack_int2
 
     random = np.random.default_rng(seed)
     nodes: list[Any] = []

@@ -58,7 +58,7 @@ inline std::vector<int> cpus() {
   return made;
 }
 
-// Instruction sets by LLVM's names, as in tvm_schedules/cpu.py; known for AArch64 alone.
+// Instruction sets by LLVM's names, as in tvm_schedules/targets/host_cpu.py; known for AArch64 alone.
 inline std::vector<std::string> features() {
   std::vector<std::string> made;
 #ifdef __aarch64__

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tvm_schedules.artifact import load_samples, store
-from tvm_schedules.artifact.runtime import constants_of, plan_of
+from tvm_schedules.artifact.load import constants_of, plan_of
 from tvm_schedules.errors import ArtifactError
 
 

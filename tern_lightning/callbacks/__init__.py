@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
     from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
     from tern_lightning.callbacks.guided import AccuracyGuidedPruning
-    from tern_lightning.callbacks.lowrank import LowRank
+    from tern_lightning.callbacks.low_rank import LowRank
     from tern_lightning.callbacks.multilevel import MultiLevelActivation
     from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
     from tern_lightning.callbacks.pruning import PruningSchedule
@@ -24,7 +24,7 @@ _HOME = {
     "CoarseActivation": "bcgd",
     "EntropyConstraint": "entropy",
     "EntropyPruning": "entropy",
-    "LowRank": "lowrank",
+    "LowRank": "low_rank",
     "MultiLevelActivation": "multilevel",
     "PruningSchedule": "pruning",
     "SLR": "slr",

@@ -15,12 +15,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tern_lightning.activations import InputFakeQuantizer, check_bits, input_quantizers
-from tern_lightning.callbacks import advice
-from tern_lightning.callbacks.scalars import moved_by
-from tern_lightning.callbacks.select import SEVERAL, check_pattern, has_one_input
-from tern_lightning.kinds import kind_of
-from tern_lightning.networks import outside_metrics
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._scalars import moved_by
+from tern_lightning.callbacks._select import SEVERAL, check_pattern, has_one_input
+from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
+from tern_lightning.nn.layer_types import kind_of
+from tern_lightning.nn.survey import outside_metrics
 
 
 class ActivationQuantization(Callback):
@@ -30,8 +30,8 @@ class ActivationQuantization(Callback):
     first ``observe_batches`` training batches as a running average and is then frozen, or with ``learned=True``
     trained further. Rounding passes the gradient straight through inside the range and blocks it outside. Nothing is
     added to the module's parameters, buffers or ``state_dict``; ranges are kept in the state of the callback, and
-    :func:`tern_lightning.activations.activation_ranges` reads them from the module. The hooks stay on the module after
-    training, so that it goes on computing what was trained.
+    :func:`tern_lightning.nn.activation_quantizer.activation_ranges` reads them from the module. The hooks stay on the
+    module after training, so that it goes on computing what was trained.
 
     Args:
         bits: Width of the integers, 2 to 8.

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks.learned import LearnedInputs
-from tern_lightning.callbacks.masking import WeightCallback
+from tern_lightning.callbacks._learned_input import LearnedInputs
+from tern_lightning.callbacks._masking import WeightCallback
 from tern_lightning.functional.bcgd import Derivative, blend, gaussian_step
-from tern_lightning.layers import TernaryLayer, effective_weight
-from tern_lightning.learned import CoarseInput, LearnedInput
+from tern_lightning.nn.learned_input import CoarseInput, LearnedInput
+from tern_lightning.nn.ternary_layers import TernaryLayer, effective_weight
 
 
 class BCGD(WeightCallback):

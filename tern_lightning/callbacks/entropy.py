@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from tern_lightning.callbacks import advice
-from tern_lightning.callbacks.masking import MaskCallback, Target, pruned_share
-from tern_lightning.callbacks.phases import Clock, check_boundary, check_order, reached
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._masking import MaskCallback, Target, pruned_share
+from tern_lightning.callbacks._phases import Clock, check_boundary, check_order, reached
 from tern_lightning.functional.ec2t import entropy_assignment, size_factor
-from tern_lightning.kinds import weight_of
-from tern_lightning.layers import swapped_layers
-from tern_lightning.masks import weight_mask
+from tern_lightning.nn.layer_types import weight_of
+from tern_lightning.nn.ternary_layers import swapped_layers
+from tern_lightning.nn.weight_mask import weight_mask
 from tern_lightning.quantizers.base import check_range
 from tern_lightning.quantizers.ec2t import EC2T
 from tern_lightning.schedules import Schedule, position

@@ -16,11 +16,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tern_lightning.callbacks.masking import MaskCallback, choose_digits, zero_digit_share, zero_share
+from tern_lightning.callbacks._masking import MaskCallback, choose_digits, zero_digit_share, zero_share
+from tern_lightning.callbacks._state import find_copies
 from tern_lightning.callbacks.pruning import check_pattern
-from tern_lightning.callbacks.state import find_copies
 from tern_lightning.functional.patterns import keep_largest
-from tern_lightning.layers import TernaryLayer, freeze
+from tern_lightning.nn.ternary_layers import TernaryLayer, freeze
 
 Action = Literal["raise", "restore", "none"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tern_lightning.callbacks.learned import LearnedInputs
-from tern_lightning.learned import LearnedInput, MultiLevelInput
+from tern_lightning.callbacks._learned_input import LearnedInputs
+from tern_lightning.nn.learned_input import LearnedInput, MultiLevelInput
 
 
 class MultiLevelActivation(LearnedInputs):

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks import advice
-from tern_lightning.callbacks.masking import MaskCallback, Target, WeightCallback
-from tern_lightning.callbacks.phases import check_boundary, reached
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._masking import MaskCallback, Target, WeightCallback
+from tern_lightning.callbacks._phases import check_boundary, reached
 from tern_lightning.functional.patterns import expand_groups, group_norms, keep_largest
 from tern_lightning.functional.penalty import DeltaMode, shrink_groups, weight_penalty, weight_penalty_gradient
-from tern_lightning.layers import effective_weight
+from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
 
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from tern_lightning.callbacks import advice
-from tern_lightning.callbacks.masking import MaskCallback, Target, choose_digits, pruned_share
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._masking import MaskCallback, Target, choose_digits, pruned_share
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.schedules import Schedule, position
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks import advice
-from tern_lightning.callbacks.batchnorm import StatisticsReset
-from tern_lightning.callbacks.masking import MaskCallback, Target
-from tern_lightning.callbacks.phases import check_boundary, reached
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._batch_norm import StatisticsReset
+from tern_lightning.callbacks._masking import MaskCallback, Target
+from tern_lightning.callbacks._phases import check_boundary, reached
 from tern_lightning.callbacks.pruning import check_pattern
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.functional.projection import ternary_projection
 from tern_lightning.functional.slr import Relaxation, penalty_gradient, relax
-from tern_lightning.layers import TernaryLayer
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.nn.ternary_layers import TernaryLayer
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class SLR(MaskCallback):

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from tern_lightning.callbacks import advice, report, state
-from tern_lightning.callbacks.batchnorm import StatisticsReset
-from tern_lightning.callbacks.logs import log_values
-from tern_lightning.callbacks.phases import (
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks import _report as report
+from tern_lightning.callbacks import _state as state
+from tern_lightning.callbacks._batch_norm import StatisticsReset
+from tern_lightning.callbacks._logs import log_values
+from tern_lightning.callbacks._phases import (
     Clock,
     check_boundary,
     check_order,
@@ -26,22 +28,16 @@ from tern_lightning.callbacks.phases import (
     reached,
     why_never,
 )
-from tern_lightning.callbacks.scalars import ScalarTrainer, begin, carry_over
-from tern_lightning.callbacks.select import check_company
-from tern_lightning.callbacks.tuning import finders, put_finders_last
-from tern_lightning.callbacks.twopass import first_pass
-from tern_lightning.kinds import channel_axis, find_weight, weight_of
-from tern_lightning.layers import (
-    PHASES,
-    LayerState,
-    Phase,
-    freeze,
-    swap_all,
-)
-from tern_lightning.loading import resume_training
-from tern_lightning.networks import other_parameters
+from tern_lightning.callbacks._scalars import ScalarTrainer, begin, carry_over
+from tern_lightning.callbacks._select import check_company
+from tern_lightning.callbacks._tuning import finders, put_finders_last
+from tern_lightning.callbacks._two_pass import first_pass
+from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_of
+from tern_lightning.nn.loaded_weights import resume_training
+from tern_lightning.nn.survey import other_parameters
+from tern_lightning.nn.ternary_layers import PHASES, LayerState, Phase, freeze, swap_all
 from tern_lightning.quantizers import Quantizer, get_quantizer
-from tern_lightning.recipes import Preset, build, missing_companions
+from tern_lightning.recipes.preset import Preset, build, missing_companions
 from tern_lightning.rules import Decision, Rule, adapted, check_options, check_rules, resolve
 
 CHECK_EVERY = 50
@@ -76,7 +72,7 @@ class TernaryCallback(pl.Callback):
             :func:`tern_lightning.quantizers.quantizer_names`.
         rules: Which layers get another method or stay float; the first rule that matches counts. Without a rule the
             first and the last layer stay float, those of each network where there are several (see
-            :func:`tern_lightning.networks.network_ends`), and so do layers that no optimizer moves, such as those of a
+            :func:`tern_lightning.nn.survey.network_ends`), and so do layers that no optimizer moves, such as those of a
             teacher, and adapters of frozen layers.
         options: Options of ``method``, for example ``{"per_channel": True}``.
         start: When ternary training begins: an epoch (int) or a fraction of the run (float). Where a run is continued

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.cli import ended_by_signals
-from tvm_schedules.console import make_console, plain, printable
+from tvm_schedules.common.console import make_console, plain, printable
+from tvm_schedules.common.files import user_path
+from tvm_schedules.common.reading import reason
 from tvm_schedules.errors import install_hint
-from tvm_schedules.files import user_path
-from tvm_schedules.reading import reason
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tern_lightning.exporter import ExportResult
-    from tern_lightning.onnx import OnnxExport
-    from tern_lightning.onnx.samples import Batch
+    from tern_lightning.exporter import OnnxExport
+    from tern_lightning.exporter.pipeline import ExportResult
+    from tern_lightning.exporter.samples import Batch
     from tvm_schedules.tuner import Tuning
 
 EXAMPLES = """examples:
@@ -221,8 +221,8 @@ def _tuning(options: argparse.Namespace, say: Any) -> Iterator[Tuning | None]:
 
 
 def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> None:
-    from tern_lightning.exporter import check_output, check_target, compile_onnx, start_compiler
-    from tern_lightning.onnx.samples import collect_batches
+    from tern_lightning.exporter.pipeline import check_output, check_target, compile_onnx, start_compiler
+    from tern_lightning.exporter.samples import collect_batches
 
     if options.model or options.hparams or options.onnx_only or options.allow_class:
         raise UsageError(
@@ -281,11 +281,11 @@ def _inspect_onnx(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype
 
 
 def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:
-    from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import class_of_name, load_module, read_checkpoint
-    from tern_lightning.exporter import check_output, check_target, export, start_compiler
-    from tern_lightning.onnx.errors import ExportWarning
-    from tern_lightning.onnx.learned import attach_learned_inputs
+    from tern_lightning.exporter.errors import ExportWarning
+    from tern_lightning.exporter.learned_inputs import attach_learned_inputs
+    from tern_lightning.exporter.pipeline import check_output, check_target, export, start_compiler
+    from tern_lightning.nn.activation_quantizer import checkpoint_ranges
 
     check_output(options.output, whole=not options.onnx_only)
     if not options.onnx_only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tern_lightning.functional.shared import kept, row_mean, spread, ternarize
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def absmean(

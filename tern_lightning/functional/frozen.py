@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.shared import row_dots, spread, to_rows
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.shared import kept, row_max, row_sum, signs, spread, to_rows
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def ttq(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 REFERENCES: dict[str, tuple[float, float]] = {"imagenet": (6.9e6, 1170e6), "cifar100": (36.5e6, 10.49e9)}
 """Parameters and operations that the challenge divides by: MobileNetV2-1.4 and WRN-28-10."""
@@ -141,7 +141,7 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
         module: The network; ternary layers count as such.
         inputs: Arguments of its forward, with a batch of samples first.
     """
-    from tern_lightning.kinds import channel_axis, find_bias, kind_of, weight_of
+    from tern_lightning.nn.layer_types import channel_axis, find_bias, kind_of, weight_of
 
     found: dict[str, OperationCount] = {}
     handles = []
@@ -171,7 +171,7 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
 
 
 def _weight_now(layer: nn.Module) -> Tensor | TernaryTensor:
-    from tern_lightning.layers import effective_weight, is_ternary
+    from tern_lightning.nn.ternary_layers import effective_weight, is_ternary
 
     return layer.ternary() if is_ternary(layer) else effective_weight(layer)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.shared import row_sum, spread
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def nested_terms(weight: Tensor, terms: Sequence[TernaryTensor], per_channel: bool = False) -> TernaryTensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.products import as_factor, scaled
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.functional.products import as_factor, scaled
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def to_rows(weight: Tensor, channel_axis: int, per_channel: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tern_lightning.functional.patterns import keep_n_of_m
 from tern_lightning.functional.shared import conditional_mean_ternary
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def sherry(

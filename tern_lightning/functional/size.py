@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tern_lightning.tensor import TernaryTensor
-from tvm_schedules import huffman
+from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.ir import ternary_codec as huffman
 
 Format = Literal["two_bit", "mask_sign", "trits", "csr", "huffman"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -22,7 +22,7 @@ def code_bytes(ternary: TernaryTensor, form: Format) -> int | None:
     For a term of n weights, z of them not zero, in rows of output channels: ``two_bit`` n/4, ``mask_sign`` n/8 + z/8,
     ``trits`` n/5 (five codes a byte), ``csr`` 2 z + z/8 + 2 (rows + 1) (16-bit columns and row starts, sign bits; at
     most 65535 non-zero weights and 65536 columns). Every part is rounded up to bytes. ``huffman``, in which exported
-    libraries keep codes, has no formula, but is close to the entropy; see :mod:`tvm_schedules.huffman`.
+    libraries keep codes, has no formula, but is close to the entropy; see :mod:`tvm_schedules.ir.ternary_codec`.
 
     Raises:
         ValueError: There is no such format.

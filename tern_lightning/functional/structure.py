@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tern_lightning.functional.patterns import Group, group_norms
 from tern_lightning.functional.statistics import _ratio_compute
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 Side = Literal["output", "input"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tern_lightning.functional.residual import nested_terms, residual_terms
 from tern_lightning.functional.shared import conditional_mean_ternary, row_max, spread
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def sws(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tern_lightning.functional.shared import kept, to_rows
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def dead_zone_bias(weight: Tensor, ternary: TernaryTensor, eps: float = 1e-3, mask: Tensor | None = None) -> Tensor:

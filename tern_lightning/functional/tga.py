@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.shared import kept, row_mean, row_std, signs, spread
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def inverse_mills(a: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tern_lightning.functional.operations import REFERENCES, count_operations, counted_parameters, micronet_score
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class Operations(Metric):

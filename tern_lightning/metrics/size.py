@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tern_lightning.functional.size import entropy_bytes, level_bytes, stored_bytes
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class Compression(Metric):

@@ -8,7 +8,7 @@ from tern_lightning.functional import structure
 from tern_lightning.functional.patterns import Group
 from tern_lightning.functional.structure import Side
 from tern_lightning.metrics.ternary import _Ratio
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class GroupSparsity(_Ratio):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tern_lightning.functional import statistics
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class _Ratio(Metric):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("absmean")

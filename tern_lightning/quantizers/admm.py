@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tern_lightning.functional.projection import ternary_projection
 from tern_lightning.quantizers.base import Quantizer, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("admm")

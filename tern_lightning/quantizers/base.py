@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.gradient import straight_through
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 _REGISTRY: dict[str, type[Quantizer]] = {}
 Q = TypeVar("Q", bound="type[Quantizer]")
@@ -51,7 +51,7 @@ class Quantizer(nn.Module, ABC):
     gradient_limit: float | None = None
     """Largest magnitude of the loss gradient of a trained scalar."""
     two_pass: bool = False
-    """Whether the scalars are trained in a pass of their own; see :mod:`tern_lightning.callbacks.twopass`."""
+    """Whether the scalars are trained in a pass of their own; see :mod:`tern_lightning.callbacks._two_pass`."""
     first_pass: bool = False
     """Whether this is that pass."""
 

@@ -9,7 +9,7 @@ from tern_lightning.functional.ec2t import ec2t
 from tern_lightning.functional.levels import trained_levels
 from tern_lightning.functional.shared import kept, row_max, row_mean, row_std
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("ec2t")

@@ -9,7 +9,7 @@ from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, softened
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 COLDEST = 1e-4
 """Temperature below which the softmax is taken for rounding, which has a straight-through gradient."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from tern_lightning.functional.seq import seq, seq_gradient
 from tern_lightning.functional.shared import row_max
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("seq")

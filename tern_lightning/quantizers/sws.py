@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tern_lightning.functional.sws import sws
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("sws")

@@ -7,7 +7,7 @@ from torch import Tensor
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.tequila import dead_zone_bias
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("tequila")

@@ -9,7 +9,7 @@ from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.shared import row_max, row_mean, row_std
 from tern_lightning.functional.tga import gaussian_sparsity, tga
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("tga")
@@ -19,7 +19,7 @@ class TGA(Quantizer):
     The threshold moves by stochastic gradient descent with Nesterov momentum 0.9, the weight's learning rate, and a
     gradient that is limited to ``gradient_limit``, as published. It is trained together with the weights in one pass,
     or with ``two_pass`` as in the published code, which runs every batch twice, first for thresholds and then for
-    weights (see :func:`tern_lightning.callbacks.twopass.first_pass`). Codes have no gradient, so that the threshold
+    weights (see :func:`tern_lightning.callbacks._two_pass.first_pass`). Codes have no gradient, so that the threshold
     feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
     our own, a penalty that draws it towards a target, ``penalty_strength * sigma^2 * (target_sparsity -
     (2 Phi(a) - 1))^2``, in which the weight's variance makes steps proportional to its deviation and whose gradient is

@@ -8,7 +8,7 @@ from torch import Tensor
 from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.shared import conditional_mean, row_mean
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("ttq")

@@ -7,7 +7,7 @@ from torch import Tensor
 from tern_lightning.functional.residual import residual_terms
 from tern_lightning.functional.twn import twn
 from tern_lightning.quantizers.base import Quantizer, check_range, register
-from tern_lightning.tensor import TernaryTensor
+from tern_lightning.ternary_tensor import TernaryTensor
 
 
 @register("twn")

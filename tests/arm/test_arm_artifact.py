@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 import tvm_schedules
 from tests.arm import board
-from tests.tvm import artifact_nets
-from tests.tvm.nets import few_bits, resnet
+from tests.tvm_schedules import artifact_nets
+from tests.tvm_schedules.nets import few_bits, resnet
 from tvm_schedules.artifact import load_samples
 
 pytestmark = [

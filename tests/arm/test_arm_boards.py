@@ -10,11 +10,11 @@ import pytest
 
 import tvm_schedules
 from tests.arm import board
-from tests.tvm import artifact_nets
-from tests.tvm.processes import Process
-from tvm_schedules.bench import remote
+from tests.tvm_schedules import artifact_nets
+from tests.tvm_schedules.processes import Process
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.cli.bench import main
+from tvm_schedules.remote import client as remote
 
 pytestmark = [
     pytest.mark.arm,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tvm_schedules
-from tests.tvm import portable_runner as portable
-from tests.tvm.nets import resnet
+from tests.tvm_schedules.backends.c import c_runner as portable
+from tests.tvm_schedules.nets import resnet
 
 pytestmark = [
     pytest.mark.arm,

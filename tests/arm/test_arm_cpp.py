@@ -16,13 +16,13 @@ import pytest
 
 import tvm_schedules
 from tests.arm import board
-from tests.tvm import artifact_nets
-from tests.tvm.processes import Process
+from tests.tvm_schedules import artifact_nets
+from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples
-from tvm_schedules.bench import remote
 from tvm_schedules.bench.boards import Address, bench_boards
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.errors import BoardError, CpuFeatureError
+from tvm_schedules.remote import client as remote
 
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 COMPILER = "aarch64-linux-gnu-g++"

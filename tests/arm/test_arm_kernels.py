@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import tvm_schedules
-from tests.tvm.nets import Net
+from tests.arm import board
+from tests.tvm_schedules.nets import Net
 from tvm_schedules.artifact import load_samples
-
-from . import board
 
 pytestmark = [
     pytest.mark.arm,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arm import count, models, tools
-
-from . import board
+from tests.arm import board
 
 pytestmark = [
     pytest.mark.arm,

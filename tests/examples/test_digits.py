@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.verify_models import verify
 from examples import digits
-from examples.verify_models import verify
 from tern_lightning.cli import export as export_command
 
 ROOT = Path(__file__).parents[2]

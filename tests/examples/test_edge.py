@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tern_lightning.cli import export
-from tvm_schedules import targets
 from tvm_schedules.cli import bench, board
+from tvm_schedules.targets import registry as targets
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PARSERS = {"tern-export": export._parser, "tern-bench": bench.parser, "tern-board": board.parser}

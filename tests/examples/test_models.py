@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.random_ternary import random_inputs, randomly_ternary
 from examples.models import MODELS, SubsampledShortcut
-from examples.random_ternary import random_inputs, randomly_ternary
 
 
 def parameters(model: nn.Module) -> int:

@@ -13,8 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import readers, run, training_readers  # noqa: F401 - they fill the list
-from .registry import CASES
+from tests.fuzz import (
+    run,
+    training_readers,  # noqa: F401 - they fill the list
+)
+from tests.fuzz.registry import CASES
 
 SHARE = 240.0
 """Seconds of a CPU that all readers together may take in an ordinary run, which needs about a quarter of it."""

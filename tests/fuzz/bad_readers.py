@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import child
-from .registry import Reader, reader
+from tests.fuzz import child
+from tests.fuzz.registry import Reader, reader
 
 FIRST, BAD = 0, 3
 """The first case, and the one that goes wrong."""

@@ -13,8 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from . import readers, training_readers  # noqa: F401 - they fill the list
-from .registry import READERS, Reader
+from tests.fuzz import (
+    training_readers,  # noqa: F401 - they fill the list
+)
+from tests.fuzz.registry import READERS, Reader
 
 
 def limit_memory(extra: int) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from . import mutate
-from .registry import Reader, reader, written
+from tests.fuzz import mutate
+from tests.fuzz.registry import Reader, reader, written
 
 
 @cache
 def _artifact(folder: Path) -> Path:
     """An artifact for this machine, built once for all readers of a run."""
     import tvm_schedules
-    from tests.tvm.artifact_nets import conv_net
+    from tests.tvm_schedules.artifact_nets import conv_net
 
     path = folder.parent / "artifact"
     if not path.is_dir():
@@ -31,14 +31,15 @@ def _artifact(folder: Path) -> Path:
 
 
 def _models() -> list[Any]:
-    from tests.tvm import artifact_nets
+    from tests.tvm_schedules import artifact_nets
 
     return [artifact_nets.conv_net(), artifact_nets.conv_net(False, 8, 4), artifact_nets.exact_net(8, 4)]
 
 
 @reader("metadata", 400)
 def metadata(folder: Path) -> Reader:
-    from tvm_schedules import inspection, load
+    from tvm_schedules import load
+    from tvm_schedules.artifact import inspect as inspection
     from tvm_schedules.artifact import load_samples, store
     from tvm_schedules.errors import ArtifactError, CpuFeatureError, TernError
 
@@ -79,7 +80,7 @@ def metadata(folder: Path) -> Reader:
 @reader("weights", 1500)
 def weights(folder: Path) -> Reader:
     from tvm_schedules.artifact import store
-    from tvm_schedules.artifact.runtime import constants_of, plan_of
+    from tvm_schedules.artifact.load import constants_of, plan_of
     from tvm_schedules.errors import ArtifactError
 
     artifact = _artifact(folder)
@@ -106,7 +107,7 @@ def weights(folder: Path) -> Reader:
 def codes(folder: Path) -> Reader:
     import numpy as np
 
-    from tvm_schedules import huffman
+    from tvm_schedules.ir import ternary_codec as huffman
 
     originals = []
     for terms, count, zeros in ((1, 300, 0.4), (1, 5000, 0.95), (2, 300, 0.5), (7, 100, 0.9), (1, 0, 0.5)):
@@ -152,10 +153,11 @@ def _damaged_model(models: list[Any], random: Random) -> bytes:
 
 @reader("onnx", 900)
 def onnx(folder: Path) -> Reader:
-    from tvm_schedules import inspection, onnxtools
+    from tvm_schedules.artifact import inspect as inspection
     from tvm_schedules.errors import ModelError, TernError
+    from tvm_schedules.frontend import onnx_model as onnxtools
+    from tvm_schedules.frontend.onnx_reader import load_model, read
     from tvm_schedules.passes import prepare
-    from tvm_schedules.reader import load_model, read
 
     models = _models()
 
@@ -178,11 +180,11 @@ def onnx(folder: Path) -> Reader:
 
 @reader("lowering", 250)
 def lowering(folder: Path) -> Reader:
-    from tvm_schedules import targets
     from tvm_schedules.errors import ModelError
-    from tvm_schedules.lower import Lowering
+    from tvm_schedules.frontend.onnx_reader import load_model, read
+    from tvm_schedules.lowering.base import Lowering
     from tvm_schedules.passes import prepare
-    from tvm_schedules.reader import load_model, read
+    from tvm_schedules.targets import registry as targets
 
     models, host = _models(), targets.resolve("host")
 
@@ -271,8 +273,8 @@ def suite(folder: Path) -> Reader:
 
 @reader("target", 700)
 def target(folder: Path) -> Reader:
-    from tvm_schedules import targets
     from tvm_schedules.errors import TargetError
+    from tvm_schedules.targets import registry as targets
 
     original = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73", "mattr": ["+neon", "-crypto"]}
 
@@ -289,9 +291,9 @@ def board_messages(folder: Path) -> Reader:
     """Both ends of what a board says before TVM's own protocol begins, and the answers of its functions."""
     import struct
 
-    from tvm_schedules.bench.remote import Board
-    from tvm_schedules.board import protocol
     from tvm_schedules.errors import BoardError
+    from tvm_schedules.remote import protocol
+    from tvm_schedules.remote.client import Board
 
     words = b"client:board -timeout=10"
     greeting = struct.pack("<ii", protocol.MAGIC, len(words)) + words

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tvm.artifact_nets import conv_net
-
-from . import mutate, readers, registry, run, training_readers
+from tests.fuzz import mutate, readers, registry, run, training_readers
+from tests.tvm_schedules.artifact_nets import conv_net
 
 SEEDS = range(60)
 

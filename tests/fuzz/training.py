@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.activations import InputFakeQuantizer
-from tern_lightning.learned import MultiLevelInput
+from tern_lightning.nn.activation_quantizer import InputFakeQuantizer
+from tern_lightning.nn.learned_input import MultiLevelInput
 
 
 class Net(nn.Module):

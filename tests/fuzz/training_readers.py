@@ -8,21 +8,20 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from . import mutate
-from .registry import Reader, reader, written
+from tests.fuzz import mutate
+from tests.fuzz.registry import Reader, reader, written
 
 
 @reader("checkpoint", 700)
 def checkpoint(folder: Path) -> Reader:
     import torch
 
-    from tern_lightning.activations import checkpoint_ranges
     from tern_lightning.checkpoint import CheckpointError, load_module, read_checkpoint
-    from tern_lightning.onnx.learned import attach_learned_inputs
-    from tvm_schedules import inspection
+    from tern_lightning.exporter.learned_inputs import attach_learned_inputs
+    from tern_lightning.nn.activation_quantizer import checkpoint_ranges
+    from tests.fuzz.training import Net, trained
+    from tvm_schedules.artifact import inspect as inspection
     from tvm_schedules.errors import TernError
-
-    from .training import Net, trained
 
     original = trained()
     path = folder / "original.ckpt"
@@ -67,8 +66,8 @@ def checkpoint(folder: Path) -> Reader:
 def samples(folder: Path) -> Reader:
     import numpy as np
 
-    from tern_lightning.onnx.errors import ExportError
-    from tern_lightning.onnx.samples import collect_batches
+    from tern_lightning.exporter.errors import ExportError
+    from tern_lightning.exporter.samples import collect_batches
 
     random = np.random.default_rng(0)
     file = io.BytesIO()

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules import batch, linking, onnxtools, reader, targets
-from tvm_schedules import verify as verification
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.artifact.child import SAMPLES
+from tvm_schedules.artifact.load import Model, load
 from tvm_schedules.artifact.process import compiler, prepare
-from tvm_schedules.artifact.runtime import Model, load
+from tvm_schedules.backends import toolchain as linking
+from tvm_schedules.backends.gpu import artifact as gpu
+from tvm_schedules.common.files import user_path
+from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
-from tvm_schedules.files import user_path
-from tvm_schedules.gpu import artifact as gpu
-from tvm_schedules.reading import read_arrays, reading
+from tvm_schedules.frontend import batch_axis as batch
+from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend import onnx_reader as reader
+from tvm_schedules.targets import registry as targets
+from tvm_schedules.verify import outputs as verification
 
 if TYPE_CHECKING:
     from tvm_schedules.tuner import Tuning
@@ -72,7 +76,7 @@ def build(
         model: Path, bytes or ``onnx.ModelProto``.
         output: Directory to make. An earlier artifact there is replaced as a whole once the new one is complete and
             verified, and stays untouched on any failure; anything else there is refused.
-        target: Name of a preset, a TVM target as JSON, or a :class:`~tvm_schedules.targets.TargetSpec`.
+        target: Name of a preset, a TVM target as JSON, or a :class:`~tvm_schedules.targets.registry.TargetSpec`.
         samples: Inputs to verify with, stored in the artifact with onnxruntime's outputs: an array for a single input,
             a sequence in the order of the inputs, or a mapping by name; the first axis may hold many runs. Default:
             random.
@@ -278,8 +282,8 @@ def fill(
     Raises:
         TernError: As :func:`build`.
     """
-    from tvm_schedules.bench.ceiling import build_probe
-    from tvm_schedules.compile import compile_model
+    from tvm_schedules.backends.cpu.compile import compile_model
+    from tvm_schedules.backends.cpu.probe import build_probe
 
     reader.read(reader.load_model(model))  # refuses what would take memory without bounds, before anything runs it
     runs = verification.random_samples(model) if samples is None else samples
@@ -295,7 +299,7 @@ def fill(
         plan, arrays, code = gpu.write(folder, model, spec, say)
         seconds = time.perf_counter() - started
     elif spec.is_c:
-        from tvm_schedules.portable.artifact import write_artifact
+        from tvm_schedules.backends.c.artifact import write_artifact
 
         plan, arrays = write_artifact(folder, model, spec, say), {}
         seconds = time.perf_counter() - started
@@ -323,7 +327,7 @@ def fill(
         say("verify")
         report = _verify(folder, model, spec, runs, expected)
         if spec.is_c:
-            from tvm_schedules.portable.artifact import write_sample
+            from tvm_schedules.backends.c.artifact import write_sample
 
             write_sample(folder, runs[0])
         content = store.write_metadata(folder, _metadata(model, spec, plan, seconds, report.to_dict()) | more)
@@ -368,11 +372,11 @@ def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner
     if spec.is_gpu:
         return gpu.in_memory(model, spec)
     if spec.is_c:
-        from tvm_schedules.portable.artifact import in_memory
+        from tvm_schedules.backends.c.artifact import in_memory
 
         return in_memory(model, spec)
-    from tvm_schedules.compile import compile_model
-    from tvm_schedules.constants import expand
+    from tvm_schedules.backends.cpu.compile import compile_model
+    from tvm_schedules.packing.registry import expand
 
     compiled = compile_model(model, spec)
     return Model(compiled.plan, compiled.module, expand(compiled.plan, compiled.arrays))

@@ -50,7 +50,7 @@ class _Channel:
         """The parent is gone: remove what was half done, and end with all that was started here."""
         if self.files is not None:
             with contextlib.suppress(Exception):
-                from .store import clear_leftovers
+                from tvm_schedules.artifact.store import clear_leftovers
 
                 clear_leftovers(*self.files)
         os.killpg(0, signal.SIGKILL)
@@ -115,7 +115,7 @@ def _warm() -> None:
     with contextlib.suppress(Exception):  # met again by the job that needs it, which reports it
         import tvm  # noqa: F401
 
-        from .. import compile, lower, verify  # noqa: F401
+        from tvm_schedules.verify import outputs as verify  # noqa: F401
 
 
 def _serve(channel: _Channel, job: dict[str, Any]) -> None:
@@ -143,10 +143,10 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 def _work(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
     """Fill the artifact's directory, as the parent would: with its environment and in its directory."""
-    from .. import onnxtools
-    from ..targets import TargetSpec, resolve
-    from . import store
-    from .build import fill
+    from tvm_schedules.artifact import store
+    from tvm_schedules.artifact.build import fill
+    from tvm_schedules.frontend import onnx_model as onnxtools
+    from tvm_schedules.targets.registry import TargetSpec, resolve
 
     work = Path(job["work"])
     os.environ.clear()
@@ -166,7 +166,7 @@ def _work(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
         runs = [dict(zip(names, run, strict=True)) for run in zip(*stacked, strict=True)]
     tuning = None
     if job["tuning"] is not None:
-        from ..tuner.apart import tuning_of
+        from tvm_schedules.tuner.apart import tuning_of
 
         tuning = tuning_of(job["tuning"], work, channel.ask)
     content, report = fill(folder, model, spec, runs, job["check"], tuning, channel.say)

@@ -22,11 +22,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules import schema
-from tvm_schedules.artifact import form
+from tvm_schedules.artifact import metadata_schema as form
+from tvm_schedules.common import schema
+from tvm_schedules.common.files import alive, user_path
+from tvm_schedules.common.reading import read_json, reading
 from tvm_schedules.errors import ArtifactError, OutputError
-from tvm_schedules.files import alive, user_path
-from tvm_schedules.reading import read_json, reading
 
 FORMAT = "tern-artifact"
 VERSION = 4

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import schema
-from ..dtypes import check_type
-from ..errors import ArtifactError, ModelError
-from ..reading import read_arrays, reading
+from tvm_schedules.common import schema
+from tvm_schedules.common.dtypes import check_type
+from tvm_schedules.common.reading import read_arrays, reading
+from tvm_schedules.errors import ArtifactError, ModelError
 
 __all__ = ["read", "write"]
 
@@ -30,7 +30,7 @@ def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()
     """Write arrays, and JSON values, as a compressed ``.npz`` with the entries ``index`` and ``data``.
 
     Raises:
-        ModelError: An array has elements of a type that is not in :data:`tvm_schedules.dtypes.TYPES`.
+        ModelError: An array has elements of a type that is not in :data:`tvm_schedules.common.dtypes.TYPES`.
     """
     for name, array in arrays.items():
         check_type(array.dtype, f"constant {name!r}")

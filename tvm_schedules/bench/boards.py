@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules import onnxtools, verify
 from tvm_schedules.artifact import load_samples, store
-from tvm_schedules.bench import remote
 from tvm_schedules.bench.measure import bench, check_request
 from tvm_schedules.bench.places import BoardPlace, PythonBoard
 from tvm_schedules.bench.plain import PlainBoard
+from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import TernError
-from tvm_schedules.files import user_path
+from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.remote import client as remote
+from tvm_schedules.verify import outputs as verify
 
 
 @dataclass(frozen=True)

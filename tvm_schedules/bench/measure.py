@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
-from tvm_schedules.artifact.threads import checked
+from tvm_schedules.backends.cpu.threads import checked
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.places import Local, Place, Running
-from tvm_schedules.bench.remote import ConnectionLostError
+from tvm_schedules.common.files import temporary_folder, user_path
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import temporary_folder, user_path
+from tvm_schedules.remote.client import ConnectionLostError
 
 
 def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:

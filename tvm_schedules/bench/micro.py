@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules import compat, linking
+from tvm_schedules import compat
+from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.errors import BenchError
-from tvm_schedules.targets import TargetSpec
+from tvm_schedules.targets.registry import TargetSpec
 
 ACCUMULATORS = 12  # enough to hide the latency of a multiply-add
 ROUND = 1000  # times that a kernel repeats its accumulators' operations in one round
@@ -36,7 +37,7 @@ def _operations(spec: TargetSpec) -> dict[str, tuple[str, int, Callable[[Any, An
 
     Operands are accumulators and values from memory: what a compiler cannot sum up beforehand.
     """
-    from tvm_schedules.kernels.dot import available
+    from tvm_schedules.backends.cpu.kernels.dot_product import available
 
     def multiply_add(e: compat.Emitter, old: Any, given: list[Any]) -> Any:
         return e.fma(old, given[0], given[1])
@@ -150,9 +151,9 @@ def measure(library: Path, spec: TargetSpec, threads: int, seconds: float) -> di
     """Rates of every kind: element operations (a dot product's four count four), and bytes for ``read_...``."""
     import tvm
 
-    from tvm_schedules.artifact.libraries import load_library
-    from tvm_schedules.artifact.runtime import aligned
-    from tvm_schedules.artifact.threads import setter
+    from tvm_schedules.artifact.load import aligned
+    from tvm_schedules.backends.cpu.libraries import load_library
+    from tvm_schedules.backends.cpu.threads import setter
 
     loaded, width = load_library(library), spec.vector_bytes
     setter(loaded)(threads)
@@ -190,7 +191,7 @@ def measure_apart(library: Path, cpus: Sequence[int], seconds: float = 0.2) -> d
 
 def main() -> None:
     """Measure what the first argument says."""
-    from tvm_schedules.targets import resolve
+    from tvm_schedules.targets.registry import resolve
 
     config = json.loads(sys.argv[1])
     if hasattr(os, "sched_setaffinity"):

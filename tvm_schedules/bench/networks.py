@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.tensor import pack_int2
+from tvm_schedules.ir.ternary_tensor import pack_int2
 
 __all__ = ["LAYERS", "LINEAR", "NETWORKS", "Net", "build", "matmul_nbits", "plain_float", "samples"]
 
@@ -296,7 +296,7 @@ def _ranges(model: Any, names: Sequence[str], shape: tuple[int, ...], seed: int)
     """Smallest (at most 0) and largest value of tensors over some random inputs."""
     import onnx
 
-    from tvm_schedules.verify import reference_session
+    from tvm_schedules.verify.outputs import reference_session
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -315,7 +315,7 @@ def _ranges(model: Any, names: Sequence[str], shape: tuple[int, ...], seed: int)
 
 def plain_float(model: Any) -> Any:
     """The float network of a file of :func:`build` in opset 13, which every engine reads."""
-    from tvm_schedules import onnxtools
+    from tvm_schedules.frontend import onnx_model as onnxtools
 
     made = onnxtools.float_model(model)
     made.ir_version = 7
@@ -338,7 +338,7 @@ def matmul_nbits(model: Any, block: int = 128) -> Any:
     import onnx
     from onnx import helper, numpy_helper
 
-    from tvm_schedules import onnxtools
+    from tvm_schedules.frontend import onnx_model as onnxtools
 
     linear = [node for node in model.graph.node if node.op_type == "Gemm"]
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT2]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules import onnxtools
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.errors import BenchError
+from tvm_schedules.frontend import onnx_model as onnxtools
 
 KNOWN = ("onnxruntime",)
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers, system
-from tvm_schedules.bench.remote import Board, ConnectionLostError
+from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.errors import BenchError, BoardError
-from tvm_schedules.reading import read_arrays, reading
+from tvm_schedules.remote.client import Board, ConnectionLostError
 
 PATIENCE = 600.0
 """Seconds that an engine may be silent while it loads a network, or beside what it is asked to take."""

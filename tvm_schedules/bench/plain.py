@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
-from tvm_schedules.artifact.runtime import constants_of, plan_of
+from tvm_schedules.artifact.load import constants_of, plan_of
+from tvm_schedules.backends.cpu.probe import measure_remote
 from tvm_schedules.bench import peers, system
-from tvm_schedules.bench.ceiling import measure_remote
 from tvm_schedules.bench.places import Running
-from tvm_schedules.bench.remote import Board
 from tvm_schedules.bench.worker import MAX_RUNS, WARM_UPS, relative_error
 from tvm_schedules.errors import BoardError
+from tvm_schedules.remote.client import Board
 
 
 class RemoteModel:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm_schedules.common.files import write_file
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import write_file
 
 
 def _size(count: float | None) -> str:

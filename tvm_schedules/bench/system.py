@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules import cpu
+from tvm_schedules.targets import host_cpu as cpu
 
 
 def _read(path: str | Path) -> str | None:

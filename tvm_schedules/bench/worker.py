@@ -42,7 +42,7 @@ def _peer_engines() -> Any:
 def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
     """The engine as a function of the inputs in order, and the loaded model where it is ours."""
     if config["engine"] == "tern":
-        from tvm_schedules.artifact.runtime import load
+        from tvm_schedules.artifact.load import load
 
         model = load(config["artifact"], threads=config["threads"])
         return (lambda inputs: model(*inputs)), model
@@ -206,7 +206,7 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
             from pathlib import Path
 
             from tvm_schedules.artifact import store
-            from tvm_schedules.bench.ceiling import measure
+            from tvm_schedules.backends.cpu.probe import measure
 
             width = model.metadata["target"]["vector_bytes"]
             answer = measure(Path(config["artifact"]) / store.PROBE, width, config["threads"], command["seconds"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.board import session
-from tvm_schedules.files import clear_dead
+from tvm_schedules.common.files import clear_dead
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 LOOK_SECONDS = 30.0

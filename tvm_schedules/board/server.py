@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from tvm_schedules.board import protocol
 from tvm_schedules.board.running import Running
 from tvm_schedules.errors import BoardError
+from tvm_schedules.remote import protocol
 
 HANDSHAKE_SECONDS = 5.0  # from a connection to its last word, however it is split
 BUSY_SECONDS = 3.0  # how long a client waits for the end of another's session before it is told to come again

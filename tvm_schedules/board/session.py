@@ -17,7 +17,7 @@ def describe() -> dict[str, Any]:
     """The machine, which CPUs are used, how many threads TVM uses by default, which engines there are."""
     from importlib import metadata, util
 
-    from tvm_schedules.artifact.threads import default_threads
+    from tvm_schedules.backends.cpu.threads import default_threads
 
     versions = {}
     for name in ("tern-lightning", "apache-tvm", "onnxruntime"):
@@ -52,7 +52,7 @@ class Session:
 
     def load_module(self, name: str) -> Any:
         """An uploaded library."""
-        from tvm_schedules.artifact.libraries import load_library
+        from tvm_schedules.backends.cpu.libraries import load_library
 
         return load_library(self.path(name))
 

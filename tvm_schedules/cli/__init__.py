@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tvm_schedules.console import printable
+from tvm_schedules.common.console import printable
 from tvm_schedules.errors import TernError, install_hint
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_schedules.cli import run
-from tvm_schedules.console import make_console, plain
+from tvm_schedules.common.console import make_console, plain
+from tvm_schedules.common.files import check_writable, write_file
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import check_writable, write_file
 
 
 def _numbers(text: str) -> list[int]:
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _addresses(options: argparse.Namespace) -> list[Any]:
     """The boards that were asked for; none means this machine."""
     from tvm_schedules.bench.boards import Address
-    from tvm_schedules.board.protocol import DEFAULT_PORT, parse_address
+    from tvm_schedules.remote.protocol import DEFAULT_PORT, parse_address
 
     keys = options.key or ["board"]
     if options.rpc and options.tracker:
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``tern-bench``; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--suite"]:
-        from tvm_schedules.bench.suite.__main__ import main as suite
+        from tvm_schedules.cli.suite import main as suite
 
         return suite(words[1:])
     options = parser().parse_args(words)

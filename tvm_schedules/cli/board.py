@@ -9,10 +9,10 @@ import os
 import socket
 from collections.abc import Sequence
 
-from tvm_schedules.board.protocol import IDLE_SECONDS, SESSION_SECONDS
 from tvm_schedules.cli import run
-from tvm_schedules.console import printable
+from tvm_schedules.common.console import printable
 from tvm_schedules.errors import BoardError
+from tvm_schedules.remote.protocol import IDLE_SECONDS, SESSION_SECONDS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +77,8 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ["TVM_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would sit beside the engines'
 
-    from tvm_schedules.board import protocol, server
+    from tvm_schedules.board import server
+    from tvm_schedules.remote import protocol
 
     tracker = None if options.tracker is None else protocol.parse_address(options.tracker)
     local = server.is_loopback(options.host)
@@ -90,7 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
     except ModuleNotFoundError:
         raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
-    from tvm_schedules.artifact.threads import default_threads
+    from tvm_schedules.backends.cpu.threads import default_threads
     from tvm_schedules.bench import system
 
     machine = system.machine()

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tvm_schedules.artifact.inspect import Inspection, inspect
 from tvm_schedules.cli import run
-from tvm_schedules.console import make_console
+from tvm_schedules.common.console import make_console
 from tvm_schedules.errors import TernError
-from tvm_schedules.inspection import Inspection, inspect
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def _main(options: argparse.Namespace) -> int:
         core = target["tvm"].get("mcpu", "generic") if not code else ", ".join(code.get("images", [code["source"]]))
         console.print(f"target {target['name']} ({core}), {state}")
         if target["tvm"].get("kind") == "c":
-            from tvm_schedules.portable.size import told
+            from tvm_schedules.backends.c.size import told
 
             console.print("\n".join(told({**found.details, **found.details["memory"]})))
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())

@@ -4,9 +4,9 @@ Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). T
 because ``import tvm`` takes seconds and a board runs a library with the runtime alone.
 """
 
-from .boards import connect_rpc, is_busy, is_remote_failure, is_timeout, serve_rpc
-from .emitter import Emitter
-from .functions import (
+from tvm_schedules.compat.boards import connect_rpc, is_busy, is_remote_failure, is_timeout, serve_rpc
+from tvm_schedules.compat.emitter import Emitter
+from tvm_schedules.compat.functions import (
     attribute,
     build_module,
     call_private,
@@ -21,7 +21,7 @@ from .functions import (
     tensor,
     threads,
 )
-from .operators import (
+from tvm_schedules.compat.operators import (
     buffer_shape,
     dtype_name,
     first_outputs,

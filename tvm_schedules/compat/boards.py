@@ -33,7 +33,7 @@ def is_remote_failure(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether a server answered :data:`~tvm_schedules.board.protocol.BUSY`, which TVM takes for a name in use."""
+    """Whether a server answered :data:`~tvm_schedules.remote.protocol.BUSY`, which TVM takes for a name in use."""
     return "already have key" in str(error)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import ALIGN
+from tvm_schedules.ir.layout import ALIGN
 
 __all__ = ["Emitter"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .emitter import Emitter
+from tvm_schedules.compat.emitter import Emitter
 
 __all__ = [
     "attribute",

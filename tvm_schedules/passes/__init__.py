@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..graph import Graph
-from ..reading import reading_model
+from tvm_schedules.common.reading import reading_model
+from tvm_schedules.ir.graph import Graph
 
 __all__ = ["prepare"]
 
@@ -15,7 +15,7 @@ def prepare(graph: Graph) -> Graph:
     Raises:
         ModelError: Something in the graph does not fit together.
     """
-    from . import fuse, quantized, subsample, weights
+    from tvm_schedules.passes import fuse, quantized, subsample, weights
 
     weights.run(graph)
     quantized.run(graph)

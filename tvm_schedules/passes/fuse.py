@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Weight, Windowed
-from ..layout import Triple, Window, spatial3
-from ..tensor import TernaryTensor
-from .quantized import parameters, resolve
-from .weights import as_weight
+from tvm_schedules.ir.graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Weight, Windowed
+from tvm_schedules.ir.layout import Triple, Window, spatial3
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.passes.quantized import parameters, resolve
+from tvm_schedules.passes.weights import as_weight
 
 __all__ = ["run"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import Graph, Node, Quant, Value
+from tvm_schedules.ir.graph import Graph, Node, Quant, Value
 
 __all__ = ["COMMUTING", "resolve", "run"]
 

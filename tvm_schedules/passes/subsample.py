@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..graph import Graph, Node, Windowed
-from ..layout import Window, spatial3
-from ..tensor import TernaryTensor
-from .quantized import resolve
+from tvm_schedules.ir.graph import Graph, Node, Windowed
+from tvm_schedules.ir.layout import Window, spatial3
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.passes.quantized import resolve
 
 __all__ = ["run"]
 

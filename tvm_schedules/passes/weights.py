@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError
-from ..graph import DenseWeight, Graph, Node, Weight
-from ..tensor import TernaryTensor
+from tvm_schedules.errors import ModelError
+from tvm_schedules.ir.graph import DenseWeight, Graph, Node, Weight
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 __all__ = ["run"]
 

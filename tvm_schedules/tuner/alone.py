@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..choice import Choice, Choices, Option
-from ..graph import Fused, Node
-from ..layout import ALIGN
-from ..lower import Lowering, name_of
-from ..plan import Buffer, Constants, Step
-from ..tensor import TernaryTensor
+from tvm_schedules.ir.graph import Fused, Node
+from tvm_schedules.ir.layout import ALIGN
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.base import Lowering, name_of
+from tvm_schedules.lowering.choice import Choice, Choices, Option
+from tvm_schedules.lowering.steps import Buffer, Constants, Step
 
 __all__ = ["Alone", "candidates", "describe", "kernels_hash"]
 
@@ -33,7 +33,7 @@ class Memory(Constants):
         self._parts: list[tuple[Buffer, np.ndarray]] = []
 
     def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
-        """See :class:`~tvm_schedules.plan.Constants`."""
+        """See :class:`~tvm_schedules.lowering.steps.Constants`."""
         if recipe == "raw":
             return super().make(recipe, arrays, params)
         shapes = tuple((name, array.shape, array.dtype.name) for name, array in arrays.items())
@@ -45,14 +45,14 @@ class Memory(Constants):
     def add(
         self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
-        """See :class:`~tvm_schedules.plan.Constants`."""
+        """See :class:`~tvm_schedules.lowering.steps.Constants`."""
         buffers = super().add(prefix, recipe, arrays, params)
         made = self.make(recipe, arrays, params or {})
         self._parts += [(buffer, made[name]) for name, buffer in buffers.items()]
         return buffers
 
     def content(self) -> np.ndarray:
-        """The memory, uint8, a multiple of :data:`~tvm_schedules.layout.ALIGN` long."""
+        """The memory, uint8, a multiple of :data:`~tvm_schedules.ir.layout.ALIGN` long."""
         memory = np.zeros(max(ALIGN, -(-self.nbytes // ALIGN) * ALIGN), np.uint8)
         for buffer, array in self._parts:
             assert buffer.place is not None

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..targets import TargetSpec
-from .measure import Library, WrittenLibrary
-from .search import Tuning
+from tvm_schedules.targets.registry import TargetSpec
+from tvm_schedules.tuner.measure import Library, WrittenLibrary
+from tvm_schedules.tuner.search import Tuning
 
 __all__ = ["measure", "parts", "tuning_of"]
 

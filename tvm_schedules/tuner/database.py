@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import TunerError
-from ..files import locked, user_path, write_file
-from ..reading import read_json
+from tvm_schedules.common.files import locked, user_path, write_file
+from tvm_schedules.common.reading import read_json
+from tvm_schedules.errors import TunerError
 
 __all__ = ["Database", "default_database"]
 

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .. import compat, linking
-from ..compile import grain
-from ..files import temporary_folder
-from ..plan import assign
-from ..targets import TargetSpec
-from .alone import Alone
+from tvm_schedules import compat
+from tvm_schedules.backends import toolchain as linking
+from tvm_schedules.backends.cpu.compile import grain
+from tvm_schedules.common.files import temporary_folder
+from tvm_schedules.lowering.steps import assign
+from tvm_schedules.targets.registry import TargetSpec
+from tvm_schedules.tuner.alone import Alone
 
 __all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "WrittenLibrary", "library"]
 
@@ -63,7 +64,7 @@ class WrittenLibrary(Library):
 
 
 def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = False) -> Library:
-    """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.compile.compile_model`."""
+    """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.backends.cpu.compile.compile_model`."""
     functions: dict[Any, tuple[Any, Any]] = {}
     memory: list[np.ndarray] = []
     starts, arena = [], 64
@@ -142,9 +143,9 @@ class LocalDevice:
         """See :class:`Device`."""
         import tvm
 
-        from ..artifact.libraries import load_library
-        from ..artifact.runtime import aligned
-        from ..artifact.threads import setter
+        from tvm_schedules.artifact.load import aligned
+        from tvm_schedules.backends.cpu.libraries import load_library
+        from tvm_schedules.backends.cpu.threads import setter
 
         library = _linked(made, target, load_library)
         setter(library)(threads)

@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import cpu
-from ..artifact.threads import checked, default_threads
-from ..choice import Choice
-from ..errors import TunerError
-from ..files import check_writable
-from ..graph import Fused, Graph, Node
-from ..linking import own_threads
-from ..lower import Lowering
-from ..reading import reading
-from ..targets import TargetSpec
-from .alone import Alone, candidates, describe, kernels_hash, pattern
-from .database import Database, default_database
-from .measure import Device, LocalDevice, RemoteDevice, library
+from tvm_schedules.backends.cpu.threads import checked, default_threads
+from tvm_schedules.backends.toolchain import own_threads
+from tvm_schedules.common.files import check_writable
+from tvm_schedules.common.reading import reading
+from tvm_schedules.errors import TunerError
+from tvm_schedules.ir.graph import Fused, Graph, Node
+from tvm_schedules.lowering.base import Lowering
+from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.targets import host_cpu as cpu
+from tvm_schedules.targets.registry import TargetSpec
+from tvm_schedules.tuner.alone import Alone, candidates, describe, kernels_hash, pattern
+from tvm_schedules.tuner.database import Database, default_database
+from tvm_schedules.tuner.measure import Device, LocalDevice, RemoteDevice, library
 
 __all__ = ["Tuned", "Tuning"]
 
@@ -80,7 +80,7 @@ class Tuning:
 
     Args:
         database: The file of measurements; None is the one in the user's cache directory.
-        board: An open session of :mod:`tvm_schedules.bench.remote`; None measures on this machine.
+        board: An open session of :mod:`tvm_schedules.remote.client`; None measures on this machine.
         threads: Threads that the network will run with; None takes what the device has.
         turns: Turns of all candidates.
         device: Stands in for both places in tests.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .search import Tuned
+from tvm_schedules.tuner.search import Tuned
 
 __all__ = ["excess", "show"]
 

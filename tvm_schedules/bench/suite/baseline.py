@@ -8,9 +8,9 @@ from math import hypot, log
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules import schema
 from tvm_schedules.bench.suite.run import FORMAT, PEER, check_best, read_results
-from tvm_schedules.schema import Every, Maybe
+from tvm_schedules.common import schema
+from tvm_schedules.common.schema import Every, Maybe
 
 FORM = {"machine": dict, "entries": Every({"ratios": Every({"best": Maybe(str), "peers": Every(PEER)})})}
 

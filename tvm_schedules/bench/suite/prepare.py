@@ -157,7 +157,7 @@ def _float(folder: Path, artifacts: Mapping[int | None, Path], zeros: int) -> Pa
     source = artifacts[zeros] / store.MODEL
 
     def make(path: Path) -> None:
-        from tvm_schedules import onnxtools
+        from tvm_schedules.frontend import onnx_model as onnxtools
 
         path.write_bytes(networks.plain_float(onnxtools.read_model(source)).SerializeToString())
 
@@ -188,7 +188,7 @@ def _nbits(folder: Path, artifacts: Mapping[int | None, Path]) -> Contender:
     source = artifacts[DENSE_ZEROS] / store.MODEL
 
     def make(path: Path) -> None:
-        from tvm_schedules import onnxtools
+        from tvm_schedules.frontend import onnx_model as onnxtools
 
         path.write_bytes(networks.matmul_nbits(onnxtools.read_model(source)).SerializeToString())
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules import schema
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import places, system
 from tvm_schedules.bench.suite.prepare import Contender, Say
 from tvm_schedules.bench.worker import busy
+from tvm_schedules.common import schema
+from tvm_schedules.common.files import write_file
+from tvm_schedules.common.reading import read_json, reading
+from tvm_schedules.common.schema import Every, Maybe, count, positive, real
 from tvm_schedules.errors import BenchError
-from tvm_schedules.files import write_file
-from tvm_schedules.reading import read_json, reading
-from tvm_schedules.schema import Every, Maybe, count, positive, real
 
 FORMAT = 1
 QUIET = 0.05

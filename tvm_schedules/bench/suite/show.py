@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm_schedules.bench.suite.baseline import Change
 from tvm_schedules.bench.suite.cases import CASES, I2S_TARGET, NBITS, versus_i2s
-from tvm_schedules.files import user_path, write_file
+from tvm_schedules.common.files import user_path, write_file
 
 CEILINGS = {
     "sparse": ("nonzero_macs", "add_l1"),

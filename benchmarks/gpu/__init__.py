@@ -1,0 +1,1 @@
+"""Measuring graphics processors: ``python -m benchmarks.gpu.measure``."""

@@ -1,0 +1,1 @@
+"""The comparison of methods: ``python -m benchmarks.methods``."""

@@ -1,0 +1,227 @@
+"""Compare all methods on equal terms: one float network a seed, and every recipe fine-tunes it.
+
+    python -m benchmarks.methods --data digits
+    python -m benchmarks.methods --data glyphs --network resnet20-s2
+    python -m benchmarks.methods --data cifar10 --root DIR --network resnet20 --float-epochs 200 --epochs 200
+    python -m benchmarks.methods --data glyphs --recipes 'twn*' --distill --seeds 0
+    python -m benchmarks.methods --data glyphs --report
+
+Every run leaves a JSON file; a later call skips it. Test images are looked at once, when a run is over. Seed 0 of
+everything comes first. The table, the plot and the aims that were missed are made from the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from benchmarks.methods import data as compare_data
+from benchmarks.methods.data import Batches, Data
+from benchmarks.methods.recipes import RECIPES, Recipe, choose
+from benchmarks.methods.report import report, write_text
+from benchmarks.methods.training import Learner, Ticker, accuracy, add_biases, fit, logits_of, measure
+from examples.models import CifarResNet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a result depends on besides recipe and seed.
+
+    Attributes:
+        network: Name in ``NETWORKS``.
+        float_epochs: Of the float network.
+        epochs: Of every recipe.
+        batch: Images in a batch.
+        float_rate: Learning rate of the float network (AdamW; a short rise, then a cosine to zero).
+        rate: Of the recipes.
+        freeze: Share of a run after which the codes are fixed.
+        precision: Of Lightning's Trainer.
+    """
+
+    network: str
+    float_epochs: int
+    epochs: int
+    batch: int = 128
+    float_rate: float = 4e-3
+    rate: float = 2e-3
+    freeze: float = 0.7
+    precision: str = "32-true"
+
+
+def _digits_net(classes: int) -> nn.Module:
+    from examples.digits import DigitsNet
+
+    return DigitsNet()
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "digits": _digits_net,
+    "resnet20": lambda classes: CifarResNet(3, classes),
+    "resnet20-w8": lambda classes: CifarResNet(3, classes, width=8),
+    "resnet20-s2": lambda classes: CifarResNet(3, classes, stride=2),
+}
+"""By name: the network of ``examples.digits``, ResNet-20, the same half as wide, the same at half the resolution."""
+
+PLANS = {
+    "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=3e-3),
+    "glyphs": Plan("resnet20-s2", 6, 2, precision="bf16-mixed"),
+    "cifar10": Plan("resnet20", 200, 100, precision="bf16-mixed"),
+}
+
+
+class Comparison:
+    """All runs on one data set with one plan.
+
+    Args:
+        data: The images.
+        plan: Everything else that results depend on, besides recipe and seed.
+        output: Directory of the results.
+        tell: Called with a name and the share of the run that is done.
+    """
+
+    def __init__(self, data: Data, plan: Plan, output: Path, tell: Callable[[str, float], None]) -> None:
+        self.data, self.plan, self.output, self.tell = data, plan, output, tell
+        self._teachers: dict[int, tuple[nn.Module, Tensor | None]] = {}
+
+    def float_net(self, seed: int) -> nn.Module:
+        """The trained float network of a seed; it is trained when its file is not there."""
+        plan, folder = self.plan, self.output / f"seed-{seed}"
+        path, note = folder / "float.pt", folder / "float.json"
+        pl.seed_everything(seed, verbose=False)
+        net = NETWORKS[plan.network](self.data.classes)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        settings = {key: value for key, value in asdict(plan).items() if key not in ("epochs", "rate", "freeze")}
+        wanted = {"data": self.data.digest, "plan": settings}
+        if path.is_file() and _read(note).items() >= wanted.items():
+            net.load_state_dict(torch.load(path, weights_only=True))
+            return net
+        started = time.perf_counter()
+        learner = Learner(net, plan.float_rate)
+        tick = Ticker(lambda share: self.tell(f"float, seed {seed}", share))
+        fit(learner, Batches(self.data, plan.batch, seed), plan.float_epochs, plan.precision, seed, [tick])
+        folder.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(net.state_dict(), temporary)
+        os.replace(temporary, path)
+        found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
+        result = {"recipe": "float", "seed": seed, "distill": False, **wanted, **found}
+        _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
+        return net
+
+    def run(self, recipe: Recipe, seed: int, distill: bool) -> dict[str, Any]:
+        """Fine-tune by a recipe, or read what an earlier call found.
+
+        Args:
+            recipe: What to do; a changed one is run again (of ``extras`` only the name of the recipe is known).
+            seed: Of the float network that it starts from, and of the order of the images.
+            distill: Learn from the float network too.
+        """
+        plan, name = self.plan, recipe.name + ("+kd" if distill else "")
+        path = self.output / f"seed-{seed}" / f"{name}.json"
+        wanted = {"data": self.data.digest, "plan": asdict(plan), **recipe.settings()}
+        known = _read(path)
+        if known.items() >= wanted.items():
+            return known
+        net = self.float_net(seed)
+        started = time.perf_counter()
+        soft = None
+        learner = Learner(net, plan.rate * recipe.rate)
+        if distill:
+            teacher, soft = self._teacher(seed)
+            learner.teacher = (teacher,)
+        if recipe.bias:
+            add_biases(net)
+        tick = Ticker(lambda share: self.tell(f"{name}, seed {seed}", share))
+        batches = Batches(self.data, plan.batch, seed + 1000, soft)
+        fit(learner, batches, plan.epochs, plan.precision, seed, [*recipe.callbacks(plan.freeze), tick])
+        found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
+        result = {"recipe": recipe.name, "seed": seed, "distill": distill, **wanted, **found}
+        _write(path, result | {"seconds": round(time.perf_counter() - started, 1)})
+        return result
+
+    def _teacher(self, seed: int) -> tuple[nn.Module, Tensor | None]:
+        """The float network and, where training images are always the same, what it says about them."""
+        if seed not in self._teachers:
+            teacher = self.float_net(seed).eval()
+            self._teachers = {
+                seed: (teacher, logits_of(teacher, self.data.train[0]) if self.data.augment is None else None)
+            }
+        return self._teachers[seed]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=str(__doc__).splitlines()[0])
+    made.add_argument("--data", choices=sorted(PLANS), required=True)
+    made.add_argument("--root", type=Path, help="of CIFAR-10: the directory with its binary files")
+    made.add_argument("--cache", type=Path, help="of the glyphs (default: ~/.cache/tern-lightning)")
+    made.add_argument("--train-images", type=int, default=49_600, help="glyphs (default: %(default)s)")
+    made.add_argument("--test-images", type=int, default=9_920, help="glyphs (default: %(default)s)")
+    made.add_argument("--network", choices=sorted(NETWORKS), help="(default: what suits the data)")
+    made.add_argument("--float-epochs", type=int, help="of the float network")
+    made.add_argument("--epochs", type=int, help="of every recipe")
+    made.add_argument("--precision", help="of Lightning's Trainer")
+    made.add_argument("--seeds", default="0,1,2", help="(default: %(default)s)")
+    made.add_argument("--recipes", default="*", help="patterns with commas between (default: all)")
+    made.add_argument("--distill", action="store_true", help="learn from the float network too")
+    made.add_argument("--output", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
+    made.add_argument("--report", action="store_true", help="only write table and plot of what is there")
+    return made
+
+
+def load_data(options: argparse.Namespace) -> Data:
+    """The data set that was asked for."""
+    if options.data == "digits":
+        return compare_data.digits()
+    if options.data == "glyphs":
+        return compare_data.glyphs(options.cache, options.train_images, options.test_images)
+    if options.root is None:
+        raise SystemExit("--data cifar10 needs --root, the directory of its binary files; nothing is downloaded")
+    return compare_data.cifar10(options.root)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and report."""
+    from benchmarks.methods.progress import Progress
+
+    options = parser().parse_args(arguments)
+    plan = PLANS[options.data]
+    changes = {name: getattr(options, name) for name in ("network", "float_epochs", "epochs", "precision")}
+    plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
+    output = options.output / f"{options.data}-{plan.network}"
+    if not options.report:
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        data, chosen = load_data(options), choose(options.recipes.split(","))
+        with Progress(len(chosen) * len(options.seeds.split(","))) as progress:
+            comparison = Comparison(data, plan, output, progress.tell)
+            for seed in (int(text) for text in options.seeds.split(",")):
+                for recipe in chosen:
+                    progress.done(comparison.run(recipe, seed, options.distill))
+    report(output, options.data, [recipe.name for recipe in RECIPES])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The data sets of the comparison as whole tensors: digits, glyphs and CIFAR-10 from its local files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+CIFAR_ROW = 1 + 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images uint8 ``[N, C, H, W]`` with labels int64 ``[N]`` in two parts.
+
+    Attributes:
+        train: To train on.
+        test: Looked at once, when a run is over.
+        classes: Number of classes.
+        augment: Random changes of a training batch; None where every image is a random one already.
+    """
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    classes: int
+    augment: Augment | None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all images and labels, so that results on others are not taken for these."""
+        found = hashlib.sha256()
+        for tensor in (*self.train, *self.test):
+            found.update(tensor.numpy().reshape(-1).data)
+        return found.hexdigest()[:16]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Bytes -> float32 in [-1, 1], channels last, which convolutions on a CPU like better."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+class Batches:
+    """Shuffled batches ``(images, labels, soft)``; every pass has another order, the same for the same seed.
+
+    Args:
+        data: What to draw from.
+        size: Images in a batch; what is left over of a pass is not used.
+        seed: Of the order.
+        soft: Logits ``[N, classes]`` of another network to go with the images; None for a tensor without columns.
+    """
+
+    def __init__(self, data: Data, size: int, seed: int, soft: Tensor | None = None) -> None:
+        self.data, self.size, self.random = data, size, torch.Generator().manual_seed(seed)
+        self.soft = torch.empty(len(data.train[1]), 0) if soft is None else soft
+
+    def __len__(self) -> int:
+        return len(self.data.train[1]) // self.size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        images, labels = self.data.train
+        order = torch.randperm(len(labels), generator=self.random)
+        for index in order[: len(self) * self.size].split(self.size):
+            batch = scaled(images[index])
+            if self.data.augment is not None:
+                batch = self.data.augment(batch, self.random)
+            yield batch, labels[index], self.soft[index]
+
+
+def shift(pixels: int, flip: bool = False) -> Augment:
+    """Move every image by up to ``pixels`` in each direction, what comes in is zero; half of them mirrored."""
+
+    def change(images: Tensor, random: torch.Generator) -> Tensor:
+        count, _, height, width = images.shape
+        padded = F.pad(images, (pixels,) * 4)
+        down, right = torch.randint(0, 2 * pixels + 1, (2, count, 1, 1), generator=random)
+        rows, columns = down + torch.arange(height)[:, None], right + torch.arange(width)
+        if flip:
+            mirrored = torch.rand(count, 1, 1, generator=random) < 0.5
+            columns = torch.where(mirrored, columns.flip(2), columns)
+        moved = padded[torch.arange(count)[:, None, None], :, rows, columns]
+        return moved.permute(0, 3, 1, 2)
+
+    return change
+
+
+def digits() -> Data:
+    """The 8x8 digits of scikit-learn: 1347 to train on, 450 held out (the same as in ``examples.digits``)."""
+    from examples.digits import Digits
+
+    made = Digits()
+    images, labels = (torch.cat(parts) for parts in zip(made.train.tensors, made.seen.tensors, strict=True))
+    held = torch.from_numpy(made.held_out[0]), torch.from_numpy(made.held_out[1])
+    return Data((_bytes(images), labels), (_bytes(held[0]), held[1]), 10, shift(1))
+
+
+def glyphs(cache: Path | None, train: int, test: int) -> Data:
+    """Drawn characters, see :mod:`benchmarks.methods.glyphs`; always the same ones, whatever the seed of a run."""
+    from benchmarks.methods.glyphs import CHARACTERS, Settings, load
+
+    found = load(Settings(train=train, test=test), cache)
+    parts = [(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (found.train, found.test)]
+    return Data(parts[0], parts[1], len(CHARACTERS), None)
+
+
+def cifar10(root: Path) -> Data:
+    """CIFAR-10 from ``cifar-10-batches-bin``, the binary version of its files (the pickled one could run code).
+
+    Args:
+        root: That directory, or the one that it is in.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is not of the format.
+    """
+    folder = root / "cifar-10-batches-bin"
+    folder = folder if folder.is_dir() else root
+    train = [_cifar_file(folder / f"data_batch_{number}.bin") for number in range(1, 6)]
+    images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
+    return Data((images, labels), _cifar_file(folder / "test_batch.bin"), 10, shift(4, flip=True))
+
+
+def _cifar_file(path: Path) -> tuple[Tensor, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; --root must be the directory with the binary version of CIFAR-10 (data_batch_1.bin "
+            "to data_batch_5.bin and test_batch.bin, from cifar-10-binary.tar.gz)"
+        )
+    raw = np.fromfile(path, np.uint8)
+    if len(raw) == 0 or len(raw) % CIFAR_ROW:
+        raise ValueError(f"{path} must consist of rows of {CIFAR_ROW} bytes, got {len(raw)} bytes")
+    rows = torch.from_numpy(raw.reshape(-1, CIFAR_ROW))
+    if rows[:, 0].max() > 9:
+        raise ValueError(f"{path} has label {int(rows[:, 0].max())}; CIFAR-10 has 0 to 9")
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)

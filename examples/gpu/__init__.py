@@ -1,1 +1,0 @@
-"""Measuring graphics processors: ``python -m examples.gpu.measure``."""

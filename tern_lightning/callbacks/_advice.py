@@ -1,0 +1,80 @@
+"""What is said, once and plainly, about runs that do not give what their callbacks were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from tern_lightning.callbacks._phases import Clock
+from tern_lightning.checkpoint import rounding_callbacks
+from tern_lightning.nn.activation_quantizer import input_quantizers
+from tern_lightning.nn.learned_input import learned_hooks
+from tern_lightning.schedules import Schedule, position
+
+
+def joined(name: str, trainer: pl.Trainer, what: str) -> None:
+    """Say that a callback has joined a run in its middle, and what counts from there."""
+    rank_zero_warn(
+        f"{name} joins the run at epoch {trainer.current_epoch}, step {trainer.global_step}, as the checkpoint has no "
+        f"state of it: {what}"
+    )
+
+
+def unfinished(name: str, trainer: pl.Trainer, result: str) -> None:
+    """Say that training has ended before a callback was done."""
+    rank_zero_warn(
+        f"training ended at epoch {trainer.current_epoch}, step {trainer.global_step}, before {name} was done: "
+        f"{result}. HINT: let EarlyStopping wait longer, or the schedule end earlier; fractions of the run need "
+        "max_steps where loaders have no length."
+    )
+
+
+def complete(clock: Clock, schedule: Schedule | None, trainer: pl.Trainer) -> bool:
+    """Whether a schedule is over when training ends."""
+    return schedule is None or schedule.complete(position(trainer, schedule.unit, 0, clock.origin))
+
+
+def best(trainer: pl.Trainer) -> list[str]:
+    """The best checkpoints so far, with their scores."""
+    return [
+        f"{callback.best_model_path} {callback.best_model_score}"
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_model_path
+    ]
+
+
+def best_is_float(trainer: pl.Trainer, before: list[str]) -> None:
+    """Warn where a best checkpoint is still one of those ``before`` ternary training."""
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if f"{callback.best_model_path} {callback.best_model_score}" in before and callback.best_model_path:
+            rank_zero_warn(
+                f"the best checkpoint by {callback.monitor!r}, {callback.best_model_path!r}, is from the float phase: "
+                "ckpt_path='best' is the float network, and no ternary one was as good. HINT: ckpt_path='last' (with "
+                "save_last=True), or train the float network in a run of its own and the ternary one from start=0."
+            )
+
+
+def rounds_nothing(name: str, ready: Iterable[bool]) -> None:
+    """Warn where a callback evaluates a network for whose layer inputs it has no ranges or levels."""
+    if not any(ready):
+        rank_zero_warn(
+            f"{name} rounds nothing: it has no state of training, so that layer inputs stay float. "
+            "HINT: ckpt_path=... of the checkpoint, which has it."
+        )
+
+
+def without_rounding(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Warn where a checkpoint was trained with rounded layer inputs and nothing here rounds them."""
+    there = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    missing = [name for name in rounding_callbacks(checkpoint) if name not in there]
+    if missing and not input_quantizers(module) and not learned_hooks(module):
+        rank_zero_warn(
+            f"the checkpoint was trained with {' and '.join(missing)}, and this Trainer computes without the rounding: "
+            f"other numbers than in training. HINT: Trainer(callbacks=[{missing[0]}(...)])"
+        )

@@ -1,0 +1,296 @@
+"""Search the ranks of low-rank convolutions by training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from tern_lightning.callbacks._logs import log_values
+from tern_lightning.callbacks._select import check_patterns, select_layers
+from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs
+from tern_lightning.nn.layer_types import weight_of
+from tern_lightning.nn.low_rank_layers import LowRankConv, can_be_low_rank, replace_module
+
+Latency = Callable[[ConvShape, int], float]
+
+
+class _AddLoss(torch.autograd.Function):
+    """Pass a tensor on and add a multiple of a scalar to the loss that is being differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, extra: Tensor, factor: float) -> Tensor:
+        ctx.factor, ctx.kind = factor, extra.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grad, torch.full((), ctx.factor, dtype=ctx.kind, device=grad.device), None
+
+
+class Candidates(nn.Module):
+    """A convolution as a mixture of low-rank convolutions, weighted by probabilities.
+
+    Args:
+        layer: The convolution; it stays inside, not trained, as the reference of the features.
+        ranks: Ranks of the candidates.
+
+    Attributes:
+        theta: Logits of the candidates, no parameter.
+        temperature: Divides the logits.
+        pull: Weight of the features' distance in the loss, 0 for none.
+        shape: What the costs depend on, after the first forward.
+    """
+
+    def __init__(self, layer: nn.Module, ranks: Sequence[int]) -> None:
+        super().__init__()
+        self.ranks = tuple(ranks)
+        self.options = nn.ModuleList(LowRankConv(layer, rank) for rank in ranks)
+        self.original = layer.requires_grad_(False)
+        self.theta, self.temperature, self.pull = torch.zeros(len(self.ranks)), 1.0, 0.0
+        self.shape: ConvShape | None = None
+
+    def shares(self) -> Tensor:
+        """Probabilities of the candidates, float32."""
+        return torch.softmax(self.theta / self.temperature, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mixture of the candidates' outputs."""
+        if self.theta.device != x.device:
+            self.theta = self.theta.detach().to(x.device).requires_grad_(self.theta.requires_grad)
+        shares = self.shares()
+        outputs = [option(x) for option in self.options]
+        mixed = sum(share.to(out.dtype) * out for share, out in zip(shares, outputs, strict=True))
+        assert isinstance(mixed, Tensor)
+        layer: Any = self.original
+        self.shape = ConvShape(
+            layer.in_channels,
+            layer.out_channels,
+            tuple(layer.kernel_size),
+            tuple(layer.stride),
+            tuple(x.shape[2:]),
+            tuple(mixed.shape[2:]),
+        )
+        if self.pull and torch.is_grad_enabled():
+            with torch.no_grad():
+                wanted = self.original(x).float()
+            far = torch.stack([(out.float() - wanted).square().mean() for out in outputs])
+            mixed = _AddLoss.apply(mixed, (shares * far).sum(), self.pull)
+        return mixed
+
+    def chosen(self) -> int:
+        """The rank with the largest probability."""
+        return self.ranks[int(self.theta.argmax())]
+
+
+class LowRank(pl.Callback):
+    r"""Choose the ranks of convolutions by training a mixture of candidates, with latency in the loss.
+
+    After HALOC: Hardware-Aware Automatic Low-Rank Compression for Compact Neural Networks (AAAI 2023), as far as its
+    abstract tells: every convolution becomes :math:`\sum_r p_r \, \mathrm{conv}_r(x)` over Tucker-2 factors whose equal
+    ranks are multiples of a constant, :math:`p = \mathrm{softmax}(\theta / \tau)`. Optimiser steps alternate: in one
+    the weights move by the task loss and, with ``pull``, the distance of the candidates' features from the original
+    layer's, in the next :math:`\theta` by the task loss :math:`+ \beta \log \sum_{l, r} p_{l, r} t_{l, r}` with the
+    latencies t.
+
+    This is a run of its own. While it goes on, the network has the candidates' structure, also in checkpoints, from
+    which the search is resumed with this callback. When fit ends, every convolution is replaced by its chosen factors,
+    as trained, and ``choice`` holds the ranks (they are also in the checkpoint's state of this callback); fit again to
+    fine-tune. To load what was fine-tuned, build the network with
+    :func:`tern_lightning.nn.low_rank_layers.low_rank` and those ranks, see there.
+
+    Args:
+        multiple: Candidates are the multiples of this number, >= 1.
+        beta: Weight of the latency, >= 0.
+        latency: A function of a :class:`tern_lightning.functional.low_rank.ConvShape` and a rank; None counts
+            multiply-accumulate operations. :class:`tern_lightning.nn.low_rank_layers.MeasuredLatency` measures.
+        pull: Weight of the distance of features, >= 0.
+        temperature: Tau, positive.
+        learning_rate: Of Adam for theta, positive.
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that stay as they are, such as those of a teacher: the layers are chosen before
+            there are optimizers.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: No layer can be factored, or there is not exactly one optimiser.
+    """
+
+    def __init__(
+        self,
+        multiple: int = 8,
+        beta: float = 0.1,
+        latency: Latency | None = None,
+        pull: float = 0.0,
+        temperature: float = 1.0,
+        learning_rate: float = 0.05,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if multiple < 1:
+            raise ValueError(f"multiple must be at least 1, got {multiple}")
+        for name, value, positive in (
+            ("beta", beta, False),
+            ("pull", pull, False),
+            ("temperature", temperature, True),
+            ("learning_rate", learning_rate, True),
+        ):
+            if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
+                raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
+        self.multiple, self.beta, self.pull, self.temperature = multiple, beta, pull, temperature
+        self.latency, self.learning_rate = latency or macs, learning_rate
+        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self.choice: dict[str, int] = {}
+        self._steps = 0
+        self._layers: dict[str, Candidates] = {}
+        self._optimizer: torch.optim.Adam | None = None
+        self._restored: dict[str, Any] | None = None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        # The module may build its layers in setup, which Lightning calls after this one; the candidates must be there
+        # before the optimizers are.
+        own = pl_module.setup
+
+        def then_install(stage: str) -> None:
+            self._release(pl_module)
+            own(stage=stage)
+            self._install(pl_module)
+
+        pl_module.__dict__["setup"] = then_install
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._release(pl_module)
+
+    def _release(self, pl_module: pl.LightningModule) -> None:
+        """Take away what stands before the module's own setup."""
+        pl_module.__dict__.pop("setup", None)
+
+    def _install(self, pl_module: pl.LightningModule) -> None:
+        """Put the candidates in the place of their convolutions."""
+        pl_module.configure_model()  # idempotent by contract; Lightning calls it only later
+        present = {path: m for path, m in pl_module.named_modules() if isinstance(m, Candidates)}
+        if not present:
+            self._steps, self.choice = 0, {}
+            for path, layer in select_layers(pl_module, self.include, self.exclude).items():
+                if can_be_low_rank(layer) and not isinstance(layer, nn.Linear):
+                    weight = weight_of(layer)
+                    ranks = candidate_ranks(weight.shape[1], weight.shape[0], self.multiple)
+                    present[path] = Candidates(layer, ranks)
+                    replace_module(pl_module, path, present[path])
+        if not present:
+            raise MisconfigurationException("LowRank finds no convolution with one group and a kernel of several taps")
+        self._layers = present
+        for layer in present.values():
+            layer.temperature = self.temperature
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if len(trainer.optimizers) != 1:
+            raise MisconfigurationException(f"LowRank needs exactly one optimiser, got {len(trainer.optimizers)}")
+        for layer in self._layers.values():
+            layer.theta = layer.theta.detach().to(pl_module.device).requires_grad_()
+        self._optimizer = torch.optim.Adam([layer.theta for layer in self._layers.values()], self.learning_rate)
+        saved, self._restored = self._restored, None
+        if saved is not None and "theta" in saved:
+            with torch.no_grad():
+                for path, layer in self._layers.items():
+                    layer.theta.copy_(saved["theta"][path])
+            self._optimizer.load_state_dict(saved["adam"])
+            self._steps = saved["steps"]
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        for layer in self._layers.values():
+            layer.pull = 0.0 if self._selecting else self.pull * scale / trainer.accumulate_grad_batches
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        assert self._optimizer is not None
+        if self._selecting:
+            self._select(trainer)
+            # Weights without a gradient do not move in this step, neither by momentum nor by decay.
+            for parameter in pl_module.parameters():
+                parameter.grad = None
+        self._optimizer.zero_grad()
+        self._steps += 1
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = {f"low_rank/{path}/rank": float(layer.chosen()) for path, layer in self._layers.items()}
+        found["low_rank/latency"] = float(self.expected_latency().detach())
+        log_values(trainer, pl_module, found, sync_dist=True)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.choice = {path: layer.chosen() for path, layer in self._layers.items()}
+        for path, layer in self._layers.items():
+            chosen = layer.options[layer.ranks.index(self.choice[path])]
+            replace_module(pl_module, path, chosen)
+        self._layers = {}
+        rank_zero_info(f"ranks: {self.choice}")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if not self._layers or self._optimizer is None:
+            return {"choice": dict(self.choice)} if self.choice else {}
+        return {
+            "theta": {path: layer.theta.detach().cpu().clone() for path, layer in self._layers.items()},
+            "choice": {path: layer.chosen() for path, layer in self._layers.items()},
+            "adam": self._optimizer.state_dict(),
+            "steps": self._steps,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def expected_latency(self) -> Tensor:
+        """The latency of all layers under the present probabilities, over that of the largest candidates."""
+        total = top = torch.zeros(())
+        for layer in self._layers.values():
+            if layer.shape is not None:
+                shape = layer.shape
+                costs = torch.tensor([self.latency(shape, rank) for rank in layer.ranks], device=layer.theta.device)
+                total = total.to(costs.device) + (layer.shares() * costs).sum()
+                top = top.to(costs.device) + costs.max()
+        return total / top.clamp_min(1e-30)
+
+    @property
+    def _selecting(self) -> bool:
+        return self._steps % 2 == 1
+
+    def _select(self, trainer: pl.Trainer) -> None:
+        """Move theta by the gradients of the task loss, averaged over processes, and of the latency."""
+        assert self._optimizer is not None
+        thetas = [layer.theta for layer in self._layers.values()]
+        flat = torch.cat([torch.zeros_like(t) if t.grad is None else t.grad for t in thetas]).detach()
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(flat)
+            flat = flat / trainer.world_size
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            flat = flat / scaler.get_scale()
+        flat = torch.where(flat.isfinite(), flat, torch.zeros_like(flat))
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(self.beta * self.expected_latency().log(), thetas)
+        for theta, grad, slope in zip(thetas, flat.split([t.numel() for t in thetas]), slopes, strict=True):
+            theta.grad = grad + slope
+        self._optimizer.step()

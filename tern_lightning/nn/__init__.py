@@ -1,0 +1,1 @@
+"""Layers, masks and quantizers of layer inputs: what is put into a module."""

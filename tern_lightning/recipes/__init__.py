@@ -1,0 +1,1 @@
+"""Presets: published trainings by name."""

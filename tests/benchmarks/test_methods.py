@@ -1,0 +1,410 @@
+"""The comparison of methods: its data, recipes, measures, resumption and report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.methods import __main__ as compare_methods
+from benchmarks.methods import data as compare_data
+from benchmarks.methods import report as compare_report
+from benchmarks.methods.__main__ import Comparison, Plan
+from benchmarks.methods.data import Batches, Data, cifar10, scaled, shift
+from benchmarks.methods.recipes import RECIPES, Recipe, choose
+from benchmarks.methods.training import SHARE, SOFTNESS, Learner, measure
+from examples.models import CifarResNet
+from tern_lightning import TernaryTensor
+from tern_lightning.nn.ternary_layers import LayerState, swap
+from tern_lightning.quantizers import get_quantizer, quantizer_names
+
+PLAN = Plan("tiny", 1, 2, batch=16)
+
+
+def quiet(name: str, share: float) -> None:
+    assert 0 <= share <= 1
+
+
+def random_data(count: int = 64, augment: compare_data.Augment | None = None) -> Data:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 8, 8), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count,), generator=random)
+    return Data((images, labels), (images, labels), 10, augment)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compare_methods.NETWORKS, "tiny", lambda classes: CifarResNet(1, classes, width=4))
+
+
+def cifar_rows(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rows = np.random.default_rng(seed).integers(0, 256, (count, 3073), dtype=np.uint8)
+    rows[:, 0] = np.arange(count) % 10
+    return rows
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Path:
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number in range(1, 6):
+        cifar_rows(4, number).tofile(folder / f"data_batch_{number}.bin")
+    cifar_rows(3, 9).tofile(folder / "test_batch.bin")
+    return tmp_path
+
+
+def test_cifar10_is_read_from_its_binary_files(cifar: Path) -> None:
+    for root in (cifar, cifar / "cifar-10-batches-bin"):
+        data = cifar10(root)
+        assert data.train[0].shape == (20, 3, 32, 32)
+        # Row 5 is the second of the second file: a label, 1024 red bytes, 1024 green ones, 1024 blue ones, row by row.
+        expected = cifar_rows(4, 2)[1]
+        assert int(data.train[1][5]) == expected[0]
+        assert int(data.train[0][5, 1, 2, 7]) == expected[1 + 1024 + 2 * 32 + 7]
+        np.testing.assert_array_equal(data.test[0][2].flatten(), cifar_rows(3, 9)[2, 1:])
+
+
+def test_cifar10_refuses_what_is_not_its_format(cifar: Path) -> None:
+    folder = cifar / "cifar-10-batches-bin"
+    (folder / "test_batch.bin").write_bytes(b"\x0b" + bytes(3072))
+    with pytest.raises(ValueError, match="label 11"):
+        cifar10(cifar)
+    (folder / "test_batch.bin").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="rows of 3073 bytes, got 100"):
+        cifar10(cifar)
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_batch.bin is missing.*--root"):
+        cifar10(cifar)
+
+
+def test_digits_are_those_of_the_digits_example() -> None:
+    data = compare_data.digits()
+    assert [len(part[1]) for part in (data.train, data.test)] == [1347, 450]
+    seen = {image.numpy().tobytes() for part in (data.train, data.test) for image in part[0]}
+    assert len(seen) == 1797
+    assert int(data.train[0].max()) == 255
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_shift_gives_crops_of_the_padded_image(flip: bool) -> None:
+    images = torch.rand(40, 2, 5, 6, generator=torch.Generator().manual_seed(1))
+    moved = shift(2, flip)(images, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    found = set()
+    for image, result in zip(images, moved, strict=True):
+        padded = F.pad(image, (2, 2, 2, 2))
+        crops = {(y, x, False): padded[:, y : y + 5, x : x + 6] for y in range(5) for x in range(5)}
+        crops |= {(y, x, True): crop.flip(2) for (y, x, _), crop in crops.items()} if flip else {}
+        [place] = [place for place, crop in crops.items() if torch.equal(crop, result)]
+        found.add(place)
+    assert len({place[:2] for place in found}) > 10
+    assert {place[2] for place in found} == ({False, True} if flip else {False})
+
+
+def test_batches_are_a_new_permutation_every_pass() -> None:
+    data = random_data(50)
+    soft = torch.arange(50.0)[:, None].expand(50, 10)
+    batches, again = Batches(data, 16, seed=3, soft=soft), Batches(data, 16, seed=3, soft=soft)
+    passes = []
+    for _ in range(2):
+        rows: list[int] = []
+        for (images, labels, logits), (others, _, _) in zip(batches, again, strict=True):
+            assert torch.equal(images, others)
+            index = logits[:, 0].long()
+            assert torch.equal(images, scaled(data.train[0][index]))
+            assert torch.equal(labels, data.train[1][index])
+            rows += index.tolist()
+        assert len(rows) == len(set(rows)) == 48 == 16 * len(batches)
+        passes.append(rows)
+    assert passes[0] != passes[1]
+
+
+def test_distillation_is_the_published_loss() -> None:
+    net, teacher = nn.Linear(4, 5), nn.Linear(4, 5)
+    x, labels = torch.randn(6, 4), torch.arange(6) % 5
+    with torch.no_grad():
+        own, other = net(x).double().numpy(), teacher(x).double().numpy()
+
+    def probabilities(logits: Any, temperature: float) -> Any:
+        raised = np.exp(logits / temperature)
+        return raised / raised.sum(1, keepdims=True)
+
+    hard = -np.log(probabilities(own, 1)[range(6), labels.numpy()]).mean()
+    p, q = probabilities(other, SOFTNESS), probabilities(own, SOFTNESS)
+    expected = (1 - SHARE) * hard + SHARE * SOFTNESS**2 * (p * np.log(p / q)).sum(1).mean()
+    live = Learner(net, 0.1, teacher).training_step((x, labels, torch.empty(6, 0)), 0)
+    stored = Learner(net, 0.1).training_step((x, labels, teacher(x).detach()), 0)
+    assert live.item() == pytest.approx(expected, rel=1e-5)
+    assert stored.item() == pytest.approx(expected, rel=1e-5)
+    alone = Learner(net, 0.1).training_step((x, labels, torch.empty(6, 0)), 0)
+    assert alone.item() == pytest.approx(hard, rel=1e-5)
+
+
+def test_the_teacher_is_not_trained() -> None:
+    assert [name for name, _ in Learner(nn.Linear(2, 2), 0.1, nn.Linear(2, 2)).named_parameters()] == [
+        "net.weight",
+        "net.bias",
+    ]
+
+
+def test_measures_of_a_float_and_a_ternary_network() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 16, 10))
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    found = measure(net, image)
+    convolution, linear = 4 * 27, 640
+    assert found["bytes"] == 4 * (convolution + linear + 10)
+    assert found["multiplies"] == convolution * 16 + linear
+    assert found["adds"] == 4 * 26 * 16 + 10 * 63 + 10  # the last ten: biases
+    assert "sparsity" not in found
+
+    weight = torch.zeros(4, 27)
+    weight[:, :6] = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, 0.5])
+    with torch.no_grad():
+        net[0].weight.copy_(weight.reshape(4, 3, 3, 3))
+    swap(net[0], LayerState(get_quantizer("twn"), 0, "ternary"))
+    found = measure(net, image)
+    assert found["sparsity"] == pytest.approx(21 / 27)
+    shares = np.array([21, 4, 2]) / 27
+    assert found["entropy"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert found["weight_bytes"] == min(-(-108 // 8) + 3, -(-108 // 5), 108 // 4) + 4
+    assert found["bytes"] == found["weight_bytes"] + 4 * (linear + 10)
+    assert found["multiplies"] == 4 * 16 + linear
+    assert found["adds"] == 4 * 5 * 16 + 10 * 63 + 10
+
+
+def test_networks() -> None:
+    found = {
+        name: measure(make(10), image_of(name)) for name, make in compare_methods.NETWORKS.items() if name != "tiny"
+    }
+    # He et al. (2016), table 6: ResNet-20 has 0.27 million parameters; 41 million multiplications are well known.
+    assert found["resnet20"]["bytes"] / 4 == pytest.approx(0.27e6, rel=0.01)
+    assert found["resnet20"]["multiplies"] == pytest.approx(40.8e6, rel=0.02)
+    assert found["resnet20-w8"]["bytes"] == pytest.approx(found["resnet20"]["bytes"] / 4, rel=0.03)
+    assert found["resnet20-s2"]["bytes"] == found["resnet20"]["bytes"]
+    assert found["resnet20-s2"]["multiplies"] == pytest.approx(found["resnet20"]["multiplies"] / 4, rel=0.01)
+
+
+def image_of(network: str) -> Tensor:
+    return torch.zeros(1, *((1, 8, 8) if network == "digits" else (3, 32, 32)), dtype=torch.uint8)
+
+
+def test_every_method_is_compared() -> None:
+    assert {recipe.method for recipe in RECIPES} >= set(quantizer_names())
+    names = [recipe.name for recipe in RECIPES]
+    assert len(names) == len(set(names))
+    assert [recipe.name for recipe in choose(["ttq*", "twn"])] == [
+        n for n in names if n == "twn" or n.startswith("ttq")
+    ]
+    with pytest.raises(ValueError, match=r"'nothing' is not known; there are \["):
+        choose(["twn", "nothing"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    result = Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+    assert json.loads((tmp_path / "seed-0" / f"{recipe.name}.json").read_text()).items() >= result.items()
+    if recipe.method is None:
+        assert "sparsity" not in result
+        return
+    assert 0 <= result["sparsity"] < 1
+    if recipe.zeros is not None:
+        assert result["sparsity"] == pytest.approx(recipe.zeros, abs=0.01)
+    assert result["bytes"] < json.loads((tmp_path / "seed-0" / "float.json").read_text())["bytes"]
+
+
+def test_done_runs_are_skipped_and_changed_plans_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = choose(["twn"])[0]
+    first = Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    monkeypatch.setattr(compare_methods, "fit", lambda *_: pytest.fail("trained again"))
+    again = Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+    assert again["accuracy"] == first["accuracy"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    for plan, other, seed, distill in (
+        (replace(PLAN, rate=1e-4), recipe, 0, False),
+        (PLAN, replace(recipe, options={"factor": 1.0}), 0, False),
+        (PLAN, recipe, 1, False),
+        (PLAN, recipe, 0, True),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            Comparison(random_data(), plan, tmp_path, quiet).run(other, seed, distill)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        Comparison(random_data(63), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+
+
+def test_a_float_network_trained_just_now_or_read_from_its_file_is_the_same_start(tmp_path: Path) -> None:
+    recipe = choose(["twn"])[0]
+    fresh = Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+    (tmp_path / "seed-0" / "twn.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[bool] = []
+        fit = compare_methods.fit
+
+        def watched(learner: Learner, *rest: Any) -> None:
+            fit(learner, *rest)
+            seen.append(all(module.training for module in learner.modules()))
+
+        patch.setattr(compare_methods, "fit", watched)
+        read = Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 0, distill=False)
+        Comparison(random_data(), PLAN, tmp_path, quiet).run(recipe, 1, distill=False)
+    assert {k: v for k, v in read.items() if k != "seconds"} == {k: v for k, v in fresh.items() if k != "seconds"}
+    assert seen == [True, True, True]
+
+
+def test_runs_repeat_bit_for_bit_and_seeds_differ(tmp_path: Path) -> None:
+    recipe = choose(["ttq"])[0]
+    results = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        Comparison(random_data(augment=shift(1)), PLAN, tmp_path / folder, quiet).run(recipe, seed, distill=True)
+        results.append(torch.load(tmp_path / folder / f"seed-{seed}" / "float.pt", weights_only=True)["fc.weight"])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    a, b = (json.loads((tmp_path / f / "seed-0" / "ttq+kd.json").read_text()) for f in "ab")
+    assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+def test_distillation_brings_the_student_to_the_teacher(tmp_path: Path) -> None:
+    """Labels are noise here, which only the teacher's opinion is not."""
+    comparison = Comparison(random_data(), replace(PLAN, float_epochs=6, epochs=8), tmp_path, quiet)
+    recipe = choose(["twn"])[0]
+    kinds: dict[bool, Tensor] = {}
+    for distill in (False, True):
+        seen: list[nn.Module] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compare_methods, "accuracy", lambda net, part: seen.append(net) or 0.0)  # noqa: B023
+            comparison.run(recipe, 0, distill)
+        kinds[distill] = compare_methods.logits_of(seen[-1], comparison.data.test[0])
+    teacher = compare_methods.logits_of(comparison.float_net(0), comparison.data.test[0])
+    distance = {
+        k: F.kl_div(F.log_softmax(v, 1), F.softmax(teacher, 1), reduction="batchmean") for k, v in kinds.items()
+    }
+    assert distance[True] < distance[False]
+
+
+def run_file(folder: Path, name: str, seed: int, **values: Any) -> None:
+    (folder / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+    common = {"recipe": name.removesuffix("+kd"), "seed": seed, "bytes": 1000, "adds": 10, "multiplies": 5}
+    (folder / f"seed-{seed}" / f"{name}.json").write_text(json.dumps({**common, **values}))
+
+
+SMALL = ("ec2t-entropy-0.9+kd", "ec2t-entropy-1+kd", "hestia+kd")
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, reached in ((0, 0.90), (1, 0.92)):
+        run_file(tmp_path, "float", seed, accuracy=reached, bytes=9000)
+        run_file(tmp_path, "twn", seed, accuracy=reached - 0.02, sparsity=0.4, entropy=1.5, bytes=1000)
+    run_file(tmp_path, "twn-80", 0, accuracy=0.86, sparsity=0.7999, entropy=0.9, zeros=0.8, bytes=500)
+    run_file(tmp_path, "twn-80+kd", 0, accuracy=0.899, sparsity=0.8, entropy=0.9, zeros=0.8, bytes=500)
+    run_file(tmp_path, "multilevel-2-90", 1, accuracy=0.895, sparsity=0.9, entropy=0.9, zeros=0.9, bytes=750)
+    run_file(tmp_path, "ec2t-entropy-0.9+kd", 0, accuracy=0.88, sparsity=0.85, entropy=0.4, bytes=500)
+    run_file(tmp_path, "ec2t-entropy-1+kd", 0, accuracy=0.87, sparsity=0.85, entropy=0.4, bytes=400)
+    run_file(tmp_path, "hestia+kd", 0, accuracy=0.84, sparsity=0.3, entropy=0.4, bytes=400)
+    compare_report.report(tmp_path, "glyphs", ["multilevel-2-90", "twn", "twn-80"])
+    rows = compare_report.rows_of(tmp_path, ["multilevel-2-90", "twn", "twn-80"])
+    assert [row.name for row in rows] == ["float", "multilevel-2-90", "twn", "twn-80", "twn-80+kd", *SMALL]
+    twn = rows[2]
+    assert (twn.seeds, twn.accuracy, twn.lost) == (2, pytest.approx(89), pytest.approx(2))
+    assert twn.spread == pytest.approx(np.std([88, 90], ddof=1))
+    assert rows[1].lost == pytest.approx(2.5)  # against the float network of its own seed
+    printed = capsys.readouterr().out
+    assert "| twn | 2 | 89.00 ± 1.41 | 2.00 | 40.0 | 1.50 | 1.0 | 0.00 |" in printed
+    assert "- reached: the best at 80% zeros within 0.5 points of float: twn-80+kd loses 0.10" in printed
+    assert "- missed: the best at 90% zeros within 1.0 points of float: multilevel-2-90 loses 2.50" in printed
+    assert "- not measured: the best at 95% zeros" in printed
+    # Plain TWN loses 4 points at 500 bytes and 2 at 1000, and so 3 at 750; at 400 it loses 4 or more.
+    against = " TWN at equal stored bytes"
+    assert f"- reached: several levels better than plain{against}: multilevel-2-90 +0.50" in printed
+    assert f"- not measured: entropy-constrained better than plain{against}" in printed
+    assert (
+        f"- reached: distilled better than plain{against}: twn-80+kd +3.90, {SMALL[0]} +2.00, {SMALL[1]} +1.00\n"
+        in printed
+    )
+    assert f"- not measured: several levels better than distilled{against}" in printed
+    assert f"- missed: entropy-constrained better than distilled{against}: {SMALL[0]} -1.90\n" in printed
+    assert (tmp_path / "table.md").read_text() == printed.removesuffix("\n")
+    assert json.loads((tmp_path / "summary.json").read_text())["rows"][0]["name"] == "float"
+    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_aims_of_the_digits_name_every_miss() -> None:
+    def row(name: str, zeros: float | None, lost: float) -> compare_report.Row:
+        return compare_report.Row(name, zeros, 1, 99 - lost, None, lost, zeros or 0.3, 1.0, 1.0, 1.0)
+
+    rows = [row("a", None, 0.4), row("b", None, 0.6), row("c", None, 0.7), row("d", 0.95, 0.5), row("e", 0.9, 9.0)]
+    assert compare_report.check(rows, "digits") == [
+        "- missed: every recipe at its own zeros within 0.5 points of float: c loses 0.70",
+        "- missed, too: b loses 0.60",
+        "- reached: every recipe at 95% zeros within 0.5 points of float: d loses 0.50",
+        "- not measured: every recipe at 98% zeros within 1.5 points of float",
+    ]
+
+
+def test_runs_that_do_not_say_their_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"adds": 1e6, "multiplies": 0, "sparsity": 0.8, "entropy": 0.9, "zeros": 0.8}
+    for seed, sizes in enumerate(({"twn-80": 1000, "multilevel-2-80": 1000}, {"twn-80": 2000, "ec2t-entropy-1": None})):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        network = {"adds": 1e6, "multiplies": 0, "bytes": 9000}
+        (folder / "float.json").write_text(json.dumps({"seed": seed, "accuracy": 0.9, **network}))
+        for name, size in {"seq": None, **sizes}.items():
+            run = {"seed": seed, "accuracy": 0.85, **common} | ({} if size is None else {"bytes": size})
+            (folder / f"{name}.json").write_text(json.dumps(run))
+    compare_report.report(tmp_path, "glyphs", ["seq", "twn-80", "multilevel-2-80", "ec2t-entropy-1"])
+    printed = capsys.readouterr().out
+    assert "| twn-80 | 2 | 85.00 ± 0.00 | 5.00 | 80.0 | 0.90 | 1.5 | 1.00 |" in printed
+    assert "| seq | 2 | 85.00 ± 0.00 | 5.00 | 80.0 | 0.90 |  | 1.00 |" in printed
+    assert "- not measured: entropy-constrained better than plain TWN" in printed
+
+
+def test_interpolation() -> None:
+    points = [(1.0, 10.0), (3.0, 20.0), (4.0, 22.0)]
+    for at in np.linspace(1, 4, 13):
+        expected = np.interp(at, *zip(*points, strict=True))
+        assert compare_report.interpolate(points, float(at)) == pytest.approx(float(expected))
+    for outside in (0.9, 4.1):
+        assert compare_report.interpolate(points, outside) is None
+    assert compare_report.interpolate([(1.0, 10.0)], 1.0) == 10
+    assert compare_report.interpolate([], 1.0) is None
+
+
+def test_report_without_runs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing was trained yet"):
+        compare_report.report(tmp_path, "digits", [])
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(compare_data, "digits", random_data)
+    monkeypatch.setattr(compare_methods, "PLANS", {**compare_methods.PLANS, "digits": PLAN})
+    common = ["--data", "digits", "--output", str(tmp_path)]
+    compare_methods.main([*common, "--seeds", "0,1", "--recipes", "twn,twn-80", "--distill"])
+    printed = capsys.readouterr().out
+    assert printed.index("seed 0 twn-80+kd") < printed.index("seed 1 twn+kd")
+    assert "| twn-80+kd | 2 |" in printed
+    compare_methods.main([*common, "--report"])
+    assert "| twn-80+kd | 2 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="nothing is downloaded"):
+        compare_methods.main(["--data", "cifar10", "--output", str(tmp_path)])
+
+
+def test_codes_stay_ternary_after_a_run(tmp_path: Path) -> None:
+    """What is measured is what the network computes with: three values a layer."""
+    from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
+
+    comparison = Comparison(random_data(), PLAN, tmp_path, quiet)
+    seen: list[nn.Module] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_methods, "accuracy", lambda net, part: seen.append(net) or 0.0)
+        comparison.run(choose(["twn-80"])[0], 0, distill=False)
+    layers = ternary_layers(seen[-1])
+    assert len(layers) == 6
+    for layer in layers.values():
+        assert len(effective_weight(layer).unique()) <= 3
+        assert TernaryTensor.from_values(effective_weight(layer)) is not None

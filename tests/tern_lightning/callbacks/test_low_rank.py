@@ -1,0 +1,211 @@
+"""Low-rank factors, their modules and the search of their ranks."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from tern_lightning import Rule, TernaryCallback
+from tern_lightning.callbacks.low_rank import Candidates, LowRank
+from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs, matrix_factors, tucker2, tucker2_kernel
+from tern_lightning.nn.low_rank_layers import LowRankConv, MeasuredLatency, low_rank
+from tern_lightning.nn.ternary_layers import ternary_layers
+from tests.tern_lightning.training_nets import Save, samples
+from tests.tern_lightning.training_runs import assert_same, everything
+
+
+def kernel(outputs=6, inputs=5, size=(3, 3), seed=0):
+    return torch.randn(outputs, inputs, *size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [(3,), (3, 3), (2, 3, 1)])
+def test_full_rank_is_exact_and_errors_fall_with_the_rank(size):
+    weight = kernel(5, 5, size)
+    errors = [float((weight - tucker2_kernel(*tucker2(weight, rank))).square().sum()) for rank in range(1, 6)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-9
+    # The higher-order decomposition is at most the sum of both truncations away, and no nearer than either.
+    for rank, error in enumerate(errors, 1):
+        parts = [np.linalg.svd(w.reshape(5, -1).numpy())[1] for w in (weight, weight.transpose(0, 1))]
+        cut = [float((s[rank:] ** 2).sum()) for s in parts]
+        assert max(cut) - 1e-4 <= error <= sum(cut) + 1e-4
+
+
+def test_a_kernel_of_low_rank_is_found():
+    first, core, last = torch.randn(2, 7), torch.randn(2, 2, 3, 3), torch.randn(6, 2)
+    weight = torch.einsum("rskl,or,si->oikl", core, last, first)
+    torch.testing.assert_close(tucker2_kernel(*tucker2(weight, 2)), weight, atol=1e-4, rtol=1e-4)
+
+
+def test_matrices_have_the_best_factors():
+    weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    first, last = matrix_factors(weight, 3)
+    s = np.linalg.svd(weight.numpy())[1]
+    assert float((weight - last @ first).square().sum()) == pytest.approx(float((s[3:] ** 2).sum()), rel=1e-4)
+    assert float(first.norm()) == pytest.approx(float(last.norm()))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(5, 5, 3, stride=2, padding=1),
+        nn.Conv1d(5, 5, 3, dilation=2, padding=2, bias=False),
+        nn.Conv2d(5, 5, (3, 1), padding="same", padding_mode="circular"),
+    ],
+)
+def test_modules_compute_what_the_layer_does_at_full_rank(layer):
+    x = torch.randn(2, 5, *(8,) * (layer.weight.ndim - 2))
+    torch.testing.assert_close(LowRankConv(layer, 5)(x), layer(x), atol=1e-5, rtol=1e-4)
+
+
+class Net(pl.LightningModule):
+    def __init__(self, ranks: dict | None = None):
+        super().__init__()
+        self.save_hyperparameters()
+        self.stem, self.body = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.hidden, self.head = nn.BatchNorm2d(8), nn.Linear(8, 8), nn.Linear(8, 3)
+        low_rank(self, ranks or {})
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.body(F.relu(self.stem(x)))))
+        return self.head(F.relu(self.hidden(x.mean((2, 3)))))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def test_a_trained_network_of_low_rank_with_ternary_cores_is_loadable(fit, make_net, tmp_path):
+    net = make_net(Net, ranks={"body": 4, "hidden": 2})
+    rules = [Rule("*.core", "twn"), Rule("*")]
+    _, net = fit(TernaryCallback(rules=rules, verbose=False, freeze=0.6, bn_batches=2), Save(tmp_path), net=net)
+    assert set(ternary_layers(net)) == {"body.core"}
+    plain = Net.load_from_checkpoint(tmp_path / "epoch4.ckpt")
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(samples()[0]), net.eval()(samples()[0]))
+    by_hand = low_rank(Net(), {"body": 4, "hidden": 2})
+    by_hand.load_state_dict(net.state_dict())
+
+
+def test_costs():
+    shape = ConvShape(8, 16, (3, 3), (2, 2), (10, 10), (5, 5))
+    assert macs(shape) == 8 * 16 * 9 * 25
+    assert macs(shape, 4) == 8 * 4 * 100 + 4 * 4 * 9 * 25 + 4 * 16 * 25
+    assert candidate_ranks(20, 17, 8) == [8, 16]
+    assert candidate_ranks(5, 9, 8) == [5]
+    measured = MeasuredLatency(repeats=1)
+    assert measured(shape, 4) > 0
+    assert measured(shape) == measured(shape)
+    assert set(measured.table) == {(shape, 4), (shape, None)}
+
+
+def search(**options):
+    return LowRank(**{"multiple": 2, "learning_rate": 0.3, **options})
+
+
+def test_the_gradient_of_theta_by_finite_differences():
+    torch.manual_seed(0)
+    layer = Candidates(nn.Conv2d(4, 4, 3).double(), [1, 2, 4])
+    layer.theta = torch.tensor([0.1, -0.3, 0.2], dtype=torch.float64, requires_grad=True)
+    x, pull = torch.randn(2, 4, 6, 6, dtype=torch.float64), 0.7
+
+    def loss():
+        shares = layer.shares()
+        outputs = [option(x) for option in layer.options]
+        mixed = sum(s * o for s, o in zip(shares, outputs, strict=True))
+        far = torch.stack([(o - layer.original(x)).square().mean() for o in outputs])
+        return float(mixed.square().mean() + pull * (shares * far).sum())
+
+    layer.pull = pull
+    layer(x).square().mean().backward()
+    for i in range(3):
+        values = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                layer.theta[i] += step
+                values.append(loss())
+                layer.theta[i] -= step
+        assert layer.theta.grad[i].item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(100.0, 2), (0.0, None)])
+def test_latency_drives_the_ranks(beta, expected, fit, make_net, record):
+    own = search(beta=beta, pull=1.0)
+    _, net = fit(own, net=make_net(Net), logger=record)
+    assert set(own.choice) == {"body"}
+    assert isinstance(net.body, LowRankConv)
+    assert net.body.core.weight.shape[0] == own.choice["body"]
+    if expected:
+        assert own.choice["body"] == expected
+        assert record.values["low_rank/latency", 19] < record.values["low_rank/latency", 3]
+        assert record.values["low_rank/body/rank", 19] == 2
+    low_rank(Net(), own.choice).load_state_dict(net.state_dict())
+    fit(net=net, max_epochs=1)  # fine-tune
+
+
+def test_weights_and_theta_move_in_turns(fit, make_net):
+    class Look(pl.Callback):
+        def __init__(self):
+            self.moves = []
+
+        def on_train_batch_start(self, trainer, pl_module, *args):
+            self.before = pl_module.body.options[0].core.weight.detach().clone(), pl_module.body.theta.detach().clone()
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            now = pl_module.body.options[0].core.weight, pl_module.body.theta
+            self.moves.append(tuple(not torch.equal(a, b) for a, b in zip(self.before, now, strict=True)))
+
+    look = Look()
+    fit(search(), look, net=make_net(Net), max_epochs=1)
+    assert look.moves == [(True, False), (False, True)] * 2
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_resume(precision, fit, make_net, tmp_path):
+    class End(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.state = everything(trainer, pl_module, tmp_path / "end.ckpt")
+
+    def run(**options):
+        end, own = End(), search(pull=0.1)
+        fit(own, end, *options.pop("also", ()), net=make_net(Net), precision=precision, **options)
+        return end.state, own.choice
+
+    expected = run(also=[Save(tmp_path)])
+    for name in ("step3", "val1", "step14"):
+        assert_same(run(ckpt_path=tmp_path / f"{name}.ckpt"), expected, name)
+    saved = torch.load(tmp_path / "step14.ckpt", weights_only=True)
+    assert set(saved["callbacks"][search().state_key]["choice"]) == {"body"}
+
+
+class Two(Net):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.stem.parameters(), 0.1), torch.optim.SGD(self.head.parameters(), 0.1)]
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+def test_errors(fit, make_net):
+    with pytest.raises(MisconfigurationException, match="exactly one optimiser, got 2"):
+        fit(search(), net=make_net(Two))
+    with pytest.raises(MisconfigurationException, match="finds no convolution"):
+        fit(search(include=["hidden"]), net=make_net(Net))
+    with pytest.raises(ValueError, match=r"'norm' is no layer .* \['stem', 'body'"):
+        low_rank(Net(), {"norm": 2})
+    with pytest.raises(ValueError, match="got 9 for shape"):
+        low_rank(Net(), {"body": 9})
+    for options in ({"multiple": 0}, {"beta": -1.0}, {"temperature": 0.0}, {"learning_rate": 0.0}, {"pull": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            LowRank(**options)
+    with pytest.raises(ValueError, match="batch and repeats"):
+        MeasuredLatency(0)

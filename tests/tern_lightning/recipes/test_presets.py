@@ -1,0 +1,101 @@
+"""Presets: every one trains, prints and says what is missing."""
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+
+import tern_lightning
+from tern_lightning import Rule, TernaryCallback
+from tern_lightning.nn.ternary_layers import ternary_layers
+from tests.tern_lightning.training_nets import Loader
+
+LAYERS = {"stem", "body.0", "body.3", "hidden", "head"}
+INNER = {"body.0", "body.3", "hidden"}
+
+
+@pytest.mark.parametrize("name", tern_lightning.presets())
+def test_every_preset_trains(name, fit):
+    one = tern_lightning.preset(name)
+    start = one.start if isinstance(one.start, int) else 0.25
+    callbacks = dataclasses.replace(one, start=start, freeze=1 if one.freeze else None).callbacks(verbose=False)
+    for callback in callbacks:
+        for attribute, value in (("bn_batches", 1), ("end", start)):
+            if hasattr(callback, attribute):
+                setattr(callback, attribute, value)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="preset")
+        trainer, net = fit(*callbacks, max_epochs=2)
+    assert torch.isfinite(trainer.callback_metrics["train_loss"])
+    expected = {"inner": INNER, "all": LAYERS, "convolutions": {"stem", "body.0"} | INNER}[one.layers]
+    assert set(ternary_layers(net)) == expected
+    method = net.hidden._ternary_state.quantizer
+    assert type(method) is type(tern_lightning.quantizers.get_quantizer(one.method))
+    assert {key: getattr(method, key) for key in one.options} == one.options
+
+
+@pytest.mark.parametrize("name", tern_lightning.presets())
+def test_recipes_are_consistent(name):
+    one = tern_lightning.preset(name)
+    recipe = one.recipe
+    assert one.name == name
+    assert recipe.optimizer is None or issubclass(getattr(torch.optim, recipe.optimizer), torch.optim.Optimizer)
+    assert len(recipe.milestones or ()) == len(recipe.factors or ())
+    assert list(recipe.milestones or ()) == sorted(set(recipe.milestones or ()))
+    assert all(milestone < recipe.epochs for milestone in recipe.milestones or ())
+    if recipe.epochs is not None and one.freeze is not None:
+        assert one.freeze < recipe.epochs
+    text = str(one)
+    assert one.paper in text
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        assert f"{field.name}: {'not published' if value is None else value}" in text
+    assert dataclasses.is_dataclass(one)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.method = "twn"
+
+
+def test_unknown_names_have_near_misses():
+    with pytest.raises(ValueError, match=r"got 'ec2t-cifar'; near misses: \['ec2t-cifar10'"):
+        tern_lightning.preset("ec2t-cifar")
+    with pytest.raises(ValueError, match="there are"):
+        TernaryCallback.from_preset("zzzzzz")
+    with pytest.raises(ValueError, match="freeze must be"):
+        TernaryCallback.from_preset("twn", freeze="never")
+    with pytest.raises(ValueError, match="options of method 'twn' must be among"):
+        TernaryCallback.from_preset("twn", options={"facto": 1.0})
+
+
+def test_options_and_rules_override(fit):
+    own = TernaryCallback.from_preset(
+        "sws-cifar10", {"beta": 0.2}, [Rule("hidden"), Rule("*", "sws", options={"beta": 0.3})], verbose=False
+    )
+    _, net = fit(own, max_epochs=1)
+    assert set(ternary_layers(net)) == LAYERS - {"hidden"}
+    own = TernaryCallback.from_preset("sws-cifar10", {"beta": 0.2}, freeze=0.5, verbose=False)
+    assert own.freeze == 0.5
+    _, net = fit(own, max_epochs=1)
+    quantizer = net.stem._ternary_state.quantizer
+    assert (quantizer.beta, quantizer.ste_clip) == (0.2, 1.0)
+
+
+def test_missing_companions_are_named(fit):
+    with pytest.warns(UserWarning, match="preset 'ec2t-cifar10' is a TernaryCallback and EntropyConstraint"):
+        fit(TernaryCallback.from_preset("ec2t-cifar10", verbose=False), max_epochs=1)
+
+
+def test_command_line_configuration(command_line):
+    cli = command_line(
+        """
+        - class_path: tern_lightning.TernaryCallback.from_preset
+          init_args: {name: ec2t-cifar100, freeze: 0.5, options: {floor: 0.5}, verbose: false}
+        - class_path: tern_lightning.EntropyConstraint
+          init_args: {strength: 0.15}
+        """
+    )
+    own = next(c for c in cli.trainer.callbacks if isinstance(c, TernaryCallback))
+    assert own.preset is tern_lightning.preset("ec2t-cifar100")
+    assert own.options == {"initial_level": 0.45, "floor": 0.5, "rate": 0.1}
+    cli.trainer.fit(cli.model, Loader())
+    assert ternary_layers(cli.model)["hidden"]._ternary_state.quantizer.strength == pytest.approx(0.15)

@@ -1,0 +1,234 @@
+"""The C form of a network gives the library's numbers, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given
+from onnx import TensorProto, helper
+
+from tests.properties import examples
+from tests.tvm_schedules.backends.c import c_runner as portable
+from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
+from tests.tvm_schedules.nets import Net, Runner, resnet, run_onnx
+from tvm_schedules.backends.c.lower import compile_portable
+from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
+from tvm_schedules.errors import ArtifactError, BenchError, InputError, UnsupportedOperatorError
+from tvm_schedules.targets.registry import resolve
+
+FUSED = "fma" in resolve("host").features or resolve("host").arm64
+"""Whether the library multiplies and adds with one rounding on this machine, as the C code does everywhere."""
+
+
+VARIANTS: dict[str, tuple[str, ...]] = {"vectors": (), "native": ("-march=native",), "words": ("-DTERN_SCALAR",)}
+"""Options of the compiler for the code's variants: 16-byte vectors, with this CPU's multiply-add, 4-byte words."""
+
+
+def equal(model: onnx.ModelProto, folder: Path, *inputs: np.ndarray, variants: tuple[str, ...] = ("vectors",)) -> None:
+    """C against the library, whose sums of floats are made in the order of C's lists."""
+    with mock.patch.object(straight, "DENSITY", 0.0):
+        wanted = Runner(model)(*inputs)
+    for variant in variants:
+        have = portable.as_list(portable.host_model(model, folder, VARIANTS[variant])(*inputs))
+        for ours, theirs in zip(have, wanted, strict=True):
+            if FUSED:
+                np.testing.assert_array_equal(ours, theirs, err_msg=variant)
+            else:
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=variant)
+
+
+def random(*shape: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.slow
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_convolution(tmp_path: Path, case: Case) -> None:
+    net, y, out = build(case)
+    inputs = [random(*s, seed=case.seed) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
+    equal(net.model(y), tmp_path, *inputs, variants=("native", "words"))
+
+
+@pytest.mark.parametrize("zero", [None, 40])
+@pytest.mark.parametrize("shape", [(2, 3, 9, 7), (1, 2, 33)])
+def test_pooling(tmp_path: Path, zero: int | None, shape: tuple[int, ...]) -> None:
+    net, rank = Net(shape), len(shape) - 2
+    x = "input_0" if zero is None else net.quantize("input_0", STEP, zero)
+    outputs = []
+    for op, pad, extra in (
+        ("Max", 1, {}),
+        ("Average", 1, {}),
+        ("Average", 0, {}),
+        ("Average", 1, {"count_include_pad": 1}),
+    ):
+        pads = [pad] * (2 * rank)
+        y = net.op(f"{op}Pool", x, kernel_shape=[3] * rank, strides=[2] * rank, pads=pads, **extra)
+        outputs.append(net.quantize(y, 0.0373, zero) if zero is not None else y)
+    equal(net.model(*outputs), tmp_path, random(*shape) - np.float32(0.5), variants=("vectors", "words"))
+
+
+@pytest.mark.parametrize("rows", [1, 37])
+@pytest.mark.parametrize(("zero", "out"), [(None, None), (0, 20), (128, None)])
+def test_linear(tmp_path: Path, rows: int, zero: int | None, out: int | None) -> None:
+    net = Net((rows, 300))
+    x = "input_0" if zero is None else net.quantize("input_0", STEP, zero)
+    outputs = []
+    for zeros, terms in ((0.6, 1), (0.97, 1), (0.5, 2), (None, 1)):
+        y = net.op("Gemm", x, net.weight((45, 300), zeros, terms, int8=zero is not None), net.bias(45), transB=1)
+        outputs.append(net.quantize(net.op("Relu", y), STEP, out) if out is not None else y)
+    equal(net.model(*outputs), tmp_path, random(rows, 300))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_unequal_levels(tmp_path: Path, quantized: bool) -> None:
+    net = Net((1, 6, 9, 9))
+    weight = net.codes((7, 6, 3, 3), 0.4).astype(np.float32)
+    weight = np.where(weight > 0, 0.31, np.where(weight < 0, -0.12, 0)).astype(np.float32)
+    x = net.quantize("input_0", STEP, 9) if quantized else "input_0"
+    y = net.op("Conv", x, net.const(weight), net.bias(7), pads=[1] * 4)
+    flat = net.op("Flatten", net.op("GlobalAveragePool", y))
+    flat = net.quantize(flat, STEP, 100) if quantized else flat
+    head = net.codes((5, 7), 0.3).astype(np.float32)
+    head = np.where(head > 0, 0.5, np.where(head < 0, -0.25, 0)).astype(np.float32)
+    head = np.concatenate([head, np.float32([[0.5, -0.25, 0.5, 0, 0.5, 0, -0.25]])])
+    equal(net.model(net.op("Gemm", flat, net.const(head), transB=1), y), tmp_path, random(1, 6, 9, 9))
+
+
+def test_rows_longer_than_sixteen_bits(tmp_path: Path) -> None:
+    net = Net((1, 300, 5, 5))
+    codes = np.ones((5, 300, 3, 3), np.int8)
+    codes[1] = -1
+    codes[2, ::2] = -1
+    codes[3] = 0
+    codes[4, 1:299] = 0  # a gap that one byte does not hold
+    weight = net.ternary(codes, np.full(5, 1e-3))
+    y = net.op("Conv", net.quantize("input_0", 1.0, 0), weight, pads=[1] * 4)
+    full = np.full((1, 300, 5, 5), 255, np.float32)
+    equal(net.model(y), tmp_path, full)
+    np.testing.assert_allclose(
+        portable.host_model(net.model(y), tmp_path)(full), run_onnx(net.model(y), full)[0], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_residual_network_and_its_quantised_entry(tmp_path: Path, int8: bool) -> None:
+    model = resnet([(16, 1), (32, 2), (32, 1)], 17, 0.8, int8=int8)
+    equal(model, tmp_path, random(1, 3, 17, 17))
+    library = portable.host_model(model, tmp_path)
+    quant = library.inputs[0]["quant"]
+    assert quant == {"scale": pytest.approx(0.02), "zero_point": 128}
+    q = np.random.default_rng(0).integers(0, 256, (1, 3, 17, 17)).astype(np.uint8)
+    real = ((q.astype(np.int32) - 128) * np.float32(quant["scale"])).astype(np.float32)
+    np.testing.assert_array_equal(library.run_quantized(q), library(real))
+
+
+def test_both_ends_in_eight_bits(tmp_path: Path) -> None:
+    net = Net((1, 4, 6, 6), (1, 4, 6, 6))
+    a, b = net.quantize("input_0", STEP, 3), net.quantize("input_1", 0.07, 128)
+    y = net.op("Add", net.op("Conv", a, net.weight((4, 4, 3, 3), 0.5), pads=[1] * 4), b)
+    model = net.model(net.quantize(y, 0.1, 100))
+    inputs = [random(1, 4, 6, 6), random(1, 4, 6, 6, seed=6)]
+    equal(model, tmp_path, *inputs)
+    library = portable.host_model(model, tmp_path)
+    codes = [
+        np.clip(np.rint(x / np.float32(s)) + z, 0, 255).astype(np.uint8)
+        for x, (s, z) in zip(inputs, [(STEP, 3), (0.07, 128)], strict=True)
+    ]
+    got = library.run_quantized(*codes)
+    assert got.dtype == np.uint8
+    np.testing.assert_allclose((got.astype(np.float32) - 100) * np.float32(0.1), library(*inputs), atol=1e-6)
+    assert "const uint8_t *input_0, const uint8_t *input_1, uint8_t *" in (tmp_path / "model.h").read_text()
+
+
+def test_float_input_without_one_8bit_form_has_no_quantised_entry(tmp_path: Path) -> None:
+    net = Net((1, 4, 6, 6))
+    x = net.op("Conv", "input_0", net.weight((4, 4, 1, 1), 0.5))
+    library = portable.host_model(net.model(net.quantize(x)), tmp_path)
+    assert "quantized" not in (tmp_path / "model.h").read_text()
+    with pytest.raises(InputError, match="no 8-bit form"):
+        library.run_quantized(np.zeros((1, 4, 6, 6), np.uint8))
+
+
+def test_8bit_input(tmp_path: Path) -> None:
+    net = Net((1, 2, 5, 5))
+    net.inputs = [helper.make_tensor_value_info("input_0", TensorProto.UINT8, (1, 2, 5, 5))]
+    x = net.op("DequantizeLinear", "input_0", net.const(np.float32(STEP)), net.const(np.uint8(7)))
+    model = net.model(net.op("Conv", x, net.weight((3, 2, 3, 3), 0.3)))
+    equal(model, tmp_path, np.random.default_rng(0).integers(0, 256, (1, 2, 5, 5)).astype(np.uint8))
+
+
+def test_bad_calls_are_refused(tmp_path: Path) -> None:
+    plan = portable.generate(resnet([(8, 1)], 6, 0.5), tmp_path)
+    (tmp_path / "bad.c").write_text(
+        '#include "model.h"\n#include <stdio.h>\nstatic double arena[MODEL_ARENA_BYTES / 8 + 1];\n'
+        "static float x[MODEL_INPUT_ELEMENTS], y[MODEL_OUTPUT_ELEMENTS];\nint main(void)\n{\n"
+        '    printf("%d %d %d %d %d %d\\n", model_run(0, y), model_run(x, 0), model_run_arena(0, 1 << 30, x, y),\n'
+        "        model_run_arena(arena, MODEL_ARENA_BYTES - 1, x, y),\n"
+        "        model_run_arena((char *)arena + 4, MODEL_ARENA_BYTES, x, y),\n"
+        "        model_run_arena(arena, MODEL_ARENA_BYTES, x, y));\n    return 0;\n}\n"
+    )
+    program = portable.build_program(tmp_path, plan, ["cc"])
+    files = [str(tmp_path / "bad.c"), str(tmp_path / "model.c")]
+    subprocess.run(["cc", *files, "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["-1"] * 5 + ["0"]
+
+
+def test_unsupported_operator_is_named() -> None:
+    net = Net((1, 4, 6, 6))
+    x = net.op("Conv", net.quantize("input_0"), net.weight((4, 4, 3, 3), 0.5))
+    model = net.model(net.op("Sigmoid", x))
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"target c has no code for the operator Sigmoid of node 'sigmoid"
+    ):
+        compile_portable(model, resolve("c"))
+
+
+def test_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tvm_schedules
+    from tvm_schedules.backends.toolchain import _has_zig
+    from tvm_schedules.bench.measure import bench
+    from tvm_schedules.cli.inspect import main as inspect_command
+
+    model, lines = resnet([(8, 1)], 6, 0.5), []
+    samples = random(3, 3, 6, 6)
+    artifact = tvm_schedules.build(model, tmp_path / "out", "c", samples=samples, progress=lines.append)
+    files = {path.name for path in artifact.path.iterdir()}
+    assert files == {
+        "model.c", "model.h", "model_weights.h", "model_sample.h", "model.onnx", "samples.npz", "metadata.json"
+    }  # fmt: skip
+    assert artifact.report is not None
+    assert artifact.report.where == "C code"
+    memory = artifact.metadata["memory"]
+    assert f"#define MODEL_ARENA_BYTES {memory['arena_bytes']}" in (artifact.path / "model.h").read_text()
+    assert any(line.startswith(f"RAM: {memory['arena_bytes']:,} bytes") for line in lines)
+    assert any(line.startswith("flash: ") for line in lines)
+    assert inspect_command([str(artifact.path)]) == 0
+    inspected = capsys.readouterr().out
+    assert all(line in inspected for line in lines if line.startswith(("RAM: ", "flash: ")))
+    if _has_zig():
+        sizes = memory["cortex_m7"]
+        assert sizes["ram"] == memory["arena_bytes"]
+        assert sizes["constants"] >= memory["constant_bytes"]
+        assert 1000 < sizes["code"] < 20_000
+    loaded = tvm_schedules.load(artifact.path)
+    np.testing.assert_array_equal(loaded(samples[:1]), portable.host_model(model, tmp_path / "plain")(samples[:1]))
+    (tmp_path / "self.c").write_text(
+        '#include "model.h"\n#include "model_sample.h"\n#include <string.h>\nint main(void)\n{\n'
+        "    float y[MODEL_OUTPUT_ELEMENTS];\n"
+        "    return model_run(model_sample_input, y) || memcmp(y, model_sample_output, sizeof y);\n}\n"
+    )
+    program = str(tmp_path / "self")
+    sources = [str(tmp_path / "self.c"), str(artifact.path / "model.c")]
+    subprocess.run(["cc", f"-I{artifact.path}", *sources, "-o", program], check=True)
+    assert subprocess.run([program]).returncode == 0
+    with pytest.raises(BenchError, match="is C source"):
+        bench(artifact.path)
+    with pytest.raises(ArtifactError, match="as a whole"):
+        loaded.run_steps(0, 1)

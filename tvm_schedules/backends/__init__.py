@@ -1,0 +1,1 @@
+"""Back ends: each makes code of a lowered graph and runs it."""

@@ -1,0 +1,167 @@
+"""What the translations of all kernels into C have in common: stored numbers, codes, epilogues, layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.backends.c.codes import encode
+from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
+from tvm_schedules.ir.layout import Halo
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.steps import Buffer, Constants, Step
+from tvm_schedules.packing.registry import window_from
+
+__all__ = ["NULL", "Translation", "operands", "strides_of", "sum_words", "tap_offsets", "type_words"]
+
+Numbers = dict[str, np.ndarray]
+NULL = Ref("NULL")
+
+
+class Translation:
+    """The program that is being made, and where its numbers come from.
+
+    Attributes:
+        program: So far.
+        lists: Scratch memory in entries that are as wide as offsets will turn out to be.
+    """
+
+    def __init__(self, constants: Constants) -> None:
+        self.program = Program()
+        self.lists: list[Buffer] = []
+        self._constants = constants
+        self._entries = {
+            place["offset"]: entry
+            for entry in reversed(constants.entries)
+            for place in entry["outputs"].values()
+            if place["nbytes"]
+        }
+
+    def stored(self, buffer: Buffer) -> tuple[Numbers, dict[str, Any]]:
+        """The stored arrays that a constant buffer is made of, and the recipe's parameters."""
+        assert buffer.place is not None
+        entry = self._entries[buffer.place.offset]
+        return {name: self._constants.arrays[key] for name, key in entry["arrays"].items()}, entry["params"]
+
+    def scratch(self, step: Step, entries: int, width: int | None = None) -> Buffer:
+        """Memory for one step: entries of ``width`` bytes, or as wide as offsets will turn out to be."""
+        buffer = Buffer(f"{step.name}/scratch", entries * (width or 1))
+        step.args.append(buffer)
+        if width is None:
+            self.lists.append(buffer)
+        return buffer
+
+    def finish(self, index: int, ep: Epilogue, numbers: Numbers) -> dict[str, Any]:
+        """Fields of a ``struct tern_finish``."""
+        out, beside, program = ep.out, ep.residual, self.program
+        program.flag("TERN_FLOAT_OUTPUT", int(out.dtype == "float32"))
+        if beside:
+            program.flag("TERN_FLOAT_RESIDUAL" if beside.dtype == "float32" else "TERN_BYTE_RESIDUAL")
+        factor, low, high, _ = numbers["params"]
+        steps = out.steps()
+        planes: dict[str, Any] = {"plane": out.plane, "origin": out.origin, "front": out.front, "end": out.end}
+        planes |= dict(zip(("depth", "height", "width"), out.grid, strict=True))
+        planes |= {"slice": steps[0], "row": steps[1], "fill": Ref(f"{np.float32(out.fill)!s}f")}
+        return {
+            "scale": program.array(f"scale_{index}", numbers["scale"]),
+            "bias": program.array(f"bias_{index}", numbers["bias"]),
+            "factor": factor,
+            "low": low,
+            "high": high,
+            "residual_plane": beside.plane if beside else 0,
+            "residual_origin": beside.origin if beside else 0,
+            "residual_float": beside is not None and beside.dtype == "float32",
+            "output_float": out.dtype == "float32",
+            "channels": out.channels,
+            "run": out.run(ep.size),
+            "out": planes,
+        }
+
+    def codes(self, index: int, codes: np.ndarray, taps: np.ndarray, channel: int) -> dict[str, Any]:
+        """Codes ``[terms, rows, channels, taps]`` in the order of the taps' addresses."""
+        terms, rows, channels = codes.shape[:3]
+        order = np.argsort(taps, kind="stable")
+        flat = codes[..., order].transpose(1, 0, 2, 3).reshape(rows * terms, -1)
+        data, gaps = encode(flat)
+        self.program.flag("TERN_GAPS" if gaps else "TERN_TRITS")
+        self.program.flag("TERN_TERMS", terms)
+        return {
+            "data": self.program.array(f"weight_{index}", data),
+            "tap": self.program.array(f"tap_{index}", taps[order], offsets=True),
+            "channels": channels,
+            "taps": len(taps),
+            "channel": channel,
+            "capacity": int(np.count_nonzero(flat, axis=1).max(initial=0)) + 1,
+            "gaps": gaps,
+        }
+
+    def levels(self, index: int, weight: TernaryTensor) -> tuple[Ref, int]:
+        """``[rows, terms, 2]`` levels and which terms have unequal ones; NULL for one term of equal levels."""
+        full = weight.per_channel
+        unequal = [not np.array_equal(p, n) for p, n in zip(full.positive, full.negative, strict=True)]
+        if len(unequal) == 1 and not unequal[0]:
+            return NULL, 0
+        levels = np.ascontiguousarray(np.stack([full.positive, full.negative], -1).transpose(1, 0, 2))
+        return self.program.array(f"level_{index}", levels), sum(1 << t for t, apart in enumerate(unequal) if apart)
+
+    def geometry(self, x: Halo, rows: int, groups: int) -> dict[str, int]:
+        """Fields that say where the groups and images of a convolution's input are."""
+        per_channel = x.phases * x.plane
+        self.program.reaches(x.channels // groups * per_channel)
+        return {
+            "images": x.batch,
+            "rows": rows,
+            "group_rows": rows // groups,
+            "image": x.channels * per_channel,
+            "group": x.channels // groups * per_channel,
+        }
+
+    def call(self, index: int, step: Step, kind: str, suffix: str, fields: dict[str, Any], args: list[Any]) -> None:
+        """Appends a layer's description and its call."""
+        about = f"{step.name}: {step.info.get('reason', step.kernel)}"
+        name = self.program.struct(f"tern_{kind}", f"layer_{index}", fields, about)
+        self.program.calls.append(Call(f"tern_{kind}_{suffix}", name, args))
+
+    def epilogue_numbers(self, buffers: list[Buffer]) -> Numbers:
+        """Scale, bias and params of an epilogue, from its three buffers."""
+        numbers: Numbers = {}
+        for name, buffer in zip(("scale", "bias", "params"), buffers, strict=True):
+            numbers[name] = self.stored(buffer)[0][name]
+        return numbers
+
+
+def tap_offsets(x: Halo, window: dict[str, Any]) -> np.ndarray:
+    """Offsets of a channel's taps, in the weight's order."""
+    return np.array([x.offset(0, phase, shift) for phase, shift in window_from(window).taps()])
+
+
+def operands(ep: Epilogue, args: list[Buffer]) -> tuple[Buffer | None, Buffer]:
+    """Residual and output of a kernel that ends with an epilogue."""
+    kept = [arg for arg in args if not arg.name.endswith("/scratch")]
+    return (kept[-2] if ep.residual else None), kept[-1]
+
+
+def type_words(x: str, weight: str = "") -> dict[str, str]:
+    """Placeholders for the types of the input and the weight."""
+    words: dict[str, str] = {}
+    for letter, dtype in (("X", x), ("W", weight)):
+        if dtype:
+            words |= {letter: SHORT[dtype], f"{letter}TYPE": CTYPES[dtype]}
+    return words
+
+
+def sum_words(x: str, weight: str, total: str) -> dict[str, str]:
+    """How products are added up: exactly where both are integers, else with one rounding each."""
+    if x == "uint8" and weight == "int8":
+        return {"SUM": "int32_t", "MAC": f"{total} + w * \\1"}
+    return {"SUM": "float", "MAC": f"tern_fma((float)\\1, w, {total})"}
+
+
+def strides_of(layout: Any) -> tuple[int, list[int]]:
+    """The first pixel, and the elements between neighbours in each of five dimensions."""
+    if isinstance(layout, Halo):
+        per_channel = layout.phases * layout.plane
+        return layout.origin, [layout.channels * per_channel, per_channel, *layout.steps()]
+    return 0, list(layout.strides)

@@ -1,0 +1,127 @@
+"""ONNX model in, C out: lowers with tight planes, in place where a residual is read for the last time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm_schedules.backends.c.layout import Tight
+from tvm_schedules.backends.c.program import Program
+from tvm_schedules.backends.c.translate import translate
+from tvm_schedules.backends.cpu.kernels import dense_conv as dense
+from tvm_schedules.backends.cpu.kernels import global_pool, linear, pool
+from tvm_schedules.backends.cpu.kernels import sparse_conv as sparse
+from tvm_schedules.common.dtypes import C_TYPES
+from tvm_schedules.errors import UnsupportedOperatorError
+from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.ir.graph import Graph, Node
+from tvm_schedules.lowering.base import Lowering
+from tvm_schedules.lowering.layouts import Layouts, in_planes
+from tvm_schedules.lowering.steps import Step, assign
+from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["Portable", "compile_portable"]
+
+
+@dataclass
+class Portable:
+    """A network as C.
+
+    Attributes:
+        plan: What is known about it, in JSON types; the same keys as that of a compiled network.
+        program: Tables, descriptions and calls; buffers have their places.
+    """
+
+    plan: dict[str, Any]
+    program: Program
+
+
+class _Lowering(Lowering):
+    """Lowering with the kernels that exist in C."""
+
+    kernels = (sparse, dense, linear, pool, global_pool)
+    units = False
+
+    def __init__(self, graph: Graph, target: TargetSpec) -> None:
+        super().__init__(graph, target)
+        self.fma = True
+        self.layouts = Layouts(graph, [node for node in graph.nodes if in_planes(graph, node)], Tight)
+
+    def _foreign(self, nodes: list[Node]) -> None:
+        if not nodes:
+            return
+        node = nodes[0]
+        reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
+        raise UnsupportedOperatorError(
+            f"target c has no code for the operator {node.op} of node {node.name!r}, which {reads}. It has "
+            "convolutions, linear layers, Add of two images, Relu, Clip, batch normalisation, pooling, QuantizeLinear, "
+            "DequantizeLinear, Reshape and Flatten. Replace the operator in the network, end the network before it and "
+            "compute the rest in your program, or choose a target with TVM, such as 'arm'"
+        )
+
+
+def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> Portable:
+    """Lowers a network to C.
+
+    Args:
+        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        target: The target ``c``.
+        progress: Called with a line of text at every stage.
+
+    Raises:
+        ModelError: The model cannot be read or has an operator without C code.
+    """
+    from tvm_schedules.backends.cpu.compile import make_plan
+    from tvm_schedules.passes import prepare
+
+    say = progress or (lambda text: None)
+    say("reading the graph")
+    graph = prepare(read(load_model(model)))
+    for name in (*graph.inputs, *graph.outputs):
+        if graph.values[name].dtype not in C_TYPES:
+            raise UnsupportedOperatorError(
+                f"input or output {name!r} is {graph.values[name].dtype}; target c has {', '.join(C_TYPES)}"
+            )
+    say("choosing kernels and layouts")
+    lowering = _Lowering(graph, target)
+    lowering.run()
+    say(f"writing C for {len(lowering.steps)} steps")
+    program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
+    _in_place(lowering.steps)
+    arena = assign(lowering.steps, 0)
+    plan = make_plan(graph, lowering, arena)
+    plan |= {"constants": [], "constant_bytes": program.table_bytes}
+    places = {step.name: index for index, step in enumerate(lowering.steps)}
+    for layer in plan["layers"]:
+        tables = [program.arrays.get(f"{kind}_{places[layer['name']]}") for kind in ("weight", "level")]
+        layer["bytes"] = sum(table.nbytes for table in tables if table is not None)
+        layer["bits"] = 8 * layer["bytes"] / max(1, prod(layer["shape"]))
+    for (side, index), (scale, zero) in program.quants.items():
+        plan[f"{side}s"][index]["quant"] = {"scale": scale, "zero_point": zero}
+    return Portable(plan, program)
+
+
+def _in_place(steps: list[Step]) -> None:
+    """Lets the output take the memory of a residual that nobody reads afterwards.
+
+    Kernels write in the order in which they read the residual, so it is enough that no pixel lies behind the place of
+    the residual's.
+    """
+    last: dict[int, int] = {}
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            last[id(buffer.root)] = time
+    for time, step in enumerate(steps):
+        epilogue = getattr(step.spec, "epilogue", None)
+        if epilogue is None or epilogue.residual is None:
+            continue
+        beside, result = epilogue.residual, epilogue.out
+        fits = beside.dtype == result.dtype and beside.plane >= result.plane and beside.origin >= result.origin
+        kept = [arg for arg in step.args if not arg.name.endswith("/scratch")]
+        residual, out = kept[-2].root, kept[-1]
+        free = residual.place is None and out.place is None and out.alias is None
+        if fits and free and last[id(residual)] == time and residual is not kept[0].root:
+            last[id(residual)] = last[id(out)]
+            out.alias = residual

@@ -1,0 +1,137 @@
+"""A network as C: constant tables, one struct for every layer, and the calls in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.common.dtypes import C_TYPES
+from tvm_schedules.common.names import comment
+from tvm_schedules.lowering.steps import Buffer
+
+__all__ = ["Call", "Program", "Ref"]
+
+CTYPES = {name: made.name for name, made in C_TYPES.items()}
+SHORT = {name: made.short for name, made in C_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A C expression as it stands, such as an array's name."""
+
+    text: str
+
+
+@dataclass
+class Call:
+    """One call: ``function(&struct, operands...)``; an operand None is NULL.
+
+    ``quant`` is set where the call converts an input from float, or an output to float: scale and zero point of the
+    8-bit side; ``plain`` is then the function that only copies, for callers that give or take 8 bits themselves.
+    """
+
+    function: str
+    struct: str
+    operands: list[Buffer | None]
+    quant: tuple[float, int] | None = None
+    plain: str | None = None
+
+
+@dataclass
+class Program:
+    """What the writer needs.
+
+    Attributes:
+        arrays: Constant tables: name -> array.
+        structs: Text of the layers' descriptions.
+        kernels: Source files that are needed, with what takes the place of their placeholders, in order.
+        flags: Macros that leave out what this network does not use.
+        calls: In execution order.
+        quants: Scale and zero point of the inputs and outputs that callers may give and take in 8 bits, by kind and
+            number; empty where some float input has no such form.
+    """
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    offsets: set[str] = field(default_factory=set)
+    structs: list[str] = field(default_factory=list)
+    kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
+    flags: dict[str, int] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    quants: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
+    largest_offset: int = 0
+    _known: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
+
+    def array(self, name: str, values: np.ndarray, offsets: bool = False) -> Ref:
+        """A constant table; equal ones are stored once. ``offsets``: of the type ``tern_offset``."""
+        key = ("offsets" if offsets else values.dtype.name, str(values.size), values.tobytes())
+        if key not in self._known:
+            self._known[key] = name
+            self.arrays[name] = values
+            if offsets:
+                self.offsets.add(name)
+        return Ref(self._known[key])
+
+    def struct(self, kind: str, name: str, fields: Mapping[str, Any], about: str) -> str:
+        """The description of a layer; returns its name."""
+        text = _braces(fields, 1)
+        self.structs.append(f"/* {comment(about)} */\nstatic const struct {kind} {name} = {text};")
+        return name
+
+    def need(self, source: str, **words: str) -> None:
+        """Asks for a source file with ``@WORD@`` replaced."""
+        self.kernels[source, tuple(sorted(words.items()))] = None
+
+    def flag(self, name: str, value: int = 1) -> None:
+        """Raises a macro to at least ``value``."""
+        self.flags[name] = max(self.flags.get(name, 0), value)
+
+    def reaches(self, elements: int) -> None:
+        """Notes how far offsets into a tensor go."""
+        self.largest_offset = max(self.largest_offset, elements)
+
+    @property
+    def offset_dtype(self) -> str:
+        """The narrowest type for all offsets."""
+        return "uint16" if self.largest_offset < 1 << 16 else "uint32"
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of all constant tables."""
+        width = np.dtype(self.offset_dtype).itemsize
+        return sum(a.size * width if n in self.offsets else a.nbytes for n, a in self.arrays.items())
+
+
+def _braces(fields: Mapping[str, Any], depth: int) -> str:
+    indent = "    " * depth
+    lines, line = [], indent
+    for name, value in fields.items():
+        item = f".{name} = {_value(value, depth + 1)},"
+        if len(line) + len(item) > 110 and line.strip():
+            lines.append(line.rstrip())
+            line = indent
+        line += item + " "
+    return "{\n" + "\n".join([*lines, line.rstrip()]) + "\n" + "    " * (depth - 1) + "}"
+
+
+def _value(value: Any, depth: int) -> str:
+    if isinstance(value, Ref):
+        return value.text
+    if isinstance(value, Mapping):
+        return _braces(value, depth)
+    if isinstance(value, list | tuple):
+        return "{" + ", ".join(_value(v, depth) for v in value) + "}"
+    if isinstance(value, float | np.floating):
+        return number(np.float32(value))
+    return str(int(value))
+
+
+def number(value: np.float32) -> str:
+    """A float32 as a C constant that reads back as the same number.
+
+    >>> number(np.float32(0.1)), number(np.float32(3)), number(np.float32(1e-20))
+    ('0.1f', '3.0f', '1e-20f')
+    """
+    return f"{np.float32(value)!s}f"

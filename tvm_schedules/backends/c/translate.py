@@ -1,0 +1,68 @@
+"""Translates the steps of a lowered network into a :class:`Program`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvm_schedules.backends.c.kernels import layers, planes
+from tvm_schedules.backends.c.kernels.translation import Translation
+from tvm_schedules.backends.c.program import Call, Program
+from tvm_schedules.lowering.steps import Constants, Step
+
+__all__ = ["translate"]
+
+_KERNELS = {
+    "sparse": layers.ternary,
+    "dense": layers.dense,
+    "linear": layers.linear,
+    "pool": planes.pool,
+    "global_pool": planes.global_pool,
+    "repack": planes.repack,
+}
+_FLAGS = (
+    "TERN_TRITS", "TERN_GAPS", "TERN_LINEAR_CODES", "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL",
+)  # fmt: skip
+
+
+def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Program:
+    """Translates all steps, in order; scratch memory is added to their buffers.
+
+    Args:
+        steps: As lowered with the kernels that exist in C.
+        constants: Their numbers.
+        inputs: dtypes of the network's inputs.
+    """
+    translation = Translation(constants)
+    program = translation.program
+    for index, step in enumerate(steps):
+        _KERNELS[step.kernel](translation, index, step)
+    _find_quantised_ends(translation, inputs)
+    for buffer in translation.lists:
+        buffer.nbytes *= np.dtype(program.offset_dtype).itemsize
+    for name in _FLAGS:
+        program.flag(name, 0)
+    return program
+
+
+def _find_quantised_ends(translation: Translation, inputs: list[str]) -> None:
+    """Finds out which inputs and outputs have an 8-bit form."""
+    program = translation.program
+    calls: dict[tuple[str, int], list[Call]] = {}
+    for call in program.calls:
+        for buffer in call.operands:
+            place = buffer.root.place if buffer else None
+            if place is not None and place.kind in ("input", "output"):
+                calls.setdefault((place.kind, place.offset), []).append(call)
+    quants = {}
+    for end, found in calls.items():
+        forms = {call.quant for call in found}
+        form = forms.pop()
+        if form is not None and not forms:
+            quants[end] = form
+    floats = [("input", index) for index, dtype in enumerate(inputs) if dtype == "float32"]
+    if not floats or not set(floats) <= set(quants):
+        return
+    program.quants = quants
+    for end in quants:
+        for call in calls[end]:
+            call.plain = f"tern_repack_{planes.repack_kernel(translation, 'uint8', 'uint8')}"

@@ -1,0 +1,1 @@
+"""CPUs: shared libraries made by TVM and LLVM."""

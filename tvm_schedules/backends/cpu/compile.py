@@ -1,0 +1,167 @@
+"""ONNX model in, one compiled function out: ``tern_main(inputs..., outputs..., arena, constants, begin, end)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.backends import toolchain as linking
+from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.ir.graph import Graph
+from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.steps import Step, assign
+from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
+
+ENTRY = "tern_main"
+SHARE = 500_000
+"""Work of steps in a row from which threads that do not sleep share them: there is half a microsecond to gain then.
+
+Work is a step's ``work`` or, without, its multiply-adds (or additions of taps) with weights other than zero.
+"""
+
+WAKE = 2_000_000
+"""Work of a network from which threads that sleep are woken for it: that takes up to 50 microseconds."""
+
+GRAIN = 200_000
+"""Work that a thread takes at once, some microseconds: to take jobs is to wait for memory that others look at."""
+
+
+@dataclass
+class Compiled:
+    """A compiled network.
+
+    Attributes:
+        module: TVM runtime module that exports :data:`ENTRY`.
+        plan: What is needed to run it, in JSON types.
+        arrays: What is stored beside it; :func:`tvm_schedules.packing.registry.expand` makes the constants of it.
+        wakes: Whether it takes, or may take, long enough to wake threads for it.
+    """
+
+    module: Any
+    plan: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    wakes: bool = True
+
+
+def compile_model(
+    model: Any,
+    target: TargetSpec,
+    progress: Callable[[str], None] | None = None,
+    choose: Callable[[Graph, TargetSpec], Mapping[str, Choice]] | None = None,
+    own_threads: bool = False,
+) -> Compiled:
+    """Compiles a network.
+
+    Args:
+        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        target: What for.
+        progress: Called with a line of text at every stage.
+        choose: Chooses kernels and their numbers by the names of nodes; what it leaves open is the cost model's.
+        own_threads: Whether the module is for :func:`tvm_schedules.backends.toolchain.export_library`, which
+            gives it threads of its own; with TVM's it runs without linking.
+
+    Returns:
+        The compiled network.
+
+    Raises:
+        ModelError: The model cannot be read or has an operator that cannot be lowered.
+    """
+    from tvm_schedules import compat
+    from tvm_schedules.lowering.base import Lowering
+    from tvm_schedules.passes import prepare
+
+    say = progress or (lambda text: None)
+    say("reading the graph")
+    graph = prepare(read(load_model(model)))
+    say("choosing kernels and layouts")
+    lowering = Lowering(graph, target, choose(graph, target) if choose else None)
+    lowering.run()
+    arena = assign(lowering.steps, lowering.largest_read)
+    say(f"generating code for {len(lowering.steps)} steps")
+    functions: dict[Any, tuple[Any, Any]] = {}
+    for step in lowering.steps:
+        key = (step.kernel, step.spec)
+        if key not in functions:
+            functions[key] = (compat.global_var(f"{step.kernel}_{len(functions)}"), step.make())
+
+    def made(step: Step) -> Any:
+        return functions[(step.kernel, step.spec)][1]
+
+    work = _work(lowering.steps)
+    known = all(compat.has_jobs(function) for _, function in functions.values())  # of other functions it is not
+    wakes = work >= WAKE or not known
+    least = SHARE if linking.own_threads() and (work >= WAKE or known) else WAKE
+    sizes = {"arena": arena, "constants": max(64, lowering.constants.nbytes)}
+    signature = [graph.values[n] for n in (*graph.inputs, *graph.outputs)]
+
+    def body(e: Any, *arguments: Any) -> None:
+        begin, end = arguments[-2:]
+        groups = {"input": 0, "output": len(graph.inputs)}
+
+        def call(index: int, step: Step, loop: str) -> None:
+            pointers = []
+            for buffer in step.args:
+                place = buffer.root.place
+                assert place is not None
+                if place.kind in groups:
+                    pointers.append(compat.pointer(arguments[groups[place.kind] + place.offset]))
+                else:
+                    pointers.append(compat.pointer(arguments[-4 if place.kind == "arena" else -3], place.offset))
+            with e.when((begin <= index) & (e.integer(index) < end)):
+                compat.call_private(*functions[(step.kernel, step.spec)], pointers, loop, grain(step))
+
+        # The threads of the pool are woken once for all of our own kernels in a row; other functions wake them as
+        # they need them.
+        for own, run in groupby(enumerate(lowering.steps), lambda item: compat.has_jobs(made(item[1]))):
+            steps = list(run)
+            enough = _work(step for _, step in steps) >= least
+            shared = own and enough and any(compat.shares_jobs(made(step)) for _, step in steps)
+            with compat.threads(own_threads) if shared else nullcontext("serial") as loop:
+                for index, step in steps:
+                    call(index, step, loop)
+
+    buffers = [(f"argument_{i}", v.shape, v.dtype) for i, v in enumerate(signature)]
+    buffers += [(name, (size,), "uint8") for name, size in sizes.items()]
+    main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
+    say("compiling with LLVM")
+    module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
+    return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays, wakes)
+
+
+def grain(step: Step) -> float:
+    """Part of a step's jobs that a thread takes at once, from 0 to 1."""
+    return min(1.0, GRAIN / max(1, _work([step])))
+
+
+def _work(steps: Iterable[Step]) -> int:
+    return sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for step in steps)
+
+
+def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
+    """What is needed to run and to describe a lowered network, in JSON types."""
+
+    def describe(names: list[str]) -> list[dict[str, Any]]:
+        values = [graph.values[n] for n in names]
+        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
+
+    def step(s: Step) -> dict[str, Any]:
+        made = lowering.choices.made.get(s.name)
+        chosen = {} if made is None else {"choice": dict(made.numbers)}
+        return {"name": s.name, "kernel": s.kernel, **s.info, **chosen}
+
+    return {
+        "inputs": describe(graph.inputs),
+        "outputs": describe(graph.outputs),
+        "arena_bytes": arena,
+        "constant_bytes": max(64, lowering.constants.nbytes),
+        "constants": lowering.constants.entries,
+        "steps": [step(s) for s in lowering.steps],
+        "layers": lowering.layers,
+    }

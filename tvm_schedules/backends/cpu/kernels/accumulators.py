@@ -1,0 +1,239 @@
+"""Sums of a block of pixels, the vectors' lanes, in registers: of 8-bit pixels in 16-bit lanes, or of float32.
+
+8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is
+the odd pixels' sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign
+exceeds 32767.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, every_fourth, store_four, store_pixels
+from tvm_schedules.compat import Emitter
+
+__all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide"]
+
+
+class Block(Protocol):
+    """What of a kernel's specification sums depend on: vectors a block, bytes a vector."""
+
+    @property
+    def block(self) -> int:
+        """Vectors a block of pixels."""
+
+    @property
+    def vector(self) -> int:
+        """Bytes a vector."""
+
+
+class Bytes:
+    """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
+
+    parts = 4
+    memory = ("uint16", "uint16")
+    """What :meth:`save` needs, each of one for two pixels."""
+    unit = 65536.0
+    """What the sums are multiples of: as the high half of 32 bits a word keeps its sign without shifts."""
+    kinds = ("uint16", "uint16")
+    """Types of the registers."""
+
+    def __init__(self, e: Emitter, spec: Block) -> None:
+        self.e, self.spec = e, spec
+        size = spec.block * spec.vector
+        self.words = [e.local(size // np.dtype(kind).itemsize, kind) for kind in self.kinds]
+
+    def _registers(self, at: int, width: int) -> list[tuple[Any, int, int, str]]:
+        """Of both: the register, first element, number of elements and type of a vector."""
+        sizes = [np.dtype(kind).itemsize for kind in self.kinds]
+        return [
+            (part, at // size, width // size, f"{kind}x{width // size}")
+            for part, size, kind in zip(self.words, sizes, self.kinds, strict=True)
+        ]
+
+    def zero(self, at: int, width: int) -> None:
+        """Begins with nothing."""
+        for part, first, count, kind in self._registers(at, width):
+            self.e.store(part, first, self.e.const(0, kind), count)
+
+    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
+        """Adds pixels, or takes them away."""
+        for (part, first, count, _), term in zip(self._registers(at, width), self._terms(pixels, width), strict=True):
+            old = self.e.load(part, first, count)
+            self.e.store(part, first, old + term if sign > 0 else old - term, count)
+
+    def _terms(self, pixels: Any, width: int) -> tuple[Any, Any]:
+        word = self.e.bits(pixels, f"uint16x{width // 2}")
+        return word, word >> self.e.const(8, f"uint16x{width // 2}")
+
+    def _halves(self, at: int, width: int) -> tuple[Any, Any]:
+        """16-bit sums of the even and of the odd pixels."""
+        a, b = (self.e.load(part, at // 2, width // 2) for part in self.words)
+        return a - (b << self.e.const(8, f"uint16x{width // 2}")), b
+
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
+        """The sums of other pixels in every vector: those in the places ``order``, in pairs."""
+        size = len(order[0]) // 2
+        found = Bytes(self.e, self.spec)
+        for old, new in zip(self.words, found.words, strict=True):
+            vectors = [self.e.load(old, v * size, size) for v in range(self.spec.block)]
+            for v, pixels in enumerate(order):
+                self.e.store(new, v * size, self.e.shuffle(vectors, [p // 2 for p in pixels[::2]]), size)
+        return found
+
+    def sums(self, at: int, width: int) -> list[Any]:
+        """The sums as float32, of every fourth pixel from the first on, from the second on, and so on."""
+        e, i32 = self.e, f"int32x{width // 4}"
+        pairs = [e.bits(word, i32) for word in self._halves(at, width)]
+        words = [*(pair << e.const(16, i32) for pair in pairs), *(pair & e.const(-65536, i32) for pair in pairs)]
+        return [e.cast(word, f"float32x{width // 4}") for word in words]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """The epilogue of sums."""
+        store_four(self.e, ep, views, sums, n, o, p, every_fourth(width // 4))
+
+    def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Puts the words of a row aside."""
+        base = row * (self.spec.block * self.spec.vector // 2)
+        for (part, first, count, _), place in zip(self._registers(at, width), memory, strict=True):
+            value = self.e.bits(self.e.load(part, first, count), f"uint16x{width // 2}")
+            self.e.store(place, base + at // 2, value, width // 2)
+
+    def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Goes on with words that were put aside."""
+        base = row * (self.spec.block * self.spec.vector // 2)
+        for (part, first, count, kind), place in zip(self._registers(at, width), memory, strict=True):
+            self.e.store(part, first, self.e.bits(self.e.load(place, base + at // 2, width // 2), kind), count)
+
+
+class Sevens(Bytes):
+    r"""Sums of 8-bit pixels of which every eighth does not matter: two additions a vector, no shift.
+
+    One register sums bytes, modulo 256; the other takes eight bytes for one number. With :math:`B_i = s_i + 256 t_i`
+    the sum of byte i, the number is :math:`\sum_i 2^{8i} B_i`, and what it has more than the number that the bytes
+    :math:`s_i` are is :math:`\sum_i 2^{8(i+1)} t_i`: the carries, digits between -128 and 127, all but the last.
+    """
+
+    kinds = ("uint8", "uint64")
+
+    def _terms(self, pixels: Any, width: int) -> tuple[Any, Any]:
+        return pixels, self.e.bits(pixels, f"uint64x{width // 8}")
+
+    def _bytes(self, at: int, width: int) -> tuple[Any, Any]:
+        """The low and the high byte of every sum."""
+        e, u64, u8 = self.e, f"uint64x{width // 8}", f"uint8x{width}"
+        low, number = (e.load(part, first, count) for part, first, count, _ in self._registers(at, width))
+        eight = e.const(8, u64)
+        # With 128 added to every digit none is negative, and none borrows from the next.
+        middle = e.bits(e.const(128, u8), u64) << eight
+        return low, e.bits(((number - e.bits(low, u64) + middle) ^ middle) >> eight, u8)
+
+    def _joined(self, low: Any, high: Any, width: int) -> tuple[Any, Any]:
+        e, u16 = self.e, f"uint16x{width // 2}"
+        low, high, eight, byte = e.bits(low, u16), e.bits(high, u16), e.const(8, u16), e.const(255, u16)
+        return (low & byte) | (high << eight), (low >> eight) | (high & (byte << eight))
+
+    def _halves(self, at: int, width: int) -> tuple[Any, Any]:
+        return self._joined(*self._bytes(at, width), width)
+
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
+        """The sums of other pixels in every vector: those in the places ``order``."""
+        e, width, found = self.e, len(order[0]), Bytes(self.e, self.spec)
+        lows, highs = zip(*(self._bytes(v * width, width) for v in range(self.spec.block)), strict=True)
+        for v, pixels in enumerate(order):
+            even, odd = self._joined(e.shuffle(list(lows), list(pixels)), e.shuffle(list(highs), list(pixels)), width)
+            word = even + (odd << e.const(8, f"uint16x{width // 2}"))
+            for part, value in zip(found.words, (word, odd), strict=True):
+                e.store(part, v * width // 2, value, width // 2)
+        return found
+
+
+class Wide:
+    """Sums of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
+
+    parts = 1
+    unit = 1.0
+
+    def __init__(self, e: Emitter, spec: Block) -> None:
+        self.e = e
+        self.total = e.local(spec.block * spec.vector, "uint16")
+
+    def zero(self, at: int, width: int) -> None:
+        """Begins with nothing."""
+        self.e.store(self.total, at, self.e.const(0, f"uint16x{width}"), width)
+
+    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
+        """Adds pixels, or takes them away."""
+        old, term = self.e.load(self.total, at, width), self.e.cast(pixels, f"uint16x{width}")
+        self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
+
+    def sums(self, at: int, width: int) -> list[Any]:
+        """The sums as float32."""
+        e = self.e
+        return [e.cast(e.bits(e.load(self.total, at, width), f"int16x{width}"), f"float32x{width}")]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """The epilogue of sums."""
+        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
+
+
+class Floats:
+    """Sums of 32-bit float pixels."""
+
+    parts = 1
+    memory = ("float32",)
+    """What :meth:`save` needs, one for a pixel."""
+    unit = 1.0
+
+    def __init__(self, e: Emitter, spec: Block, vectors: int = 0) -> None:
+        """Sums of a block, or of as many vectors."""
+        self.e, self.spec = e, spec
+        self.total = e.local((vectors or spec.block) * spec.vector // 4, "float32")
+
+    def zero(self, at: int, width: int) -> None:
+        """Begins with nothing."""
+        self.e.store(self.total, at, self.e.const(0.0, f"float32x{width}"), width)
+
+    def begin(self, at: int, width: int, pixels: Any) -> None:
+        """Begins with pixels."""
+        self.e.store(self.total, at, pixels, width)
+
+    def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
+        """Adds pixels, or takes them away."""
+        old = self.e.load(self.total, at, width)
+        self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
+
+    def rearranged(self, order: Sequence[Sequence[int]]) -> Floats:
+        """The sums of other pixels in every vector: those in the places ``order``."""
+        e, lanes, found = self.e, len(order[0]), Floats(self.e, self.spec, len(order))
+        for v, pixels in enumerate(order):
+            used = sorted({pixel // lanes for pixel in pixels})
+            vectors = [e.load(self.total, u * lanes, lanes) for u in used]
+            e.store(
+                found.total,
+                v * lanes,
+                e.shuffle(vectors, [used.index(p // lanes) * lanes + p % lanes for p in pixels]),
+                lanes,
+            )
+        return found
+
+    def sums(self, at: int, width: int) -> list[Any]:
+        """The sums as float32."""
+        return [self.e.load(self.total, at, width)]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """The epilogue of sums."""
+        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
+
+    def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Puts the sums of a row aside."""
+        base = row * (self.spec.block * self.spec.vector // 4)
+        self.e.store(memory[0], base + at, self.e.load(self.total, at, width), width)
+
+    def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Goes on with sums that were put aside."""
+        base = row * (self.spec.block * self.spec.vector // 4)
+        self.e.store(self.total, at, self.e.load(memory[0], base + at, width), width)

@@ -1,0 +1,242 @@
+"""Dense convolution in halo layout: multiply-add taps, blocked over output channels and pixels in registers.
+
+For layers that stay 8-bit or float: stems, depthwise layers, anything without a ternary weight. 8-bit pixels are
+converted as they are read; as float32, products of 8-bit integers add up exactly below 2**24, that is up to 518 taps.
+Arm multiplies 16-bit integers into 32-bit sums in one instruction, which spares the conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_pixels
+from tvm_schedules.compat import Emitter, kernel_function
+from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.layouts import input_key
+
+if TYPE_CHECKING:
+    from tvm_schedules.lowering.base import Lowering
+
+__all__ = ["Spec", "emit", "lower", "weights"]
+
+NAME = "dense"
+"""What artifacts and tuning databases call this kernel."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8 or float32.
+        window: Geometry.
+        rows: Output channels.
+        vector: Bytes a vector register.
+        block: Vectors a pixel block.
+        tile: Output channels a register block.
+        parallel: Whether threads share the jobs.
+        epilogue: What follows.
+        widen: Whether to multiply 16-bit integers into 32-bit sums (Arm's SMLAL), else float32.
+    """
+
+    x: Halo
+    window: Window
+    rows: int
+    vector: int
+    block: int
+    tile: int
+    parallel: bool
+    epilogue: Epilogue
+    widen: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector // (2 if self.widen else 4)
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        return -(-self.x.run(self.epilogue.size) // self.lanes) * self.lanes
+
+
+def weights(values: np.ndarray, window: Window, x: Halo, tile: int, dtype: str) -> dict[str, np.ndarray]:
+    """Lays weights ``[O, C / groups, kd, kh, kw]`` out by register block (numpy; runs when a library is loaded).
+
+    Returns:
+        ``values`` of type ``dtype`` ``[groups, blocks, fan * taps, tile]`` (rows past the end are zero) and ``offsets``
+        int32 ``[fan * taps]`` of the first group.
+    """
+    rows, fan = values.shape[:2]
+    per_group = rows // window.groups
+    blocks = -(-per_group // tile)
+    flat = values.reshape(window.groups, per_group, -1).astype(dtype)
+    padded = np.zeros((window.groups, blocks * tile, flat.shape[2]), dtype)
+    padded[:, :per_group] = flat
+    blocked = padded.reshape(window.groups, blocks, tile, -1).transpose(0, 1, 3, 2)
+    offsets = [x.offset(c, phase, shift) for c in range(fan) for phase, shift in window.taps()]
+    return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
+
+
+class _Floats:
+    """Sums in float32."""
+
+    def __init__(self, e: Emitter, spec: Spec) -> None:
+        self.e, self.spec, self.type = e, spec, f"float32x{spec.lanes}"
+        self.total = e.local(spec.tile * spec.block * spec.lanes, "float32")
+
+    def zero(self, slot: int) -> None:
+        self.e.store(self.total, slot * self.spec.lanes, self.e.const(0.0, self.type), self.spec.lanes)
+
+    def factors(self, values: Any, first: Any) -> list[Any]:
+        """One tap's weights of all output channels, each in every lane."""
+        e = self.e
+        return [e.splat(e.load(values, first + i), self.spec.lanes) for i in range(self.spec.tile)]
+
+    def pixels(self, value: Any) -> Any:
+        return self.e.cast(value, self.type) if self.spec.x.dtype == "uint8" else value
+
+    def add(self, slot: int, value: Any, factor: Any) -> None:
+        e, at, lanes = self.e, slot * self.spec.lanes, self.spec.lanes
+        old = e.load(self.total, at, lanes)
+        e.store(self.total, at, e.fma(value, factor, old) if self.spec.epilogue.fma else old + value * factor, lanes)
+
+    def sum(self, slot: int) -> Any:
+        return self.e.load(self.total, slot * self.spec.lanes, self.spec.lanes)
+
+
+class _Integers:
+    """Sums in int32 of products of int16, four lanes at a time: eight pixels are two such parts."""
+
+    def __init__(self, e: Emitter, spec: Spec) -> None:
+        self.e, self.spec = e, spec
+        self.total = e.local(spec.tile * spec.block * 8, "int32")
+
+    def zero(self, slot: int) -> None:
+        for at in (slot * 8, slot * 8 + 4):
+            self.e.store(self.total, at, self.e.const(0, "int32x4"), 4)
+
+    def factors(self, values: Any, first: Any) -> list[Any]:
+        """One tap's weights of all output channels, each in every lane; loaded together where that is possible."""
+        e, tile = self.e, self.spec.tile
+        if tile not in (4, 8):
+            return [e.splat(e.load(values, first + i), 4) for i in range(tile)]
+        together = e.load(values, first, tile)
+        return [e.shuffle([together], [i] * 4) for i in range(tile)]
+
+    def pixels(self, value: Any) -> Any:
+        wide = self.e.cast(value, "int16x8")
+        return [self.e.shuffle([wide], list(range(i, i + 4))) for i in (0, 4)]
+
+    def add(self, slot: int, value: Any, factor: Any) -> None:
+        e = self.e
+        for at, part in zip((slot * 8, slot * 8 + 4), value, strict=True):
+            product = e.intrinsic("int32x4", "llvm.aarch64.neon.smull.v4i32", part, factor)
+            e.store(self.total, at, e.load(self.total, at, 4) + product, 4)
+
+    def sum(self, slot: int) -> Any:
+        parts = [self.e.load(self.total, at, 4) for at in (slot * 8, slot * 8 + 4)]
+        return self.e.cast(self.e.shuffle(parts, list(range(8))), "float32x8")
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
+    ep, x, window, tile = spec.epilogue, spec.x, spec.window, spec.tile
+    lanes = spec.lanes
+    kind, dtype = (_Integers, "int16") if spec.widen else (_Floats, "float32")
+    per_group, fan = spec.rows // window.groups, x.channels // window.groups
+    taps = fan * int(np.prod(window.kernel))
+    row_blocks = -(-per_group // tile)
+    full, tail = divmod(spec.pixels // lanes, spec.block)
+    blocks = full + bool(tail)
+    image = x.channels * x.phases * x.plane
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        values = e.view(pointers[1], window.groups * row_blocks * taps * tile, dtype)
+        offsets = e.view(pointers[2], taps, "int32")
+        views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
+
+        def pixels(acc: Any, n: Any, block: Any, group: Any, row_block: Any, vectors: int) -> None:
+            start = block * (spec.block * lanes)
+            base = n * image + group * (fan * x.phases * x.plane) + start
+            for slot in range(tile * vectors):
+                acc.zero(slot)
+            first = (group * row_blocks + row_block) * (taps * tile)
+            with e.loop(taps) as t:
+                at = e.load(offsets, t) + base
+                factors = acc.factors(values, first + t * tile)
+                for v in range(vectors):
+                    value = acc.pixels(e.load(bx, at + v * lanes, lanes))
+                    for i in range(tile):
+                        acc.add(i * vectors + v, value, factors[i])
+            for i in range(tile):
+                inner = row_block * tile + i
+                with e.when(inner < per_group):
+                    o = group * per_group + inner
+                    for v in range(vectors):
+                        store_pixels(e, ep, views, acc.sum(i * vectors + v), n, o, start + v * lanes, lanes)
+                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=block, blocks=blocks)
+
+        with e.jobs(x.batch * window.groups * row_blocks * blocks, spec.parallel) as job:
+            block, rest = job % blocks, job // blocks
+            row_block, rest = rest % row_blocks, rest // row_blocks
+            group, n = rest % window.groups, rest // window.groups
+            acc = kind(e, spec)
+            if full:
+                with e.when(block < full):
+                    pixels(acc, n, block, group, row_block, spec.block)
+            if tail:
+                with e.when(block == full):
+                    pixels(acc, n, block, group, row_block, tail)
+
+    return kernel_function([("x", x.dtype), ("values", dtype), ("offsets", "int32"), *ep.arguments], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes convolutions with a dense weight."""
+    if not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
+        return False
+    weight, window, key = node.weight, node.window, input_key(ctx.graph, node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    channels, vector = weight.values.shape[0], ctx.target.vector_bytes
+    tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
+    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
+    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
+    sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
+    # 32 bits hold the sum of 65 000 products of 8-bit integers.
+    widen = (
+        ctx.target.arm64 and x.dtype == "uint8" and weight.values.dtype == np.int8 and weight.values[0].size < 65_000
+    )
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "dtype": "int16" if widen else "float32"}
+    made = ctx.constants.add(node.name, "dense", {"values": weight.values}, params)
+    ep, beside, out = ctx.epilogue(node, False, x)
+    vectors = -(-x.run(ep.size) // (vector // (2 if widen else 4)))
+    # What the registers hold of sums; of AVX-512's they would hold three vectors, but two are faster, measured.
+    most = 8 if tile == 1 else 1 if widen else 2 if vector == 64 else 3
+    macs = weight.values.size * x.batch * prod(ep.size)
+    block = min(vectors, most)
+    block = ctx.choices.pick(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
+    parallel = macs > ctx.serial * 4
+    spec = Spec(x, window, channels, vector, block, tile, parallel, ep, widen)
+    depthwise = window.groups == channels > 1
+    reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
+    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    ctx.report(node, weight, "dense", reason)
+    own = [source, made["values"], made["offsets"]]
+    ctx.add_planes(node, NAME, spec, own, numbers, beside, out, info)
+    return True
+
+
+def _tile(rows: int, most: int) -> int:
+    """Output channels a register block: a divisor of the rows if there is a fair one, else blocks with a ragged end."""
+    if rows <= most:
+        return rows
+    best = max(d for d in range(1, most + 1) if rows % d == 0)
+    return best if best * 2 > most else most

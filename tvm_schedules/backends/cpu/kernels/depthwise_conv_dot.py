@@ -1,0 +1,149 @@
+"""Depthwise 8-bit convolution with dot products: taps that lie side by side share one load.
+
+A vector of bytes is loaded once for up to four neighbouring taps and spread so that each lane holds the four bytes
+that its pixel reads; one dot product then does the work of four multiplications.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_four, store_pixels
+from tvm_schedules.compat import Emitter, kernel_function
+from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.layouts import input_key
+
+if TYPE_CHECKING:
+    from tvm_schedules.lowering.base import Lowering
+
+__all__ = ["Spec", "emit", "lower", "runs", "weights"]
+
+NAME = "depthwise_dot"
+"""What artifacts and tuning databases call this kernel."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8.
+        window: Geometry, one input channel a group.
+        rows: Output channels.
+        dot: The dot product.
+        parallel: Whether threads share the jobs.
+        epilogue: What follows.
+    """
+
+    x: Halo
+    window: Window
+    rows: int
+    dot: Dot
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        return -(-self.x.run(self.epilogue.size) // self.dot.lanes) * self.dot.lanes
+
+
+def runs(window: Window, x: Halo) -> list[tuple[int, list[int]]]:
+    """Runs of at most four neighbouring taps: offset of the first in a channel, and the taps' indices."""
+    taps = sorted((x.offset(0, phase, shift), index) for index, (phase, shift) in enumerate(window.taps()))
+    found: list[tuple[int, list[int]]] = []
+    for offset, index in taps:
+        if found and len(found[-1][1]) < 4 and found[-1][0] + len(found[-1][1]) == offset:
+            found[-1][1].append(index)
+        else:
+            found.append((offset, [index]))
+    return found
+
+
+def weights(values: np.ndarray, window: Window, x: Halo) -> dict[str, np.ndarray]:
+    """Lays int8 weights ``[O, 1, kd, kh, kw]`` out as ``[O, runs, 4]`` (numpy; runs when a library is loaded)."""
+    flat = values.reshape(len(values), -1)
+    out = np.zeros((len(values), len(runs(window, x)), 4), np.int8)
+    for r, (_, indices) in enumerate(runs(window, x)):
+        out[:, r, : len(indices)] = flat[:, indices]
+    return {"values": out}
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, values, <epilogue>``."""
+    ep, x, lanes = spec.epilogue, spec.x, spec.dot.lanes
+    found = runs(spec.window, x)
+    each = spec.rows // x.channels
+    spread = [lane + tap for lane in range(lanes) for tap in range(4)]
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels + 64, "uint8")
+        values = e.view(pointers[1], spec.rows * len(found), "int32")
+        views = ep.views(e, list(pointers[2:]), spec.rows, spec.pixels)
+        with e.jobs(x.batch * spec.rows, spec.parallel) as job:
+            n, o = job // spec.rows, job % spec.rows
+            base = (n * x.channels + o // each) * (x.phases * x.plane)
+            factors = e.local(len(found), "int32")
+            for r in range(len(found)):
+                e.store(factors, r, e.load(values, o * len(found) + r))
+
+            def sums(start: Any, vectors: int) -> list[Any]:
+                accs = [e.const(0, f"int32x{lanes}") for _ in range(vectors)]
+                for r, (offset, _) in enumerate(found):
+                    weight = e.bits(e.splat(e.load(factors, r), lanes), f"int8x{4 * lanes}")
+                    for v in range(vectors):
+                        # One load has what the dot products of three vectors read.
+                        read = e.load(bx, base + offset + start + v // 3 * 3 * lanes, 4 * lanes)
+                        pixels = e.shuffle([read], [v % 3 * lanes + at for at in spread])
+                        accs[v] = spec.dot(e, accs[v], spec.dot.pixels(e, pixels), weight)
+                return [e.cast(acc, f"float32x{lanes}") for acc in accs]
+
+            blocks, size = (spec.pixels // (4 * lanes) if ep.arch == "x86_64" else 0), 4 * lanes
+            if blocks:
+                with e.loop(blocks) as i:
+                    store_four(e, ep, views, sums(i * size, 4), n, o, i * size, range(size))
+            with e.loop(spec.pixels // lanes - 4 * blocks) as i:
+                start = (i + 4 * blocks) * lanes
+                store_pixels(e, ep, views, sums(start, 1)[0], n, o, start, lanes)
+            fill_borders(e, ep.out, views["out"], n, o, spec.pixels)
+
+    return kernel_function([("x", "uint8"), ("values", "int32"), *ep.arguments], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes depthwise 8-bit convolutions with 8-bit weights where the target has dot products."""
+    dot = available(ctx.target)
+    if dot is None or not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
+        return False
+    weight, window = node.weight, node.window
+    if (
+        weight.values.dtype != np.int8
+        or weight.values.shape[1] != 1
+        or ctx.graph.values[node.inputs[0]].dtype != "uint8"
+    ):
+        return False
+    key = input_key(ctx.graph, node)
+    x = ctx.layouts[key]
+    if window.groups != x.channels or len(runs(window, x)) > 32:
+        return False
+    source, quant, rows = ctx.packed(key), ctx.input_quant(node), len(weight.values)
+    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
+    sums = weight.values.reshape(rows, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - dot.offset) * factor * sums)
+    params = {"window": asdict(window), "x": asdict(x)}
+    made = ctx.constants.add(node.name, "depthwise_dot", {"values": weight.values}, params)
+    ep, beside, out = ctx.epilogue(node, False, x)
+    macs = weight.values.size * x.batch * prod(ep.size)
+    parallel = macs > ctx.serial * 8
+    spec = Spec(x, window, rows, dot, parallel, ep)
+    reason = "depthwise int8 weight, dot products of neighbouring taps"
+    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    ctx.report(node, weight, "depthwise_dot", reason)
+    ctx.add_planes(node, NAME, spec, [source, made["values"]], numbers, beside, out, info)
+    return True

@@ -1,0 +1,106 @@
+"""What the dense kernels of dot products share when a layer is lowered: which they take, and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available, beats_sparse
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
+from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.layouts import input_key
+
+if TYPE_CHECKING:
+    from tvm_schedules.lowering.base import Lowering
+
+__all__ = ["DotLayer"]
+
+
+@dataclass(frozen=True)
+class DotLayer:
+    """An 8-bit convolution with 8-bit weights, or with ternary ones that have too few zeros for adding up taps."""
+
+    ctx: Lowering
+    node: Windowed
+    weight: DenseWeight | TernaryTensor
+    dot: Dot
+    x: Halo
+
+    @classmethod
+    def take(cls, ctx: Lowering, node: Fused, kernel: str, suits: Callable[[DotLayer], bool]) -> DotLayer | None:
+        """The layer, if ``kernel`` shall have it.
+
+        Args:
+            ctx: The lowering.
+            node: Any node.
+            kernel: Name of the kernel.
+            suits: Whether it is the fastest of those that compute dot products; a given choice overrules it.
+        """
+        dot = available(ctx.target)
+        if dot is None or not isinstance(node, Windowed) or node.weight is None:
+            return None
+        if ctx.graph.values[node.inputs[0]].dtype != "uint8":
+            return None
+        layer = cls(ctx, node, node.weight, dot, ctx.layouts[input_key(ctx.graph, node)])
+        if isinstance(node.weight, TernaryTensor):
+            simple = node.weight.terms == 1 and node.weight.is_symmetric
+            pixels = prod(layer.window.output(layer.x.dims))
+            better = beats_sparse(ctx.target, node.weight, ctx.input_quant(node).top, pixels)
+        else:
+            simple, better = node.weight.values.dtype == np.int8, True
+        if not simple or layer.rows // layer.window.groups < 4 or prod(layer.values.shape[1:]) < 4:
+            return None
+        return layer if ctx.choices.wants(node.name, kernel, better and suits(layer)) else None
+
+    @property
+    def window(self) -> Window:
+        """Geometry."""
+        return self.node.window
+
+    @property
+    def values(self) -> np.ndarray:
+        """Weights or codes, int8 ``[O, C / groups, kd, kh, kw]``."""
+        return self.weight.codes[0] if isinstance(self.weight, TernaryTensor) else self.weight.values
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return int(self.values.shape[0])
+
+    def finish(self, kernel: str, tile: int, spec: Callable[[bool, Epilogue], Any], how: str = "") -> None:
+        """Appends the call.
+
+        Args:
+            kernel: The kernel's name.
+            tile: Output channels a register block.
+            spec: Makes what the code depends on, from whether threads share the jobs and from the epilogue.
+            how: Added to the reason.
+        """
+        ctx, node, values = self.ctx, self.node, self.values
+        if isinstance(self.weight, TernaryTensor):
+            scale, arrays = self.weight.per_channel.positive[0], self.weight.stored
+            nonzero, stored = int(np.count_nonzero(values)), self.weight.nbytes()
+            reason = f"{self.weight.sparsity():.1%} zeros are too few to skip: dot products of four"
+        else:
+            scale, arrays = self.weight.scale, {"values": values}
+            nonzero, stored, reason = values.size, values.nbytes, "dense int8 weight, dot products of four"
+        source, quant = ctx.packed(input_key(ctx.graph, node)), ctx.input_quant(node)
+        factor = scale.astype(np.float64) * quant.scale * node.scale
+        sums = values.reshape(self.rows, -1).astype(np.float64).sum(1)
+        numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - self.dot.offset) * factor * sums)
+        shape = [1, *values.shape]
+        params = {"window": asdict(self.window), "x": asdict(self.x), "tile": tile, "shape": shape}
+        made = ctx.constants.add(node.name, "dense_dot", arrays, params)
+        ep, beside, out = ctx.epilogue(node, False, self.x)
+        pixels = self.x.batch * prod(ep.size)
+        work = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored}
+        info = {**work, "reason": reason + how}
+        ctx.report(node, self.weight, kernel, reason + how)
+        own = [source, made["values"], made["offsets"]]
+        ctx.add_planes(node, kernel, spec(values.size * pixels > ctx.serial * 16, ep), own, numbers, beside, out, info)

@@ -1,0 +1,295 @@
+"""What follows an accumulation, fused into the kernel: scale, bias, residual, clip, rounding to 8 bits, halo.
+
+With accumulator ``a`` of output channel ``o``, all in units of the output's quantisation step (or of 1 for a float
+output)::
+
+    y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
+
+Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to even, as ONNX ``QuantizeLinear`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_schedules.compat import Emitter
+from tvm_schedules.ir.layout import ALIGN, Halo
+
+__all__ = [
+    "MAGIC",
+    "Epilogue",
+    "every_fourth",
+    "fill_borders",
+    "fill_gap",
+    "fours",
+    "store_bytes",
+    "store_four",
+    "store_pairs",
+    "store_pixels",
+]
+
+MAGIC = 12582912.0
+"""1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The static part of an epilogue.
+
+    Args:
+        out: Layout of the output.
+        size: Logical output size ``(D, H, W)``.
+        residual: Layout of the residual, at the same pitch, or None.
+        fma: Whether the target multiplies and adds with one rounding in one instruction.
+        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
+        saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
+        unit: What the kernel's sums are multiples of; the scale is for these.
+    """
+
+    out: Halo
+    size: tuple[int, int, int]
+    residual: Halo | None = None
+    fma: bool = True
+    arch: str = ""
+    saturates: bool = False
+    unit: float = 1.0
+
+    @property
+    def arguments(self) -> list[tuple[str, str]]:
+        """Pointer arguments beside the kernel's own."""
+        extra = [("residual", self.residual.dtype)] if self.residual else []
+        return [
+            ("scale", "float32"),
+            ("bias", "float32"),
+            ("params", "float32"),
+            ("mask", "uint8"),
+            *extra,
+            ("out", self.out.dtype),
+        ]
+
+    def views(self, e: Emitter, pointers: list[Any], channels: int, mask: int) -> dict[str, Any]:
+        """Buffers over the pointers of :attr:`arguments`."""
+        sizes = {"scale": channels, "bias": channels, "params": 4, "mask": mask, "out": self.out.elements}
+        if self.residual:
+            sizes["residual"] = self.residual.elements
+        return {
+            name: e.view(pointer, sizes[name], dtype)
+            for (name, dtype), pointer in zip(self.arguments, pointers, strict=True)
+        }
+
+
+def _affine(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual: Any, o: Any, lanes: int) -> Any:
+    scale, bias = e.splat(e.load(views["scale"], o), lanes), e.splat(e.load(views["bias"], o), lanes)
+    y = e.fma(acc, scale, bias) if ep.fma else acc * scale + bias
+    if residual is not None:
+        weight = e.splat(e.load(views["params"], 0), lanes)
+        y = e.fma(residual, weight, y) if ep.fma else y + residual * weight
+    return y
+
+
+def _clip(e: Emitter, views: dict[str, Any], y: Any, lanes: int) -> Any:
+    low, high = (e.splat(e.load(views["params"], i), lanes) for i in (1, 2))
+    return e.min(e.max(y, low), high)
+
+
+def _round_arm(e: Emitter, y: Any, lanes: int) -> Any:
+    """To the nearest int32, ties to even, by the instruction for it; LLVM takes two for its own ``lrint``."""
+    name = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
+    if lanes % 4:
+        return e.intrinsic(f"int32x{lanes}", "llvm.lrint", y)
+    parts = [e.intrinsic("int32x4", name, e.shuffle([y], list(range(i, i + 4)))) for i in range(0, lanes, 4)]
+    return e.shuffle(parts, list(range(lanes)))
+
+
+def _quantise(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
+    """Rounds to int16, saturating, and clips there: half as many operations as clipping float32."""
+    i32, i16 = f"int32x{lanes}", f"int16x{lanes}"
+    wide = _round_arm(e, y, lanes) if ep.arch == "aarch64" else e.intrinsic(i32, "llvm.lrint", y)
+    short = e.cast(e.min(e.max(wide, e.const(-32768, i32)), e.const(32767, i32)), i16)
+    if ep.saturates:
+        low, high = e.const(0, i16), e.const(255, i16)
+    else:
+        low, high = (e.splat(e.cast(e.load(views["params"], i), "int16"), lanes) for i in (1, 2))
+    return e.min(e.max(short, low), high)
+
+
+def _plane(layout: Halo, n: Any, o: Any) -> Any:
+    return (n * layout.channels + o) * layout.plane + layout.origin
+
+
+def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: Any, o: Any, p: Any, lanes: int) -> None:
+    """Epilogue of ``lanes`` float32 accumulators of the pixels ``p, p+1, ...``."""
+    f32 = f"float32x{lanes}"
+    residual = None
+    if ep.residual:
+        residual = e.cast(e.load(views["residual"], _plane(ep.residual, n, o) + p, lanes), f32)
+    y = _affine(e, ep, views, acc, residual, o, lanes)
+    if ep.out.dtype == "uint8":
+        value = e.cast(_quantise(e, ep, views, y, lanes), f"uint8x{lanes}")
+        store_bytes(e, ep, views, value, n, o, p, lanes)
+        return
+    inside = e.load(views["mask"], p, lanes)
+    value = e.select(e.nonzero(inside, f"uint8x{lanes}"), _clip(e, views, y, lanes), e.const(ep.out.fill, f32))
+    e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
+
+
+def store_pairs(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], even: Any, odd: Any, n: Any, o: Any, p: Any, half: int
+) -> None:
+    """Epilogue of float32 accumulators of the pixels ``p, p+2, ...`` and ``p+1, p+3, ...``, ``half`` lanes each."""
+    f32, u16, u8 = f"float32x{half}", f"uint16x{half}", f"uint8x{2 * half}"
+    residuals: list[Any] = [None, None]
+    if ep.residual and ep.residual.dtype == "uint8":
+        pair = e.bits(e.load(views["residual"], _plane(ep.residual, n, o) + p, 2 * half), u16)
+        residuals = [e.cast(pair & e.const(255, u16), f32), e.cast(pair >> e.const(8, u16), f32)]
+    elif ep.residual:
+        at = _plane(ep.residual, n, o) + p
+        residuals = [e.load(views["residual"], at, half, 2), e.load(views["residual"], at + 1, half, 2)]
+    ys = [_affine(e, ep, views, a, r, o, half) for a, r in zip((even, odd), residuals, strict=True)]
+    if ep.out.dtype == "uint8":
+        low, high = (e.bits(_quantise(e, ep, views, y, half), u16) for y in ys)
+        store_bytes(e, ep, views, e.bits(low | (high << e.const(8, u16)), u8), n, o, p, 2 * half)
+        return
+    at = _plane(ep.out, n, o) + p
+    flags = e.bits(e.load(views["mask"], p, 2 * half), u16)
+    for parity, y in enumerate(ys):
+        valid = (flags >> e.const(8 * parity, u16)) & e.const(255, u16)
+        e.store(
+            views["out"],
+            at + parity,
+            e.select(e.nonzero(valid, u16), _clip(e, views, y, half), e.const(ep.out.fill, f32)),
+            half,
+            2,
+        )
+
+
+PACKS = {16: "llvm.x86.avx512.{}.512", 8: "llvm.x86.avx2.{}", 4: "llvm.x86.sse2.{}.128"}
+"""By 32-bit lanes: x86's packing of two vectors of integers into one of half as wide integers, saturated."""
+
+
+def store_four(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[Any], n: Any, o: Any, p: Any, pixels: Sequence[int]
+) -> None:
+    """Epilogue of four vectors of float32 accumulators, of as many pixels from ``p`` on as they have lanes.
+
+    Args:
+        e: Where to.
+        ep: Its static part.
+        views: Its buffers.
+        accs: The vectors.
+        n: Image.
+        o: Output channel.
+        p: First pixel.
+        pixels: Which pixel every lane holds, vector after vector: see :func:`every_fourth` and :func:`fours`.
+    """
+    count, lanes = len(pixels), len(pixels) // 4
+    if (
+        ep.arch != "x86_64"
+        or lanes not in PACKS
+        or {ep.out.dtype, ep.residual.dtype if ep.residual else "uint8"} != {"uint8"}
+    ):
+        store_pixels(e, ep, views, e.shuffle(accs, _inverse(pixels)), n, o, p, count)
+        return
+    residuals: list[Any] = [None] * 4
+    if ep.residual:
+        near, zero = e.load(views["residual"], _plane(ep.residual, n, o) + p, count), e.const(0, f"uint8x{count}")
+        for i in range(4):
+            order = [place for at in pixels[i * lanes : (i + 1) * lanes] for place in (at, count, count, count)]
+            residuals[i] = e.cast(e.bits(e.shuffle([near, zero], order), f"int32x{lanes}"), f"float32x{lanes}")
+    wide = [
+        e.intrinsic(f"int32x{lanes}", "llvm.lrint", _affine(e, ep, views, acc, residual, o, lanes))
+        for acc, residual in zip(accs, residuals, strict=True)
+    ]
+    shorts = [e.intrinsic(f"int16x{2 * lanes}", PACKS[lanes].format("packssdw"), *wide[i : i + 2]) for i in (0, 2)]
+    packed = e.intrinsic(f"uint8x{count}", PACKS[lanes].format("packuswb"), *shorts)
+    # In every 16 bytes there are now four pixels of the first vector, four of the second, and so on.
+    held = [pixels[i * lanes + 4 * part + k] for part in range(lanes // 4) for i in range(4) for k in range(4)]
+    value = e.shuffle([packed], _inverse(held)) if held != sorted(held) else packed
+    if not ep.saturates:
+        low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), count) for i in (1, 2))
+        value = e.min(e.max(value, low), high)
+    store_bytes(e, ep, views, value, n, o, p, count)
+
+
+def every_fourth(lanes: int) -> list[int]:
+    """The pixels of four vectors when the first holds every fourth pixel, the second those behind them, and so on."""
+    return [i + 4 * lane for i in range(4) for lane in range(lanes)]
+
+
+def fours(lanes: int) -> list[int]:
+    """The pixels of four vectors when of every 16 the first holds the first four, and so on: what unpacking gives."""
+    return [lane // 4 * 16 + 4 * i + lane % 4 for i in range(4) for lane in range(lanes)]
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    """Where in ``order`` every number is."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def store_bytes(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], value: Any, n: Any, o: Any, p: Any, lanes: int
+) -> None:
+    """Stores quantised pixels, and the halo's value where no pixel is."""
+    inside = e.load(views["mask"], p, lanes)
+    value = value & inside
+    if ep.out.fill:
+        value = value | (e.const(int(ep.out.fill), f"uint8x{lanes}") & ~inside)
+    e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
+
+
+def fill_borders(
+    e: Emitter,
+    layout: Halo,
+    buffer: Any,
+    n: Any,
+    o: Any,
+    written: int,
+    *,
+    planes: Any = 1,
+    block: Any = 0,
+    blocks: int = 1,
+) -> None:
+    """Writes the halo before the first pixel and past the ``written`` elements.
+
+    Args:
+        e: Where to.
+        layout: Of the planes.
+        buffer: They.
+        n: Image.
+        o: First channel.
+        written: Elements from the first pixel on that are written already.
+        planes: How many channels.
+        block: Which block of the pixels of an image is being written. What comes before the first pixel is written
+            with the first one and what follows with the last one: there it is near what the same thread writes.
+        blocks: How many there are.
+    """
+    parts = (
+        (0, layout.origin - layout.front, layout.origin),
+        (blocks - 1, layout.origin + written, layout.origin + layout.end),
+    )
+    for place, start, stop in parts:
+        if start < stop:
+            with e.when(block == place) if blocks > 1 else nullcontext(), e.loop(planes) as i:
+                begin = (n * layout.channels + o + i) * layout.plane + start
+                fill_gap(e, layout, buffer, begin, stop - start, aligned_end=start < layout.origin)
+
+
+def fill_gap(e: Emitter, layout: Halo, buffer: Any, start: Any, count: int, aligned_end: bool = False) -> None:
+    """Writes the halo's value to ``count`` elements from ``start`` on, and to no more.
+
+    The narrow stores come last, or first where the end is aligned: so the wide ones do not cross cache lines.
+    """
+    lanes, rest, pieces = ALIGN // layout.itemsize, count, []
+    while rest:
+        pieces.append((lanes, rest // lanes))
+        rest, lanes = rest % lanes, lanes // 2
+    at = 0
+    for width, rounds in reversed(pieces) if aligned_end else pieces:
+        value = e.const(layout.fill, f"{layout.dtype}x{width}" if width > 1 else layout.dtype)
+        if rounds:
+            with e.loop(rounds) as i:
+                e.store(buffer, start + at + i * width, value, width)
+        at += rounds * width

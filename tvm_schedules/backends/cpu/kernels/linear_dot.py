@@ -1,0 +1,247 @@
+"""Linear layers over few rows of 8-bit activations, with dot products; ternary weights stay packed in two bits.
+
+A byte holds the codes of four inputs that are four apart, so that a vector of packed bytes gives four vectors of codes
+for the dot product. With signed pixels they are shifted and sign-extended. With unsigned ones a mask is enough: each of
+the four places of two bits has a sum of its own, of codes times 1, 4, 16 and 64. The highest place has the byte's sign;
+in the others codes are stored plus one, and the sum of these inputs' pixels is taken off at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available
+from tvm_schedules.backends.cpu.kernels.epilogue import MAGIC
+from tvm_schedules.compat import Emitter, kernel_function
+from tvm_schedules.ir.graph import Fused, Linear
+from tvm_schedules.ir.layout import ALIGN
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+
+if TYPE_CHECKING:
+    from tvm_schedules.lowering.base import Lowering
+
+__all__ = ["Spec", "emit", "lower", "weights"]
+
+NAME = "linear_dot"
+"""What artifacts and tuning databases call this kernel."""
+
+
+AHEAD = {True: 1 << 12, False: 1 << 14}
+"""How many bytes ahead weights, packed ones and others, are fetched where a vector is a cache line: from far away."""
+
+MOST = 1 << 18
+"""Inputs at most: 32-bit sums of 8-bit pixels times 64 hold more."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        batch: Rows M.
+        inputs: Inputs K.
+        outputs: Output channels O.
+        ternary: Whether the weights are packed codes, else int8.
+        dot: The dot product.
+        out: ``"uint8"`` or ``"float32"``.
+        tile: Vectors of output channels a register block.
+        parallel: Whether threads share the jobs.
+        fma: Whether the target has a fused multiply-add.
+    """
+
+    batch: int
+    inputs: int
+    outputs: int
+    ternary: bool
+    dot: Dot
+    out: str
+    tile: int
+    parallel: bool
+    fma: bool
+
+    @property
+    def step(self) -> int:
+        """Inputs a vector of weights covers."""
+        return 16 if self.ternary else 4
+
+    @property
+    def masked(self) -> bool:
+        """Whether masks take packed codes apart."""
+        return self.ternary and not self.dot.signed
+
+    @property
+    def steps(self) -> int:
+        """Vectors of weights of one block of output channels."""
+        return -(-self.inputs // self.step)
+
+    @property
+    def blocks(self) -> int:
+        """Register blocks of output channels."""
+        return -(-self.outputs // (self.dot.lanes * self.tile))
+
+    @property
+    def padded(self) -> int:
+        """Output channels rounded up to whole register blocks."""
+        return self.blocks * self.dot.lanes * self.tile
+
+
+def weights(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int) -> np.ndarray:
+    """Lays ``values [O, K]`` int8 out by register block (numpy; runs when a library is loaded).
+
+    Args:
+        values: Codes or 8-bit weights.
+        ternary: Whether to pack four codes a byte.
+        lanes: Output channels a vector.
+        tile: Vectors a block.
+        plus: What is added to a code before it is stored in one of the lower three places of a byte.
+
+    Returns:
+        uint8 or int8 ``[blocks, steps, tile, lanes, 4]``; what is past the ends counts as zero.
+    """
+    outputs, inputs = values.shape
+    step = 16 if ternary else 4
+    blocks, steps = -(-outputs // (lanes * tile)), -(-inputs // step)
+    full = np.zeros((blocks * tile * lanes, steps * step), np.int8)
+    full[:outputs, :inputs] = values + plus * (np.arange(inputs) % 16 < 12)
+    parts = full.reshape(blocks, tile, lanes, steps, step // 4, 4).transpose(4, 0, 3, 1, 2, 5)
+    if not ternary:
+        return np.ascontiguousarray(parts[0])
+    bits = parts.astype(np.uint8) & 3
+    return np.ascontiguousarray(bits[0] | bits[1] << 2 | bits[2] << 4 | bits[3] << 6)
+
+
+def emit(spec: Spec) -> Any:
+    """Makes the PrimFunc: ``x, values, scale, bias, params, out`` (scale and bias in whole register blocks)."""
+    dot, lanes, tile, K, O = spec.dot, spec.dot.lanes, spec.tile, spec.inputs, spec.outputs  # noqa: E741
+    size, i32, f32 = 4 * lanes, f"int32x{lanes}", f"float32x{lanes}"
+    u8 = f"uint8x{size}"
+    parts = spec.step // 4
+
+    masked = spec.masked
+
+    def codes(e: Emitter, packed: Any, part: int) -> Any:
+        if not spec.ternary:
+            return packed
+        if masked:
+            return packed & e.const(3 << 2 * part, u8)
+        return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), f"int8x{size}") >> e.const(6, f"int8x{size}"), u8)
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        # Up to one step of inputs past the end is read; weights there are zero.
+        x = e.view(pointers[0], spec.batch * K + 16, "uint8")
+        values = e.view(pointers[1], spec.blocks * spec.steps * tile * size, "uint8")
+        scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
+        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[5], spec.batch * O, spec.out)
+
+        def total(m: Any) -> Any:
+            """The sum of the pixels whose codes count one too much."""
+            acc, single = e.local(lanes, "int32"), e.local(1, "int32")
+            e.store(acc, 0, e.const(0, i32), lanes)
+            e.store(single, 0, e.integer(0))
+            which = [i if i % 16 < 12 else size + i for i in range(size)]
+            ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
+            with e.loop(K // size) as k:
+                e.store(acc, 0, dot(e, e.load(acc, 0, lanes), e.load(x, m * K + k * size, size), ones), lanes)
+            with e.loop(lanes) as i:
+                e.store(single, 0, e.load(single, 0) + e.load(acc, i))
+            with e.loop(K % size) as k, e.when(k % 16 < 12):
+                e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
+            return e.load(single, 0)
+
+        def finish(value: Any, m: Any, first: Any) -> None:
+            factor, offset = e.load(scale, first, lanes), e.load(bias, first, lanes)
+            y = e.fma(value, factor, offset) if spec.fma else value * factor + offset
+            low, high = (e.splat(e.load(params, i), lanes) for i in (1, 2))
+            y = e.min(e.max(y, low), high)
+            if spec.out == "uint8":
+                y = e.cast(e.bits(y + e.const(MAGIC, f32), i32), f"uint8x{lanes}")
+            whole = e.expr(first) + lanes <= O
+            with e.when(whole):
+                e.store(out, m * O + first, y, lanes)
+            if O % lanes:
+                rest = e.local(lanes, spec.out)
+                e.store(rest, 0, y, lanes)
+                with e.loop(O % lanes) as i, e.when((e.expr(first) < O) & (e.expr(first) + lanes > O)):
+                    e.store(out, m * O + first + i, e.load(rest, i))
+
+        with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
+            m, block = job // spec.blocks, job % spec.blocks
+            sums = parts if masked else 1
+            acc = [[e.local(lanes, "int32") for _ in range(sums)] for _ in range(tile)]
+            for part in (part for each in acc for part in each):
+                e.store(part, 0, e.const(0, i32), lanes)
+            with e.loop(spec.steps) as s:
+                at = (block * spec.steps + s) * (tile * size)
+                for t in range(tile if size == ALIGN else 0):
+                    e.prefetch(values, at + AHEAD[spec.ternary] + t * size)
+                packed = [e.load(values, at + t * size, size) for t in range(tile)]
+                for part in range(parts):
+                    first = m * K + s * spec.step + 4 * part
+                    quad = e.splat(e.bits(e.load(x, first, 4), "int32"), lanes)
+                    pixels = dot.pixels(e, e.bits(quad, u8))
+                    for t in range(tile):
+                        own, weight = acc[t][part % sums], e.bits(codes(e, packed[t], part), f"int8x{size}")
+                        e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
+            extra = total(m) if masked else None
+            for t in range(tile):
+                found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[t])]
+                value = sum(found[1:], found[0])
+                value = value - e.splat(extra, lanes) if extra is not None else value
+                finish(e.cast(value, f32), m, (block * tile + t) * lanes)
+
+    arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
+    return kernel_function([*arguments, ("out", spec.out)], body)
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes linear layers of 8-bit activations with ternary weights of one level a channel, or int8 weights."""
+    dot = available(ctx.target)
+    if dot is None or not isinstance(node, Linear) or node.residual:
+        return False
+    weight, x = node.weight, ctx.graph.values[node.inputs[0]]
+    ternary = isinstance(weight, TernaryTensor)
+    if x.dtype != "uint8" or weight is None:
+        return False
+    if isinstance(weight, TernaryTensor):
+        if weight.terms > 1 or not weight.is_symmetric:
+            return False
+        values, level = weight.codes[0], weight.per_channel.positive[0].astype(np.float64)
+        arrays = weight.stored
+        stored, zeros = weight.nbytes(), weight.sparsity()
+    else:
+        values, level, zeros = weight.values, weight.scale.astype(np.float64), 0.0
+        if values.dtype != np.int8:
+            return False
+        arrays, stored = {"values": values}, values.nbytes
+    batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
+    if inputs > MOST or (inputs % (16 if ternary else 4) and ctx.is_callers(node.inputs[0])):
+        return False
+    macs = batch * outputs * inputs
+    vectors = -(-outputs // dot.lanes)
+    usual = 8 if dot.lanes == 16 and not ternary else 4
+    tile = ctx.choices.pick(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
+    parallel = macs > ctx.serial * 40
+    out_dtype = ctx.graph.values[node.outputs[0]].dtype
+    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)
+    unit = level * quant.scale * node.scale
+    sums = values.astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)
+    for name in ("scale", "bias"):
+        numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
+    source = ctx.plain(node.inputs[0])
+    params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else [], "ternary": ternary}
+    params |= {"lanes": dot.lanes, "tile": tile, "plus": int(spec.masked)}
+    made = ctx.constants.add(node.name, "linear_dot", arrays, params)
+    numeric = ctx.constants.add(node.name, "raw", numbers)
+    reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"
+    ctx.report(node, weight, "linear_dot", reason)
+    # Zeros are read and multiplied like all others.
+    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs}
+    info |= {"bytes_weights": stored, "reason": reason}
+    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"]]
+    ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
+    return True

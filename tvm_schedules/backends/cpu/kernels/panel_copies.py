@@ -1,0 +1,183 @@
+"""What of an image a panel holds, and how its rows are dealt out to vectors (see :mod:`.sparse_conv_panel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_schedules.ir.layout import ALIGN, Halo, Window
+
+__all__ = ["Copies", "Deal", "copies", "deal_bytes", "deal_floats", "dealt", "geometry", "sevens"]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What of one input channel a panel holds.
+
+    Attributes:
+        vectors: What is copied: ``(sources, least)``, needed by blocks of more than ``least`` pixels. Sources are
+            elements from a block's first pixel on, in image 0 and channel 0; each gives an equal part of the vector.
+        order: Which of a vector's pixels go where; empty where they stay as they are.
+        places: For every tap of the window the place where its pixels start.
+        lanes: Pixels a vector.
+    """
+
+    vectors: tuple[tuple[tuple[int, ...], int], ...]
+    order: tuple[int, ...]
+    places: tuple[int, ...]
+    lanes: int
+
+    @property
+    def channel(self) -> int:
+        """Pixels of a channel."""
+        return len(self.vectors) * self.lanes
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How a block's rows are dealt out to vectors: row r to those of place r modulo ``rows``.
+
+    Args:
+        rows: Places.
+        wide: Vectors of a place: more than one where a row is longer than a vector.
+        part: Pixels of a vector that a row takes.
+        pitch: From one row to the next, where rows are in their order.
+        spaced: Whether there is a pixel that does not matter behind every seven.
+    """
+
+    rows: int
+    wide: int
+    part: int
+    pitch: int
+    spaced: bool = False
+
+    def step(self, lanes: int) -> int:
+        """Pixels of a block in the order of rows, with what is between these."""
+        return self.rows * (lanes // self.part) * self.pitch
+
+    def source(self, pixel: int, lanes: int) -> int:
+        """Where the dealt vectors have a pixel; past the end of a row, and of the block, there may be any."""
+        row, column = divmod(pixel, self.pitch)
+        part, place = divmod(min(row, self.rows * (lanes // self.part) - 1), self.rows)
+        column = min(column + column // 7 if self.spaced else column, self.wide * self.part - 1)
+        return (place * self.wide + column // self.part) * lanes + part * self.part + column % self.part
+
+
+def copies(window: Window, x: Halo, size: int) -> Copies:
+    """Pixels as they are, for blocks of ``size``: a copy for every tap, but one for taps whole vectors apart."""
+    lanes = ALIGN // x.itemsize
+    starts = [x.offset(0, phase, shift) for phase, shift in window.taps()]
+    runs: list[list[int]] = []
+    place: dict[int, tuple[int, int]] = {}
+    for start in sorted(set(starts), key=lambda s: (s % lanes, s)):
+        last = runs[-1] if runs else None
+        if last and last[0] % lanes == start % lanes and start <= last[0] + last[1]:
+            last[1] = max(last[1], start - last[0] + size)
+        else:
+            runs.append([start, size])
+        place[start] = (len(runs) - 1, start - runs[-1][0])
+    begin = np.cumsum([0, *(length for _, length in runs)]).tolist()
+    vectors = [((start + at,), at - (length - size)) for start, length in runs for at in range(0, length, lanes)]
+    return Copies(tuple(vectors), (), tuple(begin[place[s][0]] + place[s][1] for s in starts), lanes)
+
+
+def dealt(window: Window, x: Halo, deal: Deal) -> Copies:
+    """Rows dealt out to vectors like cards.
+
+    A tap of another row is then another vector, whole: of nine taps the three of a column share their pixels.
+    """
+    lanes = ALIGN // x.itemsize
+    share = lanes // deal.part
+    shifts: dict[int, list[int]] = {}
+    for phase, (depth, height, width) in window.taps():
+        shifts.setdefault(x.offset(0, phase, (depth, 0, width)), []).append(height)
+    copied: list[tuple[tuple[int, ...], int]] = []
+    begin = {}
+    for start, heights in shifts.items():
+        begin[start] = (len(copied) - min(heights) * deal.wide) * lanes
+        for first in range(min(heights), max(heights) + deal.rows):
+            rows = [start + (first + part * deal.rows) * deal.pitch for part in range(share)]
+            copied += [(tuple(row + v * lanes for row in rows), -1) for v in range(deal.wide)]
+    places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * deal.wide * lanes for phase, (d, h, w) in window.taps())
+    spaced = [
+        part * deal.part + min(7 * (i // 8) + i % 8, deal.part - 1) for part in range(share) for i in range(deal.part)
+    ]
+    return Copies(tuple(copied), tuple(spaced) if deal.spaced else (), places, lanes)
+
+
+def deal_bytes(window: Window, x: Halo, vectors: int, pick: Callable[[int], int]) -> Deal | None:
+    """How to deal out an image of bytes; None where that is no use.
+
+    For images of two to four ``vectors`` with rows of 16 or 32 bytes, all of them at once, and for larger ones with
+    rows of 32 or 64 where every eighth does not matter.
+
+    Args:
+        window: Geometry.
+        x: Layout of the input.
+        vectors: Of an image.
+        pick: Takes what is usual, returns the vectors of a block of a larger image.
+    """
+    row = x.pitch[1]
+    if vectors == 1 or x.dims[0] != 1 or window.kernel[0] != 1:
+        return None
+    spaced = sevens(window, x)
+    if vectors <= 4:
+        return Deal(vectors, 1, row, row, spaced) if row in (16, 32) else None
+    if row not in (32, 64) or not spaced:
+        return None
+    return Deal(pick(row // 16), 1, row, row, spaced)
+
+
+def deal_floats(window: Window, x: Halo, most: int, least: int = 1, room: int = 1 << 62) -> Deal | None:
+    """How to deal out rows of floats; None for volumes and very wide images.
+
+    Args:
+        window: Geometry.
+        x: Layout of the input.
+        most: Vectors of a block at most.
+        least: Blocks at least, where there are enough rows.
+        room: Elements of an output's plane.
+    """
+    lanes, (_, height, width) = ALIGN // x.itemsize, window.output(x.dims)
+    part = lanes if 2 * width > lanes else lanes // 2
+    wide, share = -(-width // lanes), lanes // part
+    if x.dims[0] != 1 or window.kernel[0] != 1 or wide > most:
+        return None
+    blocks = max(-(-height // (most // wide * share)), least)
+    # A block's last vector begins inside of it.
+    rows = max(-(-height // (blocks * share)), -(-lanes // (share * x.pitch[1])))
+    run = x.run((1, height, width))
+    # Blocks of rows are no whole vectors: the last one's must not reach the next plane, which is written already.
+    while run > (step := rows * share * x.pitch[1]) and run - run % step + -(-(run % step) // lanes) * lanes > room:
+        rows += 1
+    return Deal(rows, wide, part, x.pitch[1])
+
+
+def geometry(
+    window: Window, x: Halo, vectors: int, least: int, room: int, pick: Callable[[str, int, Sequence[int]], int]
+) -> tuple[Copies, Deal | None, int] | None:
+    """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
+
+    Args:
+        window: Geometry.
+        x: Layout of the input.
+        vectors: Of an image.
+        least: Blocks of an image of floats at least, where there are enough rows.
+        room: Elements of an output's plane.
+        pick: Takes numbers, see :meth:`~tvm_schedules.lowering.choice.Choices.pick`.
+    """
+    if x.dtype == "float32":
+        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least, room)
+        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
+    deal = deal_bytes(window, x, vectors, lambda usual: pick("block", usual, (1, 2, 4, 7)))
+    if deal and pick("dealt", 1, (0, 1)):
+        return dealt(window, x, deal), deal, deal.rows
+    block = pick("block", min(2, vectors), range(1, min(4, vectors) + 1))
+    return copies(window, x, block * (ALIGN // x.itemsize)), None, block
+
+
+def sevens(window: Window, x: Halo) -> bool:
+    """Whether rows of bytes leave room for one that does not matter behind every seven pixels."""
+    return x.pitch[1] in (8, 16, 32, 64) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7

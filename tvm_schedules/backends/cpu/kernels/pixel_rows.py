@@ -1,0 +1,238 @@
+"""What the kernels that sum up pixels row by row share: loops; and sums that begin in bytes, for few bits.
+
+Pixels are the vector lanes. Rows with several terms or unequal levels have several segments, which are added up in
+float32 (exact for integers below 2**24). With few bits a segment adds up in bytes as long as these hold the sum, then
+adds the bytes to 16-bit lanes, even and odd pixels apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_pairs
+from tvm_schedules.compat import Emitter, kernel_function
+from tvm_schedules.ir.layout import Halo
+
+if TYPE_CHECKING:
+    from tvm_schedules.backends.cpu.kernels.sparse_conv import Spec
+
+__all__ = ["PixelRows", "Sums", "emit_rows", "row_loops"]
+
+Parts = Sequence[tuple[int, int]]
+"""First pixel and width of the vectors of a block."""
+
+
+@dataclass(frozen=True)
+class PixelRows:
+    """What the code depends on.
+
+    Args:
+        x: Layout of the input.
+        rows: Output channels.
+        segments: Segments in all; 0 if every row is one segment and needs nothing but the epilogue's scale.
+        vector: Bytes a vector register.
+        block: Vectors a pixel block.
+        chunks: Blocks of output channels, for threads.
+        parallel: Whether threads share the jobs.
+        epilogue: What follows.
+    """
+
+    x: Halo
+    rows: int
+    segments: int
+    vector: int
+    block: int
+    chunks: int
+    parallel: bool
+    epilogue: Epilogue
+
+    @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector // self.x.itemsize
+
+    @property
+    def step(self) -> int:
+        """Pixels a block."""
+        return self.block * self.lanes
+
+    @property
+    def widths(self) -> tuple[int, list[int]]:
+        """How many whole pixel blocks there are, and the vectors of the rest, the last one as narrow as will do."""
+        full, rest = divmod(self.x.run(self.epilogue.size), self.step)
+        tail = [self.lanes] * (rest // self.lanes)
+        left = rest % self.lanes
+        narrow = [n // self.x.itemsize for n in (16, 32) if left * self.x.itemsize <= n < self.vector]
+        return full, [*tail, narrow[0] if narrow else self.lanes] if left else tail
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane."""
+        full, tail = self.widths
+        return full * self.step + sum(tail)
+
+
+class Sums:
+    """Sums of a block's pixels in 16-bit lanes, even and odd pixels apart, and bytes for what is added first."""
+
+    parts = 2
+
+    def __init__(self, e: Emitter, spec: PixelRows, signed: bool) -> None:
+        size = spec.block * spec.vector
+        self.e, self.dtype = e, "int16" if signed else "uint16"
+        self.halves = [e.local(size // 2, "uint16") for _ in range(2)]
+        self.bytes = e.local(size, "uint8")
+
+    def zero(self, parts: Parts) -> None:
+        """Begins a segment."""
+        for at, width in parts:
+            for half in self.halves:
+                self.e.store(half, at // 2, self.e.const(0, f"uint16x{width // 2}"), width // 2)
+
+    def double(self, parts: Parts) -> None:
+        """Multiplies by two."""
+        for at, width in parts:
+            for half in self.halves:
+                old = self.e.load(half, at // 2, width // 2)
+                self.e.store(half, at // 2, old + old, width // 2)
+
+    def zero_bytes(self, parts: Parts) -> None:
+        """Sets the byte sums to zero."""
+        for at, width in parts:
+            self.e.store(self.bytes, at, self.e.const(0, f"uint8x{width}"), width)
+
+    def add(self, at: int, width: int, value: Any) -> None:
+        """Adds to the byte sums of one vector."""
+        self.e.store(self.bytes, at, self.e.load(self.bytes, at, width) + value, width)
+
+    def fold(self, parts: Parts, sign: int) -> None:
+        """Adds the byte sums to the 16-bit sums, or subtracts them."""
+        e = self.e
+        for at, width in parts:
+            u16 = f"uint16x{width // 2}"
+            word = e.bits(e.load(self.bytes, at, width), u16)
+            for half, term in zip(self.halves, (word & e.const(255, u16), word >> e.const(8, u16)), strict=True):
+                old = e.load(half, at // 2, width // 2)
+                e.store(half, at // 2, old + term if sign > 0 else old - term, width // 2)
+
+    def sums(self, at: int, width: int) -> list[Any]:
+        """The sums of a vector's even and odd pixels in float32."""
+        e, half = self.e, width // 2
+        words = (e.load(part, at // 2, half) for part in self.halves)
+        return [e.cast(e.bits(word, f"{self.dtype}x{half}"), f"float32x{half}") for word in words]
+
+    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """The epilogue of sums."""
+        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
+
+
+def row_loops(
+    e: Emitter,
+    spec: PixelRows | Spec,
+    make: Callable[[], Any],
+    row: Any,
+    level: Any,
+    views: dict[str, Any],
+    segment: Callable[[Any, Any, Any, Parts], None],
+    order: Any = None,
+) -> None:
+    """Emits the loops over images, output channels and pixel blocks: sums of segments, then the epilogue.
+
+    Args:
+        e: Where to.
+        spec: Geometry.
+        make: Makes the sums of a block, for a job.
+        row: First segment of every output channel.
+        level: Of every segment.
+        views: Arrays of the epilogue.
+        segment: ``segment(sums, s, base, parts)`` makes sums of segment ``s`` over the pixels from element ``base`` of
+            every plane on.
+        order: Which output channel is next; None for their own order.
+    """
+    ep, x = spec.epilogue, spec.x
+    full, tail = spec.widths
+    size, blocks = spec.block * spec.lanes, full + bool(tail)
+    per_chunk = -(-spec.rows // spec.chunks)
+    image = x.channels * x.phases * x.plane
+
+    def several(acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> None:
+        share = acc.parts
+        for total in totals:
+            for at, width in parts:
+                e.store(total, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
+        first = e.load(row, place)
+        with e.loop(e.load(row, place + 1) - first) as i:
+            segment(acc, first + i, base, parts)
+            for at, width in parts:
+                weight = e.splat(e.load(level, first + i), width // share)
+                for total, value in zip(totals, acc.sums(at, width), strict=True):
+                    old = e.load(total, at // share, width // share)
+                    new = e.fma(value, weight, old) if ep.fma else old + value * weight
+                    e.store(total, at // share, new, width // share)
+
+    def pixels(acc: Any, totals: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
+        start, o = block * size, place if order is None else e.load(order, place)
+        base = start + n * image
+        parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
+        if totals:
+            several(acc, totals, base, place, parts)
+        else:
+            segment(acc, place, base, parts)
+        for at, width in parts:
+            share = acc.parts
+            found = [e.load(t, at // share, width // share) for t in totals] if totals else acc.sums(at, width)
+            acc.store(ep, views, found, n, o, start + at, width)
+
+    def blocks_of(acc: Any, totals: list[Any], n: Any, block: Any, place: Any) -> None:
+        if full:
+            with e.when(block < full):
+                pixels(acc, totals, n, block, place, [spec.lanes] * spec.block)
+        if tail:
+            with e.when(block == full):
+                pixels(acc, totals, n, block, place, tail)
+        fill_borders(e, ep.out, views["out"], n, place, spec.pixels, block=block, blocks=blocks)
+
+    with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
+        n, rest = job // (spec.chunks * blocks), job % (spec.chunks * blocks)
+        acc = make()
+        totals = [e.local(size // acc.parts, "float32") for _ in range(acc.parts)] if spec.segments else []
+        with e.loop(per_chunk) as i:
+            place = rest % spec.chunks * per_chunk + i
+            with e.when(place < spec.rows):
+                blocks_of(acc, totals, n, rest // spec.chunks, place)
+
+
+def emit_rows(
+    spec: PixelRows,
+    own: Sequence[tuple[str, str, int]],
+    signed: bool,
+    segment: Callable[[Emitter, Any, list[Any], Sums, Any, Any, Parts], None],
+) -> Any:
+    """Makes the PrimFunc: ``x, <own>, row, level, <epilogue>``.
+
+    Args:
+        spec: Geometry.
+        own: Name, type and number of elements of the kernel's own arrays.
+        signed: Whether sums can be negative.
+        segment: ``segment(emitter, x, own, sums, s, base, parts)`` adds segment ``s`` to the sums of the pixels from
+            element ``base`` of every plane on.
+    """
+    ep, x = spec.epilogue, spec.x
+    arguments = [("x", "uint8"), *((name, dtype) for name, dtype, _ in own), ("row", "int32"), ("level", "float32")]
+
+    def body(e: Emitter, *pointers: Any) -> None:
+        bx = e.view(pointers[0], x.elements + spec.pixels, "uint8")
+        arrays = [e.view(p, n, dtype) for p, (_, dtype, n) in zip(pointers[1:], own, strict=False)]
+        after, count = 1 + len(own), max(spec.segments, spec.rows)
+        row, level = e.view(pointers[after], spec.rows + 1, "int32"), e.view(pointers[after + 1], count, "float32")
+        views = ep.views(e, list(pointers[after + 2 :]), spec.rows, spec.pixels)
+
+        def whole(sums: Sums, s: Any, base: Any, parts: Parts) -> None:
+            sums.zero(parts)
+            segment(e, bx, arrays, sums, s, base, parts)
+
+        row_loops(e, spec, lambda: Sums(e, spec, signed), row, level, views, whole)
+
+    return kernel_function([*arguments, *ep.arguments], body)

@@ -1,0 +1,59 @@
+"""CPU schedules for the operators that have no kernel of their own.
+
+Every rule is one file with ``apply(function, target)``: it returns a raw-pointer PrimFunc, or None when the function
+is not its own. Two kinds: templates (softmax, reductions, matrix products, convolutions, pooling) write loops with
+explicit vectors for a tagged function, the others arrange the loops of any PrimFunc and leave vectorising its
+innermost one to LLVM.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["rules", "schedule"]
+
+_log = logging.getLogger(__name__)
+
+Rule = Callable[[Any, "TargetSpec"], Any]
+
+
+def rules() -> list[Rule]:
+    """All rules, the most special ones first; the last one takes everything."""
+    from tvm_schedules.backends.cpu.schedules import (
+        concat,
+        convolution,
+        fallback,
+        injective,
+        layer_norm,
+        matmul,
+        pool,
+        reduce,
+        scan,
+        softmax,
+    )
+    from tvm_schedules.fallback import scatter
+
+    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter]
+    return [module.apply for module in (*special, injective, fallback)]
+
+
+def schedule(function: Any, target: TargetSpec) -> Any:
+    """Schedules one PrimFunc of blocks into a private raw-pointer one.
+
+    A rule that fails is skipped (and logged): the next one is tried, and the fallback always succeeds.
+    """
+    *special, fallback = rules()
+    for rule in special:
+        try:
+            result = rule(function, target)
+        except Exception as error:
+            _log.warning("schedule rule %s failed, the next one is tried: %s", rule.__module__, error)
+            continue
+        if result is not None:
+            return result
+    return fallback(function, target)

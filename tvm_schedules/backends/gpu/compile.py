@@ -1,0 +1,163 @@
+"""Compiles an ONNX model to the source of its kernels and the list of their launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.compat import gpu as compat
+from tvm_schedules.errors import ModelError, TargetError
+from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.lowering.steps import Buffer, Place, Step
+from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["GpuCompiled", "compile_gpu", "generate"]
+
+MOST_GROUPS = 65535
+"""Groups of threads in y and in z at most, by CUDA's limits."""
+
+
+@dataclass
+class GpuCompiled:
+    """A network for a graphics processor.
+
+    Attributes:
+        source: All kernels, ready for the language's compiler.
+        plan: What is needed to run it, in JSON types.
+        arrays: Stored weights; :func:`tvm_schedules.packing.registry.expand` makes the constants of them.
+    """
+
+    source: str
+    plan: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> GpuCompiled:
+    """Compiles a network.
+
+    Args:
+        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        target: A target whose kind is opencl, cuda, metal or webgpu.
+        progress: Called with a line of text at every stage.
+
+    Raises:
+        ModelError: The model cannot be read or has an operator that cannot be lowered.
+        TargetError: The language has no type that a kernel needs.
+    """
+    from tvm_schedules.backends.gpu.lower import GpuLowering
+    from tvm_schedules.passes import prepare
+
+    say = progress or (lambda text: None)
+    say("reading the graph")
+    graph = prepare(read(load_model(model)))
+    say("choosing kernels and layouts")
+    lowering = GpuLowering(graph, target)
+    lowering.run()
+    say(f"generating {target.tvm['kind']} code for {len(lowering.steps)} steps")
+    index: dict[Any, int] = {}
+    made: dict[str, compat.Kernel | compat.Scheduled] = {}
+    for step in lowering.steps:
+        key = (step.kernel, step.spec)
+        if key not in index:
+            index[key] = len(made)
+            made[f"{step.kernel}_{len(made)}"] = step.make()
+    source, kernels = generate(made, target)
+    plan = _plan(graph, lowering)
+    plan["kernels"] = kernels
+    plan["launches"] = [
+        {"kernel": index[step.kernel, step.spec], "args": [_place(b) for b in step.args]} for step in lowering.steps
+    ]
+    return GpuCompiled(source, plan, lowering.constants.arrays)
+
+
+def generate(
+    made: Mapping[str, compat.Kernel | compat.Scheduled], target: TargetSpec
+) -> tuple[str, list[dict[str, Any]]]:
+    """Source of kernels, and for each of them what is needed to start it.
+
+    Returns:
+        The source, and in the order of ``made`` dictionaries of ``name`` (in the source), ``grid``, ``threads`` and
+        ``order``: which of the kernel's declared arguments the source takes, in its order. The code generator orders
+        them in its own way, and leaves out those that are not used.
+
+    Raises:
+        TargetError: The language has no type that a kernel needs.
+        ModelError: A layer has more output channels or images than the grid can count.
+    """
+    from tvm_schedules.backends.gpu.preamble import complete
+
+    kind = str(target.tvm["kind"])
+    flat = kind == "webgpu"
+    functions = {name: compat.prim_func(name, kernel, flat) for name, kernel in made.items()}
+    source = complete(compat.generate(functions, target.tvm), kind)
+    entries = []
+    for name, kernel in made.items():
+        x, y, z = kernel.grid
+        declared = [argument.name for argument in kernel.arguments]
+        order = [declared.index(argument) for argument in compat.signature(source, f"{name}_kernel")]
+        grid = [x, y * z, 1] if flat else [x, y, z]
+        if max(grid[1:]) > MOST_GROUPS:
+            raise ModelError(f"kernel {name} needs {grid} groups of threads; {MOST_GROUPS} are possible in y and in z")
+        entries.append({"name": f"{name}_kernel", "grid": grid, "threads": kernel.threads, "order": order})
+        if flat and any(kernel.arguments[i].dtype == "uint8" for i in order):
+            raise TargetError(
+                f"kernel {name} of target 'webgpu' reads or writes 8-bit numbers, which WGSL cannot store; "
+                "export the network with float32 activations, or for another target"
+            )
+    return source, entries
+
+
+def _place(buffer: Buffer) -> list[Any]:
+    place = buffer.root.place
+    assert place is not None
+    return [place.kind, place.offset, *([buffer.root.nbytes] if place.kind == "constant" else [])]
+
+
+def slots(steps: list[Step]) -> list[int]:
+    """Gives every buffer without a place one of a few device buffers; returns their sizes in bytes.
+
+    Two buffers share one if they are never needed at the same time. (Offsets into one arena, as on a CPU, would have
+    to be multiples of what the device asks for.)
+    """
+    last: dict[int, int] = {}
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            last[id(buffer.root)] = time
+    sizes: list[int] = []
+    busy: list[int] = []  # time of the last use of what is in the slot
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            root = buffer.root
+            if root.place is not None:
+                continue
+            free = [i for i, until in enumerate(busy) if until < time]
+            # The smallest that is large enough, else the largest, which grows.
+            fits = [i for i in free if sizes[i] >= root.nbytes]
+            slot = min(fits, key=lambda i: sizes[i]) if fits else max(free, key=lambda i: sizes[i], default=len(sizes))
+            if slot == len(sizes):
+                sizes.append(0)
+                busy.append(-1)
+            sizes[slot] = max(sizes[slot], root.nbytes)
+            busy[slot] = last[id(root)]
+            root.place = Place("slot", slot)
+    return sizes
+
+
+def _plan(graph: Any, lowering: Any) -> dict[str, Any]:
+    def describe(names: list[str]) -> list[dict[str, Any]]:
+        values = [graph.values[n] for n in names]
+        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
+
+    return {
+        "inputs": describe(graph.inputs),
+        "outputs": describe(graph.outputs),
+        "slots": slots(lowering.steps),
+        "slack": lowering.largest_read,
+        "constant_bytes": max(64, lowering.constants.nbytes),
+        "constants": lowering.constants.entries,
+        "steps": [{"name": s.name, "kernel": s.kernel, **s.info} for s in lowering.steps],
+        "layers": lowering.layers,
+    }

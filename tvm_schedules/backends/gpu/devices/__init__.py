@@ -1,0 +1,1 @@
+"""Device layers: the few functions that a graphics processor's runtime needs."""

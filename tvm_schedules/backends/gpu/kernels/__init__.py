@@ -1,0 +1,1 @@
+"""Kernels with thread bindings, one a file."""

@@ -1,0 +1,153 @@
+"""Runs the plan of a network on a graphics processor: the same for all of them, over a thin device layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_schedules.artifact.load import Model
+from tvm_schedules.runtime.samples import describe, in_turn
+from tvm_schedules.runtime.turns import take_turns
+
+__all__ = ["Device", "GpuModel"]
+
+Array = npt.NDArray[Any]
+Launch = tuple[Any, tuple[int, int, int], int, list[Any]]
+
+
+class Device(Protocol):
+    """What the runner needs of a device; everything happens in order."""
+
+    name: str
+
+    def alloc(self, nbytes: int) -> Any:
+        """Memory of the device, filled with zeros."""
+
+    def free(self, buffer: Any) -> None:
+        """Gives memory back."""
+
+    def upload(self, buffer: Any, array: Array) -> None:
+        """Copies a contiguous array to the start of a buffer; the array may change once this returns."""
+
+    def download(self, buffer: Any, array: Array) -> None:
+        """Copies the start of a buffer into a contiguous array, after all work before it."""
+
+    def kernel(self, name: str) -> Any:
+        """A kernel of the program that the device was opened with."""
+
+    def launch(self, kernel: Any, grid: tuple[int, int, int], threads: int, buffers: list[Any]) -> None:
+        """Starts a kernel."""
+
+    def record(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """A function that starts all of them, at once if the device can."""
+
+    def finish(self) -> None:
+        """Waits for all work."""
+
+
+class GpuModel(Model):
+    """A network on a graphics processor, called with numpy arrays like :class:`tvm_schedules.Model`.
+
+    Attributes:
+        inputs: Name, shape and dtype of every input.
+        outputs: The same of every output.
+        plan: Kernels, launches and memory.
+        metadata: The artifact's metadata; empty for a network that was not loaded from one.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, plan: dict[str, Any], constants: Array, device: Device, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self.plan = plan
+        self.inputs: list[dict[str, Any]] = plan["inputs"]
+        self.outputs: list[dict[str, Any]] = plan["outputs"]
+        self.metadata = metadata or {}
+        self.threads = None
+        self.device = device
+        self._lock = take_turns(self)
+        self._in = [self._tensor(entry) for entry in self.inputs]
+        self._out = [self._tensor(entry) for entry in self.outputs]
+        slack = plan["slack"]
+        slots = [device.alloc(size + slack) for size in plan["slots"]]
+        placed: dict[int, Any] = {}
+        kernels = [device.kernel(kernel["name"]) for kernel in plan["kernels"]]
+
+        def buffer(kind: str, at: int, nbytes: int = 0) -> Any:
+            if kind != "constant":
+                return {"slot": slots, "input": self._in, "output": self._out}[kind][at]
+            if at not in placed:
+                placed[at] = device.alloc(nbytes)
+                device.upload(placed[at], constants[at : at + nbytes])
+            return placed[at]
+
+        self._launches: list[Launch] = []
+        for launch in plan["launches"]:
+            kernel = plan["kernels"][launch["kernel"]]
+            args = [buffer(*launch["args"][i]) for i in kernel["order"]]
+            grid = (kernel["grid"][0], kernel["grid"][1], kernel["grid"][2])
+            self._launches.append((kernels[launch["kernel"]], grid, kernel["threads"], args))
+        self._start = device.record(self._launches)
+
+    def _tensor(self, entry: dict[str, Any]) -> Any:
+        count = int(np.prod(entry["shape"], dtype=np.int64))
+        return self.device.alloc(count * np.dtype(entry["dtype"]).itemsize + self.plan["slack"])
+
+    def __repr__(self) -> str:
+        return f"GpuModel({describe(self.inputs)} -> {describe(self.outputs)}, on {self.device.name})"
+
+    def __copy__(self) -> Model:
+        """Another one, loaded from the same artifact."""
+        again, its = self.__reduce__()
+        return again(*its)
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run the network on inputs of the compiled shapes. The lock is held."""
+        for buffer, array in zip(self._in, arrays, strict=True):
+            self.device.upload(buffer, np.ascontiguousarray(array))
+        self._start()
+        results = [np.empty(entry["shape"], entry["dtype"]) for entry in self.outputs]
+        for buffer, result in zip(self._out, results, strict=True):
+            self.device.download(buffer, result)
+        return results
+
+    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
+        in_turn(self.inputs, arrays, results, parts, self._run)
+
+    def run_steps(self, begin: int, end: int) -> None:
+        """Start the steps ``begin <= i < end`` on what is in the device's memory; does not wait for them."""
+        if not 0 <= begin <= end <= len(self._launches):
+            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self._launches)}, got {begin}, {end}")
+        for kernel, grid, threads, buffers in self._launches[begin:end]:
+            self.device.launch(kernel, grid, threads, buffers)
+
+    def step_seconds(self, number: int = 20) -> list[float]:
+        """Mean time of every step in ``number`` starts one after another, on what is in the device's memory."""
+        taken = []
+        for launch in self._launches:
+            start = self.device.record([launch] * number)
+            start()
+            self.device.finish()
+            started = time.perf_counter()
+            start()
+            self.device.finish()
+            taken.append((time.perf_counter() - started) / number)
+        return taken
+
+    def seconds(self, number: int = 10, repeat: int = 1) -> float:
+        """Mean time of a run in ``number * repeat`` of them, without copies to and from the host.
+
+        ``number`` runs are started as one; they are the same work, on what is in the device's memory.
+        """
+        start = self.device.record(self._launches * number)
+        start()
+        self.device.finish()
+        started = time.perf_counter()
+        for _ in range(repeat):
+            start()
+        self.device.finish()
+        return (time.perf_counter() - started) / (number * repeat)

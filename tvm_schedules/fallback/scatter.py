@@ -1,0 +1,146 @@
+"""ScatterElements and ScatterND: one pass over the updates; those that point outside are left out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tvm_schedules.backends.cpu.schedules.writer import template
+from tvm_schedules.fallback.tags import tag_of
+
+if TYPE_CHECKING:
+    from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["apply", "expression", "plan"]
+
+
+def plan(data: list[int], indices: list[int], axis: int | None) -> dict[str, Any]:
+    """What both operators have in common.
+
+    Args:
+        data: Shape of what is copied first.
+        indices: Shape of the indices.
+        axis: Of ScatterElements; None for ScatterND.
+
+    Returns:
+        ``entries``: number of index tuples; ``coordinates``: for every number of a tuple the smallest that it may be,
+        the end of its range, and its stride in the data; ``slice``: elements in a row that a tuple stands for;
+        ``places``: for ScatterElements pairs of size and stride, by which an entry's own place adds to the address,
+        from the last axis on.
+    """
+    strides = [math.prod(data[i + 1 :]) for i in range(len(data))]
+    if axis is None:
+        depth = indices[-1]
+        # TVM's front end has wrapped negative ones already.
+        coordinates = [[0, data[i], strides[i]] for i in range(depth)]
+        width = math.prod(data[depth:])
+        return {"entries": math.prod(indices[:-1]), "coordinates": coordinates, "slice": width, "places": []}
+    places = [[size, 0 if i == axis else strides[i]] for i, size in reversed(list(enumerate(indices)))]
+    coordinates = [[-data[axis], data[axis], strides[axis]]]
+    return {"entries": math.prod(indices), "coordinates": coordinates, "slice": 1, "places": places}
+
+
+def apply(function: Any, target: TargetSpec) -> Any:
+    """Template of a tagged scatter; None for other functions."""
+    tag = tag_of(function)
+    if tag is None or tag["kind"] != "scatter":
+        return None
+    kind = str(function.params[1].dtype)
+    size, count, width = tag["size"], tag["entries"], tag["slice"]
+
+    def body(e: Any, data: Any, indices: Any, updates: Any, out: Any) -> None:
+        with e.loop(size) as i:
+            e.store(out, i, e.load(data, i))
+        with e.loop(count) as entry:
+            address: Any = e.expr(0)
+            rest = entry
+            for extent, stride in tag["places"]:
+                address = address + rest % extent * stride
+                rest = rest // extent
+            inside = []
+            for k, (low, extent, stride) in enumerate(tag["coordinates"]):
+                at = e.load(indices, entry * len(tag["coordinates"]) + k)
+                limit = e.const(extent, kind)
+                inside += [at >= e.const(low, kind), at < limit]
+                wrapped = at + e.t.Select(at < e.const(0, kind), limit, e.const(0, kind))
+                address = address + e.cast(wrapped, "int32") * stride
+            valid = inside[0]
+            for condition in inside[1:]:
+                valid = e.t.And(valid, condition)
+            with e.when(valid), e.loop(width) as i:
+                new = e.load(updates, entry * width + i)
+                e.store(out, address + i, _combined(e.t, tag["reduction"], e.load(out, address + i), new))
+
+    return template(function, body)
+
+
+def _combined(t: Any, reduction: str, old: Any, new: Any) -> Any:
+    if reduction == "add":
+        return old + new
+    if reduction == "mul":
+        return old * new
+    if reduction == "min":
+        return t.Min(old, new)
+    if reduction == "max":
+        return t.Max(old, new)
+    return new
+
+
+def expression(tag: dict[str, Any], shape: list[int]) -> Any:
+    """The same as a tensor expression ``(data, indices, updates) -> out``, for targets without the template.
+
+    Every element looks at all updates that could be its own: much work, and no memory that two threads write.
+
+    Args:
+        tag: Of :func:`plan`, with ``reduction``.
+        shape: Of the data.
+    """
+    from tvm import te, tirx
+
+    reduction, depth, width = tag["reduction"], len(tag["coordinates"]), tag["slice"]
+
+    def flat(tensor: Any, at: Any) -> Any:
+        dims, found = [int(n) for n in tensor.shape], []
+        for size in reversed(dims):
+            found.append(at % size)
+            at = at // size
+        return tensor(*reversed(found))
+
+    def join(old: Any, new: Any) -> Any:
+        value = _combined(tirx, reduction, old[1], new[1])
+        both = tirx.And(old[0] > 0, new[0] > 0)
+        alone = tirx.Select(new[0] > 0, new[1], old[1])
+        return tirx.max(old[0], new[0]), tirx.Select(both, value, alone)
+
+    reducer = te.comm_reducer(join, lambda a, b: (tirx.const(0, a), tirx.const(0, b)), name="scatter")
+
+    def compute(data: Any, indices: Any, updates: Any) -> Any:
+        entry = te.reduce_axis((0, tag["entries"]), name="entry")
+
+        def element(*place: Any) -> Any:
+            mine: Any = tirx.const(0, "int64")
+            for i, at in enumerate(place):
+                mine = mine + tirx.Cast("int64", at) * math.prod(shape[i + 1 :])
+            row, column = (mine // width, mine % width) if width > 1 else (mine, tirx.const(0, "int64"))
+            number = tirx.Cast("int64", entry)
+            address: Any = tirx.const(0, "int64")
+            rest, found = number, tirx.const(True, "bool")
+            for extent, stride in tag["places"]:
+                address, rest = address + rest % extent * stride, rest // extent
+            for k, (low, extent, stride) in enumerate(tag["coordinates"]):
+                at = tirx.Cast("int64", flat(indices, number * depth + k))
+                found = tirx.And(found, tirx.And(at >= low, at < extent))
+                address = address + (at + tirx.Select(at < 0, tirx.const(extent, "int64"), tirx.const(0, "int64"))) * (
+                    stride // width
+                )
+            hit = tirx.And(found, address == row)
+            return reducer((tirx.Cast("int32", hit), flat(updates, number * width + column)), axis=entry)
+
+        hits, values = te.compute(shape, element, name="scatter")
+        return te.compute(
+            shape,
+            lambda *at: tirx.Select(hits(*at) > 0, _combined(tirx, reduction, data(*at), values(*at)), data(*at)),
+            name="scattered",
+        )
+
+    return compute

@@ -1,0 +1,228 @@
+"""Reads an ONNX file into a :class:`~tvm_schedules.ir.graph.Graph`: checks, shapes, constant folding."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.common.dtypes import check_type
+from tvm_schedules.common.reading import reading_model
+from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
+from tvm_schedules.frontend.constant_folding import MOST, Budget, evaluate, fixed_shape, infer, result_sizes
+from tvm_schedules.ir.graph import Graph, Node, Value
+
+__all__ = ["load_model", "read"]
+
+KEEP = {"DequantizeLinear", "Transpose", "Add"}
+"""Operators on constants that stay for :mod:`tvm_schedules.passes.weights` where a small weight is behind them."""
+
+_LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that compute a graph any number of times."""
+
+
+@reading_model()
+def load_model(source: Any) -> Any:
+    """Loads and checks a model.
+
+    Args:
+        source: A path, the bytes of a file, or an ``onnx.ModelProto``.
+
+    Returns:
+        The ``onnx.ModelProto``.
+
+    Raises:
+        ModelError: The file is missing, is not ONNX, or the checker refuses it.
+    """
+    import onnx
+
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        name = "the given bytes" if isinstance(source, bytes) else str(source)
+        try:
+            model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(Path(source))
+        except FileNotFoundError as error:
+            raise ModelError(f"no such ONNX file: {name}") from error
+        except Exception as error:
+            raise ModelError(f"{name} is not a readable ONNX file ({type(error).__name__}: {error})") from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelError("the ONNX model has no nodes or no outputs; is the file complete?")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise ModelError(f"the ONNX checker refuses the model: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def _shape(name: str, kind: Any) -> tuple[int, ...]:
+    shape = fixed_shape(kind)
+    if shape is None or min(shape, default=1) <= 0:
+        dims = kind.tensor_type.shape.dim if kind.tensor_type.HasField("shape") else None
+        text = "?" if dims is None else ", ".join(d.dim_param or str(d.dim_value or "?") for d in dims)
+        raise ShapeError(f"{name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
+    if prod(shape) > MOST:
+        raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST:,} elements")
+    return shape
+
+
+def _dtype(kind: Any) -> str:
+    from onnx import helper
+
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)).name
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in attrs.items()}
+
+
+@reading_model()
+def read(model: Any) -> Graph:
+    """Makes the graph of a checked model with fixed shapes.
+
+    Args:
+        model: ``onnx.ModelProto``.
+
+    Returns:
+        A graph whose constants are folded, except the weights in 2 or 8 bits, which keep their ``DequantizeLinear``.
+
+    Raises:
+        ModelError: Shape inference fails, a tensor or what would have to be folded is too large, or an input or output
+            is no tensor of a type of :data:`tvm_schedules.common.dtypes.TYPES`.
+        ShapeError: A shape is open.
+    """
+    import onnx
+
+    _check_ends(model)
+    try:
+        # Without data_prop: it follows numbers through the network without bounds.
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:
+        raise ModelError(f"shape inference fails: {str(error).splitlines()[0]}") from error
+    graph = model.graph
+    for proto in graph.node:
+        if proto.op_type in _LOOPS or proto.domain not in ("", "ai.onnx"):
+            kind = f"{proto.domain}::{proto.op_type}" if proto.domain else proto.op_type
+            why = "is a loop" if proto.op_type in _LOOPS else "is not part of ONNX"
+            raise UnsupportedOperatorError(
+                f"node {proto.name or proto.output[0]!r}: the operator {kind} {why}; "
+                "express it with other standard operators in the network's forward, or leave it outside"
+            )
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    inputs = [v for v in graph.input if v.name not in constants]
+    types = {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
+    opsets = {o.domain: int(o.version) for o in model.opset_import}
+    nodes = _Folder(constants, types, opsets).run(graph.node)
+    known = {
+        name: Value(name, _shape(name, kind), _dtype(kind))
+        for name, kind in types.items()
+        if kind.HasField("tensor_type") and name not in constants
+    }
+    for node in nodes:
+        for name in node.outputs:
+            if name and name not in known and name not in constants:
+                raise ShapeError(f"the shape of {name!r}, output of {node.op} node {node.name!r}, cannot be inferred")
+    opset = opsets.get("", opsets.get("ai.onnx", 25))
+    outputs = [v.name for v in graph.output]
+    return Graph(graph.name or "network", nodes, known, constants, [v.name for v in inputs], outputs, opset=opset)
+
+
+def _check_ends(model: Any) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise ModelError(f"{value.name!r} is an input or output that is no tensor: {kind}")
+        check_type(_dtype(value.type), f"input or output {value.name!r}")
+
+
+class _Folder:
+    """Takes what is computed from constants alone out of a list of nodes.
+
+    Weights in 2 or 8 bits are left to :mod:`tvm_schedules.passes.weights`, unless what reads them has no other input:
+    then a layer is applied to a constant.
+    """
+
+    def __init__(self, constants: dict[str, np.ndarray], types: dict[str, Any], opsets: dict[str, int]) -> None:
+        self.constants, self.types, self.opsets = constants, types, opsets
+        self.budget = Budget(sum(array.size for array in constants.values()))
+        self.weighty = {name for name, array in constants.items() if array.dtype.itemsize == 1 and array.ndim > 1}
+        self.late: dict[str, Any] = {}  # the nodes of weights, by their results
+
+    def run(self, protos: Any) -> list[Node]:
+        """The nodes that stay; ``constants`` gets the results of the others, ``types`` what follows from them."""
+        nodes: list[Node] = []
+        taken: set[str] = set()
+        for index, proto in enumerate(protos):
+            name = proto.name if proto.name and proto.name not in taken else f"{proto.name or proto.op_type}_{index}"
+            taken.add(name)
+            if proto.op_type == "Constant":
+                self.constants[proto.output[0]] = _constant(proto)
+            elif not self._is_shape(proto) and not self._folds(proto):
+                self._infer(proto)
+                attributes = _attributes(proto)
+                nodes.append(Node(name, proto.op_type, list(proto.input), list(proto.output), attributes, proto.domain))
+        return nodes
+
+    def _is_shape(self, proto: Any) -> bool:
+        """Whether it is the shape, or the size, of a tensor of fixed shape."""
+        shape = fixed_shape(self.types.get(proto.input[0])) if proto.op_type in ("Shape", "Size") else None
+        if shape is None:
+            return False
+        ends = {a.name: int(a.i) for a in proto.attribute}
+        values = prod(shape) if proto.op_type == "Size" else shape[ends.get("start", 0) : ends.get("end", len(shape))]
+        self.constants[proto.output[0]] = np.array(values, np.int64)
+        return True
+
+    def _infer(self, proto: Any) -> None:
+        if all(fixed_shape(self.types.get(name)) is not None for name in proto.output if name):
+            return
+        for name, kind in infer(proto, self.types, self.constants, self.opsets).items():
+            if kind.WhichOneof("value") and (name not in self.types or fixed_shape(kind) is not None):
+                self.types[name] = kind
+
+    def _folds(self, proto: Any) -> bool:
+        reads = [name for name in proto.input if name]
+        if not reads or not all(name in self.constants or name in self.late for name in reads):
+            return False
+        if proto.op_type in KEEP and any(name in self.weighty for name in reads):
+            self.weighty.update(proto.output)
+            self.late.update(dict.fromkeys(proto.output, proto))
+            return False
+        for name in reads:
+            if not self._value(name):
+                return False
+        return self._evaluate(proto)
+
+    def _value(self, name: str) -> bool:
+        """Whether a constant's or a weight's value is in ``constants`` now."""
+        if not name or name in self.constants:
+            return True
+        return all(map(self._value, self.late[name].input)) and self._evaluate(self.late[name])
+
+    def _evaluate(self, proto: Any) -> bool:
+        made = evaluate(proto, self.constants, self.opsets, self.budget)
+        if made is None:
+            size = sum(result_sizes(proto, self.constants, self.opsets) or ())
+            if size > self.budget.left:
+                raise ModelError(
+                    f"node {proto.name or proto.output[0]!r}: {proto.op_type} makes a constant of {size:,} elements; "
+                    f"{self.budget.left:,} more are folded in a file of this size; make it an input of the network"
+                )
+            return False
+        self.constants.update((name, array) for name, array in zip(proto.output, made, strict=False) if name)
+        return True
+
+
+def _constant(proto: Any) -> np.ndarray:
+    import onnx
+
+    attr = proto.attribute[0]
+    if attr.name == "value":
+        return onnx.numpy_helper.to_array(attr.t)
+    value = onnx.helper.get_attribute_value(attr)
+    return np.array(value, np.int64 if attr.name.startswith("value_int") else np.float32)

@@ -1,0 +1,161 @@
+"""The graph between an ONNX file and the kernels: values, ONNX nodes, and fused nodes with kernels of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tvm_schedules.ir.layout import Triple, Window
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+
+__all__ = ["Clip", "DenseWeight", "GlobalPool", "Graph", "Linear", "Node", "Pool", "Quant", "Value", "Windowed"]
+
+
+@dataclass(frozen=True)
+class Quant:
+    """An 8-bit value ``q`` stands for ``(q - zero_point) * scale``; no ``q`` is larger than ``top``."""
+
+    scale: float
+    zero_point: int
+    top: int = 255
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the graph. ``quant`` is set for 8-bit tensors that stand for real numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quant: Quant | None = None
+
+
+@dataclass(frozen=True)
+class DenseWeight:
+    """A weight that is not ternary: ``values * scale`` with one scale a channel; ``values`` is int8 or float32."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    channel_axis: int = 0
+
+    def dequantize(self) -> np.ndarray:
+        """The float32 weight."""
+        shape = [1] * self.values.ndim
+        shape[self.channel_axis] = -1
+        return self.values.astype(np.float32) * self.scale.reshape(shape)
+
+
+Weight = TernaryTensor | DenseWeight
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Bounds of an activation function, in real units."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclass
+class Node:
+    """An ONNX operator as it stands in the file."""
+
+    name: str
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+
+@dataclass
+class Fused(Node):
+    """A node with a kernel and an epilogue: ``y = clip(acc * scale + bias + residual)``, quantised where the output is.
+
+    ``inputs[0]`` is the data; ``residual`` repeats the name of another input.
+    """
+
+    scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
+    bias: np.ndarray = field(default_factory=lambda: np.zeros(1, np.float32))
+    residual: str | None = None
+    clip: Clip = Clip()
+    fused: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Windowed(Fused):
+    """A convolution of any dimension with a constant weight ``[O, C / groups, ...]``."""
+
+    window: Window = field(default_factory=lambda: Window((1, 1, 1)))
+    weight: Weight | None = None
+
+
+@dataclass
+class Linear(Fused):
+    """``x [..., K]`` times a constant weight ``[O, K]``."""
+
+    weight: Weight | None = None
+
+
+@dataclass
+class Pool(Fused):
+    """Maximum or average over a window; a window of one pixel copies (elementwise addition, clipping, requantising)."""
+
+    window: Window = field(default_factory=lambda: Window((1, 1, 1)))
+    kind: Literal["max", "average"] = "max"
+    include_pad: bool = False
+
+
+@dataclass
+class GlobalPool(Fused):
+    """Average over all pixels."""
+
+
+@dataclass
+class Graph:
+    """A network: nodes in execution order, values by name, constants by name."""
+
+    name: str
+    nodes: list[Node]
+    values: dict[str, Value]
+    constants: dict[str, np.ndarray]
+    inputs: list[str]
+    outputs: list[str]
+    weights: dict[str, Weight] = field(default_factory=dict)
+    opset: int = 25
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Who reads each value."""
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                if name:
+                    readers.setdefault(name, []).append(node)
+        return readers
+
+    def producers(self) -> dict[str, Node]:
+        """Who writes each value."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def prune(self) -> None:
+        """Drops nodes whose outputs nobody reads."""
+        needed = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):
+            if any(name in needed for name in node.outputs):
+                kept.append(node)
+                needed.update(node.inputs)
+        self.nodes = kept[::-1]
+
+
+def channel_shape(shape: tuple[int, ...]) -> Triple:
+    """The last dimensions of ``[N, C, ...]`` as depth, height, width.
+
+    >>> channel_shape((1, 8, 5))
+    (1, 1, 5)
+    """
+    dims = shape[2:]
+    full = (1,) * (3 - len(dims)) + tuple(dims)
+    return full[0], full[1], full[2]

@@ -1,0 +1,1 @@
+"""From a graph to steps with memory: what all back ends share."""

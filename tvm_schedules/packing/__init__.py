@@ -1,0 +1,1 @@
+"""Stored weights expanded into what kernels read: numpy only, when a library is loaded."""

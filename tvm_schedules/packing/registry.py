@@ -1,0 +1,182 @@
+"""Expands what an artifact stores into what the kernels read: numpy only, once, when a library is loaded.
+
+Weights are stored in about as many bits as they have entropy (:mod:`tvm_schedules.ir.ternary_codec`); a kernel wants
+lists of offsets. A plan names for every constant a recipe of this file, its arguments and the stored arrays it starts
+from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.backends.cpu.kernels import bitplanes, linear, linear_dot, pool, popcount_linear
+from tvm_schedules.backends.cpu.kernels import dense_conv as dense
+from tvm_schedules.backends.cpu.kernels import dense_conv_dot as dense_dot
+from tvm_schedules.backends.cpu.kernels import depthwise_conv_dot as depthwise_dot
+from tvm_schedules.backends.gpu.kernels import conv_dot as gpu_conv_dot
+from tvm_schedules.backends.gpu.kernels import linear_dot as gpu_linear_dot
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.packing import panel_lists
+from tvm_schedules.packing import tap_lists as taps
+
+__all__ = ["RECIPES", "expand", "halo_from", "window_from"]
+
+Arrays = dict[str, np.ndarray]
+LARGEST_GAP = 4096
+"""So many bytes may be behind the last constant."""
+
+
+def halo_from(data: Mapping[str, Any]) -> Halo:
+    """A :class:`Halo` from its JSON form."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Halo(**fields)
+
+
+def window_from(data: Mapping[str, Any]) -> Window:
+    """A :class:`Window` from its JSON form."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    first, second, third = (tuple(pair) for pair in fields.pop("pads"))
+    return Window(pads=(first, second, third), **fields)
+
+
+def _values(arrays: Arrays, params: dict[str, Any]) -> np.ndarray:
+    """8-bit weights, or the codes of a ternary weight of one term."""
+    if "codes" not in arrays:
+        return arrays["values"]
+    return TernaryTensor.from_stored(arrays, params["shape"]).codes[0]
+
+
+def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return arrays
+
+
+def _rows(arrays: Arrays, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    codes, levels = taps.split_levels(TernaryTensor.from_stored(arrays, params["shape"]))
+    # The epilogue's scale holds the only level.
+    return codes, np.ones_like(levels) if len(codes) == 1 else levels
+
+
+def _words(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return bitplanes.words(*_rows(arrays, params), window, x, params["planes"], params["limit"])
+
+
+def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, levels = _rows(arrays, params)
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return taps.segments(codes, levels, window, x, params["limit"], params["index"], params["share"])
+
+
+def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes = _values(arrays, params)
+    flat = codes.reshape(*codes.shape[:2], -1)
+    return panel_lists.lists(
+        flat, **{k: params[k] for k in ("places", "channel", "limit", "share", "unroll")}, panel=params["channels"]
+    )
+
+
+def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return dense.weights(arrays["values"], window, x, params["tile"], params["dtype"])
+
+
+def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    return dense_dot.weights(_values(arrays, params), window, x, params["tile"])
+
+
+def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return depthwise_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
+
+
+def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    values = _values(arrays, params)
+    made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
+    return {"values": made}
+
+
+def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    values = _values(arrays, params).reshape(params["shape"][1:])
+    return gpu_conv_dot.weights(values, window, x, params["tile"], params["slices"], params["plus"])
+
+
+def _gpu_linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    values = _values(arrays, params)
+    return {"words": gpu_linear_dot.weights(values, *(params[k] for k in ("ternary", "lanes", "vector", "rows")))}
+
+
+def _popcount_linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, _ = _rows(arrays, params)
+    return popcount_linear.weights(codes, params["vector"], params["tile"])
+
+
+def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return {"mask": halo_from(params["x"]).mask(tuple(params["size"]), params["length"])}
+
+
+def _divisor(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    x, window = halo_from(params["x"]), window_from(params["window"])
+    return {"divisor": pool.divisors(x, window, tuple(params["size"]), params["length"], params["include_pad"])}
+
+
+def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    if "codes" in arrays:
+        weight = TernaryTensor.from_stored(arrays, params["shape"])
+        values = weight.codes[0] if params["dtype"] == "int8" else weight.dequantize()
+    else:
+        values = arrays["values"]
+    return {"values": linear.weights(values, params["dtype"], params["padded"])}
+
+
+RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
+    "raw": _raw,
+    "taps": _taps,
+    "panel": _panel,
+    "words": _words,
+    "dense": _dense,
+    "dense_dot": _dense_dot,
+    "depthwise_dot": _depthwise_dot,
+    "mask": _mask,
+    "divisor": _divisor,
+    "linear": _linear,
+    "linear_dot": _linear_dot,
+    "popcount_linear": _popcount_linear,
+    "gpu_conv_dot": _gpu_conv_dot,
+    "gpu_linear_dot": _gpu_linear_dot,
+}
+
+
+def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Makes the constant memory of a network.
+
+    Args:
+        plan: The compiled network's plan.
+        arrays: Its stored arrays.
+
+    Returns:
+        uint8 ``[plan["constant_bytes"]]``.
+
+    Raises:
+        KeyError: A stored array is missing.
+        ValueError: An expanded constant is not as long as the plan says, or not inside of the memory.
+    """
+    places = [place for constant in plan["constants"] for place in constant["outputs"].values()]
+    end, size = max([place["offset"] + place["nbytes"] for place in places], default=0), plan["constant_bytes"]
+    if not end <= size <= end + LARGEST_GAP or min([place["offset"] for place in places], default=0) < 0:
+        raise ValueError(f"constants end at {end} bytes, the plan says {size}")
+    memory = np.zeros(size, np.uint8)
+    for constant in plan["constants"]:
+        made = RECIPES[constant["recipe"]]({k: arrays[v] for k, v in constant["arrays"].items()}, constant["params"])
+        for name, place in constant["outputs"].items():
+            data = np.ascontiguousarray(made[name]).reshape(-1).view(np.uint8)
+            if data.nbytes != place["nbytes"]:
+                raise ValueError(f"constant {name!r}: expanded to {data.nbytes} bytes, the plan says {place['nbytes']}")
+            if not 0 <= place["offset"] <= memory.size - data.nbytes:
+                raise ValueError(f"constant {name!r} at {place['offset']} is not inside of {memory.size} bytes")
+            memory[place["offset"] : place["offset"] + data.nbytes] = data
+    return memory

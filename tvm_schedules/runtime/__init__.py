@@ -1,0 +1,1 @@
+"""What the models of all back ends have in common."""

@@ -1,0 +1,1 @@
+"""Named targets, and what this machine is."""

@@ -1,0 +1,108 @@
+"""Stage by stage: is every 8-bit tensor of a network right, given the 8-bit tensors that it is computed from?
+
+Comparing whole networks mixes an error of one layer with what the following layers make of it. Here the library's own
+tensors are fed to onnxruntime at every quantised tensor, so that each stage, from quantised inputs to quantised output,
+is compared alone: it may differ by one step where a value lies on the edge between two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_schedules.verify import outputs as verify
+
+Array = npt.NDArray[Any]
+
+__all__ = ["Stage", "compare_stages", "cut", "expose"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one 8-bit tensor compares with onnxruntime's, computed from the library's tensors before it.
+
+    Attributes:
+        name: The tensor.
+        steps: Largest difference in quantisation steps.
+        share: Fraction of elements that differ.
+    """
+
+    name: str
+    steps: int
+    share: float
+
+
+def _quantized(model: Any) -> list[str]:
+    return [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+
+def expose(model: Any) -> Any:
+    """A copy of the model in which every QuantizeLinear's output is an output of the network too."""
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    inferred = onnx.shape_inference.infer_shapes(probe)
+    types = {value.name: value for value in [*inferred.graph.value_info, *inferred.graph.output]}
+    present = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(types[name] for name in _quantized(model) if name not in present)
+    return probe
+
+
+def cut(model: Any) -> Any:
+    """A copy in which every quantised tensor is an input for its readers, and ``<name>/computed`` an output."""
+    probe = expose(model)
+    quantized = set(_quantized(model))
+    entries = [value for value in probe.graph.output if value.name in quantized]
+    probe.graph.input.extend(entries)
+    for node in probe.graph.node:
+        if node.op_type == "QuantizeLinear":
+            node.output[0] = f"{node.output[0]}/computed"
+    outputs = []
+    for value in probe.graph.output:
+        copy = type(value)()
+        copy.CopyFrom(value)
+        copy.name = f"{value.name}/computed" if value.name in quantized else value.name
+        outputs.append(copy)
+    del probe.graph.output[:]
+    probe.graph.output.extend(outputs)
+    del probe.graph.value_info[:]
+    return probe
+
+
+def compare_stages(
+    model: Any, runs: Sequence[Mapping[str, Array]], make_runner: Callable[[Any], Callable[..., Any]]
+) -> list[Stage]:
+    """Compares all 8-bit tensors of a network.
+
+    Args:
+        model: ``onnx.ModelProto`` with QuantizeLinear nodes.
+        runs: Inputs by name, one mapping a run.
+        make_runner: Compiles a model and makes it callable, numpy in, numpy out.
+
+    Returns:
+        One entry for each quantised tensor, in the order of the graph; empty for a network in float.
+    """
+    names = _quantized(model)
+    if not names:
+        return []
+    probe = expose(model)
+    order = [value.name for value in probe.graph.output]
+    runner, session = make_runner(probe), verify.reference_session(cut(model))
+    steps = dict.fromkeys(names, 0)
+    differing = dict.fromkeys(names, 0)
+    total = dict.fromkeys(names, 0)
+    for run in runs:
+        result = runner(*run.values())
+        own = dict(zip(order, result if isinstance(result, tuple) else (result,), strict=True))
+        wanted = session.run([f"{name}/computed" for name in names], {**run, **{name: own[name] for name in names}})
+        for name, want in zip(names, wanted, strict=True):
+            distance = np.abs(own[name].astype(np.int32) - want.astype(np.int32))
+            steps[name] = max(steps[name], int(distance.max(initial=0)))
+            differing[name] += int(np.count_nonzero(distance))
+            total[name] += distance.size
+    return [Stage(name, steps[name], differing[name] / max(1, total[name])) for name in names]
