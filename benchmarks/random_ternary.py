@@ -15,19 +15,19 @@ KINDS = 10
 
 
 def random_inputs(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
-    """Random inputs ``[count, *shape]`` of :data:`KINDS` kinds: a random centre each, and half as much of the new.
+    """Random inputs ``[count, *shape]`` of :data:`KINDS` kinds: a random center each, and half as much of the new.
 
-    The centres are the same for every seed. Images are patches of several sizes: the average over its pixels is nearly
+    The centers are the same for every seed. Images are patches of several sizes: the average over its pixels is nearly
     the same for every image of independent pixels, and so is what a network with average pooling says about it.
     """
     return _inputs_and_kinds(shape, count, seed)[0]
 
 
 def _inputs_and_kinds(shape: tuple[int, ...], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    centres = _patches(shape, KINDS, torch.Generator().manual_seed(2**31 - 1))
+    centers = _patches(shape, KINDS, torch.Generator().manual_seed(2**31 - 1))
     random = torch.Generator().manual_seed(seed)
     kinds = torch.randint(KINDS, (count,), generator=random)
-    return (centres[kinds] + 0.5 * _patches(shape, count, random)) / math.sqrt(1.25), kinds
+    return (centers[kinds] + 0.5 * _patches(shape, count, random)) / math.sqrt(1.25), kinds
 
 
 def _patches(shape: tuple[int, ...], count: int, random: torch.Generator) -> Tensor:
@@ -46,8 +46,8 @@ def randomly_ternary(model: nn.Module, shape: tuple[int, ...], zeros: float = 0.
 
     The first layer, the last one and depthwise convolutions keep dense weights. What training would give is imitated on
     :func:`random_inputs`, so that the network tells inputs apart and does not amplify roundings until nothing else is
-    left (a deep random one does, MobileNetV2 by a factor of several hundred): statistics of normalisation are
-    estimated, most normalised values pass ReLU, residual branches are damped, and the last layer is fitted by least
+    left (a deep random one does, MobileNetV2 by a factor of several hundred): statistics of normalization are
+    estimated, most normalized values pass ReLU, residual branches are damped, and the last layer is fitted by least
     squares to tell the kinds of inputs apart, so that a class is decided by more than a rounding.
 
     Args:
@@ -105,12 +105,12 @@ def randomly_ternary(model: nn.Module, shape: tuple[int, ...], zeros: float = 0.
 def _fit(layer: nn.Module, features: Tensor, kinds: Tensor, random: torch.Generator) -> None:
     """Ridge regression of the kinds on the features for the first classes; the others get small random weights."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    centre, wanted = features.mean(0), F.one_hot(kinds, KINDS).float()
-    x, y = features - centre, wanted - wanted.mean(0)
+    center, wanted = features.mean(0), F.one_hot(kinds, KINDS).float()
+    x, y = features - center, wanted - wanted.mean(0)
     gram = x @ x.T
     rows = torch.linalg.solve(gram + 0.1 * gram.diagonal().mean() * torch.eye(len(x)), y).T @ x
     weight.copy_(0.1 * rows.std() * torch.randn(weight.shape, generator=random))
     weight[:KINDS] = rows
     bias.zero_()
     bias[:KINDS] = wanted.mean(0)
-    bias.sub_(weight @ centre)
+    bias.sub_(weight @ center)

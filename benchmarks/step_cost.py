@@ -1,4 +1,4 @@
-"""What a training step costs with every method, beside the float network and other packages' fake quantisation.
+"""What a training step costs with every method, beside the float network and other packages' fake quantization.
 
     python -m benchmarks.step_cost resnet20 resnet18 --rounds 7 --output runs/step_cost.json
 
@@ -8,7 +8,7 @@ every time the float network is measured just before; a variant's overhead is th
 time over the other, and that of the fastest steps is printed beside it. The float network is one of the variants: its
 overhead over itself is the noise. On a machine that has other work to do ``--clock cpu`` counts the process's own CPU
 time. Peak memory is that of a step above what is allocated before it. Brevitas, torchao and torch's own
-quantisation-aware training take part where they are installed; they only quantise weights here, in the same layers.
+quantization-aware training take part where they are installed; they only quantize weights here, in the same layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fake quantisation of weights by other packages, for comparison in :mod:`benchmarks.step_cost`."""
+"""Fake quantization of weights by other packages, for comparison in :mod:`benchmarks.step_cost`."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def _brevitas(network: nn.Module, layer_class: type, quantizer: type) -> nn.Modu
 
 
 class _Reshaped(nn.Module):
-    """Gives a quantiser for matrices the weight of a convolution."""
+    """Gives a quantizer for matrices the weight of a convolution."""
 
     def __init__(self, quantizer: nn.Module) -> None:
         super().__init__()
         self.quantizer = quantizer
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The quantised weight."""
+        """The quantized weight."""
         return self.quantizer(weight.flatten(1)).view_as(weight)
 
 
@@ -77,7 +77,7 @@ def torchao_int8(network: nn.Module) -> nn.Module:
 
 
 def torch_int8(network: nn.Module) -> nn.Module:
-    """Torch's own fused fake quantisation of 8-bit weights, one scale per layer."""
+    """Torch's own fused fake quantization of 8-bit weights, one scale per layer."""
     from torch.ao.nn.qat import Conv2d
     from torch.ao.quantization import default_qat_qconfig
 
@@ -93,4 +93,4 @@ PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "torchao int8": torchao_int8,
     "torch.ao int8": torch_int8,
 }
-"""What turns a float network into a quantised one, by name; ImportError where the package is not installed."""
+"""What turns a float network into a quantized one, by name; ImportError where the package is not installed."""

@@ -3,7 +3,7 @@
     python -m benchmarks.verify_models resnet20 resnet18 mobilenetv2
 
 Every network is exported with 8-bit activations and run on random inputs that neither calibration nor export have
-seen. onnxruntime runs the very ONNX file of the artifact, without graph optimisation. Networks are compared as a
+seen. onnxruntime runs the very ONNX file of the artifact, without graph optimization. Networks are compared as a
 whole, and stage by stage: every 8-bit tensor against onnxruntime's, computed from the library's 8-bit tensors
 before it. A value on the edge between two steps may be rounded either way; networks of random weights amplify that
 from stage to stage.
@@ -38,11 +38,11 @@ class Verified:
         name: Of the network.
         inputs: Number of random inputs.
         equal: How many of them get the same class from the library and from onnxruntime.
-        itself: How many get the same class from onnxruntime with its optimisations and without.
+        itself: How many get the same class from onnxruntime with its optimizations and without.
         classes: Different classes among onnxruntime's answers.
         relative: Largest difference of a logit, as a share of the largest logit.
         stages: Number of 8-bit tensors.
-        steps: Largest difference of one of them in quantisation steps, stage by stage.
+        steps: Largest difference of one of them in quantization steps, stage by stage.
         share: Fraction of their elements that differ, in the stage where it is largest.
         seconds: Export with compilation and verification.
         latency: Median of a run of the library, milliseconds, all threads; tern-bench measures properly.
@@ -99,7 +99,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
     session = reference_session(proto)
     feed = session.get_inputs()[0].name
     theirs = [session.run(None, {feed: image[None]})[0][0] for image in images]
-    default = reference_session(proto, optimised=True)
+    default = reference_session(proto, optimized=True)
     again = np.array([default.run(None, {feed: image[None]})[0][0].argmax() for image in images])
     a, b = np.stack(ours), np.stack(theirs)
     same = a.argmax(1) == b.argmax(1)

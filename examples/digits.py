@@ -36,7 +36,7 @@ Images = npt.NDArray[np.float32]
 
 
 class DigitsNet(pl.LightningModule):
-    """A small residual network for 8x8 grey images.
+    """A small residual network for 8x8 gray images.
 
     Args:
         width: Channels of the first stage; the second has twice as many.
@@ -208,9 +208,9 @@ def train_both(options: argparse.Namespace, output: Path) -> tuple[nn.Module, Di
     path = train("ternary", net, options.ternary_epochs, output, settings, callbacks)
     # Weights are ternary in the checkpoint itself; the ranges of activations are in the callback's part of it.
     ternary_net = DigitsNet(options.width)
-    quantise = ActivationQuantization(bits=8)
-    quantise.load_state_dict(read_checkpoint(path)["callbacks"][quantise.state_key])
-    quantise.install(ternary_net)
+    quantize = ActivationQuantization(bits=8)
+    quantize.load_state_dict(read_checkpoint(path)["callbacks"][quantize.state_key])
+    quantize.install(ternary_net)
     load_module(path, ternary_net)
     return float_net, ternary_net
 

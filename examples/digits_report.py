@@ -18,7 +18,7 @@ ACCURACIES = {
     "ternary": "ternary network in torch",
     "exported": "exported tern library",
 }
-GREY, GREEN, INK = "#9aa3ad", "#1b7f5a", "#2b2f33"
+GRAY, GREEN, INK = "#9aa3ad", "#1b7f5a", "#2b2f33"
 
 
 def engines(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -120,17 +120,17 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         _bars(axes[1, 1], list(layers), zeros, texts, GREEN)
         axes[1, 1].set_title("Zeros, entropy of a weight")
         axes[1, 1].set_xlim(0, 1.5)
-        figure.suptitle(results["bench"]["machine"]["cpu"], fontsize=9, color=GREY)
+        figure.suptitle(results["bench"]["machine"]["cpu"], fontsize=9, color=GRAY)
         figure.get_layout_engine().set(h_pad=0.15, w_pad=0.1)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
-def _bars(axis: Any, names: list[str], values: list[float], texts: list[str], colour: str | None = None) -> None:
-    """Horizontal bars with their values, first on top; rows about our library stand out unless one colour is given."""
-    colours = [colour or (GREEN if "tern" in name else GREY) for name in names]
+def _bars(axis: Any, names: list[str], values: list[float], texts: list[str], color: str | None = None) -> None:
+    """Horizontal bars with their values, first on top; rows about our library stand out unless one color is given."""
+    colors = [color or (GREEN if "tern" in name else GRAY) for name in names]
     places = range(len(names))
-    axis.barh(places, values, color=colours, height=0.68)
+    axis.barh(places, values, color=colors, height=0.68)
     for place, value, text in zip(places, values, texts, strict=True):
         axis.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center")
     axis.set_yticks(list(places), names)

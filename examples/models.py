@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Convolution with "same" padding and without bias, and its batch normalisation."""
+    """Convolution with "same" padding and without bias, and its batch normalization."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
@@ -68,7 +68,7 @@ class CifarResNet(nn.Module):
         self.layer3 = self._stage(2 * width, 4 * width, blocks)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, classes)
-        initialise(self)
+        initialize(self)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
@@ -121,7 +121,7 @@ class ResNet18(nn.Module):
         self.layer4 = self._stage(256, 512, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512, num_classes)
-        initialise(self)
+        initialize(self)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -173,7 +173,7 @@ class MobileNetV2(nn.Module):
         features.append(nn.Sequential(*conv_bn(channels, 1280, 1), nn.ReLU6(inplace=True)))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, num_classes))
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[N, 3, 224, 224]`` -> logits ``[N, num_classes]``."""
@@ -181,7 +181,7 @@ class MobileNetV2(nn.Module):
 
 
 class MLP(nn.Module):
-    """784-1024-1024-10 with batch normalisation and ReLU."""
+    """784-1024-1024-10 with batch normalization and ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class MLP(nn.Module):
         for inputs in (784, 1024):
             layers += [nn.Linear(inputs, 1024, bias=False), nn.BatchNorm1d(1024), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(1024, 10))
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels ``[N, 784]`` -> logits ``[N, 10]``."""
@@ -227,8 +227,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 """Constructor and shape of one input of every network, by name."""
 
 
-def initialise(model: nn.Module) -> None:
-    """Weights as in "Delving Deep into Rectifiers" (He et al., 2015), eq. 10; normalisation starts as the identity."""
+def initialize(model: nn.Module) -> None:
+    """Weights as in "Delving Deep into Rectifiers" (He et al., 2015), eq. 10; normalization starts as the identity."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

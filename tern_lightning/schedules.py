@@ -28,7 +28,7 @@ class Schedule:
         shape: One of ``constant``, ``linear``, ``cubic``, ``cosine``, ``step``.
         begin: Where it begins, >= 0, in ``unit``.
         end: Where it is complete, >= ``begin``, in ``unit``. A constant schedule is complete at ``begin``.
-        unit: ``epoch`` (parts of epochs count), ``step`` (optimiser steps) or ``fraction`` (share of the run). They
+        unit: ``epoch`` (parts of epochs count), ``step`` (optimizer steps) or ``fraction`` (share of the run). They
             count from where the callback joined the run: its start, unless a run is continued with a callback more.
         initial: Value until ``begin``.
         final: Value from ``end`` on.

@@ -1,4 +1,4 @@
-"""The one description of a ternary weight that every quantiser produces and every report, file and kernel consumes."""
+"""The one description of a ternary weight that every quantizer produces and every report, file and kernel consumes."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class TernaryTensor:
         return self.terms * ((self.codes[0].numel() + 3) // 4) + 4 * levels
 
     def scale_channels(self, scale: Tensor) -> TernaryTensor:
-        """Multiply every output channel by a factor, for example that of a normalisation that follows.
+        """Multiply every output channel by a factor, for example that of a normalization that follows.
 
         Args:
             scale: ``[channels]``, finite. A negative factor flips the channel's codes, so that levels keep their sign;
@@ -184,7 +184,7 @@ class TernaryTensor:
 
     @staticmethod
     def from_values(weight: Tensor, channel_axis: int = 0) -> TernaryTensor | None:
-        """Recognise a float weight that is exactly ternary by value.
+        """Recognize a float weight that is exactly ternary by value.
 
         Args:
             weight: Any float tensor with at least one axis.

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.arm import models, tools
 from tests.arm import board
 from tvm_schedules.artifact import build, load_samples, store
-from tvm_schedules.bench.peers import quantise
+from tvm_schedules.bench.peers import quantize
 from tvm_schedules.frontend.onnx_model import float_model, read_model
 
 __all__ = ["CLASSES", "CPUS", "Block", "Region", "layer", "network", "parse"]
@@ -161,7 +161,7 @@ def network(model: Any, target: str, folder: Path, hot: int = 0, peer: bool = Tr
     """Counts a whole network, from float input to float output.
 
     Returns:
-        ``tern`` and ``onnxruntime`` (8-bit by its own quantiser): regions; ``steps``: the plan's steps with a
+        ``tern`` and ``onnxruntime`` (8-bit by its own quantizer): regions; ``steps``: the plan's steps with a
         ``region`` each.
     """
     steps, regions = _tern(model, target, folder, hot)
@@ -170,7 +170,7 @@ def network(model: Any, target: str, folder: Path, hot: int = 0, peer: bool = Tr
         artifact = folder / "artifact"
         source, path = folder / "float.onnx", folder / "int8.onnx"
         source.write_bytes(float_model(read_model(artifact / store.MODEL)).SerializeToString())
-        quantise(source, path, artifact)
+        quantize(source, path, artifact)
         inputs, _ = load_samples(artifact)
         names = [entry["name"] for entry in store.read_metadata(artifact)["inputs"]]
         found["onnxruntime"] = _peer(path, dict(zip(names, inputs[0], strict=True)), CPUS[target], folder, hot)

@@ -1,4 +1,4 @@
-"""Cycles by LLVM's machine code analyser: its model of a core, no caches, every block as if it ran back to back."""
+"""Cycles by LLVM's machine code analyzer: its model of a core, no caches, every block as if it ran back to back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def assembly(blocks: Sequence[Block]) -> list[list[str]]:
 
 
 def _local(line: str) -> str:
-    """Branches go to the block itself: the analyser wants labels, not distances."""
+    """Branches go to the block itself: the analyzer wants labels, not distances."""
     if line.startswith(("bl ", "casa", "cas", "swp", "ldadd")):
         return UNKNOWN
     line = re.sub(r"^b(\.\w+)?\s+#?.*$", "b.ne .Lblock", line)

@@ -42,7 +42,7 @@ class Layer:
         return {"pads": [self.kernel // 2] * 4, "strides": [self.stride] * 2, "group": self.groups}
 
     def ours(self, zeros: float) -> Any:
-        """ONNX model in this package's form; the input is quantised and packed by another step."""
+        """ONNX model in this package's form; the input is quantized and packed by another step."""
         net = Net((1, self.fan * self.groups, self.size, self.size), seed=1)
         weight = net.weight(self._shape(), None if self.dense else zeros, int8=True)
         conv = net.op("Conv", net.quantize("input_0"), weight, net.bias(self.rows), **self._attributes())

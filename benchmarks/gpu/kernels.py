@@ -164,7 +164,7 @@ def measure(specs: list[linear_dot.Spec], data: Layer, target: TargetSpec, cold:
 
 
 def bandwidth(target: TargetSpec, nbytes: int = 2 << 30) -> float:
-    """Bytes a second that a kernel reads which does nothing else: 16 bytes a thread and step, neighbours together."""
+    """Bytes a second that a kernel reads which does nothing else: 16 bytes a thread and step, neighbors together."""
     threads, groups, steps = 256, 8192, max(1, nbytes // (16 * 256 * 8192))
     total = threads * groups * steps * 4
 

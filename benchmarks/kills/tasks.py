@@ -282,7 +282,7 @@ def write_network(path: Path, seed: int, zeros: float = 0.7, layers: int = 2) ->
         weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def quantised(x: str, scale: float, zero: int) -> str:
+    def quantized(x: str, scale: float, zero: int) -> str:
         names = [constant(f"{x}.scale", np.float32(scale)), constant(f"{x}.zero", np.uint8(zero))]
         nodes.append(helper.make_node("QuantizeLinear", [x, *names], [f"{x}.q"], name=f"{x}.quantize"))
         nodes.append(helper.make_node("DequantizeLinear", [f"{x}.q", *names], [f"{x}.d"], name=f"{x}.dequantize"))
@@ -298,14 +298,14 @@ def write_network(path: Path, seed: int, zeros: float = 0.7, layers: int = 2) ->
         nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=f"{name}.weights", axis=0))
         return output
 
-    x = quantised("x", 6 / 255, 128)
+    x = quantized("x", 6 / 255, 128)
     for name in ("conv1", "conv2")[:layers]:
         nodes.append(helper.make_node("Conv", [x, ternary(name, [16, 16, 3, 3])], [name], name=name, pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [name], [f"{name}.relu"], name=f"{name}.relu"))
-        x = quantised(f"{name}.relu", 4 / 255, 0)
+        x = quantized(f"{name}.relu", 4 / 255, 0)
     nodes.append(helper.make_node("GlobalAveragePool", [x], ["pool"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["pool"], ["flat"], name="flat"))
-    flat = quantised("flat", 4 / 255, 0)
+    flat = quantized("flat", 4 / 255, 0)
     nodes.append(helper.make_node("Gemm", [flat, ternary("head", [10, 16])], ["y"], name="head", transB=1))
     ends = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]

@@ -107,7 +107,7 @@ def find_families(characters: str, fonts: Sequence[Face]) -> list[Family]:
 
 
 def sheet_of(face: Face, characters: str) -> Sheet:
-    """Coverage ``[characters, CELL, CELL]`` of all glyphs, baselines at one height, each centred across.
+    """Coverage ``[characters, CELL, CELL]`` of all glyphs, baselines at one height, each centered across.
 
     Raises:
         OSError: The font cannot be read or drawn.

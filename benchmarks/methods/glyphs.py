@@ -2,7 +2,7 @@
 
     python -m benchmarks.methods.glyphs --sheet glyphs.png
 
-Images are 32x32 RGB with random affine distortion, colours, clutter and noise. No font family is in both parts, so that
+Images are 32x32 RGB with random affine distortion, colors, clutter and noise. No font family is in both parts, so that
 a network has to know letters and not outlines; families with the same outlines under another name (Arimo and Liberation
 Sans) count as one. Classes stay 62 although O and 0 or l and I are hardly told apart in many fonts: no network gets
 everything right. Nothing is fetched; Debian's font packages give a few dozen families.
@@ -46,7 +46,7 @@ class Settings:
         seed: Of everything that is random.
         test_share: Share of the families that are for the test, in (0, 1).
         noise: Largest standard deviation of the noise, in steps of 8 bits.
-        clutter: Most lines and neighbouring characters in an image.
+        clutter: Most lines and neighboring characters in an image.
 
     Raises:
         ValueError: A field is out of range.
@@ -149,8 +149,8 @@ def draw_one(
     """One image ``[3, 32, 32]`` of a character."""
     family = families[int(random.integers(len(families)))]
     sheet = sheets[family.faces[int(random.integers(len(family.faces)))]]
-    ink, paper = _colours(random)
-    # Clutter lies under the character; a neighbour is at least most of a cell away and shows its edge only.
+    ink, paper = _colors(random)
+    # Clutter lies under the character; a neighbor is at least most of a cell away and shows its edge only.
     tilt = random.uniform(-30, 30, (3, 2, 1)) * np.linspace(-1, 1, SIDE)
     scene = paper[:, None, None] + tilt[:, 0, :, None] + tilt[:, 1, None, :]
     for _ in range(random.integers(settings.clutter + 1)):
@@ -173,8 +173,8 @@ def _place(random: np.random.Generator, glyph: Pixels, shift: tuple[float, ...])
     zoom = random.uniform(0.8, 1.15) * np.exp(random.normal(0, 0.06, 2))
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.array([[1, shear], [0, 1]])
     inverse = np.linalg.inv(matrix @ np.diag(zoom))
-    centre = CELL / 2
-    offset = centre - inverse @ (centre + CELL * np.asarray(shift))
+    center = CELL / 2
+    offset = center - inverse @ (center + CELL * np.asarray(shift))
     data = (*inverse[0], offset[0], *inverse[1], offset[1])
     image = Image.fromarray(glyph).transform((CELL, CELL), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
     return np.asarray(image.reduce(CELL // SIDE), np.float64) / 255
@@ -187,8 +187,8 @@ def _line(random: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(image.reduce(CELL // SIDE), np.float64) / 255
 
 
-def _colours(random: np.random.Generator) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Two colours whose brightness differs by at least a quarter of the scale."""
+def _colors(random: np.random.Generator) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Two colors whose brightness differs by at least a quarter of the scale."""
     while True:
         ink, paper = random.uniform(0, 255, (2, 3))
         if abs((ink - paper) @ (0.299, 0.587, 0.114)) >= 64:

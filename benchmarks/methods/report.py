@@ -213,13 +213,13 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     }
     figure, axes = pyplot.subplots(1, 4, figsize=(14, 4.2), sharey=True, layout="constrained")
     for axis, (label, value) in zip(axes, axes_of.items(), strict=True):
-        for name, (colour, marker, members) in _kinds(ternary).items():
+        for name, (color, marker, members) in _kinds(ternary).items():
             places = [(value(row), row.accuracy) for row in members]
             points = [(at, reached) for at, reached in places if at is not None]
             if points:
-                faces = "none" if name.endswith(DISTILLED) else colour
+                faces = "none" if name.endswith(DISTILLED) else color
                 axis.scatter(
-                    *zip(*points, strict=True), s=30, marker=marker, facecolors=faces, edgecolors=colour, label=name
+                    *zip(*points, strict=True), s=30, marker=marker, facecolors=faces, edgecolors=color, label=name
                 )
         axis.axhline(baseline.accuracy, color="black", linewidth=1, label="float")
         axis.set_xlabel(label)
@@ -235,7 +235,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _kinds(rows: Sequence[Row]) -> dict[str, tuple[str, str, list[Row]]]:
-    """Rows by what is drawn alike: colour, marker, rows. Distilled ones are drawn open."""
+    """Rows by what is drawn alike: color, marker, rows. Distilled ones are drawn open."""
     looks = {
         "one level, own zeros": ("tab:blue", "o"),
         "one level, pruned": ("tab:orange", "s"),

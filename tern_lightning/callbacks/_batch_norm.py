@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, estimated anew from ordinary training batches."""
+"""Running statistics of batch normalization, estimated anew from ordinary training batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base of callbacks that train the few numbers of quantised layer inputs."""
+"""Base of callbacks that train the few numbers of quantized layer inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tern_lightning.nn.learned_input import LearnedInput
 
 
 class LearnedInputs(pl.Callback, ABC):
-    """Base of callbacks that quantise layer inputs with a :class:`LearnedInput` each and train its numbers.
+    """Base of callbacks that quantize layer inputs with a :class:`LearnedInput` each and train its numbers.
 
     Args:
         learning_rate: Of SGD with momentum 0.9 for the numbers, >= 0.

@@ -63,7 +63,7 @@ class Target:
 class WeightCallback(pl.Callback):
     """Base of callbacks that change the latent weights of chosen layers or their gradients.
 
-    It finds the weights when fit starts, calls :meth:`after_step` right after every step that an optimiser really made
+    It finds the weights when fit starts, calls :meth:`after_step` right after every step that an optimizer really made
     (a loss scaler may skip one), restores states of checkpoints and keeps the shared masks applied.
 
     Two of one class in a Trainer need different ``include`` or ``exclude``, which are part of their ``state_key``.
@@ -103,7 +103,7 @@ class WeightCallback(pl.Callback):
         """Continue from a state, when the weights are known."""
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Act right after a step of an optimiser."""
+        """Act right after a step of an optimizer."""
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -159,18 +159,18 @@ class WeightCallback(pl.Callback):
         self._handles = []
 
     def _of(self, optimizer: Optimizer) -> list[tuple[Target, float]]:
-        """The weights that an optimiser moves, with their learning rates."""
+        """The weights that an optimizer moves, with their learning rates."""
         rates = {id(p): float(group.get("lr", 0.0)) for group in optimizer.param_groups for p in group["params"]}
         found = self._targets.values()
         return [(target, rates[id(target.weight)]) for target in found if id(target.weight) in rates]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks belong to the optimisers of a run.
+        # Hooks belong to the optimizers of a run.
         return {**self.__dict__, "_handles": []}
 
 
 class MaskCallback(WeightCallback):
-    """Base of callbacks that prune: pruned weights and their gradients are zero, and so is the optimiser's memory."""
+    """Base of callbacks that prune: pruned weights and their gradients are zero, and so is the optimizer's memory."""
 
     @property
     def owner(self) -> str:
@@ -243,7 +243,7 @@ class MaskCallback(WeightCallback):
         self._apply()
 
     def set_masks(self, keeps: dict[str, Tensor], optimizers: Sequence[Optimizer]) -> None:
-        """Prune: weights, averaged copies and what the optimisers remember of pruned weights become zero."""
+        """Prune: weights, averaged copies and what the optimizers remember of pruned weights become zero."""
         for path, keep in keeps.items():
             prune(self._targets[path].layer, keep, self.owner)
         self._apply()

@@ -34,7 +34,7 @@ class Origin:
 
     Attributes:
         epoch: Epochs of the run before, >= 0.
-        step: Optimiser steps of the run before, >= 0.
+        step: Optimizer steps of the run before, >= 0.
     """
 
     epoch: int = 0

@@ -41,9 +41,9 @@ def carry_over(old: LayerState | None, new: Quantizer, weight: Tensor, channel_a
 
 
 def moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
-    """The paths of the layers whose parameters an optimiser moves; layers that none moves belong to the first one.
+    """The paths of the layers whose parameters an optimizer moves; layers that none moves belong to the first one.
 
-    What is trained besides parameters has to move with them: between the steps of two optimisers the same graph may be
+    What is trained besides parameters has to move with them: between the steps of two optimizers the same graph may be
     differentiated again.
     """
     where = {id(p): own for own in reversed(trainer.optimizers) for group in own.param_groups for p in group["params"]}
@@ -68,7 +68,7 @@ class ScalarTrainer:
     """Moves the trained scalars of ternary layers with the gradients that backward has left at them.
 
     The update is Adam (Adam: A Method for Stochastic Optimization, 2015, algorithm 1) for layers whose weight belongs
-    to an optimiser with ``betas``, else stochastic gradient descent with that optimiser's momentum: levels that move
+    to an optimizer with ``betas``, else stochastic gradient descent with that optimizer's momentum: levels that move
     ten times as fast as the weights they stand for run away. It is without weight decay. Methods may ask for gradient
     descent with a Nesterov momentum of their own.
     The learning rate is the weight's at that moment times the method's ``rate``. Gradients are averaged over processes

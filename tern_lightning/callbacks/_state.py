@@ -62,7 +62,7 @@ def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
     if why is not None:
         raise ValueError(
             f"method {decision.method!r} adds to the bias, and layer {decision.path!r} {why}; HINT: another method for "
-            "it by a rule, or bias=True in the model (before batch normalisation a bias has no effect)"
+            "it by a rule, or bias=True in the model (before batch normalization a bias has no effect)"
         )
 
 

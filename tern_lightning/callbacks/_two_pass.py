@@ -43,14 +43,14 @@ def first_pass(
 
     Args:
         trainer: The Trainer; its batch has not begun.
-        pl_module: The module, optimised automatically.
+        pl_module: The module, optimized automatically.
         batch: On the module's device.
         batch_idx: Its index.
         layers: Ternary layers by path; those of other methods are left alone.
         scalars: What moves the scalars.
 
     Raises:
-        MisconfigurationException: Gradients are accumulated or the module optimises by hand.
+        MisconfigurationException: Gradients are accumulated or the module optimizes by hand.
     """
     chosen = {
         path: layer
@@ -60,7 +60,7 @@ def first_pass(
     if not chosen:
         return
     if not pl_module.automatic_optimization or trainer.accumulate_grad_batches > 1:
-        what = "gradients are accumulated" if pl_module.automatic_optimization else "the module optimises by hand"
+        what = "gradients are accumulated" if pl_module.automatic_optimization else "the module optimizes by hand"
         raise MisconfigurationException(
             f"two_pass=True runs every batch twice, which cannot be where {what}; HINT: two_pass=False"
         )

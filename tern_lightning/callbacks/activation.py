@@ -24,7 +24,7 @@ from tern_lightning.nn.survey import outside_metrics
 
 
 class ActivationQuantization(Callback):
-    r"""Fake-quantise the inputs of convolution and linear layers in training, validation, testing and prediction.
+    r"""Fake-quantize the inputs of convolution and linear layers in training, validation, testing and prediction.
 
     Integers are unsigned, with a zero point where a tensor has negative values. The range of every input follows the
     first ``observe_batches`` training batches as a running average and is then frozen, or with ``learned=True``
@@ -40,7 +40,7 @@ class ActivationQuantization(Callback):
         observe_batches: Training batches that the range follows, at least 1.
         ema: Weight of the past in the running average of a batch's bounds, in [0, 1).
         learned: After that, train the step: "Learned Step Size Quantization" (2020), eq. 3, gradient scaled as in
-            section 2.2, by an SGD of the callback (momentum 0.9), once per optimiser step.
+            section 2.2, by an SGD of the callback (momentum 0.9), once per optimizer step.
         learning_rate: For ``learned``, positive.
         include: Patterns (``*``, ``?``, ``[...]``) of layer paths; a layer needs to match one.
         exclude: Patterns of layers whose inputs stay float. A teacher in the module is one: ``["teacher.*"]``.
@@ -82,9 +82,9 @@ class ActivationQuantization(Callback):
         return self._generate_state_key(include=list(self.include), exclude=list(self.exclude))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the hooks, those that are there already are kept, and say what is quantised."""
+        """Install the hooks, those that are there already are kept, and say what is quantized."""
         self._install(pl_module)
-        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantised to {self.bits} bits ({self.observer})")
+        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantized to {self.bits} bits ({self.observer})")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks where there is no training."""
@@ -183,7 +183,7 @@ class ActivationQuantization(Callback):
         advice.rounds_nothing("ActivationQuantization", [hook.ready for hook in self._quantizers.values()])
 
     def _select(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The layers to quantise, by path; a layer that is shared appears once."""
+        """The layers to quantize, by path; a layer that is shared appears once."""
         there = {path: layer for path, layer in outside_metrics(module) if kind_of(layer) is not None}
         layers = {path: layer for path, layer in there.items() if has_one_input(path, there)}
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):

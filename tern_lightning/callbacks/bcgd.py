@@ -19,7 +19,7 @@ from tern_lightning.nn.ternary_layers import TernaryLayer, effective_weight
 
 
 class BCGD(WeightCallback):
-    r"""Let the latent weights of ternary layers drift to their ternary values in every optimiser step.
+    r"""Let the latent weights of ternary layers drift to their ternary values in every optimizer step.
 
     :math:`W \leftarrow (1 - \rho) W + \rho Q(W) - \eta \tilde g` where the coarse gradient is taken at Q(W), as the
     straight-through estimator does: Blended Coarse Gradient Descent for Full Quantization of Deep Neural Networks
@@ -68,7 +68,7 @@ class BCGD(WeightCallback):
 
 
 class CoarseActivation(LearnedInputs):
-    """Quantise layer inputs to unsigned integers with a trained step and a coarse derivative.
+    """Quantize layer inputs to unsigned integers with a trained step and a coarse derivative.
 
     See :func:`tern_lightning.functional.bcgd.coarse_activation`. Every layer input has a step of its own, also where
     several layers follow one ReLU module. The step starts at :func:`tern_lightning.functional.bcgd.gaussian_step` times

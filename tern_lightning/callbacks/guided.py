@@ -79,7 +79,7 @@ class AccuracyGuidedPruning(MaskCallback):
 
     After ``start`` the monitored value becomes the baseline. Then the share of pruned weights is raised by ``step`` and
     the network trained on for ``epochs`` epochs. If the value is then within ``tolerance`` of the baseline, the trial
-    is the new good state; otherwise the last good state comes back (weights, buffers, optimiser memory, masks) and the
+    is the new good state; otherwise the last good state comes back (weights, buffers, optimizer memory, masks) and the
     step is halved. It ends when the step becomes smaller than ``min_step`` or ``max_amount`` is reached, and stops the
     run. At the end of the run the network is the last good state, also where the run ends in the middle of a trial;
     checkpoints that were written during a trial hold that trial, ``pruning/good`` is logged as 0 for them.

@@ -96,7 +96,7 @@ class LowRank(pl.Callback):
 
     After HALOC: Hardware-Aware Automatic Low-Rank Compression for Compact Neural Networks (AAAI 2023), as far as its
     abstract tells: every convolution becomes :math:`\sum_r p_r \, \mathrm{conv}_r(x)` over Tucker-2 factors whose equal
-    ranks are multiples of a constant, :math:`p = \mathrm{softmax}(\theta / \tau)`. Optimiser steps alternate: in one
+    ranks are multiples of a constant, :math:`p = \mathrm{softmax}(\theta / \tau)`. Optimizer steps alternate: in one
     the weights move by the task loss and, with ``pull``, the distance of the candidates' features from the original
     layer's, in the next :math:`\theta` by the task loss :math:`+ \beta \log \sum_{l, r} p_{l, r} t_{l, r}` with the
     latencies t.
@@ -121,7 +121,7 @@ class LowRank(pl.Callback):
 
     Raises:
         ValueError: An argument is out of range.
-        MisconfigurationException: No layer can be factored, or there is not exactly one optimiser.
+        MisconfigurationException: No layer can be factored, or there is not exactly one optimizer.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class LowRank(pl.Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if len(trainer.optimizers) != 1:
-            raise MisconfigurationException(f"LowRank needs exactly one optimiser, got {len(trainer.optimizers)}")
+            raise MisconfigurationException(f"LowRank needs exactly one optimizer, got {len(trainer.optimizers)}")
         for layer in self._layers.values():
             layer.theta = layer.theta.detach().to(pl_module.device).requires_grad_()
         self._optimizer = torch.optim.Adam([layer.theta for layer in self._layers.values()], self.learning_rate)

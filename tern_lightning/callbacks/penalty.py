@@ -68,13 +68,13 @@ class _Penalty:
 
 
 class WeightPenaltyClipping(WeightCallback):
-    r"""Penalise groups of weights with small norms and leave large ones alone.
+    r"""Penalize groups of weights with small norms and leave large ones alone.
 
     The latent weights W get the gradient of :math:`\lambda \sum_g \min(\|W_g\|, \delta)` with the self-adapting
     threshold :math:`\delta = a \, \mathrm{mean}_g \|W_g\|` of their layer: weight-penalty clipping, Harmonious
     Coexistence of Structured Weight Pruning and Ternarization for Deep Neural Networks (2020), as reconstructed in
     :func:`tern_lightning.functional.penalty.weight_penalty`. A plain group lasso shrinks the large groups too and with
-    them the scale that a ternariser works with. The penalty reaches the gradient exactly once per optimiser step: after
+    them the scale that a ternarizer works with. The penalty reaches the gradient exactly once per optimizer step: after
     accumulation, unscaling and the exchange between processes, before clipping.
 
     Args:
@@ -82,7 +82,7 @@ class WeightPenaltyClipping(WeightCallback):
         threshold: The share a of the mean norm, positive; 0.1 to 1 are usual.
         group: Output and input channels of a group.
         form: ``gradient`` adds to the gradient. ``proximal`` shrinks the groups right after the step by learning rate
-            times strength, which reaches zero exactly and does not depend on the optimiser's scaling.
+            times strength, which reaches zero exactly and does not depend on the optimizer's scaling.
         delta_mode: Groups that count in the mean norm: ``all``, so that the threshold falls as groups die, or
             ``alive``.
         kernel: Whether a group spans the whole kernel of a convolution, or one position of it.
@@ -172,7 +172,7 @@ class StructuredPruning(MaskCallback):
     Args:
         group: Output and input channels of a group.
         strength: Lambda of the penalty, >= 0.
-        threshold: Groups with norms above this share of the mean are not penalised, positive.
+        threshold: Groups with norms above this share of the mean are not penalized, positive.
         prune: When groups are pruned: an epoch (int) or a fraction of the run (float).
         dead: Share of the mean norm below which a group is pruned, in [0, 1).
         amount: Where given, prune instead the groups with the smallest root mean squares of all layers until this share

@@ -21,9 +21,9 @@ from tern_lightning.schedules import Schedule, position
 class PruningSchedule(MaskCallback):
     """Prune the smallest weights, more and more of them, and train the others on.
 
-    Pruned weights are zero from then on, for every callback and quantiser: thresholds and levels of ternary layers are
+    Pruned weights are zero from then on, for every callback and quantizer: thresholds and levels of ternary layers are
     those of the weights that are left. They come back in no checkpoint: checkpoints hold zeros, and the masks are in
-    this callback's state, from which a run is resumed exactly. A ternariser makes further zeros;
+    this callback's state, from which a run is resumed exactly. A ternarizer makes further zeros;
     ``TernaryCallback("twn", options={"factor": 0.0})`` makes none, so that sparsity is the scheduled amount. Pruning
     should be complete before the codes of ternary layers are frozen, because frozen weights of a layer are all of one
     size.
@@ -42,7 +42,7 @@ class PruningSchedule(MaskCallback):
             largest of every m weights along the input channels (m falls to n over the schedule).
         group: Output and input channels of a block.
         kernel: Whether a block spans the whole kernel of a convolution, or one position of it.
-        every: Optimiser steps from one pruning to the next, at least 1; it always prunes when the schedule completes.
+        every: Optimizer steps from one pruning to the next, at least 1; it always prunes when the schedule completes.
         include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
             last.
         exclude: Patterns of layers that are left out.

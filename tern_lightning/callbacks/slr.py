@@ -32,7 +32,7 @@ class SLR(MaskCallback):
     Surrogate Lagrangian Relaxation, 2021). At ``end`` the weights are projected for good: with ``sparsity`` they are
     pruned and the mask stays, with ``ternary`` they become ternary values, from which ternary training goes on:
     ``SLR(end=0.6)`` goes before ``TernaryCallback("twn", start=0.6, freeze=0.8)``, whose weights those are. Running
-    statistics of batch normalisation are then estimated anew.
+    statistics of batch normalization are then estimated anew.
 
     Args:
         projection: ``sparsity`` or ``ternary``.
@@ -45,15 +45,15 @@ class SLR(MaskCallback):
         step: First step size of the multipliers, > 0; None for 0.01 (sparsity) or 0.001 (ternary).
         m: M of the step size rule, > 1; None for 300 (sparsity) or 500 (ternary).
         r: r of the step size rule, in (0, 1); None for 0.1 (sparsity) or 0.05 (ternary).
-        interval: Optimiser steps of a round, >= 1; None for an epoch.
+        interval: Optimizer steps of a round, >= 1; None for an epoch.
         end: When the weights are projected for good: an epoch (int) or a fraction of the run (float).
-        bn_batches: Training batches for the statistics of batch normalisation after that; 0 leaves them alone.
+        bn_batches: Training batches for the statistics of batch normalization after that; 0 leaves them alone.
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
 
     Raises:
         ValueError: An argument is out of range.
-        MisconfigurationException: The module optimises by hand, so that its loss is not known, or layers become ternary
+        MisconfigurationException: The module optimizes by hand, so that its loss is not known, or layers become ternary
             before ``end``.
     """
 
@@ -127,7 +127,7 @@ class SLR(MaskCallback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not pl_module.automatic_optimization:
-            raise MisconfigurationException("SLR needs the training loss, which manual optimisation does not show")
+            raise MisconfigurationException("SLR needs the training loss, which manual optimization does not show")
         super().on_fit_start(trainer, pl_module)
 
     @override

@@ -48,7 +48,7 @@ class TernaryCallback(pl.Callback):
     """Train convolutions and linear layers with weights of three values, ``-n``, ``0`` and ``p``.
 
     The layers are changed when fit starts, in place: parameters keep their names and shapes and hold float latent
-    weights, which the optimiser moves, while forward uses their ternary values. A run has three phases: float training
+    weights, which the optimizer moves, while forward uses their ternary values. A run has three phases: float training
     until ``start``; ternary training, where codes and levels follow the latent weights in every step; and from
     ``freeze`` on training with fixed codes, in which the latent weights of a class move together and their mean is the
     level (see :func:`tern_lightning.functional.frozen_levels`).
@@ -79,7 +79,7 @@ class TernaryCallback(pl.Callback):
             from a checkpoint that knows no TernaryCallback, both count from there.
         freeze: When the codes are fixed, after ``start``: an epoch (int), a fraction of the run (float; never in a run
             without end), or None for never. ``start=0, freeze=0`` fixes them from the beginning.
-        bn_batches: Over how many training batches after the freeze the running statistics of batch normalisation are
+        bn_batches: Over how many training batches after the freeze the running statistics of batch normalization are
             estimated anew; 0 leaves them alone.
         verbose: Print the resolved layers when fit starts and a summary when it ends.
 

@@ -17,7 +17,7 @@ def fold_batch_norms(network: Network) -> None:
 
     ``gamma * (W x + b - mean) / sqrt(var + eps) + beta`` becomes ``W' x + b'`` with every output channel of W
     multiplied by ``gamma / sqrt(var + eps)``. A ternary weight keeps its codes (flipped where gamma is negative, zero
-    where it is zero) and only its levels change. What cannot be folded stays: normalisation before a layer, and after
+    where it is zero) and only its levels change. What cannot be folded stays: normalization before a layer, and after
     a grouped transposed convolution, whose weight has no axis of all output channels.
     """
     for index, layer in enumerate(network.layers):
@@ -42,7 +42,7 @@ def _following_norm(layer: Layer) -> ir.Node | None:
 
 
 def _affine(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Factor and offset of a normalisation per channel, or None where they are computed in the graph."""
+    """Factor and offset of a normalization per channel, or None where they are computed in the graph."""
     parameters = [constant(value) for value in norm.inputs[1:5]]
     if any(array is None for array in parameters):
         return None

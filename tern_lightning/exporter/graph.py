@@ -71,14 +71,14 @@ def module_path(node: ir.Node) -> str:
 
 
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Return the array of an initialiser, None for anything that is computed or fed."""
+    """Return the array of an initializer, None for anything that is computed or fed."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()
 
 
 def add_constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
-    """Register ``array`` as an initialiser under a name that is made unique, and return its value."""
+    """Register ``array`` as an initializer under a name that is made unique, and return its value."""
     tensor = ir.tensor(array) if isinstance(array, np.ndarray | np.generic) else array
     tensor.name = unique(name, graph.initializers)
     value = ir.Value(

@@ -1,4 +1,4 @@
-"""Node and tensor names that a reader of the file recognises from the module."""
+"""Node and tensor names that a reader of the file recognizes from the module."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def reference_copy(module: nn.Module, quantized: bool = False) -> nn.Module:
 
     Args:
         module: Any module.
-        quantized: Keep the fake quantisation of activations, which is removed otherwise.
+        quantized: Keep the fake quantization of activations, which is removed otherwise.
 
     Raises:
         ExportError: The module cannot be copied.
@@ -102,7 +102,7 @@ def find_ternary(module: nn.Module, ternary: Mapping[str, TernaryTensor] | None 
 
 
 def from_values(weight: Tensor, axis: int) -> TernaryTensor | None:
-    """Recognise a weight that is exactly ternary by value, unless it is too small for that to mean anything."""
+    """Recognize a weight that is exactly ternary by value, unless it is too small for that to mean anything."""
     found = TernaryTensor.from_values(weight.detach().cpu(), axis)
     if found is None:
         return None

@@ -35,9 +35,9 @@ class QuantizedTensor:
 
 
 def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
-    """Return the tensors to quantise: each computed or fed tensor that a layer multiplies by its weight, once.
+    """Return the tensors to quantize: each computed or fed tensor that a layer multiplies by its weight, once.
 
-    Those that are dequantised integers already (inputs with trained levels) are not among them.
+    Those that are dequantized integers already (inputs with trained levels) are not among them.
 
     Args:
         sites: ``(path, node)`` of the layers in the order of execution.
@@ -122,7 +122,7 @@ def calibrate(
 
 
 def insert_pairs(graph: ir.Graph, tensors: Sequence[QuantizedTensor], ranges: Mapping[str, ActivationRange]) -> None:
-    """Put QuantizeLinear and DequantizeLinear behind every tensor; every reader in the graph gets the dequantised one.
+    """Put QuantizeLinear and DequantizeLinear behind every tensor; every reader in the graph gets the dequantized one.
 
     The integers are UINT8. With fewer than 8 bits a Clip before the pair keeps them in ``[0, 2**bits - 1]``.
     """

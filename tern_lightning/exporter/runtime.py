@@ -65,7 +65,7 @@ def run_batches(
     batches: Iterable[Sequence[NDArray[np.generic]]],
     outputs: Sequence[str] | None = None,
 ) -> Iterator[list[NDArray[np.generic]]]:
-    """Run a model on the CPU, without any graph optimisation, so that no fused kernel changes the arithmetic.
+    """Run a model on the CPU, without any graph optimization, so that no fused kernel changes the arithmetic.
 
     Args:
         model: At most 2 GiB.

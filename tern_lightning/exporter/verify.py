@@ -233,7 +233,7 @@ class _Follower:
 def compare_drift(
     model: onnx.ModelProto, module: nn.Module, samples: Sequence[Sequence[NDArray[np.generic]]]
 ) -> Comparison:
-    """Compare outputs with those of the module as it is; there is no tolerance for what quantisation may cost."""
+    """Compare outputs with those of the module as it is; there is no tolerance for what quantization may cost."""
     return compare(_run_file(model, samples), _run_all(module, samples), float("inf"), "relative_l2")
 
 

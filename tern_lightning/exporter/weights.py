@@ -1,4 +1,4 @@
-"""Weights written into the graph: INT2 or INT8 initialisers behind DequantizeLinear, or plain float32."""
+"""Weights written into the graph: INT2 or INT8 initializers behind DequantizeLinear, or plain float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DenseWeights = Literal["int8", "float32"]
 
 @dataclass
 class _Store:
-    """Initialisers and dequantised values written so far, so that equal ones (tied weights) are written once."""
+    """Initializers and dequantized values written so far, so that equal ones (tied weights) are written once."""
 
     graph: ir.Graph
     values: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)

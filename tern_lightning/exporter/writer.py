@@ -39,9 +39,9 @@ class OnnxExport:
 
     Attributes:
         model: The network.
-        ternary: Ternary weights by layer path, as in the module (before normalisation was folded into their levels).
+        ternary: Ternary weights by layer path, as in the module (before normalization was folded into their levels).
         dense: Paths of the layers with other weights.
-        ranges: Quantisation of every 8-bit tensor by its name in the file; empty with float activations.
+        ranges: Quantization of every 8-bit tensor by its name in the file; empty with float activations.
         float_check: Float network against the module; None when not verified.
         quantized_check: 8-bit network against torch with the same rounding, from layer to layer; None with float
             activations.
@@ -110,7 +110,7 @@ def write_onnx(
             value. It is not changed, and exported as in evaluation mode.
         sample_args: Positional arguments of ``forward``; the network gets their shapes.
         ternary: Ternary weights by layer path, in place of those found in the module.
-        activations: ``"uint8"`` quantises every tensor that feeds a layer with weights.
+        activations: ``"uint8"`` quantizes every tensor that feeds a layer with weights.
         ranges: Ranges of layer inputs by path; None takes those the module was trained with. Others are calibrated.
         dense_weights: What becomes of weights that are not ternary; None is int8 with 8-bit activations, else float32.
         samples: Batches of inputs of the shapes of ``sample_args`` for calibration and for the check; None is
@@ -266,7 +266,7 @@ def _trained_levels(module: nn.Module) -> dict[str, ActivationRange]:
 
 
 def _drop_unused(network: Network) -> None:
-    """Remove initialisers that nothing reads, such as folded biases."""
+    """Remove initializers that nothing reads, such as folded biases."""
     initializers = network.graph.initializers
     for name in [name for name, value in initializers.items() if not value.uses() and not value.is_graph_output()]:
         del initializers[name]

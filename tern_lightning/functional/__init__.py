@@ -1,4 +1,4 @@
-"""Pure maths of ternary networks: weight in, :class:`~tern_lightning.ternary_tensor.TernaryTensor` or number out."""
+"""Pure math of ternary networks: weight in, :class:`~tern_lightning.ternary_tensor.TernaryTensor` or number out."""
 
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.ec2t import EntropyAssignment, ec2t, entropy_assignment, size_factor

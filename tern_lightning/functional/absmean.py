@@ -1,4 +1,4 @@
-"""The absolute-mean quantiser of BitNet b1.58."""
+"""The absolute-mean quantizer of BitNet b1.58."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def absmean(
     .. math:: \gamma = \max(E|W|, \epsilon), \quad T = \mathrm{clip}(\mathrm{round}(W / \gamma), -1, 1), \quad
         \hat W = \gamma T
 
-    The threshold is half the scale, and the scale is not the conditional mean: ternarising the result again gives
+    The threshold is half the scale, and the scale is not the conditional mean: ternarizing the result again gives
     another scale. The Era of 1-bit LLMs: All Large Language Models are in 1.58 Bits (2024), equations 1 to 3.
 
     Args:

@@ -1,4 +1,4 @@
-"""Blended coarse gradient descent: weights that drift to their quantised values, activations with a trained step."""
+"""Blended coarse gradient descent: weights that drift to their quantized values, activations with a trained step."""
 
 from __future__ import annotations
 

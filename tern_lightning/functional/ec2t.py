@@ -1,4 +1,4 @@
-"""Entropy-constrained trained ternarisation."""
+"""Entropy-constrained trained ternarization."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def entropy_assignment(
     size_factor: Tensor | float = 1.0,
     mask: Tensor | None = None,
 ) -> EntropyAssignment:
-    r"""Thresholds of the assignment that minimises distortion plus bits.
+    r"""Thresholds of the assignment that minimizes distortion plus bits.
 
     .. math:: A_i = \arg\min_c \left[ (W_i - w_c)^2 - \lambda \log_2 P_c \right]
 
@@ -101,7 +101,7 @@ def ec2t(
     channel_axis: int = 0,
     mask: Tensor | None = None,
 ) -> TernaryTensor:
-    """Ternarise with two trained levels under an entropy constraint; see :func:`entropy_assignment`.
+    """Ternarize with two trained levels under an entropy constraint; see :func:`entropy_assignment`.
 
     Args:
         weight: Float32 weight of any shape.

@@ -138,9 +138,9 @@ def frozen_levels(
     :math:`dW_i = T_i S / N`, with :math:`S = \sum_{T_j \ne 0} T_j G_j` the level's own gradient and :math:`N` the
     number of weights that share the level. It is the orthogonal projection of the weight gradient :math:`G` on the
     weights that the codes allow. So the level goes on at the speed at which it moved before the freeze, whatever the
-    optimiser, and the gradient's norm (clipping, loss scaling) stays what it was. A level trained as a parameter of
+    optimizer, and the gradient's norm (clipping, loss scaling) stays what it was. A level trained as a parameter of
     its own, as in Trained Ternary Quantization (2017), equation 7, receives :math:`S` itself and moves :math:`N` times
-    as fast under plain gradient descent; adaptive optimisers see hardly a difference.
+    as fast under plain gradient descent; adaptive optimizers see hardly a difference.
 
     The levels of several terms are those of least squares, :math:`\alpha = (B^\top B)^+ B^\top W` with one column of B
     per term, or per term and sign; for one term that is the mean above.

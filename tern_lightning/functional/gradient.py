@@ -1,4 +1,4 @@
-"""Gradient rules of quantised weights."""
+"""Gradient rules of quantized weights."""
 
 from __future__ import annotations
 

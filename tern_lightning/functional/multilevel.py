@@ -1,4 +1,4 @@
-"""Weights as sums of several ternary terms: residual ternarisation, least-squares levels, nearest codes."""
+"""Weights as sums of several ternary terms: residual ternarization, least-squares levels, nearest codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def multilevel(
     channel_axis: int = 0,
     mask: Tensor | None = None,
 ) -> TernaryTensor:
-    r"""Ternarise the residual of the terms before, then fit all levels together and code every weight anew.
+    r"""Ternarize the residual of the terms before, then fit all levels together and code every weight anew.
 
     .. math:: r_0 = W, \quad T_i = \mathrm{sign}(r_{i-1}) [|r_{i-1}| > \Delta_i], \quad
         \Delta_i = 0.7 \, E|r_{i-1}|, \quad \alpha_i = E(|r_{i-1}| : T_i \ne 0), \quad r_i = r_{i-1} - \alpha_i T_i

@@ -13,7 +13,7 @@ DeltaMode = Literal["all", "alive"]
 
 
 def clipping_threshold(norms: Tensor, share: float, mode: DeltaMode = "all") -> Tensor:
-    """The norm from which on a group is not penalised: ``share`` of the mean norm of the groups, a scalar.
+    """The norm from which on a group is not penalized: ``share`` of the mean norm of the groups, a scalar.
 
     Args:
         norms: Norms of the groups.
@@ -32,7 +32,7 @@ def weight_penalty(
 
     Weight-penalty clipping with a self-adapting threshold, Harmonious Coexistence of Structured Weight Pruning and
     Ternarization for Deep Neural Networks (2020). Groups whose norm is above :math:`\delta = a \, \mathrm{mean}_g
-    \|W_g\|` are not shrunk, which keeps the scale that ternarisation works with. Only the paper's abstract was at
+    \|W_g\|` are not shrunk, which keeps the scale that ternarization works with. Only the paper's abstract was at
     hand: the form of the penalty and of its threshold are a reconstruction.
 
     Args:
@@ -74,8 +74,8 @@ def shrink_groups(
 ) -> Tensor:
     r"""Proximal step: :math:`W_g \max(0, 1 - s / \|W_g\|)` where :math:`\|W_g\| < \delta`, else :math:`W_g`.
 
-    Proximal Algorithms (2014) call it block soft thresholding; here for the groups that are penalised. It reaches
-    zero exactly, whatever the optimiser. ``amount`` is s, the learning rate times the strength; the other arguments are
+    Proximal Algorithms (2014) call it block soft thresholding; here for the groups that are penalized. It reaches
+    zero exactly, whatever the optimizer. ``amount`` is s, the learning rate times the strength; the other arguments are
     those of :func:`weight_penalty`.
     """
     norms = group_norms(weight, group, channel_axis, kernel)

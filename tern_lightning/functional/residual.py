@@ -14,11 +14,11 @@ from tern_lightning.ternary_tensor import TernaryTensor
 
 
 def nested_terms(weight: Tensor, terms: Sequence[TernaryTensor], per_channel: bool = False) -> TernaryTensor:
-    r"""Join terms that each ternarise ``weight`` itself and scale their sum S to it.
+    r"""Join terms that each ternarize ``weight`` itself and scale their sum S to it.
 
     .. math:: c = \langle W, S \rangle / \langle S, S \rangle
 
-    minimises :math:`\|W - c S\|`; all levels are multiplied by it. Without it the sum is about as many times too large
+    minimizes :math:`\|W - c S\|`; all levels are multiplied by it. Without it the sum is about as many times too large
     as there are terms.
 
     Args:
@@ -37,7 +37,7 @@ def nested_terms(weight: Tensor, terms: Sequence[TernaryTensor], per_channel: bo
 
 
 def residual_terms(weight: Tensor, count: int, ternarize: Callable[[Tensor], TernaryTensor]) -> TernaryTensor:
-    r"""Ternarise the weight, then what is left over, ``count`` times.
+    r"""Ternarize the weight, then what is left over, ``count`` times.
 
     .. math:: r_0 = W, \quad r_t = r_{t-1} - \hat r_{t-1}
 

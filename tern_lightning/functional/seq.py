@@ -1,4 +1,4 @@
-"""The stretched elastic quantiser of ParetoQ for ternary weights."""
+"""The stretched elastic quantizer of ParetoQ for ternary weights."""
 
 from __future__ import annotations
 

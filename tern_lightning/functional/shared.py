@@ -111,7 +111,7 @@ def ternarize(weight: Tensor, chosen: Tensor, level: Tensor, channel_axis: int) 
 def conditional_mean_ternary(
     weight: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None
 ) -> TernaryTensor:
-    """Ternarise with the level that is optimal for the given choice, the mean of the chosen magnitudes.
+    """Ternarize with the level that is optimal for the given choice, the mean of the chosen magnitudes.
 
     Ternary Weight Networks (2016), equation 4: for a fixed support the squared error is least at this mean.
     """

@@ -67,7 +67,7 @@ def relax(
     m: float = 300.0,
     r: float = 0.1,
 ) -> Relaxation:
-    r"""Update multipliers and targets after a while of training the weights on the penalised loss.
+    r"""Update multipliers and targets after a while of training the weights on the penalized loss.
 
     1. If the Lagrangian is lower for the weights than for those of the last accepted update (or k = 1):
        :math:`s' = a_k s \|W_{prev} - Z_{prev}\| / \|W - Z\|`, :math:`\Lambda \mathrel{+}= s' (W - Z)`, k + 1.

@@ -28,11 +28,11 @@ def sws(
     Optimize Deep Convolutional Neural Network with Ternarized Weights and High Accuracy (2019), which calls it
     statistical weight scaling and several terms residual expansion layers.
 
-    ``mode="parallel"`` is the published expansion: every term ternarises the weight itself, term t with
+    ``mode="parallel"`` is the published expansion: every term ternarizes the weight itself, term t with
     :math:`t \beta`. The supports are nested and the terms add up to several times the weight, so that here all levels
     are multiplied by one factor, :math:`c = \langle W, S \rangle / \langle S, S \rangle` with :math:`S` the sum of the
-    terms; the published networks leave this to the batch normalisation that follows and fail without one.
-    ``mode="sequential"`` ternarises what the terms before leave over, which fits the weight far better.
+    terms; the published networks leave this to the batch normalization that follows and fail without one.
+    ``mode="sequential"`` ternarizes what the terms before leave over, which fits the weight far better.
 
     Args:
         weight: Float32 weight of any shape.
@@ -41,7 +41,7 @@ def sws(
         channel_axis: Axis of the output channels.
         mask: Bool of the weight's shape, True for weights that are kept; None keeps all.
         terms: Number of terms, >= 1; ``beta * terms`` should stay well below 1.
-        mode: What the terms after the first ternarise.
+        mode: What the terms after the first ternarize.
 
     Example:
         >>> import torch

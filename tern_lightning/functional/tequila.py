@@ -1,4 +1,4 @@
-"""A bias made of the weights that ternarisation sets to zero."""
+"""A bias made of the weights that ternarization sets to zero."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def measure_speedup(module: nn.Module, batches: Iterable[Any]) -> dict[str, Spee
     """Count skipped arithmetic on the activations of real inputs.
 
     Args:
-        module: A network. It runs as it is, with its activation quantisers; put it into evaluation mode first.
+        module: A network. It runs as it is, with its activation quantizers; put it into evaluation mode first.
         batches: Inputs; a tuple or list is unpacked into arguments.
 
     Returns:
@@ -110,7 +110,7 @@ def count_products(layer: nn.Module, x: Tensor, active: Tensor | None = None, te
 
     Args:
         layer: The layer, ternary or float (a float weight is one digit).
-        x: Its quantised input.
+        x: Its quantized input.
         active: Non-zero digits of every element of ``x``; None counts one for each that is not zero.
         terms: Digits of an activation.
     """

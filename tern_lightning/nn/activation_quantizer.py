@@ -1,4 +1,4 @@
-"""Ranges of 8-bit activations and their fake quantisation, forward and backward."""
+"""Ranges of 8-bit activations and their fake quantization, forward and backward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tvm_schedules.common.reading import reading
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """Unsigned affine quantisation of one tensor.
+    """Unsigned affine quantization of one tensor.
 
     ``q = clip(round_half_even(x / scale) + zero_point, 0, 2**bits - 1)`` and ``x ~ (q - zero_point) * scale``, as in
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018), eq. 1, and as
@@ -119,7 +119,7 @@ def _snap(x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Fake quantisation with the straight-through gradient and, for the step, the gradient of LSQ."""
+    """Fake quantization with the straight-through gradient and, for the step, the gradient of LSQ."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int, features: int) -> Tensor:
@@ -142,7 +142,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Quantise and dequantise ``x``; differentiable in ``x`` and ``scale``.
+    """Quantize and dequantize ``x``; differentiable in ``x`` and ``scale``.
 
     The gradient passes straight through inside the range and is zero outside. That of ``scale`` is eq. 3 of "Learned
     Step Size Quantization" (2020): ``round(v) - v`` inside the range with ``v = x / scale``, ``-Q_N`` below and ``Q_P``
@@ -168,7 +168,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
 
 
 class InputFakeQuantizer:
-    """Forward pre-hook that fake-quantises the first input of a layer and, while ``observing``, follows its range.
+    """Forward pre-hook that fake-quantizes the first input of a layer and, while ``observing``, follows its range.
 
     Its tensors are its own, no parameter or buffer of the module: keys of checkpoints do not change, and a deep copy
     of the module gets a copy of them.
@@ -199,7 +199,7 @@ class InputFakeQuantizer:
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return the inputs with the first one fake-quantised, None to leave them alone."""
+        """Return the inputs with the first one fake-quantized, None to leave them alone."""
         if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
             return None
         x = inputs[0]
@@ -295,7 +295,7 @@ def observe_bounds(x: Tensor, percentile: float | None = None) -> tuple[Tensor, 
 
 
 def input_quantizers(module: nn.Module) -> dict[str, InputFakeQuantizer]:
-    """Return the fake quantisers installed in a module, by layer path; a shared layer's under each of its paths."""
+    """Return the fake quantizers installed in a module, by layer path; a shared layer's under each of its paths."""
     return {
         path: hook
         for path, layer in module.named_modules(remove_duplicate=False)
@@ -310,7 +310,7 @@ def activation_ranges(module: nn.Module) -> dict[str, ActivationRange]:
 
 
 def remove_fake_quantizers(module: nn.Module) -> None:
-    """Take every fake quantiser out of a module, which then has float activations."""
+    """Take every fake quantizer out of a module, which then has float activations."""
     for layer in module.modules():
         hooks = layer._forward_pre_hooks
         for key in [key for key, hook in hooks.items() if isinstance(hook, InputFakeQuantizer)]:

@@ -77,10 +77,10 @@ def inherit(network: nn.Module, trained: nn.Module) -> Inheritance:
     """Copy the values of a trained network into a wider, deeper, narrower or shallower one, where they fit.
 
     Parameters and running statistics are matched by name. Where output or input channels differ, the leading ones are
-    copied; this is for convolutions, linear layers (also after a flattened ``[C, H, W]``), normalisations and
+    copied; this is for convolutions, linear layers (also after a flattened ``[C, H, W]``), normalizations and
     embeddings. Everything else that differs in shape, layers with other groups (unless depthwise) or another kernel,
     and layers that the trained network does not have, keep the values that the constructor gave them. So added channels
-    and blocks start from the network's own initialisation: the network does not compute what the trained one does and
+    and blocks start from the network's own initialization: the network does not compute what the trained one does and
     is to be trained. Leading channels keep their meaning as long as the network keeps the order of channels.
 
     Args:
@@ -140,7 +140,7 @@ def scale_network(
     r"""Build a network scaled in width and depth, with the weights of a trained one where they fit.
 
     Compound scaling, :func:`compound`, followed by :func:`inherit`: the first step of Learning Sparse & Ternary Neural
-    Networks with Entropy-Constrained Trained Ternarization (EC2T) (2020), whose second is to ternarise the larger
+    Networks with Entropy-Constrained Trained Ternarization (EC2T) (2020), whose second is to ternarize the larger
     network into one that is smaller than the first.
 
     Args:

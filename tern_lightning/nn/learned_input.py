@@ -1,4 +1,4 @@
-"""Quantisers of layer inputs with a few trained numbers: hooks, outside the module's parameters."""
+"""Quantizers of layer inputs with a few trained numbers: hooks, outside the module's parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tern_lightning.nn.tracing import as_constant
 
 
 class LearnedInput(ABC):
-    """Forward pre-hook that quantises the first input of a layer with trained numbers.
+    """Forward pre-hook that quantizes the first input of a layer with trained numbers.
 
     Its tensors are its own, no parameter or buffer of the module, so that keys of checkpoints do not change; a deep
     copy of the module gets a copy of them. The first training batch passes unchanged and is observed. ``value`` is
@@ -25,10 +25,10 @@ class LearnedInput(ABC):
 
     Attributes:
         value: The trained numbers, float32 ``[n]``.
-        ready: Whether they have been initialised.
+        ready: Whether they have been initialized.
         observing: Whether inputs are observed.
         fixed: Whether the layer is in evaluation mode, where the numbers are constants.
-        last: The input of the last forward while ``recording``, before it is quantised.
+        last: The input of the last forward while ``recording``, before it is quantized.
     """
 
     kind: ClassVar[str]
@@ -47,7 +47,7 @@ class LearnedInput(ABC):
 
     @abstractmethod
     def quantize(self, x: Tensor) -> Tensor:
-        """The quantised input, differentiable in ``value``."""
+        """The quantized input, differentiable in ``value``."""
 
     @abstractmethod
     def initial(self, size: float) -> Tensor:
@@ -59,7 +59,7 @@ class LearnedInput(ABC):
 
     @abstractmethod
     def write(self, x: Tensor, value: list[float]) -> Tensor:
-        """The quantised input by the operators that a file shall have; equal but for values on an edge.
+        """The quantized input by the operators that a file shall have; equal but for values on an edge.
 
         Args:
             x: The input.
@@ -67,7 +67,7 @@ class LearnedInput(ABC):
         """
 
     def range(self) -> ActivationRange | None:
-        """Integers that stand for what :meth:`write` gives; None where it gives dequantised integers already."""
+        """Integers that stand for what :meth:`write` gives; None where it gives dequantized integers already."""
         return None
 
     def measure(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class LearnedInput(ABC):
         return grad, value / 2, torch.full_like(value, torch.inf)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return the inputs with the first one quantised, None to leave them alone."""
+        """Return the inputs with the first one quantized, None to leave them alone."""
         if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
             return None
         x, self.fixed = inputs[0], not layer.training
@@ -93,7 +93,7 @@ class LearnedInput(ABC):
         return (self.quantize(x), *inputs[1:]) if self.ready else None
 
     def start(self, total: Tensor) -> None:
-        """Initialise from the sum and number of observed squares."""
+        """Initialize from the sum and number of observed squares."""
         if total[1] > 0 and total[0] > 0:
             self.value = self.initial(float((total[0] / total[1]).sqrt())).to(self.value)
             self.value.requires_grad_()
@@ -222,7 +222,7 @@ class CoarseInput(LearnedInput):
         return quantize_linear(x + step / 2, step, 0, 2**self.bits - 1)
 
     def measure(self, x: Tensor) -> Tensor:
-        """The squares of positive inputs, which are those of a rectified normal variable after normalisation."""
+        """The squares of positive inputs, which are those of a rectified normal variable after normalization."""
         return x[x > 0].square()
 
     def initial(self, size: float) -> Tensor:

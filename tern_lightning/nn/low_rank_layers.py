@@ -92,7 +92,7 @@ def low_rank(module: M, ranks: Mapping[str, int]) -> M:
     layers, ``<path>.first``, ``<path>.core`` and ``<path>.last``; ``Rule("*.core", "twn")`` makes the cores ternary.
 
     Args:
-        module: The network, before its optimiser is made.
+        module: The network, before its optimizer is made.
         ranks: Rank of every layer to replace, by path.
 
     Returns:

@@ -1,7 +1,7 @@
 """Layers that compute with the ternary form of their weight.
 
 A layer becomes ternary by exchanging its class for a subclass. The parameter keeps its name and holds the float latent
-weight, and no parameter or buffer is added, so that optimisers, averaged copies and checkpoints see the float model.
+weight, and no parameter or buffer is added, so that optimizers, averaged copies and checkpoints see the float model.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LayerState:
     _prepared: tuple[tuple[Tensor | None, ...], FrozenCodes] | None = field(default=None, init=False, repr=False)
 
     def ternary(self, latent: Tensor) -> TernaryTensor:
-        """Ternarise a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
+        """Ternarize a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
         weight = latent.float()
         keep = self._keep(weight)
         if self.codes is None:
@@ -142,7 +142,7 @@ class TernaryLayer(nn.Module):
     so that subclasses with a forward of their own compute with it too. ``state_dict`` holds the weight that forward
     uses in evaluation.
 
-    A weight that was loaded is used as it is, because ternarising it again may change it, until the layer is trained
+    A weight that was loaded is used as it is, because ternarizing it again may change it, until the layer is trained
     again. During a run this is so only for weights that are ternary: any others are made ternary, and frozen codes are
     made anew, so that every checkpoint of a run is ternary.
     """

@@ -1,6 +1,6 @@
-"""Which weights of a layer are pruned: one mask for every callback, quantiser, metric and report.
+"""Which weights of a layer are pruned: one mask for every callback, quantizer, metric and report.
 
-A mask belongs to a layer without being a parameter or a buffer, so that optimisers, averaged copies and checkpoints see
+A mask belongs to a layer without being a parameter or a buffer, so that optimizers, averaged copies and checkpoints see
 the model that they know. Layers that share a weight, and averaged copies of a layer, share the mask.
 """
 

@@ -1,4 +1,4 @@
-"""Ternary quantisers as modules, found by name. Every module of this package is imported and registers its method."""
+"""Ternary quantizers as modules, found by name. Every module of this package is imported and registers its method."""
 
 import importlib
 import pkgutil

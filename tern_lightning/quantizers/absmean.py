@@ -1,4 +1,4 @@
-"""The quantiser of BitNet b1.58."""
+"""The quantizer of BitNet b1.58."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class AbsMean(Quantizer):
         self.eps = eps
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
         return absmean(weight, self.eps, self.per_channel, channel_axis, mask)

@@ -1,4 +1,4 @@
-"""The ternary set of ADMM as a quantiser."""
+"""The ternary set of ADMM as a quantizer."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class ADMM(Quantizer):
     """
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight; see :func:`tern_lightning.functional.ternary_projection`."""
+        """Ternarize a float32 weight; see :func:`tern_lightning.functional.ternary_projection`."""
         return ternary_projection(weight, self.per_channel, channel_axis, mask)

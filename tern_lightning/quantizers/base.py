@@ -1,4 +1,4 @@
-"""The base class of all quantisers and their registry."""
+"""The base class of all quantizers and their registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Q = TypeVar("Q", bound="type[Quantizer]")
 class Quantizer(nn.Module, ABC):
     """A ternary method: the values by :meth:`ternary`, the gradient by :meth:`forward`.
 
-    Every layer has a quantiser of its own, which is no submodule of it: what a method trains besides the weight, such
+    Every layer has a quantizer of its own, which is no submodule of it: what a method trains besides the weight, such
     as levels or thresholds, is in :attr:`trained` and stays out of the network's parameters and checkpoint keys. It
     comes into being at :meth:`begin`; before, :meth:`scalars` gives what it would start from.
 
@@ -45,9 +45,9 @@ class Quantizer(nn.Module, ABC):
     rate: float = 1.0
     """Learning rate of the trained scalars as a multiple of the weight's."""
     optimizer: Literal["same", "sgd"] = "same"
-    """Update of the trained scalars: Adam where the weight's optimiser is of that family, else SGD; or SGD always."""
+    """Update of the trained scalars: Adam where the weight's optimizer is of that family, else SGD; or SGD always."""
     momentum: float | None = None
-    """Nesterov momentum of SGD for the trained scalars; None for the momentum of the weight's optimiser."""
+    """Nesterov momentum of SGD for the trained scalars; None for the momentum of the weight's optimizer."""
     gradient_limit: float | None = None
     """Largest magnitude of the loss gradient of a trained scalar."""
     two_pass: bool = False
@@ -67,7 +67,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; ``mask`` (bool, its shape) is True for weights that are kept."""
+        """Ternarize a float32 weight of any shape; ``mask`` (bool, its shape) is True for weights that are kept."""
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the ternary values of a float32 latent ``weight``, same shape, with the method's gradient rule."""
@@ -135,7 +135,7 @@ class Quantizer(nn.Module, ABC):
 
 
 def register(name: str) -> Callable[[Q], Q]:
-    """Make a quantiser class known as ``name``.
+    """Make a quantizer class known as ``name``.
 
     Raises:
         ValueError: Another class has the name.
@@ -157,11 +157,11 @@ def quantizer_names() -> list[str]:
 
 
 def get_quantizer(name: str, **options: Any) -> Quantizer:
-    """Build a quantiser by the name of its method.
+    """Build a quantizer by the name of its method.
 
     Args:
         name: One of :func:`quantizer_names`.
-        options: Arguments of the quantiser, for example ``per_channel=True``.
+        options: Arguments of the quantizer, for example ``per_channel=True``.
 
     Raises:
         ValueError: The name or an option is unknown, or an option's value is not allowed.

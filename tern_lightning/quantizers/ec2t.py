@@ -1,4 +1,4 @@
-"""Entropy-constrained trained ternarisation."""
+"""Entropy-constrained trained ternarization."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class EC2T(Quantizer):
             self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.ec2t`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.ec2t`."""
         return self._assign(weight, self.fixed_scalars(weight, channel_axis, mask), channel_axis, mask)
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

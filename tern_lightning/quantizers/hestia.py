@@ -54,7 +54,7 @@ class Hestia(Quantizer):
         self.temperature, self.blend, self.end, self.eps = temperature, blend, end, eps
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
         return absmean(weight, self.eps, self.per_channel, channel_axis, mask)
 
     def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

@@ -39,5 +39,5 @@ class MultiLevel(Quantizer):
         self.terms, self.factor, self.iterations = terms, factor, iterations
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight; see :func:`tern_lightning.functional.multilevel.multilevel`."""
+        """Ternarize a float32 weight; see :func:`tern_lightning.functional.multilevel.multilevel`."""
         return multilevel(weight, self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask)

@@ -1,4 +1,4 @@
-"""ParetoQ's stretched elastic quantiser."""
+"""ParetoQ's stretched elastic quantizer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SEQ(Quantizer):
         scale.copy_(1.5 * found.positive.expand(1, scale.numel())[0])
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.seq`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.seq`."""
         return seq(weight, self.fixed_scalars(weight, channel_axis, mask)["scale"], channel_axis, mask)
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

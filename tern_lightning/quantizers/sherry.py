@@ -34,7 +34,7 @@ class Sherry(Quantizer):
         self.warmup, self.residual, self.scheduled = warmup, residual, residual
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight; see :func:`tern_lightning.functional.sherry`."""
+        """Ternarize a float32 weight; see :func:`tern_lightning.functional.sherry`."""
         return sherry(weight, self.per_channel, channel_axis, mask)
 
     def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

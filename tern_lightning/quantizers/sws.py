@@ -25,8 +25,8 @@ class SWS(Quantizer):
         per_channel: One threshold and level per output channel instead of one for the layer.
         ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
         terms: Number of terms, 1 to 4 (the paper has 1, 2 and 4).
-        mode: ``"parallel"``, as published: term t ternarises the weight with threshold ``t * beta * max|W|``;
-            ``"sequential"``: each ternarises what those before leave over. See :func:`tern_lightning.functional.sws`.
+        mode: ``"parallel"``, as published: term t ternarizes the weight with threshold ``t * beta * max|W|``;
+            ``"sequential"``: each ternarizes what those before leave over. See :func:`tern_lightning.functional.sws`.
 
     Raises:
         ValueError: An option is out of range.
@@ -49,5 +49,5 @@ class SWS(Quantizer):
         self.beta, self.terms, self.mode = beta, terms, mode
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.sws`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.sws`."""
         return sws(weight, self.beta, self.per_channel, channel_axis, mask, self.terms, self.mode)

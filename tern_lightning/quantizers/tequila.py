@@ -17,7 +17,7 @@ class Tequila(Quantizer):
     Values are those of :func:`tern_lightning.functional.absmean`, the bias is
     :func:`tern_lightning.functional.dead_zone_bias`. It is added to the layer's own bias, which the layer must have:
     checkpoints and exported networks hold the sum, the freeze makes it part of the bias, and the callback's state keeps
-    the layer's own one. Before batch normalisation a bias has no effect and no gradient, and so has the method.
+    the layer's own one. Before batch normalization a bias has no effect and no gradient, and so has the method.
 
     The published scale is one for every 128 weights; here it is one for the layer or one per output channel.
 
@@ -39,7 +39,7 @@ class Tequila(Quantizer):
         self.strength, self.eps = strength, eps
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""
         return absmean(weight, self.eps, self.per_channel, channel_axis, mask)
 
     def bias_shift(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

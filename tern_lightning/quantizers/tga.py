@@ -36,7 +36,7 @@ class TGA(Quantizer):
         gradient_limit: Largest magnitude of the threshold's gradient, > 0; None for no limit.
         rate: Learning rate of the threshold as a multiple of the weight's, > 0.
         two_pass: Train the threshold in a forward and backward of its own before that of the weights, at twice the
-            cost; not with accumulated gradients or manual optimisation.
+            cost; not with accumulated gradients or manual optimization.
         per_channel: One threshold and level per output channel instead of one for the layer.
 
     Raises:
@@ -81,7 +81,7 @@ class TGA(Quantizer):
         return {"threshold": self.initial_threshold * row_max(weight.abs(), channel_axis, self.per_channel, mask)}
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.tga`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.tga`."""
         return self._assign(weight.detach(), self.fixed_scalars(weight, channel_axis, mask), channel_axis, mask)
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ class TTQ(Quantizer):
         rate: Learning rate of the levels as a multiple of the weight's, > 0.
         normalize: Divide the gradient of a level by the square root of the number of weights that share it, as Learned
             Step Size Quantization (2020), section 2.2, does for its step. The published gradient is the sum over these
-            weights; adaptive optimisers see no difference, but under plain gradient descent it moves levels that are
+            weights; adaptive optimizers see no difference, but under plain gradient descent it moves levels that are
             as small as a trained network's weights so fast that training fails.
         per_channel: One threshold and two levels per output channel instead of for the layer.
 
@@ -79,7 +79,7 @@ class TTQ(Quantizer):
             self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.ttq`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.ttq`."""
         levels = self.fixed_scalars(weight, channel_axis, mask)
         return self._assign(weight, levels["positive"], levels["negative"], channel_axis, mask)
 

@@ -18,7 +18,7 @@ class TWN(Quantizer):
         factor: Multiple of the mean magnitude, >= 0.
         per_channel: One threshold and level per output channel instead of one for the layer.
         ste_clip: Where given, the gradient reaches only latent weights with ``|W| < ste_clip``.
-        terms: Number of terms, 1 to 4; each after the first ternarises what those before leave over.
+        terms: Number of terms, 1 to 4; each after the first ternarizes what those before leave over.
 
     Raises:
         ValueError: ``factor``, ``ste_clip`` or ``terms`` is out of range.
@@ -33,7 +33,7 @@ class TWN(Quantizer):
         self.factor, self.terms = factor, terms
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
-        """Ternarise a float32 weight of any shape; see :func:`tern_lightning.functional.twn`."""
+        """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.twn`."""
         if self.terms == 1:
             return twn(weight, self.factor, self.per_channel, channel_axis, mask)
         return residual_terms(

@@ -29,12 +29,12 @@ class Recipe:
         nesterov: Whether that is Nesterov's.
         betas: Of Adam.
         weight_decay: Of the latent weights.
-        batch_size: Samples of an optimiser step.
+        batch_size: Samples of an optimizer step.
         epochs: All of them, those after the freeze included.
         milestones: Epochs at which the learning rate is multiplied by the ``factors``.
         factors: As many as ``milestones``.
         schedule: The learning rate's schedule in words, where it is not one of milestones.
-        warmup_steps: Optimiser steps of a rising learning rate.
+        warmup_steps: Optimizer steps of a rising learning rate.
         gradient_clip: Largest norm of the gradient.
         augmentation: Of the training images, in words.
     """

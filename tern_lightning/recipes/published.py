@@ -52,7 +52,7 @@ _B158_NOTES = (
 _EC2T_NOTES = (
     "Ternary are the convolutions inside blocks, not the stem, 1x1 shortcuts and the classifier: give a rule for the "
     "shortcuts. Latent weights have no weight decay (it is that of the other parameters). After the freeze training "
-    "goes on from the best epoch, with fresh optimisers."
+    "goes on from the best epoch, with fresh optimizers."
 )
 
 PRESETS = (
@@ -227,7 +227,7 @@ PRESETS = (
             milestones=(80, 140),
             factors=(0.1, 0.1),
         ),
-        notes="CoarseActivation quantises its activations.",
+        notes="CoarseActivation quantizes its activations.",
     ),
     Preset(
         "b1.58-700m",

@@ -12,7 +12,7 @@ from examples.models import resnet20
 from tern_lightning.quantizers import quantizer_names
 
 
-def test_overheads_compare_neighbours():
+def test_overheads_compare_neighbors():
     """A pair of measurements in which the machine is twice as slow changes nothing."""
     ones = [1.0, 1.0, 1.0]
     base = Measurement("net", "float", ones, ones, ones, ones, peak=100)
@@ -46,7 +46,7 @@ def test_a_short_run(tmp_path, capsys):
     assert "overhead over float" in capsys.readouterr().out
 
 
-def test_peers_quantise_the_layers_that_the_callback_does():
+def test_peers_quantize_the_layers_that_the_callback_does():
     network = resnet20()
     inner = step_peers.inner_convolutions(network)
     assert len(inner) == 18

@@ -94,7 +94,7 @@ def test_pack_agrees_with_onnx():
 
 
 @given(tensors(max_terms=1))
-def test_from_values_recognises_every_single_term(t):
+def test_from_values_recognizes_every_single_term(t):
     found = TernaryTensor.from_values(t.dequantize(), t.channel_axis)
     assert torch.equal(found.dequantize(), t.dequantize())
     assert torch.equal(found.codes, t.codes)

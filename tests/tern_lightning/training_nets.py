@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Net(pl.LightningModule):
-    """Convolution, strided and transposed convolution with batch normalisation, two linear layers."""
+    """Convolution, strided and transposed convolution with batch normalization, two linear layers."""
 
     def __init__(self, width: int = 6, optimizer: str = "adam", lr: float = 0.02):
         super().__init__()

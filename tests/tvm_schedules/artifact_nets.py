@@ -37,7 +37,7 @@ class Builder:
         )
         return output
 
-    def quantise(self, x: str, scale: float, zero: int) -> str:
+    def quantize(self, x: str, scale: float, zero: int) -> str:
         names = [self.constant(f"{x}.scale", np.float32(scale)), self.constant(f"{x}.zero_point", np.uint8(zero))]
         self.nodes.append(helper.make_node("QuantizeLinear", [x, *names], [f"{x}.q"], name=f"{x}/quantize"))
         self.nodes.append(helper.make_node("DequantizeLinear", [f"{x}.q", *names], [f"{x}.dq"], name=f"{x}/dequantize"))
@@ -59,14 +59,14 @@ class Builder:
 
 
 def conv_net(
-    quantised: bool = True, channels: int = 16, size: int = 8, batch: int | str = 1, zeros: float = 0.7
+    quantized: bool = True, channels: int = 16, size: int = 8, batch: int | str = 1, zeros: float = 0.7
 ) -> onnx.ModelProto:
     """Ternary 3x3 convolution, ReLU, residual add of another one, average pooling, ternary linear layer."""
     b = Builder(zeros=zeros)
     c = channels
 
     def q(x: str, scale: float, zero: int) -> str:
-        return b.quantise(x, scale, zero) if quantised else x
+        return b.quantize(x, scale, zero) if quantized else x
 
     def conv(x: str, name: str) -> str:
         bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, c).astype(np.float32))
@@ -84,20 +84,20 @@ def conv_net(
 
 
 def integer_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
-    """Two ternary convolutions whose output is a quantised tensor: nothing in it depends on the order of float sums."""
+    """Two ternary convolutions whose output is a quantized tensor: nothing in it depends on the order of float sums."""
     b = Builder(1)
-    x = b.quantise("x", 6 / 255, 128)
+    x = b.quantize("x", 6 / 255, 128)
     for index, name in enumerate(("conv1", "conv2")):
         bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, channels).astype(np.float32))
         weight = b.ternary(name, [channels, channels, 3, 3])
         strides = [1 + index, 1 + index]
         out = b.op("Conv", [x, weight, bias], f"{name}.out", pads=[1, 1, 1, 1], strides=strides)
-        x = b.quantise(b.op("Relu", [out], f"relu{index + 1}"), 4 / 255, 0)
+        x = b.quantize(b.op("Relu", [out], f"relu{index + 1}"), 4 / 255, 0)
     return b.model({"x": [1, channels, size, size]}, {x: [1, channels, size // 2, size // 2]})
 
 
 class ExactBuilder(Builder):
-    """Scales are powers of two and biases short, so that no float operation rounds before a tensor is quantised."""
+    """Scales are powers of two and biases short, so that no float operation rounds before a tensor is quantized."""
 
     def constant(self, name: str, value: np.ndarray) -> str:
         value = np.asarray(value)
@@ -111,7 +111,7 @@ class ExactBuilder(Builder):
 def exact_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
     """Convolutions, residual addition, pooling and a linear layer whose every way to compute gives the same bits."""
     b = ExactBuilder(2)
-    x = b.quantise("x", 1 / 32, 128)
+    x = b.quantize("x", 1 / 32, 128)
     kept = x
     for name, channels_in, strides in (("conv1", channels, 1), ("conv2", channels, 1), ("conv3", channels, 2)):
         bias = b.constant(f"{name}.bias", b.random.normal(0, 0.1, channels).astype(np.float32))
@@ -119,7 +119,7 @@ def exact_net(channels: int = 16, size: int = 8) -> onnx.ModelProto:
         out = b.op("Conv", [x, weight, bias], f"{name}.out", pads=[1, 1, 1, 1], strides=[strides, strides])
         if name == "conv2":
             out = b.op("Add", [out, kept], "sum")
-        x = b.quantise(b.op("Relu", [out], f"{name}.relu"), 1 / 64, 0)
+        x = b.quantize(b.op("Relu", [out], f"{name}.relu"), 1 / 64, 0)
         kept = x if name == "conv1" else kept
     x = b.op("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
     flat = b.op("Flatten", [x], "flat", axis=1)

@@ -43,7 +43,7 @@ class Net(networks.Net):
 
 
 def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
-    """Outputs of onnxruntime without graph optimisation: every operator as the standard says."""
+    """Outputs of onnxruntime without graph optimization: every operator as the standard says."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

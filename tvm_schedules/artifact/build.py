@@ -418,33 +418,33 @@ def _metadata(
     lifted = ("inputs", "outputs", "steps", "layers")
     layers = plan["layers"]
     weights = sum(int(np.prod(layer["shape"], dtype=np.int64)) for layer in layers)
-    quantised = onnxtools.quantised_tensors(model)
+    quantized = onnxtools.quantized_tensors(model)
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "packages": _versions(),
         "target": spec.to_dict(),
-        "quantisation": {
-            "activations": sorted({dtype for _, _, dtype in quantised.values()}) or ["float32"],
-            "quantised_tensors": len(quantised),
+        "quantization": {
+            "activations": sorted({dtype for _, _, dtype in quantized.values()}) or ["float32"],
+            "quantized_tensors": len(quantized),
             "ternary_layers": len(layers),
             "ternary_weights": weights,
             "bits_per_weight_stored": 8 * sum(layer["bytes"] for layer in layers) / weights if weights else None,
         },
         **{key: plan[key] for key in lifted},
-        "steps": _with_operands(model, plan["steps"], set(quantised)),
+        "steps": _with_operands(model, plan["steps"], set(quantized)),
         "memory": {key: value for key, value in plan.items() if key not in (*lifted, "constants")},
         "compile_seconds": round(seconds, 3),
         "verification": report,
     }
 
 
-def _with_operands(model: Any, steps: Sequence[Mapping[str, Any]], quantised: set[str]) -> list[dict[str, Any]]:
-    """Steps with ``operand``: as the kernel says, or ``uint8`` where the node of that name reads a quantised tensor."""
+def _with_operands(model: Any, steps: Sequence[Mapping[str, Any]], quantized: set[str]) -> list[dict[str, Any]]:
+    """Steps with ``operand``: as the kernel says, or ``uint8`` where the node of that name reads a quantized tensor."""
     nodes = {node.name: node for node in model.graph.node if node.name}
     result = []
     for step in steps:
         node = nodes.get(step["name"])
-        integers = node is not None and bool(node.input) and node.input[0] in quantised
+        integers = node is not None and bool(node.input) and node.input[0] in quantized
         result.append({"operand": "uint8" if integers else "float32", **step})
     return result
 

@@ -68,7 +68,7 @@ class Inspection:
         kind: ``onnx``, ``artifact`` or ``checkpoint``.
         layers: The weights, in the file's order.
         files: Sizes in bytes of the artifact's files, or of the file itself.
-        details: Target, quantisation and verification of an artifact.
+        details: Target, quantization and verification of an artifact.
     """
 
     path: str
@@ -140,14 +140,14 @@ def onnx_layers(model: Any) -> list[tuple[str, Layer]]:
             continue
         label = node.name or name
         sources = _sources(name, producers, constants)
-        dequantised = [source for source in sources if source.op_type == "DequantizeLinear"]
-        first = dequantised[0].input[0] if dequantised else name
+        dequantized = [source for source in sources if source.op_type == "DequantizeLinear"]
+        first = dequantized[0].input[0] if dequantized else name
         path = first.removesuffix(".term0").removesuffix(".weight")
-        if dequantised and all(source.input[0] in two_bit for source in dequantised):
-            layer = _stored_ternary(path, node.op_type, dequantised, constants)
-        elif dequantised:
+        if dequantized and all(source.input[0] in two_bit for source in dequantized):
+            layer = _stored_ternary(path, node.op_type, dequantized, constants)
+        elif dequantized:
             value = constants[name]
-            size = sum(constants[entry].nbytes for source in dequantised for entry in source.input if entry)
+            size = sum(constants[entry].nbytes for source in dequantized for entry in source.input if entry)
             zeros = float((value == 0).mean())
             bits = 8 * size / value.size
             layer = Layer(path, node.op_type, tuple(value.shape), "int8", 0, zeros, None, bits, None, size)
@@ -207,7 +207,7 @@ def _artifact(path: Path) -> Inspection:
         own = {key: step[key] for key in ("bits", "bytes", "kernel", "reason") if key in step}
         layers.append(Layer(**asdict(layer) | own))
     files = {name: entry["bytes"] for name, entry in metadata["files"].items() if (path / name).is_file()}
-    keys = ("created", "target", "quantisation", "verification", "packages", "inputs", "outputs")
+    keys = ("created", "target", "quantization", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
     details["memory"] = {key: metadata["memory"].get(key) for key in ("arena_bytes", "constant_bytes", "cortex_m7")}
     return Inspection(str(path), "artifact", tuple(layers), files, details)

@@ -35,7 +35,7 @@ METADATA = {
     "created": str,
     "packages": Every(str),
     "target": {"name": str, "architecture": str, "vector_bytes": count, "features": [str], "tvm": {"kind": str}},
-    "quantisation": dict,
+    "quantization": dict,
     "inputs": [_TENSOR],
     "outputs": [_TENSOR],
     "steps": [_STEP],

@@ -88,6 +88,10 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return complete
 
 
+RENAMED = {"quantisation": "quantization"}
+"""Keys of artifacts that earlier versions wrote."""
+
+
 def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str] = ()) -> dict[str, Any]:
     """Read and check an artifact's metadata.
 
@@ -117,6 +121,9 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
     if metadata.get("sha256") != _own_hash(metadata):
         raise ArtifactError(f"{folder / METADATA} was changed after it was written: its hash does not match")
     with reading(folder / METADATA, ArtifactError, "; export it again"):
+        for old, new in RENAMED.items():
+            if old in metadata:
+                metadata[new] = metadata.pop(old)
         schema.check(metadata, form.METADATA)
     for name, entry in metadata["files"].items():
         path = folder / name

@@ -189,7 +189,7 @@ def bench(
             "path": str(folder),
             "target": metadata["target"]["name"],
             "packages": metadata["packages"],
-            "quantisation": metadata["quantisation"],
+            "quantization": metadata["quantization"],
             "files": {name: entry["bytes"] for name, entry in metadata["files"].items()},
         },
         "machine": machine,

@@ -43,7 +43,7 @@ class Net:
         return f"{op.lower()}_{self.count}"
 
     def const(self, array: Any) -> str:
-        """An initialiser."""
+        """An initializer."""
         from onnx import numpy_helper
 
         name = self.name("const")
@@ -106,7 +106,7 @@ class Net:
 class _Random(Net):
     """Layers with random weights whose outputs stay of the size of their inputs.
 
-    ``ranges`` holds (smallest, largest) value of the tensors to quantise, in order; None leaves them in float and notes
+    ``ranges`` holds (smallest, largest) value of the tensors to quantize, in order; None leaves them in float and notes
     their names in ``marked``.
     """
 
@@ -118,7 +118,7 @@ class _Random(Net):
         self.marked: list[str] = []
 
     def mark(self, x: str) -> str:
-        """A tensor that has 8 bits in the quantised network."""
+        """A tensor that has 8 bits in the quantized network."""
         self.marked.append(x)
         if self.ranges is None:
             return x

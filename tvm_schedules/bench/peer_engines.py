@@ -30,7 +30,7 @@ def _samples(path: str) -> list[np.ndarray]:
 
 # -- OpenVINO ----------------------------------------------------------------------------------------------------------
 def prepare_openvino(source: str, output: str, samples: str) -> None:
-    """NNCF's post-training int8 quantisation with its settings for speed."""
+    """NNCF's post-training int8 quantization with its settings for speed."""
     import nncf
     import openvino
 
@@ -121,7 +121,7 @@ def torch_module(source: str) -> Any:
 
 
 def prepare_executorch(source: str, output: str, samples: str) -> None:
-    """Post-training int8 with XNNPACK's quantiser, weights per channel; everything in XNNPACK's delegate."""
+    """Post-training int8 with XNNPACK's quantizer, weights per channel; everything in XNNPACK's delegate."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -132,8 +132,8 @@ def prepare_executorch(source: str, output: str, samples: str) -> None:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     inputs = [torch.from_numpy(array) for array in _samples(samples)]
-    quantiser = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    prepared = prepare_pt2e(torch.export.export(torch_module(source), (inputs[0],)).module(), quantiser)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(torch_module(source), (inputs[0],)).module(), quantizer)
     for array in inputs:
         prepared(array)
     program = torch.export.export(convert_pt2e(prepared), (inputs[0],))

@@ -27,7 +27,7 @@ class Engine:
         kind: ``tern``, ``onnxruntime`` or an engine of :mod:`tvm_schedules.bench.peer_engines`.
         path: The ONNX file, or the artifact for ``tern``.
         bytes: Size on disk of what it needs to run the network (without the engine itself).
-        two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantised operators.
+        two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantized operators.
         python: Interpreter of the environment that has the engine; empty for this one.
     """
 
@@ -62,7 +62,7 @@ def onnxruntime_engines(
     Args:
         artifact: Artifact with its ONNX file and samples.
         folder: Where to write the float32 and the int8 file.
-        seven_bit_weights: See :func:`quantise`.
+        seven_bit_weights: See :func:`quantize`.
 
     Returns:
         The engines, and (name, reason) of those that could not be prepared.
@@ -87,7 +87,7 @@ def onnxruntime_engines(
     float_path.write_bytes(model.SerializeToString())
     engines.insert(0, _engine("onnxruntime fp32", float_path))
     try:
-        quantise(float_path, int8_path, artifact, seven_bit_weights)
+        quantize(float_path, int8_path, artifact, seven_bit_weights)
     except Exception as error:  # a peer's tool that refuses a network is a row without numbers, not the end
         return engines, [("onnxruntime int8", str(error).strip().splitlines()[0])]
     engines.insert(1, _engine("onnxruntime int8", int8_path))
@@ -108,8 +108,8 @@ def overflows(machine: Mapping[str, Any]) -> bool:
     return machine["architecture"] == "x86_64" and not {"avx512vnni", "avxvnni"} & features
 
 
-def quantise(source: Path, output: Path, artifact: Path, seven_bit_weights: bool = False) -> None:
-    """Static 8-bit quantisation by onnxruntime's own tool, as its documentation recommends.
+def quantize(source: Path, output: Path, artifact: Path, seven_bit_weights: bool = False) -> None:
+    """Static 8-bit quantization by onnxruntime's own tool, as its documentation recommends.
 
     QDQ, activations unsigned with MinMax ranges on the artifact's samples, weights signed and per channel, of 7 bits
     where products would overflow.

@@ -231,9 +231,9 @@ def _bars(axis: Any, entry: dict[str, Any]) -> None:
         [row["median_ms"] - row["q25_ms"] for row in rows],
         [row["q75_ms"] - row["median_ms"] for row in rows],
     ]
-    colours = ["tab:green" if row["name"] == "tern" else "tab:gray" for row in rows]
+    colors = ["tab:green" if row["name"] == "tern" else "tab:gray" for row in rows]
     names = [row["name"] + (f"\n{row['device'].split(' (')[0]}" if row.get("device") else "") for row in rows]
-    axis.barh(names, medians, xerr=spread, color=colours)
+    axis.barh(names, medians, xerr=spread, color=colors)
     for index, row in enumerate(rows):
         if row["name"] != "tern":
             axis.annotate(f" {row['ratio']:.2f}x", (row["q75_ms"], index), va="center")

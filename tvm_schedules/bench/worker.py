@@ -27,7 +27,7 @@ def _limit_memory_to_engine() -> None:
 
 
 def _peer_engines() -> Any:
-    """The neighbouring file, by its path: its package need not be there."""
+    """The neighboring file, by its path: its package need not be there."""
     import importlib.util
     from pathlib import Path
 
@@ -54,9 +54,9 @@ def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
 
 
 def _session(path: str, threads: int, two_bit: bool = False) -> Any:
-    """An onnxruntime session with its default graph optimisation.
+    """An onnxruntime session with its default graph optimization.
 
-    Without the fusion of quantised operators where the weights are 2-bit: onnxruntime 1.31 has no integer operators for
+    Without the fusion of quantized operators where the weights are 2-bit: onnxruntime 1.31 has no integer operators for
     them, and is several times slower when it tries.
     """
     import onnxruntime

@@ -91,7 +91,7 @@ def transposed_geometry(
     """Geometry of ``relax.nn.conv*d_transpose`` (weight [I, O/groups, ...]) as a convolution, and that one's weight.
 
     Returns:
-        None where padding is larger than the kernel, so that the first outputs depend on no input's neighbourhood.
+        None where padding is larger than the kernel, so that the first outputs depend on no input's neighborhood.
     """
     rank, groups = len(x) - 2, int(attrs.groups)
     s, d = _three(attrs.strides, 1), _three(attrs.dilation, 1)

@@ -1,6 +1,6 @@
 """Relax operators -> PrimFuncs, where TVM's own lowering would keep this package's templates from doing their work.
 
-Three kinds of entries: elementary functions become polynomials that vectorise, heavy operators get a tag (:mod:`tags`)
+Three kinds of entries: elementary functions become polynomials that vectorize, heavy operators get a tag (:mod:`tags`)
 that keeps them out of TVM's fusion and tells a template what they are, and reshapes stay reshapes, which cost nothing
 at run time.
 """
@@ -24,7 +24,7 @@ Legalizer = Callable[[Any, Any], Any]
 
 
 def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
-    """Legalisation functions by Relax operator, for ``relax.transform.LegalizeOps``.
+    """Legalization functions by Relax operator, for ``relax.transform.LegalizeOps``.
 
     Args:
         vector_bytes: Width of a vector register, 16, 32 or 64 bytes; weights are packed for it.
@@ -61,7 +61,7 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
 
 
 def default(name: str) -> Legalizer:
-    """TVM's own legalisation of an operator."""
+    """TVM's own legalization of an operator."""
     import tvm
 
     return tvm.ir.Op.get(name).get_attr("FLegalize")

@@ -1,6 +1,6 @@
-"""What the legaliser knows about an operator and a schedule needs: written as one attribute of the PrimFunc.
+"""What the legalizer knows about an operator and a schedule needs: written as one attribute of the PrimFunc.
 
-A PrimFunc says *what* is computed; a tag adds what it was called, so that a template need not recognise it by its
+A PrimFunc says *what* is computed; a tag adds what it was called, so that a template need not recognize it by its
 loops.
 """
 

@@ -69,7 +69,7 @@ def _tried(model: Any, names: Collection[str], runs: Sequence[Run], expected: Se
     def run(given: Run) -> list[Array]:
         return [np.asarray(array) for array in session.run(outputs, dict(given))]
 
-    return independent(run, names, runs, both, bool(onnxtools.quantised_tensors(model)))
+    return independent(run, names, runs, both, bool(onnxtools.quantized_tensors(model)))
 
 
 def independent(

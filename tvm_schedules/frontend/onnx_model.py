@@ -1,4 +1,4 @@
-"""Small operations on ONNX models: read and check, fix open shapes, fold constant weights, remove quantisation."""
+"""Small operations on ONNX models: read and check, fix open shapes, fold constant weights, remove quantization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_model(source: str | Path | bytes | Any) -> Any:
     """Read and check an ONNX model.
 
     Args:
-        source: Path, serialised bytes or an ``onnx.ModelProto`` (which is copied, never changed).
+        source: Path, serialized bytes or an ``onnx.ModelProto`` (which is copied, never changed).
 
     Returns:
         ``onnx.ModelProto`` with external data loaded.
@@ -162,7 +162,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
 
 @reading_model()
 def constant_arrays(model: Any) -> dict[str, Array]:
-    """Every tensor that does not depend on an input: initialisers, and what DequantizeLinear and Add make of them.
+    """Every tensor that does not depend on an input: initializers, and what DequantizeLinear and Add make of them.
 
     Returns:
         Name -> value. 2-bit and 4-bit integers come as int8 or uint8.
@@ -224,8 +224,8 @@ def _fold(node: Any, arguments: list[Any]) -> Array | None:
 
 
 @reading_model()
-def quantised_tensors(model: Any) -> dict[str, tuple[float, int, str]]:
-    """Activations that pass a QuantizeLinear: dequantised tensor -> (scale, zero point, dtype of the stored value)."""
+def quantized_tensors(model: Any) -> dict[str, tuple[float, int, str]]:
+    """Activations that pass a QuantizeLinear: dequantized tensor -> (scale, zero point, dtype of the stored value)."""
     constants = constant_arrays(model)
     stored: dict[str, tuple[float, int, str]] = {}
     result = {}
@@ -254,7 +254,7 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
         strip_activations: Also remove QuantizeLinear/DequantizeLinear pairs on activations.
 
     Returns:
-        A new ``onnx.ModelProto`` in which every constant expression is an initialiser.
+        A new ``onnx.ModelProto`` in which every constant expression is an initializer.
     """
     import onnx
     from onnx import numpy_helper
@@ -264,9 +264,9 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
     graph = result.graph
     constants = constant_arrays(model)
     rename: dict[str, str] = {}
-    quantised = quantised_tensors(model) if strip_activations else {}
+    quantized = quantized_tensors(model) if strip_activations else {}
     producers = {name: node for node in model.graph.node for name in node.output}
-    for name in quantised:
+    for name in quantized:
         rename[name] = producers[producers[name].input[0]].input[0]
     outputs = {value.name for value in graph.output}
     kept = []
@@ -274,7 +274,7 @@ def float_model(model: Any, strip_activations: bool = True) -> Any:
         if all(name in constants for name in node.output):
             continue
         if node.output[0] in rename or (
-            node.op_type == "QuantizeLinear" and strip_activations and _only_dequantised(model, node)
+            node.op_type == "QuantizeLinear" and strip_activations and _only_dequantized(model, node)
         ):
             continue
         for index, name in enumerate(node.input):
@@ -326,6 +326,6 @@ def _fold_biases(nodes: list[Any], constants: dict[str, Array], outputs: set[str
     return [node for node in nodes if id(node) not in dropped]
 
 
-def _only_dequantised(model: Any, node: Any) -> bool:
+def _only_dequantized(model: Any, node: Any) -> bool:
     users = [user for user in model.graph.node if node.output[0] in user.input]
     return bool(users) and all(user.op_type == "DequantizeLinear" for user in users)

@@ -72,7 +72,7 @@ class Node:
 
 @dataclass
 class Fused(Node):
-    """A node with a kernel and an epilogue: ``y = clip(acc * scale + bias + residual)``, quantised where the output is.
+    """A node with a kernel and an epilogue: ``y = clip(acc * scale + bias + residual)``, quantized where the output is.
 
     ``inputs[0]`` is the data; ``residual`` repeats the name of another input.
     """
@@ -101,7 +101,7 @@ class Linear(Fused):
 
 @dataclass
 class Pool(Fused):
-    """Maximum or average over a window; a window of one pixel copies (elementwise addition, clipping, requantising)."""
+    """Maximum or average over a window; a window of one pixel copies (elementwise addition, clipping, requantizing)."""
 
     window: Window = field(default_factory=lambda: Window((1, 1, 1)))
     kind: Literal["max", "average"] = "max"

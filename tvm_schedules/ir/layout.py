@@ -142,7 +142,7 @@ class Halo:
         return d, h, w
 
     def steps(self) -> Triple:
-        """Elements between neighbours in depth, height, width."""
+        """Elements between neighbors in depth, height, width."""
         return self.pitch[0] * self.pitch[1], self.pitch[1], 1
 
     def run(self, out: Triple) -> int:

@@ -127,7 +127,7 @@ class TernaryTensor:
         return self.terms * ((int(self.codes[0].size) + 3) // 4) + 4 * levels
 
     def scale_channels(self, scale: Array) -> TernaryTensor:
-        """Multiply every output channel by a factor, for example that of a normalisation that follows.
+        """Multiply every output channel by a factor, for example that of a normalization that follows.
 
         Args:
             scale: ``[channels]``, finite. A negative factor flips the channel's codes, so that levels keep their sign;
@@ -174,7 +174,7 @@ class TernaryTensor:
 
     @staticmethod
     def from_values(weight: Array, channel_axis: int = 0) -> TernaryTensor | None:
-        """Recognise a float weight that is exactly ternary by value.
+        """Recognize a float weight that is exactly ternary by value.
 
         Args:
             weight: Any float array with at least one axis.

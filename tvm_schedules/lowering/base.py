@@ -268,7 +268,7 @@ class Lowering:
         return {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32), "params": params}
 
     def _bounds(self, node: Fused) -> tuple[float, float]:
-        """What a node's output is clipped to, in units of its quantisation step: there the integers they round to."""
+        """What a node's output is clipped to, in units of its quantization step: there the integers they round to."""
         quant = self.graph.values[node.outputs[0]].quant
         if quant is None:
             return max(node.clip.low, LOWEST), min(node.clip.high, HIGHEST)

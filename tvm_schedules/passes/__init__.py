@@ -10,7 +10,7 @@ __all__ = ["prepare"]
 
 @reading_model()
 def prepare(graph: Graph) -> Graph:
-    """Recognises weights, then fuses; returns the same graph, changed.
+    """Recognizes weights, then fuses; returns the same graph, changed.
 
     Raises:
         ModelError: Something in the graph does not fit together.

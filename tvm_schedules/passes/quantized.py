@@ -68,7 +68,7 @@ def _top(graph: Graph, producers: dict[str, Node], name: str, quant: Quant) -> i
 
 
 def resolve(graph: Graph, producers: dict[str, Node], name: str) -> str:
-    """The 8-bit tensor that a float tensor is the dequantised form of; the name itself if there is none."""
+    """The 8-bit tensor that a float tensor is the dequantized form of; the name itself if there is none."""
     node = producers.get(name)
     if node is None or node.op != "DequantizeLinear" or parameters(graph, node) is None:
         return name

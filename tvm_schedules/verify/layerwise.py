@@ -1,7 +1,7 @@
 """Stage by stage: is every 8-bit tensor of a network right, given the 8-bit tensors that it is computed from?
 
 Comparing whole networks mixes an error of one layer with what the following layers make of it. Here the library's own
-tensors are fed to onnxruntime at every quantised tensor, so that each stage, from quantised inputs to quantised output,
+tensors are fed to onnxruntime at every quantized tensor, so that each stage, from quantized inputs to quantized output,
 is compared alone: it may differ by one step where a value lies on the edge between two.
 """
 
@@ -27,7 +27,7 @@ class Stage:
 
     Attributes:
         name: The tensor.
-        steps: Largest difference in quantisation steps.
+        steps: Largest difference in quantization steps.
         share: Fraction of elements that differ.
     """
 
@@ -54,7 +54,7 @@ def expose(model: Any) -> Any:
 
 
 def cut(model: Any) -> Any:
-    """A copy in which every quantised tensor is an input for its readers, and ``<name>/computed`` an output."""
+    """A copy in which every quantized tensor is an input for its readers, and ``<name>/computed`` an output."""
     probe = expose(model)
     quantized = set(_quantized(model))
     entries = [value for value in probe.graph.output if value.name in quantized]
@@ -85,7 +85,7 @@ def compare_stages(
         make_runner: Compiles a model and makes it callable, numpy in, numpy out.
 
     Returns:
-        One entry for each quantised tensor, in the order of the graph; empty for a network in float.
+        One entry for each quantized tensor, in the order of the graph; empty for a network in float.
     """
     names = _quantized(model)
     if not names:

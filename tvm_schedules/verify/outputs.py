@@ -1,14 +1,14 @@
 """Is the library right? onnxruntime runs the standard ONNX file, and the library's outputs have to agree.
 
-The reference is onnxruntime without graph optimisation: it then computes what the file says, in float32. With its
-optimisations on it would replace 2-bit matrix products by a kernel that rounds activations to 8 bits (about 0.6 %
+The reference is onnxruntime without graph optimization: it then computes what the file says, in float32. With its
+optimizations on it would replace 2-bit matrix products by a kernel that rounds activations to 8 bits (about 0.6 %
 error), and 8-bit convolutions by integer kernels of its own.
 
 Pass criterion, for every output over all samples, with ``relative = max|y - ref| / max|ref|``:
 
 * network in float: ``relative <= 1e-3``; sums are only taken in another order, measured values lie near 1e-6.
-* network with quantised activations: ``relative <= 0.05`` and cosine ``>= 0.999``, or no element further than one step
-  from the reference where the output itself is a quantised tensor. Integer sums are exact on both sides, but a value on
+* network with quantized activations: ``relative <= 0.05`` and cosine ``>= 0.999``, or no element further than one step
+  from the reference where the output itself is a quantized tensor. Integer sums are exact on both sides, but a value on
   the edge between two steps may round either way, and such a step travels on through the layers that follow. A deep
   network can amplify it beyond these bounds; then the library passes if it is no further from the reference than twice
   the distance between onnxruntime's own two ways to compute the file, with and without its 8-bit kernels.
@@ -33,8 +33,8 @@ Runner = Callable[..., Any]
 FLOAT_RELATIVE = 1e-3
 HALF_ULPS = 16
 """Steps of a half-precision number that are as far as float32's bound in networks that compute in half precision."""
-QUANTISED_RELATIVE = 0.05
-QUANTISED_COSINE = 0.999
+QUANTIZED_RELATIVE = 0.05
+QUANTIZED_COSINE = 0.999
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class OutputReport:
         max_abs: Largest absolute difference.
         relative: ``max_abs`` divided by the largest absolute value of the reference.
         cosine: Cosine of the angle between the two, in [-1, 1].
-        steps: ``max_abs`` in quantisation steps where the output is a quantised tensor, else None.
+        steps: ``max_abs`` in quantization steps where the output is a quantized tensor, else None.
         top1: Share of rows (last axis) whose largest element is at the same place, None where the last axis has one
             element.
         passed: Whether the pass criterion of this module holds.
@@ -69,15 +69,15 @@ class Report:
         outputs: One entry per output.
         runs: Number of times that the network was run.
         where: What was run, for example ``library`` or ``host build of the same graph``.
-        quantised: Whether the network has quantised activations.
+        quantized: Whether the network has quantized activations.
         first_difference: On failure the first tensor that differs, where it was looked for.
-        limit: Largest relative difference without quantised activations.
+        limit: Largest relative difference without quantized activations.
     """
 
     outputs: tuple[OutputReport, ...]
     runs: int
     where: str
-    quantised: bool
+    quantized: bool
     first_difference: str | None = None
     limit: float = FLOAT_RELATIVE
 
@@ -118,8 +118,8 @@ class Report:
         """
         if not self.passed:
             limit = (
-                f"relative <= {QUANTISED_RELATIVE} and cosine >= {QUANTISED_COSINE}, or one step"
-                if self.quantised
+                f"relative <= {QUANTIZED_RELATIVE} and cosine >= {QUANTIZED_COSINE}, or one step"
+                if self.quantized
                 else f"relative <= {self.limit:.3g}"
             )
             raise VerificationError(f"the library does not agree with onnxruntime (limit: {limit})\n{self.text()}")
@@ -186,7 +186,7 @@ def named_samples(entries: Sequence[Mapping[str, Any]], samples: Samples) -> dic
 
 
 def random_samples(model: Any, runs: int = 8, seed: int = 0) -> list[dict[str, Array]]:
-    """Random inputs: uniform over the range of an input's quantiser, else standard normal; integers are 0 or 1."""
+    """Random inputs: uniform over the range of an input's quantizer, else standard normal; integers are 0 or 1."""
     random = np.random.default_rng(seed)
     constants = onnxtools.constant_arrays(model)
     ranges: dict[str, tuple[float, float]] = {}
@@ -212,18 +212,18 @@ def random_samples(model: Any, runs: int = 8, seed: int = 0) -> list[dict[str, A
     return result
 
 
-def reference_session(model: Any, optimised: bool = False, severity: int = 3) -> Any:
+def reference_session(model: Any, optimized: bool = False, severity: int = 3) -> Any:
     """An onnxruntime session that computes what the file says, in float32 (see the module's text).
 
     Args:
         model: ``onnx.ModelProto``.
-        optimised: With onnxruntime's graph optimisation.
+        optimized: With onnxruntime's graph optimization.
         severity: Of what onnxruntime prints: errors from 3 on, from 4 on only what ends the process.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if not optimised:
+    if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
@@ -231,9 +231,9 @@ def reference_session(model: Any, optimised: bool = False, severity: int = 3) ->
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def reference_outputs(model: Any, runs: Sequence[Mapping[str, Array]], optimised: bool = False) -> list[list[Array]]:
+def reference_outputs(model: Any, runs: Sequence[Mapping[str, Array]], optimized: bool = False) -> list[list[Array]]:
     """Onnxruntime's outputs for every run, in the order of the graph's outputs."""
-    session = reference_session(model, optimised)
+    session = reference_session(model, optimized)
     names = [value.name for value in model.graph.output]
     return [[np.asarray(array) for array in session.run(names, dict(run))] for run in runs]
 
@@ -243,7 +243,7 @@ def compare(
     actual: Array,
     expected: Array,
     step: float | None = None,
-    quantised: bool = False,
+    quantized: bool = False,
     limit: float = FLOAT_RELATIVE,
 ) -> OutputReport:
     """Compare an output with its reference; the first axis may stack several runs.
@@ -252,8 +252,8 @@ def compare(
         name: For the report.
         actual: The library's values.
         expected: The reference's values, same shape.
-        step: The quantisation step of the output, None when it is not a quantised tensor.
-        quantised: Whether the network has quantised activations.
+        step: The quantization step of the output, None when it is not a quantized tensor.
+        quantized: Whether the network has quantized activations.
         limit: Largest relative difference where it has none.
     """
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
@@ -274,8 +274,8 @@ def compare(
     if a.ndim and a.shape[-1] > 1:
         top1 = float((a.argmax(-1) == b.argmax(-1)).mean())
     cosine = _cosine(a, b)
-    if quantised:
-        passed = (relative <= QUANTISED_RELATIVE and cosine >= QUANTISED_COSINE) or (
+    if quantized:
+        passed = (relative <= QUANTIZED_RELATIVE and cosine >= QUANTIZED_COSINE) or (
             steps is not None and steps <= 1.001
         )
     else:
@@ -304,22 +304,22 @@ def compare_runs(
         actual: The library's outputs.
         expected: The reference's outputs.
         where: For the report.
-        runs: The inputs, for a second reference where a quantised network is outside of the fixed bounds.
+        runs: The inputs, for a second reference where a quantized network is outside of the fixed bounds.
     """
-    quantised = onnxtools.quantised_tensors(model)
+    quantized = onnxtools.quantized_tensors(model)
     limit = float_limit(model)
     reports = []
     for index, value in enumerate(model.graph.output):
-        step = quantised[value.name][0] if value.name in quantised else None
+        step = quantized[value.name][0] if value.name in quantized else None
         left, right = (np.stack([run[index] for run in runs]) for runs in (actual, expected))
-        reports.append(compare(value.name, left, right, step, bool(quantised), limit))
-    if quantised and runs is not None and not all(report.passed for report in reports):
+        reports.append(compare(value.name, left, right, step, bool(quantized), limit))
+    if quantized and runs is not None and not all(report.passed for report in reports):
         reports = _within_spread(model, reports, expected, runs)
-    return Report(tuple(reports), len(actual), where, bool(quantised), limit=limit)
+    return Report(tuple(reports), len(actual), where, bool(quantized), limit=limit)
 
 
 def float_limit(model: Any) -> float:
-    """The largest relative difference for networks without quantised activations.
+    """The largest relative difference for networks without quantized activations.
 
     Half precision has 11 bits, bfloat16 8: whoever adds in another order, or rounds less often, is some steps off.
     """
@@ -338,7 +338,7 @@ def _within_spread(
 ) -> list[OutputReport]:
     """Pass outputs that are no further off than twice what onnxruntime's own two ways to compute the file differ."""
     try:
-        other = reference_outputs(model, runs, optimised=True)
+        other = reference_outputs(model, runs, optimized=True)
     except Exception:  # the second way may not exist for this file; then the fixed bounds stand
         return reports
     found = []
@@ -374,14 +374,14 @@ def first_difference(
     """
     import onnx
 
-    quantised = onnxtools.quantised_tensors(model)
+    quantized = onnxtools.quantized_tensors(model)
     constants = onnxtools.constant_arrays(model)
     known = {value.name for value in model.graph.output}
     inner = [
         (name, node)
         for node in model.graph.node
         for name in node.output[:1]
-        if name and name not in constants and name not in known and (name in quantised if quantised else True)
+        if name and name not in constants and name not in known and (name in quantized if quantized else True)
     ]
     if not inner:
         return None

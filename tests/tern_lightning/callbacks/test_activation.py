@@ -173,7 +173,7 @@ def test_resume_is_bit_exact(tmp_path: Path, learned: bool, step: int) -> None:
             )
 
 
-def test_learned_step_follows_the_gradient_once_per_optimiser_step() -> None:
+def test_learned_step_follows_the_gradient_once_per_optimizer_step() -> None:
     """A step taken by hand on the accumulated gradient, with and without accumulation."""
     results = []
     for accumulate, batch_size in ((1, 8), (2, 4)):

@@ -68,7 +68,7 @@ def test_everything_at_once_and_resumed(method, precision, accumulate, names, fi
 
 
 class NoNorm(Net):
-    """Without batch normalisation the gradient of a batch is the mean over its parts."""
+    """Without batch normalization the gradient of a batch is the mean over its parts."""
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -58,7 +58,7 @@ def test_sizes_are_those_of_residuals():
         rest = rest - found.positive[t].item() * found.codes[t].numpy()
 
 
-def test_one_term_that_is_left_is_plain_ternarisation():
+def test_one_term_that_is_left_is_plain_ternarization():
     """The first term of residual TWN is TWN, and its least-squares level the conditional mean."""
     w = weight(8, 30)
     one = limit_terms(w, residual_terms(w, 2, twn), torch.ones_like(w, dtype=torch.int8))

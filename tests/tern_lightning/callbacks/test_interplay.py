@@ -49,7 +49,7 @@ def test_training_learns(optimizer, fit, make_net, record):
 
 
 class NoNorm(Net):
-    """Without batch normalisation the gradient of a batch is the mean over its parts."""
+    """Without batch normalization the gradient of a batch is the mean over its parts."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -126,7 +126,7 @@ def test_two_processes_train_what_one_does(fit, make_net):
 
 
 class Manual(Net):
-    """Manual optimisation with two optimisers."""
+    """Manual optimization with two optimizers."""
 
     def __init__(self, width=6):
         super().__init__(width)
@@ -145,7 +145,7 @@ class Manual(Net):
         return torch.optim.Adam(early, 0.01), torch.optim.SGD(late, 0.01)
 
 
-def test_manual_optimisation_with_two_optimizers_and_resume(fit, make_net, tmp_path):
+def test_manual_optimization_with_two_optimizers_and_resume(fit, make_net, tmp_path):
     _, net = fit(ternary(bn_batches=2), Save(tmp_path), net=make_net(Manual))
     assert_plain_agrees(net)
     assert torch.equal(net.hidden.ternary().codes[0], net.hidden._ternary_state.codes)

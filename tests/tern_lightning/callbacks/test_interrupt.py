@@ -31,7 +31,7 @@ def momenta(net):
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 @pytest.mark.parametrize("own", [callbacks, lambda: SLR("sparsity", amount=0.5, end=0.6)], ids=["ternary", "slr"])
-def test_batch_normalisation_has_its_momentum_back(error, own, fit, make_net):
+def test_batch_normalization_has_its_momentum_back(error, own, fit, make_net):
     net = make_net(Stopped)
     net.error = error
     with pytest.raises((RuntimeError, SystemExit, KeyboardInterrupt)):

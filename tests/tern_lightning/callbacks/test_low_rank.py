@@ -196,7 +196,7 @@ class Two(Net):
 
 
 def test_errors(fit, make_net):
-    with pytest.raises(MisconfigurationException, match="exactly one optimiser, got 2"):
+    with pytest.raises(MisconfigurationException, match="exactly one optimizer, got 2"):
         fit(search(), net=make_net(Two))
     with pytest.raises(MisconfigurationException, match="finds no convolution"):
         fit(search(include=["hidden"]), net=make_net(Net))

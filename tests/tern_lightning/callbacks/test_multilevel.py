@@ -37,7 +37,7 @@ def test_more_terms_and_more_rounds_never_fit_worse(seed, per_channel, axis):
     assert all(late <= early + 1e-7 for early, late in itertools.pairwise(by_rounds))
 
 
-def test_gaussian_errors_fall_as_residual_ternarisation_promises():
+def test_gaussian_errors_fall_as_residual_ternarization_promises():
     weight = torch.randn(1, 200_000, generator=torch.Generator().manual_seed(0))
     found = [error(weight, multilevel(weight, terms, iterations=0)) for terms in (1, 2)]
     assert found[0] == pytest.approx(0.190, abs=0.005)

@@ -77,7 +77,7 @@ class Frozen(Net):
 
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
 @pytest.mark.parametrize("form", ["gradient", "proximal"])
-def test_once_per_optimiser_step(form, options, fit, make_net):
+def test_once_per_optimizer_step(form, options, fit, make_net):
     net = make_net(Frozen, optimizer="sgd", lr=0.1)
     net.configure_optimizers = lambda: torch.optim.SGD(net.parameters(), 0.1)
     weight = net.hidden.weight.detach().clone()

@@ -99,7 +99,7 @@ def test_every_method_follows_the_mask(method, fit):
         assert torch.equal(weight, found.dequantize())
 
 
-def test_exact_sparsity_with_a_ternariser_that_makes_no_zeros(fit, make_net, tmp_path):
+def test_exact_sparsity_with_a_ternarizer_that_makes_no_zeros(fit, make_net, tmp_path):
     own = ternary(method="twn", options={"factor": 0.0})
     trainer, _ = fit(own, pruning(0.8, scope="layer"), net=make_net())
     trainer.save_checkpoint(tmp_path / "end.ckpt")

@@ -29,7 +29,7 @@ def scalars(net):
 
 
 class NoNorm(Net):
-    """Without batch normalisation the gradient of a batch is the mean over its parts."""
+    """Without batch normalization the gradient of a batch is the mean over its parts."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -51,7 +51,7 @@ SGD = {"sgd": {"momentum": 0.9}, "plain": {}, "nesterov": {"momentum": 0.8, "nes
 @pytest.mark.parametrize("optimizer", ["sgd", "plain", "nesterov", "adam"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_updates_are_those_of_torch(optimizer, accumulate, fit, make_net):
-    """Three steps against torch's own optimiser on levels that a plain network computes with."""
+    """Three steps against torch's own optimizer on levels that a plain network computes with."""
     net = make_net(Plain, optimizer=optimizer, lr=0.003)
     twin = make_net(NoNorm)
     twin.load_state_dict(net.state_dict())
@@ -88,7 +88,7 @@ def test_updates_are_those_of_torch(optimizer, accumulate, fit, make_net):
 
 
 class Blobs(pl.LightningModule):
-    """Four linear layers without normalisation, gradient descent without momentum."""
+    """Four linear layers without normalization, gradient descent without momentum."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +197,7 @@ def test_loss_scale_is_undone_and_an_overflow_moves_nothing():
     own.step(trainer, optimizer, {"x": layer})
     assert method.trained["negative"].item() == pytest.approx(before["negative"].item() + 0.1 * 0.1)
     assert all(value.grad is None for value in method.trained.values())
-    # Layers of other optimisers are left alone.
+    # Layers of other optimizers are left alone.
     method.trained["negative"].grad = torch.tensor([-0.4])
     own.step(trainer, torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), {"x": layer})
     assert method.trained["negative"].grad is not None

@@ -1,4 +1,4 @@
-"""Surrogate Lagrangian relaxation: its maths by brute force, and the callback."""
+"""Surrogate Lagrangian relaxation: its math by brute force, and the callback."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ LAYERS = ("body.0", "body.3", "hidden")
 
 
 class Quadratic:
-    """1/2 (w - t)' H (w - t) with the exact minimiser of the penalised problem."""
+    """1/2 (w - t)' H (w - t) with the exact minimizer of the penalized problem."""
 
     def __init__(self, seed, n=6):
         random = torch.Generator().manual_seed(seed)
@@ -230,7 +230,7 @@ class Manual(Net):
         self.automatic_optimization = False
 
 
-def test_manual_optimisation_has_no_loss(fit, make_net):
+def test_manual_optimization_has_no_loss(fit, make_net):
     with pytest.raises(MisconfigurationException, match="training loss"):
         fit(ternary(), net=make_net(Manual))
 

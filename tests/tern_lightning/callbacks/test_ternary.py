@@ -1,4 +1,4 @@
-"""Phases, logging, printing, re-estimation of batch normalisation, and what is refused."""
+"""Phases, logging, printing, re-estimation of batch normalization, and what is refused."""
 
 import lightning.pytorch as pl
 import pytest

@@ -35,7 +35,7 @@ class Watch(pl.Callback):
 
 
 class FixedCodes:
-    """Lets a quantiser keep its codes while the threshold moves: the level alone has a gradient."""
+    """Lets a quantizer keep its codes while the threshold moves: the level alone has a gradient."""
 
     def __init__(self, layer):
         self.quantizer, self.codes = layer._ternary_state.quantizer, layer.ternary().codes
@@ -55,7 +55,7 @@ class FixedCodes:
 def test_first_step_is_that_of_the_equations(fit, make_net):
     """The threshold moves by finite differences of the loss, and the weights' gradient is taken at the new one.
 
-    Without batch normalisation, before which a level's gradient is zero.
+    Without batch normalization, before which a level's gradient is zero.
     """
     x, y = (part[:8] for part in samples())
     watch = Watch()
@@ -151,5 +151,5 @@ def test_where_it_cannot_be(fit, make_net):
         fit(tga(), accumulate_grad_batches=2)
     net = make_net()
     net.automatic_optimization = False
-    with pytest.raises(MisconfigurationException, match="optimises by hand"):
+    with pytest.raises(MisconfigurationException, match="optimizes by hand"):
         fit(tga(), net=net)

@@ -41,7 +41,7 @@ def ternary_weight(layer: nn.Module, generator: torch.Generator, unequal: bool, 
 
 
 def run(model: onnx.ModelProto, *inputs: torch.Tensor) -> list[np.ndarray]:
-    """onnxruntime as a user runs it: all graph optimisations, exact two-bit products."""
+    """onnxruntime as a user runs it: all graph optimizations, exact two-bit products."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.log_severity_level = 3
@@ -50,7 +50,7 @@ def run(model: onnx.ModelProto, *inputs: torch.Tensor) -> list[np.ndarray]:
 
 
 def unpack_int2(tensor: onnx.TensorProto) -> np.ndarray:
-    """Codes of an INT2 initialiser, written independently of the package: bit by bit."""
+    """Codes of an INT2 initializer, written independently of the package: bit by bit."""
     assert tensor.data_type == onnx.TensorProto.INT2
     count = int(np.prod(tensor.dims))
     assert len(tensor.raw_data) == (count + 3) // 4

@@ -96,7 +96,7 @@ def test_batch_norm_that_cannot_be_folded_stays() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.first(x)
-            return x + self.second(torch.relu(self.bn(x)))  # the normalised tensor is also read raw
+            return x + self.second(torch.relu(self.bn(x)))  # the normalized tensor is also read raw
 
     net = make_ternary(PreActivation()).eval()
     x = torch.randn(1, 3, 6, 6)

@@ -22,8 +22,8 @@ def draw(seed, shape=(20, 30), skew=0.2):
 def published(weight, p, n, strength, delta):
     """The published steps with three distances per weight, in float64: codes, shares, multiplier."""
     w = weight.double().numpy().ravel()
-    centres = np.array([-n.item(), 0.0, p.item()])
-    distances = (w[None] - centres[:, None]) ** 2
+    centers = np.array([-n.item(), 0.0, p.item()])
+    distances = (w[None] - centers[:, None]) ** 2
     nearest = distances.argmin(0)
     counts = np.maximum(np.bincount(nearest, minlength=3), 1).astype(float)
     shares = counts / counts.sum()
@@ -32,8 +32,8 @@ def published(weight, p, n, strength, delta):
         shares[1] = 0.5
     bits = -np.log2(shares)
     limits = []
-    for c, extreme, centre in ((0, w.min(), centres[0]), (2, w.max(), centres[2])):
-        gain = extreme**2 - (extreme - centre) ** 2
+    for c, extreme, center in ((0, w.min(), centers[0]), (2, w.max(), centers[2])):
+        gain = extreme**2 - (extreme - center) ** 2
         if bits[c] - bits[1] > 1e-12 and gain > 0:
             limits.append(gain / (bits[c] - bits[1]))
     multiplier = strength * delta * min(limits) if limits else 0.0
@@ -60,8 +60,8 @@ def test_no_strength_is_the_nearest_level_and_full_strength_loses_exactly_one(se
     weight, p, n = draw(seed, skew=0.1)
     p, n = p.clamp(max=weight.max() * 0.9), n.clamp(max=-weight.min() * 0.9)
     codes = ec2t(weight, p[None], n[None], 0.0).codes[0]
-    centres = torch.stack([-n, torch.zeros(()), p])
-    nearest = (weight[None] - centres[:, None, None]).abs().argmin(0) - 1
+    centers = torch.stack([-n, torch.zeros(()), p])
+    nearest = (weight[None] - centers[:, None, None]).abs().argmin(0) - 1
     assert torch.equal(codes, nearest.to(torch.int8))
     codes = ec2t(weight, p[None], n[None], 1.0).codes[0]
     assert len(codes.unique()) == 2

@@ -1,4 +1,4 @@
-"""Fake quantisation and the algebra of ranges, against numpy, onnxruntime and the formulas of LSQ."""
+"""Fake quantization and the algebra of ranges, against numpy, onnxruntime and the formulas of LSQ."""
 
 from __future__ import annotations
 

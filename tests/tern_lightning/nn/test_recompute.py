@@ -15,7 +15,7 @@ def ternary(method="twn", **options):
 
 
 class Checkpointed(Net):
-    """Forgets the features between its linear layers, and the middle one's, until backward; no batch normalisation."""
+    """Forgets the features between its linear layers, and the middle one's, until backward; no batch normalization."""
 
     reentrant: bool | None = None
 
@@ -93,7 +93,7 @@ def test_a_range_covers_all_calls_of_a_batch(fit, make_net):
 
 
 class Adversarial(Net):
-    """Two optimisers, as in a GAN: the second loss is differentiated after the first step, through both networks."""
+    """Two optimizers, as in a GAN: the second loss is differentiated after the first step, through both networks."""
 
     def __init__(self):
         super().__init__()

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -272,6 +273,16 @@ def test_metadata_names_files_of_an_artifact_alone(built: Path) -> None:
     (built / store.METADATA).write_text(json.dumps(metadata))
     with pytest.raises(ArtifactError, match=r"names '\.\./secret', which is no file of an artifact"):
         tvm_schedules.load(built)
+
+
+def test_keys_of_earlier_versions_are_read(built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(built, tmp_path / "earlier")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata["quantisation"] = metadata.pop("quantization")
+    store.write_metadata(folder, metadata)
+    assert store.read_metadata(folder)["quantization"] == metadata["quantisation"]
+    x = np.random.default_rng(1).standard_normal((1, fake.K)).astype(np.float32)
+    assert np.array_equal(tvm_schedules.load(folder)(x), tvm_schedules.load(built)(x))
 
 
 def test_changed_metadata_is_found(built: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_statistics_by_hand() -> None:
     assert measure._statistics(ours, ours)["ratio"] == 1.0
 
 
-def test_int8_peer_is_quantised_everywhere(artifact: Path, tmp_path: Path) -> None:
+def test_int8_peer_is_quantized_everywhere(artifact: Path, tmp_path: Path) -> None:
     engines, refused = peers.onnxruntime_engines(artifact, tmp_path)
     assert not refused
     model = onnx.load(next(engine.path for engine in engines if engine.name == "onnxruntime int8"))

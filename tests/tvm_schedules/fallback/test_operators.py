@@ -61,7 +61,7 @@ def with_constants(op: str, shape: tuple[int, ...], *constants: np.ndarray | Non
     return graph([helper.make_node(op, ["x", *names], ["y"], **attributes)], {"x": shape}, "y", known, opset=opset)
 
 
-def quantised() -> onnx.ModelProto:
+def quantized() -> onnx.ModelProto:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
@@ -238,7 +238,7 @@ CASES: dict[str, Build] = {
     "ConvTranspose 1d": lambda: transposed((2, 3, 9), (3, 17, 5), strides=[3], pads=[2, 2]),
     "ConvTranspose 3d": lambda: transposed((1, 3, 3, 4, 2), (3, 4, 2, 3, 2), strides=[2, 1, 2]),
     "ConvTranspose large": lambda: transposed((1, 32, 12, 12), (32, 24, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1]),
-    "QuantizeLinear": quantised,
+    "QuantizeLinear": quantized,
     "DequantizeLinear": per_channel,
     "CumSum": lambda: with_constants("CumSum", (3, 7), np.array(1, np.int64)),
 }  # fmt: skip

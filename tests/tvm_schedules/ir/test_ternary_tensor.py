@@ -84,7 +84,7 @@ def test_what_is_stored_comes_back(tensor: TernaryTensor) -> None:
 
 
 @given(tensors(max_terms=1))
-def test_values_are_recognised(tensor: TernaryTensor) -> None:
+def test_values_are_recognized(tensor: TernaryTensor) -> None:
     found = TernaryTensor.from_values(tensor.dequantize(), tensor.channel_axis)
     assert found is not None
     np.testing.assert_array_equal(found.dequantize(), tensor.dequantize())

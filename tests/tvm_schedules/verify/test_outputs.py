@@ -28,7 +28,7 @@ def test_measures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "step", "quantised", "passed"),
+    ("error", "step", "quantized", "passed"),
     [
         (0.0, None, False, True),
         (5e-4, None, False, True),
@@ -41,11 +41,11 @@ def test_measures() -> None:
         (np.inf, 1.0, True, False),
     ],
 )
-def test_pass_criterion(error: float, step: float | None, quantised: bool, passed: bool) -> None:
+def test_pass_criterion(error: float, step: float | None, quantized: bool, passed: bool) -> None:
     expected = np.array([[1.0, -0.5, 0.25]], np.float32)
     actual = expected.copy()
     actual[0, 2] += np.float32(error)
-    assert verify.compare("y", actual, expected, step, quantised).passed is passed
+    assert verify.compare("y", actual, expected, step, quantized).passed is passed
 
 
 def test_the_same_infinity_is_agreement() -> None:
@@ -59,7 +59,7 @@ def test_other_shape_or_dtype_is_an_error() -> None:
         verify.compare("y", np.zeros(2, np.float32), np.zeros(3, np.float32))
 
 
-def test_random_samples_fill_the_range_of_the_quantiser() -> None:
+def test_random_samples_fill_the_range_of_the_quantizer() -> None:
     runs = verify.random_samples(artifact_nets.conv_net())
     values = np.concatenate([run["x"].ravel() for run in runs])
     assert values.dtype == np.float32
@@ -83,9 +83,9 @@ def broken(node: str) -> Callable[[Any], verify.Runner]:
     return make
 
 
-@pytest.mark.parametrize(("quantised", "expected"), [(True, "'relu2.dq'"), (False, "'conv2.out'")])
-def test_the_first_difference_is_found(quantised: bool, expected: str) -> None:
-    model = artifact_nets.conv_net(quantised)
+@pytest.mark.parametrize(("quantized", "expected"), [(True, "'relu2.dq'"), (False, "'conv2.out'")])
+def test_the_first_difference_is_found(quantized: bool, expected: str) -> None:
+    model = artifact_nets.conv_net(quantized)
     runs = verify.random_samples(model, 2)
     found = verify.first_difference(model, runs, broken("conv2"))
     assert found is not None
@@ -97,9 +97,9 @@ def test_the_first_difference_is_found(quantised: bool, expected: str) -> None:
         report.check()
 
 
-@pytest.mark.parametrize("quantised", [True, False])
-def test_float_model_is_the_same_network(quantised: bool) -> None:
-    model = artifact_nets.conv_net(quantised)
+@pytest.mark.parametrize("quantized", [True, False])
+def test_float_model_is_the_same_network(quantized: bool) -> None:
+    model = artifact_nets.conv_net(quantized)
     runs = verify.random_samples(model, 4)
     kept = onnxtools.float_model(model, strip_activations=False)
     stripped = onnxtools.float_model(model)
@@ -166,4 +166,4 @@ def test_half_precision_is_judged_by_its_own_steps(cast: bool, tmp_path: Any) ->
 
 
 def test_single_precision_keeps_its_bound() -> None:
-    assert verify.float_limit(artifact_nets.conv_net(quantised=False)) == verify.FLOAT_RELATIVE
+    assert verify.float_limit(artifact_nets.conv_net(quantized=False)) == verify.FLOAT_RELATIVE

@@ -56,7 +56,7 @@ class _Lowering(Lowering):
         reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
         raise UnsupportedOperatorError(
             f"target c has no code for the operator {node.op} of node {node.name!r}, which {reads}. It has "
-            "convolutions, linear layers, Add of two images, Relu, Clip, batch normalisation, pooling, QuantizeLinear, "
+            "convolutions, linear layers, Add of two images, Relu, Clip, batch normalization, pooling, QuantizeLinear, "
             "DequantizeLinear, Reshape and Flatten. Replace the operator in the network, end the network before it and "
             "compute the rest in your program, or choose a target with TVM, such as 'arm'"
         )

@@ -29,7 +29,7 @@ def cortex_m7(folder: Path, level: str = "-O2") -> dict[str, int] | None:
 
     Args:
         folder: Holds model.c, model.h and model_weights.h.
-        level: Optimisation of the compiler.
+        level: Optimization of the compiler.
 
     Returns:
         ``code`` and ``constants`` (both flash) and ``ram`` (the static arena) in bytes.

@@ -36,7 +36,7 @@ def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Pro
     program = translation.program
     for index, step in enumerate(steps):
         _KERNELS[step.kernel](translation, index, step)
-    _find_quantised_ends(translation, inputs)
+    _find_quantized_ends(translation, inputs)
     for buffer in translation.lists:
         buffer.nbytes *= np.dtype(program.offset_dtype).itemsize
     for name in _FLAGS:
@@ -44,7 +44,7 @@ def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Pro
     return program
 
 
-def _find_quantised_ends(translation: Translation, inputs: list[str]) -> None:
+def _find_quantized_ends(translation: Translation, inputs: list[str]) -> None:
     """Finds out which inputs and outputs have an 8-bit form."""
     program = translation.program
     calls: dict[tuple[str, int], list[Call]] = {}

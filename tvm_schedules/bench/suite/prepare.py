@@ -169,18 +169,18 @@ def _engine(name: str, kind: str, path: Path, python: str = "") -> peers.Engine:
     return peers.Engine(name, kind, str(path), size, python=python)
 
 
-def _quantised(folder: Path, artifacts: Mapping[int | None, Path]) -> Path:
+def _quantized(folder: Path, artifacts: Mapping[int | None, Path]) -> Path:
     """The int8 form of onnxruntime."""
     source, artifact = _float(folder, artifacts, DENSE_ZEROS), artifacts[DENSE_ZEROS]
 
     def make(path: Path) -> None:
-        peers.quantise(source, path, artifact)
+        peers.quantize(source, path, artifact)
 
     return _kept(folder / "onnxruntime-int8.onnx", _hash([source]), make)
 
 
 def _onnxruntime(folder: Path, artifacts: Mapping[int | None, Path]) -> Contender:
-    path = _quantised(folder, artifacts)
+    path = _quantized(folder, artifacts)
     return Contender(_engine("onnxruntime int8", "onnxruntime", path), artifacts[DENSE_ZEROS])
 
 
@@ -209,8 +209,8 @@ def _peer(kind: str, python: str, folder: Path, artifacts: Mapping[int | None, P
     """An int8 engine of another environment."""
     artifact = artifacts[DENSE_ZEROS]
     suffix = {"openvino": ".xml", "executorch": ".pte", "deepsparse": ".onnx"}[kind]
-    # DeepSparse has no quantiser; it reads onnxruntime's files.
-    source = _quantised(folder, artifacts) if kind == "deepsparse" else _float(folder, artifacts, DENSE_ZEROS)
+    # DeepSparse has no quantizer; it reads onnxruntime's files.
+    source = _quantized(folder, artifacts) if kind == "deepsparse" else _float(folder, artifacts, DENSE_ZEROS)
     path = _made(kind, python, source, folder / f"{kind}-int8{suffix}", artifact)
     return Contender(_engine(LABELS[kind], kind, path, python), artifact)
 

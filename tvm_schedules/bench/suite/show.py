@@ -182,8 +182,8 @@ def plot(results: Mapping[str, Any], path: str) -> None:
     figure, axis = plt.subplots(figsize=(9, 0.6 + 0.2 * len(bars)), layout="constrained")
     labels = [f"{key}  {ours}" for key, ours, *_ in bars]
     at = range(len(bars))
-    colours = ["tab:green" if ratio >= 1 else "tab:orange" for _, _, ratio, _, _ in bars]
-    axis.barh(at, [bar[2] for bar in bars], xerr=[bar[3] for bar in bars], color=colours)
+    colors = ["tab:green" if ratio >= 1 else "tab:orange" for _, _, ratio, _, _ in bars]
+    axis.barh(at, [bar[2] for bar in bars], xerr=[bar[3] for bar in bars], color=colors)
     for index, (*_, target) in enumerate(bars):
         if target is not None:
             axis.plot([target, target], [index - 0.4, index + 0.4], color="black")

@@ -117,7 +117,7 @@ def test_rows_longer_than_sixteen_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_residual_network_and_its_quantised_entry(tmp_path: Path, int8: bool) -> None:
+def test_residual_network_and_its_quantized_entry(tmp_path: Path, int8: bool) -> None:
     model = resnet([(16, 1), (32, 2), (32, 1)], 17, 0.8, int8=int8)
     equal(model, tmp_path, random(1, 3, 17, 17))
     library = portable.host_model(model, tmp_path)
@@ -146,7 +146,7 @@ def test_both_ends_in_eight_bits(tmp_path: Path) -> None:
     assert "const uint8_t *input_0, const uint8_t *input_1, uint8_t *" in (tmp_path / "model.h").read_text()
 
 
-def test_float_input_without_one_8bit_form_has_no_quantised_entry(tmp_path: Path) -> None:
+def test_float_input_without_one_8bit_form_has_no_quantized_entry(tmp_path: Path) -> None:
     net = Net((1, 4, 6, 6))
     x = net.op("Conv", "input_0", net.weight((4, 4, 1, 1), 0.5))
     library = portable.host_model(net.model(net.quantize(x)), tmp_path)

@@ -160,7 +160,7 @@ def test_metal_and_webgpu_are_source(tmp_path: Path) -> None:
         metal.load()
     with pytest.raises(TargetError, match="WGSL"):
         tvm_schedules.build(conv_net(), tmp_path / "webgpu", "webgpu")
-    web = tvm_schedules.build(conv_net(quantised=False, batch=1), tmp_path / "webgpu", "webgpu")
+    web = tvm_schedules.build(conv_net(quantized=False, batch=1), tmp_path / "webgpu", "webgpu")
     text = (tmp_path / "webgpu" / "kernels.wgsl").read_text()
     kernels = web.metadata["memory"]["kernels"]
     assert all(f"fn {kernel['name']}(" in text for kernel in kernels)

@@ -32,7 +32,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, l
     net.train()
     with torch.no_grad():
         for _ in range(20):
-            net(torch.from_numpy(images[:128]))  # statistics of the normalisation
+            net(torch.from_numpy(images[:128]))  # statistics of the normalization
     folder = tmp_path_factory.mktemp("digits")
     tern_lightning.export(net.eval(), folder / "out", samples=images[:16], onnx_only=True)
     model = onnx.load(Path(folder) / "out" / "model.onnx")

@@ -160,7 +160,7 @@ def sum_words(x: str, weight: str, total: str) -> dict[str, str]:
 
 
 def strides_of(layout: Any) -> tuple[int, list[int]]:
-    """The first pixel, and the elements between neighbours in each of five dimensions."""
+    """The first pixel, and the elements between neighbors in each of five dimensions."""
     if isinstance(layout, Halo):
         per_channel = layout.phases * layout.plane
         return layout.origin, [layout.channels * per_channel, per_channel, *layout.steps()]

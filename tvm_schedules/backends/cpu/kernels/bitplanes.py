@@ -1,6 +1,6 @@
 """Bit planes of activations of few bits, and the words of weights that go with them.
 
-A byte of a plane holds one bit of eight neighbouring channels of a pixel. A word of weights is eight weights of one
+A byte of a plane holds one bit of eight neighboring channels of a pixel. A word of weights is eight weights of one
 row and tap: two masks, of those to add and of those to subtract. Words without a weight are left out.
 """
 

@@ -1,6 +1,6 @@
 """Depthwise 8-bit convolution with dot products: taps that lie side by side share one load.
 
-A vector of bytes is loaded once for up to four neighbouring taps and spread so that each lane holds the four bytes
+A vector of bytes is loaded once for up to four neighboring taps and spread so that each lane holds the four bytes
 that its pixel reads; one dot product then does the work of four multiplications.
 """
 
@@ -55,7 +55,7 @@ class Spec:
 
 
 def runs(window: Window, x: Halo) -> list[tuple[int, list[int]]]:
-    """Runs of at most four neighbouring taps: offset of the first in a channel, and the taps' indices."""
+    """Runs of at most four neighboring taps: offset of the first in a channel, and the taps' indices."""
     taps = sorted((x.offset(0, phase, shift), index) for index, (phase, shift) in enumerate(window.taps()))
     found: list[tuple[int, list[int]]] = []
     for offset, index in taps:
@@ -142,7 +142,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     macs = weight.values.size * x.batch * prod(ep.size)
     parallel = macs > ctx.serial * 8
     spec = Spec(x, window, rows, dot, parallel, ep)
-    reason = "depthwise int8 weight, dot products of neighbouring taps"
+    reason = "depthwise int8 weight, dot products of neighboring taps"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
     ctx.report(node, weight, "depthwise_dot", reason)
     ctx.add_planes(node, NAME, spec, [source, made["values"]], numbers, beside, out, info)

@@ -1,6 +1,6 @@
 """What follows an accumulation, fused into the kernel: scale, bias, residual, clip, rounding to 8 bits, halo.
 
-With accumulator ``a`` of output channel ``o``, all in units of the output's quantisation step (or of 1 for a float
+With accumulator ``a`` of output channel ``o``, all in units of the output's quantization step (or of 1 for a float
 output)::
 
     y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
@@ -104,7 +104,7 @@ def _round_arm(e: Emitter, y: Any, lanes: int) -> Any:
     return e.shuffle(parts, list(range(lanes)))
 
 
-def _quantise(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
+def _quantize(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
     """Rounds to int16, saturating, and clips there: half as many operations as clipping float32."""
     i32, i16 = f"int32x{lanes}", f"int16x{lanes}"
     wide = _round_arm(e, y, lanes) if ep.arch == "aarch64" else e.intrinsic(i32, "llvm.lrint", y)
@@ -128,7 +128,7 @@ def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: A
         residual = e.cast(e.load(views["residual"], _plane(ep.residual, n, o) + p, lanes), f32)
     y = _affine(e, ep, views, acc, residual, o, lanes)
     if ep.out.dtype == "uint8":
-        value = e.cast(_quantise(e, ep, views, y, lanes), f"uint8x{lanes}")
+        value = e.cast(_quantize(e, ep, views, y, lanes), f"uint8x{lanes}")
         store_bytes(e, ep, views, value, n, o, p, lanes)
         return
     inside = e.load(views["mask"], p, lanes)
@@ -150,7 +150,7 @@ def store_pairs(
         residuals = [e.load(views["residual"], at, half, 2), e.load(views["residual"], at + 1, half, 2)]
     ys = [_affine(e, ep, views, a, r, o, half) for a, r in zip((even, odd), residuals, strict=True)]
     if ep.out.dtype == "uint8":
-        low, high = (e.bits(_quantise(e, ep, views, y, half), u16) for y in ys)
+        low, high = (e.bits(_quantize(e, ep, views, y, half), u16) for y in ys)
         store_bytes(e, ep, views, e.bits(low | (high << e.const(8, u16)), u8), n, o, p, 2 * half)
         return
     at = _plane(ep.out, n, o) + p
@@ -232,7 +232,7 @@ def _inverse(order: Sequence[int]) -> list[int]:
 def store_bytes(
     e: Emitter, ep: Epilogue, views: dict[str, Any], value: Any, n: Any, o: Any, p: Any, lanes: int
 ) -> None:
-    """Stores quantised pixels, and the halo's value where no pixel is."""
+    """Stores quantized pixels, and the halo's value where no pixel is."""
     inside = e.load(views["mask"], p, lanes)
     value = value & inside
     if ep.out.fill:

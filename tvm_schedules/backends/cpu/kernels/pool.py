@@ -1,4 +1,4 @@
-"""Maximum and average pooling in halo layout; with a window of one pixel, addition, clipping and requantising.
+"""Maximum and average pooling in halo layout; with a window of one pixel, addition, clipping and requantizing.
 
 A window is a list of offsets, as in the convolutions, but each channel reads only its own plane. The average of a
 window that reaches over the border divides by its number of real pixels, or of all of them, as ONNX's

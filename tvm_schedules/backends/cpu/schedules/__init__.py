@@ -2,7 +2,7 @@
 
 Every rule is one file with ``apply(function, target)``: it returns a raw-pointer PrimFunc, or None when the function
 is not its own. Two kinds: templates (softmax, reductions, matrix products, convolutions, pooling) write loops with
-explicit vectors for a tagged function, the others arrange the loops of any PrimFunc and leave vectorising its
+explicit vectors for a tagged function, the others arrange the loops of any PrimFunc and leave vectorizing its
 innermost one to LLVM.
 """
 

@@ -81,7 +81,7 @@ class _Convolution:
     def each_tap(self, e: Any, write: Any) -> None:
         """Calls ``write(offset in the padded input, number of the tap)`` inside of loops over the taps.
 
-        They stay loops around the one over channels: neighbouring taps share pixels, and LLVM would keep those in
+        They stay loops around the one over channels: neighboring taps share pixels, and LLVM would keep those in
         registers at the cost of spilling accumulators.
         """
         _, height, width = self.g.padded

@@ -1,7 +1,7 @@
 """Elementwise and copying functions: everything inlined, one parallel outer loop, one contiguous inner loop for LLVM.
 
 Explicit vector loops over a fused index make TVM compute its quotients and remainders lane by lane (13 times slower,
-measured); a plain inner loop of unit stride is vectorised by LLVM, tails included.
+measured); a plain inner loop of unit stride is vectorized by LLVM, tails included.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _contiguous(region: Any, outer: str, inner: list[str], extents: list[int]) -
 
 
 def arrange(sch: Any, block: Any) -> None:
-    """Fuses, splits and parallelises the loops of one spatial block."""
+    """Fuses, splits and parallelizes the loops of one spatial block."""
     loops = sch.get_loops(block)
     if not loops:
         return

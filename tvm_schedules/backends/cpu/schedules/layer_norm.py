@@ -1,4 +1,4 @@
-"""Layer normalisation of trailing axes (Layer Normalization, 2016, eq. 3): parallel rows, vectors along a row."""
+"""Layer normalization of trailing axes (Layer Normalization, 2016, eq. 3): parallel rows, vectors along a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["apply"]
 
 
 def apply(function: Any, target: TargetSpec) -> Any:
-    """Template of a tagged layer normalisation; None for other functions."""
+    """Template of a tagged layer normalization; None for other functions."""
     tag = tag_of(function)
     if tag is None or tag["kind"] != "layer_norm":
         return None
@@ -30,16 +30,16 @@ def apply(function: Any, target: TargetSpec) -> Any:
             reduction.reduce(lambda i, n: e.load(x, base + i, n), lambda a, b: a + b, 0.0, scalar, 0)
             e.store(scalar, e.integer(0), e.load(scalar, e.integer(0)) * e.const(1.0 / count, "float32"))
 
-            def centred(i: Any, n: int) -> Any:
+            def centered(i: Any, n: int) -> Any:
                 return e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
 
-            reduction.reduce(lambda i, n: centred(i, n) * centred(i, n), lambda a, b: a + b, 0.0, scalar, 1)
+            reduction.reduce(lambda i, n: centered(i, n) * centered(i, n), lambda a, b: a + b, 0.0, scalar, 1)
             variance = e.load(scalar, e.integer(1)) * e.const(1.0 / count, "float32")
             root = e.b.sqrt(variance + e.const(tag["epsilon"], "float32"))
             e.store(scalar, e.integer(1), e.const(1.0, "float32") / root)
 
             def write(i: Any, n: int) -> None:
-                value = centred(i, n) * e.splat(e.load(scalar, e.integer(1)), n)
+                value = centered(i, n) * e.splat(e.load(scalar, e.integer(1)), n)
                 if tag["scale"]:
                     value = value * e.load(gamma, i, n)
                 if tag["center"]:

@@ -1,4 +1,4 @@
-"""Sum, mean, maximum, minimum, product and variance over neighbouring axes."""
+"""Sum, mean, maximum, minimum, product and variance over neighboring axes."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def apply(function: Any, target: TargetSpec) -> Any:
                 e.store(scalar, e.integer(0), result * share)
 
                 def squared(i: Any, n: int) -> Any:
-                    centred = e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
-                    return centred * centred
+                    centered = e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
+                    return centered * centered
 
                 reduction.reduce(squared, combine, 0.0, scalar, 1)
                 result = e.load(scalar, e.integer(1))
@@ -77,8 +77,8 @@ def apply(function: Any, target: TargetSpec) -> Any:
                     e.store(mean, i, e.load(total, i) * share)
 
                 def squared(k: Any, i: Any) -> Any:
-                    centred = e.load(x, base + k * inner + i) - e.load(mean, i)
-                    return centred * centred
+                    centered = e.load(x, base + k * inner + i) - e.load(mean, i)
+                    return centered * centered
 
                 accumulate(squared)
             with e.loop(width) as i:

@@ -1,6 +1,6 @@
 """Offset-sparse ternary convolution: each thread adds and subtracts the pixels that a row's lists name.
 
-All threads of a group read the same offset and neighbouring pixels. Sums are 32-bit integers, or float32 for float
+All threads of a group read the same offset and neighboring pixels. Sums are 32-bit integers, or float32 for float
 activations; rows of several segments (terms, unequal levels) are added up in float32, as in the CPU's kernel, whose
 lists and description this one shares.
 """

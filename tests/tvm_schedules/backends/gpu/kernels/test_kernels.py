@@ -25,7 +25,7 @@ def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: f
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
         else:
             steps = np.abs(have - want) / step
-            assert steps.max(initial=0) < 1.01, "more than one quantisation step away"
+            assert steps.max(initial=0) < 1.01, "more than one quantization step away"
             assert (steps > 0.5).mean() < 0.02, "too many values are rounded otherwise"
     return {s["kernel"] for s in runner.plan["steps"]}
 
