@@ -112,7 +112,8 @@ class Record:
         return self._numbers[name]
 
     def measure(self, tree: Copy, paths: Iterable[str]) -> Iterator[str]:
-        """Measure test files that are new or have changed, and tell of each."""
+        """Measure test files that are new or have changed, and tell of each; those that are gone are forgotten."""
+        self.files = {name: found for name, found in self.files.items() if name in tree.files}
         for name in tree.test_files(paths):
             code = hashlib.sha256(tree.text(name).encode()).hexdigest()
             if self.files.get(name, {}).get("hash") == code:

@@ -202,6 +202,17 @@ def test_measured_on_real_activations(fit):
     hook = next(h for h in net.hidden._forward_pre_hooks.values() if isinstance(h, MultiLevelInput))
     assert hook.last is None
     assert not net.hidden._forward_hooks
+    # The same layer by hand: every product of a digit of the weight and one of the activation.
+    seen = []
+    handle = net.hidden.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    net(samples(8)[0])
+    handle.remove()
+    value, codes = hook.value.detach(), net.hidden.ternary().codes
+    digits = torch.tensor(list(itertools.product((0, 1), repeat=len(value))), dtype=torch.float32)
+    nearest = (seen[0].flatten()[:, None] - digits @ value).abs().min(1)
+    assert float(nearest.values.max()) < 1e-5
+    active = digits[nearest.indices].sum(1).reshape(-1, codes.shape[-1])
+    assert once["hidden"].effective == int((active @ (codes != 0).sum(0).float().T).sum())
 
 
 @pytest.mark.parametrize("options", [{"terms": 0}, {"terms": 5}, {"factor": -1.0}, {"iterations": -1}])

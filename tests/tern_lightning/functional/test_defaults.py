@@ -72,6 +72,14 @@ def test_ttq_keeps_as_many_weights_as_were_asked_for(sparsity: float, per_channe
         assert kept.min() > lost.max()
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("sparsity", [0.98, 0.999])
+def test_ttq_may_keep_no_weight_at_all(sparsity: float, per_channel: bool) -> None:
+    levels = torch.ones(3 if per_channel else 1)
+    found = functional.ttq(torch.rand(3, 5) + 1, levels, levels, sparsity=sparsity, per_channel=per_channel)
+    assert not found.codes.any()
+
+
 @pytest.mark.parametrize("slope", [None, 0.25, torch.tensor([2.0, 0.0, 3.0]), torch.tensor([True, False, True])])
 def test_attached_gradients_have_the_slope(slope: Any) -> None:
     latent, values = torch.zeros(3, requires_grad=True), torch.ones(3)

@@ -150,9 +150,9 @@ def test_metrics_over_two_layers():
     assert functional.sparsity(a).item() == count / 4
     assert functional.code_entropy(b).item() == 0
     flips.update(torch.tensor([1, 0, -1]), torch.tensor([1, 1, 1]))
-    flips.update(torch.tensor([0]), torch.tensor([0]))
-    assert flips.compute().item() == pytest.approx(2 / 4)
-    assert functional.flip_ratio(torch.tensor([1, 0]), torch.tensor([1, -1])).item() == 0.5
+    flips.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert flips.compute().item() == pytest.approx(2 / 5)
+    assert functional.flip_ratio(torch.tensor([1, 0, 1, 1]), torch.tensor([1, -1, 1, 1])).item() == 0.25
     with pytest.raises(ValueError, match="one shape"):
         flips.update(torch.zeros(2), torch.zeros(3))
 

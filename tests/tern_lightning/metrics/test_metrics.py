@@ -181,8 +181,12 @@ def test_operations_of_attention(batch_first):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_structure_by_hand(axis):
     ternary = random_ternary((5, 6, 2), 0.8, 1, axis=axis)
+    ternary.codes.movedim(1 + axis, 1)[:, 1] = 0  # an output channel and two input channels without a weight
+    ternary.codes.movedim(2 - axis, 1)[:, [0, 4]] = 0
     rows = ternary.dequantize().movedim(axis, 0)
     outputs, inputs = rows.shape[0], rows.shape[1]
+    assert channel_sparsity(ternary).item() >= 1 / outputs
+    assert channel_sparsity(ternary, "input").item() >= 2 / inputs
     groups = [rows[o : o + 2, i : i + 3] for o in range(0, outputs, 2) for i in range(0, inputs, 3)]
     dead = np.mean([not bool(group.any()) for group in groups])
     assert group_sparsity(ternary, (2, 3)).item() == pytest.approx(dead)
