@@ -53,3 +53,17 @@ def test_the_shorter_code_is_taken() -> None:
         data, found = encode(rows)
         assert found == is_gaps
         assert len(data) == min(len(trits(rows)), len(gaps(rows)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_byte_decides(rows: int) -> None:
+    """Around the number of weights from which both codes are equally long, where every gap takes one byte."""
+    taken = []
+    for nonzero in range(90, 101):
+        row = np.zeros((rows, 500), np.int8)
+        row[:, 5 * np.arange(nonzero)] = 1
+        data, is_gaps = encode(row)
+        assert is_gaps == (rows * (nonzero + 2) < rows * 100)
+        assert len(data) == rows * min(nonzero + 2, 100)
+        taken.append(is_gaps)
+    assert taken == [True] * 8 + [False] * 3
