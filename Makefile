@@ -18,7 +18,7 @@ help:
 	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/tern_lightning for some of them"
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
-	@echo "make lint    ruff: rules and format"
+	@echo "make lint    ruff, spelling, pages made of measurements"
 	@echo "make types   mypy"
 	@echo "make clean   remove $(VENV), runs and caches"
 
@@ -62,6 +62,8 @@ test-search: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib -D- -D.ci/spelling.txt
+	$(RUN) -m benchmarks.pages --check
 
 types: $(VENV)/.dev
 	$(RUN) -m mypy

@@ -88,7 +88,7 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return complete
 
 
-RENAMED = {"quantisation": "quantization"}
+RENAMED = {"quantisation": "quantization"}  # codespell:ignore quantisation
 """Keys of artifacts that earlier versions wrote."""
 
 

@@ -278,9 +278,9 @@ def test_metadata_names_files_of_an_artifact_alone(built: Path) -> None:
 def test_keys_of_earlier_versions_are_read(built: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(built, tmp_path / "earlier")
     metadata = json.loads((folder / "metadata.json").read_text())
-    metadata["quantisation"] = metadata.pop("quantization")
+    metadata["quantisation"] = metadata.pop("quantization")  # codespell:ignore quantisation
     store.write_metadata(folder, metadata)
-    assert store.read_metadata(folder)["quantization"] == metadata["quantisation"]
+    assert store.read_metadata(folder)["quantization"] == metadata["quantisation"]  # codespell:ignore quantisation
     x = np.random.default_rng(1).standard_normal((1, fake.K)).astype(np.float32)
     assert np.array_equal(tvm_schedules.load(folder)(x), tvm_schedules.load(built)(x))
 

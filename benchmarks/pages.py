@@ -1,0 +1,141 @@
+"""Writes the pages of ``docs/benchmarks`` that come from committed measurements: ``python -m benchmarks.pages``.
+
+A page names the file that it was made of, the machine and the command that measures again. Nothing is copied by hand;
+``--check`` says whether the pages are those of the files, which a test asks too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tvm_schedules.common.files import write_file
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "methods" / "results"
+NOTE = "<!-- Made by `python -m benchmarks.pages`. Change the measurement, not this page. -->"
+
+NAMES = {
+    "resnet20": "ResNet-20, 32x32",
+    "resnet56": "ResNet-56, 32x32",
+    "resnet18": "ResNet-18, 224x224",
+    "mobilenetv2": "MobileNetV2, 224x224",
+    "mlp": "MLP 784-1024-1024-10",
+}
+MACHINES = {"zen4": "AMD EPYC, Zen 4", "zen5": "AMD EPYC, Zen 5"}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a Markdown table whose first column is text and whose others are numbers."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|" + "---:|" * (len(head) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _order(case: str) -> tuple[int, str]:
+    """Networks in the order of :data:`NAMES`, then everything else."""
+    name = case.split("/")[0]
+    return (list(NAMES).index(name) if name in NAMES else len(NAMES)), case
+
+
+def cpu(baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page about CPUs.
+
+    Args:
+        baselines: What ``tern-bench --suite --write-baseline`` wrote, by the key of its machine.
+
+    Returns:
+        The page's text.
+    """
+    lines = [NOTE, "", "# CPUs: against other engines", ""]
+    lines += [
+        "Every number is the time of another engine divided by ours, so more is better for us and 1 is a draw. Numbers are",
+        "medians of interleaved rounds, batch 1, 8-bit activations. In brackets is the same of minima, which is what",
+        "unshared cores give. Weights are random, and the given share of them is zero. The first and the last layer are",
+        "dense. `tern-bench --suite --help` says how other engines are installed.",
+        "",
+    ]
+    for key, data in baselines.items():
+        machine = data["machine"]
+        when = sorted(entry["when"][:10] for entry in data["entries"].values())
+        lines += [f"## {MACHINES.get(key, key)}", ""]
+        lines += [
+            f"{machine['cores']} cores, {machine['system']}, Python {machine['python']}, measured {when[0]}"
+            + (f" to {when[-1]}" if when[-1] != when[0] else "")
+            + f". Measure again and compare: `tern-bench --suite --compare benchmarks/baseline-{key}.json`.",
+            "",
+        ]
+        cases = sorted(data["entries"], key=_order)
+        for case in cases:
+            name, threads = case.split("/")
+            ratios = data["entries"][case]["ratios"]
+            peers = sorted({peer for row in ratios.values() for peer in row["peers"] if "fp32" not in peer})
+            rows = []
+            for ours, row in ratios.items():
+                best = row["peers"][row["best"]] if row["best"] else None
+                cells = [f"{best['ratio']:.2f} ({best['of_min']:.2f}) {row['best']}" if best else "none"]
+                cells += [f"{row['peers'][p]['ratio']:.2f}" if p in row["peers"] else "" for p in peers]
+                rows.append([ours, *cells])
+            lines += [f"**{NAMES.get(name, name)}**, {threads} thread{'s' if threads != '1' else ''}", ""]
+            lines += [*table(["ours", "the best other engine", *peers], rows), ""]
+    return "\n".join(lines)
+
+
+def methods(folders: Sequence[Path]) -> str:
+    """The page about methods.
+
+    Args:
+        folders: Results of the comparison, each with ``table.md`` and ``plot.svg``.
+
+    Returns:
+        The page's text.
+    """
+    lines = [NOTE, "", "# Methods: accuracy, zeros and bytes", ""]
+    lines += [
+        "Every recipe starts from the same trained float network of a seed and goes on for some epochs with its method.",
+        "`-80` means 80 % zeros by `PruningSchedule`, `-0.3` the strength of the entropy constraint, `+kd` distillation from",
+        "the float network. `stored` counts ternary codes as exported libraries keep them, and all other parameters as",
+        "float32. Every run is a JSON file beside its table. `python -m benchmarks.methods` repeats them, and goes on where",
+        "it was stopped.",
+        "",
+    ]
+    for folder in folders:
+        name = folder.relative_to(RESULTS).as_posix()
+        link = f"../../{folder.relative_to(ROOT).as_posix()}"
+        lines += [f"## {name}", "", f"![accuracy over stored bytes]({link}/plot.svg)", ""]
+        lines += [(folder / "table.md").read_text().strip(), ""]
+    return "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with its text."""
+    files = {path.stem.split("-")[-1]: path for path in sorted((ROOT / "benchmarks").glob("baseline-*.json"))}
+    folders = sorted(path.parent for path in RESULTS.rglob("table.md"))
+    return {
+        PAGES / "cpu.md": cpu({key: json.loads(path.read_text()) for key, path in files.items()}),
+        PAGES / "methods.md": methods(folders),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or check them; 1 where they are not those of the measurements."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, say which pages are out of date")
+    options = parser.parse_args(arguments)
+    made = pages()
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        print(f"{'out of date' if options.check else 'written'}: {path.relative_to(ROOT)}")
+        if not options.check:
+            write_file(path, made[path])
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
