@@ -30,6 +30,22 @@ NAMES = {
 MACHINES = {"zen4": "AMD EPYC, Zen 4", "zen5": "AMD EPYC, Zen 5"}
 
 
+ABOUT_CPUS = """\
+Every number is the time of another engine divided by ours, so more is better for us and 1 is a draw. Numbers are
+medians of interleaved rounds, batch 1, 8-bit activations. In brackets is the same of minima, which is what unshared
+cores give. Weights are random, and the given share of them is zero. The first and the last layer are dense.
+`tern-bench --suite --help` says how other engines are installed.
+"""
+
+
+ABOUT_METHODS = """\
+Every recipe starts from the same trained float network of a seed and goes on for some epochs with its method. `-80`
+means 80 % zeros by `PruningSchedule`, `-0.3` the strength of the entropy constraint, `+kd` distillation from the float
+network. `stored` counts ternary codes as exported libraries keep them, and all other parameters as float32. Every run
+is a JSON file beside its table. `python -m benchmarks.methods` repeats them, and goes on where it was stopped.
+"""
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a Markdown table whose first column is text and whose others are numbers."""
     yield "| " + " | ".join(head) + " |"
@@ -54,13 +70,7 @@ def cpu(baselines: Mapping[str, Mapping[str, Any]]) -> str:
         The page's text.
     """
     lines = [NOTE, "", "# CPUs: against other engines", ""]
-    lines += [
-        "Every number is the time of another engine divided by ours, so more is better for us and 1 is a draw. Numbers are",
-        "medians of interleaved rounds, batch 1, 8-bit activations. In brackets is the same of minima, which is what",
-        "unshared cores give. Weights are random, and the given share of them is zero. The first and the last layer are",
-        "dense. `tern-bench --suite --help` says how other engines are installed.",
-        "",
-    ]
+    lines += [*ABOUT_CPUS.splitlines(), ""]
     for key, data in baselines.items():
         machine = data["machine"]
         when = sorted(entry["when"][:10] for entry in data["entries"].values())
@@ -97,14 +107,7 @@ def methods(folders: Sequence[Path]) -> str:
         The page's text.
     """
     lines = [NOTE, "", "# Methods: accuracy, zeros and bytes", ""]
-    lines += [
-        "Every recipe starts from the same trained float network of a seed and goes on for some epochs with its method.",
-        "`-80` means 80 % zeros by `PruningSchedule`, `-0.3` the strength of the entropy constraint, `+kd` distillation from",
-        "the float network. `stored` counts ternary codes as exported libraries keep them, and all other parameters as",
-        "float32. Every run is a JSON file beside its table. `python -m benchmarks.methods` repeats them, and goes on where",
-        "it was stopped.",
-        "",
-    ]
+    lines += [*ABOUT_METHODS.splitlines(), ""]
     for folder in folders:
         name = folder.relative_to(RESULTS).as_posix()
         link = f"../../{folder.relative_to(ROOT).as_posix()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -51,8 +52,6 @@ def test_pages_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_best_engines_of_the_page_are_the_baselines() -> None:
     """The first column is the smallest ratio among all engines, read independently of the page's code."""
-    import json
-
     for key in ("zen4", "zen5"):
         data = json.loads((ROOT / "benchmarks" / f"baseline-{key}.json").read_text())
         text = pages.cpu({key: data})
