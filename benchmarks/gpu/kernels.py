@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tvm_schedules.backends.gpu.compile import generate
 from tvm_schedules.backends.gpu.kernels import linear_dot
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.packing import gpu_linear_dot
 from tvm_schedules.targets.registry import TargetSpec
 
 Array = npt.NDArray[Any]
@@ -114,7 +115,7 @@ def _buffers(made: Program, spec: linear_dot.Spec, data: Layer, words: Any) -> l
 
 
 def _words(spec: linear_dot.Spec, data: Layer) -> Array:
-    return linear_dot.weights(data.codes, True, spec.lanes, spec.vector, spec.rows)
+    return gpu_linear_dot.pack(data.codes, True, spec.lanes, spec.vector, spec.rows)
 
 
 def verify(spec: linear_dot.Spec, data: Layer, target: TargetSpec) -> float:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["lists", "longest"]
+__all__ = ["longest", "pack"]
 
 
-def lists(
+def pack(
     codes: np.ndarray, places: Sequence[int], channel: int, panel: int, limit: int, share: int, unroll: int
 ) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).

@@ -12,16 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels import bitplanes, linear, linear_dot, pool, popcount_linear
-from tvm_schedules.backends.cpu.kernels import dense_conv as dense
-from tvm_schedules.backends.cpu.kernels import dense_conv_dot as dense_dot
-from tvm_schedules.backends.cpu.kernels import depthwise_conv_dot as depthwise_dot
-from tvm_schedules.backends.gpu.kernels import conv_dot as gpu_conv_dot
-from tvm_schedules.backends.gpu.kernels import linear_dot as gpu_linear_dot
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.packing import panel_lists
-from tvm_schedules.packing import tap_lists as taps
+from tvm_schedules.packing import (
+    bitplanes,
+    dense_conv,
+    dense_conv_dot,
+    depthwise_conv_dot,
+    gpu_conv_dot,
+    gpu_linear_dot,
+    linear,
+    linear_dot,
+    panel_lists,
+    pool,
+    popcount_linear,
+    tap_lists,
+)
 
 __all__ = ["RECIPES", "expand", "halo_from", "window_from"]
 
@@ -55,64 +61,64 @@ def _raw(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _rows(arrays: Arrays, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    codes, levels = taps.split_levels(TernaryTensor.from_stored(arrays, params["shape"]))
+    codes, levels = tap_lists.split_levels(TernaryTensor.from_stored(arrays, params["shape"]))
     # The epilogue's scale holds the only level.
     return codes, np.ones_like(levels) if len(codes) == 1 else levels
 
 
 def _words(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
-    return bitplanes.words(*_rows(arrays, params), window, x, params["planes"], params["limit"])
+    return bitplanes.pack(*_rows(arrays, params), window, x, params["planes"], params["limit"])
 
 
 def _taps(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, levels = _rows(arrays, params)
     window, x = window_from(params["window"]), halo_from(params["x"])
-    return taps.segments(codes, levels, window, x, params["limit"], params["index"], params["share"])
+    return tap_lists.pack(codes, levels, window, x, params["limit"], params["index"], params["share"])
 
 
 def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes = _values(arrays, params)
     flat = codes.reshape(*codes.shape[:2], -1)
-    return panel_lists.lists(
+    return panel_lists.pack(
         flat, **{k: params[k] for k in ("places", "channel", "limit", "share", "unroll")}, panel=params["channels"]
     )
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
-    return dense.weights(arrays["values"], window, x, params["tile"], params["dtype"])
+    return dense_conv.pack(arrays["values"], window, x, params["tile"], params["dtype"])
 
 
 def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
-    return dense_dot.weights(_values(arrays, params), window, x, params["tile"])
+    return dense_conv_dot.pack(_values(arrays, params), window, x, params["tile"])
 
 
 def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    return depthwise_dot.weights(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
+    return depthwise_conv_dot.pack(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
 
 
 def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     values = _values(arrays, params)
-    made = linear_dot.weights(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
+    made = linear_dot.pack(values, params["ternary"], params["lanes"], params["tile"], params["plus"])
     return {"values": made}
 
 
 def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
     values = _values(arrays, params).reshape(params["shape"][1:])
-    return gpu_conv_dot.weights(values, window, x, params["tile"], params["slices"], params["plus"])
+    return gpu_conv_dot.pack(values, window, x, params["tile"], params["slices"], params["plus"])
 
 
 def _gpu_linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     values = _values(arrays, params)
-    return {"words": gpu_linear_dot.weights(values, *(params[k] for k in ("ternary", "lanes", "vector", "rows")))}
+    return {"words": gpu_linear_dot.pack(values, *(params[k] for k in ("ternary", "lanes", "vector", "rows")))}
 
 
 def _popcount_linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, _ = _rows(arrays, params)
-    return popcount_linear.weights(codes, params["vector"], params["tile"])
+    return popcount_linear.pack(codes, params["vector"], params["tile"])
 
 
 def _mask(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -130,7 +136,7 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
         values = weight.codes[0] if params["dtype"] == "int8" else weight.dequantize()
     else:
         values = arrays["values"]
-    return {"values": linear.weights(values, params["dtype"], params["padded"])}
+    return {"values": linear.pack(values, params["dtype"], params["padded"])}
 
 
 RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {

@@ -1,4 +1,4 @@
-"""Expands ternary codes into the lists of offsets that sparse kernels adds up (numpy; runs at load)."""
+"""Expands ternary codes into the lists of offsets that sparse kernels add up (numpy; runs at load)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
-__all__ = ["segments", "split_levels", "taps_limit"]
+__all__ = ["pack", "split_levels", "taps_limit"]
 
 
 def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def taps_limit(x: Halo, largest: int = 255) -> int:
     return 32767 // largest if x.dtype == "uint8" else 1 << 30
 
 
-def segments(
+def pack(
     codes: np.ndarray, levels: np.ndarray, window: Window, x: Halo, limit: int, index: str = "int32", share: int = 1
 ) -> dict[str, np.ndarray]:
     """Expands ternary codes into the kernel's lists (numpy; runs when a library is loaded).

@@ -35,7 +35,7 @@ def test_segments_add_up_to_a_convolution(
     memory = x.pack(image)
     codes = random_codes(rng, (terms, rows, fan, *window.kernel), zeros)
     levels = rng.uniform(0.5, 2, (terms, rows)).astype(np.float32)
-    found = tap_lists.segments(codes, levels, window, x, limit, "int64", share)
+    found = tap_lists.pack(codes, levels, window, x, limit, "int64", share)
     offsets, bounds, row, level, order = (found[k] for k in ("offsets", "bounds", "row", "level", "order"))
     assert offsets.dtype == np.int64
     assert {found[k].dtype for k in ("bounds", "row", "order")} == {np.dtype("int32")}
@@ -95,7 +95,7 @@ def test_panels_add_up_to_a_product(
     rng = np.random.default_rng(seed)
     rows, places, channel = 4, (0, 7, 2), 9
     codes = random_codes(rng, (rows, channels, len(places)), zeros)
-    found = panel_lists.lists(codes, places, channel, panel, limit, share, unroll)
+    found = panel_lists.pack(codes, places, channel, panel, limit, share, unroll)
     assert {key: str(array.dtype) for key, array in found.items()} == {
         "offsets": "uint16", "bounds": "int32", "order": "uint16", "groups": "int32",
     }  # fmt: skip

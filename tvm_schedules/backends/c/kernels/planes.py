@@ -7,9 +7,9 @@ import numpy as np
 from tvm_schedules.backends.c.kernels.translation import NULL, Translation, operands, strides_of, type_words
 from tvm_schedules.backends.c.layout import Tight
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Ref
-from tvm_schedules.backends.cpu.kernels import pool as pool_kernel
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.steps import Step
+from tvm_schedules.packing.pool import divisors
 
 __all__ = ["global_pool", "pool", "repack", "repack_kernel"]
 
@@ -19,14 +19,14 @@ def pool(t: Translation, index: int, step: Step) -> None:
     spec, x, ep = step.spec, step.spec.x, step.spec.epilogue
     _, params = t.stored(step.args[1])
     length = ep.out.run(ep.size)
-    divisors = pool_kernel.divisors(x, spec.window, ep.size, length, params["include_pad"])
-    inside = divisors[x.mask(ep.size, length) > 0]
+    shares = divisors(x, spec.window, ep.size, length, params["include_pad"])
+    inside = shares[x.mask(ep.size, length) > 0]
     same = spec.kind == "max" or not np.ptp(inside)
     taps = np.array([x.offset(0, phase, shift) for phase, shift in spec.window.taps()])
     t.program.reaches(x.phases * x.plane)
     fields = {
         "tap": t.program.array(f"tap_{index}", taps, offsets=True),
-        "divisor": NULL if same else t.program.array(f"divisor_{index}", divisors),
+        "divisor": NULL if same else t.program.array(f"divisor_{index}", shares),
         "share": inside[0],
         "zeros": float(spec.zero * len(taps)),
         "taps": len(taps),

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tvm_schedules.backends.cpu.kernels.dot_layer import DotLayer
 from tvm_schedules.backends.cpu.kernels.dot_product import Dot
 from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, fours, store_four, store_pixels
@@ -23,7 +21,7 @@ from tvm_schedules.ir.layout import ALIGN, Halo, Window
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "interleaved", "lower", "weights"]
+__all__ = ["Spec", "emit", "interleaved", "lower"]
 
 NAME = "dense_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -72,25 +70,6 @@ class Spec:
     def quads(self) -> int:
         """Groups of four taps of one output channel."""
         return -(-self.x.channels // self.window.groups * prod(self.window.kernel) // 4)
-
-
-def weights(values: np.ndarray, window: Window, x: Halo, tile: int) -> dict[str, np.ndarray]:
-    """Lays int8 weights ``[O, C / groups, kd, kh, kw]`` out by register block (numpy; runs when a library is loaded).
-
-    Returns:
-        ``values`` int8 ``[groups, blocks, quads, tile, 4]``, zeros past the ends, and ``offsets`` int32 ``[quads * 4]``
-        of the first group.
-    """
-    rows, fan = values.shape[:2]
-    per_group = rows // window.groups
-    blocks = -(-per_group // tile)
-    offsets = [x.offset(c, phase, shift) for c in range(fan) for phase, shift in window.taps()]
-    quads = -(-len(offsets) // 4)
-    padded = np.zeros((window.groups, blocks * tile, quads * 4), np.int8)
-    padded[:, :per_group, : len(offsets)] = values.reshape(window.groups, per_group, -1)
-    blocked = padded.reshape(window.groups, blocks, tile, quads, 4).transpose(0, 1, 3, 2, 4)
-    offsets += offsets[:1] * (quads * 4 - len(offsets))
-    return {"values": np.ascontiguousarray(blocked), "offsets": np.array(offsets, np.int32)}
 
 
 def interleaved(e: Emitter, taps: list[Any], width: int) -> list[Any]:

@@ -18,11 +18,12 @@ from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.lowering.layouts import input_key
+from tvm_schedules.packing.depthwise_conv_dot import tap_runs
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower", "runs", "weights"]
+__all__ = ["Spec", "emit", "lower"]
 
 NAME = "depthwise_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -54,31 +55,10 @@ class Spec:
         return -(-self.x.run(self.epilogue.size) // self.dot.lanes) * self.dot.lanes
 
 
-def runs(window: Window, x: Halo) -> list[tuple[int, list[int]]]:
-    """Runs of at most four neighboring taps: offset of the first in a channel, and the taps' indices."""
-    taps = sorted((x.offset(0, phase, shift), index) for index, (phase, shift) in enumerate(window.taps()))
-    found: list[tuple[int, list[int]]] = []
-    for offset, index in taps:
-        if found and len(found[-1][1]) < 4 and found[-1][0] + len(found[-1][1]) == offset:
-            found[-1][1].append(index)
-        else:
-            found.append((offset, [index]))
-    return found
-
-
-def weights(values: np.ndarray, window: Window, x: Halo) -> dict[str, np.ndarray]:
-    """Lays int8 weights ``[O, 1, kd, kh, kw]`` out as ``[O, runs, 4]`` (numpy; runs when a library is loaded)."""
-    flat = values.reshape(len(values), -1)
-    out = np.zeros((len(values), len(runs(window, x)), 4), np.int8)
-    for r, (_, indices) in enumerate(runs(window, x)):
-        out[:, r, : len(indices)] = flat[:, indices]
-    return {"values": out}
-
-
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, <epilogue>``."""
     ep, x, lanes = spec.epilogue, spec.x, spec.dot.lanes
-    found = runs(spec.window, x)
+    found = tap_runs(spec.window, x)
     each = spec.rows // x.channels
     spread = [lane + tap for lane in range(lanes) for tap in range(4)]
 
@@ -130,7 +110,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     key = input_key(ctx.graph, node)
     x = ctx.layouts[key]
-    if window.groups != x.channels or len(runs(window, x)) > 32:
+    if window.groups != x.channels or len(tap_runs(window, x)) > 32:
         return False
     source, quant, rows = ctx.packed(key), ctx.input_quant(node), len(weight.values)
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.bitplanes import WORD
 from tvm_schedules.compat import Emitter, kernel_function
+from tvm_schedules.packing.bitplanes import WORD
+from tvm_schedules.packing.popcount_linear import CHUNK, groups_of
 
-__all__ = ["Spec", "emit", "groups_of"]
-
-CHUNK = WORD * WORD
-"""Inputs that are packed together: bit j of byte i is input ``8 * j + i``, so that no lane leaves its place."""
+__all__ = ["Spec", "emit"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,6 @@ class Spec:
     def groups(self) -> int:
         """Bytes a row and plane."""
         return groups_of(self.inputs)
-
-
-def groups_of(inputs: int) -> int:
-    """Eights of inputs, in whole chunks."""
-    return -(-inputs // CHUNK) * WORD
 
 
 def emit(spec: Spec) -> Any:

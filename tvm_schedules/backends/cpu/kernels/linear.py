@@ -20,7 +20,7 @@ from tvm_schedules.ir.ternary_tensor import TernaryTensor
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower", "weights"]
+__all__ = ["Spec", "emit", "lower"]
 
 NAME = "linear"
 """What artifacts and tuning databases call this kernel."""
@@ -68,13 +68,6 @@ class Spec:
     def padded(self) -> int:
         """Output channels rounded up to whole vectors."""
         return -(-self.outputs // self.lanes) * self.lanes
-
-
-def weights(values: np.ndarray, dtype: str, padded: int) -> np.ndarray:
-    """Lays ``values [O, K]`` out as ``[K, padded]``, output channels contiguous (numpy; runs at load)."""
-    out = np.zeros((values.shape[1], padded), dtype)
-    out[:, : values.shape[0]] = values.T
-    return out
 
 
 def emit(spec: Spec) -> Any:

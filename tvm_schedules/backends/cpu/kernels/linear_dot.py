@@ -24,7 +24,7 @@ from tvm_schedules.ir.ternary_tensor import TernaryTensor
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower", "weights"]
+__all__ = ["Spec", "emit", "lower"]
 
 NAME = "linear_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -87,31 +87,6 @@ class Spec:
     def padded(self) -> int:
         """Output channels rounded up to whole register blocks."""
         return self.blocks * self.dot.lanes * self.tile
-
-
-def weights(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int) -> np.ndarray:
-    """Lays ``values [O, K]`` int8 out by register block (numpy; runs when a library is loaded).
-
-    Args:
-        values: Codes or 8-bit weights.
-        ternary: Whether to pack four codes a byte.
-        lanes: Output channels a vector.
-        tile: Vectors a block.
-        plus: What is added to a code before it is stored in one of the lower three places of a byte.
-
-    Returns:
-        uint8 or int8 ``[blocks, steps, tile, lanes, 4]``; what is past the ends counts as zero.
-    """
-    outputs, inputs = values.shape
-    step = 16 if ternary else 4
-    blocks, steps = -(-outputs // (lanes * tile)), -(-inputs // step)
-    full = np.zeros((blocks * tile * lanes, steps * step), np.int8)
-    full[:outputs, :inputs] = values + plus * (np.arange(inputs) % 16 < 12)
-    parts = full.reshape(blocks, tile, lanes, steps, step // 4, 4).transpose(4, 0, 3, 1, 2, 5)
-    if not ternary:
-        return np.ascontiguousarray(parts[0])
-    bits = parts.astype(np.uint8) & 3
-    return np.ascontiguousarray(bits[0] | bits[1] << 2 | bits[2] << 4 | bits[3] << 6)
 
 
 def emit(spec: Spec) -> Any:

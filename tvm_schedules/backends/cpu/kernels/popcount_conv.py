@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels import bitplanes
-from tvm_schedules.backends.cpu.kernels.bitplanes import WORD
 from tvm_schedules.backends.cpu.kernels.dot_product import available, tap_cost
 from tvm_schedules.backends.cpu.kernels.pixel_rows import Parts, PixelRows, Sums, emit_rows
 from tvm_schedules.backends.cpu.kernels.ternary_rows import TernaryRows
@@ -23,6 +22,7 @@ from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.steps import Buffer, Step
+from tvm_schedules.packing.bitplanes import WORD, masks_of, planes_of
 from tvm_schedules.targets.registry import TargetSpec
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     layer = TernaryRows.take(ctx, node) if counts_bytes(ctx.target) else None
     if layer is None:
         return False
-    plus, minus = bitplanes.masks_of(layer.codes)
+    plus, minus = masks_of(layer.codes)
     count, planes = int(np.count_nonzero(plus | minus)), layer.quant.top.bit_length()
     own, other = _costs(ctx, layer, count)
     if not ctx.choices.wants(node.name, "popcount", own < other):
@@ -136,7 +136,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
 def _bits(ctx: Lowering, layer: TernaryRows) -> tuple[Buffer, Halo]:
     """The bit planes of a layer's input; packed here unless another layer did."""
     groups = layer.window.groups
-    packed = bitplanes.planes_of(layer.x, groups, layer.quant.top)
+    packed = planes_of(layer.x, groups, layer.quant.top)
     key = ("bits", layer.key, groups)
     if key not in ctx.derived:
         source = ctx.packed(layer.key)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels import input_bits
-from tvm_schedules.backends.cpu.kernels.bitplanes import WORD
 from tvm_schedules.backends.cpu.kernels.epilogue import MAGIC
 from tvm_schedules.backends.cpu.kernels.popcount_conv import ONCE, counts_bytes
 from tvm_schedules.backends.cpu.kernels.ternary_rows import MOST_BITS
@@ -22,12 +21,14 @@ from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.steps import Buffer, Step
+from tvm_schedules.packing.bitplanes import WORD
+from tvm_schedules.packing.popcount_linear import groups_of
 from tvm_schedules.packing.tap_lists import split_levels
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower", "weights"]
+__all__ = ["Spec", "emit", "lower"]
 
 NAME = "popcount_linear"
 """What artifacts and tuning databases call this kernel."""
@@ -72,38 +73,6 @@ class Spec:
     def padded(self) -> int:
         """Output channels rounded up to whole register blocks."""
         return self.blocks * self.vector * self.tile
-
-
-def weights(codes: np.ndarray, vector: int, tile: int) -> dict[str, np.ndarray]:
-    """Lays codes out by register block (numpy; runs when a library is loaded).
-
-    Bytes of a vector alternate between its first and its second half of output channels, because sums of bytes are
-    widened as even and odd ones.
-
-    Args:
-        codes: int8 ``[terms, O, K]``.
-        vector: Bytes a vector.
-        tile: Vectors a block.
-
-    Returns:
-        ``masks`` uint8 ``[steps, tile, 2, vector]``, ``inputs`` int32 ``[steps + 1]`` (which eight inputs) and
-        ``bounds`` int32 ``[blocks * terms + 1]``.
-    """
-    terms, outputs, inputs = codes.shape
-    blocks, groups = -(-outputs // (vector * tile)), input_bits.groups_of(inputs)
-    full = np.zeros((terms, blocks * tile * vector, groups * WORD), np.int8)
-    full[:, :outputs, :inputs] = codes
-    # Bit j of byte i of a chunk is input 8 * j + i.
-    parts = full.reshape(terms, blocks, tile, 2, vector // 2, groups // WORD, WORD, WORD)
-    bits = (1 << np.arange(WORD))[:, None]
-    masks = np.stack([((parts == sign) * bits).sum(6) for sign in (1, -1)])  # [sign, t, block, tile, half, lane, c, i]
-    masks = masks.transpose(2, 1, 6, 7, 3, 0, 5, 4).reshape(blocks * terms, groups, tile, 2, vector)
-    used = masks.any((2, 3, 4))
-    return {
-        "masks": masks[used].astype(np.uint8),
-        "inputs": np.concatenate([np.nonzero(used)[1], [0]]).astype(np.int32),
-        "bounds": np.concatenate([[0], np.cumsum(used.sum(1))]).astype(np.int32),
-    }
 
 
 def emit(spec: Spec) -> Any:
@@ -223,9 +192,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     steps, macs = made["inputs"].nbytes // 4 - 1, batch * inputs * outputs
     out = ctx.graph.values[node.outputs[0]].dtype
     parallel = macs > ctx.serial * 40
-    spec = Spec(
-        batch, input_bits.groups_of(inputs), outputs, len(codes), steps, planes, vector, tile, out, parallel, ctx.fma
-    )
+    spec = Spec(batch, groups_of(inputs), outputs, len(codes), steps, planes, vector, tile, out, parallel, ctx.fma)
     level = levels[0].astype(np.float64) if single else np.ones(outputs)
     flat = codes.astype(np.int64)
     extra = quant.zero_point * flat.sum(2) + (2**planes - 1) * (flat < 0).sum(2)

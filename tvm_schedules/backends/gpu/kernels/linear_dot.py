@@ -25,7 +25,7 @@ from tvm_schedules.ir.ternary_tensor import TernaryTensor
 if TYPE_CHECKING:
     from tvm_schedules.backends.gpu.lower import GpuLowering
 
-__all__ = ["Spec", "arrange", "emit", "lower", "weights"]
+__all__ = ["Spec", "arrange", "emit", "lower"]
 
 NAME = "linear_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -90,29 +90,6 @@ class Spec:
         """Words of activations that can be read at once: by the alignment of a row of them."""
         size = 1 << 30 if self.batch == 1 else self.inputs
         return 0 if size % 4 else (4 if size % 16 == 0 and self.ternary else 1)
-
-
-def weights(values: np.ndarray, ternary: bool, lanes: int, vector: int, rows: int) -> np.ndarray:
-    """Packs ``values [O, K]`` for the kernel (numpy; runs when an artifact is loaded).
-
-    Word ``n`` of a row holds the inputs ``16 n`` to ``16 n + 15``, four of them in the same two bits of its bytes
-    (8-bit weights: ``4 n`` to ``4 n + 3``). The words that ``lanes`` threads read at once are put side by side.
-
-    Returns:
-        uint32 ``[rows, steps, lanes, vector]``; what is past the ends counts as zero.
-    """
-    outputs, inputs = values.shape
-    codes, plus = (16, 1) if ternary else (4, 128)
-    steps = -(-inputs // (codes * lanes * vector))
-    full = np.full((rows, steps * lanes * vector * codes), plus, np.uint8)
-    full[:outputs, :inputs] = values.astype(np.int16) + plus
-    quads = full.reshape(rows, steps, vector, lanes, codes // 4, 4)
-    if ternary:
-        quads = quads[..., 0, :] | quads[..., 1, :] << 2 | quads[..., 2, :] << 4 | quads[..., 3, :] << 6
-    else:
-        quads = quads[..., 0, :]
-    words = np.ascontiguousarray(quads).view("<u4")[..., 0]
-    return np.ascontiguousarray(words.transpose(0, 1, 3, 2))
 
 
 def emit(spec: Spec) -> Kernel:
