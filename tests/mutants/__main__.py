@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, default=ROOT / "runs" / "mutants.json", help="what tests call, kept")
     parser.add_argument("--only", help="changes of lines that contain this text")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the copy goes
     reasons = explanations()
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -46,6 +46,7 @@ def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         status = 99
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
             for number in (1, 2):
                 os.dup2(log, number)
@@ -54,26 +55,28 @@ def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             status = _tests(job, folder)
         finally:
             os._exit(status)
-    end, status = time.monotonic() + job["seconds"], -1
-    while status < 0:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        if done:
-            status = os.waitstatus_to_exitcode(code) if os.WIFEXITED(code) else 98
-        elif time.monotonic() > end:
-            break
-        else:
-            time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    if status < 0:
-        os.waitpid(pid, 0)
+    end, ended = time.monotonic() + job["seconds"], None
+    try:
+        while ended is None and time.monotonic() < end:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            time.sleep(0.01 if ended is None else 0)
+    finally:  # it is not waited for yet, so that its number is still its own
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     result = folder / "result"
     found = json.loads(result.read_text()) if result.exists() else None
-    return {"status": "timeout" if status < 0 else status, "result": found, "log": (folder / "log").read_text()[-2000:]}
+    return {
+        "status": "timeout" if ended is None else code,
+        "result": found,
+        "log": (folder / "log").read_text()[-2000:],
+    }
 
 
 def main() -> None:
     """Serve until the input ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for name in sys.argv[1:]:
