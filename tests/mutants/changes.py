@@ -86,6 +86,10 @@ def _left_alone(node: ast.AST) -> Iterator[ast.AST | None]:
         yield from (*node.defaults, *node.kw_defaults)
     elif isinstance(node, ast.keyword) and node.arg in ("strict", "stacklevel", "maxsize"):
         yield node
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":
+        for size in node.args:  # any negative number is an open size for numpy
+            if isinstance(size, ast.UnaryOp) and isinstance(size.op, ast.USub):
+                yield size.operand
     elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         yield from node.decorator_list
 
