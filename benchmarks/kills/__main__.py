@@ -4,11 +4,15 @@ Every run is a fork of a process that has imported everything, so that the kill 
 alone) hits the work. Afterwards no process of it may stay, and nothing that is wrong may be accepted: the artifact is
 the earlier or the new one, a checkpoint is read or refused plainly, the tuner's database and the benchmark's file are
 whole. At the end a run is left in peace and must clean up what the others left.
+
+Runs that are over before their moment comes do not count: it goes on until so many were killed. With ``--folder`` what
+was counted is kept after every run, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -16,8 +20,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -74,6 +78,18 @@ def offspring(mark: str) -> list[int]:
     return found
 
 
+def described(process: int) -> str:
+    """What a process is and what it does: its command, and for each of its threads where in the kernel it waits."""
+    place = Path(f"/proc/{process}")
+    with contextlib.suppress(OSError):
+        command = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        status = place.joinpath("status").read_text().splitlines()
+        state = [line for line in status if line.startswith(("State", "PPid"))]
+        waits = [path.read_text() for path in place.glob("task/*/wchan")]
+        return f"{command[-300:]}; {'; '.join(state)}; waits in {', '.join(waits)}"
+    return "it is gone by now"
+
+
 def temporary(folder: Path) -> list[str]:
     """What of ours is in the temporary directory of a task; libraries of others leave files there as well."""
     return [name for name in os.listdir(folder / "tmp") if name.startswith(("tern-", ".tern-"))]
@@ -94,29 +110,64 @@ def checked(task: Task, folder: Path) -> list[str]:
     return list(json.loads(note.read_text()))
 
 
+@dataclass
+class Tally:
+    """What was counted; kept in a file.
+
+    Attributes:
+        runs: All of them.
+        killed: Those that a signal met before their end.
+        advanced: Those of the killed ones that had written a result by then.
+        outcomes: How runs ended, and how often.
+        litter: Signals after which files were left for the next run, and how often.
+        problems: What was wrong.
+        length: Seconds that a run takes.
+    """
+
+    runs: int = 0
+    killed: int = 0
+    advanced: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    litter: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    length: float = 0.0
+
+    def report(self, name: str) -> str:
+        """All of it in a line."""
+        told = ", ".join(f"{number} {how}" for how, number in sorted(self.outcomes.items()))
+        dirty = ", ".join(f"{number} of {how}" for how, number in sorted(self.litter.items())) or "none"
+        return (
+            f"{name}: {self.killed} killed of {self.runs} runs of {self.length:.1f} s ({told}), {self.advanced} after "
+            f"a result of their own; {len(self.problems)} problems; files left for the next run: {dirty}"
+        )
+
+
 class Killer:
     """Kills runs of one task.
 
     Args:
         task: The task; it is imported here.
         seed: Of moments and signals.
-        folder: Where it works; it is made.
+        folder: Where it works, and where a killer that was stopped has worked.
         say: Called with a line for what is found.
 
     Attributes:
-        problems: What was wrong.
+        tally: What was counted.
     """
 
     def __init__(self, task: Task, seed: int, folder: Path, say: Callable[[str], None]) -> None:
-        self.task, self.folder, self.say = task, folder, say
-        self.random = Random(f"{task.name}/{seed}")
-        self.outcomes, self.litter, self.problems = Counter[str](), Counter[str](), list[str]()
-        (folder / "tmp").mkdir(parents=True)
+        self.task, self.seed, self.folder, self.say = task, seed, folder, say
+        self._note = folder.parent / f"{task.name}.tally"
+        (folder / "tmp").mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = str(folder / "tmp")
         tempfile.tempdir = None
         task.load()
+        if self._note.exists():
+            self.tally = Tally(**json.loads(self._note.read_text()))
+            return
+        self.tally = Tally()
         self._in_peace(lambda: task.prepare(folder))
-        self.length = self._in_peace(lambda: task.work(folder, 1))
+        self.tally.length = self._in_peace(lambda: task.work(folder, 1))
 
     def _in_peace(self, action: Callable[[], object]) -> float:
         """Seconds of an action that nobody kills.
@@ -130,75 +181,88 @@ class Killer:
             raise RuntimeError(f"{self.task.name} ends with {status}: {(self.folder / 'log').read_text()[-2000:]}")
         return time.monotonic() - started
 
-    def once(self, index: int) -> None:
+    def once(self) -> None:
         """Kill a run, and look at what is left."""
-        number = self.random.choice([signal.SIGKILL, signal.SIGTERM])
-        moment = self.random.random() * 1.05 * self.length
+        tally, index = self.tally, self.tally.runs + 2
+        random = Random(f"{self.task.name}/{self.seed}/{index}")
+        number = random.choice([signal.SIGKILL, signal.SIGTERM])
+        moment = random.random() * 1.05 * tally.length
         name = f"run {index}, {number.name} after {moment:.2f} s"
         os.environ[MARK] = mark = f"{self.task.name}-{os.getpid()}-{index}"
+        before = self._results()
         child = forked(lambda: self.task.work(self.folder, index), self.folder / "log")
         status = wait(child, moment)
         if status is None:
+            tally.length = max(tally.length, moment)  # the machine is slower by now
             os.kill(child, number)
             status = wait(child, PATIENCE)
+            if status != 0:  # otherwise it was at its end
+                tally.killed += 1
+                tally.advanced += self._results() != before
         else:
-            self.length = 0.9 * self.length + 0.1 * moment  # the machine is quicker by now
+            tally.length = 0.9 * tally.length + 0.1 * moment  # the machine is quicker by now
             if status:
-                self.problems.append(f"run {index}, not killed: {(self.folder / 'log').read_text()[-1500:]}")
+                tally.problems.append(f"run {index}, not killed: {(self.folder / 'log').read_text()[-1500:]}")
         if status is None:
-            self.problems.append(f"{name}: that does not end it")
+            tally.problems.append(f"{name}: that does not end it")
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        self.outcomes[_name(status)] += 1
+        tally.runs += 1
+        _count(tally.outcomes, _name(status))
         self._wait_for_offspring(mark, name)
         if dirt := [*self.task.litter(self.folder), *temporary(self.folder)]:
-            self.litter[number.name] += 1
+            _count(tally.litter, number.name)
             self.say(f"{self.task.name}: {name} leaves {', '.join(dirt)[:200]}")
         for text in checked(self.task, self.folder):
-            self.problems.append(f"{name}: {text}")
-            self.say(f"{self.task.name}: {self.problems[-1]}")
+            tally.problems.append(f"{name}: {text}")
+            self.say(f"{self.task.name}: {tally.problems[-1]}")
+        self._note.write_text(json.dumps(asdict(tally)))
+
+    def _results(self) -> dict[str, int]:
+        """When each of the task's results was written."""
+        paths = [path for pattern in self.task.results for path in self.folder.glob(pattern)]
+        return {str(path): path.stat().st_mtime_ns for path in paths}
 
     def _wait_for_offspring(self, mark: str, name: str) -> None:
         """Nothing that the run has started may stay."""
         finish = time.monotonic() + PATIENCE
         while (left := offspring(mark)) and time.monotonic() < finish:
             time.sleep(0.05)
-        if left:
-            self.problems.append(f"{name}: {len(left)} processes stay")
         for process in left:
-            os.kill(process, signal.SIGKILL)
+            self.tally.problems.append(f"{name}: a process stays: {described(process)}")
+            self.say(f"{self.task.name}: {self.tally.problems[-1]}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def finish(self) -> None:
         """A run that nobody kills works, and leaves nothing of the others."""
         os.environ.pop(MARK, None)
+        problems = self.tally.problems
         try:
             self._in_peace(lambda: self.task.work(self.folder, 10**6))
         except RuntimeError as error:
-            self.problems.append(f"a run in peace fails afterwards: {error}")
-        self.problems += checked(self.task, self.folder)
+            problems.append(f"a run in peace fails afterwards: {error}")
+        problems += checked(self.task, self.folder)
         if left := [*self.task.litter(self.folder), *temporary(self.folder)]:
-            self.problems.append(f"a run in peace leaves {', '.join(left)}")
-        told = ", ".join(f"{number} {name}" for name, number in sorted(self.outcomes.items()))
-        dirty = ", ".join(f"{number} of {name}" for name, number in sorted(self.litter.items())) or "none"
-        self.say(
-            f"{self.task.name}: {sum(self.outcomes.values())} runs of {self.length:.1f} s ({told}); "
-            f"{len(self.problems)} problems; files left for the next run: {dirty}; files of other libraries in the "
-            f"temporary directory: {len(os.listdir(self.folder / 'tmp'))}"
-        )
-        for text in self.problems:
+            problems.append(f"a run in peace leaves {', '.join(left)}")
+        foreign = len(os.listdir(self.folder / "tmp"))
+        self.say(f"{self.tally.report(self.task.name)}; files of other libraries in the temporary directory: {foreign}")
+        for text in problems:
             self.say(f"  {text}")
 
 
 def run(task: Task, count: int, seed: int, seconds: float, folder: Path, say: Callable[[str], None]) -> int:
-    """Kill a task so many times, at most for so many seconds; returns the number of problems."""
+    """Kill so many runs of a task, for at most so many seconds; returns the number of problems."""
     killer = Killer(task, seed, folder, say)
     finish = time.monotonic() + seconds
-    for index in range(2, count + 2):
-        if time.monotonic() > finish:
-            break
-        killer.once(index)
+    while killer.tally.killed < count and time.monotonic() < finish:
+        killer.once()
     killer.finish()
-    return len(killer.problems)
+    return len(killer.tally.problems)
+
+
+def _count(where: dict[str, int], name: str) -> None:
+    where[name] = where.get(name, 0) + 1
 
 
 def _name(status: int | None) -> str:
@@ -212,8 +276,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     add = parser.add_argument
     add("--task", action="append", choices=list(TASKS), help="only this one, repeatable")
-    add("--count", type=int, default=20, help="runs of every task (default: 20)")
+    add("--count", type=int, default=20, help="runs of every task that are to be killed (default: 20)")
     add("--seconds", type=float, default=1e6, help="stop a task after this time (default: never)")
+    add("--folder", type=Path, help="work here and keep it, to go on later (default: a temporary one)")
     add("--seed", type=int, default=0, help="of moments and signals (default: 0)")
     options = parser.parse_args(arguments)
     if options.count < 1:
@@ -223,10 +288,11 @@ def main(arguments: list[str] | None = None) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="tern-kills-") as place:
+    with contextlib.ExitStack() as ends:
+        place = options.folder or ends.enter_context(tempfile.TemporaryDirectory(prefix="tern-kills-"))
         for name in options.task or TASKS:
             # A process for every task: what one imports is not in the way of another's forks.
-            child = forked_task(name, options, Path(place), say)
+            child = forked_task(name, options, Path(place).absolute(), say)
             problems += wait(child, 1e9) or 0
     return 1 if problems else 0
 

@@ -17,9 +17,11 @@ class Task(Protocol):
 
     Attributes:
         name: Its name.
+        results: Patterns of the files that are its results.
     """
 
     name: str
+    results: tuple[str, ...]
 
     def load(self) -> None:
         """Import what the work needs, so that a kill hits the work."""
@@ -41,6 +43,7 @@ class Export:
     """``tern-export`` of two networks in turns to one place."""
 
     name = "export"
+    results: tuple[str, ...] = ("out/metadata.json",)
 
     def load(self) -> None:
         """See :class:`Task`."""
@@ -101,13 +104,14 @@ def _weights(content: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-EPOCHS = 12
+EPOCHS = 40
 
 
 class Training:
     """A training that writes a checkpoint after every epoch."""
 
     name = "training"
+    results: tuple[str, ...] = ("runs/*.ckpt",)
 
     def load(self) -> None:
         """See :class:`Task`."""
@@ -132,12 +136,12 @@ class Training:
 
         torch.set_num_threads(1)
         torch.manual_seed(index)
-        x = torch.randn(128, 16)
+        x = torch.randn(512, 16)
         data = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 32)
         saver = ModelCheckpoint(folder / "runs", "{epoch}", save_last=True, save_top_k=-1)
         trainer = pl.Trainer(
             max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[TernaryCallback(start=1, freeze=8, verbose=False), saver],
+            callbacks=[TernaryCallback(start=1, freeze=25, verbose=False), saver],
         )  # fmt: skip
         last = folder / "runs" / "last.ckpt"
         goes_on = index % 3 and last.is_file() and not self._refused(last)
@@ -183,6 +187,7 @@ class Tuning:
     """A build that measures the kernels of a network that no run has seen before."""
 
     name = "tuning"
+    results: tuple[str, ...] = ("tuning.json", "out/metadata.json")
 
     def load(self) -> None:
         """See :class:`Task`."""
@@ -228,6 +233,7 @@ class Bench:
     """``tern-bench`` of an artifact, with results in a file."""
 
     name = "bench"
+    results: tuple[str, ...] = ("bench.json",)
 
     def load(self) -> None:
         """See :class:`Task`."""
