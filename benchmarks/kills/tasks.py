@@ -138,7 +138,7 @@ class Training:
         torch.manual_seed(index)
         x = torch.randn(512, 16)
         data = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 32)
-        saver = ModelCheckpoint(folder / "runs", "{epoch}", save_last=True, save_top_k=-1)
+        saver = ModelCheckpoint(folder / "runs", "{epoch}", save_last=True, save_top_k=-1, enable_version_counter=False)
         trainer = pl.Trainer(
             max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             callbacks=[TernaryCallback(start=1, freeze=25, verbose=False), saver],
