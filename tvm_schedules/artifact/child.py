@@ -7,6 +7,7 @@ import importlib.abc
 import json
 import os
 import queue
+import select
 import shutil
 import signal
 import sys
@@ -23,6 +24,9 @@ __all__ = ["IDLE", "SAMPLES", "main"]
 IDLE = 60.0
 """Seconds that the process waits for another job."""
 
+LOOK = 1.0
+"""Seconds after which the process looks whether its parent is there, when it has heard nothing."""
+
 SAMPLES = "runs.npz"
 """Samples of the user, in the directory of temporary files: ``input0``, ..., each ``[runs, *shape]``."""
 
@@ -30,21 +34,32 @@ SAMPLES = "runs.npz"
 class _Channel:
     """Messages from and to the parent."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: int) -> None:
         # The first output is for messages alone; what libraries print goes to the second one.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._in: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.files: tuple[Path, int] | None = None
+        self._parent = parent
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in sys.stdin:
-            message = json.loads(line)
-            if job := message.get("job"):  # whose files are there, also while this process still imports TVM
-                self.files = Path(job["output"]), job["parent"]
-            self._in.put(message)
+        rest = b""
+        while data := self._heard():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                if job := message.get("job"):  # whose files are there, also while this process still imports TVM
+                    self.files = Path(job["output"]), job["parent"]
+                self._in.put(message)
         self._abandoned()
+
+    def _heard(self) -> bytes:
+        """What the parent says, nothing when it is gone; its end of the pipe may live on in a process it has forked."""
+        while not select.select([0], [], [], LOOK)[0]:
+            if os.getppid() != self._parent:
+                return b""
+        return os.read(0, 1 << 16)
 
     def _abandoned(self) -> None:
         """The parent is gone: remove what was half done, and end with all that was started here."""
@@ -78,15 +93,15 @@ class _Channel:
         return self.next()["answer"]
 
 
-def main() -> None:
-    """Serve the parent until it is gone, or has had no job for :data:`IDLE` seconds."""
+def main(parent: int) -> None:
+    """Serve the parent, a process's number, until it is gone, or has had no job for :data:`IDLE` seconds."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the parent, whose end is the end of this one
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    channel = _Channel()
+    channel = _Channel(parent)
     _warm()
     while True:
         try:

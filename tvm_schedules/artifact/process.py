@@ -27,7 +27,8 @@ from tvm_schedules.errors import CompilerError, TernError
 __all__ = ["START", "Compiler", "compiler", "prepare"]
 
 START = (
-    "import sys; sys.path[:] = sys.argv[1:]; from tvm_schedules.artifact.child import main; main()"  # as in the parent
+    "import sys; sys.path[:] = sys.argv[2:]; "  # as in the parent
+    "from tvm_schedules.artifact.child import main; main(int(sys.argv[1]))"
 )
 """What the child runs. No file of the user's is run again, so that none needs ``if __name__ == "__main__"``."""
 
@@ -40,7 +41,7 @@ class Compiler:
     """A child process, busy with one job at a time."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", START, *map(str, sys.path)]
+        command = [sys.executable, "-c", START, str(os.getpid()), *map(str, sys.path)]
         options: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         try:
             # Pipes without buffers, whose locks a fork would take along.

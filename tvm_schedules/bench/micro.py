@@ -182,7 +182,7 @@ def measure_apart(library: Path, cpus: Sequence[int], seconds: float = 0.2) -> d
     Raises:
         BenchError: It failed.
     """
-    config = json.dumps({"library": str(library), "cpus": list(cpus), "seconds": seconds})
+    config = json.dumps({"library": str(library), "cpus": list(cpus), "seconds": seconds, "parent": os.getpid()})
     done = subprocess.run([sys.executable, "-m", __name__, config], capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"measuring the machine's ceilings failed: {' '.join(done.stderr.split()[-30:])}")
@@ -191,9 +191,11 @@ def measure_apart(library: Path, cpus: Sequence[int], seconds: float = 0.2) -> d
 
 def main() -> None:
     """Measure what the first argument says."""
+    from tvm_schedules.bench.worker import end_with
     from tvm_schedules.targets.registry import resolve
 
     config = json.loads(sys.argv[1])
+    end_with(config["parent"])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, config["cpus"])
     print(json.dumps(measure(Path(config["library"]), resolve("host"), len(config["cpus"]), config["seconds"])))

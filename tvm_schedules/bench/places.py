@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import subprocess
 import tempfile
@@ -92,6 +93,7 @@ class Worker:
             "artifact": str(artifact),
             "threads": threads,
             "cpus": list(cpus),
+            "parent": os.getpid(),
         }
         self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(

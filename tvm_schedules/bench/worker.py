@@ -7,8 +7,10 @@ this file is started by its path: at its top it imports the standard library alo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,24 @@ WARM_UPS = 3
 MAX_RUNS = 20000
 OWN = ("tern", "onnxruntime")
 """Engines of the environment that this package is installed in."""
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+def end_with(parent: int) -> None:
+    """Let this process be killed when its parent ends, also inside of a long call, or at once if that has happened.
+
+    The system does it on Linux, when the thread that has started this process ends.
+
+    Args:
+        parent: The number of the parent's process, which the system has forgotten by now if it is gone.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # before the system was told
+        os._exit(1)
 
 
 def _limit_memory_to_engine() -> None:
@@ -229,14 +249,19 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         config = json.loads(sys.argv[1])
+        end_with(config["parent"])
         if "prepare" in config:
             _prepare(config, channel)
         else:
             serve(config, sys.stdin.readline, lambda line: print(line, file=channel, flush=True))
+        status = 0
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(json.dumps({"failed": lines[0]}), file=channel, flush=True)
-        sys.exit(1)
+        with contextlib.suppress(OSError):  # nobody listens any more
+            print(json.dumps({"failed": lines[0]}), file=channel, flush=True)
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # engines take long to put themselves away, and some hang
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -16,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm_schedules.bench.worker import end_with
 from tvm_schedules.board import session
 from tvm_schedules.common.files import clear_dead
 
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 LOOK_SECONDS = 30.0
 """How often a session is looked at whether it does anything."""
 
@@ -50,6 +49,7 @@ class Running:
         self._folder = Path(tempfile.mkdtemp(prefix=f"tern-board-{os.getpid()}-"))
         self.ended, alive = os.pipe()
         sys.stdout.flush()
+        server = os.getpid()
         try:
             self._child = os.fork()
         except OSError:
@@ -59,7 +59,7 @@ class Running:
             raise
         if self._child == 0:
             os.close(self.ended)
-            _be_session(connection, self._folder, others)
+            _be_session(connection, self._folder, others, server)
         with contextlib.suppress(OSError):  # the child may have been faster, or be gone
             os.setpgid(self._child, self._child)
         os.close(alive)  # the child holds the only other end: the pipe ends when it does
@@ -106,13 +106,12 @@ def processor_time(group: int) -> float | None:
     return found
 
 
-def _be_session(connection: socket.socket, folder: Path, others: Sequence[Any]) -> None:
+def _be_session(connection: socket.socket, folder: Path, others: Sequence[Any], server: int) -> None:
     """The child's life; does not return."""
     status = 1
     try:
         os.setpgid(0, 0)
-        if sys.platform == "linux":  # a killed server leaves no session that holds its port
-            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        end_with(server)  # a killed server leaves no session that holds its port
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         for other in others:

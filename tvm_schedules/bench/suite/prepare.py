@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def ask_peer(python: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = peers.Engine("", config["prepare"], "", 0, python=python).command
     try:
-        done = subprocess.run([*command, json.dumps(dict(config))], capture_output=True, text=True)
+        done = subprocess.run([*command, json.dumps({**config, "parent": os.getpid()})], capture_output=True, text=True)
     except OSError as error:
         raise TernError(f"{python} cannot be started: {error.strerror}") from error
     line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "{}")
