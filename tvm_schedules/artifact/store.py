@@ -14,17 +14,17 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from tvm_schedules.artifact import metadata_schema as form
 from tvm_schedules.common import schema
-from tvm_schedules.common.files import alive, user_path
+from tvm_schedules.common.files import alive, fresh_folder, user_path
 from tvm_schedules.common.reading import read_json, reading
 from tvm_schedules.errors import ArtifactError, OutputError
 
@@ -323,17 +323,15 @@ def replacing(output: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # of a directory that may be written but not listed
             clear_leftovers(target)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(target)}new-{os.getpid()}-", dir=target.parent))
-        folder.chmod(0o777 & ~_umask())
     except OSError as error:
         raise OutputError(f"cannot write to {target.parent}: {error.strerror or error}") from error
+    name = f"{_temporary_prefix(target)}new-{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        yield folder
-        _commit(folder, target)
+        with fresh_folder(target.parent / name) as folder:
+            yield folder
+            _commit(folder, target)
     except OSError as error:
         raise OutputError(f"writing {target} failed, nothing was changed: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take(path: Path, place: Path) -> None:
@@ -349,12 +347,6 @@ def _link(path: str | Path, place: str | Path) -> None:
         os.link(path, place, follow_symlinks=False)
     except OSError:  # a file system without hard links, or a file of somebody else
         shutil.copy2(path, place, follow_symlinks=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _commit(folder: Path, target: Path) -> None:

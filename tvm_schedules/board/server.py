@@ -291,6 +291,7 @@ def end_on_signals() -> None:
     """Let SIGTERM end this process as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # another one would end the cleaning up
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)

@@ -56,4 +56,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _end(number: int, frame: Any) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):  # another one, as `timeout` sends, would end the cleaning up
+        if signal.getsignal(each) == _end:
+            signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)

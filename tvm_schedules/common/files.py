@@ -20,7 +20,10 @@ try:
 except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["alive", "check_writable", "clear_dead", "locked", "temporary_folder", "user_path", "write_file"]
+__all__ = [
+    "alive", "check_writable", "clear_dead", "fresh_folder", "locked", "remove", "temporary_folder", "user_path",
+    "write_file",
+]  # fmt: skip
 
 
 def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -111,9 +114,51 @@ def temporary_folder(kind: str) -> Iterator[Path]:
     Args:
         kind: What it is for, part of its name.
     """
-    clear_dead(tempfile.gettempdir(), f"tern-{kind}-")
-    with tempfile.TemporaryDirectory(prefix=f"tern-{kind}-{os.getpid()}-") as folder:
-        yield Path(folder)
+    place = tempfile.gettempdir()
+    clear_dead(place, f"tern-{kind}-")
+    with fresh_folder(Path(place) / f"tern-{kind}-{os.getpid()}-{secrets.token_hex(6)}", 0o700) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+    """A folder that nobody else has and that is gone when the block ends, unless it has another name by then.
+
+    A signal that ends the process as an exception may come at any moment: there is none at which the folder is there
+    and this does not know of it.
+
+    Args:
+        folder: Its path.
+        mode: Its permissions, less what the umask takes.
+
+    Raises:
+        FileExistsError: There is something of that name, which stays.
+        OSError: It cannot be made.
+    """
+    made = True
+    try:
+        try:
+            folder.mkdir(mode)
+        except FileExistsError:
+            made = False
+            raise
+        yield folder
+    finally:
+        if made:
+            try:
+                remove(folder)
+            except BaseException:
+                remove(folder)
+                raise
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, also while a process that was killed ends its last writing there."""
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
 
 
 def clear_dead(folder: str | os.PathLike[str], prefix: str) -> None:
