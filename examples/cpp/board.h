@@ -4,6 +4,7 @@
 #include <sys/auxv.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -58,6 +59,42 @@ inline std::vector<int> cpus() {
   return made;
 }
 
+// Whole CPUs that the quota of the control group in a folder is worth, 0 without one; of 1.5 one.
+inline int quota_of(const std::string& folder) {
+  std::string text = read(folder + "/cpu.max");  // version 2
+  if (text.empty()) text = read(folder + "/cpu.cfs_quota_us") + " " + read(folder + "/cpu.cfs_period_us");
+  long quota = 0, period = 0;
+  if (sscanf(text.c_str(), "%ld %ld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
+  return static_cast<int>(std::max(1L, quota / period));
+}
+
+// The least quota of this process's control groups and of those that they are in, 0 without one.
+inline int quota(const std::string& groups = "/proc/self/cgroup", const std::string& root = "/sys/fs/cgroup") {
+  std::ifstream file(groups);
+  int least = 0;
+  for (std::string line; std::getline(file, line);) {  // number:controllers:/path
+    size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    bool unified = controllers == ",,";
+    if (!unified && controllers.find(",cpu,") == std::string::npos) continue;
+    for (std::string mount : {unified ? "" : "/cpu", unified ? "/unified" : "/cpu,cpuacct"})
+      for (std::string path = line.substr(second + 1);; path.erase(path.find_last_of('/'))) {  // up to the root
+        int found = quota_of(root + mount + path);
+        if (found && (!least || found < least)) least = found;
+        if (path.find('/') == std::string::npos) break;
+      }
+  }
+  return least;
+}
+
+// How many threads are of use: TVM_NUM_THREADS, or the CPUs that this process may use, as far as it may use their time.
+inline int threads() {
+  const char* setting = std::getenv("TVM_NUM_THREADS");
+  int asked = setting ? std::atoi(setting) : 0, limit = quota(), all = static_cast<int>(cpus().size());
+  return asked > 0 ? asked : limit && limit < all ? limit : all;
+}
+
 // Instruction sets by LLVM's names, as in tvm_schedules/targets/host_cpu.py; known for AArch64 alone.
 inline std::vector<std::string> features() {
   std::vector<std::string> made;
@@ -84,11 +121,10 @@ inline std::string describe() {
   uname(&os);
   std::vector<std::string> sets;
   for (const auto& set : features()) sets.push_back(quote(set));
-  const char* threads = std::getenv("TVM_NUM_THREADS");
   std::string memory = value("/proc/meminfo", "MemTotal");
   return "{\"cpu\": " + quote(name()) + ", \"architecture\": " + quote(os.machine) +
          ", \"features\": " + (sets.empty() ? "null" : "[" + join(sets) + "]") +
-         ", \"cores\": " + std::to_string(cpus().size()) + ", \"threads\": " + (threads ? threads : "null") +
+         ", \"cores\": " + std::to_string(cpus().size()) + ", \"threads\": " + std::to_string(threads()) +
          ", \"memory_bytes\": " + (memory.empty() ? "null" : std::to_string(std::atoll(memory.c_str()) * 1024)) +
          ", \"system\": " + quote(std::string(os.sysname) + " " + os.release) + "}";
 }

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -12,6 +13,7 @@
 #include <tvm/ffi/function.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 
@@ -21,7 +23,11 @@ namespace ffi = tvm::ffi;
 namespace fs = std::filesystem;
 
 constexpr int32_t kMagic = 0xff271, kBusy = kMagic + 1, kMismatch = kMagic + 2;  // of tvm/rpc/base.py
-constexpr int kHandshakeSeconds = 5, kBusySeconds = 3, kClients = 64;
+#ifndef HANDSHAKE_SECONDS  // tests wait for less
+#define HANDSHAKE_SECONDS 5  // from a connection to its last word, however it is split
+#define BUSY_SECONDS 3       // how long a client waits for the end of another's session before it is told to come again
+#endif
+constexpr int kClients = 64, kThreads = 128;  // connections at once; threads of the pools in libraries
 
 struct Network {  // of --allow, in the machine's byte order
   uint32_t address, mask;
@@ -51,28 +57,38 @@ static bool network(const std::string& text, Network* into) {  // 192.168.1.10 o
   return true;
 }
 
-static bool receive(int fd, void* data, size_t size) {
+using Clock = std::chrono::steady_clock;
+
+static void receive(int fd, void* data, size_t size, Clock::time_point finish) {
   for (char* at = static_cast<char*>(data); size;) {
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(finish - Clock::now()).count();
+    pollfd waiting{fd, POLLIN, 0};
+    if (left < 0 || poll(&waiting, 1, static_cast<int>(left)) == 0) throw "it did not say who it is in time";
     ssize_t got = read(fd, at, size);
-    if (got <= 0) return false;
+    if (got <= 0) throw "it went away";
     at += got, size -= got;
   }
-  return true;
 }
 
 static bool answer(int fd, const void* data, size_t size) { return write(fd, data, size) == static_cast<ssize_t>(size); }
 
-// The client names its key, perhaps with its limit in seconds (" -timeout=10", at most ours), and gets ours.
-static bool greeted(int fd, const std::string& key, double* limit) {
+// The client names its key, perhaps with its limit in seconds (" -timeout=10", at most ours). Throws why it is refused.
+static void greet(int fd, const std::string& key, double* limit) {
+  auto finish = Clock::now() + std::chrono::seconds(HANDSHAKE_SECONDS);
   int32_t magic = 0, size = 0;
-  if (!receive(fd, &magic, 4) || magic != kMagic || !receive(fd, &size, 4) || size < 0 || size > 4096) return false;
+  receive(fd, &magic, 4, finish);
+  if (magic != kMagic) throw "it is no client of TVM's RPC";
+  receive(fd, &size, 4, finish);
+  if (size < 0 || size > 4096) throw "it is no client of TVM's RPC";
   std::string named(size, ' ');
-  if (!receive(fd, &named[0], size)) return false;
-  if (named.substr(0, named.find(' ')) != "client:" + key) return answer(fd, &kMismatch, 4), false;
+  receive(fd, &named[0], size, finish);
+  if (named.substr(0, named.find(' ')) != "client:" + key) {
+    answer(fd, &kMismatch, 4);
+    throw "it named another key";
+  }
   size_t option = named.find(" -timeout=");
   double asked = option == std::string::npos ? 0 : atof(named.c_str() + option + 10);
   if (asked > 0 && asked < *limit) *limit = asked;  // what is no number is neither
-  return true;
 }
 
 static bool welcome(int fd, const std::string& key) {
@@ -85,7 +101,7 @@ static bool welcome(int fd, const std::string& key) {
 static bool claim(int lock) {
   struct flock whole{};
   whole.l_type = F_WRLCK, whole.l_whence = SEEK_SET;
-  for (int tries = 0; tries < kBusySeconds * 20; ++tries) {
+  for (int tries = 0; tries < BUSY_SECONDS * 20; ++tries) {
     if (fcntl(lock, F_SETLK, &whole) == 0) return true;
     usleep(50000);
   }
@@ -108,12 +124,24 @@ static void session(int fd, const fs::path& folder) {
   ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
 }
 
+// Lets this process get a signal when its parent ends, or ends it if that has happened.
+static void end_with(pid_t parent, int number) {
+  prctl(PR_SET_PDEATHSIG, number);
+  if (getppid() != parent) _exit(1);
+}
+
 static void serve(int fd, double limit) {
-  char name[] = "/tmp/tern-rpc-XXXXXX";
-  if (!mkdtemp(name)) return perror("mkdtemp");
-  pid_t child = fork();
+  std::string name = fs::temp_directory_path() / "tern-rpc-XXXXXX";
+  sigset_t awaited, before;  // the end of the session, or of the server, whatever ended it
+  sigemptyset(&awaited);
+  sigaddset(&awaited, SIGCHLD);
+  sigaddset(&awaited, SIGTERM);
+  sigprocmask(SIG_BLOCK, &awaited, &before);
+  if (!mkdtemp(&name[0])) return perror("mkdtemp");
+  pid_t own = getpid(), child = fork();
   if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a killed server leaves no session behind
+    end_with(own, SIGKILL);
+    sigprocmask(SIG_SETMASK, &before, nullptr);
     itimerval timer{};
     timer.it_value.tv_sec = static_cast<time_t>(limit);
     timer.it_value.tv_usec = static_cast<suseconds_t>((limit - static_cast<time_t>(limit)) * 1e6);
@@ -126,8 +154,11 @@ static void serve(int fd, double limit) {
     }
     _exit(0);
   }
-  int status = 0;
-  if (child > 0) waitpid(child, &status, 0);
+  int status = 0, number = 0;
+  if (child > 0) {
+    if (sigwait(&awaited, &number) == 0 && number == SIGTERM) kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+  }
   std::error_code ignored;
   fs::remove_all(name, ignored);
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) printf("session was stopped at its limit\n");
@@ -137,14 +168,14 @@ static void serve(int fd, double limit) {
 
 // What happens to a client, in a process of its own: who is slow or waits holds up nobody else.
 static void client(int fd, const std::string& peer, const Options& options, int lock) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
   double limit = options.limit;
-  alarm(kHandshakeSeconds);  // its signal ends this process
-  bool known = greeted(fd, options.key, &limit);
-  alarm(0);
-  if (!known) {
-    printf("refused %s: it named another key, or is not a client of TVM's RPC\n", peer.c_str());
-  } else if (!claim(lock)) {
+  try {
+    greet(fd, options.key, &limit);
+  } catch (const char* reason) {
+    printf("refused %s: %s\n", peer.c_str(), reason);
+    return;
+  }
+  if (!claim(lock)) {
     answer(fd, &kBusy, 4);
     printf("refused %s: another session runs\n", peer.c_str());
   } else if (welcome(fd, options.key)) {
@@ -162,13 +193,12 @@ static int usage(const char* program) {
   fprintf(stderr, "usage: %s [--host ADDRESS] [--port PORT] [--key KEY] [--allow ADDRESS]... [--threads N]\n"
           "       [--limit SECONDS]\n"
           "ADDRESS is of IPv4, of --allow also a network such as 192.168.1.0/24; PORT is up to 65535, 0 for any that is\n"
-          "free; the default is 127.0.0.1, port 9090, key board, all cores; a session ends after --limit, by default 14400\n", program);
+          "free; the default is 127.0.0.1, port 9090, key board, all CPUs' time; a session ends after --limit, by default 14400\n", program);
   return 2;
 }
 
 int main(int argc, char** argv) {
   Options options;
-  std::string threads = std::to_string(board::cpus().size());
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string name = argv[i], given = argv[i + 1];
     Network allowed{};
@@ -178,11 +208,12 @@ int main(int argc, char** argv) {
     else if (name == "--key" && !given.empty() && given.find(' ') == std::string::npos) options.key = given;
     else if (name == "--allow" && network(given, &allowed)) options.allow.push_back(allowed);
     else if (name == "--limit" && number(given, 1, 10000000, &options.limit)) continue;
-    else if (name == "--threads" && number(given, 1, 1024, &count)) threads = given;
+    else if (name == "--threads" && number(given, 1, kThreads, &count)) setenv("TVM_NUM_THREADS", given.c_str(), 1);
     else return usage(argv[0]);
   }
   if (argc % 2 == 0) return usage(argv[0]);
-  setenv("TVM_NUM_THREADS", threads.c_str(), 1);
+  int threads = std::min(board::threads(), kThreads);
+  setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);  // TVM's own choice knows of no quota
   setvbuf(stdout, nullptr, _IOLBF, 0);
   signal(SIGPIPE, SIG_IGN);
 
@@ -199,7 +230,7 @@ int main(int argc, char** argv) {
   socklen_t length = sizeof address;
   getsockname(listening, reinterpret_cast<sockaddr*>(&address), &length);
   bool local = (ntohl(address.sin_addr.s_addr) >> 24) == 127;
-  printf("%s, %zu cores, %s threads\n", board::name().c_str(), board::cpus().size(), threads.c_str());
+  printf("%s, %zu cores, %d threads\n", board::name().c_str(), board::cpus().size(), threads);
   printf("serving at %s:%d, key %s\n", options.host.c_str(), ntohs(address.sin_port), options.key.c_str());
   printf("warning: %s can now run any code here\n",
          local ? "users of this machine" : options.allow.empty() ? "EVERY machine that can reach this address" : "those of --allow");
@@ -207,6 +238,7 @@ int main(int argc, char** argv) {
   FILE* shared = tmpfile();
   if (!shared) return perror("tmpfile"), 1;
   int clients = 0;
+  pid_t own = getpid();
   for (;;) {
     length = sizeof address;
     int fd = accept4(listening, reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC);
@@ -223,6 +255,7 @@ int main(int argc, char** argv) {
     } else {
       pid_t child = fork();
       if (child == 0) {
+        end_with(own, SIGTERM);
         close(listening);
         client(fd, peer, options, fileno(shared));
         _exit(0);

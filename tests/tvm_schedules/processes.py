@@ -13,6 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+def gone(process: int, seconds: float = 20.0) -> bool:
+    """Whether a process ends in so many seconds; it counts as ended when nobody has asked for its status yet."""
+    finish = time.monotonic() + seconds
+    while time.monotonic() < finish:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def children(process: int) -> list[int]:
+    """Numbers of the processes that a process has started."""
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 class Process:
     """Runs a command that prints ``... at HOST:PORT``; a context manager that ends it with all its children."""
 
@@ -59,5 +77,4 @@ class Process:
 
     def children(self) -> list[int]:
         """Process numbers of its children."""
-        pid = self.process.pid
-        return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)

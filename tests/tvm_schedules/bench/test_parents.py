@@ -7,15 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tvm_schedules
-
 from tests.tvm_schedules import artifact_nets
+from tests.tvm_schedules.processes import gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and Linux's signal of a parent's death")
 
@@ -71,19 +70,6 @@ def killed(*command: str) -> Iterator[int]:
             os.killpg(parent.pid, signal.SIGKILL)
         assert parent.stdout is not None
         parent.stdout.close()
-
-
-def gone(process: int, seconds: float = 20.0) -> bool:
-    """Whether a process ends in so many seconds; it counts as ended when nobody has asked for its status yet."""
-    finish = time.monotonic() + seconds
-    while time.monotonic() < finish:
-        try:
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_process_inside_of_a_long_call_ends_with_its_parent() -> None:
