@@ -71,11 +71,15 @@ def _say(line: str) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    if options.threads is not None and options.threads < 1:
-        raise BoardError(f"threads must be at least 1, got {options.threads}")
-    if options.threads is not None:
-        os.environ["TVM_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would sit beside the engines'
+
+    from tvm_schedules.backends.cpu import threads
+
+    if options.threads is not None:
+        try:
+            threads.set_default(options.threads)
+        except ValueError as error:
+            raise BoardError(str(error)) from None
 
     from tvm_schedules.board import server
     from tvm_schedules.remote import protocol
@@ -91,11 +95,10 @@ def _serve(options: argparse.Namespace) -> int:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
     except ModuleNotFoundError:
         raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
-    from tvm_schedules.backends.cpu.threads import default_threads
     from tvm_schedules.bench import system
 
     machine = system.machine()
-    _say(f"{machine['cpu']}, {machine['cores']} cores, {default_threads()} threads")
+    _say(f"{machine['cpu']}, {machine['cores']} cores, {threads.default_threads()} threads")
     _say(f"serving at {_name(made.address[0])}:{made.address[1]}, key {options.key}; end with Ctrl-C")
     who = "users of this machine" if local else ", ".join(options.allow) or "EVERY machine that can reach this address"
     _say(f"warning: {who} can now run any code here as user {getpass.getuser()}")

@@ -312,7 +312,8 @@ def test_allow_list() -> None:
     [
         (["--host=203.0.113.7"], "cannot listen at 203.0.113.7"),
         (["--allow=everyone"], "allow must be addresses or networks"),
-        (["--threads=0"], "threads must be at least 1, got 0"),
+        (["--threads=0"], "threads must be an integer from 1 to 128, got 0"),
+        (["--threads=129"], "threads must be an integer from 1 to 128, got 129"),
         (["--key=two words"], "key must be one word"),
         (["--tracker=203.0.113.7:9190"], "would send clients to 127.0.0.1; give --host"),
         (["--tracker=nowhere"], "an address must be HOST:PORT"),

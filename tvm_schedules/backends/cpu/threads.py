@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm_schedules.backends.cpu import quota
 
-__all__ = ["MOST", "checked", "default_threads", "own_function", "setter"]
+__all__ = ["MOST", "checked", "default_threads", "own_function", "set_default", "setter"]
 
 FUNCTIONS = ("tern_workers", "tern_threads")
 """Exported by libraries with threads of their own, ``(count, pool) -> pool``, see ``native/threads.c``.
@@ -64,6 +64,16 @@ def default_threads() -> int:
     """
     digits = _SETTING.lstrip("0")
     return min(MOST, int(digits[:4]) if digits.isdecimal() else _cores())
+
+
+def set_default(count: int) -> None:
+    """Let :func:`default_threads` be this number, here and in processes that this one starts.
+
+    Raises:
+        ValueError: See :func:`checked`.
+    """
+    global _SETTING
+    _SETTING = os.environ["TVM_NUM_THREADS"] = str(checked(count))
 
 
 @functools.cache
