@@ -134,9 +134,10 @@ def run(layer: Layer, y: str, kernel: str) -> tuple[np.ndarray, np.ndarray]:
     return runner(data)[0], rounded
 
 
+@BOTH
 @examples(20)
-@given(cases())
-def check_convolution(kernel: str, case: Case) -> None:
+@given(case=cases())
+def test_convolutions(kernel: str, case: Case) -> None:
     layer = Layer((case.batch, case.groups * case.fan, *case.dims), case.form, case.seed)
     shape = (case.groups * case.rows, case.fan, *case.kernel)
     name, weight = layer.weight(shape, case.zeros, case.terms, case.unequal)
@@ -146,11 +147,6 @@ def check_convolution(kernel: str, case: Case) -> None:
     )  # fmt: skip
     found, rounded = run(layer, y, kernel)
     np.testing.assert_array_equal(found, convolve(rounded, weight, case))
-
-
-@BOTH
-def test_convolutions(kernel: str) -> None:
-    check_convolution(kernel)
 
 
 @BOTH
