@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from tvm_schedules.compat import Emitter, buffer_shape, dtype_name, make_target
+from tvm_schedules.compat.blocks import inline, leaf_blocks
 
 __all__ = ["Argument", "GpuEmitter", "Kernel", "Scheduled", "generate", "loop_nests", "prim_func", "signature"]
 
@@ -179,8 +180,6 @@ def loop_nests(function: Any) -> tuple[list[str], list[Scheduled]]:
     import tvm_ffi
     from tvm import s_tir, tirx
 
-    from tvm_schedules.backends.cpu.schedules.injective import inline, leaf_blocks
-
     function = function.with_attr("global_symbol", "main").without_attr("op_pattern")
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
     inline(sch, leaf_blocks(sch))
@@ -209,8 +208,6 @@ def _bind(function: Any) -> tuple[Any, tuple[int, int, int], int]:
     """Spreads the spatial loops of a function of one nest over threads; what is of another form runs in one thread."""
     import tvm
     from tvm import s_tir, tirx
-
-    from tvm_schedules.backends.cpu.schedules.injective import leaf_blocks
 
     sch = s_tir.Schedule(tvm.IRModule({"main": function}))
     blocks = leaf_blocks(sch)

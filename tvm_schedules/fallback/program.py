@@ -1,7 +1,8 @@
-"""ONNX operators without a ternary kernel: through TVM's front end, fused, scheduled, as raw-pointer functions."""
+"""ONNX operators without a kernel: through TVM's front end, fused, and scheduled by the back end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
     from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["ForeignCall", "ForeignProgram", "lower_foreign"]
+__all__ = ["FallbackCall", "FallbackProgram", "Schedule", "lower_fallback"]
 
 Tensor = tuple[tuple[int, ...], str]
 """Shape and dtype."""
 
 
 @dataclass
-class ForeignCall:
+class FallbackCall:
     """One call: ``function(*args)``, args are buffer names in the order of the function's pointers."""
 
     function: str
@@ -30,11 +31,12 @@ class ForeignCall:
 
 
 @dataclass
-class ForeignProgram:
+class FallbackProgram:
     """A sub-model as a list of calls.
 
     Attributes:
-        functions: Private PrimFuncs (raw pointers, int32 0 returned), scheduled.
+        functions: What the calls name, scheduled by the back end: for CPUs private PrimFuncs with raw pointers that
+            return an int32 0, for graphics processors launches of one loop nest each.
         calls: In execution order.
         temporaries: Buffers between calls.
         constants: Buffers known at compile time.
@@ -45,7 +47,7 @@ class ForeignProgram:
     """
 
     functions: dict[str, Any] = field(default_factory=dict)
-    calls: list[ForeignCall] = field(default_factory=list)
+    calls: list[FallbackCall] = field(default_factory=list)
     temporaries: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -53,13 +55,19 @@ class ForeignProgram:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> ForeignProgram:
+Schedule = Callable[[FallbackProgram, dict[str, Any], "TargetSpec"], None]
+"""A back end's part: gives a program the functions that it calls, made of PrimFuncs of blocks by their names, and may
+replace its calls by others."""
+
+
+def lower_fallback(model: onnx.ModelProto, target: TargetSpec, prefix: str, schedule: Schedule) -> FallbackProgram:
     """Lowers an ONNX model of ordinary operators.
 
     Args:
         model: Static shapes, opset 13 to 26, checked by ``onnx.checker``; constants of at least 8 bits.
         target: Machine to schedule for.
         prefix: Put before every name that is made here (functions, temporaries, constants).
+        schedule: The back end's schedules.
 
     Returns:
         The program; every name in it is an ONNX input or output, or starts with ``prefix``.
@@ -69,17 +77,15 @@ def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> Fo
         ShapeError: An input has an open dimension.
         ModelError: No nodes' results are asked for, or the front end refuses the model.
     """
-    from tvm_schedules.backends.cpu.schedules import schedule
-    from tvm_schedules.backends.gpu.schedules import spread
     from tvm_schedules.fallback.legalize import legalization_map
     from tvm_schedules.fallback.relax_import import read
 
     module, inputs, outputs = read(model)
-    # For a graphics processor, operators are written as for any CPU and spread over threads afterwards.
-    target_json = compat.make_target({"kind": "llvm"} if target.is_gpu else target.tvm)
+    # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterwards.
+    target_json = compat.make_target(target.tvm if target.tvm.get("kind") == "llvm" else {"kind": "llvm"})
     try:
         lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
-        walk = _Walk(lowered, ForeignProgram(inputs=inputs), prefix, outputs)
+        walk = _Walk(lowered, FallbackProgram(inputs=inputs), prefix, outputs)
         walk.run()
     except _NoLoweringError as error:
         raise UnsupportedOperatorError(f"{_blame(model, str(error))} has no lowering for a CPU; {_REMEDY}") from error
@@ -93,9 +99,8 @@ def lower_foreign(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> Fo
             raise UnsupportedOperatorError(
                 f"{_blame(model, name)} needs functions of TVM's full runtime ({', '.join(unavailable)}); {_REMEDY}"
             )
-        if not target.is_gpu:
-            walk.program.functions[name] = schedule(function, target)
-    return spread(walk.program, walk.used) if target.is_gpu else walk.program
+    schedule(walk.program, walk.used, target)
+    return walk.program
 
 
 _REMEDY = "express it with other operators in the network's forward, or leave it outside of the exported part"
@@ -119,7 +124,7 @@ def _blame(model: onnx.ModelProto, text: str, data_dependent: bool = False) -> s
 class _Walk:
     """Follows ``main``'s bindings and turns each into calls, aliases and constants."""
 
-    def __init__(self, module: Any, program: ForeignProgram, prefix: str, outputs: list[str]) -> None:
+    def __init__(self, module: Any, program: FallbackProgram, prefix: str, outputs: list[str]) -> None:
         self.module, self.program, self.prefix, self.output_names = module, program, prefix, outputs
         self.used: dict[str, Any] = {}
         self.buffers: dict[
@@ -172,7 +177,7 @@ class _Walk:
         if any(0 not in shape for shape, _ in tensors):
             function = f"{self.prefix}{gv.name_hint}"
             self.used[function] = self.module[gv]
-            self.program.calls.append(ForeignCall(function, [*names, *results]))
+            self.program.calls.append(FallbackCall(function, [*names, *results]))
         return results if compat.is_tuple_type(call.ty) else results[0]
 
     def _alias(self, source: str, tensor: Tensor, hint: str) -> str:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tvm_schedules.backends.cpu.schedules.writer import template
-from tvm_schedules.fallback.tags import tag_of
-
-if TYPE_CHECKING:
-    from tvm_schedules.targets.registry import TargetSpec
-
-__all__ = ["apply", "expression", "plan"]
+__all__ = ["combined", "expression", "plan"]
 
 
 def plan(data: list[int], indices: list[int], axis: int | None) -> dict[str, Any]:
@@ -40,41 +34,15 @@ def plan(data: list[int], indices: list[int], axis: int | None) -> dict[str, Any
     return {"entries": math.prod(indices), "coordinates": coordinates, "slice": 1, "places": places}
 
 
-def apply(function: Any, target: TargetSpec) -> Any:
-    """Template of a tagged scatter; None for other functions."""
-    tag = tag_of(function)
-    if tag is None or tag["kind"] != "scatter":
-        return None
-    kind = str(function.params[1].dtype)
-    size, count, width = tag["size"], tag["entries"], tag["slice"]
+def combined(t: Any, reduction: str, old: Any, new: Any) -> Any:
+    """The value that an update leaves.
 
-    def body(e: Any, data: Any, indices: Any, updates: Any, out: Any) -> None:
-        with e.loop(size) as i:
-            e.store(out, i, e.load(data, i))
-        with e.loop(count) as entry:
-            address: Any = e.expr(0)
-            rest = entry
-            for extent, stride in tag["places"]:
-                address = address + rest % extent * stride
-                rest = rest // extent
-            inside = []
-            for k, (low, extent, stride) in enumerate(tag["coordinates"]):
-                at = e.load(indices, entry * len(tag["coordinates"]) + k)
-                limit = e.const(extent, kind)
-                inside += [at >= e.const(low, kind), at < limit]
-                wrapped = at + e.t.Select(at < e.const(0, kind), limit, e.const(0, kind))
-                address = address + e.cast(wrapped, "int32") * stride
-            valid = inside[0]
-            for condition in inside[1:]:
-                valid = e.t.And(valid, condition)
-            with e.when(valid), e.loop(width) as i:
-                new = e.load(updates, entry * width + i)
-                e.store(out, address + i, _combined(e.t, tag["reduction"], e.load(out, address + i), new))
-
-    return template(function, body)
-
-
-def _combined(t: Any, reduction: str, old: Any, new: Any) -> Any:
+    Args:
+        t: TVM's module of scalar expressions, for its Min and Max.
+        reduction: ``none`` (the new value stays), ``add``, ``mul``, ``min`` or ``max``.
+        old: The value before.
+        new: The update.
+    """
     if reduction == "add":
         return old + new
     if reduction == "mul":
@@ -107,7 +75,7 @@ def expression(tag: dict[str, Any], shape: list[int]) -> Any:
         return tensor(*reversed(found))
 
     def join(old: Any, new: Any) -> Any:
-        value = _combined(tirx, reduction, old[1], new[1])
+        value = combined(tirx, reduction, old[1], new[1])
         both = tirx.And(old[0] > 0, new[0] > 0)
         alone = tirx.Select(new[0] > 0, new[1], old[1])
         return tirx.max(old[0], new[0]), tirx.Select(both, value, alone)
@@ -139,7 +107,7 @@ def expression(tag: dict[str, Any], shape: list[int]) -> Any:
         hits, values = te.compute(shape, element, name="scatter")
         return te.compute(
             shape,
-            lambda *at: tirx.Select(hits(*at) > 0, _combined(tirx, reduction, data(*at), values(*at)), data(*at)),
+            lambda *at: tirx.Select(hits(*at) > 0, combined(tirx, reduction, data(*at), values(*at)), data(*at)),
             name="scattered",
         )
 

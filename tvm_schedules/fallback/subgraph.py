@@ -1,4 +1,4 @@
-"""Runs of operators without a kernel of ours go to :mod:`tvm_schedules.fallback.program` as small ONNX models."""
+"""Subgraphs of operators that no kernel takes: each goes to :mod:`tvm_schedules.fallback.program` as an ONNX model."""
 
 from __future__ import annotations
 
@@ -10,21 +10,34 @@ from tvm_schedules.ir.graph import Node
 from tvm_schedules.lowering.steps import Buffer, Step
 
 if TYPE_CHECKING:
+    from tvm_schedules.fallback.program import Schedule
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["lower_cluster"]
+__all__ = ["NAME", "lower_subgraph"]
+
+NAME = "fallback"
+"""What artifacts call the kernel of such a step; older ones say ``foreign``."""
 
 
-def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
-    """Appends the steps of ``nodes``, which follow one another in execution order."""
-    from tvm_schedules.fallback.program import lower_foreign
+def lower_subgraph(lowering: Lowering, nodes: list[Node], schedule: Schedule) -> None:
+    """Appends the steps of operators without a kernel.
+
+    Args:
+        lowering: Gets the steps, their constants and temporaries, and an entry for every weight that they read.
+        nodes: They follow one another in execution order.
+        schedule: The back end's schedules.
+
+    Raises:
+        UnsupportedOperatorError: One of the operators cannot be lowered.
+    """
+    from tvm_schedules.fallback.program import lower_fallback
 
     graph = lowering.graph
     for node in nodes:
         for name in node.inputs:
             if name in graph.weights:
                 reason = f"no kernel of ours for {node.op}: dense, in float"
-                lowering.report(node, graph.weights[name], "foreign", reason)
+                lowering.report(node, graph.weights[name], NAME, reason)
     made = {name for node in nodes for name in node.outputs if name}
     later = {name for node in graph.nodes if not any(node is n for n in nodes) for name in node.inputs} | set(
         graph.outputs
@@ -39,8 +52,9 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
         elif name not in made:
             inputs.append(name)
     outputs = [name for name in made if name in later and name in graph.values]
-    prefix = f"foreign{next(lowering.clusters)}_"  # a cluster of constants alone makes no step
-    program = lower_foreign(_model(lowering, nodes, inputs, sorted(outputs), constants), lowering.target, prefix)
+    prefix = f"{NAME}{next(lowering.subgraphs)}_"  # a subgraph of constants alone makes no step
+    model = _model(lowering, nodes, inputs, sorted(outputs), constants)
+    program = lower_fallback(model, lowering.target, prefix, schedule)
     buffers: dict[str, Buffer] = {name: lowering.plain(name) for name in inputs}
     for name, array in program.constants.items():
         buffers |= lowering.constants.add(prefix, "raw", {name: array})
@@ -58,7 +72,7 @@ def lower_cluster(lowering: Lowering, nodes: list[Node]) -> None:
         info = {"op": names, "reason": "no kernel of ours: TVM operator with our schedule"}
         title = nodes[0].name if len(program.calls) == 1 else f"{nodes[0].name}/{index}"
         args = [buffers[name] for name in call.args]
-        lowering.steps.append(Step(title, "foreign", (prefix, call.function), lambda f=function: f, args, info))  # type: ignore[misc]
+        lowering.steps.append(Step(title, NAME, (prefix, call.function), lambda f=function: f, args, info))  # type: ignore[misc]
 
 
 def _model(
@@ -77,6 +91,6 @@ def _model(
     ends = {*inputs, *outputs}
     between = [info(n) for node in nodes for n in node.outputs if n in graph.values and n not in ends]
     made = helper.make_graph(
-        body, "cluster", [info(n) for n in inputs], [info(n) for n in outputs], tensors, value_info=between
+        body, "subgraph", [info(n) for n in inputs], [info(n) for n in outputs], tensors, value_info=between
     )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=10)

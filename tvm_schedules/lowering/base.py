@@ -24,7 +24,6 @@ from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
 from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import ModelError
-from tvm_schedules.fallback.subgraph import lower_cluster
 from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -86,8 +85,8 @@ class Lowering:
         self.layers: list[dict[str, Any]] = []
         self.derived: dict[Any, Buffer] = {}
         """Other forms of tensors that kernels made for themselves, by what they are."""
-        self.clusters = count()
-        """Numbers for what is made of operators without a kernel."""
+        self.subgraphs = count()
+        """Numbers for subgraphs of operators without a kernel."""
         self._plain: dict[str, Buffer] = {}
         self._packed: dict[Any, Buffer] = {}
         self._virtual: dict[str, str] = {}
@@ -111,12 +110,12 @@ class Lowering:
         waiting: list[Node] = []
         for node in self.graph.nodes:
             if self._is_ours(node):
-                self._foreign(waiting)
+                self._lower_others(waiting)
                 waiting = []
                 self._lower(node)
             else:
                 waiting.append(node)
-        self._foreign(waiting)
+        self._lower_others(waiting)
         for name, index in self._outputs.items():
             self._deliver(name, index)
 
@@ -343,6 +342,10 @@ class Lowering:
             entry |= {"bits": weight.values.dtype.itemsize * 8, "bytes": int(weight.values.nbytes)}
         self.layers.append(entry)
 
-    def _foreign(self, nodes: list[Node]) -> None:
+    def _lower_others(self, nodes: list[Node]) -> None:
+        """Lowers operators without a kernel, which follow one another: the part of a back end."""
+        from tvm_schedules.backends.cpu.schedules import schedule_program
+        from tvm_schedules.fallback.subgraph import lower_subgraph
+
         if nodes:
-            lower_cluster(self, nodes)
+            lower_subgraph(self, nodes, schedule_program)

@@ -110,7 +110,7 @@ def test_library_gives_onnxruntimes_numbers_whatever_names_are() -> None:
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
 
 
-def test_symbols_of_foreign_operators_have_no_name_of_the_file() -> None:
+def test_symbols_of_fallback_operators_have_no_name_of_the_file() -> None:
     nodes = [
         helper.make_node("Softmax", ["EVIL x"], ["EVIL s"], name="EVIL node"),
         helper.make_node("Tanh", ["EVIL s"], ["EVIL y"], name="EVIL node 2"),

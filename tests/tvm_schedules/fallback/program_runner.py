@@ -1,4 +1,4 @@
-"""Runs a ForeignProgram by itself: one exported function with an arena, as the compiler makes it, unplanned.
+"""Runs a FallbackProgram by itself: one exported function with an arena, as the compiler makes it, unplanned.
 
 All memory lies between pages that may not be touched.
 """
@@ -13,14 +13,15 @@ import onnx
 
 from tests.tvm_schedules.guarded import Guarded
 from tvm_schedules import compat
-from tvm_schedules.fallback.program import ForeignProgram, lower_foreign
+from tvm_schedules.backends.cpu.schedules import schedule_program
+from tvm_schedules.fallback.program import FallbackProgram, lower_fallback
 from tvm_schedules.targets.registry import TargetSpec, resolve
 
 
 class Runnable:
     """A compiled program: call it with numpy arrays, get a list of numpy arrays."""
 
-    def __init__(self, program: ForeignProgram, target: TargetSpec) -> None:
+    def __init__(self, program: FallbackProgram, target: TargetSpec) -> None:
         import tvm
 
         self.program = program
@@ -71,4 +72,4 @@ class Runnable:
 
 def compile_onnx(model: onnx.ModelProto, target: str | TargetSpec = "host") -> Runnable:
     spec = resolve(target) if isinstance(target, str) else target
-    return Runnable(lower_foreign(model, spec, "f_"), spec)
+    return Runnable(lower_fallback(model, spec, "f_", schedule_program), spec)

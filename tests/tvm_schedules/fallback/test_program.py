@@ -1,4 +1,4 @@
-"""ForeignProgram: its parts, its errors, whole networks."""
+"""FallbackProgram: its parts, its errors, whole networks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ pytest.importorskip("tvm")
 pytest.importorskip("onnxruntime")
 
 from tests.tvm_schedules.fallback.test_operators import check, f, graph, ints, same, unary, with_constants
+from tvm_schedules.backends.cpu.schedules import schedule_program
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
-from tvm_schedules.fallback.program import ForeignProgram, lower_foreign
+from tvm_schedules.fallback.program import FallbackProgram, lower_fallback
 from tvm_schedules.targets.registry import resolve
 
 
-def lower(model: onnx.ModelProto) -> ForeignProgram:
-    return lower_foreign(model, resolve("host"), "p_")
+def lower(model: onnx.ModelProto) -> FallbackProgram:
+    return lower_fallback(model, resolve("host"), "p_", schedule_program)
 
 
 def test_reshapes_cost_nothing() -> None:

@@ -49,7 +49,7 @@ class _Lowering(Lowering):
         self.fma = True
         self.layouts = Layouts(graph, [node for node in graph.nodes if in_planes(graph, node)], Tight)
 
-    def _foreign(self, nodes: list[Node]) -> None:
+    def _lower_others(self, nodes: list[Node]) -> None:
         if not nodes:
             return
         node = nodes[0]

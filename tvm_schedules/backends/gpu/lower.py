@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from tvm_schedules.backends.gpu.kernels import conv_dot, global_pool, linear, linear_dot, pool, repack
 from tvm_schedules.backends.gpu.kernels import dense_conv as dense
 from tvm_schedules.backends.gpu.kernels import sparse_conv as sparse
+from tvm_schedules.backends.gpu.schedules import spread
+from tvm_schedules.fallback.subgraph import lower_subgraph
 from tvm_schedules.lowering.base import Lowering, name_of
 
 if TYPE_CHECKING:
-    from tvm_schedules.ir.graph import Graph
+    from tvm_schedules.ir.graph import Graph, Node
     from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["SKIP_ZEROS", "GpuLowering"]
@@ -43,3 +45,7 @@ class GpuLowering(Lowering):
         super().__init__(graph, target)
         self.skip_zeros = SKIP_ZEROS.get(target.name, SKIP_ZEROS.get(str(target.tvm["kind"]), 0.9))
         self.shuffle = target.tvm["kind"] == "cuda"
+
+    def _lower_others(self, nodes: list[Node]) -> None:
+        if nodes:
+            lower_subgraph(self, nodes, spread)

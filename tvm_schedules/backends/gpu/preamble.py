@@ -63,7 +63,7 @@ def complete(source: str, kind: str) -> str:
     source = re.sub(r"^// Function: .*\n", "", source, flags=re.MULTILINE)
     if kind == "cuda":
         body = source[source.index('extern "C"') :]
-        body = re.sub(r"(?<=\) )(?!foreign)\w+_kernel\([^)]*\)", _constant, body)
+        body = re.sub(r"(?<=\) )(?!fallback)\w+_kernel\([^)]*\)", _constant, body)
         return f"{_CUDA.lstrip()}\n{body.strip()}\n"
     if kind == "metal":
         union = re.compile(r"#include <metal_stdlib>\nusing namespace metal;\n+union __TVMArgUnion \{[^}]*\};\n")

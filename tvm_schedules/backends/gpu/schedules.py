@@ -1,4 +1,4 @@
-"""Operators without a kernel of ours: TVM's own functions, one launch for each of their loop nests.
+"""Operators without a kernel: TVM's own functions, one launch for each of their loop nests.
 
 What can be inlined is; then every nest becomes a function of its own whose spatial loops are spread over threads and
 whose reductions run in one thread. That is simple and not fast: such operators are the small part of a network.
@@ -9,22 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.compat import gpu as compat
+from tvm_schedules.fallback.program import FallbackCall, FallbackProgram
 
 if TYPE_CHECKING:
-    from tvm_schedules.fallback.program import ForeignProgram
+    from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["spread"]
 
 
-def spread(program: ForeignProgram, functions: dict[str, Any]) -> ForeignProgram:
+def spread(program: FallbackProgram, functions: dict[str, Any], target: TargetSpec) -> None:
     """Replaces the calls of a program by calls of functions with thread bindings.
 
     Args:
         program: Calls of ``functions``; gets the new functions, calls, and the buffers between them.
         functions: PrimFuncs of blocks, unscheduled.
+        target: The graphics processor; the bindings are the same for all of them.
     """
-    from tvm_schedules.fallback.program import ForeignCall
-
     nests = {name: compat.loop_nests(function) for name, function in functions.items()}
     calls = []
     for number, call in enumerate(program.calls):
@@ -37,6 +37,5 @@ def spread(program: ForeignProgram, functions: dict[str, Any]) -> ForeignProgram
                 if argument.name not in names:
                     names[argument.name] = f"{call.function}_{number}_{argument.name}"
                     program.temporaries[names[argument.name]] = (shape, argument.dtype)
-            calls.append(ForeignCall(function, [names[argument.name] for argument in piece.arguments]))
+            calls.append(FallbackCall(function, [names[argument.name] for argument in piece.arguments]))
     program.calls = calls
-    return program

@@ -1,4 +1,4 @@
-"""Whole networks against onnxruntime: our kernels, foreign operators, layouts and memory together."""
+"""Whole networks against onnxruntime: our kernels, fallback operators, layouts and memory together."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def image(*shape: int) -> np.ndarray:
 def test_residual_network(dims: int) -> None:
     runner = agree(resnet([(16, 1), (32, 2), (32, 1)], dims, 0.8), image(1, 3, dims, dims), close=0.03)
     kernels = [s["kernel"] for s in runner.plan["steps"]]
-    assert "foreign" not in kernels
+    assert "fallback" not in kernels
     assert kernels.count("sparse") == 7
 
 
-def test_squeeze_and_excite_with_foreign_operators() -> None:
+def test_squeeze_and_excite_with_fallback_operators() -> None:
     net = Net((1, 8, 12, 12))
     x = net.op(
         "HardSwish",
@@ -45,7 +45,7 @@ def test_squeeze_and_excite_with_foreign_operators() -> None:
     y = net.op("Mul", x, net.op("HardSigmoid", gate))
     z = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((8, 16, 1, 1), 0.85), net.bias(8))
     runner = agree(net.model(net.op("Softmax", z, axis=1), z), image(1, 8, 12, 12), close=0.02)
-    assert {"sparse", "dense", "foreign"} <= {s["kernel"] for s in runner.plan["steps"]}
+    assert {"sparse", "dense", "fallback"} <= {s["kernel"] for s in runner.plan["steps"]}
 
 
 def test_mobile_block_float() -> None:

@@ -18,10 +18,10 @@ pytest.importorskip("onnxruntime")
 from tests.tvm_schedules.fallback.test_operators import CASES, check
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu import schedules
-from tvm_schedules.backends.cpu.schedules import convolution, matmul, writer
+from tvm_schedules.backends.cpu.schedules import convolution, matmul, schedule_program, writer
 from tvm_schedules.fallback import approximations
 from tvm_schedules.fallback import conv_geometry as packing
-from tvm_schedules.fallback.program import lower_foreign
+from tvm_schedules.fallback.program import lower_fallback
 from tvm_schedules.fallback.tags import tag_of
 from tvm_schedules.targets.registry import TargetSpec, resolve
 
@@ -158,7 +158,7 @@ def test_arm_code_is_made(target: str) -> None:
     import tvm
 
     spec = resolve(target)
-    program = lower_foreign(CASES["Conv"](), spec, "f_")
+    program = lower_fallback(CASES["Conv"](), spec, "f_", schedule_program)
     module = tvm.IRModule(
         {f"f{i}": f.with_attr("global_symbol", f"f{i}") for i, f in enumerate(program.functions.values())}
     )

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tvm_schedules.fallback.program import FallbackProgram
     from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["rules", "schedule"]
+__all__ = ["rules", "schedule", "schedule_program"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ def rules() -> list[Rule]:
         pool,
         reduce,
         scan,
+        scatter,
         softmax,
     )
-    from tvm_schedules.fallback import scatter
 
     special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter]
     return [module.apply for module in (*special, injective, fallback)]
@@ -57,3 +58,15 @@ def schedule(function: Any, target: TargetSpec) -> Any:
         if result is not None:
             return result
     return fallback(function, target)
+
+
+def schedule_program(program: FallbackProgram, functions: dict[str, Any], target: TargetSpec) -> None:
+    """Schedules all functions of a program.
+
+    Args:
+        program: Calls of ``functions``; gets the scheduled ones.
+        functions: PrimFuncs of blocks, by their names.
+        target: Machine to schedule for.
+    """
+    for name, function in functions.items():
+        program.functions[name] = schedule(function, target)

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules import compat
-from tvm_schedules.backends.cpu.schedules.injective import PARALLEL_ELEMENTS, arrange, inline, is_reduction, leaf_blocks
+from tvm_schedules.backends.cpu.schedules.injective import PARALLEL_ELEMENTS, arrange
+from tvm_schedules.compat.blocks import inline, is_reduction, leaf_blocks
 
 if TYPE_CHECKING:
     from tvm_schedules.targets.registry import TargetSpec

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules import compat
+from tvm_schedules.compat.blocks import inline, is_reduction, leaf_blocks
 
 if TYPE_CHECKING:
     from tvm_schedules.targets.registry import TargetSpec
@@ -34,27 +35,6 @@ def apply(function: Any, target: TargetSpec) -> Any:
     for block in leaf_blocks(sch):
         arrange(sch, block)
     return compat.raw_pointers(compat.lower_blocks(sch.mod["main"], "main"))
-
-
-def leaf_blocks(sch: Any) -> list[Any]:
-    """The blocks directly under the root, in order."""
-    return list(sch.get_child_blocks(sch.get_sblock("root")))
-
-
-def is_reduction(sch: Any, block: Any) -> bool:
-    """Whether a block has an axis that is not spatial."""
-    return any(int(var.iter_type) != 0 for var in sch.get(block).iter_vars)
-
-
-def inline(sch: Any, blocks: list[Any]) -> None:
-    """Inlines every spatial block that has a consumer and allows it."""
-    for block in blocks:
-        if is_reduction(sch, block) or not sch.get_consumers(block):
-            continue
-        try:
-            sch.compute_inline(block)
-        except Exception:  # opaque accesses, several writers: such a block stays a loop of its own
-            continue
 
 
 def fusible(sch: Any, block: Any) -> int:
