@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import scaled
+from tern_lightning.products import scaled
 
 
 @dataclass(frozen=True)

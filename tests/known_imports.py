@@ -7,7 +7,7 @@ UPWARD: set[tuple[str, str]] = {
     ("tern_lightning.recipes.preset", "tern_lightning"),
     ("tern_lightning.recipes.preset", "tern_lightning.callbacks.ternary"),
     ("tern_lightning.schedules", "tern_lightning.callbacks._phases"),
-    ("tern_lightning.ternary_tensor", "tern_lightning.functional.products"),
+    ("tern_lightning.ternary_tensor", "tern_lightning.products"),
     ("tvm_schedules.artifact.build", "tvm_schedules.tuner"),
     ("tvm_schedules.artifact.build", "tvm_schedules.tuner.apart"),
     ("tvm_schedules.artifact.build", "tvm_schedules.tuner.search"),

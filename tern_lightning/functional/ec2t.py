@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import as_factor
 from tern_lightning.functional.shared import kept
+from tern_lightning.products import as_factor
 from tern_lightning.ternary_tensor import TernaryTensor
 
 

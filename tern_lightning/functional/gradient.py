@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import as_factor
+from tern_lightning.products import as_factor
 
 
 class _Attach(torch.autograd.Function):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
-from tern_lightning.functional.products import scaled
 from tern_lightning.functional.shared import row_count, row_dots, to_rows
+from tern_lightning.products import scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
 

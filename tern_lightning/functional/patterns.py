@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import as_factor
+from tern_lightning.products import as_factor
 from tern_lightning.ternary_tensor import TernaryTensor
 
 Group = tuple[int, int]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import scaled
 from tern_lightning.functional.shared import conditional_mean_ternary, kept, row_flags, spread, to_rows
+from tern_lightning.products import scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
 _FEW = 1024

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.gradient import attach
-from tern_lightning.functional.products import scaled
 from tern_lightning.functional.shared import kept, signs, spread
+from tern_lightning.products import scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
 CLIP = 0.99

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.products import as_factor, scaled
+from tern_lightning.products import as_factor, scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
 

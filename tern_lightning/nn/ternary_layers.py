@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.multilevel import limit_codes, limit_terms
-from tern_lightning.functional.products import scaled
 from tern_lightning.nn.layer_types import LayerKind, find_bias, kind_of, kind_of_type, weight_of
 from tern_lightning.nn.tracing import as_constant
 from tern_lightning.nn.weight_mask import NAME as MASK
 from tern_lightning.nn.weight_mask import WeightMask, mask_of, share_mask, weight_mask
+from tern_lightning.products import scaled
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 
