@@ -9,7 +9,7 @@ COUNT ?= 3
 SEED ?= 0
 FUZZ ?= 1
 
-.PHONY: demo test fuzz test-search mutants test-arm lint types clean help
+.PHONY: demo docs docs-links test fuzz test-search mutants test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/tern_lightning for some of them"
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
+	@echo "make docs    the documentation site, in docs/_build/html; make docs-links asks whether links to other sites lead somewhere"
 	@echo "make lint    ruff, spelling, pages made of measurements"
 	@echo "make types   mypy"
 	@echo "make clean   remove $(VENV), runs and caches"
@@ -40,6 +41,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.examples
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet --editable '.[docs]'
+	touch $@
+
 demo: $(VENV)/.examples
 	$(RUN) -m examples.digits --output $(OUTPUT)
 
@@ -59,6 +64,14 @@ fuzz: $(VENV)/.dev
 test-search: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=search EXAMPLES=$(EXAMPLES) $(RUN) -m pytest -v -n 2 -m hypothesis --durations=20 $(TESTS)
 
+# Any warning is an error: a link to nowhere, a docstring that is not understood, a tutorial that fails.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+docs-links: $(VENV)/.docs
+	$(RUN) -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -69,5 +82,5 @@ types: $(VENV)/.dev
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
+	rm -rf $(VENV) runs build dist docs/_build docs/generated docs/tutorials .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

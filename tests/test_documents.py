@@ -12,7 +12,8 @@ import pytest
 from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", ".git", "runs"} & set(path.parts))
+MADE = {".venv", ".git", "runs", "_build", "generated"}
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not MADE & set(path.parts))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

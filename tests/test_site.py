@@ -1,0 +1,64 @@
+"""What the documentation site is made of: links of documents, and the list of public names."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+from sitetools import links  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        ("docs/running.md", "[a](papers.md#x)", "[a](papers.md#x)"),
+        ("docs/running.md", "[a](../examples/edge/README.md)", "[a](generated/pages/edge.md)"),
+        ("docs/boards/index.md", "[a](../../examples/edge)", "[a](../generated/pages/edge.md)"),
+        ("docs/running.md", "[a](../examples/edge/check.py)", f"[a]({links.HOST}/blob/main/examples/edge/check.py)"),
+        ("docs/running.md", "[a](../README.md)", "[a](index.md)"),
+        ("docs/running.md", "[a](../tests)", f"[a]({links.HOST}/tree/main/tests)"),
+        ("docs/benchmarks/x.md", "![a](../../benchmarks/b.svg)", "![a](../../benchmarks/b.svg)"),
+        ("docs/running.md", "[a](https://example.org/x) [b](#c)", "[a](https://example.org/x) [b](#c)"),
+        ("docs/running.md", "```\n[a](../tests)\n```", "```\n[a](../tests)\n```"),
+        ("docs/running.md", ":::{note}\n[a](../tests)\n:::", f":::{{note}}\n[a]({links.HOST}/tree/main/tests)\n:::"),
+    ],
+)
+def test_links_of_documents_in_the_site(source: str, text: str, expected: str) -> None:
+    assert links.site_links(text, ROOT / source, ROOT / source) == expected + "\n"
+
+
+def test_links_of_a_document_that_becomes_a_page_elsewhere() -> None:
+    page = DOCS / links.COPIES["CONTRIBUTING.md"]
+    assert links.site_links("[a](docs/papers.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../papers.md)\n"
+    assert links.site_links("[a](examples/edge)", ROOT / "CONTRIBUTING.md", page) == "[a](edge.md)\n"
+    assert links.site_links("[a](README.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../index.md)\n"
+
+
+def test_documents_that_become_pages_exist() -> None:
+    assert [name for name in links.PAGES if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "tern_lightning",
+        "tern_lightning.functional",
+        "tern_lightning.metrics",
+        "tern_lightning.quantizers",
+        "tvm_schedules",
+    ],
+)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    text = (DOCS / "api.md").read_text()
+    sections = re.split(r"\.\. currentmodule:: (\S+)\n", text)
+    listed = {name for at in range(1, len(sections), 2) if sections[at] == package for name in sections[at + 1].split()}
+    public = {name for name in importlib.import_module(package).__all__ if not name.startswith("__")}
+    assert public - listed == set()
