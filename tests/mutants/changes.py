@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Mutant:
     """One change of a file: the source between two positions (of bytes) is replaced.
 
-    ``text`` is its line without the indent, ``function`` the name of the innermost function around it, or empty.
+    ``text`` is its line without the indent, ``function`` the name of the innermost function around it, or empty;
+    ``twin`` counts changes of the line that read alike before this one.
     """
 
     path: str
@@ -23,10 +25,11 @@ class Mutant:
     new: str
     start: int
     end: int
+    twin: int = 0
 
     @property
     def change(self) -> str:
-        return f"{self.old} -> {self.new}"
+        return f"{self.old} -> {self.new}" + (f" #{self.twin + 1}" if self.twin else "")
 
     def applied(self, data: bytes) -> bytes:
         """The file's bytes with the change."""
@@ -123,4 +126,9 @@ def mutants(path: str, source: str) -> list[Mutant]:
         found += [
             Mutant(path, node.lineno, text, function, old, ast.unparse(new), start, end) for new in _changed(node)
         ]
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.end, mutant.new))
+    found.sort(key=lambda mutant: (mutant.start, mutant.end, mutant.new))
+    seen: Counter[tuple[int, str]] = Counter()
+    for index, mutant in enumerate(found):
+        found[index] = replace(mutant, twin=seen[mutant.line, mutant.change])
+        seen[mutant.line, mutant.change] += 1
+    return found

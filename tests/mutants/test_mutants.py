@@ -21,6 +21,10 @@ def share(a: int = 3, b=2.5) -> float:
 
 def other():
     return 1
+
+
+def third(x):
+    return x + 2 + 2
 """
 TESTS = """
 import subprocess, sys
@@ -46,6 +50,10 @@ def test_changes() -> None:
         (5, "share", "a is not None -> a is None"),
         (5, "share", "-a -> a"),
         (9, "other", "1 -> 2"),
+        (13, "third", "x + 2 -> x - 2"),
+        (13, "third", "x + 2 + 2 -> x + 2 - 2"),
+        (13, "third", "2 -> 3"),
+        (13, "third", "2 -> 3 #2"),
     ]
 
 

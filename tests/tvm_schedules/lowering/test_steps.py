@@ -131,6 +131,7 @@ def test_how_much_memory_constants_may_have(more: int, fits: bool) -> None:
         with pytest.raises(ValueError, match="constants end at 65 bytes"):
             expand(plan, constants.arrays)
     assert expand({"constants": [], "constant_bytes": 64}, {}).tolist() == [0] * 64
+    assert expand({"constants": [], "constant_bytes": 0}, {}).tolist() == []
 
 
 @pytest.mark.parametrize("offset", [-1, 64])

@@ -144,4 +144,5 @@ def test_the_longest_list() -> None:
     assert panel_lists.longest(codes, 2) == 3
     assert panel_lists.longest(codes, 3) == 3
     assert panel_lists.longest(-codes, 3) == 3
+    assert panel_lists.longest(np.tile(codes[:, :, :, None, None], (1, 1, 1, 3, 2)), 2) == 6 * 3
     assert panel_lists.longest(np.zeros((2, 3, 2), np.int8), 2) == 0

@@ -237,3 +237,25 @@ def test_weights_of_either_orientation(op: str, transposed: bool, zeros: float |
     (node,) = graph.nodes
     assert isinstance(node, Linear)
     assert isinstance(node.weight, TernaryTensor if zeros else DenseWeight)
+
+
+@pytest.mark.parametrize(
+    ("axis", "equal", "ternary", "fits"),
+    [
+        (1, False, False, True), (1, True, False, True), (0, False, False, False), (0, True, False, True),
+        (1, False, True, True), (0, False, True, False),
+    ],
+)  # fmt: skip
+def test_scales_along_the_inputs(axis: int, equal: bool, ternary: bool, fits: bool) -> None:
+    """One scale for each input is no linear layer's; equal ones are one scale of the layer, in whatever order."""
+    net = Net((3, 6))
+    rng = np.random.default_rng(5)
+    codes = rng.integers(-1, 2, (6, 4)).astype(np.int8) if ternary else rng.integers(-99, 99, (6, 4)).astype(np.int8)
+    count = codes.shape[axis]
+    scale = np.full(count, 0.5, np.float32) if equal else np.linspace(0.5, 2, count).astype(np.float32)
+    name = net.op("DequantizeLinear", net.const(codes), net.const(scale), axis=axis)
+    model = net.model(net.op("MatMul", "input_0", name))
+    (node,) = prepare(read(model)).nodes
+    assert isinstance(node, Linear) == fits
+    if fits:
+        check(net, node.outputs[0], fused=1)

@@ -101,6 +101,7 @@ LEFT = {
     "an end from behind": strided([0], [-1], [2], [1]),
     "channels": strided([0], [FAR], [1], [2]),
     "channels counted from behind": strided([0], [FAR], [-3], [2]),
+    "no step": ("Slice", (np.int64([0]), np.int64([FAR]), np.int64([2])), {}),
     "a step back": strided([5], [-9], [2], [-1]),
     "other pads": padded(0, 1, 0, 0, 0, 0, 0, 1),
     "pads of images": padded(1, 0, 0, 0, 0, 0, 0, 0),
