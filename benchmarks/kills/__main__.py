@@ -189,18 +189,18 @@ class Killer:
         moment = random.random() * 1.05 * tally.length
         name = f"run {index}, {number.name} after {moment:.2f} s"
         os.environ[MARK] = mark = f"{self.task.name}-{os.getpid()}-{index}"
-        before = self._results()
+        before, old = self._results(), set(self._dirt())
         child = forked(lambda: self.task.work(self.folder, index), self.folder / "log")
         status = wait(child, moment)
         if status is None:
-            tally.length = max(tally.length, moment)  # the machine is slower by now
+            tally.length *= 1.02  # about one run in ten should come to its end, however busy the machine is
             os.kill(child, number)
             status = wait(child, PATIENCE)
             if status != 0:  # otherwise it was at its end
                 tally.killed += 1
                 tally.advanced += self._results() != before
         else:
-            tally.length = 0.9 * tally.length + 0.1 * moment  # the machine is quicker by now
+            tally.length = 0.8 * tally.length + 0.2 * moment
             if status:
                 tally.problems.append(f"run {index}, not killed: {(self.folder / 'log').read_text()[-1500:]}")
         if status is None:
@@ -210,13 +210,17 @@ class Killer:
         tally.runs += 1
         _count(tally.outcomes, _name(status))
         self._wait_for_offspring(mark, name)
-        if dirt := [*self.task.litter(self.folder), *temporary(self.folder)]:
+        if dirt := [name for name in self._dirt() if name not in old]:
             _count(tally.litter, number.name)
             self.say(f"{self.task.name}: {name} leaves {', '.join(dirt)[:200]}")
         for text in checked(self.task, self.folder):
             tally.problems.append(f"{name}: {text}")
             self.say(f"{self.task.name}: {tally.problems[-1]}")
         self._note.write_text(json.dumps(asdict(tally)))
+
+    def _dirt(self) -> list[str]:
+        """Files that a complete run leaves none of."""
+        return [*self.task.litter(self.folder), *temporary(self.folder)]
 
     def _results(self) -> dict[str, int]:
         """When each of the task's results was written."""
@@ -243,7 +247,7 @@ class Killer:
         except RuntimeError as error:
             problems.append(f"a run in peace fails afterwards: {error}")
         problems += checked(self.task, self.folder)
-        if left := [*self.task.litter(self.folder), *temporary(self.folder)]:
+        if left := self._dirt():
             problems.append(f"a run in peace leaves {', '.join(left)}")
         foreign = len(os.listdir(self.folder / "tmp"))
         self.say(f"{self.tally.report(self.task.name)}; files of other libraries in the temporary directory: {foreign}")
