@@ -111,7 +111,7 @@ def build(
         gpu.check(spec)
     elif spec is None or verify or not spec.is_c:  # C source needs a compiler only to be verified
         linking.linker(None if spec is None else spec.triple)
-    prepare()
+    prepare(os.path.realpath(place))
     proto = onnxtools.read_model(model)
     shapes = dict(input_shapes or {})
     if samples is not None:

@@ -49,9 +49,10 @@ class _Channel:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 message = json.loads(line)
-                if job := message.get("job"):  # whose files are there, also while this process still imports TVM
-                    self.files = Path(job["output"]), job["parent"]
-                self._in.put(message)
+                if files := message.get("watch") or message.get("job"):  # also while this process still imports TVM
+                    self.files = Path(files["output"]), files["parent"]
+                if "watch" not in message:
+                    self._in.put(message)
         self._abandoned()
 
     def _heard(self) -> bytes:

@@ -63,6 +63,14 @@ class Compiler:
                 self._words.extend(line.decode(errors="replace") for line in lines)
         self._words.append(rest.decode(errors="replace"))
 
+    def watch(self, output: str) -> None:
+        """Let the child remove what this process leaves of an output, see :func:`prepare`.
+
+        Raises:
+            OSError: The child has ended.
+        """
+        self._send({"watch": {"output": output, "parent": os.getpid()}})
+
     def accepts(self, job: Mapping[str, Any]) -> bool:
         """Hand over a job; False when the process has ended, as one does that was idle for long."""
         self.ready = False
@@ -175,12 +183,18 @@ def _error(content: Mapping[str, Any]) -> BaseException:
     return error
 
 
-def prepare() -> None:
-    """Start a child, if none waits already, that imports TVM while something else is done here."""
-    with _lock:
+def prepare(output: str | None = None) -> None:
+    """Start a child, if none waits already, that imports TVM while something else is done here.
+
+    Args:
+        output: The artifact that comes next, without symbolic links: if this process is killed, the child removes what
+            it has left of that, also before there is a job.
+    """
+    with _lock, contextlib.suppress(CompilerError, OSError):  # the one who needs it meets the error
         if START not in _idle or not _idle[START].alive():
-            with contextlib.suppress(CompilerError):  # the one who needs it meets the error
-                _idle[START] = Compiler()
+            _idle[START] = Compiler()
+        if output is not None:
+            _idle[START].watch(output)
 
 
 @contextlib.contextmanager

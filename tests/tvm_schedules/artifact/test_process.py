@@ -150,10 +150,12 @@ SCRIPT = """
 
     def accepts(self, job):
         print(self._process.pid, flush=True)
+        if sys.argv[2] == "early":
+            time.sleep(600)
         return usual(self, job)
 
     store._commit = commit
-    if sys.argv[2] == "slow":
+    if sys.argv[2] in ("early", "slow"):
         usual, process.Compiler.accepts = process.Compiler.accepts, accepts
     say = (lambda line: print(line, flush=True)) if sys.argv[2] == "hang" else None
     tvm_schedules.build(fake.model(), sys.argv[1], progress=say)
@@ -161,11 +163,11 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("when", ["slow", "hang", "fine"])
+@pytest.mark.parametrize("when", ["early", "slow", "hang", "fine"])
 def test_a_build_whose_process_is_ended_leaves_nothing(when: str, how: signal.Signals, tmp_path: Path) -> None:
     """No handler runs in a process that SIGTERM or SIGKILL ends: the compiler's process cleans up behind it.
 
-    So while that imports TVM, while it compiles, and while the result is put in its place.
+    So before it has a job, while it imports TVM, while it compiles, and while the result is put in its place.
     """
     script = tmp_path / "user.py"  # without "if __name__", as users write it
     script.write_text(textwrap.dedent(SCRIPT))
