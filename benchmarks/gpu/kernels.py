@@ -63,7 +63,7 @@ def program(kernels: dict[str, Kernel], target: TargetSpec) -> Program:
 def spec_of(batch: int, inputs: int, outputs: int, target: TargetSpec) -> linear_dot.Spec:
     """The kernel that a network would get for a ternary layer."""
     lanes, vector, tile = linear_dot.arrange(inputs, outputs, True)
-    shuffle = target.tvm["kind"] == "cuda"
+    shuffle = linear_dot.has_shuffles(target)
     return linear_dot.Spec(batch, inputs, outputs, True, lanes, vector, tile, 128 // lanes, shuffle, "float32")
 
 

@@ -180,16 +180,16 @@ def onnx(folder: Path) -> Reader:
 
 @reader("lowering", 250)
 def lowering(folder: Path) -> Reader:
+    from tvm_schedules.backends.cpu.lower import CpuLowering
     from tvm_schedules.errors import ModelError
     from tvm_schedules.frontend.onnx_reader import load_model, read
-    from tvm_schedules.lowering.base import Lowering
     from tvm_schedules.passes import prepare
     from tvm_schedules.targets import registry as targets
 
     models, host = _models(), targets.resolve("host")
 
     def use(data: bytes, _: Path) -> None:
-        Lowering(prepare(read(load_model(data))), host).run()
+        CpuLowering(prepare(read(load_model(data))), host).run()
 
     return Reader(lambda random, _: _damaged_model(models, random), use, (ModelError,))
 

@@ -37,7 +37,7 @@ def _operations(spec: TargetSpec) -> dict[str, tuple[str, int, Callable[[Any, An
 
     Operands are accumulators and values from memory: what a compiler cannot sum up beforehand.
     """
-    from tvm_schedules.backends.cpu.kernels.dot_product import available
+    from tvm_schedules.backends.cpu.kernels.common.dot_product import available
 
     def multiply_add(e: compat.Emitter, old: Any, given: list[Any]) -> Any:
         return e.fma(old, given[0], given[1])

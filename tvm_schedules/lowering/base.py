@@ -1,58 +1,33 @@
-"""Lowers a fused graph to kernel calls: walks the nodes, keeps track of where tensors are, repacks between layouts."""
+"""Lowers a fused graph to kernel calls: walks the nodes, keeps track of where tensors are, repacks between layouts.
+
+A back end derives its lowering from :class:`Lowering` and says which kernels it has; nothing here knows any of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
-from math import gcd, prod
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels import dense_conv as dense
-from tvm_schedules.backends.cpu.kernels import dense_conv_dot as dense_dot
-from tvm_schedules.backends.cpu.kernels import dense_conv_dot_channels as dense_channels
-from tvm_schedules.backends.cpu.kernels import depthwise_conv_dot as depthwise_dot
-from tvm_schedules.backends.cpu.kernels import global_pool, linear, linear_dot, pool, popcount_linear, repack
-from tvm_schedules.backends.cpu.kernels import max_pool_stride2 as pool_rows
-from tvm_schedules.backends.cpu.kernels import popcount_conv as popcount
-from tvm_schedules.backends.cpu.kernels import sparse_conv as sparse
-from tvm_schedules.backends.cpu.kernels import sparse_conv_low_bit as narrow
-from tvm_schedules.backends.cpu.kernels import sparse_conv_panel as panel
-from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import ModelError
 from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.choice import Choice, Choices
-from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, view, window_of
+from tvm_schedules.lowering.epilogue import Destination, Epilogue, PlanesCall
+from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, window_of
+from tvm_schedules.lowering.rules import repack
 from tvm_schedules.lowering.steps import Buffer, Constants, Place, Step
 from tvm_schedules.passes.quantized import COMMUTING
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["SERIAL", "Lowering"]
-
-KERNELS = (
-    depthwise_dot,
-    popcount,
-    dense_channels,
-    dense_dot,
-    narrow,
-    straight,
-    panel,
-    sparse,
-    dense,
-    popcount_linear,
-    linear_dot,
-    linear,
-    pool_rows,
-    pool,
-    global_pool,
-)
-"""In order of preference: the first whose ``lower`` takes a node has it."""
+__all__ = ["SERIAL", "Copier", "Kernel", "Lowering", "by_name"]
 
 HIGHEST = -LOWEST
 
@@ -60,42 +35,84 @@ SERIAL = 1_000
 """Element operations below which one thread does a layer while the others wait: where data are, they stay."""
 
 
-def name_of(kernel: Any) -> str:
-    """What artifacts and tuning databases call a kernel."""
-    return str(kernel.NAME)
+class Copier(Protocol):
+    """A module whose code other kernels, or the lowering itself, ask for: copies into another layout."""
+
+    NAME: str
+    """What artifacts and tuning databases call it."""
+    Spec: type[Any]
+    """A frozen dataclass of all that its code depends on; steps with equal ones share the code."""
+    emit: Callable[..., Any]
+    """Makes the back end's code of a ``Spec``."""
 
 
-class Lowering:
-    """Lowers one graph for one target. After :meth:`run`: ``steps``, ``constants``, ``layers``."""
+class Kernel(Copier, Protocol):
+    """A module that computes layers: the rule that says which, and the code."""
 
-    kernels: tuple[Any, ...] = KERNELS
-    emitters: Mapping[str, Callable[[Any], Any]] = {name_of(kernel): kernel.emit for kernel in (*KERNELS, repack)}
-    """What makes the code of a kernel from its specification, by the kernel's name."""
-    units = True
-    """Whether that code makes sums that are multiples of an epilogue's unit."""
+    def lower(self, ctx: Lowering, node: Fused) -> bool:
+        """Appends the node's steps to a lowering; False leaves the node to another kernel."""
+
+
+def by_name(kernels: Sequence[Copier]) -> dict[str, Callable[..., Any]]:
+    """What makes the code of each kernel, by the kernel's name."""
+    return {kernel.NAME: kernel.emit for kernel in kernels}
+
+
+class Lowering(ABC):
+    """Lowers one graph for one target. After :meth:`run`: ``steps``, ``constants``, ``layers``.
+
+    Attributes:
+        kernels: The back end's kernels in order of preference: the first whose ``lower`` takes a node has it.
+        emitters: What makes the code of a kernel, by the kernel's name; also of copies, which no node asks for.
+        serial: Element operations below which threads do not share a layer.
+        fma: Whether the target multiplies and adds with one rounding in one instruction.
+    """
+
+    kernels: Sequence[Kernel]
+    emitters: Mapping[str, Callable[..., Any]]
+    serial: int = SERIAL
+    fma: bool
 
     def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
         """Takes choices by the names of nodes; what they leave open is the cost model's."""
         self.graph, self.target = graph, target
         self.choices = Choices(choices or {})
-        self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
-        self.serial = SERIAL
         self.steps: list[Step] = []
         self.constants = Constants()
         self.layers: list[dict[str, Any]] = []
         self.derived: dict[Any, Buffer] = {}
         """Other forms of tensors that kernels made for themselves, by what they are."""
         self.subgraphs = count()
-        """Numbers for subgraphs of operators without a kernel."""
+        """Numbers for the subgraphs of operators without a kernel."""
         self._plain: dict[str, Buffer] = {}
         self._packed: dict[Any, Buffer] = {}
         self._virtual: dict[str, str] = {}
         self._inputs = {name: i for i, name in enumerate(graph.inputs)}
         self._outputs = {name: i for i, name in enumerate(graph.outputs)}
-        planes = [n for n in graph.nodes if in_planes(graph, n)]
-        wide = target.vector_bytes if target.vector_bytes == 64 else 0
-        self.layouts = Layouts(graph, planes, vector=wide, rows=pool_rows in self.kernels)
+        self.layouts = self.lay_out([n for n in graph.nodes if in_planes(graph, n)])
         self.largest_read = 4096
+
+    # -- what a back end says -----------------------------------------------------------------------------------------
+    @abstractmethod
+    def lower_fallback(self, nodes: list[Node]) -> None:
+        """Appends the steps of nodes without a kernel, one or more that follow one another in execution order.
+
+        Raises:
+            ModelError: The back end has no code for them.
+        """
+
+    def lay_out(self, planes: list[Node]) -> Layouts:
+        """The layouts of what nodes that work in planes read and write."""
+        return Layouts(self.graph, planes)
+
+    def sum_unit(self, x: Halo) -> float:
+        """What the sums of the kernel of :mod:`.rules.sparse_conv` over pixels ``x`` are multiples of."""
+        return 1.0
+
+    def code(self, kernel: str, spec: Any) -> Callable[[], Any]:
+        """What makes the code of a step when it is called."""
+        emit = self.emitters[kernel]
+        return lambda: emit(spec)
 
     # -- the walk -----------------------------------------------------------------------------------------------------
     @reading_model()
@@ -110,14 +127,18 @@ class Lowering:
         waiting: list[Node] = []
         for node in self.graph.nodes:
             if self._is_ours(node):
-                self._lower_others(waiting)
+                self._fall_back(waiting)
                 waiting = []
                 self._lower(node)
             else:
                 waiting.append(node)
-        self._lower_others(waiting)
+        self._fall_back(waiting)
         for name, index in self._outputs.items():
             self._deliver(name, index)
+
+    def _fall_back(self, nodes: list[Node]) -> None:
+        if nodes:
+            self.lower_fallback(nodes)
 
     def _is_ours(self, node: Node) -> bool:
         if isinstance(node, Fused) or (
@@ -139,12 +160,12 @@ class Lowering:
         else:
             self._virtual[node.outputs[0]] = node.inputs[0]
 
-    def _in_order(self, node: Node) -> list[Any]:
+    def _in_order(self, node: Node) -> list[Kernel]:
         """Kernels in order of preference, a given choice's first."""
-        return sorted(self.kernels, key=lambda kernel: not self.choices.wants(node.name, name_of(kernel), False))
+        return sorted(self.kernels, key=lambda kernel: not self.choices.wants(node.name, kernel.NAME, False))
 
-    def _takes(self, kernel: Any, node: Node) -> bool:
-        self.choices.begin(node.name, name_of(kernel))
+    def _takes(self, kernel: Kernel, node: Fused) -> bool:
+        self.choices.begin(node.name, kernel.NAME)
         took = bool(kernel.lower(self, node))
         if took:
             self.choices.taken(node.name)
@@ -179,10 +200,12 @@ class Lowering:
         buffer = self.new_plain(name)
         if rows is not None:
             key = home(self.graph, origin, rows)
-            self._repack(origin, self._packed[key], self.layouts[key], name, buffer, self._strided(name, rows))
+            strided = repack.strided(self.graph, name, rows)
+            self._repack(origin, self._packed[key], self.layouts[key], name, buffer, strided)
         else:
             assert source is not None
-            self._repack(origin, source, self._flat(origin), name, buffer, self._flat(name))
+            flat = repack.flat(self.graph, name)
+            self._repack(origin, source, repack.flat(self.graph, origin), name, buffer, flat)
         return buffer
 
     def is_callers(self, name: str) -> bool:
@@ -205,25 +228,10 @@ class Lowering:
             if there in self._packed:
                 self._repack(source, self._packed[there], self.layouts[there], key.value, buffer, layout)
             else:
-                self._repack(source, self.plain(source), self._strided(source, key.rows), key.value, buffer, layout)
+                strided = repack.strided(self.graph, source, key.rows)
+                self._repack(source, self.plain(source), strided, key.value, buffer, layout)
         self._packed[key] = buffer
         return buffer
-
-    def _strided(self, name: str, rows: bool) -> repack.Strided:
-        value = self.graph.values[name]
-        batch, channels, dims = view(self.graph, name, rows)
-        total = prod(value.shape)
-        pixels = prod(dims)
-        strides = (0, 1, 0, 0, channels) if rows else (channels * pixels, pixels, dims[1] * dims[2], dims[2], 1)
-        return repack.Strided(batch, channels, dims, value.dtype, strides, max(1, total))
-
-    def _flat(self, name: str) -> repack.Strided:
-        value = self.graph.values[name]
-        total, dtype = max(1, prod(value.shape)), value.dtype
-        if dtype not in ("float32", "uint8"):  # copied as bytes, never converted
-            total, dtype = total * np.dtype(dtype).itemsize, "uint8"
-        rows = gcd(total, 64)
-        return repack.Strided(1, rows, (1, 1, total // rows), dtype, (0, total // rows, 0, 0, 1), total)
 
     def _repack(
         self, name: str, source: Buffer, source_layout: Any, to: str, target: Buffer, target_layout: Any
@@ -231,18 +239,18 @@ class Lowering:
         quant = self.graph.values[to].quant or self.graph.values[name].quant or Quant(1.0, 0)
         params = np.array([quant.scale, quant.zero_point, 0.0, 255.0], np.float32)
         work = source_layout.batch * source_layout.channels * prod(source_layout.dims)
-        spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > SERIAL, self.fma)
+        spec = repack.Spec(source_layout, target_layout, self.target.vector_bytes, work > self.serial, self.fma)
         constant = self.constants.add(f"{to}.repack{len(self.steps)}", "raw", {"params": params})["params"]
         info = {"op": "Repack", "reason": f"{name} {source_layout.dtype} to {target_layout.dtype}, other layout"}
-        emit = self._emitter("repack")
-        self.steps.append(Step(f"{to}/repack", "repack", spec, lambda: emit(spec), [source, constant, target], info))
+        self.add_copy(f"{to}/repack", repack.NAME, spec, [source, constant, target], info)
 
     def _deliver(self, name: str, index: int) -> None:
         buffer = self.plain(name)
         if buffer.root.place == Place("output", index):
             return
         out = Buffer(f"{name}/output", self._plain_bytes(name), Place("output", index))
-        self._repack(name, buffer, self._flat(name), name, out, self._flat(name))
+        flat = repack.flat(self.graph, name)
+        self._repack(name, buffer, flat, name, out, flat)
 
     # -- what kernels have in common -----------------------------------------------------------------------------------
     def input_quant(self, node: Fused) -> Quant:
@@ -255,9 +263,9 @@ class Lowering:
         out = quant or Quant(1.0, 0)
         bias, weight = offset.astype(np.float64) / out.scale + out.zero_point, 0.0
         if node.residual:
-            beside = self.graph.values[node.residual].quant or Quant(1.0, 0)
-            weight = beside.scale / out.scale
-            bias = bias - beside.zero_point * weight
+            residual = self.graph.values[node.residual].quant or Quant(1.0, 0)
+            weight = residual.scale / out.scale
+            bias = bias - residual.zero_point * weight
         low, high = self._bounds(node)
         scale = factor / out.scale
         if quant:
@@ -274,56 +282,46 @@ class Lowering:
         low, high = (bound / quant.scale + quant.zero_point for bound in (node.clip.low, node.clip.high))
         return float(np.rint(max(low, 0.0))), float(np.rint(min(high, 255.0)))
 
-    def epilogue(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> tuple[Epilogue, list[Buffer], Buffer]:
-        """The static part, the residual's buffer if there is one, the output's buffer.
+    def destination(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> Destination:
+        """Where a kernel in planes puts a node's output, and what it does with a sum before that.
 
         Args:
-            node: Whose.
+            node: The node that the kernel computes.
             rows: Whether it is a linear layer in planes.
-            x: What it reads.
+            x: The layout that the kernel reads.
             unit: What the kernel's sums are multiples of.
         """
         key = home(self.graph, node.outputs[0], rows)
         layout = self.layouts[key]
-        beside, residual = [], None
+        buffers, residual = [], None
         if node.residual:
             other = home(self.graph, node.residual, rows)
-            beside, residual = [self.packed(other)], self.layouts[other]
+            buffers, residual = [self.packed(other)], self.layouts[other]
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
         size = window_of(node).output(x.dims)
         saturates = layout.dtype == "uint8" and self._bounds(node) == (0.0, 255.0)
-        unit = unit if self.units else 1.0
-        ep = Epilogue(layout, size, residual, self.fma, self.target.architecture, saturates, unit)
-        return ep, beside, self._packed[key]
-
-    def _emitter(self, kernel: str) -> Any:
-        return self.emitters[kernel]
+        epilogue = Epilogue(layout, size, residual, self.fma, self.target.architecture, saturates, unit)
+        return Destination(epilogue, buffers, self._packed[key])
 
     def add_step(self, node: Fused, kernel: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
-        """Appends a call of a kernel, by its name."""
-        emit = self._emitter(kernel)
-        info = {"op": node.op, "fused": node.fused, **info}
-        self.steps.append(Step(node.name, kernel, spec, lambda: emit(spec), args, info))
+        """Appends a call of the kernel of a node, by its name."""
+        self.add_copy(node.name, kernel, spec, args, {"op": node.op, "fused": node.fused, **info})
 
-    def add_planes(
-        self,
-        node: Fused,
-        kernel: str,
-        spec: Any,
-        own: list[Buffer],
-        numbers: dict[str, np.ndarray],
-        beside: list[Buffer],
-        out: Buffer,
-        info: dict[str, Any],
-    ) -> None:
-        """Appends a call of a kernel that ends with an :class:`Epilogue`; ``own`` are its arguments before that."""
-        ep, x = spec.epilogue, spec.x
-        numbers = {**numbers, "scale": numbers["scale"] / np.float32(ep.unit)}
+    def add_copy(self, name: str, kernel: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:
+        """Appends a call of a kernel that no node asks for, such as a copy into another layout."""
+        self.steps.append(Step(name, kernel, spec, self.code(kernel, spec), args, info))
+
+    def add_planes(self, node: Fused, call: PlanesCall) -> None:
+        """Appends a call of a kernel that ends with an epilogue, with the constants that the epilogue reads."""
+        spec, end = call.spec, call.destination
+        x, numbers = spec.x, {**call.numbers, "scale": call.numbers["scale"] / np.float32(end.epilogue.unit)}
         numeric = self.constants.add(node.name, "raw", numbers)
-        mask = self.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(ep.size), "length": spec.pixels})
-        args = [*own, numeric["scale"], numeric["bias"], numeric["params"], mask["mask"], *beside, out]
+        params = {"x": asdict(x), "size": list(end.epilogue.size), "length": spec.pixels}
+        mask = self.constants.add(node.name, "mask", {}, params)
+        args = [*call.inputs, numeric["scale"], numeric["bias"], numeric["params"], mask["mask"]]
         self.largest_read = max(self.largest_read, x.itemsize * (spec.pixels + x.plane))
-        self.add_step(node, kernel, spec, args, {**info, "operand": x.dtype})
+        info = {**call.info, "operand": x.dtype}
+        self.add_step(node, call.kernel, spec, [*args, *end.residual, end.out], info)
 
     def report(self, node: Node, weight: Weight, kernel: str, reason: str, stored: int | None = None) -> None:
         """Notes a layer with a weight for reports; ``stored`` are its bytes where it is not in the file of weights."""
@@ -341,11 +339,3 @@ class Lowering:
             entry |= {"terms": 0, "sparsity": float((weight.values == 0).mean()), "entropy": None, "levels": []}
             entry |= {"bits": weight.values.dtype.itemsize * 8, "bytes": int(weight.values.nbytes)}
         self.layers.append(entry)
-
-    def _lower_others(self, nodes: list[Node]) -> None:
-        """Lowers operators without a kernel, which follow one another: the part of a back end."""
-        from tvm_schedules.backends.cpu.schedules import schedule_program
-        from tvm_schedules.fallback.subgraph import lower_subgraph
-
-        if nodes:
-            lower_subgraph(self, nodes, schedule_program)

@@ -117,7 +117,7 @@ def in_planes(graph: Graph, node: Node) -> bool:
 def _widened(rows: int, pitch: int, width: int, vector: int, few: bool) -> int:
     """A part of a vector as the pitch of images a little narrower, so that panels can deal out rows.
 
-    (See :func:`tvm_schedules.backends.cpu.kernels.panel_copies.dealt`.) A quarter, where that makes them no more
+    (See :func:`tvm_schedules.backends.cpu.kernels.common.panel_copies.dealt`.) A quarter, where that makes them no more
     vectors. Half of one or all of it too, where it is at most an eighth more and layers gain by it: those of ``few``
     taps whose rows leave room for a byte behind every seven.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from tvm_schedules import packing
+from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.ir.graph import Fused, Node
 from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.lowering.base import Lowering, name_of
+from tvm_schedules.lowering import rules
+from tvm_schedules.lowering.base import Kernel
 from tvm_schedules.lowering.choice import Choice, Choices, Option
 from tvm_schedules.lowering.steps import Buffer, Constants, Step
 
@@ -61,7 +65,7 @@ class Memory(Constants):
         return memory
 
 
-class Alone(Lowering):
+class Alone(CpuLowering):
     """A lowering of a single node: its inputs and outputs are memory of its own, in the network's layouts.
 
     Args:
@@ -74,7 +78,7 @@ class Alone(Lowering):
         taken: The choice made, None if no kernel took the node as asked.
     """
 
-    def __init__(self, base: Lowering, node: Node, choice: Choice | None, cache: Cache) -> None:
+    def __init__(self, base: CpuLowering, node: Node, choice: Choice | None, cache: Cache) -> None:
         self.__dict__.update(base.__dict__)
         self.choices = Choices({} if choice is None else {node.name: choice})
         self.steps: list[Step] = []
@@ -83,7 +87,7 @@ class Alone(Lowering):
         self._plain, self._packed, self._virtual, self.derived = {}, {}, {}, {}
         self._outputs = {}
         self.largest_read = 4096
-        kernels = [k for k in self._in_order(node) if choice is None or name_of(k) == choice.kernel]
+        kernels = [k for k in self._in_order(node) if choice is None or choice.kernel == k.NAME]
         took = isinstance(node, Fused) and any(self._takes(kernel, node) for kernel in kernels)
         self.taken = self.choices.made[node.name] if took else None
         self.options: dict[str, Option] = self.choices.options.get(node.name, {}) if took else {}
@@ -101,7 +105,7 @@ class Alone(Lowering):
         return self._packed[key]
 
 
-def candidates(base: Lowering, node: Node) -> list[Alone]:
+def candidates(base: CpuLowering, node: Node) -> list[Alone]:
     """What is worth measuring for a node.
 
     First the cost model's choice, then every kernel that can take the node with each of its numbers varied alone.
@@ -112,7 +116,7 @@ def candidates(base: Lowering, node: Node) -> list[Alone]:
         return []
     found = {first.taken: first}
     for kernel in base.kernels:
-        start = Alone(base, node, Choice(name_of(kernel)), cache)
+        start = Alone(base, node, Choice(kernel.NAME), cache)
         if start.taken is None:
             continue
         found.setdefault(start.taken, start)
@@ -149,10 +153,11 @@ def pattern(node: Node) -> str:
     return f"zeros {round(weight.sparsity() / 0.02)} empty {round(float(1 - rows.mean()) / 0.1)}"
 
 
-def kernels_hash(kernels: Sequence[Any]) -> str:
-    """Changes with the code of the kernels: measurements of other code do not count."""
+def kernels_hash(kernels: Sequence[Kernel]) -> str:
+    """Changes with the code of kernels, of their rules and of packing: measurements of other code do not count."""
     digest = hashlib.sha256()
-    for folder in sorted({Path(kernel.__file__).parent for kernel in kernels}):
-        for path in sorted(folder.glob("*.py")):
+    own = {Path(str(sys.modules[kernel.emit.__module__].__file__)).parent for kernel in kernels}
+    for folder in (*sorted(own), *(Path(package.__path__[0]) for package in (rules, packing))):
+        for path in sorted(folder.rglob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.backends.cpu.threads import checked, default_threads
 from tvm_schedules.backends.toolchain import own_threads
 from tvm_schedules.common.files import check_writable
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TunerError
 from tvm_schedules.ir.graph import Fused, Graph, Node
-from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.targets import host_cpu as cpu
 from tvm_schedules.targets.registry import TargetSpec
@@ -116,7 +116,7 @@ class Tuning:
         """
         database = Database(self.database or default_database())
         check_writable(database.path)
-        base = Lowering(graph, target)
+        base = CpuLowering(graph, target)
         threads = self.usual_threads()
         nodes = [node for node in graph.nodes if isinstance(node, Fused)]
         self.layers, measured = [], 0
@@ -165,7 +165,7 @@ class Tuning:
         return LocalDevice()
 
     def _measure(
-        self, base: Lowering, node: Node, found: list[Alone], target: TargetSpec, threads: int
+        self, base: CpuLowering, node: Node, found: list[Alone], target: TargetSpec, threads: int
     ) -> dict[str, Any]:
         """Time all candidates, then what combines the numbers that helped."""
         device = self.device_for(target)

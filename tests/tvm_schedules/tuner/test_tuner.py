@@ -20,10 +20,10 @@ from tests.tvm_schedules.nets import Net, run_onnx
 from tests.tvm_schedules.processes import Process
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu.compile import ENTRY, compile_model
+from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.errors import TunerError
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Fused, Graph
-from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.packing import registry as constants
 from tvm_schedules.passes import prepare
@@ -91,7 +91,7 @@ def test_every_candidate_computes_the_same(layer: int) -> None:
     node = layers_of(graph)[layer]
     x = np.random.default_rng(1).normal(size=(1, 8, 6, 6)).astype(np.float32)
     (expected,) = run_onnx(model, x)
-    found = candidates(Lowering(graph, resolve("host")), node)
+    found = candidates(CpuLowering(graph, resolve("host")), node)
     assert len({alone.taken for alone in found}) == len(found) > 2
     by_kernel = {str(alone.taken).split()[0]: alone for alone in found}
     several = [*by_kernel.values(), *found[1::5]]  # every kernel, and some of the rest: each one is a compilation
@@ -110,7 +110,7 @@ def test_a_pooling_that_reads_rows_has_no_other_layout() -> None:
     # The same phases of the same tensor as the pooling's own would be.
     beside = net.op("Conv", x, net.weight((8, 8, 3, 3), 0.5, 1), pads=[1] * 4, strides=[2, 2])
     graph = graph_of(net.model(net.op("Add", net.quantize(pooled), net.quantize(beside))))
-    base = Lowering(graph, resolve("host"))
+    base = CpuLowering(graph, resolve("host"))
     pool = next(node for node in layers_of(graph) if node.op == "MaxPool")
     assert [str(alone.taken).split()[0] for alone in candidates(base, pool)] == ["pool_rows"]
 
@@ -118,13 +118,13 @@ def test_a_pooling_that_reads_rows_has_no_other_layout() -> None:
 def test_what_a_choice_leaves_open_is_the_cost_models() -> None:
     graph = graph_of(small_net())
     node, target = layers_of(graph)[0], resolve("host")
-    usual = Alone(Lowering(graph, target), node, None, {}).taken
+    usual = Alone(CpuLowering(graph, target), node, None, {}).taken
     assert usual is not None
     number, value = next((name, value + 1) for name, value in usual.numbers if name == "chunks")
-    other = Alone(Lowering(graph, target), node, Choice.of(usual.kernel, {number: value}), {}).taken
+    other = Alone(CpuLowering(graph, target), node, Choice.of(usual.kernel, {number: value}), {}).taken
     assert other == usual.but(**{number: value})
     # Numbers of another kernel, or a kernel that does not take the layer, do no harm.
-    lowering = Lowering(graph, target, {node.name: Choice.of("linear", {number: value})})
+    lowering = CpuLowering(graph, target, {node.name: Choice.of("linear", {number: value})})
     lowering.run()
     assert lowering.choices.made[node.name] == usual
 
@@ -141,7 +141,7 @@ def test_library_runs_each_candidate_on_its_own_weights() -> None:
     """Each candidate writes the layer's output into its part of the arena: the same one, from the same input."""
     graph, target = graph_of(small_net()), resolve("host")
     node = layers_of(graph)[1]
-    found = candidates(Lowering(graph, target), node)
+    found = candidates(CpuLowering(graph, target), node)
     made = library(found, target)
     results = []
     for which, alone in enumerate(found):
@@ -163,7 +163,7 @@ def test_library_runs_each_candidate_on_its_own_weights() -> None:
 
 def test_times_are_of_this_machine() -> None:
     graph, target = graph_of(small_net()), resolve("host")
-    found = candidates(Lowering(graph, target), layers_of(graph)[0])[:2]
+    found = candidates(CpuLowering(graph, target), layers_of(graph)[0])[:2]
     times = LocalDevice().time(library(found, target), target, 1, 3)
     assert times.shape == (3, 2)
     assert np.all((times > 0) & (times < 1))
@@ -204,7 +204,7 @@ def test_a_board_gets_the_library() -> None:
             return list(evaluator(*arguments).results)
 
     graph, target, board = graph_of(small_net()), resolve("host"), Board()
-    found = candidates(Lowering(graph, target), layers_of(graph)[0])[:2]
+    found = candidates(CpuLowering(graph, target), layers_of(graph)[0])[:2]
     times = RemoteDevice(board).time(library(found, target), target, 2, 2)
     assert board.threads == 2
     assert times.shape == (2, 2)
@@ -216,7 +216,7 @@ def test_a_board_gets_the_library() -> None:
 
 def test_the_fastest_is_chosen_and_small_gains_are_not(tmp_path: Path) -> None:
     graph = graph_of(small_net())
-    found = candidates(Lowering(graph, resolve("host")), layers_of(graph)[0])
+    found = candidates(CpuLowering(graph, resolve("host")), layers_of(graph)[0])
     tuned = tune(tmp_path / "a", FakeDevice(lambda index: 5.0 if index == 3 else 10.0), graph).layers[0]
     assert tuned.chosen == found[3].taken
     assert (tuned.model, tuned.tuned_us, tuned.model_us) == (found[0].taken, 5.0, 10.0)

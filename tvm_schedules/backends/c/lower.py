@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
+from tvm_schedules.backends.c.kernels import dense_conv, global_pool, linear, pool, repack, sparse_conv
 from tvm_schedules.backends.c.layout import Tight
 from tvm_schedules.backends.c.program import Program
 from tvm_schedules.backends.c.translate import translate
-from tvm_schedules.backends.cpu.kernels import dense_conv as dense
-from tvm_schedules.backends.cpu.kernels import global_pool, linear, pool
-from tvm_schedules.backends.cpu.kernels import sparse_conv as sparse
 from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.errors import UnsupportedOperatorError
 from tvm_schedules.frontend.onnx_reader import load_model, read
-from tvm_schedules.ir.graph import Graph, Node
-from tvm_schedules.lowering.base import Lowering
-from tvm_schedules.lowering.layouts import Layouts, in_planes
+from tvm_schedules.ir.graph import Node
+from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
+from tvm_schedules.lowering.layouts import Layouts
 from tvm_schedules.lowering.steps import Step, assign
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["Portable", "compile_portable"]
+__all__ = ["CLowering", "Portable", "compile_portable"]
 
 
 @dataclass
@@ -38,20 +37,35 @@ class Portable:
     program: Program
 
 
-class _Lowering(Lowering):
-    """Lowering with the kernels that exist in C."""
+KERNELS: Sequence[Kernel] = (sparse_conv, dense_conv, linear, pool, global_pool)
+"""In order of preference: the first whose ``lower`` takes a node has it."""
 
-    kernels = (sparse, dense, linear, pool, global_pool)
-    units = False
+COPIERS: Sequence[Copier] = (repack,)
+"""Copies into other layouts, which the lowering asks for."""
 
-    def __init__(self, graph: Graph, target: TargetSpec) -> None:
-        super().__init__(graph, target)
-        self.fma = True
-        self.layouts = Layouts(graph, [node for node in graph.nodes if in_planes(graph, node)], Tight)
 
-    def _lower_others(self, nodes: list[Node]) -> None:
-        if not nodes:
-            return
+class CLowering(Lowering):
+    """Lowers one graph with the kernels that exist in C."""
+
+    kernels = KERNELS
+    emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
+    fma = True
+
+    def lay_out(self, planes: list[Node]) -> Layouts:
+        """Planes that share the halo between them."""
+        return Layouts(self.graph, planes, Tight)
+
+    def code(self, kernel: str, spec: Any) -> Callable[[], Any]:
+        """What makes the code of a step: here the translation, which needs the step's numbers and its place too."""
+        emit = self.emitters[kernel]
+        return lambda: emit
+
+    def lower_fallback(self, nodes: list[Node]) -> None:
+        """There is C for the kernels only.
+
+        Raises:
+            UnsupportedOperatorError: Always.
+        """
         node = nodes[0]
         reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
         raise UnsupportedOperatorError(
@@ -85,7 +99,7 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
                 f"input or output {name!r} is {graph.values[name].dtype}; target c has {', '.join(C_TYPES)}"
             )
     say("choosing kernels and layouts")
-    lowering = _Lowering(graph, target)
+    lowering = CLowering(graph, target)
     lowering.run()
     say(f"writing C for {len(lowering.steps)} steps")
     program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_schedules.backends.c.kernels import layers, planes
-from tvm_schedules.backends.c.kernels.translation import Translation
+from tvm_schedules.backends.c.kernels import repack
+from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.program import Call, Program
 from tvm_schedules.lowering.steps import Constants, Step
 
 __all__ = ["translate"]
 
-_KERNELS = {
-    "sparse": layers.ternary,
-    "dense": layers.dense,
-    "linear": layers.linear,
-    "pool": planes.pool,
-    "global_pool": planes.global_pool,
-    "repack": planes.repack,
-}
 _FLAGS = (
     "TERN_TRITS", "TERN_GAPS", "TERN_LINEAR_CODES", "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL",
 )  # fmt: skip
@@ -28,14 +20,14 @@ def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Pro
     """Translates all steps, in order; scratch memory is added to their buffers.
 
     Args:
-        steps: As lowered with the kernels that exist in C.
+        steps: As lowered for C: what makes a step's code takes the translation, the step's index and the step.
         constants: Their numbers.
         inputs: dtypes of the network's inputs.
     """
     translation = Translation(constants)
     program = translation.program
     for index, step in enumerate(steps):
-        _KERNELS[step.kernel](translation, index, step)
+        step.make()(translation, index, step)
     _find_quantized_ends(translation, inputs)
     for buffer in translation.lists:
         buffer.nbytes *= np.dtype(program.offset_dtype).itemsize
@@ -65,4 +57,4 @@ def _find_quantized_ends(translation: Translation, inputs: list[str]) -> None:
     program.quants = quants
     for end in quants:
         for call in calls[end]:
-            call.plain = f"tern_repack_{planes.repack_kernel(translation, 'uint8', 'uint8')}"
+            call.plain = f"tern_repack_{repack.function_suffix(translation, 'uint8', 'uint8')}"

@@ -74,14 +74,14 @@ def compile_model(
         ModelError: The model cannot be read or has an operator that cannot be lowered.
     """
     from tvm_schedules import compat
-    from tvm_schedules.lowering.base import Lowering
+    from tvm_schedules.backends.cpu.lower import CpuLowering
     from tvm_schedules.passes import prepare
 
     say = progress or (lambda text: None)
     say("reading the graph")
     graph = prepare(read(load_model(model)))
     say("choosing kernels and layouts")
-    lowering = Lowering(graph, target, choose(graph, target) if choose else None)
+    lowering = CpuLowering(graph, target, choose(graph, target) if choose else None)
     lowering.run()
     arena = assign(lowering.steps, lowering.largest_read)
     say(f"generating code for {len(lowering.steps)} steps")

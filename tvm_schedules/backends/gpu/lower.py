@@ -1,51 +1,41 @@
-"""Lowers a fused graph to launches of the kernels of this package."""
+"""Lowers a fused graph to launches of the graphics processors' kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-from tvm_schedules.backends.gpu.kernels import conv_dot, global_pool, linear, linear_dot, pool, repack
-from tvm_schedules.backends.gpu.kernels import dense_conv as dense
-from tvm_schedules.backends.gpu.kernels import sparse_conv as sparse
+from tvm_schedules.backends.gpu.kernels import (
+    conv_dot,
+    dense_conv,
+    global_pool,
+    linear,
+    linear_dot,
+    pool,
+    repack,
+    sparse_conv,
+)
 from tvm_schedules.backends.gpu.schedules import spread
 from tvm_schedules.fallback.subgraph import lower_subgraph
-from tvm_schedules.lowering.base import Lowering, name_of
+from tvm_schedules.ir.graph import Node
+from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 
-if TYPE_CHECKING:
-    from tvm_schedules.ir.graph import Graph, Node
-    from tvm_schedules.targets.registry import TargetSpec
+__all__ = ["COPIERS", "KERNELS", "GpuLowering"]
 
-__all__ = ["SKIP_ZEROS", "GpuLowering"]
-
-KERNELS = (conv_dot, sparse, dense, linear_dot, linear, pool, global_pool)
+KERNELS: Sequence[Kernel] = (conv_dot, sparse_conv, dense_conv, linear_dot, linear, pool, global_pool)
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
-SKIP_ZEROS = {"opencl": 0.4, "mali": 0.6, "adreno": 0.6}
-"""Share of zeros from which adding taps up is taken to be cheaper than dot products, by target; others: 0.9.
-
-By counting loads and operations: a dot product of four is one operation where the processor has it (CUDA; Metal's
-compiler and OpenCL's differ) and eight where it has not, a tap costs a load and an addition.
-"""
+COPIERS: Sequence[Copier] = (repack,)
+"""Copies into other layouts, which the lowering asks for."""
 
 
 class GpuLowering(Lowering):
-    """The CPU's lowering with other kernels: layouts, constants and fusions are the same.
-
-    Attributes:
-        skip_zeros: Share of zeros from which ternary convolutions skip them.
-        shuffle: Whether threads can read each other's registers.
-    """
+    """Lowers one graph for one kind of graphics processor."""
 
     kernels = KERNELS
-    emitters = MappingProxyType({name_of(kernel): kernel.emit for kernel in (*KERNELS, repack)})
-    units = False
+    emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
+    fma = False
 
-    def __init__(self, graph: Graph, target: TargetSpec) -> None:
-        super().__init__(graph, target)
-        self.skip_zeros = SKIP_ZEROS.get(target.name, SKIP_ZEROS.get(str(target.tvm["kind"]), 0.9))
-        self.shuffle = target.tvm["kind"] == "cuda"
-
-    def _lower_others(self, nodes: list[Node]) -> None:
-        if nodes:
-            lower_subgraph(self, nodes, spread)
+    def lower_fallback(self, nodes: list[Node]) -> None:
+        """Appends the steps of operators without a kernel: TVM's, spread over threads."""
+        lower_subgraph(self, nodes, spread)

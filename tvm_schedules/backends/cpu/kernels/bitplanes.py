@@ -12,12 +12,14 @@ from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.packing.bitplanes import WORD
 
-__all__ = ["Pack", "emit"]
+__all__ = ["NAME", "Spec", "emit"]
+NAME = "bitplanes"
+"""What artifacts and tuning databases call this kernel."""
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Packing of one tensor.
+class Spec:
+    """Specing of one tensor.
 
     Args:
         x: Layout of the bytes.
@@ -49,7 +51,7 @@ class Pack:
         return -(-self.fan // WORD)
 
 
-def emit(spec: Pack) -> Any:
+def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, out``. Whole planes are packed, halos included."""
     x, out, planes = spec.x, spec.out, spec.planes
     distance, size = x.phases * x.plane, spec.vector

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.dot_layer import DotLayer
-from tvm_schedules.backends.cpu.kernels.dot_product import Dot
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, fours, store_four, store_pixels
+from tvm_schedules.backends.cpu.kernels.common.dot_layer import DotLayer
+from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, fours, store_four, store_pixels, views_of
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import ALIGN, Halo, Window
+from tvm_schedules.lowering.epilogue import Epilogue
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "interleaved", "lower"]
+__all__ = ["NAME", "Spec", "emit", "interleaved", "lower"]
 
 NAME = "dense_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -105,7 +106,7 @@ def emit(spec: Spec) -> Any:
         bx = e.view(pointers[0], x.elements + spec.pixels + spec.block * lanes, "uint8")
         values = e.view(pointers[1], window.groups * row_blocks * quads * tile, "int32")
         offsets = e.view(pointers[2], quads * 4, "int32")
-        views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[3:]), spec.rows, spec.pixels)
 
         def quad(places: list[Any], vectors: int) -> list[Any]:
             """Four taps of a block's pixels side by side."""
@@ -164,7 +165,7 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit convolutions with 8-bit weights, and with ternary ones that have too few zeros for adding up taps."""
-    layer = DotLayer.take(ctx, node, "dense_dot", lambda layer: True)
+    layer = DotLayer.take(ctx, node, NAME, lambda layer: True)
     if layer is None:
         return False
     x, window, dot = layer.x, layer.window, layer.dot

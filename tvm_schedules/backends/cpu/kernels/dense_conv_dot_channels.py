@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.backends.cpu.kernels.common.dot_layer import DotLayer
+from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_four, store_pixels, views_of
 from tvm_schedules.backends.cpu.kernels.dense_conv_dot import interleaved
-from tvm_schedules.backends.cpu.kernels.dot_layer import DotLayer
-from tvm_schedules.backends.cpu.kernels.dot_product import Dot
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_four, store_pixels
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.epilogue import Epilogue
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "dense_channels"
 """What artifacts and tuning databases call this kernel."""
@@ -127,7 +128,7 @@ def emit(spec: Spec) -> Any:
         bx = e.view(pointers[0], x.elements + spec.pixels + room, "uint8")
         values = e.view(pointers[1], row_blocks * quads * CHANNELS, "int32")
         offsets = e.view(pointers[2], quads * 4, "int32")
-        views = ep.views(e, list(pointers[3:]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[3:]), spec.rows, spec.pixels)
 
         def fill(panel: Any, base: Any) -> None:
             with e.loop(quads) as q:
@@ -207,7 +208,7 @@ def emit(spec: Spec) -> Any:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes convolutions for dot products where pixels in the lanes would leave many empty."""
-    layer = DotLayer.take(ctx, node, "dense_channels", _suits)
+    layer = DotLayer.take(ctx, node, NAME, _suits)
     if layer is None or not _possible(layer):
         return False
     x, window, rows = layer.x, layer.window, layer.rows

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_four, store_pixels
+from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_four, store_pixels, views_of
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
 from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import input_key
 from tvm_schedules.packing.depthwise_conv_dot import tap_runs
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "depthwise_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -65,7 +66,7 @@ def emit(spec: Spec) -> Any:
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels + 64, "uint8")
         values = e.view(pointers[1], spec.rows * len(found), "int32")
-        views = ep.views(e, list(pointers[2:]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[2:]), spec.rows, spec.pixels)
         with e.jobs(x.batch * spec.rows, spec.parallel) as job:
             n, o = job // spec.rows, job % spec.rows
             base = (n * x.channels + o // each) * (x.phases * x.plane)
@@ -118,12 +119,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - dot.offset) * factor * sums)
     params = {"window": asdict(window), "x": asdict(x)}
     made = ctx.constants.add(node.name, "depthwise_dot", {"values": weight.values}, params)
-    ep, beside, out = ctx.epilogue(node, False, x)
-    macs = weight.values.size * x.batch * prod(ep.size)
+    end = ctx.destination(node, False, x)
+    macs = weight.values.size * x.batch * prod(end.epilogue.size)
     parallel = macs > ctx.serial * 8
-    spec = Spec(x, window, rows, dot, parallel, ep)
+    spec = Spec(x, window, rows, dot, parallel, end.epilogue)
     reason = "depthwise int8 weight, dot products of neighboring taps"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
-    ctx.report(node, weight, "depthwise_dot", reason)
-    ctx.add_planes(node, NAME, spec, [source, made["values"]], numbers, beside, out, info)
+    ctx.report(node, weight, NAME, reason)
+    ctx.add_planes(node, PlanesCall(NAME, spec, [source, made["values"]], numbers, end, info))
     return True

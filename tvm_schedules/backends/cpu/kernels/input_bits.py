@@ -9,7 +9,9 @@ from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.packing.bitplanes import WORD
 from tvm_schedules.packing.popcount_linear import CHUNK, groups_of
 
-__all__ = ["Spec", "emit"]
+__all__ = ["NAME", "Spec", "emit"]
+NAME = "input_bits"
+"""What artifacts and tuning databases call this kernel."""
 
 
 @dataclass(frozen=True)

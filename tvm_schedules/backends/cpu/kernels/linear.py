@@ -6,68 +6,16 @@ Everything else (several terms, 8-bit dense weights, float activations) multipli
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from tvm_schedules.backends.cpu.kernels.epilogue import MAGIC
+from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.ir.graph import Fused, Linear
-from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.rules.linear import NAME, Spec, lower
 
-if TYPE_CHECKING:
-    from tvm_schedules.lowering.base import Lowering
-
-__all__ = ["Spec", "emit", "lower"]
-
-NAME = "linear"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 STEP = 128
 """Inputs whose products with -1, 0, 1 fit 16 bits: 128 * 255 < 32768."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All that the code depends on.
-
-    Args:
-        batch: Rows M.
-        inputs: Inputs K.
-        outputs: Output channels O.
-        x: ``"uint8"`` or ``"float32"``.
-        weights: ``"int8"`` or ``"float32"``.
-        exact: Sum in integers (8-bit activations and ternary codes).
-        out: ``"uint8"`` or ``"float32"``.
-        residual: Type of a residual ``[M, O]``, or None.
-        vector: Bytes a vector register.
-        parallel: Whether threads share the jobs.
-        fma: Whether the target has a fused multiply-add.
-    """
-
-    batch: int
-    inputs: int
-    outputs: int
-    x: str
-    weights: str
-    exact: bool
-    out: str
-    residual: str | None
-    vector: int
-    parallel: bool
-    fma: bool
-
-    @property
-    def lanes(self) -> int:
-        """Output channels a vector."""
-        return self.vector // (2 if self.exact else 4)
-
-    @property
-    def padded(self) -> int:
-        """Output channels rounded up to whole vectors."""
-        return -(-self.outputs // self.lanes) * self.lanes
 
 
 def emit(spec: Spec) -> Any:
@@ -141,45 +89,3 @@ def emit(spec: Spec) -> Any:
                     e.store(out, m * O + o, result(y))
 
     return kernel_function(arguments, body)
-
-
-def lower(ctx: Lowering, node: Fused) -> bool:
-    """Takes linear layers (those that :mod:`.sparse_conv` leaves)."""
-    if not isinstance(node, Linear) or node.weight is None:
-        return False
-    weight, x = node.weight, ctx.graph.values[node.inputs[0]]
-    source, quant = ctx.plain(node.inputs[0]), ctx.input_quant(node)
-    batch, inputs, exact = prod(x.shape[:-1]), x.shape[-1], False
-    arrays: dict[str, np.ndarray]
-    params: dict[str, Any] = {}
-    if isinstance(weight, TernaryTensor):
-        full, outputs = weight.per_channel, weight.channels
-        simple = weight.terms == 1 and weight.is_symmetric
-        exact, dtype = simple and x.dtype == "uint8", "int8" if simple else "float32"
-        level = full.positive[0].astype(np.float64) if simple else np.ones(outputs)
-        values = weight.codes[0] if simple else weight.dequantize()
-        arrays = weight.stored
-        params = {"shape": list(weight.codes.shape)}
-        nonzero, stored = round(batch * weight.codes[0].size * (1 - weight.sparsity())), weight.nbytes()
-    else:
-        values, outputs = weight.values, weight.values.shape[0]
-        level, dtype = weight.scale.astype(np.float64), values.dtype.name
-        arrays, nonzero, stored = {"values": values}, batch * values.size, values.nbytes
-    macs = batch * inputs * outputs
-    unit = level * quant.scale * node.scale
-    numbers = ctx.numbers(node, unit, node.bias - quant.zero_point * unit * values.astype(np.float64).sum(1))
-    residual = ctx.graph.values[node.residual].dtype if node.residual else None
-    out_dtype, vector = ctx.graph.values[node.outputs[0]].dtype, ctx.target.vector_bytes
-    parallel = macs > ctx.serial * 8
-    spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
-    for name in ("scale", "bias"):
-        numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
-    made = ctx.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
-    numeric = ctx.constants.add(node.name, "raw", numbers)
-    beside = [ctx.plain(node.residual)] if node.residual else []
-    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *beside]
-    reason = f"{batch} row{'s' * (batch > 1)}, output channels in the lanes, weights as {dtype}"
-    ctx.report(node, weight, "linear", reason)
-    info = {"macs": macs, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
-    ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
-    return True

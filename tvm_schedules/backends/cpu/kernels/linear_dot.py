@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available
-from tvm_schedules.backends.cpu.kernels.epilogue import MAGIC
+from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available
+from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.layout import ALIGN
@@ -24,7 +24,7 @@ from tvm_schedules.ir.ternary_tensor import TernaryTensor
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "linear_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -213,7 +213,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     made = ctx.constants.add(node.name, "linear_dot", arrays, params)
     numeric = ctx.constants.add(node.name, "raw", numbers)
     reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"
-    ctx.report(node, weight, "linear_dot", reason)
+    ctx.report(node, weight, NAME, reason)
     # Zeros are read and multiplied like all others.
     info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs}
     info |= {"bytes_weights": stored, "reason": reason}

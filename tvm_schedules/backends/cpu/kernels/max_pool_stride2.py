@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.epilogue import fill_borders, fill_gap
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, fill_gap
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Pool
 from tvm_schedules.ir.layout import ALIGN, Halo, Window
@@ -20,7 +20,7 @@ from tvm_schedules.lowering.layouts import home
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "pool_rows"
 """What artifacts and tuning databases call this kernel."""
@@ -110,10 +110,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     key = home(ctx.graph, node.inputs[0])
     source, x = ctx.packed(key), ctx.layouts[key]
-    ep, _, out = ctx.epilogue(node, False, x)
+    end = ctx.destination(node, False, x)
     work = x.batch * x.channels * x.dims[1] * x.dims[2]
-    spec = Spec(x, ep.out, node.window, ctx.target.vector_bytes, work > ctx.serial * 8)
+    spec = Spec(x, end.epilogue.out, node.window, ctx.target.vector_bytes, work > ctx.serial * 8)
     ctx.largest_read = max(ctx.largest_read, x.plane + 2 * ALIGN)
     reason = f"max over {'x'.join(str(k) for k in node.window.kernel if k > 1)}, rows as they are"
-    ctx.add_step(node, NAME, spec, [source, out], {"reason": reason, "operand": "uint8"})
+    ctx.add_step(node, NAME, spec, [source, end.out], {"reason": reason, "operand": "uint8"})
     return True

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels import bitplanes
-from tvm_schedules.backends.cpu.kernels.dot_product import available, tap_cost
-from tvm_schedules.backends.cpu.kernels.pixel_rows import Parts, PixelRows, Sums, emit_rows
-from tvm_schedules.backends.cpu.kernels.ternary_rows import TernaryRows
+from tvm_schedules.backends.cpu.kernels.common.dot_product import available, tap_cost
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows, Sums, emit_rows
+from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import Halo
-from tvm_schedules.lowering.steps import Buffer, Step
+from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.packing.bitplanes import WORD, masks_of, planes_of
 from tvm_schedules.targets.registry import TargetSpec
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["ONCE", "Spec", "emit", "lower", "words_limit"]
+__all__ = ["NAME", "ONCE", "Spec", "emit", "lower", "words_limit"]
 
 NAME = "popcount"
 """What artifacts and tuning databases call this kernel."""
@@ -117,7 +117,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     plus, minus = masks_of(layer.codes)
     count, planes = int(np.count_nonzero(plus | minus)), layer.quant.top.bit_length()
     own, other = _costs(ctx, layer, count)
-    if not ctx.choices.wants(node.name, "popcount", own < other):
+    if not ctx.choices.wants(node.name, NAME, own < other):
         return False
     reason = (
         f"{count} of {plus.size} words of {WORD} weights have some: counts bits, inputs of {planes} "
@@ -126,10 +126,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source, packed = _bits(ctx, layer)
     made = layer.constants("words", packed, planes=planes, limit=words_limit(planes))
     pieces, words = made["level"].nbytes // 4, made["offsets"].nbytes // 4 - 1
-    rows, beside, out = layer.geometry(packed, pieces, (8, 10))
+    rows, end = layer.geometry(packed, pieces, (8, 10))
     spec = Spec(**vars(rows), words=words, planes=planes)
     arguments = [source, *(made[name] for name in ("offsets", "masks", "bounds", "row", "level"))]
-    layer.finish("popcount", spec, arguments, layer.numbers(2**planes - 1), beside, out, reason)
+    layer.finish(NAME, spec, arguments, layer.numbers(2**planes - 1), end, reason)
     return True
 
 
@@ -142,8 +142,8 @@ def _bits(ctx: Lowering, layer: TernaryRows) -> tuple[Buffer, Halo]:
         source = ctx.packed(layer.key)
         ctx.derived[key] = Buffer(f"{layer.key.value}:bits", packed.nbytes)
         parallel = prod(layer.x.dims) * layer.x.channels > ctx.serial * 16
-        spec = bitplanes.Pack(layer.x, packed, groups, ctx.target.vector_bytes, parallel)
+        spec = bitplanes.Spec(layer.x, packed, groups, ctx.target.vector_bytes, parallel)
         info = {"op": "Pack", "reason": f"{layer.key.value}: bit planes for counting"}
         args = [source, ctx.derived[key]]
-        ctx.steps.append(Step(f"{layer.key.value}/bits", "bitplanes", spec, lambda: bitplanes.emit(spec), args, info))
+        ctx.add_copy(f"{layer.key.value}/bits", bitplanes.NAME, spec, args, info)
     return ctx.derived[key], packed

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels import input_bits
-from tvm_schedules.backends.cpu.kernels.epilogue import MAGIC
+from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
+from tvm_schedules.backends.cpu.kernels.common.ternary_rows import MOST_BITS
 from tvm_schedules.backends.cpu.kernels.popcount_conv import ONCE, counts_bytes
-from tvm_schedules.backends.cpu.kernels.ternary_rows import MOST_BITS
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.lowering.steps import Buffer, Step
+from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.packing.bitplanes import WORD
 from tvm_schedules.packing.popcount_linear import groups_of
 from tvm_schedules.packing.tap_lists import split_levels
@@ -28,7 +28,7 @@ from tvm_schedules.packing.tap_lists import split_levels
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "popcount_linear"
 """What artifacts and tuning databases call this kernel."""
@@ -206,7 +206,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         f"{batch} row{'s' * (batch > 1)} of {planes} bit{'s' * (planes > 1)}: counts bits, eight weights at once; "
         f"{steps} of {spec.blocks * len(codes) * -(-inputs // WORD)} steps of weights"
     )
-    ctx.report(node, weight, "popcount_linear", reason)
+    ctx.report(node, weight, NAME, reason)
     nonzero = batch * int(np.count_nonzero(codes))
     info = {"macs": macs, "nonzero_macs": nonzero, "bytes_weights": weight.nbytes(), "reason": reason}
     own = [_bits(ctx, node, planes), made["masks"], made["inputs"], made["bounds"]]
@@ -225,5 +225,5 @@ def _bits(ctx: Lowering, node: Fused, planes: int) -> Buffer:
         ctx.derived[key] = Buffer(f"{name}:bits", spec.batch * planes * spec.groups * 4)
         info = {"op": "Pack", "reason": f"{name}: bits for counting"}
         args = [ctx.plain(name), ctx.derived[key]]
-        ctx.steps.append(Step(f"{name}/bits", "input_bits", spec, lambda: input_bits.emit(spec), args, info))
+        ctx.add_copy(f"{name}/bits", input_bits.NAME, spec, args, info)
     return ctx.derived[key]

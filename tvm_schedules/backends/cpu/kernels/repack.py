@@ -6,52 +6,18 @@ Plain tensors are read and written with any strides, so that the rows of a linea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.epilogue import fill_borders, fill_gap
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, fill_gap
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.layout import ALIGN, Halo
+from tvm_schedules.lowering.rules.repack import NAME, Spec, Strided
 
-__all__ = ["Spec", "Strided", "emit"]
-
-NAME = "repack"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit"]
 
 FEW = 8
 """Planes that are too few for threads to share them equally."""
-
-
-@dataclass(frozen=True)
-class Strided:
-    """A plain tensor seen as ``[N, C, D, H, W]`` with the given strides in elements."""
-
-    batch: int
-    channels: int
-    dims: tuple[int, int, int]
-    dtype: str
-    strides: tuple[int, int, int, int, int]
-    elements: int
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All that the code depends on.
-
-    Args:
-        source: Where from.
-        target: Where to.
-        vector: Bytes a vector register.
-        parallel: Whether threads share the jobs.
-        fma: Whether the target multiplies and adds with one rounding in one instruction.
-    """
-
-    source: Halo | Strided
-    target: Halo | Strided
-    vector: int
-    parallel: bool
-    fma: bool = False
 
 
 def emit(spec: Spec) -> Any:

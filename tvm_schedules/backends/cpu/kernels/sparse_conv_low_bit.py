@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.pixel_rows import Parts, PixelRows, Sums, emit_rows
-from tvm_schedules.backends.cpu.kernels.ternary_rows import TernaryRows
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows, Sums, emit_rows
+from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.packing.tap_lists import taps_limit
@@ -18,7 +18,7 @@ from tvm_schedules.packing.tap_lists import taps_limit
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "narrow"
 """What artifacts and tuning databases call this kernel."""
@@ -71,13 +71,13 @@ def emit(spec: Spec) -> Any:
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary convolutions and linear layers of many rows whose pixels have at most four bits."""
     layer = TernaryRows.take(ctx, node)
-    if layer is None or not ctx.choices.wants(node.name, "narrow", True):
+    if layer is None or not ctx.choices.wants(node.name, NAME, True):
         return False
     source, top = ctx.packed(layer.key), layer.quant.top
     made = layer.constants("taps", layer.x, limit=taps_limit(layer.x, top), index="int32", share=1)
     pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // 4 - 1
     usual = {64: (5, 6), 32: (5, 6)}.get(ctx.target.vector_bytes, (8, 10))
-    rows, beside, out = layer.geometry(layer.x, pieces, usual)
+    rows, end = layer.geometry(layer.x, pieces, usual)
     once = 255 // top
     spec = Spec(**vars(rows), taps=taps, once=once, short=layer.longest <= once)
     own = [source, *(made[name] for name in ("offsets", "bounds", "row", "level"))]
@@ -85,5 +85,5 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {taps} of {layer.dense} taps, "
         f"up to {once} at a time in bytes (inputs up to {top})"
     )
-    layer.finish("narrow", spec, own, layer.numbers(), beside, out, reason)
+    layer.finish(NAME, spec, own, layer.numbers(), end, reason)
     return True

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.accumulators import Bytes, Floats, Sevens
-from tvm_schedules.backends.cpu.kernels.epilogue import fill_borders
-from tvm_schedules.backends.cpu.kernels.panel_copies import Copies, Deal, geometry, sevens
-from tvm_schedules.backends.cpu.kernels.pixel_rows import PixelRows
-from tvm_schedules.backends.cpu.kernels.sparse_conv import row_chunks, row_splits
-from tvm_schedules.backends.cpu.kernels.ternary_rows import TernaryRows
+from tvm_schedules.backends.cpu.kernels.common.accumulators import Bytes, Floats, Sevens
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, views_of
+from tvm_schedules.backends.cpu.kernels.common.panel_copies import Copies, Deal, geometry, sevens
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import PixelRows
+from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.lowering.layouts import home
+from tvm_schedules.lowering.rules.sparse_conv import row_chunks, row_splits
 from tvm_schedules.packing.panel_lists import longest
 from tvm_schedules.packing.tap_lists import taps_limit
 from tvm_schedules.targets.registry import SMALLEST_L1
@@ -35,7 +35,7 @@ from tvm_schedules.targets.registry import SMALLEST_L1
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "panel"
 """What artifacts and tuning databases call this kernel."""
@@ -125,7 +125,7 @@ def emit(spec: Spec) -> Any:
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], room, x.dtype)
         offsets, bounds, order, groups = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], own, strict=True))
-        views = ep.views(e, list(pointers[5:]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[5:]), spec.rows, spec.pixels)
 
         def pack(panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
             count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
@@ -289,7 +289,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     if (
         channel * x.itemsize > room
         or len(held.places) > taps_limit(x, layer.quant.top)
-        or not ctx.choices.wants(name, "panel", pays and large)
+        or not ctx.choices.wants(name, NAME, pays and large)
     ):
         return False
     most = room // (channel * x.itemsize)
@@ -312,7 +312,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     unroll = pick(name, "unroll", unroll, (1, 2, 4) if floats else (2, 4, 8))
     given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
     made = layer.constants("panel", x, **given, share=-(-rows // (2 if halves else chunks)), unroll=unroll)
-    ep, beside, out = ctx.epilogue(node, False, x, (Floats if floats else Bytes).unit)
+    end = ctx.destination(node, False, x, (Floats if floats else Bytes).unit)
+    ep = end.epilogue
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
     once = 1 if floats else next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
     rest = {"halves": halves, "channels": channels, "groups": groups, "unroll": unroll, "once": once}
@@ -324,5 +325,5 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     ctx.largest_read = max(ctx.largest_read, x.itemsize * (beyond + x.plane + ALIGN))
     own = [source, *(made[part] for part in ("offsets", "bounds", "order", "groups"))]
     reason = f"{layer.weight.sparsity():.1%} zeros: adds and subtracts {layer.taps} of {layer.dense} taps, in panels"
-    layer.finish("panel", spec, own, layer.numbers(), beside, out, reason)
+    layer.finish(NAME, spec, own, layer.numbers(), end, reason)
     return True

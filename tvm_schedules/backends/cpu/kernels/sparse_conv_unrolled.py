@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.accumulators import Floats
-from tvm_schedules.backends.cpu.kernels.epilogue import fill_borders
-from tvm_schedules.backends.cpu.kernels.pixel_rows import PixelRows
-from tvm_schedules.backends.cpu.kernels.ternary_rows import TernaryRows
+from tvm_schedules.backends.cpu.kernels.common.accumulators import Floats
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, views_of
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import PixelRows
+from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import Window
@@ -29,7 +29,7 @@ from tvm_schedules.ir.layout import Window
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "straight"
 """What artifacts and tuning databases call this kernel."""
@@ -99,7 +99,7 @@ def emit(spec: Spec) -> Any:
 
     def body(e: Emitter, *pointers: Any) -> None:
         bx, level = e.view(pointers[0], room, x.dtype), e.view(pointers[1], terms * spec.rows, "float32")
-        views = ep.views(e, list(pointers[2:]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[2:]), spec.rows, spec.pixels)
 
         def total(sums: Floats, first: int, o: int) -> Any:
             parts = [sums.sums(((o - first) * terms + t) * lanes, lanes)[0] for t in range(terms)]
@@ -152,7 +152,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     if layer is None or vector not in SUMS or ctx.target.architecture != "x86_64":
         return False
-    if layer.taps > min(CODES, DENSITY * layer.dense) or not ctx.choices.wants(node.name, "straight", True):
+    if layer.taps > min(CODES, DENSITY * layer.dense) or not ctx.choices.wants(node.name, NAME, True):
         return False
     x, rows, lanes = layer.x, layer.weight.channels, vector // layer.x.itemsize
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
@@ -165,13 +165,13 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     blocks = min(8, vectors // 16 * 2) or min(vectors, 1 if chunks > 1 else 2)
     blocks = pick(node.name, "blocks", blocks, [n for n in (1, 2, 4, 8) if n <= vectors])
     source = ctx.packed(layer.key)
-    ep, beside, out = ctx.epilogue(node, layer.linear, x)
+    end = ctx.destination(node, layer.linear, x)
     parallel = layer.taps * vectors * lanes > ctx.serial * 16
     held = codes.tobytes()
-    spec = Spec(x, rows, 0, vector, 1, chunks, parallel, ep, layer.window, codes.shape, held, blocks)
+    spec = Spec(x, rows, 0, vector, 1, chunks, parallel, end.epilogue, layer.window, codes.shape, held, blocks)
     levels = np.ones_like(layer.levels) if layer.single else layer.levels
     level = ctx.constants.add(node.name, "raw", {"level": levels})["level"]
     size = layer.taps * BYTES
     reason = f"{layer.weight.sparsity():.1%} zeros: {layer.taps} of {layer.dense} taps are instructions, {size} bytes"
-    layer.finish("straight", spec, [source, level], layer.numbers(), beside, out, reason, size)
+    layer.finish(NAME, spec, [source, level], layer.numbers(), end, reason, size)
     return True

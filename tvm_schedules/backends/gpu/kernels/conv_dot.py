@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
-from tvm_schedules.backends.gpu.kernels.epilogue import arguments, covered, finish, is_pixel
+from tvm_schedules.backends.gpu.kernels.common.epilogue import arguments, covered, finish, is_pixel
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
 from tvm_schedules.ir.graph import Fused, Linear, Windowed
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import in_planes, input_key, window_of
+from tvm_schedules.targets.registry import TargetSpec
 
 if TYPE_CHECKING:
-    from tvm_schedules.backends.gpu.lower import GpuLowering
+    from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 NAME = "conv_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -145,7 +146,20 @@ def emit(spec: Spec) -> Kernel:
     return Kernel([*own, *arguments(ep, spec.rows, spec.pixels)], grid, THREADS, body)
 
 
-def lower(ctx: GpuLowering, node: Fused) -> bool:
+SKIP_ZEROS = {"opencl": 0.4, "mali": 0.6, "adreno": 0.6}
+"""Share of zeros from which adding taps up is taken to be cheaper than dot products, by target; others: 0.9.
+
+By counting loads and operations: a dot product of four is one operation where the processor has it (CUDA; Metal's
+compiler and OpenCL's differ) and eight where it has not, a tap costs a load and an addition.
+"""
+
+
+def skip_zeros(target: TargetSpec) -> float:
+    """Share of zeros from which ternary convolutions skip them, by a target's name or else its kind."""
+    return SKIP_ZEROS.get(target.name, SKIP_ZEROS.get(str(target.tvm["kind"]), 0.9))
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes convolutions of 8-bit activations with 8-bit weights, or ternary ones with too few zeros to skip."""
     if not isinstance(node, Windowed | Linear) or not in_planes(ctx.graph, node):
         return False
@@ -154,7 +168,7 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
     rows, window, weight = isinstance(node, Linear), window_of(node), node.weight
     arrays: dict[str, np.ndarray]
     if isinstance(weight, TernaryTensor):
-        if weight.terms > 1 or not weight.is_symmetric or weight.sparsity() >= ctx.skip_zeros:
+        if weight.terms > 1 or not weight.is_symmetric or weight.sparsity() >= skip_zeros(ctx.target):
             return False
         full, plus = weight.per_channel, 1
         values, scale = weight.codes[0], full.positive[0]
@@ -175,7 +189,8 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
     factor = scale.astype(np.float64) * quant.scale * node.scale
     sums = values.reshape(outputs, -1).astype(np.float64).sum(1)
     numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
-    ep, beside, out = ctx.epilogue(node, rows, x)
+    end = ctx.destination(node, rows, x)
+    ep = end.epilogue
     tile, each, slices = _shape(covered(ep), outputs // window.groups, window.groups * x.batch, taps)
     params = {"window": asdict(window), "x": asdict(x), "tile": tile, "slices": slices, "plus": plus}
     made = ctx.constants.add(node.name, "gpu_conv_dot", arrays, {**params, "shape": [1, *values.shape]})
@@ -183,8 +198,8 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
     pixels = x.batch * prod(ep.size)
     nonzero = int(np.count_nonzero(values)) * pixels
     info = {"macs": values.size * pixels, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
-    ctx.report(node, weight, "conv_dot", reason)
-    ctx.add_planes(node, NAME, spec, [source, made["words"], made["offsets"]], numbers, beside, out, info)
+    ctx.report(node, weight, NAME, reason)
+    ctx.add_planes(node, PlanesCall(NAME, spec, [source, made["words"], made["offsets"]], numbers, end, info))
     return True
 
 

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.dense_conv import Spec, lower
-from tvm_schedules.backends.gpu.kernels.epilogue import arguments, covered, finish, is_pixel
+from tvm_schedules.backends.gpu.kernels.common.epilogue import arguments, covered, finish, is_pixel
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.lowering.rules.dense_conv import NAME, Spec, lower
 
-__all__ = ["emit", "lower"]
-
-NAME = "dense"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 THREADS = 64
 

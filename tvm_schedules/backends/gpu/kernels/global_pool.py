@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.global_pool import Spec, lower
-from tvm_schedules.backends.gpu.kernels.epilogue import is_pixel, rounded
+from tvm_schedules.backends.gpu.kernels.common.epilogue import is_pixel, rounded
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.lowering.rules.global_pool import NAME, Spec, lower
 
-__all__ = ["emit", "lower"]
-
-NAME = "global_pool"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 THREADS = 64
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.linear import Spec, lower
-from tvm_schedules.backends.gpu.kernels.epilogue import limits, rounded
+from tvm_schedules.backends.gpu.kernels.common.epilogue import limits, rounded
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.lowering.rules.linear import NAME, Spec, lower
 
-__all__ = ["emit", "lower"]
-
-NAME = "linear"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 THREADS = 64
 

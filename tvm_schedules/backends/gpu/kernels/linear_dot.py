@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.gpu.kernels.epilogue import limits, rounded
+from tvm_schedules.backends.gpu.kernels.common.epilogue import limits, rounded
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
 from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.targets.registry import TargetSpec
 
 if TYPE_CHECKING:
-    from tvm_schedules.backends.gpu.lower import GpuLowering
+    from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["Spec", "arrange", "emit", "lower"]
+__all__ = ["NAME", "Spec", "arrange", "emit", "has_shuffles", "lower"]
 
 NAME = "linear_dot"
 """What artifacts and tuning databases call this kernel."""
@@ -218,6 +219,11 @@ def _add_up(e: GpuEmitter, spec: Spec, acc: Any, t: Any, lane: Any, count: int, 
         step //= 2
 
 
+def has_shuffles(target: TargetSpec) -> bool:
+    """Whether threads of a target can read each other's registers."""
+    return target.tvm["kind"] == "cuda"
+
+
 def arrange(inputs: int, outputs: int, ternary: bool) -> tuple[int, int, int]:
     """Lanes, vector and tile for a layer: reads of 16 bytes where a row is long, little that is read in vain."""
     codes = 16 if ternary else 4
@@ -228,7 +234,7 @@ def arrange(inputs: int, outputs: int, ternary: bool) -> tuple[int, int, int]:
     return (*best, 4 if outputs >= 8192 else 2 if outputs >= 1024 else 1)
 
 
-def lower(ctx: GpuLowering, node: Fused) -> bool:
+def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes linear layers of 8-bit activations and few rows: ternary weights of one level a row, 8-bit weights."""
     if not isinstance(node, Linear) or node.weight is None:
         return False
@@ -258,15 +264,15 @@ def lower(ctx: GpuLowering, node: Fused) -> bool:
     out = ctx.graph.values[node.outputs[0]].dtype
     residual = ctx.graph.values[node.residual].dtype if node.residual else None
     groups = 128 // lanes
-    spec = Spec(batch, inputs, outputs, ternary, lanes, vector, tile, groups, ctx.shuffle, out, residual)
+    spec = Spec(batch, inputs, outputs, ternary, lanes, vector, tile, groups, has_shuffles(ctx.target), out, residual)
     params = {"shape": [1, *values.shape], "ternary": ternary, "lanes": lanes, "vector": vector, "rows": spec.rows}
     made = ctx.constants.add(node.name, "gpu_linear_dot", arrays, params)
-    beside = [ctx.plain(node.residual)] if node.residual else []
-    args = [ctx.plain(node.inputs[0]), made["words"], numeric["scale"], numeric["bias"], numeric["params"], *beside]
+    residuals = [ctx.plain(node.residual)] if node.residual else []
+    args = [ctx.plain(node.inputs[0]), made["words"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
     reason = f"{batch} row{'s' * (batch > 1)}, weights of {2 if ternary else 8} bits, dot products of four"
     macs = batch * inputs * outputs
     nonzero = batch * int(np.count_nonzero(values))
     info = {"macs": macs, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
-    ctx.report(node, weight, "linear_dot", reason)
+    ctx.report(node, weight, NAME, reason)
     ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
     return True

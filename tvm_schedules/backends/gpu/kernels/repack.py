@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.repack import Spec, Strided
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
 from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.rules.repack import NAME, Spec, Strided
 
-__all__ = ["emit"]
-
-NAME = "repack"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit"]
 
 THREADS = 64
 

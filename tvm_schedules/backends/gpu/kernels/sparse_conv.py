@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.sparse_conv import Spec, lower
-from tvm_schedules.backends.gpu.kernels.epilogue import arguments, covered, finish, is_pixel
+from tvm_schedules.backends.gpu.kernels.common.epilogue import arguments, covered, finish, is_pixel
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower
 
-__all__ = ["emit", "lower"]
-
-NAME = "sparse"
-"""What artifacts and tuning databases call this kernel."""
+__all__ = ["NAME", "Spec", "emit", "lower"]
 
 THREADS = 64
 

@@ -17,8 +17,8 @@ from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.backends.cpu.kernels import dense_conv_dot_channels as dense_channels
-from tvm_schedules.backends.cpu.kernels.dot_product import available
-from tvm_schedules.backends.cpu.kernels.epilogue import every_fourth, fours
+from tvm_schedules.backends.cpu.kernels.common.dot_product import available
+from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, fours
 from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.targets.registry import resolve
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case, build, cases
+from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.layout import ALIGN, Halo
-from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.passes import prepare
 from tvm_schedules.targets.registry import resolve
@@ -53,7 +53,7 @@ def test_what_a_kernel_stores_ends_in_the_plane(target: str, case: Case, kernel:
     net, y, _ = build(case)
     graph = prepare(read(load_model(net.model(y))))
     choices = {node.name: Choice.of(kernel, {"block": block}) for node in graph.nodes if node.op == "Conv"}
-    lowering = Lowering(graph, resolve(target), choices)
+    lowering = CpuLowering(graph, resolve(target), choices)
     lowering.run()
     ends = [(step.spec.pixels, step.spec.epilogue.out) for step in lowering.steps if hasattr(step.spec, "epilogue")]
     assert ends

@@ -17,9 +17,9 @@ from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Case as Exact
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Layer, convolve
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import compile_model
-from tvm_schedules.backends.cpu.kernels import panel_copies
 from tvm_schedules.backends.cpu.kernels import sparse_conv_panel as panel
-from tvm_schedules.backends.cpu.kernels.panel_copies import Deal
+from tvm_schedules.backends.cpu.kernels.common import panel_copies
+from tvm_schedules.backends.cpu.kernels.common.panel_copies import Deal
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.targets.registry import resolve

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, every_fourth, store_four, store_pixels
+from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, store_four, store_pixels
 from tvm_schedules.compat import Emitter
+from tvm_schedules.lowering.epilogue import Epilogue
 
-__all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide"]
+__all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide", "accumulators_of"]
 
 
 class Block(Protocol):
@@ -237,3 +238,13 @@ class Floats:
         """Goes on with sums that were put aside."""
         base = row * (self.spec.block * self.spec.vector // 4)
         self.e.store(self.total, at, self.e.load(memory[0], base + at, width), width)
+
+
+def accumulators_of(dtype: str, widen: bool) -> type[Bytes] | type[Wide] | type[Floats]:
+    """The class of the accumulators of single pixels.
+
+    Args:
+        dtype: ``"uint8"`` or ``"float32"``.
+        widen: Whether the CPU adds bytes to 16-bit lanes in one instruction.
+    """
+    return (Wide if widen else Bytes) if dtype == "uint8" else Floats

@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
 from tvm_schedules.compat.gpu import Argument, GpuEmitter
 from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.epilogue import Epilogue
 
 __all__ = ["arguments", "covered", "finish", "is_pixel", "limits", "rounded"]
 
 
 def arguments(ep: Epilogue, channels: int, mask: int) -> list[Argument]:
     """The buffers of an epilogue; ``mask`` is the length of the mask."""
-    sizes = {"scale": channels, "bias": channels, "params": 4, "mask": mask, "out": ep.out.elements}
-    if ep.residual:
-        sizes["residual"] = ep.residual.elements
+    sizes = ep.sizes(channels, mask)
     return [Argument(name, dtype, sizes[name]) for name, dtype in ep.arguments]
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue, fill_borders, store_pairs
+from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_pairs, views_of
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.epilogue import Epilogue
 
 if TYPE_CHECKING:
     from tvm_schedules.backends.cpu.kernels.sparse_conv import Spec
@@ -227,7 +228,7 @@ def emit_rows(
         arrays = [e.view(p, n, dtype) for p, (_, dtype, n) in zip(pointers[1:], own, strict=False)]
         after, count = 1 + len(own), max(spec.segments, spec.rows)
         row, level = e.view(pointers[after], spec.rows + 1, "int32"), e.view(pointers[after + 1], count, "float32")
-        views = ep.views(e, list(pointers[after + 2 :]), spec.rows, spec.pixels)
+        views = views_of(e, ep, list(pointers[after + 2 :]), spec.rows, spec.pixels)
 
         def whole(sums: Sums, s: Any, base: Any, parts: Parts) -> None:
             sums.zero(parts)

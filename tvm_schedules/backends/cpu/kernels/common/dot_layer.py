@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.dot_product import Dot, available, beats_sparse
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
+from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available, beats_sparse
 from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import input_key
 
 if TYPE_CHECKING:
@@ -97,10 +97,11 @@ class DotLayer:
         shape = [1, *values.shape]
         params = {"window": asdict(self.window), "x": asdict(self.x), "tile": tile, "shape": shape}
         made = ctx.constants.add(node.name, "dense_dot", arrays, params)
-        ep, beside, out = ctx.epilogue(node, False, self.x)
-        pixels = self.x.batch * prod(ep.size)
+        end = ctx.destination(node, False, self.x)
+        pixels = self.x.batch * prod(end.epilogue.size)
         work = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored}
         info = {**work, "reason": reason + how}
         ctx.report(node, self.weight, kernel, reason + how)
-        own = [source, made["values"], made["offsets"]]
-        ctx.add_planes(node, kernel, spec(values.size * pixels > ctx.serial * 16, ep), own, numbers, beside, out, info)
+        inputs = [source, made["values"], made["offsets"]]
+        made_spec = spec(values.size * pixels > ctx.serial * 16, end.epilogue)
+        ctx.add_planes(node, PlanesCall(kernel, made_spec, inputs, numbers, end, info))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.pixel_rows import PixelRows
-from tvm_schedules.backends.cpu.kernels.sparse_conv import pixel_block, row_chunks, row_splits
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import PixelRows
 from tvm_schedules.ir.graph import Fused, Linear, Windowed
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.epilogue import Destination, PlanesCall
 from tvm_schedules.lowering.layouts import in_planes, input_key, window_of
+from tvm_schedules.lowering.rules.sparse_conv import pixel_block, row_chunks, row_splits
+from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.packing.tap_lists import split_levels
 
 if TYPE_CHECKING:
@@ -96,15 +98,16 @@ class TernaryRows:
         params = {"shape": shape, "window": asdict(self.window), "x": asdict(x), **params}
         return self.ctx.constants.add(self.node.name, recipe, self.weight.stored, params)
 
-    def geometry(self, x: Any, pieces: int, usual: tuple[int, int]) -> tuple[PixelRows, list[Any], Any]:
-        """What kernels have in common, the residual's buffer if there is one, the output's buffer.
+    def geometry(self, x: Any, pieces: int, usual: tuple[int, int]) -> tuple[PixelRows, Destination]:
+        """What the specifications of kernels have in common, and where they put the output.
 
         Args:
             x: Layout of what the kernel reads.
             pieces: Segments.
             usual: Vectors of a pixel block, and the most for an image of one block.
         """
-        ep, beside, out = self.ctx.epilogue(self.node, self.linear, self.x)
+        end = self.ctx.destination(self.node, self.linear, self.x)
+        ep = end.epilogue
         vector, rows = self.ctx.target.vector_bytes, self.weight.channels
         vectors = -(-x.run(ep.size) // vector)
         several = 0 if self.single and pieces == rows else pieces
@@ -113,22 +116,31 @@ class TernaryRows:
         block = pick(name, "block", block, range(min(2, most), most + 1, 2))
         chunks = pick(name, "chunks", row_chunks(rows, -(-vectors // block)), row_splits(rows))
         parallel = self.taps * vectors * vector > self.ctx.serial * 16
-        return PixelRows(x, rows, several, vector, block, chunks, parallel, ep), beside, out
+        return PixelRows(x, rows, several, vector, block, chunks, parallel, ep), end
 
     def finish(
         self,
         kernel: str,
         spec: PixelRows,
-        own: list[Any],
+        inputs: list[Buffer],
         numbers: dict[str, np.ndarray],
-        beside: list[Any],
-        out: Any,
+        end: Destination,
         reason: str,
         stored: int | None = None,
     ) -> None:
-        """Appends the call; ``stored`` are the weight's bytes where it is not in the file of weights."""
+        """Appends the call.
+
+        Args:
+            kernel: The kernel's name.
+            spec: All that its code depends on.
+            inputs: The arguments before those of the epilogue.
+            numbers: Scale, bias and params of the epilogue.
+            end: Where the output goes.
+            reason: Why this kernel, for reports.
+            stored: The weight's bytes where it is not in the file of weights.
+        """
         pixels = self.x.batch * prod(spec.epilogue.size)
         work = {"macs": self.dense * pixels, "nonzero_macs": self.taps * pixels}
         info = {**work, "bytes_weights": self.weight.nbytes(), "reason": reason}
         self.ctx.report(self.node, self.weight, kernel, reason, stored)
-        self.ctx.add_planes(self.node, kernel, spec, own, numbers, beside, out, info)
+        self.ctx.add_planes(self.node, PlanesCall(kernel, spec, inputs, numbers, end, info))

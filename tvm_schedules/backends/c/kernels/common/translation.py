@@ -8,9 +8,9 @@ import numpy as np
 
 from tvm_schedules.backends.c.codes import encode
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
-from tvm_schedules.backends.cpu.kernels.epilogue import Epilogue
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.epilogue import Epilogue
 from tvm_schedules.lowering.steps import Buffer, Constants, Step
 from tvm_schedules.packing.registry import window_from
 

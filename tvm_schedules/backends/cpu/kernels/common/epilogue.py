@@ -1,26 +1,17 @@
-"""What follows an accumulation, fused into the kernel: scale, bias, residual, clip, rounding to 8 bits, halo.
-
-With accumulator ``a`` of output channel ``o``, all in units of the output's quantization step (or of 1 for a float
-output)::
-
-    y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
-
-Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to even, as ONNX ``QuantizeLinear`` does.
-"""
+"""The emitted code of an :class:`~tvm_schedules.lowering.epilogue.Epilogue`: stores of vectors of pixels, and halos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.layout import ALIGN, Halo
+from tvm_schedules.lowering.epilogue import Epilogue
 
 __all__ = [
     "MAGIC",
-    "Epilogue",
     "every_fourth",
     "fill_borders",
     "fill_gap",
@@ -29,56 +20,25 @@ __all__ = [
     "store_four",
     "store_pairs",
     "store_pixels",
+    "views_of",
 ]
 
 MAGIC = 12582912.0
 """1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
 
 
-@dataclass(frozen=True)
-class Epilogue:
-    """The static part of an epilogue.
+def views_of(e: Emitter, ep: Epilogue, pointers: Sequence[Any], channels: int, mask: int) -> dict[str, Any]:
+    """Buffers over the pointers of an epilogue's arguments, by name.
 
     Args:
-        out: Layout of the output.
-        size: Logical output size ``(D, H, W)``.
-        residual: Layout of the residual, at the same pitch, or None.
-        fma: Whether the target multiplies and adds with one rounding in one instruction.
-        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
-        saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
-        unit: What the kernel's sums are multiples of; the scale is for these.
+        e: Emitter.
+        ep: The epilogue.
+        pointers: One for each of ``ep.arguments``.
+        channels: Output channels.
+        mask: Elements of the mask.
     """
-
-    out: Halo
-    size: tuple[int, int, int]
-    residual: Halo | None = None
-    fma: bool = True
-    arch: str = ""
-    saturates: bool = False
-    unit: float = 1.0
-
-    @property
-    def arguments(self) -> list[tuple[str, str]]:
-        """Pointer arguments beside the kernel's own."""
-        extra = [("residual", self.residual.dtype)] if self.residual else []
-        return [
-            ("scale", "float32"),
-            ("bias", "float32"),
-            ("params", "float32"),
-            ("mask", "uint8"),
-            *extra,
-            ("out", self.out.dtype),
-        ]
-
-    def views(self, e: Emitter, pointers: list[Any], channels: int, mask: int) -> dict[str, Any]:
-        """Buffers over the pointers of :attr:`arguments`."""
-        sizes = {"scale": channels, "bias": channels, "params": 4, "mask": mask, "out": self.out.elements}
-        if self.residual:
-            sizes["residual"] = self.residual.elements
-        return {
-            name: e.view(pointer, sizes[name], dtype)
-            for (name, dtype), pointer in zip(self.arguments, pointers, strict=True)
-        }
+    sizes = ep.sizes(channels, mask)
+    return {name: e.view(pointer, sizes[name], t) for (name, t), pointer in zip(ep.arguments, pointers, strict=True)}
 
 
 def _affine(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual: Any, o: Any, lanes: int) -> Any:

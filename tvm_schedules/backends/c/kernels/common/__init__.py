@@ -1,0 +1,1 @@
+"""What the kernels share: stored numbers, codes, epilogues and layouts as C."""

@@ -1,0 +1,53 @@
+"""Linear layers as C; ternary codes are unpacked row by row (``source/linear_sum.c``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.backends.c.kernels.common.translation import NULL, Translation, sum_words, type_words
+from tvm_schedules.backends.c.program import SHORT
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.rules.linear import NAME, Spec, lower
+from tvm_schedules.lowering.steps import Step
+
+__all__ = ["NAME", "Spec", "emit", "lower"]
+
+
+def emit(t: Translation, index: int, step: Step) -> None:
+    """A linear layer (``source/linear_sum.c``)."""
+    spec = step.spec
+    stored, params = t.stored(step.args[1])
+    numbers = t.epilogue_numbers(step.args[2:5])
+    factor, low, high, _ = numbers["params"]
+    fields: dict[str, Any] = {"weight": NULL, "level": NULL, "terms": 1}
+    dtype, scratch = spec.weights, None
+    if "codes" in stored:
+        weight = TernaryTensor.from_stored(stored, params["shape"])
+        fields["codes"] = t.codes(index, weight.codes[..., None], np.zeros(1, np.int64), 1)
+        fields["level"], fields["terms"] = t.levels(index, weight)[0], weight.terms
+        t.program.flag("TERN_LINEAR_CODES")
+        scratch = t.scratch(step, spec.inputs, np.dtype(dtype).itemsize)
+    else:
+        t.program.flag("TERN_LINEAR_CODES", 0)
+        fields["weight"] = t.program.array(f"weight_{index}", stored["values"])
+    fields |= {
+        "scale": t.program.array(f"scale_{index}", numbers["scale"][: spec.outputs]),
+        "bias": t.program.array(f"bias_{index}", numbers["bias"][: spec.outputs]),
+        "factor": factor,
+        "low": low,
+        "high": high,
+        "rows": spec.batch,
+        "inputs": spec.inputs,
+        "outputs": spec.outputs,
+        "residual_float": spec.residual == "float32",
+        "output_float": spec.out == "float32",
+    }
+    t.program.need("codes.c")
+    t.program.need("linear_row.c", **type_words("", dtype))
+    t.program.need("linear.c")
+    t.program.need("linear_sum.c", **type_words(spec.x, dtype), **sum_words(spec.x, dtype, "sum"))
+    args = [arg for arg in step.args if arg is not scratch]
+    operands = [args[0], args[5] if spec.residual else None, args[-1], scratch]
+    t.call(index, step, "linear", f"{SHORT[spec.x]}_{SHORT[dtype]}", fields, operands)

@@ -1,0 +1,84 @@
+"""Lowers a fused graph to calls of the CPU's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from tvm_schedules.backends.cpu.kernels import (
+    bitplanes,
+    dense_conv,
+    dense_conv_dot,
+    dense_conv_dot_channels,
+    depthwise_conv_dot,
+    global_pool,
+    input_bits,
+    linear,
+    linear_dot,
+    max_pool_stride2,
+    pool,
+    popcount_conv,
+    popcount_linear,
+    repack,
+    sparse_conv,
+    sparse_conv_low_bit,
+    sparse_conv_panel,
+    sparse_conv_unrolled,
+)
+from tvm_schedules.backends.cpu.kernels.common.accumulators import accumulators_of
+from tvm_schedules.backends.cpu.schedules import schedule_program
+from tvm_schedules.fallback.subgraph import lower_subgraph
+from tvm_schedules.ir.graph import Graph, Node
+from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
+from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.layouts import Layouts
+from tvm_schedules.targets.registry import TargetSpec
+
+__all__ = ["COPIERS", "KERNELS", "CpuLowering"]
+
+KERNELS: Sequence[Kernel] = (
+    depthwise_conv_dot,
+    popcount_conv,
+    dense_conv_dot_channels,
+    dense_conv_dot,
+    sparse_conv_low_bit,
+    sparse_conv_unrolled,
+    sparse_conv_panel,
+    sparse_conv,
+    dense_conv,
+    popcount_linear,
+    linear_dot,
+    linear,
+    max_pool_stride2,
+    pool,
+    global_pool,
+)
+"""In order of preference: the first whose ``lower`` takes a node has it."""
+
+COPIERS: Sequence[Copier] = (repack, bitplanes, input_bits)
+"""Copies into other layouts, which the lowering and the kernels ask for."""
+
+
+class CpuLowering(Lowering):
+    """Lowers one graph for one CPU."""
+
+    kernels = KERNELS
+    emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
+
+    def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
+        self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
+        super().__init__(graph, target, choices)
+
+    def lay_out(self, planes: list[Node]) -> Layouts:
+        """Rows of a part of a vector where vectors are a cache line; poolings that need no phases read none."""
+        wide = self.target.vector_bytes if self.target.vector_bytes == 64 else 0
+        return Layouts(self.graph, planes, vector=wide, rows=True)
+
+    def sum_unit(self, x: Halo) -> float:
+        """See :class:`~tvm_schedules.lowering.base.Lowering`: sums of bytes may be the high halves of 32 bits."""
+        return float(accumulators_of(x.dtype, self.target.arm64).unit)
+
+    def lower_fallback(self, nodes: list[Node]) -> None:
+        """Appends the steps of operators without a kernel: TVM's, with our schedules."""
+        lower_subgraph(self, nodes, schedule_program)

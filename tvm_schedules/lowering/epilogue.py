@@ -1,0 +1,98 @@
+"""What follows an accumulation in a kernel that writes planes: scale, bias, residual, clip, rounding to 8 bits, halo.
+
+With accumulator ``a`` of output channel ``o``, all in units of the output's quantization step (or of 1 for a float
+output)::
+
+    y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
+
+Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to even, as ONNX ``QuantizeLinear`` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.steps import Buffer
+
+__all__ = ["Destination", "Epilogue", "PlanesCall"]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The static part of an epilogue.
+
+    Args:
+        out: Layout of the output.
+        size: Logical output size ``(D, H, W)``.
+        residual: Layout of the residual, at the same pitch, or None.
+        fma: Whether the target multiplies and adds with one rounding in one instruction.
+        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
+        saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
+        unit: What the kernel's sums are multiples of; the scale is for these.
+    """
+
+    out: Halo
+    size: tuple[int, int, int]
+    residual: Halo | None = None
+    fma: bool = True
+    arch: str = ""
+    saturates: bool = False
+    unit: float = 1.0
+
+    @property
+    def arguments(self) -> list[tuple[str, str]]:
+        """Pointer arguments beside the kernel's own."""
+        extra = [("residual", self.residual.dtype)] if self.residual else []
+        return [
+            ("scale", "float32"),
+            ("bias", "float32"),
+            ("params", "float32"),
+            ("mask", "uint8"),
+            *extra,
+            ("out", self.out.dtype),
+        ]
+
+    def sizes(self, channels: int, mask: int) -> dict[str, int]:
+        """Elements of each of :attr:`arguments`, for so many output channels and a mask of that length."""
+        sizes = {"scale": channels, "bias": channels, "params": 4, "mask": mask, "out": self.out.elements}
+        return sizes | ({"residual": self.residual.elements} if self.residual else {})
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a kernel that writes planes puts its results.
+
+    Args:
+        epilogue: What follows the accumulation.
+        residual: The buffer of the residual, if there is one.
+        out: The buffer of the output.
+    """
+
+    epilogue: Epilogue
+    residual: list[Buffer]
+    out: Buffer
+
+
+@dataclass(frozen=True)
+class PlanesCall:
+    """A call of a kernel that ends with an :class:`Epilogue`.
+
+    Args:
+        kernel: The kernel's name.
+        spec: All that its code depends on; has ``x``, ``pixels`` and ``epilogue``.
+        inputs: The arguments before those of the epilogue.
+        numbers: ``scale`` and ``bias`` of every output channel, and ``params``.
+        destination: Where the results go.
+        info: What reports print.
+    """
+
+    kernel: str
+    spec: Any
+    inputs: list[Buffer]
+    numbers: dict[str, np.ndarray]
+    destination: Destination
+    info: dict[str, Any]

@@ -1,0 +1,103 @@
+"""Rule of the dense convolution by multiply-add: float weights, and 8-bit ones where no dot product is better."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
+from tvm_schedules.lowering.layouts import input_key
+
+if TYPE_CHECKING:
+    from tvm_schedules.lowering.base import Lowering
+
+__all__ = ["NAME", "Spec", "lower"]
+
+NAME = "dense"
+"""What artifacts and tuning databases call this kernel."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the code depends on.
+
+    Args:
+        x: Layout of the input, uint8 or float32.
+        window: Geometry.
+        rows: Output channels.
+        vector: Bytes a vector register.
+        block: Vectors a pixel block.
+        tile: Output channels a register block.
+        parallel: Whether threads share the jobs.
+        epilogue: What follows.
+        widen: Whether to multiply 16-bit integers into 32-bit sums (Arm's SMLAL), else float32.
+    """
+
+    x: Halo
+    window: Window
+    rows: int
+    vector: int
+    block: int
+    tile: int
+    parallel: bool
+    epilogue: Epilogue
+    widen: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Pixels a vector."""
+        return self.vector // (2 if self.widen else 4)
+
+    @property
+    def pixels(self) -> int:
+        """Elements that the kernel stores in a plane: whole vectors."""
+        return -(-self.x.run(self.epilogue.size) // self.lanes) * self.lanes
+
+
+def lower(ctx: Lowering, node: Fused) -> bool:
+    """Takes convolutions with a dense weight."""
+    if not isinstance(node, Windowed) or not isinstance(node.weight, DenseWeight):
+        return False
+    weight, window, key = node.weight, node.window, input_key(ctx.graph, node)
+    source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
+    channels, vector = weight.values.shape[0], ctx.target.vector_bytes
+    tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
+    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
+    factor = weight.scale.astype(np.float64) * quant.scale * node.scale
+    sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
+    # 32 bits hold the sum of 65 000 products of 8-bit integers.
+    widen = (
+        ctx.target.arm64 and x.dtype == "uint8" and weight.values.dtype == np.int8 and weight.values[0].size < 65_000
+    )
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "dtype": "int16" if widen else "float32"}
+    made = ctx.constants.add(node.name, "dense", {"values": weight.values}, params)
+    end = ctx.destination(node, False, x)
+    vectors = -(-x.run(end.epilogue.size) // (vector // (2 if widen else 4)))
+    # What the registers hold of sums; of AVX-512's they would hold three vectors, but two are faster, measured.
+    most = 8 if tile == 1 else 1 if widen else 2 if vector == 64 else 3
+    macs = weight.values.size * x.batch * prod(end.epilogue.size)
+    block = min(vectors, most)
+    block = ctx.choices.pick(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
+    parallel = macs > ctx.serial * 4
+    spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, widen)
+    depthwise = window.groups == channels > 1
+    reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
+    info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
+    ctx.report(node, weight, NAME, reason)
+    inputs = [source, made["values"], made["offsets"]]
+    ctx.add_planes(node, PlanesCall(NAME, spec, inputs, numbers, end, info))
+    return True
+
+
+def _tile(rows: int, most: int) -> int:
+    """Output channels a register block: a divisor of the rows if there is a fair one, else blocks with a ragged end."""
+    if rows <= most:
+        return rows
+    best = max(d for d in range(1, most + 1) if rows % d == 0)
+    return best if best * 2 > most else most
