@@ -17,7 +17,7 @@ from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.epilogue import Epilogue
 
 if TYPE_CHECKING:
-    from tvm_schedules.backends.cpu.kernels.sparse_conv import Spec
+    from tvm_schedules.lowering.rules.sparse_conv import Spec
 
 __all__ = ["PixelRows", "Sums", "emit_rows", "row_loops"]
 
