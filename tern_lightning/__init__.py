@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tern_lightning.callbacks.activation import ActivationQuantization
     from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
     from tern_lightning.callbacks.entropy import EntropyConstraint, EntropyPruning
+    from tern_lightning.callbacks.from_preset import Preset, preset
     from tern_lightning.callbacks.guided import AccuracyGuidedPruning
     from tern_lightning.callbacks.low_rank import LowRank
     from tern_lightning.callbacks.multilevel import MultiLevelActivation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tern_lightning.loop import freeze, set_progress, ternarize, to_plain
     from tern_lightning.nn.compound_scaling import scale_network, search_scaling
     from tern_lightning.nn.layer_types import register_layer
-    from tern_lightning.recipes.preset import Preset, preset, presets
+    from tern_lightning.recipes.lookup import presets
     from tern_lightning.rules import Rule
     from tern_lightning.schedules import Schedule
     from tern_lightning.ternary_tensor import TernaryTensor
@@ -66,7 +67,7 @@ _HOME = {
     "EntropyPruning": "tern_lightning.callbacks.entropy",
     "LowRank": "tern_lightning.callbacks.low_rank",
     "MultiLevelActivation": "tern_lightning.callbacks.multilevel",
-    "Preset": "tern_lightning.recipes.preset",
+    "Preset": "tern_lightning.callbacks.from_preset",
     "PruningSchedule": "tern_lightning.callbacks.pruning",
     "Rule": "tern_lightning.rules",
     "SLR": "tern_lightning.callbacks.slr",
@@ -77,8 +78,8 @@ _HOME = {
     "WeightPenaltyClipping": "tern_lightning.callbacks.penalty",
     "export": "tern_lightning.exporter.pipeline",
     "freeze": "tern_lightning.loop",
-    "preset": "tern_lightning.recipes.preset",
-    "presets": "tern_lightning.recipes.preset",
+    "preset": "tern_lightning.callbacks.from_preset",
+    "presets": "tern_lightning.recipes.lookup",
     "register_layer": "tern_lightning.nn.layer_types",
     "scale_network": "tern_lightning.nn.compound_scaling",
     "search_scaling": "tern_lightning.nn.compound_scaling",

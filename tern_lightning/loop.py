@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tern_lightning.callbacks._scalars import ScalarTrainer, begin
-from tern_lightning.callbacks._state import check_bias
 from tern_lightning.nn import ternary_layers as layers
 from tern_lightning.nn.activation_quantizer import ActivationRange, InputFakeQuantizer
 from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.layer_types import channel_axis, weight_of
 from tern_lightning.nn.learned_input import write_learned_inputs
+from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
 from tern_lightning.nn.ternary_layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
 from tern_lightning.nn.weight_mask import NAME as MASK
 from tern_lightning.nn.weight_mask import apply_mask
 from tern_lightning.quantizers import get_quantizer
-from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
+from tern_lightning.rules import Decision, Rule, check_bias, check_options, check_rules, resolve
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -98,15 +96,12 @@ def _train_levels(learning: dict[str, TernaryLayer], optimizers: Sequence[Optimi
         kind = type(learning[path]._ternary_state.quantizer).__name__
         raise ValueError(f"the method of layer {path!r} ({kind}) trains levels besides the weight: give the optimizer")
     scalars = ScalarTrainer()
-    # What ScalarTrainer asks a Trainer for.
-    alone = SimpleNamespace(world_size=1, precision_plugin=None)
 
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-        alone.world_size = torch.distributed.get_world_size() if spread else 1
         # Layers that have become ternary anew since then belong to another call.
         mine = {path: one for path, one in learning.items() if one.__dict__.get("_ternary_state") is own[path]}
-        scalars.step(cast(Any, alone), optimizer, mine)
+        scalars.step(optimizer, mine, torch.distributed.get_world_size() if spread else 1)
 
     own = {path: one._ternary_state for path, one in learning.items()}
     for optimizer in optimizers:

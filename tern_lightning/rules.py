@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_names
+from tern_lightning.nn.layer_types import channel_axis, find_bias, find_weight, kind_names
 from tern_lightning.nn.survey import Survey, is_unreal, survey
-from tern_lightning.quantizers import get_quantizer
+from tern_lightning.quantizers import Quantizer, get_quantizer
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,21 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"options must be a dictionary, such as {{'per_channel': True}}, got {options!r}")
     return dict(options or {})
+
+
+def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
+    """Raise where a method would add to a bias that is not there or cannot be kept."""
+    layer = decision.module
+    if not method.uses_bias:
+        return
+    grouped = getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1
+    bare = find_bias(layer) is None
+    why = "shares its weight" if shared else "has no bias" if bare else "is transposed with groups" if grouped else None
+    if why is not None:
+        raise ValueError(
+            f"method {decision.method!r} adds to the bias, and layer {decision.path!r} {why}; HINT: another method for "
+            "it by a rule, or bias=True in the model (before batch normalization a bias has no effect)"
+        )
 
 
 def resolve(

@@ -1,15 +1,10 @@
-"""How a number changes over a run: pure functions of the position, and the position of a Trainer."""
+"""How a number changes over a run: pure functions of the position in it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
-    from tern_lightning.callbacks._phases import Origin
+from typing import Literal, get_args
 
 Shape = Literal["constant", "linear", "cubic", "cosine", "step"]
 Unit = Literal["epoch", "step", "fraction"]
@@ -83,43 +78,7 @@ class Schedule:
         """Whether the value no longer changes from ``position`` on."""
         return _reached(position, self.begin if self.shape == "constant" else self.end)
 
-    def at(self, trainer: pl.Trainer, batch_idx: int = 0, origin: Origin | None = None) -> float:
-        """The number before batch ``batch_idx`` of a Trainer's current epoch; ``origin`` as in :func:`position`."""
-        return self.value(position(trainer, self.unit, batch_idx, origin))
-
 
 def _reached(position: float, boundary: float) -> bool:
     """Positions are quotients of counts: a boundary counts as reached when only rounding is missing."""
     return position >= boundary - 1e-9 * max(1.0, boundary)
-
-
-def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin | None = None) -> float:
-    """Where a Trainer is before batch ``batch_idx`` of its current epoch, in ``unit``.
-
-    Args:
-        trainer: The Trainer.
-        unit: Of the result.
-        batch_idx: The batch.
-        origin: Where a callback joined the run, from where it counts; None for the run's start.
-
-    Raises:
-        MisconfigurationException: ``unit`` is ``fraction`` and the run has no end.
-    """
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from tern_lightning.callbacks._phases import START, progress
-
-    origin = origin or START
-    if unit == "step":
-        return float(trainer.global_step - origin.step)
-    if unit == "epoch":
-        batches = trainer.num_training_batches
-        inside = batch_idx / batches if batches and math.isfinite(batches) else 0.0
-        return trainer.current_epoch - origin.epoch + inside
-    share = progress(trainer, batch_idx, origin).fraction
-    if share is None:
-        raise MisconfigurationException(
-            "a schedule in fractions needs a run with an end: set max_epochs or max_steps, or choose the unit 'epoch' "
-            "or 'step'"
-        )
-    return share

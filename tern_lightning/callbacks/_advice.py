@@ -9,11 +9,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from tern_lightning.callbacks._phases import Clock
+from tern_lightning.callbacks._clock import Clock, position
 from tern_lightning.checkpoint import rounding_callbacks
 from tern_lightning.nn.activation_quantizer import input_quantizers
 from tern_lightning.nn.learned_input import learned_hooks
-from tern_lightning.schedules import Schedule, position
+from tern_lightning.recipes.preset import PresetData
+from tern_lightning.schedules import Schedule
 
 
 def joined(name: str, trainer: pl.Trainer, what: str) -> None:
@@ -58,6 +59,17 @@ def best_is_float(trainer: pl.Trainer, before: list[str]) -> None:
                 "ckpt_path='best' is the float network, and no ternary one was as good. HINT: ckpt_path='last' (with "
                 "save_last=True), or train the float network in a run of its own and the ternary one from start=0."
             )
+
+
+def missing_companions(preset: PresetData, trainer: pl.Trainer) -> None:
+    """Warn where callbacks that belong to a preset are not in a Trainer."""
+    there = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    missing = [name for name, _ in preset.companions if name not in there]
+    if missing:
+        rank_zero_warn(
+            f"preset {preset.name!r} is a TernaryCallback and {', '.join(missing)}, which this Trainer does not have. "
+            f'HINT: callbacks=tern_lightning.preset("{preset.name}").callbacks()'
+        )
 
 
 def rounds_nothing(name: str, ready: Iterable[bool]) -> None:

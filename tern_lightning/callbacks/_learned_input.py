@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._scalars import moved_by
-from tern_lightning.callbacks._select import check_patterns, select_layers
+from tern_lightning.callbacks._select import check_patterns, moved_by, select_layers
 from tern_lightning.nn.learned_input import LearnedInput
 
 

@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
-from tern_lightning.callbacks._phases import Clock
 from tern_lightning.callbacks._select import check_company, check_patterns, select_layers
 from tern_lightning.callbacks._state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits

@@ -3,92 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from tern_lightning.callbacks._clock import START, Origin, Progress, progress, share_of
 from tern_lightning.nn.ternary_layers import PHASES, Phase
 
 Boundary = int | float | None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is.
-
-    Attributes:
-        epoch: Index of the epoch, >= 0.
-        fraction: Share of the run that is done, in [0, 1]; None where the run has no end.
-    """
-
-    epoch: int
-    fraction: float | None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a callback joined a run: its epochs, steps and fractions of the run count from there.
-
-    Attributes:
-        epoch: Epochs of the run before, >= 0.
-        step: Optimizer steps of the run before, >= 0.
-    """
-
-    epoch: int = 0
-    step: int = 0
-
-
-START = Origin()
-
-
-class Clock:
-    """What time it is in a run for one callback, which may have joined the run late.
-
-    A run that is continued from a checkpoint of a run without the callback goes on in its middle. Schedules count from
-    there: otherwise they would be over before they have begun.
-
-    Attributes:
-        origin: Where the callback joined the run.
-        fresh: Whether the callback forgets an earlier run, between the start of fit and that of training.
-    """
-
-    def __init__(self) -> None:
-        self.origin, self.fresh = START, False
-
-    def enter(self, trainer: pl.Trainer, restored: bool, known: bool) -> None:
-        """Find out, when fit starts, whether this is a new run for the callback.
-
-        Args:
-            trainer: The Trainer; it may not have restored its loops yet.
-            restored: Whether a checkpoint had a state of the callback.
-            known: Whether the callback has taken part in a run before.
-        """
-        self.fresh = not restored and (trainer.global_step == 0 or not known)
-        if self.fresh:
-            self.origin = START
-
-    def join(self, trainer: pl.Trainer) -> bool:
-        """Set the origin when training starts; True where the callback joins in the middle of a run."""
-        late = self.fresh and (trainer.global_step > 0 or trainer.current_epoch > 0)
-        if late:
-            self.origin = Origin(trainer.current_epoch, trainer.global_step)
-        self.fresh = False
-        return late
-
-    def progress(self, trainer: pl.Trainer, batch_idx: int = 0) -> Progress:
-        """:func:`progress` from the origin."""
-        return progress(trainer, batch_idx, self.origin)
-
-    def state(self) -> dict[str, int]:
-        """Plain values for a checkpoint."""
-        return {"epoch": self.origin.epoch, "step": self.origin.step}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a callback's state, of which :meth:`state` is the part ``origin``."""
-        self.origin, self.fresh = Origin(**state.get("origin", {})), False
 
 
 def check_boundary(name: str, value: Boundary) -> None:
@@ -102,22 +24,6 @@ def check_boundary(name: str, value: Boundary) -> None:
     if not good:
         allowed = "an epoch (int >= 0) or a fraction of the run (float in [0, 1])"
         raise ValueError(f"{name} must be {allowed}{'' if name == 'start' else ' or None'}, got {value!r}")
-
-
-def progress(trainer: pl.Trainer, batch_idx: int = 0, origin: Origin = START) -> Progress:
-    """Where the Trainer is before batch ``batch_idx`` of its current epoch, counted from ``origin``."""
-    shares = []
-    if trainer.max_steps > 0:
-        shares.append(_share(trainer.global_step - origin.step, trainer.max_steps - origin.step))
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        batches = trainer.num_training_batches
-        inside = batch_idx / batches if batches and math.isfinite(batches) else 0.0
-        shares.append(_share(trainer.current_epoch + inside - origin.epoch, trainer.max_epochs - origin.epoch))
-    return Progress(trainer.current_epoch - origin.epoch, min(max(shares), 1.0) if shares else None)
-
-
-def _share(done: float, whole: float) -> float:
-    return done / whole if whole > 0 else 1.0
 
 
 def reached(boundary: Boundary, now: Progress) -> bool:
@@ -187,11 +93,11 @@ def never(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START) -> bo
         return epochs is not None and boundary + origin.epoch >= epochs
     lasts = []
     if trainer.max_steps > 0:
-        lasts.append(_share(trainer.max_steps - 1 - origin.step, trainer.max_steps - origin.step))
+        lasts.append(share_of(trainer.max_steps - 1 - origin.step, trainer.max_steps - origin.step))
     if epochs is not None:
         batches = trainer.num_training_batches
         before_last = 1 / batches if batches and math.isfinite(batches) else 1.0
-        lasts.append(_share(epochs - before_last - origin.epoch, epochs - origin.epoch))
+        lasts.append(share_of(epochs - before_last - origin.epoch, epochs - origin.epoch))
     return bool(lasts) and all(last < boundary - 1e-9 for last in lasts)
 
 
@@ -212,10 +118,10 @@ def _as_fraction(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START
         return float(boundary or 0.0)
     shares = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        shares.append(_share(boundary, trainer.max_epochs - origin.epoch))
+        shares.append(share_of(boundary, trainer.max_epochs - origin.epoch))
     elif trainer.max_steps > 0 and 0 < trainer.num_training_batches < math.inf:
         steps = boundary * trainer.num_training_batches / trainer.accumulate_grad_batches
-        shares.append(_share(steps, trainer.max_steps - origin.step))
+        shares.append(share_of(steps, trainer.max_steps - origin.step))
     return max(shares) if shares else None
 
 

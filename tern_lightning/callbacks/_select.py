@@ -65,6 +65,21 @@ def has_one_input(path: str, layers: Mapping[str, nn.Module]) -> bool:
     return kind is not None and kind.one_input and borrower(path, layers) is None
 
 
+def moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
+    """The paths of the layers whose parameters an optimizer moves; layers that none moves belong to the first one.
+
+    What is trained besides parameters has to move with them: between the steps of two optimizers the same graph may be
+    differentiated again.
+    """
+    where = {id(p): own for own in reversed(trainer.optimizers) for group in own.param_groups for p in group["params"]}
+    found = []
+    for path, layer in layers.items():
+        owners = [where[id(p)] for p in layer.parameters() if id(p) in where] or trainer.optimizers[:1]
+        if any(owner is optimizer for owner in owners):
+            found.append(path)
+    return found
+
+
 def check_pattern(name: str, pattern: str, layers: Collection[str], others: Mapping[str, str]) -> None:
     """Raise unless a pattern matches one of the layers.
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tern_lightning.nn.layer_types import find_bias, find_weight, weight_of
 from tern_lightning.nn.ternary_layers import TernaryLayer
-from tern_lightning.quantizers import Quantizer
 from tern_lightning.rules import Decision
 
 Layers = dict[str, TernaryLayer]
@@ -49,21 +48,6 @@ def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
         if weight is None or weight is mine or weight.shape != mine.shape:
             return False
     return True
-
-
-def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:
-    """Raise where a method would add to a bias that is not there or cannot be kept."""
-    layer = decision.module
-    if not method.uses_bias:
-        return
-    grouped = getattr(layer, "transposed", False) and getattr(layer, "groups", 1) > 1
-    bare = find_bias(layer) is None
-    why = "shares its weight" if shared else "has no bias" if bare else "is transposed with groups" if grouped else None
-    if why is not None:
-        raise ValueError(
-            f"method {decision.method!r} adds to the bias, and layer {decision.path!r} {why}; HINT: another method for "
-            "it by a rule, or bias=True in the model (before batch normalization a bias has no effect)"
-        )
 
 
 def named_methods(decisions: Sequence[Decision]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from tern_lightning.callbacks._scalars import ScalarTrainer
+from tern_lightning.nn.scalar_trainer import ScalarTrainer
 from tern_lightning.nn.ternary_layers import TernaryLayer
 
 _LOGS = ("log", "log_dict")
@@ -80,7 +80,7 @@ def first_pass(
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad
     for optimizer in trainer.optimizers:
-        scalars.step(trainer, optimizer, chosen, first_pass=True)
+        scalars.step(optimizer, chosen, trainer.world_size, scaler, first_pass=True)
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._scalars import moved_by
-from tern_lightning.callbacks._select import SEVERAL, check_pattern, has_one_input
+from tern_lightning.callbacks._select import SEVERAL, check_pattern, has_one_input, moved_by
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics

@@ -13,15 +13,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._clock import Clock, position
 from tern_lightning.callbacks._masking import MaskCallback, Target, pruned_share
-from tern_lightning.callbacks._phases import Clock, check_boundary, check_order, reached
+from tern_lightning.callbacks._phases import check_boundary, check_order, reached
 from tern_lightning.functional.ec2t import entropy_assignment, size_factor
 from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.nn.ternary_layers import swapped_layers
 from tern_lightning.nn.weight_mask import weight_mask
 from tern_lightning.quantizers.base import check_range
 from tern_lightning.quantizers.ec2t import EC2T
-from tern_lightning.schedules import Schedule, position
+from tern_lightning.schedules import Schedule
 
 
 class EntropyConstraint(pl.Callback):
@@ -93,7 +94,7 @@ class EntropyConstraint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx, self.clock.origin)
+            factor = 1.0 if self.schedule is None else self.clock.value(self.schedule, trainer, batch_idx)
             for path, method in self._methods.items():
                 method.strength.fill_(_strength_of(self.strength, path) * factor)
 
@@ -192,7 +193,7 @@ class EntropyPruning(MaskCallback):
         now = self.clock.progress(trainer, batch_idx)
         if batch_idx % trainer.accumulate_grad_batches or not reached(self.start, now) or reached(self.freeze, now):
             return
-        factor = 1.0 if self.schedule is None else self.schedule.at(trainer, batch_idx, self.clock.origin)
+        factor = 1.0 if self.schedule is None else self.clock.value(self.schedule, trainer, batch_idx)
         sizes = {path: target.weight.numel() for path, target in self._targets.items()}
         keeps = {
             path: self._assign(target, factor * size_factor(sizes[path], max(sizes.values()), self.sustain))

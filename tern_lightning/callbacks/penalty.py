@@ -137,7 +137,7 @@ class WeightPenaltyClipping(WeightCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.schedule is not None:
-            self._factor = self.schedule.at(trainer, batch_idx, self.clock.origin)
+            self._factor = self.clock.value(self.schedule, trainer, batch_idx)
 
     @override
     def on_before_optimizer_step(

@@ -13,9 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._clock import position
 from tern_lightning.callbacks._masking import MaskCallback, Target, choose_digits, pruned_share
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
-from tern_lightning.schedules import Schedule, position
+from tern_lightning.schedules import Schedule
 
 
 class PruningSchedule(MaskCallback):
@@ -120,7 +121,7 @@ class PruningSchedule(MaskCallback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        target = self.schedule.at(trainer, batch_idx, self.clock.origin)
+        target = self.clock.value(self.schedule, trainer, batch_idx)
         due = trainer.global_step >= self._next_step or target == self.schedule.final
         if target > self.progress and due:
             self.progress, self._next_step = target, trainer.global_step + self.every

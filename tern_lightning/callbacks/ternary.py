@@ -16,9 +16,9 @@ from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks import _report as report
 from tern_lightning.callbacks import _state as state
 from tern_lightning.callbacks._batch_norm import StatisticsReset
+from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._phases import (
-    Clock,
     check_boundary,
     check_order,
     describe,
@@ -28,17 +28,18 @@ from tern_lightning.callbacks._phases import (
     reached,
     why_never,
 )
-from tern_lightning.callbacks._scalars import ScalarTrainer, begin, carry_over
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
 from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_of
 from tern_lightning.nn.loaded_weights import resume_training
+from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin, carry_over
 from tern_lightning.nn.survey import other_parameters
 from tern_lightning.nn.ternary_layers import PHASES, LayerState, Phase, freeze, swap_all
 from tern_lightning.quantizers import Quantizer, get_quantizer
-from tern_lightning.recipes.preset import Preset, build, missing_companions
-from tern_lightning.rules import Decision, Rule, adapted, check_options, check_rules, resolve
+from tern_lightning.recipes.lookup import find_preset
+from tern_lightning.recipes.preset import PresetData
+from tern_lightning.rules import Decision, Rule, adapted, check_bias, check_options, check_rules, resolve
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
@@ -112,7 +113,7 @@ class TernaryCallback(pl.Callback):
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
         self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
-        self.preset: Preset | None = None
+        self.preset: PresetData | None = None
         self.phase: Phase = "float"
         self.decisions: list[Decision] = []
         self._layers: state.Layers = {}
@@ -130,7 +131,7 @@ class TernaryCallback(pl.Callback):
     @classmethod
     def from_preset(
         cls,
-        name: str | Preset,
+        name: str | PresetData,
         options: dict[str, Any] | None = None,
         rules: Sequence[Rule] | None = None,
         freeze: int | float | Literal["preset"] | None = "preset",
@@ -159,7 +160,14 @@ class TernaryCallback(pl.Callback):
             #     - class_path: tern_lightning.TernaryCallback.from_preset
             #       init_args: {name: ttq-cifar10}
         """
-        return build(cls, name, options, rules, freeze, verbose)
+        own = find_preset(name) if isinstance(name, str) else name
+        if isinstance(freeze, str) and freeze != "preset":
+            raise ValueError(f"freeze must be an epoch, a fraction of the run, None or 'preset', got {freeze!r}")
+        merged = {**own.options, **(options or {})}
+        end = own.freeze if isinstance(freeze, str) else freeze
+        found = cls(own.method, own.rules(merged) if rules is None else rules, merged, own.start, end, verbose=verbose)
+        found.preset = own
+        return found
 
     @property
     @override
@@ -184,9 +192,8 @@ class TernaryCallback(pl.Callback):
             begin(self._layers)
         self._prepare_search(trainer, pl_module)
         self._check_finite(trainer)
-        missing = None if self.preset is None else missing_companions(self.preset, trainer)
-        if missing is not None:
-            rank_zero_warn(missing)
+        if self.preset is not None:
+            advice.missing_companions(self.preset, trainer)
         if self.verbose:
             weights = [weight for one in self.decisions if (weight := find_weight(one.module)) is not None]
             report.print_decisions(self.decisions, phases, other_parameters(pl_module, weights))
@@ -228,7 +235,8 @@ class TernaryCallback(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        self._scalars.step(trainer, optimizer, self._layers)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._scalars.step(optimizer, self._layers, trainer.world_size, scaler)
 
     @override
     def on_train_batch_end(
@@ -359,7 +367,7 @@ class TernaryCallback(pl.Callback):
             method = get_quantizer(str(decision.method), **decision.options)
             axis, weight = channel_axis(decision.module), weight_of(decision.module)
             carry_over(old, method, weight, axis)
-            state.check_bias(decision, method, shared=id(weight) in by_weight)
+            check_bias(decision, method, shared=id(weight) in by_weight)
             by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes, running=True))
         return {path: by_weight[id(weight_of(one.module))] for path, one in chosen.items()}
 

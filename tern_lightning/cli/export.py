@@ -282,10 +282,9 @@ def _inspect_onnx(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype
 
 def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | None) -> ExportResult:
     from tern_lightning.checkpoint import class_of_name, load_module, read_checkpoint
+    from tern_lightning.exporter.checkpoint_inputs import attach_learned_inputs, checkpoint_ranges
     from tern_lightning.exporter.errors import ExportWarning
-    from tern_lightning.exporter.learned_inputs import attach_learned_inputs
     from tern_lightning.exporter.pipeline import check_output, check_target, export, start_compiler
-    from tern_lightning.nn.activation_quantizer import checkpoint_ranges
 
     check_output(options.output, whole=not options.onnx_only)
     if not options.onnx_only:

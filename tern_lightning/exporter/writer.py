@@ -20,12 +20,12 @@ from tern_lightning.exporter.bias import separate_biases
 from tern_lightning.exporter.errors import ExportError
 from tern_lightning.exporter.fold import fold_batch_norms
 from tern_lightning.exporter.graph import Layer, Network
-from tern_lightning.exporter.learned_inputs import learned_inputs
 from tern_lightning.exporter.naming import name_network
 from tern_lightning.exporter.runtime import Comparison
 from tern_lightning.exporter.trace import IR_VERSION, trace
 from tern_lightning.exporter.weights import DenseWeights, write_weights
 from tern_lightning.nn.activation_quantizer import ActivationRange, activation_ranges
+from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.frontend.batch_axis import PROPERTY
 

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.checkpoint import CheckpointError
 from tern_lightning.nn.tracing import as_constant
-from tvm_schedules.common.reading import reading
 
 
 @dataclass(frozen=True)
@@ -315,25 +313,3 @@ def remove_fake_quantizers(module: nn.Module) -> None:
         hooks = layer._forward_pre_hooks
         for key in [key for key, hook in hooks.items() if isinstance(hook, InputFakeQuantizer)]:
             del hooks[key]
-
-
-def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, ActivationRange]:
-    """Return the ranges in the callback states of a loaded Lightning checkpoint; empty when it has none.
-
-    Raises:
-        CheckpointError: A state is damaged.
-    """
-    found: dict[str, ActivationRange] = {}
-    for key, state in (checkpoint.get("callbacks") or {}).items():
-        if str(key).startswith("ActivationQuantization"):
-            with reading(f"the state of {key} in the checkpoint", CheckpointError):
-                found.update(_state_ranges(state))
-    return found
-
-
-def _state_ranges(state: Mapping[str, Any]) -> dict[str, ActivationRange]:
-    return {
-        path: ActivationRange(float(layer["scale"]), int(layer["zero_point"]), int(layer["bits"]))
-        for path, layer in state["layers"].items()
-        if layer["ready"]
-    }

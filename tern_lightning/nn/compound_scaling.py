@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from tern_lightning.functional.operations import module_operations
+from tern_lightning.nn.operations import module_operations
 
 DEPTHS = (1.0, 1.2, 1.4, 1.6, 1.7, 1.9)
 """Depth factors of EC2T's grid, whose width factors 1.4, 1.3, 1.2, 1.1, 1.1, 1.0 double the operations."""

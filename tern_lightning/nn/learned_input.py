@@ -240,6 +240,16 @@ def learned_hooks(module: nn.Module) -> list[LearnedInput]:
     return [hook for hook in hooks if isinstance(hook, LearnedInput)]
 
 
+def learned_inputs(module: nn.Module) -> dict[str, LearnedInput]:
+    """The hooks with trained numbers that are in use, by layer path; a shared layer's under each of its paths."""
+    return {
+        path: hook
+        for path, layer in module.named_modules(remove_duplicate=False)
+        for hook in layer._forward_pre_hooks.values()
+        if isinstance(hook, LearnedInput) and hook.ready
+    }
+
+
 KINDS: dict[str, type[LearnedInput]] = {hook.kind: hook for hook in (MultiLevelInput, CoarseInput)}
 
 

@@ -1,17 +1,12 @@
-"""Presets by name: what papers and their authors' code say about a method and about the training around it."""
+"""What papers and their authors' code say about a method and about the training around it: plain data."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
-    from tern_lightning.callbacks.ternary import TernaryCallback
     from tern_lightning.rules import Rule
 
 
@@ -59,8 +54,10 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A method with its published hyper-parameters; ``print`` shows them with the recipe.
+class PresetData:
+    """A method with its published hyper-parameters, as plain data; ``print`` shows them with the recipe.
+
+    :class:`tern_lightning.Preset` is the same with the callbacks that follow from it.
 
     Attributes:
         name: Name.
@@ -74,11 +71,6 @@ class Preset:
         companions: Callbacks that belong to the method: class name in ``tern_lightning`` and arguments.
         recipe: The training around it, which the callbacks do not set.
         notes: What else is published, and what differs here.
-
-    Example:
-        >>> from tern_lightning import preset
-        >>> preset("ttq-cifar10").recipe.weight_decay
-        0.0002
     """
 
     name: str
@@ -94,24 +86,12 @@ class Preset:
     notes: str = ""
 
     def rules(self, options: dict[str, Any] | None = None) -> list[Rule]:
-        """The rules that say which layers are ternary."""
-        from tern_lightning.rules import Rule
+        """The rules that say which layers are ternary, with other options of the method where they are given."""
+        from tern_lightning.rules import Rule  # needs torch, which a look at the numbers does not
 
         kinds: dict[str, dict[str, Any]] = {"inner": {}, "all": {"name": "*"}, "convolutions": {"type": "Conv2d"}}
         where = kinds[self.layers]
         return [Rule(method=self.method, options=options or self.options, **where)] if where else []
-
-    def callbacks(self, verbose: bool = True) -> list[pl.Callback]:
-        """The TernaryCallback and its companions, in the order in which a Trainer should have them."""
-        import tern_lightning
-
-        others = [getattr(tern_lightning, name)(**arguments) for name, arguments in self.companions]
-        first = [one for one in others if type(one).__name__ == "SLR"]
-        return [
-            *first,
-            tern_lightning.TernaryCallback.from_preset(self, verbose=verbose),
-            *(one for one in others if one not in first),
-        ]
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.paper}", f"  source: {self.source}"]
@@ -123,64 +103,3 @@ class Preset:
             value = getattr(self.recipe, one.name)
             lines.append(f"  {one.name}: {'not published' if value is None else value}")
         return "\n".join([*lines, f"  {self.notes}"] if self.notes else lines)
-
-
-def _by_name() -> dict[str, Preset]:
-    from tern_lightning.recipes.published import PRESETS  # the table is made of this module's classes
-
-    return {one.name: one for one in PRESETS}
-
-
-def presets() -> list[str]:
-    """Names of all presets, sorted.
-
-    Example:
-        >>> presets()[:3]
-        ['admm', 'b1.58-3b', 'b1.58-700m']
-    """
-    return sorted(_by_name())
-
-
-def preset(name: str) -> Preset:
-    """A preset by its name.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
-    known = _by_name()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"near misses: {near}" if near else f"there are {presets()}"
-        raise ValueError(f"preset must be one of tern_lightning.presets(), got {name!r}; {hint}")
-    return known[name]
-
-
-def missing_companions(chosen: Preset, trainer: pl.Trainer) -> str | None:
-    """What to say where callbacks of a preset are not in a Trainer, or None."""
-    there = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
-    missing = [name for name, _ in chosen.companions if name not in there]
-    if not missing:
-        return None
-    return (
-        f"preset {chosen.name!r} is a TernaryCallback and {', '.join(missing)}, which this Trainer does not have. "
-        f'HINT: callbacks=tern_lightning.preset("{chosen.name}").callbacks()'
-    )
-
-
-def build(
-    cls: type[TernaryCallback],
-    chosen: str | Preset,
-    options: dict[str, Any] | None,
-    rules: Sequence[Rule] | None,
-    freeze: int | float | str | None,
-    verbose: bool,
-) -> TernaryCallback:
-    """The TernaryCallback of a preset; see :meth:`tern_lightning.TernaryCallback.from_preset`."""
-    own = preset(chosen) if isinstance(chosen, str) else chosen
-    if isinstance(freeze, str) and freeze != "preset":
-        raise ValueError(f"freeze must be an epoch, a fraction of the run, None or 'preset', got {freeze!r}")
-    merged = {**own.options, **(options or {})}
-    end = own.freeze if isinstance(freeze, str) else freeze
-    found = cls(own.method, own.rules(merged) if rules is None else rules, merged, own.start, end, verbose=verbose)
-    found.preset = own
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tern_lightning.recipes.preset import Preset, Recipe
+from tern_lightning.recipes.preset import PresetData, Recipe
 
 _SWS = "Optimize Deep Convolutional Neural Network with Ternarized Weights and High Accuracy, WACV 2019"
 _TGA = (
@@ -56,7 +56,7 @@ _EC2T_NOTES = (
 )
 
 PRESETS = (
-    Preset(
+    PresetData(
         "twn",
         "Ternary Weight Networks, 2016",
         "the paper",
@@ -64,7 +64,7 @@ PRESETS = (
         {"factor": 0.7},
         recipe=Recipe(start_from="scratch"),
     ),
-    Preset(
+    PresetData(
         "sws-cifar10",
         _SWS,
         _AUTHORS,
@@ -87,7 +87,7 @@ PRESETS = (
             augmentation="crop, horizontal flip",
         ),
     ),
-    Preset(
+    PresetData(
         "sws-imagenet",
         _SWS,
         _AUTHORS,
@@ -96,7 +96,7 @@ PRESETS = (
         "all",
         recipe=dataclasses.replace(_SWS_IMAGENET, network="ResNet-18, 34, 50"),
     ),
-    Preset(
+    PresetData(
         "rel2-imagenet",
         _SWS,
         _AUTHORS,
@@ -106,7 +106,7 @@ PRESETS = (
         recipe=dataclasses.replace(_SWS_IMAGENET, network="ResNet-18"),
         notes="Residual expansion, thresholds of 0.05 and 0.1 of the largest magnitude.",
     ),
-    Preset(
+    PresetData(
         "rel4-imagenet",
         _SWS,
         _AUTHORS,
@@ -116,7 +116,7 @@ PRESETS = (
         recipe=dataclasses.replace(_SWS_IMAGENET, network="ResNet-18"),
         notes="Residual expansion, thresholds of 0.05 to 0.2 of the largest magnitude.",
     ),
-    Preset(
+    PresetData(
         "tga-imagenet",
         _TGA,
         _AUTHORS,
@@ -126,7 +126,7 @@ PRESETS = (
         recipe=dataclasses.replace(_SWS_IMAGENET, network="ResNet-18, 34, 50", milestones=(25, 30, 35)),
         notes="Thresholds: SGD, Nesterov momentum 0.9, the weights' learning rate, no weight decay.",
     ),
-    Preset(
+    PresetData(
         "ttq-cifar10",
         "Trained Ternary Quantization, ICLR 2017",
         _AUTHORS,
@@ -143,7 +143,7 @@ PRESETS = (
         ),
         notes="The weight decay itself falls by 0.2 every 480,000 steps.",
     ),
-    Preset(
+    PresetData(
         "ec2t-cifar10",
         _EC2T,
         _AUTHORS,
@@ -155,7 +155,7 @@ PRESETS = (
         notes="initial_level (0.15 to 0.5) and the strength (0.125 to 0.175) were searched; the choice for CIFAR-10 is "
         "not published, and the defaults are used. 15 to 20 epochs follow the freeze. " + _EC2T_NOTES,
     ),
-    Preset(
+    PresetData(
         "ec2t-cifar100",
         _EC2T,
         _AUTHORS,
@@ -172,7 +172,7 @@ PRESETS = (
         ),
         notes=_EC2T_NOTES,
     ),
-    Preset(
+    PresetData(
         "ec2t-imagenet",
         _EC2T,
         _AUTHORS,
@@ -184,7 +184,7 @@ PRESETS = (
         notes="Ternary are the expansions, projections and the head's convolution. Then follows EntropyPruning("
         "strength=0.15, initial_level=0.25) of the others, 10 epochs. " + _EC2T_NOTES,
     ),
-    Preset(
+    PresetData(
         "admm",
         "Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM, AAAI 2018",
         "the code of Surrogate Lagrangian Relaxation, 2021, which has its projection",
@@ -194,7 +194,7 @@ PRESETS = (
         notes="The published projection alternates between levels and codes, this one is exact. The method of "
         "multipliers itself is slr-imagenet with a step size that adapts.",
     ),
-    Preset(
+    PresetData(
         "slr-imagenet",
         "Enabling Retrain-free Deep Neural Network Pruning using Surrogate Lagrangian Relaxation, 2021",
         _AUTHORS,
@@ -207,7 +207,7 @@ PRESETS = (
         recipe=Recipe(network="ResNet-18", data="ImageNet", start_from="float", schedule="cosine"),
         notes="The share of the run after which weights are projected is ours.",
     ),
-    Preset(
+    PresetData(
         "bcgd-cifar10",
         "Blended Coarse Gradient Descent for Full Quantization of Deep Neural Networks, 2019",
         _AUTHORS,
@@ -229,7 +229,7 @@ PRESETS = (
         ),
         notes="CoarseActivation quantizes its activations.",
     ),
-    Preset(
+    PresetData(
         "b1.58-700m",
         _B158,
         "the authors' notes on training",
@@ -243,7 +243,7 @@ PRESETS = (
         ),
         notes=_B158_NOTES,
     ),
-    Preset(
+    PresetData(
         "b1.58-3b",
         _B158,
         "the authors' notes on training",
@@ -257,7 +257,7 @@ PRESETS = (
         ),
         notes=_B158_NOTES,
     ),
-    Preset(
+    PresetData(
         "seq-paretoq",
         "ParetoQ: Scaling Laws in Extremely Low-bit LLM Quantization, 2025",
         _AUTHORS,
@@ -265,7 +265,7 @@ PRESETS = (
         {"eps": 1e-5, "per_channel": True},
         recipe=Recipe(start_from="float", learning_rate=2e-5, weight_decay=0.0, epochs=1, schedule="cosine"),
     ),
-    Preset(
+    PresetData(
         "tequila",
         "Tequila: Trapping-free Ternary Quantization for Large Language Models, 2025",
         _AUTHORS,
@@ -273,7 +273,7 @@ PRESETS = (
         {"strength": 1e-3},
         notes="The published scale is one for every 128 weights.",
     ),
-    Preset(
+    PresetData(
         "sherry",
         "Sherry: Hardware-Efficient 1.25-Bit Ternary Quantization via Fine-grained Sparsification, 2026",
         _AUTHORS,
@@ -281,7 +281,7 @@ PRESETS = (
         {"warmup": 0.1},
         notes="The published scale is one for every 128 weights.",
     ),
-    Preset(
+    PresetData(
         "hestia",
         "Hestia: A Hessian-Guided Differentiable Quantization-Aware Training Framework for Extremely Low-Bit LLMs, "
         "2026",

@@ -17,8 +17,7 @@ def checkpoint(folder: Path) -> Reader:
     import torch
 
     from tern_lightning.checkpoint import CheckpointError, load_module, read_checkpoint
-    from tern_lightning.exporter.learned_inputs import attach_learned_inputs
-    from tern_lightning.nn.activation_quantizer import checkpoint_ranges
+    from tern_lightning.exporter.checkpoint_inputs import attach_learned_inputs, checkpoint_ranges
     from tests.fuzz.training import Net, trained
     from tvm_schedules.artifact import inspect as inspection
     from tvm_schedules.errors import TernError

@@ -16,11 +16,11 @@ from torch import nn
 
 from tern_lightning import ActivationQuantization, TernaryCallback
 from tern_lightning.exporter import write_onnx
+from tern_lightning.exporter.checkpoint_inputs import checkpoint_ranges
 from tern_lightning.nn.activation_quantizer import (
     ActivationRange,
     InputFakeQuantizer,
     activation_ranges,
-    checkpoint_ranges,
     input_quantizers,
 )
 

@@ -108,7 +108,7 @@ def test_pruning_is_the_assignment_and_weights_return(fit, make_net):
         def on_train_batch_start(self, trainer, pl_module, *args):
             full = torch.where(masks(pl_module)["head"], pl_module.head.weight, own._hidden["head"])
             p, n = own._levels["head"]
-            found = entropy_assignment(full.detach(), p, n, 0.6 * own.schedule.at(trainer, args[-1]))
+            found = entropy_assignment(full.detach(), p, n, 0.6 * own.clock.value(own.schedule, trainer, args[-1]))
             keep = (full > found.upper) | (full < found.lower)
             assert torch.equal(masks(pl_module)["head"], keep)
             assert not pl_module.head.weight[~keep].any()

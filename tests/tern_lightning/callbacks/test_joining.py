@@ -19,7 +19,8 @@ from tern_lightning.callbacks import (
     StructuredPruning,
     WeightPenaltyClipping,
 )
-from tern_lightning.callbacks._phases import Clock, Origin, check_order, never, progress
+from tern_lightning.callbacks._clock import Clock, Origin, progress
+from tern_lightning.callbacks._phases import check_order, never
 from tern_lightning.checkpoint import load_module
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tests.tern_lightning.training_nets import Loader, Net, Save, samples

@@ -172,7 +172,7 @@ def test_penalty_and_limit(limit, fit, make_net, monkeypatch):
 
 
 def test_loss_scale_is_undone_and_an_overflow_moves_nothing():
-    from tern_lightning.callbacks._scalars import ScalarTrainer
+    from tern_lightning.nn.scalar_trainer import ScalarTrainer
     from tern_lightning.nn.ternary_layers import LayerState, swap
 
     layer = nn.Linear(8, 4)
@@ -186,20 +186,18 @@ def test_loss_scale_is_undone_and_an_overflow_moves_nothing():
         def get_scale(self):
             return 4.0
 
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.precision_plugin.scaler = Scaler()
     own = ScalarTrainer()
     method.trained["positive"].grad = torch.tensor([float("inf")])
-    own.step(trainer, optimizer, {"x": layer})
+    own.step(optimizer, {"x": layer}, scaler=Scaler())
     assert own.state() == {}
     assert all(torch.equal(before[name], value) for name, value in method.trained.items())
     method.trained["negative"].grad = torch.tensor([-0.4])
-    own.step(trainer, optimizer, {"x": layer})
+    own.step(optimizer, {"x": layer}, scaler=Scaler())
     assert method.trained["negative"].item() == pytest.approx(before["negative"].item() + 0.1 * 0.1)
     assert all(value.grad is None for value in method.trained.values())
     # Layers of other optimizers are left alone.
     method.trained["negative"].grad = torch.tensor([-0.4])
-    own.step(trainer, torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), {"x": layer})
+    own.step(torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), {"x": layer})
     assert method.trained["negative"].grad is not None
 
 

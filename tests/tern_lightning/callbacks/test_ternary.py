@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
-from tern_lightning.callbacks._phases import Progress, next_phase, reached
+from tern_lightning.callbacks._clock import Progress
+from tern_lightning.callbacks._phases import next_phase, reached
 from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 from tern_lightning.quantizers import Quantizer, register
 from tern_lightning.quantizers.base import _REGISTRY

@@ -16,8 +16,8 @@ from torch import nn
 from tern_lightning import CoarseActivation, MultiLevelActivation, TernaryCallback
 from tern_lightning.cli.export import main
 from tern_lightning.exporter import write_onnx
-from tern_lightning.exporter.learned_inputs import attach_learned_inputs, learned_inputs
-from tern_lightning.nn.learned_input import CoarseInput, LearnedInput, MultiLevelInput, common_grid
+from tern_lightning.exporter.checkpoint_inputs import attach_learned_inputs
+from tern_lightning.nn.learned_input import CoarseInput, LearnedInput, MultiLevelInput, common_grid, learned_inputs
 from tests.tern_lightning.conftest import fit, make_net, make_trainer
 from tests.tern_lightning.exporter.export_nets import initializers, make_ternary, ops, run
 from tests.tern_lightning.training_nets import Net, Save, samples

@@ -16,7 +16,6 @@ from tern_lightning.functional.operations import (
     count_operations,
     counted_parameters,
     micronet_score,
-    module_operations,
     tree_adder,
 )
 from tern_lightning.functional.size import FORMATS, code_bytes, compression, decode, encode, entropy_bytes, stored_bytes
@@ -30,6 +29,7 @@ from tern_lightning.metrics import (
     SignBalance,
     Sparsity,
 )
+from tern_lightning.nn.operations import module_operations
 from tern_lightning.nn.ternary_layers import LayerState, swap
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tern_lightning.exporter.checkpoint_inputs import checkpoint_ranges
 from tern_lightning.nn.activation_quantizer import (
     ActivationRange,
     InputFakeQuantizer,
     activation_ranges,
-    checkpoint_ranges,
     fake_quantize,
     observe_bounds,
     remove_fake_quantizers,

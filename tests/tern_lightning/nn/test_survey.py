@@ -23,8 +23,8 @@ from tern_lightning import (
     TernaryCallback,
 )
 from tern_lightning.callbacks._select import check_company
-from tern_lightning.exporter.learned_inputs import learned_inputs
 from tern_lightning.nn.activation_quantizer import activation_ranges
+from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.nn.survey import describe_others, other_parameters
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.nn.weight_mask import masks

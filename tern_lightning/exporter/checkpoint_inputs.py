@@ -1,4 +1,4 @@
-"""Layer inputs with trained levels: found in a module or a checkpoint, and put into the form of a file."""
+"""What the callbacks' states in a checkpoint say about rounded layer inputs: ranges, and trained levels."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from typing import Any
 from torch import nn
 
 from tern_lightning.checkpoint import CheckpointError
-from tern_lightning.nn.learned_input import KINDS, LearnedInput
+from tern_lightning.nn.activation_quantizer import ActivationRange
+from tern_lightning.nn.learned_input import KINDS
 from tvm_schedules.common.reading import reading
 
 
-def learned_inputs(module: nn.Module) -> dict[str, LearnedInput]:
-    """The hooks with trained numbers that are in use, by layer path; a shared layer's under each of its paths."""
+def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, ActivationRange]:
+    """Return the ranges in the callback states of a loaded Lightning checkpoint; empty when it has none.
+
+    Raises:
+        CheckpointError: A state is damaged.
+    """
+    found: dict[str, ActivationRange] = {}
+    for key, state in (checkpoint.get("callbacks") or {}).items():
+        if str(key).startswith("ActivationQuantization"):
+            with reading(f"the state of {key} in the checkpoint", CheckpointError):
+                found.update(_state_ranges(state))
+    return found
+
+
+def _state_ranges(state: Mapping[str, Any]) -> dict[str, ActivationRange]:
     return {
-        path: hook
-        for path, layer in module.named_modules(remove_duplicate=False)
-        for hook in layer._forward_pre_hooks.values()
-        if isinstance(hook, LearnedInput) and hook.ready
+        path: ActivationRange(float(layer["scale"]), int(layer["zero_point"]), int(layer["bits"]))
+        for path, layer in state["layers"].items()
+        if layer["ready"]
     }
 
 

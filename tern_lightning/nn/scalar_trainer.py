@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from tern_lightning.nn.layer_types import weight_of
@@ -40,21 +39,6 @@ def carry_over(old: LayerState | None, new: Quantizer, weight: Tensor, channel_a
         new.load(old.quantizer.state(), weight.device)
 
 
-def moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
-    """The paths of the layers whose parameters an optimizer moves; layers that none moves belong to the first one.
-
-    What is trained besides parameters has to move with them: between the steps of two optimizers the same graph may be
-    differentiated again.
-    """
-    where = {id(p): own for own in reversed(trainer.optimizers) for group in own.param_groups for p in group["params"]}
-    found = []
-    for path, layer in layers.items():
-        owners = [where[id(p)] for p in layer.parameters() if id(p) in where] or trainer.optimizers[:1]
-        if any(owner is optimizer for owner in owners):
-            found.append(path)
-    return found
-
-
 @dataclass
 class _Memory:
     """What the update of one layer's scalars remembers: flat averages and the number of updates."""
@@ -79,11 +63,21 @@ class ScalarTrainer:
         self._memory: dict[str, _Memory] = {}
 
     def step(
-        self, trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, TernaryLayer], first_pass: bool = False
+        self,
+        optimizer: Optimizer,
+        layers: Mapping[str, TernaryLayer],
+        world_size: int = 1,
+        scaler: Any = None,
+        first_pass: bool = False,
     ) -> None:
-        """Update the scalars of the layers whose weights ``optimizer`` is about to move, and clear their gradients.
+        """Update the scalars of the layers whose weights an optimizer is about to move, and clear their gradients.
 
-        With ``first_pass`` those of methods with two passes, otherwise those of the others.
+        Args:
+            optimizer: The optimizer, before its step.
+            layers: Ternary layers by path.
+            world_size: Processes over which gradients are averaged.
+            scaler: The ``torch.amp.GradScaler`` by whose scale the loss was multiplied, or None.
+            first_pass: Update those of methods with two passes, not those of the others.
         """
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         chosen = {
@@ -96,7 +90,7 @@ class ScalarTrainer:
         }
         if not chosen:
             return
-        grads = self._take_gradients(trainer, chosen)
+        grads = self._take_gradients(chosen, world_size, scaler)
         if grads is None:
             return
         family = "betas" in optimizer.defaults
@@ -117,7 +111,9 @@ class ScalarTrainer:
         """Go on from :meth:`state`."""
         self._memory = {path: _Memory(**own) for path, own in state.items()}
 
-    def _take_gradients(self, trainer: pl.Trainer, layers: Mapping[str, TernaryLayer]) -> dict[str, Tensor] | None:
+    def _take_gradients(
+        self, layers: Mapping[str, TernaryLayer], world_size: int, scaler: Any
+    ) -> dict[str, Tensor] | None:
         """Flat gradients by path, or None where the loss scale was too large, in which case no weight moves either."""
         own = {path: [*_method(layer).trained.values()] for path, layer in layers.items()}
         pieces = [_flat([p.new_zeros(p.shape) if p.grad is None else p.grad for p in ps]) for ps in own.values()]
@@ -127,10 +123,9 @@ class ScalarTrainer:
         device = pieces[0].device
         sizes = [len(piece) for piece in pieces]
         flat = torch.cat([piece.to(device) for piece in pieces])
-        if trainer.world_size > 1:
+        if world_size > 1:
             torch.distributed.all_reduce(flat)
-            flat = flat / trainer.world_size
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+            flat = flat / world_size
         if scaler is not None:
             flat = flat / scaler.get_scale()
             if not flat.isfinite().all():

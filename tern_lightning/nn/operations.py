@@ -1,0 +1,84 @@
+"""Additions and multiplications of all layers of a network, found by running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tern_lightning.functional.operations import OperationCount, count_operations
+from tern_lightning.nn.layer_types import channel_axis, find_bias, kind_of, weight_of
+from tern_lightning.nn.ternary_layers import effective_weight, is_ternary
+from tern_lightning.ternary_tensor import TernaryTensor
+
+
+@torch.no_grad()
+def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCount]:
+    """Count the operations of every convolution and linear layer of a network for one sample, by path.
+
+    Those of an nn.MultiheadAttention are the products with its four weights (``out_proj`` by its own path), not those
+    of queries with keys and of weights with values.
+
+    Args:
+        module: The network; ternary layers count as such.
+        inputs: Arguments of its forward, with a batch of samples first.
+    """
+    found: dict[str, OperationCount] = {}
+    handles = []
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            handles.append(layer.register_forward_hook(_AttentionCount(path, found), with_kwargs=True))
+        kind = kind_of(layer)
+        if kind is None or not kind.one_input:
+            continue
+
+        def count(layer: Any, args: Any, output: Tensor, path: str = path) -> None:
+            turned = bool(getattr(layer, "transposed", False))
+            outputs = weight_of(layer).shape[channel_axis(layer)]
+            tensor, channels = (args[0], layer.in_channels) if turned else (output, outputs)
+            positions = tensor.numel() // (args[0].shape[0] * channels)
+            weight = _weight_now(layer)
+            here = count_operations(weight, positions, find_bias(layer) is not None, channel_axis(layer))
+            found[path] = found[path] + here if path in found else here
+
+        handles.append(layer.register_forward_hook(count))
+    try:
+        module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _weight_now(layer: nn.Module) -> Tensor | TernaryTensor:
+    return layer.ternary() if is_ternary(layer) else effective_weight(layer)
+
+
+class _AttentionCount:
+    """Forward hook of an nn.MultiheadAttention that adds the operations of its four products."""
+
+    def __init__(self, path: str, found: dict[str, OperationCount]) -> None:
+        self.path, self.found = path, found
+
+    def __call__(self, layer: nn.MultiheadAttention, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        tokens = [_tokens(given[name], layer.batch_first) for name in ("query", "key", "value")]
+        bias, size = layer.in_proj_bias is not None, layer.embed_dim
+        if layer._parameters["in_proj_weight"] is None:
+            parts: list[Any] = [layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight]
+        else:
+            packed = _weight_now(layer)
+            slices = [slice(start, start + size) for start in (0, size, 2 * size)]
+            parts = [packed.outputs(one) if isinstance(packed, TernaryTensor) else packed[one] for one in slices]
+        self._add(self.path, [count_operations(one, n, bias) for one, n in zip(parts, tokens, strict=True)])
+        out = [count_operations(_weight_now(layer.out_proj), tokens[0], layer.out_proj.bias is not None)]
+        self._add(f"{self.path}.out_proj".lstrip("."), out)
+
+    def _add(self, path: str, counts: list[OperationCount]) -> None:
+        for one in counts:
+            self.found[path] = self.found[path] + one if path in self.found else one
+
+
+def _tokens(x: Tensor, batch_first: bool) -> int:
+    return int(x.shape[1 if batch_first and x.ndim == 3 else 0])
