@@ -1,0 +1,17 @@
+"""The public names, listed here only: what type checkers and editors know, and what the package loads on demand."""
+
+from tern_lightning.callbacks import *  # noqa: F403
+from tern_lightning.exporter.pipeline import export as export
+from tern_lightning.loop import freeze as freeze
+from tern_lightning.loop import set_progress as set_progress
+from tern_lightning.loop import ternarize as ternarize
+from tern_lightning.loop import to_plain as to_plain
+from tern_lightning.nn.compound_scaling import scale_network as scale_network
+from tern_lightning.nn.compound_scaling import search_scaling as search_scaling
+from tern_lightning.nn.layer_types import register_layer as register_layer
+from tern_lightning.recipes.lookup import presets as presets
+from tern_lightning.rules import Rule as Rule
+from tern_lightning.schedules import Schedule as Schedule
+from tern_lightning.ternary_tensor import TernaryTensor as TernaryTensor
+
+__version__: str
