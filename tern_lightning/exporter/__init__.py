@@ -1,7 +1,6 @@
-"""Writer of the exchange format: standard ONNX with two-bit ternary weights."""
+"""From a trained module to standard ONNX with two-bit ternary weights, and on to a library on disk."""
 
-from tern_lightning.exporter.errors import ExportError, VerificationError
-from tern_lightning.exporter.runtime import Comparison, run_onnx
-from tern_lightning.exporter.writer import OnnxExport, to_onnx, write_onnx
+# The public names are in __init__.pyi.
+from tern_lightning._lazy import attach
 
-__all__ = ["Comparison", "ExportError", "OnnxExport", "VerificationError", "run_onnx", "to_onnx", "write_onnx"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tern_lightning.nn.activation_quantizer import ActivationRange
+from tern_lightning.exporter.options import ExportOptions, keywords_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tern_lightning.exporter import OnnxExport
-    from tern_lightning.exporter.samples import Batch, Shapes
-    from tern_lightning.ternary_tensor import TernaryTensor
+    from tern_lightning.exporter.samples import Batch
+    from tern_lightning.exporter.writer import OnnxExport
+    from tvm_schedules import Artifact
 
 log = logging.getLogger(__name__)
 
@@ -48,60 +49,23 @@ class ExportResult:
     calibrated_on_data: bool
 
 
-def export(
-    module: nn.Module,
-    output: str | os.PathLike[str],
-    *,
-    target: str = "host",
-    samples: Any = None,
-    input_shape: Shapes | None = None,
-    batch_size: int | Sequence[int] | None = 1,
-    activations: Literal["uint8", "float32"] = "uint8",
-    dense_weights: Literal["int8", "float32"] | None = None,
-    ternary: Mapping[str, TernaryTensor] | None = None,
-    ranges: Mapping[str, ActivationRange] | None = None,
-    bits: int = 8,
-    percentile: float | None = None,
-    onnx_only: bool = False,
-    verify: bool = True,
-    allow_zero_layers: bool = False,
-    seed: int = 0,
-    tune: Any = None,
-    progress: Callable[[str], None] | None = None,
-) -> ExportResult:
+@keywords_of(ExportOptions)
+def export(module: nn.Module, output: str | os.PathLike[str], options: ExportOptions) -> ExportResult:
     """Export a module as ONNX and compile it for a target.
 
     Everything is made beside its place and moved there at the end: whatever fails, an earlier export stays as it was.
 
     Args:
         module: Trained with :class:`~tern_lightning.TernaryCallback`, or one whose weights are exactly ternary by
-            value. It is not changed.
+            value. It is not changed, and exported as in evaluation mode.
         output: Directory; it is made if it does not exist.
-        target: Name of a preset such as ``host``, ``arm`` or ``pi4``, or a TVM target as JSON.
-        samples: Real inputs for calibration, verification and the artifact: an array or tensor whose first axis runs
-            over samples, a tuple of them for several inputs, or an .npz file. None takes random numbers of
-            ``input_shape``, or the module's ``example_input_array``.
-        input_shape: Shape of the input with the batch, or a sequence of shapes.
-        batch_size: Batch of the exported network when ``input_shape`` does not say it; None is that of ``samples``. The
-            library takes any number of samples all the same, as long as they do not depend on each other. Several
-            sizes are compiled beside each other, and calls run as many samples as fit by the largest; the first one is
-            that of the ONNX file.
-        activations: ``"uint8"`` or ``"float32"``.
-        dense_weights: Weights that are not ternary; None is int8 with 8-bit activations, float32 otherwise.
-        ternary: Ternary weights by layer path, in place of the module's.
-        ranges: Activation ranges by layer path, in place of those the module was trained with.
-        bits: Width of calibrated activations, 2 to 8.
-        percentile: Percentile that calibration takes as the largest value, in (50, 100]; None takes the largest.
-        onnx_only: Write ``output/model.onnx`` and compile nothing.
-        verify: Hold the ONNX file against the module, and the library against the ONNX file.
-        allow_zero_layers: Accept ternary layers with only zeros.
-        seed: Of random inputs.
-        tune: Measure which kernels are best on the device, see :func:`tvm_schedules.build`.
-        progress: Called with a line at every stage.
+        options: Keyword arguments ``target``, ``samples``, ``activations`` and so on: the fields of
+            :class:`tern_lightning.exporter.options.ExportOptions`, where each is explained.
 
     Raises:
         ExportError: The module cannot be exported, or the output cannot be written.
         VerificationError: What was exported computes something else.
+        ValueError: An option is outside its range.
 
     Warns:
         ExportWarning: No layer is ternary, or not all that should be, or 8-bit activations change many results.
@@ -111,44 +75,36 @@ def export(
         result = tern_lightning.export(net, "out/", target="pi4", samples=images)
         print(result.network.drift)
     """
+    return export_with(module, output, options)
+
+
+def export_with(module: nn.Module, output: str | os.PathLike[str], options: ExportOptions) -> ExportResult:
+    """:func:`export` with its options as one object."""
     import torch
 
-    from tern_lightning.exporter import write_onnx
     from tern_lightning.exporter.errors import ExportWarning
     from tern_lightning.exporter.samples import collect_batches
+    from tern_lightning.exporter.writer import write_with
 
-    say = progress or log.info
-    place = check_output(output, whole=not onnx_only)
-    if not onnx_only:
-        check_target(target)
+    say = options.progress or log.info
+    place = check_output(output, whole=not options.onnx_only)
+    if not options.onnx_only:
+        check_target(options.target)
         start_compiler()
-    sizes: list[int | None] = [*batch_size] if isinstance(batch_size, Sequence) else [batch_size]
-    if not sizes or (onnx_only and len(sizes) > 1):
-        raise ValueError(f"batch_size must be one size{'' if onnx_only else ' or several'}, got {batch_size!r}")
-    batches, real = collect_batches(module, samples, input_shape, sizes[0], seed)
+    sizes = options.batch_sizes
+    batches, real = collect_batches(module, options.samples, options.input_shape, sizes[0], options.seed)
     say(f"tracing {type(module).__name__} on inputs of shape {', '.join(str(list(a.shape)) for a in batches[0])}")
-    network = write_onnx(
-        module,
-        [torch.from_numpy(array) for array in batches[0]],
-        ternary=ternary,
-        activations=activations,
-        ranges=ranges,
-        dense_weights=dense_weights,
-        samples=batches,
-        bits=bits,
-        percentile=percentile,
-        allow_zero_layers=allow_zero_layers,
-        check=verify,
-    )
+    inputs = [torch.from_numpy(array) for array in batches[0]]
+    network = write_with(module, inputs, dataclasses.replace(options, samples=batches))
     for line in _doubts(module, network):
-        warnings.warn(line, ExportWarning, stacklevel=2)
+        warnings.warn(line, ExportWarning, stacklevel=4)  # at the call of export
         say(f"warning: {line}")
     data = network.model.SerializeToString()
-    if onnx_only:
+    if options.onnx_only:
         return ExportResult(place, _written(place / "model.onnx", data), network, None, real)
-    say(f"compiling for {target}")
+    say(f"compiling for {options.target}")
     more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
-    artifact = compile_onnx(data, place, target, batches, verify, progress, tune, more)
+    artifact = compile_onnx(data, place, options, batches, more)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
@@ -180,22 +136,36 @@ def _doubts(module: nn.Module, network: OnnxExport) -> list[str]:
 def compile_onnx(
     model: str | Path | bytes,
     output: Path,
-    target: str,
+    options: ExportOptions,
     samples: list[Batch] | None,
-    verify: bool,
-    progress: Callable[[str], None] | None = None,
-    tune: Any = None,
     batch_sizes: Sequence[int] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-) -> Any:
-    """Compile an ONNX file or its bytes into an artifact directory; see :func:`tvm_schedules.build`."""
+) -> Artifact:
+    """Compile an ONNX network into an artifact directory; see :func:`tvm_schedules.build`.
+
+    Args:
+        model: A file, or its bytes.
+        output: The directory.
+        options: Of which the target, tuning, verification and progress count.
+        samples: Batches of inputs, of which the first verify the library and are stored with it.
+        batch_sizes: Batches to compile, where there are several.
+        input_shapes: Shapes of the file's inputs by name, where it leaves them open.
+    """
     from tvm_schedules import build
 
     runs = None if not samples else tuple(np.concatenate(arrays) for arrays in zip(*samples[:STORED_RUNS], strict=True))
-    options = {"verify": verify, "tune": tune, "progress": progress, "batch_sizes": batch_sizes}
-    if input_shapes is not None:
-        options["input_shapes"] = input_shapes
-    return build(model, output=output, target=target, samples=runs, **options)
+    more: dict[str, Any] = {} if input_shapes is None else {"input_shapes": input_shapes}
+    return build(
+        model,
+        output=output,
+        target=options.target,
+        samples=runs,
+        verify=options.verify,
+        tune=options.tune,
+        progress=options.progress,
+        batch_sizes=batch_sizes,
+        **more,
+    )
 
 
 def check_output(output: str | os.PathLike[str], whole: bool = True) -> Path:

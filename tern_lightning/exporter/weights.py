@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tern_lightning.exporter.graph import Layer, Network, add_constant, add_node, join
+from tern_lightning.exporter.options import DenseWeights
 from tern_lightning.ternary_tensor import TernaryTensor
-
-DenseWeights = Literal["int8", "float32"]
 
 
 @dataclass

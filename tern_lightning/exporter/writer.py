@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
@@ -21,16 +19,15 @@ from tern_lightning.exporter.errors import ExportError
 from tern_lightning.exporter.fold import fold_batch_norms
 from tern_lightning.exporter.graph import Layer, Network
 from tern_lightning.exporter.naming import name_network
+from tern_lightning.exporter.options import OnnxOptions, keywords_of
 from tern_lightning.exporter.runtime import Comparison
+from tern_lightning.exporter.samples import Batch
 from tern_lightning.exporter.trace import IR_VERSION, trace
-from tern_lightning.exporter.weights import DenseWeights, write_weights
+from tern_lightning.exporter.weights import write_weights
 from tern_lightning.nn.activation_quantizer import ActivationRange, activation_ranges
 from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.frontend.batch_axis import PROPERTY
-
-Activations = Literal["float32", "uint8"]
-Batch = tuple[NDArray[np.generic], ...]
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,8 @@ class OnnxExport:
     drift: Comparison | None = None
 
 
-def to_onnx(
-    module: nn.Module,
-    sample_args: Tensor | Sequence[Tensor],
-    *,
-    ternary: Mapping[str, TernaryTensor] | None = None,
-    activations: Activations = "float32",
-    ranges: Mapping[str, ActivationRange] | None = None,
-    dense_weights: DenseWeights | None = None,
-    **options: object,
-) -> onnx.ModelProto:
+@keywords_of(OnnxOptions)
+def to_onnx(module: nn.Module, sample_args: Tensor | Sequence[Tensor], options: OnnxOptions) -> onnx.ModelProto:
     """Write a module as ONNX; :func:`write_onnx` takes the same arguments and also reports.
 
     Example:
@@ -78,129 +67,129 @@ def to_onnx(
         >>> [node.op_type for node in model.graph.node]
         ['DequantizeLinear', 'Gemm']
     """
-    return write_onnx(
-        module,
-        sample_args,
-        ternary=ternary,
-        activations=activations,
-        ranges=ranges,
-        dense_weights=dense_weights,
-        **options,  # type: ignore[arg-type]
-    ).model
+    return write_with(module, sample_args, options).model
 
 
-def write_onnx(
-    module: nn.Module,
-    sample_args: Tensor | Sequence[Tensor],
-    *,
-    ternary: Mapping[str, TernaryTensor] | None = None,
-    activations: Activations = "float32",
-    ranges: Mapping[str, ActivationRange] | None = None,
-    dense_weights: DenseWeights | None = None,
-    samples: Sequence[Batch] | None = None,
-    bits: int = 8,
-    percentile: float | None = None,
-    allow_zero_layers: bool = False,
-    check: bool = True,
-) -> OnnxExport:
+@keywords_of(OnnxOptions)
+def write_onnx(module: nn.Module, sample_args: Tensor | Sequence[Tensor], options: OnnxOptions) -> OnnxExport:
     """Write a module as ONNX (opset 25) with INT2 ternary weights, and check the result in onnxruntime.
 
     Args:
         module: Trained with a ternary callback, or one whose convolution or linear weights are exactly ternary by
             value. It is not changed, and exported as in evaluation mode.
         sample_args: Positional arguments of ``forward``; the network gets their shapes.
-        ternary: Ternary weights by layer path, in place of those found in the module.
-        activations: ``"uint8"`` quantizes every tensor that feeds a layer with weights.
-        ranges: Ranges of layer inputs by path; None takes those the module was trained with. Others are calibrated.
-        dense_weights: What becomes of weights that are not ternary; None is int8 with 8-bit activations, else float32.
-        samples: Batches of inputs of the shapes of ``sample_args`` for calibration and for the check; None is
-            ``sample_args``.
-        bits: Width of calibrated activations, 2 to 8.
-        percentile: For calibration, see :func:`tern_lightning.exporter.quantize.calibrate`.
-        allow_zero_layers: Accept ternary layers with only zeros.
-        check: Run the comparisons; onnx's own checks are always run.
+        options: Keyword arguments ``activations``, ``samples`` and so on: the fields of
+            :class:`tern_lightning.exporter.options.OnnxOptions`.
 
     Raises:
         ExportError: The module cannot be exported; the message names the layer.
         VerificationError: The written network computes something else.
         ValueError: An argument is outside its range.
     """
-    args = _check_arguments(sample_args, activations, dense_weights, percentile)
-    dense_kind = dense_weights or ("int8" if activations == "uint8" else "float32")
+    return write_with(module, sample_args, options)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A float network that has been written, and what it was made of.
+
+    Attributes:
+        network: The network.
+        module: The plain module that was traced.
+        batches: Inputs for calibration and checks.
+        sites: Path and node of every layer, in the order of execution.
+        dense: Axis of the output channels of layers that are not ternary, by path.
+    """
+
+    network: Network
+    module: nn.Module
+    batches: Sequence[Batch]
+    sites: Sequence[tuple[str, ir.Node]]
+    dense: Mapping[str, int]
+
+
+def write_with(module: nn.Module, sample_args: Tensor | Sequence[Tensor], options: OnnxOptions) -> OnnxExport:
+    """:func:`write_onnx` with its options as one object."""
+    args = _check_arguments(sample_args)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    trained = dict(ranges) if ranges is not None else activation_ranges(module)
+    trained = dict(options.ranges) if options.ranges is not None else activation_ranges(module)
     trained |= _trained_levels(module)
     prepare.check_finite(module)
-    found = prepare.find_ternary(module, ternary)
-    if not allow_zero_layers:
+    found = prepare.find_ternary(module, options.ternary)
+    if not options.allow_zero_layers:
         prepare.check_not_empty(found)
-    plain = prepare.plain_copy(module, found)
-    batches = _batches(samples, args)
+    draft = _draft(prepare.plain_copy(module, found), args, found, options)
+    used = {path: found[path] for path in found if path not in draft.dense}
+    result = OnnxExport(ir.to_proto(draft.network.model), used, tuple(draft.dense), {})
+    given = options.ternary is not None
+    if options.verify and options.dense_kind == "float32":
+        reference = draft.module if given else prepare.reference_copy(module)
+        result = replace(result, float_check=_check_float(result.model, draft, reference))
+    if options.activations == "uint8":
+        as_trained = draft.module if given else prepare.reference_copy(module, quantized=True)
+        result = _quantize(result, draft, as_trained, trained, options)
+    verify.check_model(result.model)
+    return result
 
-    network = trace(plain, args, found)
+
+def _draft(
+    plain: nn.Module, args: tuple[Tensor, ...], ternary: Mapping[str, TernaryTensor], options: OnnxOptions
+) -> _Draft:
+    """Trace a module and write its weights; activations are float yet."""
+    batches = _batches(options.samples, args)
+    network = trace(plain, args, ternary)
     fold_batch_norms(network)
     name_network(network)
     sites = [(layer.path, layer.node) for layer in network.layers]
     dense = {layer.path: _parameter_axis(layer, plain) for layer in network.layers if layer.ternary is None}
-    write_weights(network, dense_kind)
+    write_weights(network, options.dense_kind)
     RemoveUnusedNodesPass()(network.model)
     _drop_unused(network)
-    _describe(network, found, activations)
+    _describe(network, ternary, options.activations)
     _say_batch(network, plain, batches)
-    float_model = ir.to_proto(network.model)
-    used = {path: found[path] for path in found if path not in dense}
-    result = OnnxExport(float_model, used, tuple(dense), {})
-    if check and dense_kind == "float32":
-        reference = plain if ternary is not None else prepare.reference_copy(module)
-        by_call = _inputs_by_call(sites, [], {})
-        if by_call:
-            # A value on the edge between two trained levels may fall to either side: layer by layer, as with 8 bits.
-            compared = verify.compare_quantized(float_model, reference, batches[:CHECKED], by_call, {})
-        else:
-            compared = verify.compare_float(float_model, reference, batches[:CHECKED])
-        result = replace(result, float_check=compared)
-        verify.require(result.float_check, "the module")  # type: ignore[arg-type]
-    if activations == "uint8":
-        as_trained = plain if ternary is not None else prepare.reference_copy(module, quantized=True)
-        result = _quantize(
-            result, network, sites, plain, as_trained, trained, batches, dense, dense_kind, bits, percentile, check
-        )
-    verify.check_model(result.model)
-    return result
+    return _Draft(network, plain, batches, sites, dense)
 
 
 #: Batches that the checks run; calibration takes all of them.
 CHECKED = 8
 
 
+def _check_float(model: onnx.ModelProto, draft: _Draft, reference: nn.Module) -> Comparison:
+    """Hold the float network against the module."""
+    some, by_call = draft.batches[:CHECKED], _inputs_by_call(draft.sites, [], {})
+    if by_call:
+        # A value on the edge between two trained levels may fall to either side: layer by layer, as with 8 bits.
+        found = verify.compare_quantized(model, reference, some, by_call, {})
+    else:
+        found = verify.compare_float(model, reference, some)
+    verify.require(found, "the module")
+    return found
+
+
 def _quantize(
     written: OnnxExport,
-    network: Network,
-    sites: Sequence[tuple[str, ir.Node]],
-    plain: nn.Module,
+    draft: _Draft,
     as_trained: nn.Module,
     trained: Mapping[str, ActivationRange],
-    batches: Sequence[Batch],
-    dense: Mapping[str, int],
-    dense_kind: DenseWeights,
-    bits: int,
-    percentile: float | None,
-    check: bool,
+    options: OnnxOptions,
 ) -> OnnxExport:
-    tensors = quantize.find_tensors(sites)
+    """Quantize the activations of a draft, and hold the result against the module as it was ``trained``."""
+    tensors, graph = quantize.find_tensors(draft.sites), draft.network.graph
     missing = [str(t.value.name) for t in tensors if not any(path in trained for path in t.layers)]
-    calibrated = quantize.calibrate(written.model, missing, batches, bits, percentile) if missing else {}
+    calibrated = (
+        quantize.calibrate(written.model, missing, draft.batches, options.bits, options.percentile) if missing else {}
+    )
     ranges = quantize.choose_ranges(tensors, trained, calibrated)
-    quantize.insert_pairs(network.graph, tensors, ranges)
-    by_call = _inputs_by_call(sites, tensors, ranges)
-    separate_biases(network.graph)
-    model = ir.to_proto(network.model)
+    quantize.insert_pairs(graph, tensors, ranges)
+    by_call = _inputs_by_call(draft.sites, tensors, ranges)
+    separate_biases(graph)
+    model = ir.to_proto(draft.network.model)
     result = replace(written, model=model, ranges=ranges)
-    if not check:
+    if not options.verify:
         return result
-    rounded = dense if dense_kind == "int8" else {}
-    some = batches[:CHECKED]
-    fidelity = verify.compare_quantized(model, plain, some, by_call, rounded)
+    rounded = draft.dense if options.dense_kind == "int8" else {}
+    some = draft.batches[:CHECKED]
+    fidelity = verify.compare_quantized(model, draft.module, some, by_call, rounded)
     verify.require(fidelity, "torch with the same 8-bit rounding")
     return replace(result, quantized_check=fidelity, drift=verify.compare_drift(model, as_trained, some))
 
@@ -230,15 +219,7 @@ def _inputs_by_call(
     return calls
 
 
-def _check_arguments(
-    sample_args: Tensor | Sequence[Tensor], activations: str, dense_weights: str | None, percentile: float | None
-) -> tuple[Tensor, ...]:
-    if activations not in ("float32", "uint8"):
-        raise ValueError(f"activations must be 'float32' or 'uint8', got {activations!r}")
-    if dense_weights not in (None, "float32", "int8"):
-        raise ValueError(f"dense_weights must be 'float32', 'int8' or None, got {dense_weights!r}")
-    if percentile is not None and not 50 < percentile <= 100:
-        raise ValueError(f"percentile must be in (50, 100], got {percentile}")
+def _check_arguments(sample_args: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     args = (sample_args,) if isinstance(sample_args, Tensor) else tuple(sample_args)
     if not args or not all(isinstance(arg, Tensor) for arg in args):
         raise ValueError(f"sample_args must be tensors, got {[type(arg).__name__ for arg in args]}")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tern_lightning.cli import export
+from tern_lightning.cli import arguments
 from tvm_schedules.cli import bench, board
 from tvm_schedules.targets import registry as targets
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PARSERS = {"tern-export": export._parser, "tern-bench": bench.parser, "tern-board": board.parser}
+PARSERS = {"tern-export": arguments.make_parser, "tern-bench": bench.parser, "tern-board": board.parser}
 
 
 def commands() -> list[str]:

@@ -85,7 +85,7 @@ def samples(folder: Path) -> Reader:
 
 @reader("hyper-parameters", 4000)
 def hyper_parameters(folder: Path) -> Reader:
-    from tern_lightning.cli.export import UsageError, parse_hparams
+    from tern_lightning.cli.arguments import UsageError, parse_hparams
 
     texts = [
         "width=32",

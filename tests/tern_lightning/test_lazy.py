@@ -8,7 +8,7 @@ import pytest
 
 from tern_lightning._lazy import attach, stub_imports
 
-PACKAGES = ("tern_lightning", "tern_lightning.callbacks")
+PACKAGES = ("tern_lightning", "tern_lightning.callbacks", "tern_lightning.exporter")
 
 
 def stub(package):
@@ -26,7 +26,7 @@ def test_every_name_is_what_its_module_has(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_type_checkers_see_every_name(package):
-    """In a stub ``from a import b`` is private: only ``import b as b`` and ``import *`` make a name public (PEP 484)."""
+    """``from a import b`` is private in a stub; ``import b as b`` and ``import *`` make names public (PEP 484)."""
     imports = [node for node in ast.parse(stub(package).read_text()).body if isinstance(node, ast.ImportFrom)]
     assert imports
     for node in imports:

@@ -96,8 +96,8 @@ def test_percentile_ignores_an_outlier() -> None:
     samples = batches(3, 16, 64)
     samples[0][0][0, 0] = 1000.0
     x = torch.from_numpy(samples[1][0])
-    wide = write_onnx(net, x, activations="uint8", samples=samples, check=False).ranges["input"]
-    tight = write_onnx(net, x, activations="uint8", samples=samples, percentile=99.0, check=False).ranges["input"]
+    wide = write_onnx(net, x, activations="uint8", samples=samples, verify=False).ranges["input"]
+    tight = write_onnx(net, x, activations="uint8", samples=samples, percentile=99.0, verify=False).ranges["input"]
     assert wide.high == pytest.approx(1000.0, rel=0.01)
     lows, highs = zip(*[np.percentile(a, [1, 99]) for (a,) in samples], strict=True)
     assert tight.scale == pytest.approx((np.mean(highs) - np.mean(lows)) / 255, rel=1e-5)

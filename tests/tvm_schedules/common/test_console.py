@@ -13,8 +13,8 @@ from torch import nn
 
 import tern_lightning
 from tern_lightning.callbacks import _report as report
-from tern_lightning.cli.export import _report
 from tern_lightning.cli.export import main as export_main
+from tern_lightning.cli.report import print_result
 from tern_lightning.rules import Decision
 from tests.tern_lightning.exporter.export_nets import make_ternary
 from tests.tvm_schedules import artifact_nets
@@ -83,7 +83,7 @@ def test_layers_of_an_export(said: Any, tmp_path: Path) -> None:
     net = make_ternary(nn.Sequential(nn.Linear(4, 4)))
     found = tern_lightning.export(net, tmp_path / "out", samples=torch.randn(4, 4), onnx_only=True)
     renamed = replace(found.network, ternary=dict.fromkeys([NAME], found.network.ternary["0"]), dense=(NAME,))
-    _report(make_console(width=200), replace(found, network=renamed))
+    print_result(make_console(width=200), replace(found, network=renamed))
     text = said()
     assert told(text)
     assert text.count(TOLD) == 2
