@@ -21,8 +21,8 @@ INFERENCE = """
     remote tuner board bench cli
 """
 TRAINING = """
-    ternary_tensor functional quantizers nn rules schedules checkpoint metrics recipes callbacks hessian loop exporter
-    cli
+    _lazy products ternary_tensor functional quantizers nn metrics rules schedules hessian checkpoint recipes loop
+    callbacks exporter cli
 """
 LAYERS = {"tvm_schedules": (*INFERENCE.split(), ""), "tern_lightning": (*TRAINING.split(), "")}
 """The public names of a package, ``""``, are above all that it has."""
