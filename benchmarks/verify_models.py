@@ -78,8 +78,8 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
     import tern_lightning
     import tvm_schedules
     from tvm_schedules.bench import peers
-    from tvm_schedules.verify.layerwise import compare_stages
-    from tvm_schedules.verify.outputs import reference_session
+    from tvm_schedules.verify.layerwise import compare_layers
+    from tvm_schedules.verify.reference import reference_session
 
     make, shape = MODELS[name]
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
     again = np.array([default.run(None, {feed: image[None]})[0][0].argmax() for image in images])
     a, b = np.stack(ours), np.stack(theirs)
     same = a.argmax(1) == b.argmax(1)
-    stages = compare_stages(proto, [{feed: image[None]} for image in images[:STAGE_INPUTS]], _make_runner(target))
+    stages = compare_layers(proto, [{feed: image[None]} for image in images[:STAGE_INPUTS]], _make_runner(target))
     return Verified(
         name=name,
         inputs=count,

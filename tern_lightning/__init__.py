@@ -3,5 +3,4 @@
 # The public names are in __init__.pyi.
 from tern_lightning._lazy import attach
 
-__version__ = "0.1.0"
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -13,5 +13,4 @@ from tern_lightning.recipes.lookup import presets as presets
 from tern_lightning.rules import Rule as Rule
 from tern_lightning.schedules import Schedule as Schedule
 from tern_lightning.ternary_tensor import TernaryTensor as TernaryTensor
-
-__version__: str
+from tvm_schedules.common.version import __version__ as __version__

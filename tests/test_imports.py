@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import tern_lightning
+import tvm_schedules
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "torchmetrics", "tvm", "onnx", "onnxruntime", "onnxscript", "matplotlib", "sklearn")
@@ -78,6 +82,13 @@ def test_public_names_are_documented(package: str) -> None:
         value = getattr(module, name)
         assert inspect.getdoc(value), f"{package}.{name} has no documentation"
         assert name in dir(module)
+
+
+def test_both_packages_have_the_version_of_pyproject() -> None:
+    """As it is written there, not as it was when this environment was made."""
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert tern_lightning.__version__ == tvm_schedules.__version__ == stated[1]
 
 
 @pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])

@@ -18,7 +18,7 @@ from tests.tvm_schedules.artifact_nets import exact_net
 # Folders and top-level modules, low to high.
 INFERENCE = """
     errors common ir targets compat frontend passes packing lowering fallback runtime backends pipeline verify artifact
-    remote tuner board bench cli
+    remote tuner engines board bench cli
 """
 TRAINING = """
     _lazy products ternary_tensor functional quantizers nn metrics rules schedules hessian checkpoint recipes loop
@@ -32,7 +32,7 @@ GENERATORS = "kernels schedules fallback lowering passes frontend tuner lower co
 
 WITH_TORCH = {
     "tvm_schedules.artifact.inspect",  # shows checkpoints too, where torch is there to read them
-    "tvm_schedules.bench.peer_engines",  # runs in the environments of other engines, without the rest of the package
+    "tvm_schedules.engines.peer_engines",  # runs in the environments of other engines, without the rest of the package
 }
 BOARD = ["tvm_schedules.artifact.load", "tvm_schedules.cli.board"]
 

@@ -11,27 +11,23 @@ Importing the package is cheap: TVM and ONNX are loaded when a name that needs t
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvm_schedules.artifact.build import Artifact, build
     from tvm_schedules.artifact.load import Model, load
+    from tvm_schedules.common.version import __version__
     from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 _HOMES = {
     "Artifact": "tvm_schedules.artifact.build",
     "Model": "tvm_schedules.artifact.load",
+    "__version__": "tvm_schedules.common.version",
     "TernaryTensor": "tvm_schedules.ir.ternary_tensor",
     "build": "tvm_schedules.artifact.build",
     "load": "tvm_schedules.artifact.load",
 }
 __all__ = ["Artifact", "Model", "TernaryTensor", "__version__", "build", "load"]
-
-try:
-    __version__ = version("tern-lightning")
-except PackageNotFoundError:  # used from a source tree that is not installed
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

@@ -84,7 +84,8 @@ def _check_network(name: str, zeros: float, target: TargetSpec) -> dict[str, Any
     from tvm_schedules.backends.gpu.artifact import in_memory
     from tvm_schedules.bench import networks
     from tvm_schedules.verify import outputs as verification
-    from tvm_schedules.verify.layerwise import compare_stages
+    from tvm_schedules.verify.layerwise import compare_layers
+    from tvm_schedules.verify.reference import reference_outputs
 
     model = networks.build(name, zeros)
     runs = [{model.graph.input[0].name: networks.samples(name)[:1]}]
@@ -95,11 +96,11 @@ def _check_network(name: str, zeros: float, target: TargetSpec) -> dict[str, Any
         used.update(step["kernel"] for step in network.plan["steps"])
         return network
 
-    stages = compare_stages(model, runs, make)
+    stages = compare_layers(model, runs, make)
     steps = max((stage.steps for stage in stages), default=0)
     share = max((stage.share for stage in stages), default=0.0)
     outputs = verification.run_all(in_memory(model, target), runs)
-    report = verification.compare_runs(model, outputs, verification.reference_outputs(model, runs), target.name, runs)
+    report = verification.compare_runs(model, outputs, reference_outputs(model, runs), target.name, runs)
     what = f"{name}, {zeros:.0%} zeros ({', '.join(sorted(used))}), steps"
     passed = steps <= 1 and share < 1e-3 and report.passed
     return {"what": what, "against": "onnxruntime", "error": steps, "passed": passed}

@@ -73,7 +73,7 @@ class Export:
         """See :class:`Task`: one of the two networks is there, whole, and computes what onnxruntime computes of it."""
         import tvm_schedules
         from tvm_schedules.frontend.onnx_model import read_model
-        from tvm_schedules.verify.outputs import reference_outputs
+        from tvm_schedules.verify.reference import reference_outputs
 
         out = folder / "out"
         content = (out / "model.onnx").read_bytes()

@@ -12,7 +12,7 @@ import numpy as np
 
 import tvm_schedules
 from tvm_schedules.artifact import load_samples
-from tvm_schedules.bench.worker import relative_error
+from tvm_schedules.engines.worker import relative_error
 
 WARM_UPS, RUNS = 3, 50
 TOLERANCE = 0.02

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tern_lightning.exporter.verify import run_module
-from tvm_schedules.frontend.batch_axis import choices, independent
+from tvm_schedules.verify.batch_axis import choices, independent
 
 __all__ = ["counting"]
 

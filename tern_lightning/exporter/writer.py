@@ -27,7 +27,8 @@ from tern_lightning.exporter.weights import write_weights
 from tern_lightning.nn.activation_quantizer import ActivationRange, activation_ranges
 from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.ternary_tensor import TernaryTensor
-from tvm_schedules.frontend.batch_axis import PROPERTY
+from tvm_schedules.common.version import __version__
+from tvm_schedules.verify.batch_axis import PROPERTY
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _describe(network: Network, ternary: Mapping[str, TernaryTensor], activation
     """Write the version, the producer and the ternary layers' statistics into the model's metadata."""
     model = network.model
     model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "tern-lightning", _version()
+    model.producer_name, model.producer_version = "tern-lightning", __version__
     model.graph.name = model.graph.name or "network"
     for value in (*network.graph.inputs, *network.graph.outputs):
         value.metadata_props.clear()
@@ -273,12 +274,3 @@ def _say_batch(network: Network, module: nn.Module, batches: Sequence[Batch]) ->
     counted = counting(module, batches, names) if len(names) == len(batches[0]) else None
     if counted is not None:
         network.model.metadata_props[PROPERTY] = "\n".join(name for name in names if name in counted)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tern-lightning")
-    except PackageNotFoundError:
-        return "0"

@@ -115,7 +115,7 @@ def test_server(programs: Path, artifact: Path, tmp_path: Path) -> None:
     assert row["peak_rss_bytes"] > row["own_rss_bytes"] > 0
     assert len(entry["steps"]) > 5
     assert found["before"]["load"]
-    code = "import json; from tvm_schedules.bench import system; print(json.dumps(system.machine()['features']))"
+    code = "import json; from tvm_schedules.engines import system; print(json.dumps(system.machine()['features']))"
     assert sorted(told["features"]) == sorted(json.loads(board.run(["-c", code], "cortex-a72").stdout))
     assert told["cpu"] == "ARM part 0xd08"
     assert told["architecture"] == "aarch64"

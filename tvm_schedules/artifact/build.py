@@ -24,11 +24,13 @@ from tvm_schedules.backends.gpu import artifact as gpu
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
-from tvm_schedules.frontend import batch_axis as batch
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.frontend import onnx_reader as reader
 from tvm_schedules.targets import registry as targets
+from tvm_schedules.verify import batch_axis as batch
 from tvm_schedules.verify import outputs as verification
+from tvm_schedules.verify.reference import reference_outputs
+from tvm_schedules.verify.samples import Samples, named_samples, random_samples, split_samples
 
 if TYPE_CHECKING:
     from tvm_schedules.tuner import Tuning
@@ -61,7 +63,7 @@ def build(
     output: str | os.PathLike[str],
     target: str | targets.TargetSpec = "host",
     *,
-    samples: verification.Samples | None = None,
+    samples: Samples | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     batch_sizes: Sequence[int] = (),
     verify: bool = True,
@@ -118,7 +120,7 @@ def build(
         for name, shape in _sample_shapes(proto, samples).items():
             shapes.setdefault(name, shape)
     onnxtools.fix_shapes(proto, shapes)
-    runs = None if samples is None else verification.split_samples(onnxtools.signature(proto, "input"), samples)
+    runs = None if samples is None else split_samples(onnxtools.signature(proto, "input"), samples)
     tuning = _tuning(tune, spec)
     if sizes and spec is not None and spec.is_c:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes")
@@ -241,11 +243,11 @@ def _tuning(tune: Tuning | str | Path | bool | None, spec: targets.TargetSpec | 
     return tune if isinstance(tune, Tuning) else Tuning(None if isinstance(tune, bool) else tune)
 
 
-def _sample_shapes(model: Any, samples: verification.Samples) -> dict[str, list[int]]:
+def _sample_shapes(model: Any, samples: Samples) -> dict[str, list[int]]:
     """Shapes that samples give to inputs with open sizes; an open first dimension counts samples and becomes 1."""
     entries = onnxtools.signature(model, "input")
     shapes = {}
-    for name, array in verification.named_samples(entries, samples).items():
+    for name, array in named_samples(entries, samples).items():
         declared = next(entry["shape"] for entry in entries if entry["name"] == name)
         if all(isinstance(size, int) for size in declared) or len(declared) != array.ndim:
             continue
@@ -286,10 +288,10 @@ def fill(
     from tvm_schedules.backends.cpu.probe import build_probe
 
     reader.read(reader.load_model(model))  # refuses what would take memory without bounds, before anything runs it
-    runs = verification.random_samples(model) if samples is None else samples
+    runs = random_samples(model) if samples is None else samples
     say(f"reference: {len(runs)} runs with onnxruntime")
     try:
-        expected = verification.reference_outputs(model, runs)
+        expected = reference_outputs(model, runs)
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
     started = time.perf_counter()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.bench.machines import BoardMachine, PythonBoard
 from tvm_schedules.bench.measure import bench, check_request
-from tvm_schedules.bench.places import BoardPlace, PythonBoard
 from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import TernError
@@ -49,12 +49,12 @@ class Address:
         return f"{self.key}@{self.host}" if self.tracker else self.host
 
 
-def place_on(board: remote.Board) -> BoardPlace:
+def machine_on(board: remote.Board) -> BoardMachine:
     """The best way to measure on a board: engines in processes where it has our Python server, else plain RPC."""
     return PythonBoard(board) if "python" in board.info else PlainBoard(board)
 
 
-def verify_on(place: BoardPlace, name: str, artifact: str | Path) -> verify.Report:
+def verify_on(machine: BoardMachine, name: str, artifact: str | Path) -> verify.Report:
     """Run an artifact's stored samples on a board and compare with the stored outputs of onnxruntime.
 
     Raises:
@@ -64,7 +64,7 @@ def verify_on(place: BoardPlace, name: str, artifact: str | Path) -> verify.Repo
     """
     folder = user_path(artifact)
     inputs, expected = load_samples(folder)
-    actual = place.outputs(folder)
+    actual = machine.outputs(folder)
     names = [entry["name"] for entry in store.read_metadata(folder, check_hashes=False)["inputs"]]
     runs = [dict(zip(names, run, strict=True)) for run in inputs]
     proto = onnxtools.read_model(folder / store.MODEL)
@@ -119,10 +119,10 @@ def bench_boards(
             show("connect")
             with address.connect(say) as board:
                 show("verify")
-                place = place_on(board)
-                entry["verification"] = verify_on(place, board.name, artifact).to_dict()
+                machine = machine_on(board)
+                entry["verification"] = verify_on(machine, board.name, artifact).to_dict()
                 save(everything)
-                entry.update(bench(artifact, against, threads, rounds, seconds, show, place, update))
+                entry.update(bench(artifact, against, threads, rounds, seconds, show, machine, update))
         except TernError as error:
             entry["failed"] = str(error)
         save(everything)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.bench import peers, report
+from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.bench.measure import check_request
-from tvm_schedules.bench.places import Local, Place, Running
 from tvm_schedules.errors import BenchError
 
 __all__ = ["THREADS", "busy", "crowded", "tables"]
@@ -67,7 +67,7 @@ def crowded(
     rounds: int = 9,
     seconds: float = 0.25,
     progress: Callable[[str], None] | None = None,
-    place: Place | None = None,
+    machine: Machine | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact and its alternatives, each with one thread and with two, beside busy processes.
@@ -79,7 +79,7 @@ def crowded(
         rounds: Rounds of the interleaving.
         seconds: Time for one engine in one round.
         progress: Called with a line of text before each stage.
-        place: Where to measure; None means this machine.
+        machine: Which to measure on; None means this machine.
         keep: Called with what there is so far after every round.
 
     Returns:
@@ -93,12 +93,12 @@ def crowded(
     if count < 0:
         raise BenchError(f"the number of busy processes must be at least 0, got {count}")
     folder, metadata = Path(artifact), check_request(artifact, against, THREADS, rounds)
-    place, say = place or Local(), progress or (lambda line: None)
+    machine, say = machine or ThisMachine(), progress or (lambda line: None)
     result: dict[str, Any] = {
         "artifact": {"path": str(folder), "target": metadata["target"]["name"], "packages": metadata["packages"]},
         "busy": count,
-        "machine": place.machine(),
-        "before": place.condition(),
+        "machine": machine.describe(),
+        "before": machine.condition(),
         "after": None,
         "rounds": 0,
         "seconds": seconds,
@@ -116,7 +116,7 @@ def crowded(
         for engine in engines:
             for threads in THREADS:
                 say(f"load {engine.name}, {threads} threads")
-                worker = place.start(engine, folder, threads, place.cpus())
+                worker = machine.start(engine, folder, threads, machine.cpus())
                 ends.callback(worker.close)
                 workers.append((f"{engine.name}, {threads} thread{'s' if threads > 1 else ''}", worker))
         ends.enter_context(busy(count))
@@ -128,7 +128,7 @@ def crowded(
                 time.sleep(0.01)  # the last engine's threads spin a little before they sleep
                 times[name].append(worker.ask("time", seconds)["us"])
             result["engines"], result["rounds"] = statistics(times), index + 1
-            result["after"] = place.condition()
+            result["after"] = machine.condition()
             if keep is not None:
                 keep(result)
     return result

@@ -12,8 +12,9 @@ import numpy as np
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.cpu.threads import checked
 from tvm_schedules.bench import peers
-from tvm_schedules.bench.places import Local, Place, Running
+from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.common.files import temporary_folder, user_path
+from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.remote.client import ConnectionLostError
 
@@ -63,8 +64,8 @@ def _kind(step: dict[str, Any]) -> str:
 
 def _run_threads(
     entry: dict[str, Any],
-    place: Place,
-    engines: Sequence[peers.Engine],
+    machine: Machine,
+    engines: Sequence[Engine],
     artifact: Path,
     metadata: dict[str, Any],
     rounds: int,
@@ -78,7 +79,7 @@ def _run_threads(
         for engine in engines:
             say(f"{threads} threads: load {engine.name}")
             try:
-                workers.append(place.start(engine, artifact, threads, entry["cpus"]))
+                workers.append(machine.start(engine, artifact, threads, entry["cpus"]))
             except ConnectionLostError:
                 raise
             except BenchError as error:
@@ -152,7 +153,7 @@ def bench(
     rounds: int = 9,
     seconds: float = 0.25,
     progress: Callable[[str], None] | None = None,
-    place: Place | None = None,
+    machine: Machine | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact and its alternatives in one run.
@@ -164,7 +165,7 @@ def bench(
         rounds: Rounds of the interleaving.
         seconds: Time for one engine in one round.
         progress: Called with a line of text before each stage.
-        place: Where to measure; None means this machine.
+        machine: Which to measure on; None means this machine.
         keep: Called with what there is so far after every round, so that a failure later on loses none of it.
 
     Returns:
@@ -177,13 +178,13 @@ def bench(
         ArtifactError: The artifact is damaged.
     """
     folder, metadata = user_path(artifact), check_request(artifact, against, threads, rounds)
-    place = place or Local()
-    cpus = place.cpus()
+    machine = machine or ThisMachine()
+    cpus = machine.cpus()
     for count in threads:
         if cpus and count > len(cpus):
             raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {count}")
     say = progress or (lambda line: None)
-    engines, machine = [peers.ours(folder, metadata)], place.machine()
+    engines, description = [peers.ours(folder, metadata)], machine.describe()
     result: dict[str, Any] = {
         "artifact": {
             "path": str(folder),
@@ -192,8 +193,8 @@ def bench(
             "quantization": metadata["quantization"],
             "files": {name: entry["bytes"] for name, entry in metadata["files"].items()},
         },
-        "machine": machine,
-        "before": place.condition(),
+        "machine": description,
+        "before": machine.condition(),
         "after": None,
         "rounds": rounds,
         "seconds": seconds,
@@ -202,16 +203,16 @@ def bench(
     }
 
     def save() -> None:
-        result["after"] = place.condition()
+        result["after"] = machine.condition()
         if keep is not None:
             keep(result)
 
     with temporary_folder("bench") as temporary:
         if "onnxruntime" in against:
-            reason = place.lacks("onnxruntime")
+            reason = machine.lacks("onnxruntime")
             if reason is None:
                 say("prepare onnxruntime's models")
-                found, refused = peers.onnxruntime_engines(folder, Path(temporary), peers.overflows(machine))
+                found, refused = peers.onnxruntime_engines(folder, Path(temporary), peers.overflows(description))
                 engines += found
             else:
                 refused = [("onnxruntime", reason)]
@@ -220,5 +221,5 @@ def bench(
             entry: dict[str, Any] = {"threads": count, "cpus": cpus[:count], "rounds": 0, "engines": [], "steps": []}
             entry |= {"skipped": [], "ceiling_gadds": None}
             result["results"].append(entry)
-            _run_threads(entry, place, engines, folder, metadata, rounds, seconds, say, save)
+            _run_threads(entry, machine, engines, folder, metadata, rounds, seconds, say, save)
     return result

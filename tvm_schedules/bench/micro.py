@@ -191,7 +191,7 @@ def measure_apart(library: Path, cpus: Sequence[int], seconds: float = 0.2) -> d
 
 def main() -> None:
     """Measure what the first argument says."""
-    from tvm_schedules.bench.worker import end_with
+    from tvm_schedules.engines.worker import end_with
     from tvm_schedules.targets.registry import resolve
 
     config = json.loads(sys.argv[1])

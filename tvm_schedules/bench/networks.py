@@ -296,7 +296,7 @@ def _ranges(model: Any, names: Sequence[str], shape: tuple[int, ...], seed: int)
     """Smallest (at most 0) and largest value of tensors over some random inputs."""
     import onnx
 
-    from tvm_schedules.verify.outputs import reference_session
+    from tvm_schedules.verify.reference import reference_session
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)

@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.frontend import onnx_model as onnxtools
 
 KNOWN = ("onnxruntime",)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Something to measure.
-
-    Attributes:
-        name: Shown in tables.
-        kind: ``tern``, ``onnxruntime`` or an engine of :mod:`tvm_schedules.bench.peer_engines`.
-        path: The ONNX file, or the artifact for ``tern``.
-        bytes: Size on disk of what it needs to run the network (without the engine itself).
-        two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantized operators.
-        python: Interpreter of the environment that has the engine; empty for this one.
-    """
-
-    name: str
-    kind: str
-    path: str
-    bytes: int
-    two_bit: bool = False
-    python: str = ""
-
-    @property
-    def command(self) -> list[str]:
-        """What starts a worker, here or in another environment, which has no need of this package."""
-        if not self.python:
-            return [sys.executable, "-m", "tvm_schedules.bench.worker"]
-        return [self.python, "-I", str(Path(__file__).with_name("worker.py"))]
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
@@ -102,7 +74,7 @@ def overflows(machine: Mapping[str, Any]) -> bool:
     """Whether the 8-bit products of a machine's CPU overflow: x86 without VNNI (onnxruntime then wants 7-bit weights).
 
     Args:
-        machine: From :func:`tvm_schedules.bench.system.machine`, here or on a board.
+        machine: From :func:`tvm_schedules.engines.system.machine`, here or on a board.
     """
     features = set(machine["features"] or ())
     return machine["architecture"] == "x86_64" and not {"avx512vnni", "avxvnni"} & features

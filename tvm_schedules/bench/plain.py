@@ -11,10 +11,11 @@ import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
-from tvm_schedules.backends.cpu.probe import measure_remote
-from tvm_schedules.bench import peers, system
-from tvm_schedules.bench.places import Running
-from tvm_schedules.bench.worker import MAX_RUNS, WARM_UPS, relative_error
+from tvm_schedules.backends.cpu.probe import ACCUMULATORS, BLOCK, KINDS, MAX_TASKS
+from tvm_schedules.bench.machines import Running
+from tvm_schedules.engines import system
+from tvm_schedules.engines.process import Engine
+from tvm_schedules.engines.worker import MAX_RUNS, WARM_UPS, relative_error
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.client import Board
 
@@ -66,10 +67,44 @@ class RemoteModel:
         return self.board.time(self.library, "tern_main", arguments, number=number, repeat=repeat)
 
 
+def measure_remote(board: Board, probe: Path, vector_bytes: int, threads: int, seconds: float) -> dict[str, float]:
+    """What a board can do at best, timed there; see :func:`tvm_schedules.backends.cpu.probe.measure`.
+
+    Args:
+        board: An open session.
+        probe: The artifact's probe, here.
+        vector_bytes: The target's vector width.
+        threads: Number of threads that add at the same time.
+        seconds: Time to spend on each kind.
+
+    Returns:
+        1e9 additions a second for ``u8`` and ``f32``, all threads together.
+
+    Raises:
+        BoardError: The board failed.
+    """
+    library = board.load(probe)
+    board.set_threads(library, threads)
+    result = {}
+    for kind, dtype in KINDS.items():
+        x = board.tensor(np.ones(BLOCK, np.uint8).view(dtype))
+        out = board.tensor(np.zeros(MAX_TASKS * ACCUMULATORS * vector_bytes, np.uint8).view(dtype))
+
+        def once(rounds: int, repeat: int, x: Any = x, out: Any = out, name: str = f"probe_{kind}") -> float:
+            """Seconds of a round, the best of several tries."""
+            counts = board.tensor(np.array([rounds, threads], np.int32))
+            return min(board.time(library, name, [x, out, counts], repeat=repeat)) / rounds
+
+        rounds = max(1, int(2e-3 / once(1000, 3)))  # about 2 ms a try
+        best = once(rounds, max(3, int(seconds / 2e-3)))
+        result[kind] = BLOCK // 2 // np.dtype(dtype).itemsize * threads / best / 1e9
+    return result
+
+
 class RpcWorker:
     """The artifact on a board with a plain RPC server, timed by TVM on the board; the connection is not in it."""
 
-    def __init__(self, board: Board, engine: peers.Engine, artifact: Path, threads: int) -> None:
+    def __init__(self, board: Board, engine: Engine, artifact: Path, threads: int) -> None:
         self.engine, self._threads, self._artifact = engine, threads, artifact
         started = time.perf_counter()
         self._model = RemoteModel(board, artifact)
@@ -115,26 +150,26 @@ class PlainBoard:
         self.board = board
 
     def outputs(self, artifact: Path) -> list[list[Any]]:
-        """See :class:`BoardPlace`."""
+        """See :class:`BoardMachine`."""
         model = RemoteModel(self.board, artifact)
         return [list(model(*run)) for run in load_samples(artifact)[0]]
 
     def cpus(self) -> list[int]:
-        """See :class:`Place`; which CPUs run is up to TVM there."""
+        """See :class:`Machine`; which CPUs run is up to TVM there."""
         return []
 
-    def machine(self) -> dict[str, Any]:
-        """See :class:`Place`."""
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Machine`."""
         return {**dict.fromkeys(system.machine()), **self.board.info}
 
     def condition(self) -> dict[str, Any]:
-        """See :class:`Place`."""
+        """See :class:`Machine`."""
         return {**dict.fromkeys(system.condition()), **(self.board.condition() or {})}
 
     def lacks(self, engine: str) -> str | None:
-        """See :class:`Place`."""
+        """See :class:`Machine`."""
         return f"the server on {self.board.name} runs no other engines; start tern-board serve there"
 
-    def start(self, engine: peers.Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
-        """See :class:`Place`."""
+    def start(self, engine: Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
+        """See :class:`Machine`."""
         return RpcWorker(self.board, engine, artifact, threads)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules.bench.worker import end_with
 from tvm_schedules.board import session
 from tvm_schedules.common.files import clear_dead
+from tvm_schedules.engines.worker import end_with
 
 LOOK_SECONDS = 30.0
 """How often a session is looked at whether it does anything."""

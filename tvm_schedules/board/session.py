@@ -10,28 +10,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tvm_schedules.bench import system
+from tvm_schedules.common.version import versions
+from tvm_schedules.engines import system
 
 
 def describe() -> dict[str, Any]:
     """The machine, which CPUs are used, how many threads TVM uses by default, which engines there are."""
-    from importlib import metadata, util
+    from importlib.util import find_spec
 
     from tvm_schedules.backends.cpu.threads import default_threads
 
-    versions = {}
-    for name in ("tern-lightning", "apache-tvm", "onnxruntime"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if util.find_spec("onnxruntime") is None:
-        versions.pop("onnxruntime", None)
+    packages = versions("tern-lightning", "apache-tvm", "onnxruntime")
+    if find_spec("onnxruntime") is None:
+        packages.pop("onnxruntime", None)
     return {
         **system.machine(),
         "cpus": system.usable_cpus(),
         "threads": default_threads(),
-        "packages": versions,
+        "packages": packages,
     }
 
 
@@ -57,7 +53,7 @@ class Session:
         return load_library(self.path(name))
 
     def start(self, config: str) -> str:
-        """Start an engine, see :class:`tvm_schedules.bench.places.Worker`.
+        """Start an engine, see :class:`tvm_schedules.engines.process.Worker`.
 
         Args:
             config: JSON of ``kind``, ``name``, ``file`` (an uploaded ONNX file; not for ``tern``), ``two_bit``,
@@ -66,8 +62,7 @@ class Session:
         Returns:
             JSON of ``id`` and what the engine said when it was ready, or of ``failed``.
         """
-        from tvm_schedules.bench.peers import Engine
-        from tvm_schedules.bench.places import Worker
+        from tvm_schedules.engines.process import Engine, Worker
         from tvm_schedules.errors import TernError
 
         given = json.loads(config)

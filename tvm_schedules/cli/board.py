@@ -95,7 +95,7 @@ def _serve(options: argparse.Namespace) -> int:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
     except ModuleNotFoundError:
         raise BoardError("TVM's runtime is not installed; pip install 'tern-lightning[board]'") from None
-    from tvm_schedules.bench import system
+    from tvm_schedules.engines import system
 
     machine = system.machine()
     _say(f"{machine['cpu']}, {machine['cores']} cores, {threads.default_threads()} threads")

@@ -72,7 +72,7 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
 
 
 def _threads(texts: Sequence[str]) -> list[int]:
-    from tvm_schedules.bench import system
+    from tvm_schedules.engines import system
 
     cores = len(system.usable_cpus())
     if not texts or not all(text.isdecimal() and 1 <= int(text) <= cores for text in texts):
@@ -85,9 +85,10 @@ def _prefixed(say: Callable[[str], None], prefix: str, line: str) -> None:
 
 
 def _measure(options: argparse.Namespace, work: Path, say: Any) -> dict[str, Any]:
-    from tvm_schedules.bench import micro, system
+    from tvm_schedules.bench import micro
     from tvm_schedules.bench.suite import prepare
     from tvm_schedules.bench.suite.run import Results, run_case
+    from tvm_schedules.engines import system
     from tvm_schedules.targets.registry import resolve
 
     rounds, seconds, patience = (3, 0.05, 0.0) if options.quick else (options.rounds, options.seconds, options.patience)

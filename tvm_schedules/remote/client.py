@@ -121,7 +121,7 @@ class Board:
             return dict(json.loads(answer))
 
     def condition(self) -> dict[str, Any] | None:
-        """Clock, temperature and so on, see :func:`tvm_schedules.bench.system.condition`; None where not told."""
+        """Clock, temperature and so on, see :func:`tvm_schedules.engines.system.condition`; None where not told."""
         return self.ask("tern.board.condition")
 
     def upload(self, path: str | Path, name: str | None = None) -> str:

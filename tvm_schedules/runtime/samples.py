@@ -1,7 +1,7 @@
 """Inputs by position and by name, and networks that run on more samples than they were compiled for.
 
 Inputs and outputs whose first axis counts samples say so in the metadata (``"batch": true``, see
-:mod:`tvm_schedules.frontend.batch_axis`). Calls may give any number of samples then: they run in pieces of the compiled
+:mod:`tvm_schedules.verify.batch_axis`). Calls may give any number of samples then: they run in pieces of the compiled
 size.
 """
 

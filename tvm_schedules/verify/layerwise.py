@@ -1,7 +1,7 @@
-"""Stage by stage: is every 8-bit tensor of a network right, given the 8-bit tensors that it is computed from?
+"""Layer by layer: is every 8-bit tensor of a network right, given the 8-bit tensors that it is computed from?
 
 Comparing whole networks mixes an error of one layer with what the following layers make of it. Here the library's own
-tensors are fed to onnxruntime at every quantized tensor, so that each stage, from quantized inputs to quantized output,
+tensors are fed to onnxruntime at every quantized tensor, so that each layer, from quantized inputs to quantized output,
 is compared alone: it may differ by one step where a value lies on the edge between two.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify.reference import reference_session
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Stage", "compare_stages", "cut", "expose"]
+__all__ = ["LayerReport", "compare_layers", "cut", "expose"]
 
 
 @dataclass(frozen=True)
-class Stage:
+class LayerReport:
     """How one 8-bit tensor compares with onnxruntime's, computed from the library's tensors before it.
 
     Attributes:
@@ -74,9 +74,9 @@ def cut(model: Any) -> Any:
     return probe
 
 
-def compare_stages(
+def compare_layers(
     model: Any, runs: Sequence[Mapping[str, Array]], make_runner: Callable[[Any], Callable[..., Any]]
-) -> list[Stage]:
+) -> list[LayerReport]:
     """Compares all 8-bit tensors of a network.
 
     Args:
@@ -92,7 +92,7 @@ def compare_stages(
         return []
     probe = expose(model)
     order = [value.name for value in probe.graph.output]
-    runner, session = make_runner(probe), verify.reference_session(cut(model))
+    runner, session = make_runner(probe), reference_session(cut(model))
     steps = dict.fromkeys(names, 0)
     differing = dict.fromkeys(names, 0)
     total = dict.fromkeys(names, 0)
@@ -105,4 +105,4 @@ def compare_stages(
             steps[name] = max(steps[name], int(distance.max(initial=0)))
             differing[name] += int(np.count_nonzero(distance))
             total[name] += distance.size
-    return [Stage(name, steps[name], differing[name] / max(1, total[name])) for name in names]
+    return [LayerReport(name, steps[name], differing[name] / max(1, total[name])) for name in names]

@@ -14,7 +14,7 @@ import tern_lightning
 from tern_lightning.exporter import write_onnx
 from tern_lightning.exporter.batch import counting
 from tests.tern_lightning.exporter.export_nets import make_ternary
-from tvm_schedules.frontend.batch_axis import PROPERTY
+from tvm_schedules.verify.batch_axis import PROPERTY
 
 
 class Function(nn.Module):

@@ -32,7 +32,7 @@ from tvm_schedules.errors import (
     VerificationError,
 )
 from tvm_schedules.targets import host_cpu as cpu
-from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("fake_compiler")
 
@@ -105,7 +105,7 @@ def test_open_shapes(tmp_path: Path) -> None:
         (np.zeros((0, 8), np.float32), "multiple"),
     ],
 )
-def test_wrong_samples(samples: verify.Samples, message: str, tmp_path: Path) -> None:
+def test_wrong_samples(samples: Samples, message: str, tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match=message):
         tvm_schedules.build(fake.model(), tmp_path / "out", samples=samples)
     assert not os.listdir(tmp_path)

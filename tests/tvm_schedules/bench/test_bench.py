@@ -13,8 +13,10 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import artifact_nets
 from tvm_schedules.backends.cpu import probe as ceiling
-from tvm_schedules.bench import bench, measure, peers, places, report, system
+from tvm_schedules.bench import bench, measure, peers, report
 from tvm_schedules.cli.bench import main
+from tvm_schedules.engines import system
+from tvm_schedules.engines.process import Engine, Worker
 from tvm_schedules.errors import BenchError, TernError
 from tvm_schedules.targets import registry as targets
 
@@ -137,9 +139,9 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_failing_engine_is_named(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    engine = peers.Engine("broken", "onnxruntime", str(tmp_path / "bad.onnx"), 7)
+    engine = Engine("broken", "onnxruntime", str(tmp_path / "bad.onnx"), 7)
     with pytest.raises(BenchError, match="broken failed: "):
-        places.Worker(engine, artifact, 1, [])
+        Worker(engine, artifact, 1, [])
 
 
 def test_fast_cores_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,15 +175,15 @@ def test_condition_reads_what_the_system_tells() -> None:
 def test_interruption_shows_what_was_measured(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask, asked = places.Worker.ask, []
+    ask, asked = Worker.ask, []
 
-    def impatient(worker: places.Worker, do: str, seconds: float = 0.0) -> dict[str, Any]:
+    def impatient(worker: Worker, do: str, seconds: float = 0.0) -> dict[str, Any]:
         asked.append(do)
         if len(asked) == 2:
             raise KeyboardInterrupt
         return ask(worker, do, seconds)
 
-    monkeypatch.setattr(places.Worker, "ask", impatient)
+    monkeypatch.setattr(Worker, "ask", impatient)
     saved = tmp_path / "bench.json"
     assert main([str(artifact), "--quick", "--against=none", f"--json={saved}"]) == 130
     text = capsys.readouterr()

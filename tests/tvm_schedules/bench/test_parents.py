@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and
 
 BUSY = """
 import sys, ctypes
-from tvm_schedules.bench.worker import end_with
+from tvm_schedules.engines.worker import end_with
 end_with(int(sys.argv[1]))
 print("ready", flush=True)
 ctypes.PyDLL(None).sleep(60)  # a call that lets no other thread of Python run
@@ -35,9 +35,9 @@ child.wait()
 MEASURES = """
 import sys
 from pathlib import Path
-from tvm_schedules.bench import peers, places
+from tvm_schedules.engines.process import Engine, Worker
 folder = Path(sys.argv[1])
-worker = places.Worker(peers.Engine("tern", "tern", str(folder), 0), folder, 1, [])
+worker = Worker(Engine("tern", "tern", str(folder), 0), folder, 1, [])
 worker.ask("memory")
 print(worker._process.pid, flush=True)
 worker.ask("time", 60.0)

@@ -18,7 +18,7 @@ from tvm_schedules.bench.suite.cases import CASES, Case
 from tvm_schedules.cli.suite import main
 from tvm_schedules.errors import BenchError, TernError
 from tvm_schedules.targets.registry import resolve
-from tvm_schedules.verify.outputs import reference_session
+from tvm_schedules.verify.reference import reference_session
 
 # -- networks ----------------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ def test_an_interrupted_run_goes_on(
         return {"threads": threads, "load": [None, None], "engines": [], "ratios": {}, "steps": {}, "skipped": []}
 
     monkeypatch.setattr(run, "run_case", fake)
-    monkeypatch.setattr("tvm_schedules.bench.system.usable_cpus", lambda: [0, 1])
+    monkeypatch.setattr("tvm_schedules.engines.system.usable_cpus", lambda: [0, 1])
     options = ["--only", tiny, "--quick", "--json", str(tmp_path / "r.json"), "--work", str(tmp_path)]
     assert main(options) == 130
     assert list(json.loads((tmp_path / "r.json").read_text())["entries"]) == ["tiny/1"]

@@ -26,7 +26,7 @@ from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import report
 from tvm_schedules.bench.boards import Address, bench_boards, verify_on
-from tvm_schedules.bench.places import PythonBoard
+from tvm_schedules.bench.machines import PythonBoard
 from tvm_schedules.bench.plain import PlainBoard, RemoteModel
 from tvm_schedules.board import server
 from tvm_schedules.cli import bench as bench_command

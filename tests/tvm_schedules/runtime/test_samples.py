@@ -19,9 +19,10 @@ from tests.tvm_schedules import fake
 from tests.tvm_schedules.artifact_nets import conv_net
 from tests.tvm_schedules.nets import run_onnx
 from tvm_schedules.errors import ArtifactError, DeviceError, InputError, ModelError
-from tvm_schedules.frontend import batch_axis as batch
 from tvm_schedules.runtime import samples as batches
-from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify import batch_axis as batch
+from tvm_schedules.verify.reference import reference_outputs
+from tvm_schedules.verify.samples import random_samples
 
 Node = tuple[str, list[str], str, dict[str, Any]]
 
@@ -43,8 +44,8 @@ def network(
 
 
 def counted(model: onnx.ModelProto) -> frozenset[str]:
-    runs = verify.random_samples(model, 3)
-    return batch.counting(model, runs, verify.reference_outputs(model, runs))
+    runs = random_samples(model, 3)
+    return batch.counting(model, runs, reference_outputs(model, runs))
 
 
 W = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Every 8-bit tensor within one step of onnxruntime's, stage by stage."""
+"""Every 8-bit tensor within one step of onnxruntime's, layer by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.tvm_schedules.nets import Net, Runner, resnet
-from tvm_schedules.verify.layerwise import compare_stages
+from tvm_schedules.verify.layerwise import compare_layers
 
 
 def runner(model: onnx.ModelProto) -> Any:
@@ -18,17 +18,17 @@ def runner(model: onnx.ModelProto) -> Any:
 
 
 @pytest.mark.parametrize("zeros", [0.4, 0.8])
-def test_every_stage_of_a_residual_network_is_within_one_step(zeros: float) -> None:
+def test_every_layer_of_a_residual_network_is_within_one_step(zeros: float) -> None:
     model = resnet([(16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1)], 24, zeros)
     rng = np.random.default_rng(0)
-    stages = compare_stages(model, [{"input_0": rng.normal(size=(1, 3, 24, 24)).astype(np.float32)}] * 2, runner)
-    assert len(stages) == 15
-    assert max(s.steps for s in stages) <= 1
-    # The last stage averages pixels: few elements, and now and then a tie.
-    assert max(s.share for s in stages[:-1]) < 1e-3
+    layers = compare_layers(model, [{"input_0": rng.normal(size=(1, 3, 24, 24)).astype(np.float32)}] * 2, runner)
+    assert len(layers) == 15
+    assert max(s.steps for s in layers) <= 1
+    # The last layer averages pixels: few elements, and now and then a tie.
+    assert max(s.share for s in layers[:-1]) < 1e-3
 
 
-def test_a_wrong_stage_is_named_and_the_others_are_not() -> None:
+def test_a_wrong_layer_is_named_and_the_others_are_not() -> None:
     net = Net((1, 4, 9, 9))
     x = net.quantize("input_0", 0.03, 128)
     first = net.quantize(net.op("Conv", x, net.weight((8, 4, 3, 3), 0.5), pads=[1] * 4))
@@ -43,5 +43,5 @@ def test_a_wrong_stage_is_named_and_the_others_are_not() -> None:
         return runner(changed)
 
     x_value = np.random.default_rng(0).normal(size=(1, 4, 9, 9)).astype(np.float32)
-    stages = compare_stages(model, [{"input_0": x_value}], broken)
-    assert [s.steps > 1 for s in stages] == [False, True, False]
+    layers = compare_layers(model, [{"input_0": x_value}], broken)
+    assert [s.steps > 1 for s in layers] == [False, True, False]

@@ -12,6 +12,8 @@ from tests.tvm_schedules import artifact_nets
 from tvm_schedules.errors import VerificationError
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify.reference import reference_outputs, reference_session
+from tvm_schedules.verify.samples import random_samples
 
 
 def test_measures() -> None:
@@ -60,12 +62,12 @@ def test_other_shape_or_dtype_is_an_error() -> None:
 
 
 def test_random_samples_fill_the_range_of_the_quantizer() -> None:
-    runs = verify.random_samples(artifact_nets.conv_net())
+    runs = random_samples(artifact_nets.conv_net())
     values = np.concatenate([run["x"].ravel() for run in runs])
     assert values.dtype == np.float32
     assert -128 * 6 / 255 <= values.min() < -2.9
     assert 2.8 < values.max() <= 127 * 6 / 255
-    np.testing.assert_array_equal(runs[0]["x"], verify.random_samples(artifact_nets.conv_net())[0]["x"])
+    np.testing.assert_array_equal(runs[0]["x"], random_samples(artifact_nets.conv_net())[0]["x"])
 
 
 def broken(node: str) -> Callable[[Any], verify.Runner]:
@@ -77,7 +79,7 @@ def broken(node: str) -> Callable[[Any], verify.Runner]:
         bias = next(tensor for tensor in changed.graph.initializer if tensor.name == f"{node}.bias")
         value = onnx.numpy_helper.to_array(bias) + np.float32(0.5)
         bias.CopyFrom(onnx.numpy_helper.from_array(value, bias.name))
-        session = verify.reference_session(changed)
+        session = reference_session(changed)
         return lambda x: tuple(session.run(None, {"x": x}))
 
     return make
@@ -86,12 +88,12 @@ def broken(node: str) -> Callable[[Any], verify.Runner]:
 @pytest.mark.parametrize(("quantized", "expected"), [(True, "'relu2.dq'"), (False, "'conv2.out'")])
 def test_the_first_difference_is_found(quantized: bool, expected: str) -> None:
     model = artifact_nets.conv_net(quantized)
-    runs = verify.random_samples(model, 2)
+    runs = random_samples(model, 2)
     found = verify.first_difference(model, runs, broken("conv2"))
     assert found is not None
     assert found.startswith(expected)
     report = verify.compare_runs(
-        model, verify.run_all(broken("conv2")(model), runs), verify.reference_outputs(model, runs), "x"
+        model, verify.run_all(broken("conv2")(model), runs), reference_outputs(model, runs), "x"
     )
     with pytest.raises(VerificationError, match="does not agree with onnxruntime"):
         report.check()
@@ -100,7 +102,7 @@ def test_the_first_difference_is_found(quantized: bool, expected: str) -> None:
 @pytest.mark.parametrize("quantized", [True, False])
 def test_float_model_is_the_same_network(quantized: bool) -> None:
     model = artifact_nets.conv_net(quantized)
-    runs = verify.random_samples(model, 4)
+    runs = random_samples(model, 4)
     kept = onnxtools.float_model(model, strip_activations=False)
     stripped = onnxtools.float_model(model)
     for changed in (kept, stripped):
@@ -109,12 +111,10 @@ def test_float_model_is_the_same_network(quantized: bool) -> None:
             onnx.TensorProto.FLOAT,
             onnx.TensorProto.UINT8,
         }
-    exact = verify.compare_runs(model, verify.reference_outputs(kept, runs), verify.reference_outputs(model, runs), "")
+    exact = verify.compare_runs(model, reference_outputs(kept, runs), reference_outputs(model, runs), "")
     assert exact.outputs[0].relative < 1e-5
     assert not any("Quantize" in node.op_type for node in stripped.graph.node)
-    near = verify.compare_runs(
-        model, verify.reference_outputs(stripped, runs), verify.reference_outputs(model, runs), ""
-    )
+    near = verify.compare_runs(model, reference_outputs(stripped, runs), reference_outputs(model, runs), "")
     assert near.outputs[0].cosine > 0.99
 
 
@@ -153,8 +153,8 @@ def test_half_precision_is_judged_by_its_own_steps(cast: bool, tmp_path: Any) ->
     limit = verify.float_limit(model)
     assert limit == 16 / 1024
     assert tvm_schedules.build(model, tmp_path / "out").report.passed
-    runs = verify.random_samples(model, 2)
-    expected = verify.reference_outputs(model, runs)
+    runs = random_samples(model, 2)
+    expected = reference_outputs(model, runs)
     scale = np.abs(np.stack(expected)).max()
     for share, passed in ((0.5, True), (2.0, False)):
         wrong = [[y.copy() for y in run] for run in expected]

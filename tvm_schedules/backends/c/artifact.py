@@ -41,7 +41,7 @@ def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[st
     Raises:
         ModelError: The model cannot be read or has an operator without C code.
     """
-    from tvm_schedules import __version__
+    from tvm_schedules.common.version import __version__
 
     portable = compile_portable(model, spec, say)
     plan = portable.plan

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tvm_schedules import compat
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.targets.registry import TargetSpec
-
-if TYPE_CHECKING:
-    from tvm_schedules.remote.client import Board
 
 BLOCK = 8192  # bytes that every task sums again and again: a quarter of the smallest common L1 cache
 ACCUMULATORS = 8  # enough to hide the latency of an addition
@@ -121,28 +118,4 @@ def measure(probe: Path, vector_bytes: int, threads: int = 1, seconds: float = 0
                 continue
             best = min(best, took / int(counts[0]))
         result[kind] = adds * threads / best / 1e9
-    return result
-
-
-def measure_remote(board: Board, probe: Path, vector_bytes: int, threads: int, seconds: float) -> dict[str, float]:
-    """The same on a board over RPC, timed there; arguments and result as of :func:`measure`.
-
-    Raises:
-        BoardError: The board failed.
-    """
-    library = board.load(probe)
-    board.set_threads(library, threads)
-    result = {}
-    for kind, dtype in KINDS.items():
-        x = board.tensor(np.ones(BLOCK, np.uint8).view(dtype))
-        out = board.tensor(np.zeros(MAX_TASKS * ACCUMULATORS * vector_bytes, np.uint8).view(dtype))
-
-        def once(rounds: int, repeat: int, x: Any = x, out: Any = out, name: str = f"probe_{kind}") -> float:
-            """Seconds of a round, the best of several tries."""
-            counts = board.tensor(np.array([rounds, threads], np.int32))
-            return min(board.time(library, name, [x, out, counts], repeat=repeat)) / rounds
-
-        rounds = max(1, int(2e-3 / once(1000, 3)))  # about 2 ms a try
-        best = once(rounds, max(3, int(seconds / 2e-3)))
-        result[kind] = BLOCK // 2 // np.dtype(dtype).itemsize * threads / best / 1e9
     return result

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tvm_schedules
 from tvm_schedules.artifact import store
+from tvm_schedules.artifact.build import build
 from tvm_schedules.bench import networks, peers
 from tvm_schedules.bench.suite.cases import DENSE_ZEROS, FLOAT_ZEROS, NBITS, ZEROS, Case
+from tvm_schedules.engines import peer_engines
+from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import TernError
 
 Say = Callable[[str], None]
@@ -22,7 +24,7 @@ PEERS = ("openvino", "executorch", "deepsparse")
 """Engines with an environment of their own."""
 
 LABELS = {"openvino": "OpenVINO int8", "executorch": "ExecuTorch XNNPACK int8", "deepsparse": "DeepSparse int8"}
-BENCH_ONLY = ("bench", "cli", "board")
+BENCH_ONLY = ("bench", "engines", "cli", "board")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Contender:
         floats: Whether activations are 32-bit floats in ours.
     """
 
-    engine: peers.Engine
+    engine: Engine
     artifact: Path
     zeros: int | None = None
     ours: bool = False
@@ -46,7 +48,7 @@ class Contender:
 
 def source_hash() -> str:
     """Changes with every file that our libraries and models depend on."""
-    root = Path(tvm_schedules.__file__).parent
+    root = Path(__file__).parents[2]
     files = sorted(p for p in root.rglob("*.py") if p.relative_to(root).parts[0] not in BENCH_ONLY)
     return _hash([*files, Path(networks.__file__)])
 
@@ -75,7 +77,7 @@ def ask_peer(python: str, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TernError: It failed; the message says how.
     """
-    command = peers.Engine("", config["prepare"], "", 0, python=python).command
+    command = Engine("", config["prepare"], "", 0, python=python).command
     try:
         done = subprocess.run([*command, json.dumps({**config, "parent": os.getpid()})], capture_output=True, text=True)
     except OSError as error:
@@ -110,7 +112,7 @@ def contenders(
     for name, (zeros, activations) in ours.items():
         path = _library(case.name, folder, zeros, activations, say, tune)
         engine = peers.ours(path, store.read_metadata(path))
-        made = peers.Engine(name, engine.kind, engine.path, engine.bytes)
+        made = Engine(name, engine.kind, engine.path, engine.bytes)
         found.append(Contender(made, path, zeros, ours=True, floats=activations == "float32"))
     if case.group == "layer":
         return found, []
@@ -148,7 +150,7 @@ def _library(name: str, folder: Path, zeros: int, activations: str, say: Say, tu
         say(f"{name}: build for {zeros}% zeros, {activations} activations")
         extra = {"tune": tune} if tune else {}
         samples = networks.samples(name)
-        tvm_schedules.build(networks.build(name, zeros / 100, activations), path, "host", samples=samples, **extra)
+        build(networks.build(name, zeros / 100, activations), path, "host", samples=samples, **extra)
 
     return _kept(folder / f"tern-{zeros}{suffix}", source_hash(), make)
 
@@ -165,9 +167,9 @@ def _float(folder: Path, artifacts: Mapping[int | None, Path], zeros: int) -> Pa
     return _kept(folder / f"float-{zeros}.onnx", _hash([source]), make)
 
 
-def _engine(name: str, kind: str, path: Path, python: str = "") -> peers.Engine:
+def _engine(name: str, kind: str, path: Path, python: str = "") -> Engine:
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*") if file.suffix != ".stamp")
-    return peers.Engine(name, kind, str(path), size, python=python)
+    return Engine(name, kind, str(path), size, python=python)
 
 
 def _quantized(folder: Path, artifacts: Mapping[int | None, Path]) -> Path:
@@ -199,7 +201,7 @@ def _nbits(folder: Path, artifacts: Mapping[int | None, Path]) -> Contender:
 
 def _made(kind: str, python: str, source: Path, output: Path, artifact: Path) -> Path:
     """A peer's own file of an ONNX file."""
-    engines = Path(__file__).parents[1] / "peer_engines.py"
+    engines = Path(peer_engines.__file__)
     versions = ask_peer(python, {"prepare": kind})["versions"]
     stamp = _hash([source, engines]) + json.dumps(versions, sort_keys=True)
     config = {"prepare": kind, "source": str(source), "samples": str(artifact / store.SAMPLES)}

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
-from tvm_schedules.bench import places, system
+from tvm_schedules.bench.machines import Running
 from tvm_schedules.bench.suite.prepare import Contender, Say
-from tvm_schedules.bench.worker import busy
 from tvm_schedules.common import schema
 from tvm_schedules.common.files import write_file
 from tvm_schedules.common.reading import read_json, reading
 from tvm_schedules.common.schema import Every, Maybe, count, positive, real
+from tvm_schedules.engines import system
+from tvm_schedules.engines.process import Worker
+from tvm_schedules.engines.worker import busy
 from tvm_schedules.errors import BenchError
 
 FORMAT = 1
@@ -120,7 +122,7 @@ def wait_for_quiet(cpus: Sequence[int], limit: float) -> None:
             return
 
 
-def _one(worker: places.Running, cpus: Sequence[int], seconds: float, patience: float) -> dict[str, Any]:
+def _one(worker: Running, cpus: Sequence[int], seconds: float, patience: float) -> dict[str, Any]:
     """One engine's turn; once more if others were in the way."""
     best: dict[str, Any] = {}
     for _ in range(2 if patience else 1):
@@ -156,13 +158,13 @@ def run_case(
     """
     cpus = system.usable_cpus()[-threads:]
     before = system.condition()["load"]
-    running: list[tuple[Contender, places.Running]] = []
+    running: list[tuple[Contender, Running]] = []
     skipped = []
     try:
         for contender in contenders:
             say(f"load {contender.engine.name}")
             try:
-                started = places.Worker(contender.engine, contender.artifact, threads, cpus)
+                started = Worker(contender.engine, contender.artifact, threads, cpus)
                 running.append((contender, started))
             except BenchError as error:
                 if contender.ours:

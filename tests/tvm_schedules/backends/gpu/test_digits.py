@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from tests.tvm_schedules.backends.gpu.runners import GpuRunner
-from tvm_schedules.verify import layerwise as stages
-from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify import layerwise
+from tvm_schedules.verify.reference import reference_outputs
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_tensor_is_within_one_step(digits: Any, target: str) -> None:
         network = GpuRunner(probe, target)
         return lambda *x: tuple(network(*x))
 
-    found = stages.compare_stages(model, runs, make)
+    found = layerwise.compare_layers(model, runs, make)
     assert len(found) > 6
     assert max(stage.steps for stage in found) <= 1
     assert max(stage.share for stage in found) < 1e-3
@@ -57,7 +57,7 @@ def test_every_tensor_is_within_one_step(digits: Any, target: str) -> None:
 @pytest.mark.parametrize("target", ["opencl", "cuda"])
 def test_classes_and_logits(digits: Any, target: str) -> None:
     model, runs = digits
-    wanted = verify.reference_outputs(model, runs)
+    wanted = reference_outputs(model, runs)
     network = GpuRunner(model, target)
     kernels = {step["kernel"] for step in network.plan["steps"]}
     assert {"repack", "conv_dot", "global_pool", "linear_dot"} <= kernels

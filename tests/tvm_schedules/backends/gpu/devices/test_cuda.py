@@ -12,7 +12,8 @@ import pytest
 from tests.tvm_schedules.artifact_nets import conv_net
 from tvm_schedules.backends.gpu.compile import compile_gpu
 from tvm_schedules.targets.registry import resolve
-from tvm_schedules.verify import outputs as verify
+from tvm_schedules.verify.reference import reference_outputs
+from tvm_schedules.verify.samples import random_samples
 
 HERE = Path(__file__).parents[1]
 
@@ -63,8 +64,8 @@ def test_network_over_the_driver_interface(tmp_path: Path) -> None:
     driver = [*gxx, str(HERE / "fake_driver.cpp"), "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1", "-ldl"]
     subprocess.run(driver, cwd=tmp_path, check=True)
     (tmp_path / "plan.json").write_text(json.dumps(compiled.plan))
-    runs = verify.random_samples(model, 3)
-    want = verify.reference_outputs(model, runs)
+    runs = random_samples(model, 3)
+    want = reference_outputs(model, runs)
     arrays = {"x": [next(iter(run.values())) for run in runs], "want": [outputs[0] for outputs in want]}
     np.savez(tmp_path / "data.npz", constants=expand(compiled.plan, compiled.arrays), **arrays)
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True)

@@ -1,8 +1,8 @@
 """One engine in a process of its own: its threads, its memory and its caches disturb no other engine's.
 
-Started by :mod:`tvm_schedules.bench.measure` as ``python -m tvm_schedules.bench.worker JSON``; answers one line of JSON
-to every line of JSON that it reads. Engines of other projects run in environments that do not have this package, where
-this file is started by its path: at its top it imports the standard library alone.
+Started by :mod:`tvm_schedules.engines.process` as ``python -m tvm_schedules.engines.worker JSON``; answers one line of
+JSON to every line of JSON that it reads. Engines of other projects run in environments that do not have this package,
+where this file is started by its path: at its top it imports the standard library alone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.frontend import onnx_model as onnxtools
-from tvm_schedules.verify import outputs as verification
+from tvm_schedules.verify.outputs import compare
+from tvm_schedules.verify.reference import reference_outputs, reference_session
+from tvm_schedules.verify.samples import random_samples
 
 __all__ = ["PROPERTY", "choices", "counting", "independent", "marked", "regrouped", "resized"]
 
@@ -44,7 +46,7 @@ def counting(model: Any, runs: Sequence[Run], expected: Sequence[Sequence[Array]
     if stated is not None:
         names = frozenset(stated.split("\n")) & {entry["name"] for entry in inputs}
         return names if any(names <= choice for choice in found) else frozenset()
-    runs = [*runs[:3], *verification.random_samples(model, 2, seed=1)][:3]
+    runs = [*runs[:3], *random_samples(model, 2, seed=1)][:3]
     for names in found:
         # onnxruntime may not be able to: shapes inside of the network are fixed ones, for example.
         with contextlib.suppress(Exception):
@@ -61,9 +63,9 @@ def choices(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Array]) -> li
 
 
 def _tried(model: Any, names: Collection[str], runs: Sequence[Run], expected: Sequence[Array]) -> bool:
-    session = verification.reference_session(resized(model, names, 2 * len(expected[0])), severity=4)
+    session = reference_session(resized(model, names, 2 * len(expected[0])), severity=4)
     runs = [{**runs[0], **{name: run[name] for name in names}} for run in runs]
-    both = [expected, *verification.reference_outputs(model, runs[1:2])]
+    both = [expected, *reference_outputs(model, runs[1:2])]
     outputs = [value.name for value in model.graph.output]
 
     def run(given: Run) -> list[Array]:
@@ -106,7 +108,7 @@ def independent(
             if not np.array_equal(whole[where], other[index][where], equal_nan=whole.dtype.kind == "f"):
                 return False
         for part, alone in zip((whole[:size], whole[size:]), expected, strict=False):
-            if not verification.compare("", part, alone[index], None, quantized).passed:
+            if not compare("", part, alone[index], None, quantized).passed:
                 return False
     return True
 

@@ -1,4 +1,4 @@
-"""Engines of other projects, for :mod:`tvm_schedules.bench.worker` in a Python environment of theirs.
+"""Engines of other projects, for :mod:`tvm_schedules.engines.worker` in a Python environment of theirs.
 
 This file imports nothing of its package, which those environments do not have: the worker loads it by its path. An
 engine is a pair of functions: ``prepare`` makes the engine's own file of an ONNX file, ``load`` makes that callable.
