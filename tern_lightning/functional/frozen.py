@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.shared import row_dots, spread, to_rows
+from tern_lightning.functional.blocks import blocks, joined, viewed
+from tern_lightning.functional.shared import spread, to_rows
 from tern_lightning.ternary_tensor import TernaryTensor
 
 
@@ -38,11 +40,11 @@ class FrozenCodes:
     @torch.no_grad()
     def of(cls, codes: Tensor, symmetric: bool = True, per_channel: bool = False, channel_axis: int = 0) -> FrozenCodes:
         """Prepare codes int8 ``[terms, *weight.shape]``; this costs as much as several uses of them."""
-        columns = list(_columns(codes, symmetric))
-        basis = torch.stack([to_rows(column, channel_axis, per_channel) for column in columns], 1).float()
+        rows = [to_rows(column, channel_axis, per_channel) for column in _columns(codes, symmetric)]
+        basis = torch.stack(rows, 1)
         gram = (basis @ basis.mT).double()
-        # Counts, exact in float32 up to 2**24; those of the diagonal also beyond, because they are sums of integers.
-        sizes = torch.stack([to_rows(column.abs(), channel_axis, per_channel).sum(1) for column in columns])
+        # Counts, exact in float32 up to 2**24; those of the diagonal also beyond, because they are sums in float64.
+        sizes = torch.stack([row.abs().sum(1, dtype=torch.float64) for row in rows])
         gram.diagonal(dim1=1, dim2=2).copy_(sizes.T)
         inverse = pseudoinverse(gram)
         return cls(codes, inverse, sizes == 0, symmetric, per_channel, channel_axis)
@@ -56,7 +58,7 @@ class FrozenCodes:
 
     def levels(self, latent: Tensor) -> TernaryTensor:
         """The codes with the levels that are nearest to a float32 weight, differentiable in it."""
-        levels = self._levels(list(self._columns()), latent)
+        levels = self._levels(latent)
         positive, negative = (levels, levels) if self.symmetric else levels.chunk(2)
         return TernaryTensor(self.codes, positive, negative, self.channel_axis)
 
@@ -69,25 +71,43 @@ class FrozenCodes:
         found: Tensor = _Project.apply(latent, self.codes, self.inverse, self.empty, rule)
         return found
 
-    def _columns(self) -> Iterator[Tensor]:
-        return (column.float() for column in _columns(self.codes, self.symmetric))
-
-    def _levels(self, columns: list[Tensor], latent: Tensor) -> Tensor:
+    def _levels(self, latent: Tensor) -> Tensor:
         """Levels ``[columns, C]``."""
-        rows = to_rows(latent, self.channel_axis, self.per_channel)
-        sums = [row_dots(to_rows(column, self.channel_axis, self.per_channel), rows) for column in columns]
-        found = (self.inverse @ torch.stack(sums, 1).double()[..., None]).squeeze(-1).T.float()
-        return torch.where(self.empty, torch.ones_like(found), found)
+        rows, *terms = (to_rows(one, self.channel_axis, self.per_channel) for one in (latent, *self.codes))
+        parts = [
+            torch.stack([(column * block).sum(1) for column in _columns(codes, self.symmetric)])
+            for block, *codes in blocks(rows, *terms)
+        ]
+        return self._fit(joined(parts, len(rows))).masked_fill(self.empty, 1.0)
+
+    def _fit(self, sums: Tensor) -> Tensor:
+        """Levels ``[columns, C]`` of scalar products with the weight; zero for empty columns."""
+        if len(sums) == 1:
+            # A product of scalars, for which a matrix product takes many times as long.
+            return (sums * self.inverse[:, 0, 0]).float()
+        return (self.inverse @ sums.double().T[..., None]).squeeze(-1).T.float()
 
     def _project(self, latent: Tensor) -> Tensor:
-        # In place, because fresh memory of a weight's size costs more than the arithmetic on it.
-        total, *others = columns = list(self._columns())
-        levels = self._levels(columns, latent.float()).to(latent.dtype).float()
-        for column, level in zip(columns, levels, strict=True):
-            column.mul_(spread(level, column, self.channel_axis))
-        for column in others:
-            total.add_(column)
-        return total.to(latent.dtype)
+        found = torch.empty_like(latent, dtype=torch.float32)
+        views = [viewed(one, self.channel_axis, self.per_channel) for one in (found, latent.float(), *self.codes)]
+        out, rows, *terms = (view for view in views if view is not None)
+        if len(views) != len(terms) + 2:
+            columns = zip(self._levels(latent.float()), _columns(self.codes, self.symmetric), strict=True)
+            parts = [column.mul_(spread(_as(level, latent), found, self.channel_axis)) for level, column in columns]
+            return sum(parts[1:], parts[0]).to(latent.dtype)
+        cut = blocks(out, rows, *terms)
+        work, parts = torch.empty_like(cut[0][0]), []
+        for into, block, *codes in cut:
+            # The first column is made where the result will be, because fresh memory costs more than the arithmetic.
+            product = work if work.shape == into.shape else work[: len(into), : into.shape[1]]
+            sums = [torch.mul(one, block, out=product).sum(1) for one in _columns(codes, self.symmetric, into)]
+            parts.append(sums[0][None] if len(sums) == 1 else torch.stack(sums))
+        level, *others = _as(self._fit(joined(parts, len(rows))), latent)[..., None].unbind()
+        out.mul_(level)
+        for into, _, *codes in cut if others else ():
+            for other, column in zip(others, islice(_columns(codes, self.symmetric), 1, None), strict=True):
+                into.add_(column.mul_(other))
+        return found.to(latent.dtype)
 
 
 class _Project(torch.autograd.Function):
@@ -104,12 +124,25 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Project.apply(grads[0], *ctx.saved_tensors, ctx.rule), None, None, None, None
+        # Without a second derivative the node that it would need is not made.
+        project = _Project.apply if torch.is_grad_enabled() else _Project.forward
+        return project(grads[0], *ctx.saved_tensors, ctx.rule), None, None, None, None
 
 
-def _columns(codes: Tensor, symmetric: bool) -> Iterator[Tensor]:
-    """What the levels multiply, int8 of the weight's shape: every term, or its positive and then its negative codes."""
-    yield from (codes.unbind() if symmetric else [*codes.clamp(min=0).unbind(), *codes.clamp(max=0).unbind()])
+def _as(level: Tensor, latent: Tensor) -> Tensor:
+    """A float32 level with the precision of the weight."""
+    return level if latent.dtype == torch.float32 else level.to(latent.dtype).float()
+
+
+def _columns(codes: Iterable[Tensor], symmetric: bool, into: Tensor | None = None) -> Iterator[Tensor]:
+    """What the levels multiply, float32 of the codes' shape: every term, or its positive and then its negative codes.
+
+    The first one is written ``into`` a tensor where one is given.
+    """
+    for sign in (0,) if symmetric else (1, -1):
+        for term in codes:
+            column, into = term.float() if into is None else into.copy_(term), None
+            yield column if symmetric else column.clamp_(min=0) if sign > 0 else column.clamp_(max=0)
 
 
 def pseudoinverse(gram: Tensor) -> Tensor:

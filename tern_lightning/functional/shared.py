@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.blocks import blocks, joined
 from tern_lightning.products import as_factor, scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -56,9 +57,9 @@ def row_flags(rows: Tensor) -> Tensor:
 
 
 def row_dots(one: Tensor, other: Tensor) -> Tensor:
-    """Scalar products of the rows of two float ``[C, n]``, ``[C]``."""
+    """Scalar products of the rows of float ``[C, n]`` and of another such tensor, which may be integer, ``[C]``."""
     # Not by BLAS, whose last bits depend on where the tensors lie in memory: a copy of a layer must have its levels.
-    return (one * other).sum(1)
+    return joined([(a * b.to(a.dtype)).sum(1) for a, b in blocks(one, other)], len(one))
 
 
 def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
