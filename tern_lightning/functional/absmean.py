@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tern_lightning.functional.shared import kept, row_mean, spread, ternarize
+from tern_lightning.functional.shared import kept, mean_magnitude, spread, ternarize
 from tern_lightning.ternary_tensor import TernaryTensor
 
 
@@ -35,6 +35,6 @@ def absmean(
         >>> absmean(torch.tensor([[1.0, -3.0, 0.5]])).dequantize()
         tensor([[ 1.5000, -1.5000,  0.0000]])
     """
-    scale = row_mean(weight.abs(), channel_axis, per_channel, mask).clamp_min(eps)
+    scale = mean_magnitude(weight, channel_axis, per_channel, mask).clamp_min(eps)
     chosen = kept(weight / spread(scale, weight, channel_axis), mask).round() != 0
     return ternarize(weight, chosen, scale, channel_axis)

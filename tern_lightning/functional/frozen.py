@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -90,11 +90,11 @@ class FrozenCodes:
     def _project(self, latent: Tensor) -> Tensor:
         found = torch.empty_like(latent, dtype=torch.float32)
         views = [viewed(one, self.channel_axis, self.per_channel) for one in (found, latent.float(), *self.codes)]
-        out, rows, *terms = (view for view in views if view is not None)
-        if len(views) != len(terms) + 2:
+        if any(view is None for view in views):
             columns = zip(self._levels(latent.float()), _columns(self.codes, self.symmetric), strict=True)
             parts = [column.mul_(spread(_as(level, latent), found, self.channel_axis)) for level, column in columns]
             return sum(parts[1:], parts[0]).to(latent.dtype)
+        out, rows, *terms = cast(list[Tensor], views)
         cut = blocks(out, rows, *terms)
         work, parts = torch.empty_like(cut[0][0]), []
         for into, block, *codes in cut:
@@ -104,8 +104,9 @@ class FrozenCodes:
             parts.append(sums[0][None] if len(sums) == 1 else torch.stack(sums))
         level, *others = _as(self._fit(joined(parts, len(rows))), latent)[..., None].unbind()
         out.mul_(level)
-        for into, _, *codes in cut if others else ():
-            for other, column in zip(others, islice(_columns(codes, self.symmetric), 1, None), strict=True):
+        for into, *both in blocks(out, *terms, *others) if others else ():
+            later = islice(_columns(both[: len(terms)], self.symmetric), 1, None)
+            for other, column in zip(both[len(terms) :], later, strict=True):
                 into.add_(column.mul_(other))
         return found.to(latent.dtype)
 
@@ -125,8 +126,11 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         # Without a second derivative the node that it would need is not made.
-        project = _Project.apply if torch.is_grad_enabled() else _Project.forward
-        return project(grads[0], *ctx.saved_tensors, ctx.rule), None, None, None, None
+        if torch.is_grad_enabled():
+            own = _Project.apply(grads[0], *ctx.saved_tensors, ctx.rule)
+        else:
+            own = FrozenCodes(*ctx.saved_tensors, *ctx.rule)._project(grads[0])
+        return own, None, None, None, None
 
 
 def _as(level: Tensor, latent: Tensor) -> Tensor:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.blocks import blocks, viewed
 from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.shared import spread
 
 GAUSSIAN_TEMPERATURE = 0.351
 """The temperature at which the softmax has the least squared error on Gaussian weights."""
+_LARGEST = 100.0
+"""Largest power of two that the softmax computes with: beyond, the share of zero is one in float32."""
 
 
 def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axis: int = 0) -> Tensor:
@@ -40,20 +43,47 @@ def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axi
 
 
 @torch.no_grad()
-def softened(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axis: int = 0) -> tuple[Tensor, Tensor]:
+def softened(
+    weight: Tensor, scale: Tensor, temperature: Tensor, channel_axis: int = 0, share: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Return the values of :func:`soft_ternary` and their derivative.
 
-    The squared distances to -1, 0 and 1 differ by :math:`2 |x| - 1` and :math:`4 |x|` with :math:`x = W / s`, so that
-    two exponentials say all. The derivative of the mean is :math:`2 / \tau` times the variance of the level.
+    Args:
+        weight: Float weight of any shape.
+        scale: s, ``[C]``, positive.
+        temperature: Positive scalar.
+        channel_axis: Axis of the output channels.
+        share: Scalar in [0, 1]: so much of it, and the rest of the weight itself; None is one.
     """
-    wide = spread(scale, weight, channel_axis)
-    size = (weight / wide).abs_()
-    opposite = torch.exp(size * (-4 / temperature))
+    values, slope = torch.empty_like(weight), torch.empty_like(weight)
+    own = scale[:, None]
+    views = [viewed(one, channel_axis, len(scale) > 1) for one in (weight, values, slope)]
+    rows = [view for view in views if view is not None]
+    whole = blocks(*rows, own) if len(rows) == 3 else [(weight, values, slope, spread(scale, weight, channel_axis))]
+    for block, mean, derivative, wide in whole:
+        _soften(block, wide, temperature, mean, derivative)
+        if share is not None:
+            mean.mul_(share).add_(block * (1 - share))
+            derivative.mul_(share).add_(1 - share)
+    return values, slope
+
+
+def _soften(weight: Tensor, scale: Tensor, temperature: Tensor, mean: Tensor, slope: Tensor) -> None:
+    r"""Write the mean level and its derivative.
+
+    The squared distances to -1, 0 and 1 differ by :math:`2 |x| - 1` and :math:`4 |x|` with :math:`x = W / s`, so that
+    one exponential :math:`z = \exp((1 - 2 |x|) / \tau)` says all: the weights of the levels are as
+    :math:`z^2 e^{-2 / \tau} : z : 1`. The derivative of the mean is :math:`2 / \tau` times the variance of the level.
+    """
+    # Powers of two, because torch.exp takes more than twice as long.
+    top = math.log2(math.e) / temperature
     # Of a softmax that is cold the exponential is infinite, and the shares of both ends are zero.
-    total = size.mul_(-2).add_(1).div_(temperature).exp_().add_(opposite).add_(1)
-    mean = torch.sub(1, opposite).div_(total)
-    slope = opposite.add_(1).div_(total).addcmul_(mean, mean, value=-1).mul_(2 / temperature)
-    return mean.copysign_(weight).mul_(wide), slope
+    total = torch.abs(weight, out=mean).mul_(-2 * top / scale).add_(top).clamp_max_(_LARGEST).exp2_()
+    opposite = torch.mul(total, torch.exp2(-top), out=slope).square_()
+    inverse = total.add_(opposite).add_(1).reciprocal_()
+    own = torch.sub(1, opposite).mul_(inverse)
+    opposite.add_(1).mul_(inverse).addcmul_(own, own, value=-1).mul_(2 / temperature)
+    torch.mul(own.copysign_(weight), scale, out=mean)
 
 
 def temperature_factors(traces: Sequence[float], alpha: float = 0.4, kappa: float = 1.0) -> list[float]:

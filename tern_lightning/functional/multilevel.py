@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
-from tern_lightning.functional.shared import row_count, row_dots, to_rows
+from tern_lightning.functional.frozen import frozen_levels
+from tern_lightning.functional.shared import row_count, to_rows
+from tern_lightning.functional.steps import Steps, nearest, residual
 from tern_lightning.products import scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -50,20 +49,51 @@ def multilevel(
         >>> found.dequantize(), found.positive.flatten()
         (tensor([[ 4., -4.,  4.,  1., -1.,  0.]]), tensor([4., 1.]))
     """
-    if not 1 <= terms <= 4:
-        raise ValueError(f"terms must be in 1 to 4, got {terms}")
     weight = weight.detach()
-    rows = to_rows(weight if mask is None else scaled(mask, weight), channel_axis, per_channel)
-    count = row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
-    codes = _residual_codes(rows, count, terms, factor)
-    levels = _solve(rows, codes)
-    for _ in range(iterations):
-        codes = _nearest(rows, levels, out=codes)
-        levels = _solve(rows, codes)
-    levels, codes = _positive_and_sorted(levels, codes.to(torch.int8))
+    rows, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
+    codes = steps.codes(rows)
     if per_channel:
         codes = codes.reshape(terms, *weight.movedim(channel_axis, 0).shape).movedim(1, channel_axis + 1)
     return TernaryTensor(codes.reshape(terms, *weight.shape), levels, levels, channel_axis)
+
+
+def multilevel_values(
+    weight: Tensor,
+    terms: int = 2,
+    factor: float = 0.7,
+    iterations: int = 1,
+    per_channel: bool = False,
+    channel_axis: int = 0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The values of :func:`multilevel`, without its codes on the way."""
+    weight = weight.detach()
+    rows, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
+    values = steps.values(rows, levels)
+    if per_channel:
+        values = values.reshape(weight.movedim(channel_axis, 0).shape).movedim(0, channel_axis)
+    return values.reshape(weight.shape)
+
+
+def _fitted(
+    weight: Tensor,
+    terms: int,
+    factor: float,
+    iterations: int,
+    per_channel: bool,
+    channel_axis: int,
+    mask: Tensor | None,
+) -> tuple[Tensor, Steps, Tensor]:
+    """Rows ``[C, n]`` of a weight, their codes, and levels that fall from term to term."""
+    if not 1 <= terms <= 4:
+        raise ValueError(f"terms must be in 1 to 4, got {terms}")
+    rows = to_rows(weight if mask is None else scaled(mask, weight), channel_axis, per_channel)
+    count = row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
+    steps, levels = residual(rows, count, terms, factor)
+    for _ in range(iterations):
+        steps = nearest(levels)
+        levels = steps.levels(rows)
+    return rows, *steps.sorted(levels)
 
 
 def limit_codes(codes: Tensor, limit: Tensor) -> Tensor:
@@ -97,63 +127,6 @@ def limit_terms(weight: Tensor, ternary: TernaryTensor, limit: Tensor, symmetric
         torch.where(good, own.negative, ternary.negative),
     )
     return TernaryTensor(codes, positive, negative, ternary.channel_axis)
-
-
-def _residual_codes(rows: Tensor, count: Tensor, terms: int, factor: float) -> Tensor:
-    """Codes float32 ``[terms, C, n]`` of successive residuals of ``[C, n]``, of which ``count`` are not pruned."""
-    codes, residual = rows.new_empty(terms, *rows.shape), rows.clone()
-    step = torch.empty_like(rows)
-    for code in codes:
-        bound = (factor * torch.abs(residual, out=step).sum(1) / count)[:, None]
-        torch.gt(residual, bound, out=code).sub_(torch.lt(residual, -bound, out=step))
-        chosen = torch.abs(code, out=step).sum(1).clamp_min(1)
-        level = row_dots(code, residual) / chosen
-        residual.sub_(torch.mul(code, level[:, None], out=step))
-    return codes
-
-
-def _solve(rows: Tensor, codes: Tensor) -> Tensor:
-    """Least-squares levels ``[terms, C]`` of float codes; where a term is empty or repeats another, of least norm."""
-    # The pseudoinverse of the small Gram matrix is a constant, so that the levels are linear in the weights. Its
-    # entries are counts, exact in float32 up to 2**24.
-    pairs = [[row_dots(one, other) for other in codes[: i + 1]] for i, one in enumerate(codes)]
-    lower = [[pairs[max(i, j)][min(i, j)] for j in range(len(codes))] for i in range(len(codes))]
-    gram = torch.stack([torch.stack(line, -1) for line in lower], -1).double()
-    sums = torch.stack([row_dots(one, rows) for one in codes], -1).double()
-    levels = (pseudoinverse(gram) @ sums[..., None]).squeeze(-1).T
-    empty = gram.diagonal(dim1=1, dim2=2).T == 0
-    return torch.where(empty, torch.ones_like(levels), levels).float()
-
-
-def _nearest(rows: Tensor, levels: Tensor, out: Tensor) -> Tensor:
-    """The codes whose sum is nearest to every weight of ``[C, n]``, written to float ``out [terms, C, n]``."""
-    # A sum's negative is a sum as well: zero, and the positive one of every pair, serve both signs.
-    digits = torch.tensor(list(itertools.product((-1, 0, 1), repeat=len(levels))), device=rows.device)
-    digits = digits[len(digits) // 2 :]
-    # Of equal sums the one with most zeros.
-    digits = digits[(digits != 0).sum(1).argsort(stable=True)].to(levels)
-    signed = (digits @ levels).T.contiguous()
-    sums, order = torch.sort(signed.abs(), dim=1, stable=True)
-    middle = (sums[:, 1:] + sums[:, :-1]) / 2
-    # Comparisons one after the other are several times as fast as torch.searchsorted, and twice as fast into floats.
-    size, above = rows.abs(), torch.empty_like(rows)
-    index = torch.zeros_like(rows)
-    for bound in middle.unbind(1):
-        index.add_(torch.gt(size, bound[:, None], out=above))
-    # [terms, C, sums]: the digits of every sum, in the order of the sums of a channel.
-    table = digits.T[:, order] * torch.where(signed < 0, -1.0, 1.0).to(levels).gather(1, order)
-    at, sign = index.long(), torch.sign(rows, out=size)
-    for digit, codes in zip(table, out, strict=True):
-        torch.gather(digit, 1, at, out=codes).mul_(sign)
-    return out
-
-
-def _positive_and_sorted(levels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn negative levels round and bring the terms of every channel in the order of falling levels."""
-    signs = torch.where(levels < 0, -1, 1).to(codes.dtype)
-    levels, order = torch.sort(levels.abs(), dim=0, descending=True, stable=True)
-    ordered = codes[order, torch.arange(codes.shape[1], device=codes.device)]
-    return levels, ordered.mul_(signs.gather(0, order)[..., None])
 
 
 def multilevel_activation(x: Tensor, levels: Tensor, signed: bool = False) -> Tensor:

@@ -70,6 +70,14 @@ def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor 
     return row_sum(values, channel_axis, per_channel, mask) / count.clamp_min(1)
 
 
+def mean_magnitude(weight: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
+    """Mean of the magnitudes of the kept weights, ``[C]``; zero where none is kept."""
+    given = [one for one in (weight, mask) if one is not None]
+    rows = [to_rows(one, channel_axis, per_channel) for one in given]
+    parts = [kept(block.abs(), keep[0] if keep else None).sum(1) for block, *keep in blocks(*rows)]
+    return joined(parts, len(rows[0])) / row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
+
+
 def row_max(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:
     """Largest of zero and the kept values, ``[C]``."""
     return to_rows(kept(values, mask), channel_axis, per_channel).amax(1).clamp_min(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tern_lightning.functional.shared import conditional_mean_ternary, row_mean, spread
+from tern_lightning.functional.shared import conditional_mean_ternary, mean_magnitude, spread
 from tern_lightning.ternary_tensor import TernaryTensor
 
 
@@ -36,6 +36,6 @@ def twn(
         tensor([[[ 1, -1,  1]]], dtype=torch.int8)
     """
     size = weight.abs()
-    threshold = factor * row_mean(size, channel_axis, per_channel, mask)
+    threshold = factor * mean_magnitude(weight, channel_axis, per_channel, mask)
     chosen = size > spread(threshold, weight, channel_axis)
     return conditional_mean_ternary(weight, chosen, channel_axis, per_channel, mask)

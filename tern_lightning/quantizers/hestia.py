@@ -8,6 +8,7 @@ from torch import Tensor
 from tern_lightning.functional.absmean import absmean
 from tern_lightning.functional.gradient import attach
 from tern_lightning.functional.hestia import GAUSSIAN_TEMPERATURE, hestia_schedule, softened
+from tern_lightning.functional.shared import mean_magnitude
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -59,11 +60,18 @@ class Hestia(Quantizer):
 
     def in_training(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the softened values, and the hard ones when the temperature has fallen to zero."""
-        found = self.ternary(weight.detach(), channel_axis, mask)
-        progress = self.progress.to(weight.device)
-        share, temperature = hestia_schedule(progress, self.temperature, self.blend, self.end)
-        soft, slope = softened(weight.detach(), found.positive[0], temperature.clamp_min(COLDEST), channel_axis)
-        # One of the two, exactly.
-        soft_now = (temperature > COLDEST).to(weight.dtype)
-        values = found.dequantize().lerp_(torch.lerp(weight.detach(), soft, share), soft_now)
-        return attach(values, weight, slope.sub_(1).mul_(share * soft_now).add_(1))
+        options = (channel_axis, mask)
+        share, temperature = hestia_schedule(self.progress.to(weight.device), self.temperature, self.blend, self.end)
+        if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+            # A look at a tensor elsewhere would wait for the device; here it saves one of the two.
+            warm = bool(temperature > COLDEST)
+            return self._soft(weight, share, temperature, *options) if warm else self(weight, *options)
+        soft = self._soft(weight, share, temperature.clamp_min(COLDEST), *options)
+        return torch.where(temperature > COLDEST, soft, self(weight, *options))
+
+    def _soft(
+        self, weight: Tensor, share: Tensor, temperature: Tensor, channel_axis: int, mask: Tensor | None
+    ) -> Tensor:
+        scale = mean_magnitude(weight.detach(), channel_axis, self.per_channel, mask).clamp_min(self.eps)
+        values, slope = softened(weight.detach(), scale, temperature, channel_axis, share)
+        return attach(values, weight, slope)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tern_lightning.functional.multilevel import multilevel
+from tern_lightning.functional.gradient import straight_through
+from tern_lightning.functional.multilevel import multilevel, multilevel_values
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -41,3 +42,8 @@ class MultiLevel(Quantizer):
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight; see :func:`tern_lightning.functional.multilevel.multilevel`."""
         return multilevel(weight, self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask)
+
+    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the values of :meth:`ternary`, with a straight-through gradient."""
+        own = (self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask)
+        return straight_through(weight, multilevel_values(weight, *own), self.ste_clip)

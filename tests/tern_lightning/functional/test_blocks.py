@@ -1,0 +1,85 @@
+"""Weights that are cut into blocks: the same values as in one piece, whatever the layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tern_lightning.functional import blocks as cutting
+from tern_lightning.functional.frozen import FrozenCodes
+from tern_lightning.functional.hestia import softened
+from tern_lightning.functional.multilevel import multilevel, multilevel_values
+from tern_lightning.functional.shared import mean_magnitude, row_dots
+
+
+@pytest.fixture(params=[7, 64])
+def small(request, monkeypatch):
+    monkeypatch.setattr(cutting, "BLOCK", request.param)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_sums_are_those_of_whole_rows(small, per_channel):
+    weight, other = torch.randn(13, 11), torch.randn(13, 11)
+    rows = (weight, other) if per_channel else (weight.reshape(1, -1), other.reshape(1, -1))
+    assert len(cutting.blocks(*rows)) > 1
+    torch.testing.assert_close(row_dots(*rows), (rows[0].double() * rows[1].double()).sum(1).float())
+    torch.testing.assert_close(mean_magnitude(weight, 0, per_channel), rows[0].abs().mean(1))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("layout", ["rows", "columns", "last"])
+@pytest.mark.parametrize("terms", [1, 2])
+def test_frozen_values_are_the_least_squares_projection(small, per_channel, symmetric, layout, terms):
+    weight = torch.randn(6, 5, 3, 3)
+    if layout == "last":
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    axis = 1 if layout == "columns" else 0
+    codes = torch.randint(-1, 2, (terms, *weight.shape), dtype=torch.int8)
+    frozen = FrozenCodes.of(codes, symmetric, per_channel, axis)
+    latent = weight.clone().requires_grad_()
+    values, upstream = frozen.values(latent), torch.randn_like(weight)
+    values.backward(upstream)
+    torch.testing.assert_close(values, frozen.levels(weight).dequantize(), rtol=0, atol=0)
+    columns = codes if symmetric else torch.cat([codes.clamp(min=0), codes.clamp(max=0)])
+    expected = []
+    for one in (weight, upstream):
+        rows = one.movedim(axis, 0).flatten(1) if per_channel else one.reshape(1, -1)
+        basis = [c.movedim(axis, 0).flatten(1) if per_channel else c.reshape(1, -1) for c in columns.double()]
+        found = [b @ torch.linalg.pinv(b) @ row for b, row in zip(torch.stack(basis, 2), rows.double(), strict=True)]
+        shape = one.movedim(axis, 0).shape if per_channel else one.shape
+        whole = torch.stack(found).reshape(shape)
+        expected.append((whole.movedim(0, axis) if per_channel else whole).float())
+    torch.testing.assert_close(values.detach(), expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(latent.grad, expected[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("terms", [1, 2, 3])
+def test_values_of_several_levels_are_those_of_the_codes(small, per_channel, terms):
+    weight = torch.randn(9, 17)
+    found = multilevel(weight, terms, per_channel=per_channel)
+    assert torch.equal(multilevel_values(weight, terms, per_channel=per_channel), found.dequantize())
+
+
+def test_least_squares_levels_and_nearest_codes(small):
+    weight = torch.randn(3, 200)
+    found = multilevel(weight, 2, iterations=50)
+    levels = found.positive.flatten().tolist()
+    sums = torch.tensor([a * levels[0] + b * levels[1] for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    best = (weight[..., None] - sums).abs().amin(-1)
+    torch.testing.assert_close((weight - found.dequantize()).abs(), best, rtol=1e-3, atol=1e-3)
+
+
+def test_softened_weights_are_the_softmax(small):
+    weight, scale = torch.randn(8, 20), torch.rand(8) + 0.5
+    for temperature in torch.tensor([0.005, 0.05, 0.351, 3.0]):
+        values, slope = softened(weight, scale, temperature, 0, torch.tensor(0.25))
+        latent = weight.double().requires_grad_()
+        levels = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+        ratio = latent / scale.double()[:, None]
+        share = torch.softmax(-((ratio[..., None] - levels) ** 2) / temperature.double(), -1)
+        soft = 0.25 * (share @ levels) * scale.double()[:, None] + 0.75 * latent
+        soft.sum().backward()
+        torch.testing.assert_close(values.double(), soft.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(slope.double(), latent.grad, rtol=1e-3, atol=1e-3)
