@@ -11,13 +11,15 @@ import torch
 from tern_lightning import functional
 from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.gradient import attach
-from tern_lightning.functional.multilevel import _positive_and_sorted, multilevel
+from tern_lightning.functional.multilevel import multilevel, multilevel_values
 from tern_lightning.functional.operations import REFERENCES
+from tern_lightning.functional.steps import Steps
 
 SHARED = {"per_channel": False, "channel_axis": 0, "mask": None, "symmetric": True}
 FUNCTIONS = {
     **{name: getattr(functional, name) for name in functional.__all__ if inspect.isfunction(getattr(functional, name))},
     "multilevel": multilevel,
+    "multilevel_values": multilevel_values,
     "FrozenCodes": FrozenCodes,
     "FrozenCodes.of": FrozenCodes.of,
 }
@@ -89,10 +91,10 @@ def test_attached_gradients_have_the_slope(slope: Any) -> None:
 
 
 def test_terms_are_turned_and_sorted() -> None:
-    codes = torch.tensor([[[1, 0, -1]], [[1, 1, 0]]], dtype=torch.int8)
-    levels, found = _positive_and_sorted(torch.tensor([[-1.0], [3.0]]), codes)
+    steps = Steps(torch.tensor([[1.0], [2.0]]), torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [1.0], [1.0]]]))
+    found, levels = steps.sorted(torch.tensor([[-1.0], [3.0]]))
     assert levels.tolist() == [[3.0], [1.0]]
-    assert found.tolist() == [[[1, 1, 0]], [[-1, 0, 1]]]
+    assert found.codes(torch.tensor([[0.5, -1.5, 2.5]])).tolist() == [[[0, -1, 1]], [[0, 1, 0]]]
 
 
 def test_frozen_codes_move_to_the_weights_device() -> None:
