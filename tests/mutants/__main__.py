@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tests.mutants
 from tests.mutants.changes import Mutant, mutants
-from tests.mutants.choose import ROOT, Copy, Record, batches, under
+from tests.mutants.choose import PRELOADED, ROOT, Copy, Record, batches, under
 from tests.mutants.explained import explanations
 
 PACKAGES = ["tern_lightning", "tvm_schedules"]
@@ -54,7 +54,8 @@ def main() -> int:
     reasons = explanations()
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tree, record = Copy(Path(folder)), Record(options.record)
+        record = Record(options.record)
+        tree = Copy(Path(folder), preloaded=record.imports or PRELOADED)
         try:
             for line in record.measure(tree, options.tests):
                 print(line, flush=True)
@@ -69,6 +70,8 @@ def main() -> int:
                     result = f"explained: {reason}" if reason else judge(tree, record, mutant, options.seconds)
                     word = result.split()[0].rstrip(":")
                     count[word] += 1
+                    if word in ("survived", "untested"):
+                        result += f" in: {mutant.text}"
                     print(f"{word:<9} {name}:{mutant.line}: {mutant.change[:100]} {result[len(word) :]}", flush=True)
         finally:
             tree.close()

@@ -17,7 +17,7 @@ from tests.mutants.changes import Mutant
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = ("numpy", "torch", "lightning", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "tvm", "hypothesis")
-"""What the server imports before it forks."""
+"""What the server imports before it forks, where nothing is known of what tests import."""
 STAMP = 1_000_000_000
 """Time of change of every file in the copy, so that compiled files stay valid when a change is taken back."""
 FILE_SECONDS = 900.0
@@ -47,7 +47,7 @@ class Copy:
         (folder / "sitecustomize.py").write_text(touch.CHILD)
         paths = {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.server", *preloaded],
+            [sys.executable, "-m", "tests.mutants.server"],
             cwd=folder,
             env={**os.environ, **paths, "HYPOTHESIS_PROFILE": "usual", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -55,6 +55,12 @@ class Copy:
             text=True,
             start_new_session=True,
         )
+        self._send(list(preloaded))
+
+    def _send(self, message: Any) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(message) + "\n")
+        self._server.stdin.flush()
 
     def stamp(self, name: str) -> None:
         """Give a file the time that its compiled form knows."""
@@ -62,11 +68,8 @@ class Copy:
 
     def run(self, tests: list[str], seconds: float, measure: bool = False) -> dict[str, Any]:
         """Run tests until the first that fails, or all of them and measure; for the answer see :mod:`.server`."""
-        assert self._server.stdin is not None
         assert self._server.stdout is not None
-        job = {"tests": tests, "seconds": seconds, "touch": measure}
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
+        self._send({"tests": tests, "seconds": seconds, "touch": measure})
         return json.loads(self._server.stdout.readline())
 
     def close(self) -> None:
@@ -94,15 +97,16 @@ def under(name: str, paths: Iterable[str]) -> bool:
 
 
 class Record:
-    """What every test file's tests call, and how long they take; kept in a file."""
+    """What every test file's tests call, how long they take, and what they import; kept in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: list[str] = []
         self.files: dict[str, Any] = {}
+        self.imports: list[str] = []
         if path.exists():
             kept = json.loads(path.read_text())
-            self.names, self.files = kept["names"], kept["files"]
+            self.names, self.files, self.imports = kept["names"], kept["files"], kept["imports"]
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def _number(self, name: str) -> int:
@@ -119,14 +123,16 @@ class Record:
             if self.files.get(name, {}).get("hash") == code:
                 continue
             answer = tree.run([name], FILE_SECONDS, measure=True)
-            found = answer["result"] or {"tests": {}, "shared": []}
+            found = answer["result"] or {"tests": {}, "shared": [], "imports": []}
             tests = {
                 test: [entry["seconds"], [self._number(n) for n in entry["touched"]]]
                 for test, entry in found["tests"].items()
             }
             self.files[name] = {"hash": code, "tests": tests, "shared": [self._number(n) for n in found["shared"]]}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"names": self.names, "files": self.files}))
+            self.imports = list(dict.fromkeys((*self.imports, *found["imports"])))
+            kept = {"names": self.names, "files": self.files, "imports": self.imports}
+            self.path.write_text(json.dumps(kept))
             yield f"measured {name}: {len(tests)} tests, status {answer['status']}"
 
     def tests(self, mutant: Mutant) -> list[tuple[str, float]]:

@@ -1,7 +1,7 @@
-"""A process that has imported what its arguments name (torch, TVM), and forks for every run of tests.
+"""A process that has imported what its first line of input names (torch, TVM), and forks for every run of tests.
 
-It reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, and answers with a line,
-``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
+Then it reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, and answers with a
+line, ``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for name in sys.argv[1:]:
-        with contextlib.suppress(ImportError):
+    for name in json.loads(sys.stdin.readline()):
+        with contextlib.suppress(Exception):  # some modules cannot be imported alone
             importlib.import_module(name)
     gc.freeze()
     for number, line in enumerate(sys.stdin):

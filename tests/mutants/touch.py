@@ -87,6 +87,15 @@ class Touched:
         test["passed"] &= report.passed
         test["touched"] |= touched
 
+    @staticmethod
+    def _imports() -> list[str]:
+        """What was imported from outside of the repository, in that order."""
+        root = os.environ[ROOT] + os.sep
+        ours = {name for name, module in sys.modules.items() if str(getattr(module, "__file__", root)).startswith(root)}
+        return [
+            name for name in sys.modules if name not in ours and name.partition(".")[0] not in ("tests", "__main__")
+        ]
+
     def pytest_sessionfinish(self) -> None:
         """Write the result."""
         sys.settrace(None)
@@ -97,6 +106,7 @@ class Touched:
                 for name, test in self.tests.items()
                 if test["passed"]
             },
+            "imports": self._imports(),
             "shared": sorted(self.shared | set(children.read_text().split() if children.exists() else ())),
         }
         Path(os.environ[RESULT]).write_text(json.dumps(found))
