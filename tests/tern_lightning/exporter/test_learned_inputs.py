@@ -55,6 +55,15 @@ def test_written_operators_give_the_same_values(name: str) -> None:
         assert expected.unique().numel() == near.unique().numel()
 
 
+def test_hooks_are_found_under_every_path_once_they_are_ready() -> None:
+    shared, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    shared.register_forward_pre_hook(HOOKS["coarse-4"])
+    other.register_forward_pre_hook(MultiLevelInput(2, True, False))  # without levels so far
+    other.register_forward_pre_hook(lambda layer, inputs: None)
+    net = nn.ModuleDict({"first": shared, "again": shared, "other": other})
+    assert learned_inputs(net) == {"first": HOOKS["coarse-4"], "again": HOOKS["coarse-4"]}
+
+
 @given(st.lists(st.floats(0.1, 10.0), min_size=2, max_size=4), st.sampled_from([127, 255]))
 def test_common_grid(levels: list[float], most: int) -> None:
     step, counts = common_grid(levels, most)
