@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 import sys
 import time
@@ -36,6 +35,7 @@ from benchmarks.step_peers import PEERS
 from examples.models import MODELS
 from tern_lightning import BCGD, ActivationQuantization, EntropyConstraint, PruningSchedule, Schedule, TernaryCallback
 from tern_lightning.quantizers import quantizer_names
+from tvm_schedules.common.files import write_file
 
 BATCHES = {"resnet20": 128, "resnet18": 16, "transformer": 4}
 """Batch size by network; 32 for the others."""
@@ -285,11 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found += measure(network, names, options.rounds, options.steps, batch)
     print(table(found, options.clock))
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.output.with_name(options.output.name + ".partial")
         machine = {"threads": options.threads, "torch": torch.__version__, "cuda": torch.cuda.is_available()}
-        partial.write_text(json.dumps({**machine, "measurements": [asdict(one) for one in found]}, indent=1))
-        os.replace(partial, options.output)
+        write_file(options.output, json.dumps({**machine, "measurements": [asdict(one) for one in found]}, indent=1))
     return 0
 
 

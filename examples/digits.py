@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from examples.models import BasicBlock, conv_bn
 from tern_lightning import ActivationQuantization, TernaryCallback, export
 from tern_lightning.checkpoint import load_module, read_checkpoint
+from tvm_schedules.common.files import write_file
 
 Images = npt.NDArray[np.float32]
 
@@ -161,7 +162,7 @@ def train(
     if not note.is_file() or note.read_text() != text:
         for old in (final, last):
             old.unlink(missing_ok=True)
-        note.write_text(text)
+        write_file(note, text)
     if final.is_file():
         print(f"== {name}: {final} is there already")
         return final
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rounds, seconds = (3, 0.02) if options.quick_bench else (9, 0.1)
     results["bench"] = bench(output / "host", threads=[options.threads], rounds=rounds, seconds=seconds)
     results["seconds"] = time.perf_counter() - started
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_file(output / "results.json", json.dumps(results, indent=1) + "\n")
     digits_report.plot(results, output / "digits.png")
     digits_report.show(results, output)
     return results

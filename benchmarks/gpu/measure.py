@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu import kernels, peers
+from tvm_schedules.common.files import write_file
 from tvm_schedules.errors import DeviceError, LinkError
 from tvm_schedules.targets.registry import TargetSpec, resolve
 
@@ -272,12 +272,9 @@ def _nothing() -> kernels.Kernel:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Writes both files, each beside its place first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes both files."""
     for name, text in (("gpu.json", json.dumps(result, indent=1) + "\n"), ("gpu.md", markdown(result))):
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(folder / name)
+        write_file(folder / name, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ everything comes first. The table, the plot and the aims that were missed are ma
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -30,9 +31,10 @@ from torch import Tensor, nn
 from benchmarks.methods import data as compare_data
 from benchmarks.methods.data import Batches, Data
 from benchmarks.methods.recipes import RECIPES, Recipe, choose
-from benchmarks.methods.report import report, write_text
+from benchmarks.methods.report import report
 from benchmarks.methods.training import Learner, Ticker, accuracy, add_biases, fit, logits_of, measure
 from examples.models import CifarResNet
+from tvm_schedules.common.files import write_file
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,10 @@ class Comparison:
         learner = Learner(net, plan.float_rate)
         tick = Ticker(lambda share: self.tell(f"float, seed {seed}", share))
         fit(learner, Batches(self.data, plan.batch, seed), plan.float_epochs, plan.precision, seed, [tick])
-        folder.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(net.state_dict(), temporary)
-        os.replace(temporary, path)
+        content = io.BytesIO()
+        torch.save(net.state_dict(), content)
+        write_file(path, content.getvalue())
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": "float", "seed": seed, "distill": False, **wanted, **found}
         _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
@@ -167,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    write_text(path, json.dumps(result, indent=1) + "\n")
+    write_file(path, json.dumps(result, indent=1) + "\n")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
-import os
 import string
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from PIL import Image, ImageDraw
 from PIL import __version__ as pillow_version
 
 from benchmarks.methods.glyph_fonts import CELL, Face, Family, find_families, find_fonts, font_directories, sheet_of
+from tvm_schedules.common.files import write_file
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIDE = 32
@@ -201,23 +201,17 @@ def _key(settings: Settings, fonts: Sequence[Face]) -> str:
 
 
 def _write(path: Path, glyphs: Glyphs) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                train_images=glyphs.train[0],
-                train_labels=glyphs.train[1],
-                test_images=glyphs.test[0],
-                test_labels=glyphs.test[1],
-                train_families=np.array(glyphs.train_families),
-                test_families=np.array(glyphs.test_families),
-            )
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    content = io.BytesIO()
+    np.savez(
+        content,
+        train_images=glyphs.train[0],
+        train_labels=glyphs.train[1],
+        test_images=glyphs.test[0],
+        test_labels=glyphs.test[1],
+        train_families=np.array(glyphs.train_families),
+        test_families=np.array(glyphs.test_families),
+    )
+    write_file(path, content.getvalue())
 
 
 def write_sheet(glyphs: Glyphs, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from tvm_schedules.common.files import write_file
 
 AIMS: dict[str, dict[float, float]] = {
     "digits": {0.0: 0.5, 0.95: 0.5, 0.98: 1.5},
@@ -261,17 +262,9 @@ def report(folder: Path, data: str, order: Sequence[str]) -> None:
     text = table(rows) + "\n\n" + "\n".join(check(rows, data)) + "\n"
     summary = {"data": data, "rows": [{k: _short(v) for k, v in vars(row).items()} for row in rows]}
     for name, content in (("table.md", text), ("summary.json", json.dumps(summary, indent=1) + "\n")):
-        write_text(folder / name, content)
+        write_file(folder / name, content)
     plot(rows, folder / "plot.svg")
     print(text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, also when several processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _short(value: Any) -> Any:
