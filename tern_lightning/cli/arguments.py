@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tern_lightning.exporter.options import ExportOptions
+from tvm_schedules.cli.common import add_waiting
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reason
 
@@ -118,20 +119,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     add("--tune-board", metavar="HOST:PORT", help="with --tune: measure on a board that runs tern-board serve")
     add("--tune-tracker", metavar="HOST:PORT", help="with --tune: measure on a board that a tracker hands out")
     add("--tune-key", metavar="KEY", help="key of the board to measure on (default: board)")
-    add(
-        "--tune-timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="give up a board that says nothing for so long (default: %(default).0f)",
-    )
-    add(
-        "--tune-wait",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="wait so long for a board that is busy (default: %(default).0f)",
-    )
+    add_waiting(add, "tune-")
     add(
         "--tune-threads",
         type=int,
@@ -201,7 +189,7 @@ def tuning(options: argparse.Namespace, say: Any) -> Iterator[Tuning | None]:
     with contextlib.ExitStack() as stack:
         board = None
         if options.tune_board or options.tune_tracker:
-            from tvm_schedules.bench.boards import Address
+            from tvm_schedules.remote.connection import Address
 
             host, key = options.tune_board or options.tune_tracker, options.tune_key or "board"
             times = options.tune_timeout, options.tune_wait

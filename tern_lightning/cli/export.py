@@ -25,7 +25,7 @@ from tern_lightning.cli.arguments import (
     tuning,
 )
 from tern_lightning.cli.report import print_result
-from tvm_schedules.cli import ended_by_signals
+from tvm_schedules.cli.common import ended_by_signals
 from tvm_schedules.common.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
 

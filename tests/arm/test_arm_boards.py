@@ -14,7 +14,8 @@ from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.cli.bench import main
-from tvm_schedules.remote import client as remote
+from tvm_schedules.remote.client import ConnectionLostError
+from tvm_schedules.remote.connection import connect
 
 pytestmark = [
     pytest.mark.arm,
@@ -64,10 +65,10 @@ def test_dot_product_library_that_runs_all_the_same_ends_its_session_alone(addre
     """Without the check the CPU raises an illegal instruction: what the artifact names is what it uses."""
     artifact = tvm_schedules.build(artifact_nets.conv_net(zeros=0.1), tmp_path / "out", "a76", verify=False)
     assert any("dot" in step["kernel"] for step in artifact.metadata["steps"])
-    with remote.connect(address) as session:
+    with connect(address) as session:
         session.info = {}  # a board that does not tell what its CPU has
         model = RemoteModel(session, artifact.path)
-        with pytest.raises(remote.ConnectionLostError, match="may have crashed"):
+        with pytest.raises(ConnectionLostError, match="may have crashed"):
             model.time(repeat=1)
-    with remote.connect(address) as session:
+    with connect(address) as session:
         assert session.info["cpu"] == "Cortex-A72"

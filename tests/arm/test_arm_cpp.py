@@ -19,10 +19,11 @@ from tests.arm import board
 from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples
-from tvm_schedules.bench.boards import Address, bench_boards
+from tvm_schedules.bench.boards import bench_boards
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.errors import BoardError, CpuFeatureError
-from tvm_schedules.remote import client as remote
+from tvm_schedules.remote.client import ConnectionLostError
+from tvm_schedules.remote.connection import Address, connect
 
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 COMPILER = "aarch64-linux-gnu-g++"
@@ -95,16 +96,19 @@ def test_runner_refuses_what_the_cpu_cannot_run(programs: Path, tmp_path: Path) 
 def test_server(programs: Path, artifact: Path, tmp_path: Path) -> None:
     with Process(emulated("cortex-a72", programs / "tern-rpc", "--port", "0", "--threads", "2")) as server:
         (found,) = bench_boards(artifact, [Address(server.address, "board")], rounds=2, seconds=0.02)["boards"]
-        with remote.connect(server.address) as session:  # the same on the same CPU by Python
+        with connect(server.address) as session:  # the same on the same CPU by Python
             told = session.info
         tvm_schedules.build(artifact_nets.conv_net(), tmp_path / "dot", "a76", verify=False)
-        with remote.connect(server.address) as session, pytest.raises(CpuFeatureError, match="does not have: dotprod"):
+        with (
+            connect(server.address) as session,
+            pytest.raises(CpuFeatureError, match="does not have: dotprod"),
+        ):
             RemoteModel(session, tmp_path / "dot")
         with pytest.raises(BoardError, match="with key 'pi4'"):
-            remote.connect(server.address, "pi4")
-        late = remote.connect(server.address, timeout=0.3)
+            connect(server.address, "pi4")
+        late = connect(server.address, timeout=0.3)
         time.sleep(0.6)
-        with pytest.raises(remote.ConnectionLostError):
+        with pytest.raises(ConnectionLostError):
             late.condition()
         server.wait_for("session was stopped at its limit")
         text = server.text()
@@ -129,10 +133,10 @@ def test_server_listens_on_loopback_and_lets_in_whom_it_is_told(programs: Path) 
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", int(port)), timeout=5)
         with pytest.raises(BoardError, match="may have refused this address"):
-            remote.connect(server.address)
+            connect(server.address)
         assert "refused 127.0.0.1: not in --allow" in server.text()
     with Process(emulated("cortex-a72", programs / "tern-rpc", "--port", "0", "--allow", "127.0.0.0/30")) as server:
-        remote.connect(server.address).close()
+        connect(server.address).close()
     for wrong in (("--port", "99999"), ("--port", "ssh"), ("--allow", "everyone"), ("--allow", "10.0.0.0/33")):
         command = emulated("cortex-a72", programs / "tern-rpc", *wrong)
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)

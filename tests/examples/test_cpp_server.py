@@ -23,8 +23,8 @@ from tvm_schedules.artifact import load_samples
 from tvm_schedules.backends.cpu.quota import cpus as quota_of_cpus
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.errors import BoardError
-from tvm_schedules.remote import client as remote
 from tvm_schedules.remote import protocol
+from tvm_schedules.remote.connection import connect
 
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 HANDSHAKE, BUSY = 2, 1
@@ -74,7 +74,7 @@ def code(client: socket.socket) -> int:
 def test_outputs_are_those_of_here(program: Path, tmp_path: Path) -> None:
     tvm_schedules.build(artifact_nets.exact_net(), tmp_path / "out")
     (run, *_), _ = load_samples(tmp_path / "out")
-    with serve(program) as server, remote.connect(server.address) as board:
+    with serve(program) as server, connect(server.address) as board:
         model = RemoteModel(board, tmp_path / "out")
         np.testing.assert_array_equal(model(*run)[0], tvm_schedules.load(tmp_path / "out")(*run))
 
@@ -128,7 +128,7 @@ def test_second_client_is_told_that_the_board_is_busy_and_gets_it_when_it_is_fre
                 assert code(second) == protocol.BUSY
             assert BUSY - 0.5 < time.monotonic() - started < 20
             with pytest.raises(BoardError, match=r"is busy: another session still runs .* try again later"):
-                remote.connect(server.address, wait=0.5)
+                connect(server.address, wait=0.5)
             waiting = greet(server)
         with waiting:
             assert code(waiting) == protocol.MAGIC
@@ -184,7 +184,7 @@ def test_threads_are_those_that_were_asked_for(program: Path) -> None:
     ):
         with serve(program, *options, **{"TVM_NUM_THREADS": "", **environment}) as server:
             assert f" {expected} threads" in server.text()
-            with remote.connect(server.address) as board:
+            with connect(server.address) as board:
                 assert board.info["threads"] == expected
     for wrong in ("0", "129", "1x", "-1"):
         done = subprocess.run([program, "--threads", wrong], capture_output=True, text=True, timeout=30)

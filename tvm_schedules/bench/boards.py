@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +13,12 @@ from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import TernError
 from tvm_schedules.frontend import onnx_model as onnxtools
-from tvm_schedules.remote import client as remote
+from tvm_schedules.remote.client import Board
+from tvm_schedules.remote.connection import Address
 from tvm_schedules.verify import outputs as verify
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a board is.
-
-    Attributes:
-        host: ``HOST:PORT`` of the board, or of the tracker.
-        key: What the board or the tracker is asked for.
-        tracker: Whether ``host`` is a tracker.
-        patience: Seconds of silence after which the board counts as lost.
-        wait: Seconds to wait for a board that is busy.
-    """
-
-    host: str
-    key: str
-    tracker: bool = False
-    patience: float = remote.PATIENCE
-    wait: float = remote.WAIT
-
-    def connect(self, say: Callable[[str], None] | None = None) -> remote.Board:
-        """Open a session; ``say`` is called with a line when the board is busy.
-
-        Raises:
-            BoardError: Nobody answers, or the board stays busy.
-        """
-        opened = remote.request if self.tracker else remote.connect
-        return opened(self.host, self.key, patience=self.patience, wait=self.wait, say=say)
-
-    def __str__(self) -> str:
-        return f"{self.key}@{self.host}" if self.tracker else self.host
-
-
-def machine_on(board: remote.Board) -> BoardMachine:
+def machine_on(board: Board) -> BoardMachine:
     """The best way to measure on a board: engines in processes where it has our Python server, else plain RPC."""
     return PythonBoard(board) if "python" in board.info else PlainBoard(board)
 

@@ -8,17 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tvm_schedules.cli import run
+from tvm_schedules.cli.common import add_waiting, numbers, run
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, write_file
 from tvm_schedules.errors import BenchError
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers separated by commas, got {text!r}") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--against", default="onnxruntime", help="alternatives, separated by commas (default: onnxruntime); none"
     )
     made.add_argument(
-        "--threads", type=_numbers, default=[1], help="numbers of threads, separated by commas (default: 1)"
+        "--threads", type=numbers, default=[1], help="numbers of threads, separated by commas (default: 1)"
     )
     made.add_argument("--rounds", type=int, default=9, help="rounds of the interleaving (default: 9)")
     made.add_argument("--seconds", type=float, default=0.25, help="time for one engine in one round (default: 0.25)")
@@ -56,27 +49,14 @@ def parser() -> argparse.ArgumentParser:
     boards.add_argument(
         "--key", action="append", metavar="KEY", help="key of the boards (default: board); repeatable with --tracker"
     )
-    boards.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="give up a board that says nothing for so long (default: %(default).0f)",
-    )
-    boards.add_argument(
-        "--wait",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="wait so long for a board that is busy (default: %(default).0f)",
-    )
+    add_waiting(boards.add_argument)
     made.add_argument_group("suite", "tern-bench --suite --help: networks against the engines of other projects")
     return made
 
 
 def _addresses(options: argparse.Namespace) -> list[Any]:
     """The boards that were asked for; none means this machine."""
-    from tvm_schedules.bench.boards import Address
+    from tvm_schedules.remote.connection import Address
     from tvm_schedules.remote.protocol import DEFAULT_PORT, parse_address
 
     keys = options.key or ["board"]

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Sequence
 
-from tvm_schedules.cli import run
+from tvm_schedules.cli.common import run
 from tvm_schedules.common.console import printable
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.protocol import IDLE_SECONDS, SESSION_SECONDS

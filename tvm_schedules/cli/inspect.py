@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_schedules.artifact.inspect import Inspection, inspect
-from tvm_schedules.cli import run
+from tvm_schedules.cli.common import run
 from tvm_schedules.common.console import make_console
 from tvm_schedules.errors import TernError
 

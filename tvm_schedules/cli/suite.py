@@ -1,4 +1,4 @@
-"""Command line of the suite: ``tern-bench --suite`` or ``python -m tvm_schedules.bench.suite``."""
+"""Command line of the suite: ``tern-bench --suite`` or ``python -m tvm_schedules.cli.suite``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import Any
 
 from tvm_schedules.bench.suite import __doc__ as description
 from tvm_schedules.bench.suite.cases import CASES
-from tvm_schedules.cli import run
+from tvm_schedules.cli.common import run, words
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, temporary_folder, user_path, write_file
 from tvm_schedules.errors import BenchError
-
-
-def _list(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
 
 
 def _python(text: str) -> tuple[str, str]:
@@ -37,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     groups = ", ".join(sorted({case.group for case in CASES.values()}))
-    add("--only", type=_list, metavar="NAMES", help=f"cases or groups ({groups}), separated by commas")
-    add("--threads", type=_list, default=["1", "2"], help="numbers of threads, separated by commas (default: 1,2)")
+    add("--only", type=words, metavar="NAMES", help=f"cases or groups ({groups}), separated by commas")
+    add("--threads", type=words, default=["1", "2"], help="numbers of threads, separated by commas (default: 1,2)")
     add("--rounds", type=int, default=9, help="turns of every engine in a case (default: 9)")
     add("--seconds", type=float, default=0.25, help="length of a turn (default: 0.25)")
     add("--patience", type=float, default=3.0, metavar="SECONDS", help="wait for quiet before a turn (default: 3)")

@@ -26,6 +26,12 @@ IDLE_SECONDS = 900.0  # a session that does nothing for so long has a client tha
 _SUCCESS, _PUT, _REQUEST, _UPDATE_INFO, _SUMMARY, _PENDING = 0, 3, 4, 5, 6, 7  # codes of the tracker
 MAX_ANSWER = 1 << 20
 TRACKER_PATIENCE = 10.0
+PATIENCE = 120.0
+"""Seconds of silence after which a board counts as lost; what a board is asked for takes a few seconds."""
+
+WAIT = 60.0
+"""Seconds to wait for a board that is busy."""
+
 DEFAULT_KEY = "board"
 DEFAULT_PORT = 9090
 

@@ -25,15 +25,16 @@ from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench import report
-from tvm_schedules.bench.boards import Address, bench_boards, verify_on
+from tvm_schedules.bench.boards import bench_boards, verify_on
 from tvm_schedules.bench.machines import PythonBoard
 from tvm_schedules.bench.plain import PlainBoard, RemoteModel
 from tvm_schedules.board import server
 from tvm_schedules.cli import bench as bench_command
 from tvm_schedules.cli import board as board_command
 from tvm_schedules.errors import BoardError, CpuFeatureError, VerificationError
-from tvm_schedules.remote import client as remote
 from tvm_schedules.remote import protocol
+from tvm_schedules.remote.client import ConnectionLostError
+from tvm_schedules.remote.connection import Address, _sockets, connect
 from tvm_schedules.targets import host_cpu as cpu
 
 PLAIN_SERVER = """
@@ -69,7 +70,7 @@ def address(running: Process) -> str:
 def test_outputs_on_the_board_are_those_of_here(artifact: Path, address: str) -> None:
     here = tvm_schedules.load(artifact)
     inputs, _ = load_samples(artifact)
-    with remote.connect(address) as board:
+    with connect(address) as board:
         model = RemoteModel(board, artifact)
         for run in inputs:
             np.testing.assert_array_equal(model(*run)[0], here(*run))
@@ -85,7 +86,7 @@ def test_two_libraries_of_one_name(artifact: Path, address: str, tmp_path: Path)
     """The loader would take the second for the first, were they of one name on the board."""
     other = tmp_path / "other"
     tvm_schedules.build(artifact_nets.conv_net(channels=8), other)
-    with remote.connect(address) as board:
+    with connect(address) as board:
         first, second = RemoteModel(board, artifact), RemoteModel(board, other)
         for model, folder in ((first, artifact), (second, other)):
             (run, *_), _ = load_samples(folder)
@@ -150,7 +151,7 @@ def test_wrong_results_are_found_before_anything_is_measured(artifact: Path, add
     (board,) = bench_boards(wrong, [Address(address, "board")])["boards"]
     assert "does not agree with onnxruntime" in board["failed"]
     assert not board["results"]
-    with remote.connect(address) as session:
+    with connect(address) as session:
         for place in (PythonBoard(session), PlainBoard(session)):
             with pytest.raises(VerificationError):
                 verify_on(place, "board", wrong)
@@ -160,7 +161,7 @@ def test_library_for_another_cpu_is_refused_before_it_is_sent(address: str, tmp_
     other = tmp_path / "other"
     name = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu"}' if cpu.architecture() == "aarch64" else "a76"
     tvm_schedules.build(artifact_nets.conv_net(), other, name, verify=False)
-    with remote.connect(address) as board:
+    with connect(address) as board:
         for place in (PythonBoard(board), PlainBoard(board)):
             with pytest.raises(CpuFeatureError, match=f"was built for .*{address} .* is "):
                 place.outputs(other)
@@ -192,30 +193,30 @@ def test_broken_connection_loses_no_result(artifact: Path, running: Process, tmp
 
 
 def test_crash_ends_its_session_alone(address: str, running: Process) -> None:
-    board = remote.connect(address)
+    board = connect(address)
     (session,) = running.children()
     os.kill(session, signal.SIGILL)  # what a library for another CPU does
-    with pytest.raises(remote.ConnectionLostError, match="may have crashed"):
+    with pytest.raises(ConnectionLostError, match="may have crashed"):
         board.condition()
-    with remote.connect(address) as again:
+    with connect(address) as again:
         assert again.info["threads"] == 1
     assert "illegal instruction: the library was built for another CPU" in running.text()
 
 
 def test_client_notices_a_board_without_power(address: str) -> None:
     """TVM's client would wait for ever: the system asks the board now and then whether it is still there."""
-    before = remote._sockets()
-    with remote.connect(address):
-        (number,) = (number for name, number in remote._sockets().items() if name not in before)
+    before = _sockets()
+    with connect(address):
+        (number,) = (number for name, number in _sockets().items() if name not in before)
         with socket.socket(fileno=os.dup(number)) as shared:
             assert shared.getpeername()[1] == int(address.split(":")[1])
             assert shared.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 def test_session_ends_at_the_clients_limit(address: str, running: Process) -> None:
-    board = remote.connect(address, timeout=0.5)
+    board = connect(address, timeout=0.5)
     time.sleep(1)
-    with pytest.raises(remote.ConnectionLostError):
+    with pytest.raises(ConnectionLostError):
         board.condition()
     assert "was stopped at its limit of 0.5 s" in running.text()
 
@@ -226,7 +227,7 @@ def test_ended_server_leaves_no_process_and_no_port(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with serve() as process:
-        board = remote.connect(process.address)
+        board = connect(process.address)
         (session,) = process.children()
         process.process.send_signal(number)
         process.process.wait(10)
@@ -238,13 +239,13 @@ def test_ended_server_leaves_no_process_and_no_port(
         left = list(tmp_path.glob("tern-board-*"))
         assert not left or number == signal.SIGKILL
         with pytest.raises(BoardError):
-            remote.connect(process.address)
+            connect(process.address)
     del board
 
 
 def test_key_has_to_match(address: str) -> None:
     with pytest.raises(BoardError, match="did not open a session with key 'pi4'"):
-        remote.connect(address, "pi4")
+        connect(address, "pi4")
 
 
 def test_tracker(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +302,7 @@ def _open_session(address: str, source: str) -> int:
 def test_allow_list() -> None:
     with serve("--allow=127.0.0.8/30", "--allow=192.0.2.1") as process:
         with pytest.raises(BoardError, match="may have refused this address"):
-            remote.connect(process.address)
+            connect(process.address)
         assert "refused 127.0.0.1: not in --allow" in process.text()
         assert _open_session(process.address, "127.0.0.7") == 0
         assert _open_session(process.address, "127.0.0.9") == protocol.MAGIC

@@ -19,8 +19,9 @@ import pytest
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.board import server
 from tvm_schedules.errors import BoardError
-from tvm_schedules.remote import client as remote
 from tvm_schedules.remote import protocol
+from tvm_schedules.remote.client import ConnectionLostError
+from tvm_schedules.remote.connection import connect, request
 
 
 def serve(*options: str) -> Process:
@@ -49,7 +50,7 @@ def code(client: socket.socket) -> int:
 def test_no_limit_that_a_client_names_ends_the_server(limit: str, running: Process) -> None:
     with greet(running.address, f"client:board -timeout={limit}") as client:
         assert code(client) == protocol.MAGIC
-    with remote.connect(running.address) as board:
+    with connect(running.address) as board:
         assert board.info["threads"] == 1
 
 
@@ -61,7 +62,7 @@ def test_slow_clients_hold_up_nobody_and_have_a_deadline(running: Process) -> No
     with contextlib.ExitStack() as stack:
         for client in slow:
             stack.enter_context(client)
-        with remote.connect(running.address) as board:
+        with connect(running.address) as board:
             assert board.info["cores"] >= 1
         assert time.monotonic() - started < server.HANDSHAKE_SECONDS
         last, sent = slow[-1], 0
@@ -89,30 +90,30 @@ def test_who_does_not_speak_the_protocol_is_dropped(running: Process) -> None:
 
 def test_second_client_is_told_that_the_board_is_busy(running: Process) -> None:
     said: list[str] = []
-    with remote.connect(running.address):
+    with connect(running.address):
         started = time.monotonic()
         with pytest.raises(BoardError, match="is busy: another session still runs after 1 s; try again later"):
-            remote.connect(running.address, wait=1, say=said.append)
+            connect(running.address, wait=1, say=said.append)
         assert time.monotonic() - started < 30
     assert "is busy, waiting at most" in "".join(said) or server.BUSY_SECONDS > 1
 
 
 def test_waiting_client_gets_the_board_when_it_is_free(running: Process) -> None:
-    first = remote.connect(running.address)
+    first = connect(running.address)
     threading.Timer(0.5, first.close).start()
     started = time.monotonic()
-    with remote.connect(running.address) as second:
+    with connect(running.address) as second:
         assert time.monotonic() - started > 0.4
         assert second.info["threads"] == 1
 
 
 def test_frozen_session_is_given_up(running: Process) -> None:
-    board = remote.connect(running.address, patience=1)
+    board = connect(running.address, patience=1)
     (session,) = running.children()
     os.kill(session, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        with pytest.raises(remote.ConnectionLostError, match=r"nothing for 1 s: it is frozen, .* larger --timeout"):
+        with pytest.raises(ConnectionLostError, match=r"nothing for 1 s: it is frozen, .* larger --timeout"):
             board.condition()
         assert 0.9 < time.monotonic() - started < 20
     finally:
@@ -136,7 +137,7 @@ def test_silent_board_is_given_up(words: bytes) -> None:
         thread.start()
         started = time.monotonic()
         with pytest.raises(BoardError, match="accepts connections and says nothing for 1 s"):
-            remote.connect(f"127.0.0.1:{listening.getsockname()[1]}", patience=1)
+            connect(f"127.0.0.1:{listening.getsockname()[1]}", patience=1)
         assert 0.9 < time.monotonic() - started < 20
         thread.join(5)
         for connection in held:
@@ -145,19 +146,19 @@ def test_silent_board_is_given_up(words: bytes) -> None:
 
 def test_frozen_client_loses_the_board() -> None:
     with serve("--idle=1") as process:
-        board = remote.connect(process.address)
+        board = connect(process.address)
         process.wait_for("was stopped: nothing happened for 1 s")
-        with remote.connect(process.address) as second:
+        with connect(process.address) as second:
             assert second.info["threads"] == 1
-        with pytest.raises(remote.ConnectionLostError):
+        with pytest.raises(ConnectionLostError):
             board.condition()
 
 
 def test_sessions_have_a_limit_without_being_asked() -> None:
     with serve("--limit=1") as process:
-        board = remote.connect(process.address)
+        board = connect(process.address)
         process.wait_for("was stopped at its limit of 1 s")
-        with pytest.raises(remote.ConnectionLostError):
+        with pytest.raises(ConnectionLostError):
             board.condition()
 
 
@@ -214,13 +215,13 @@ def test_no_free_board_at_the_tracker() -> None:
         where = f"127.0.0.1:{made.port}"
         with serve(f"--tracker={where}", "--key=pi4") as process:
             process.wait_for("listed at the tracker")
-            with remote.request(where, "pi4") as board:
+            with request(where, "pi4") as board:
                 assert board.info["threads"] == 1
                 started = time.monotonic()
                 with pytest.raises(BoardError, match="no board became free in 1 s; try again later"):
-                    remote.request(where, "pi4", wait=1)
+                    request(where, "pi4", wait=1)
                 assert time.monotonic() - started < 10
-            with remote.request(where, "pi4") as board:
+            with request(where, "pi4") as board:
                 assert board.info["threads"] == 1
     finally:
         made.terminate()

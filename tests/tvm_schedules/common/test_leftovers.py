@@ -107,7 +107,7 @@ def test_signal_at_any_moment_leaves_no_folder(kind: str, tmp_path: Path, monkey
 
 TWICE = """
 import os, signal, sys, time
-from tvm_schedules.cli import ended_by_signals
+from tvm_schedules.cli.common import ended_by_signals
 with ended_by_signals():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
