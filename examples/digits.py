@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run everything; returns what is written to ``results.json``."""
     import tvm_schedules
     from examples import digits_report
-    from tvm_schedules.bench import bench
+    from tvm_schedules.bench import Request, bench
 
     options = parser().parse_args(arguments)
     output: Path = options.output
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     print("== benchmark", flush=True)
     rounds, seconds = (3, 0.02) if options.quick_bench else (9, 0.1)
-    results["bench"] = bench(output / "host", threads=[options.threads], rounds=rounds, seconds=seconds)
+    results["bench"] = bench(output / "host", Request(threads=[options.threads], rounds=rounds, seconds=seconds))
     results["seconds"] = time.perf_counter() - started
     write_file(output / "results.json", json.dumps(results, indent=1) + "\n")
     digits_report.plot(results, output / "digits.png")

@@ -19,6 +19,7 @@ from tests.arm import board
 from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples
+from tvm_schedules.bench import Request
 from tvm_schedules.bench.boards import bench_boards
 from tvm_schedules.bench.plain import RemoteModel
 from tvm_schedules.errors import BoardError, CpuFeatureError
@@ -95,7 +96,7 @@ def test_runner_refuses_what_the_cpu_cannot_run(programs: Path, tmp_path: Path) 
 
 def test_server(programs: Path, artifact: Path, tmp_path: Path) -> None:
     with Process(emulated("cortex-a72", programs / "tern-rpc", "--port", "0", "--threads", "2")) as server:
-        (found,) = bench_boards(artifact, [Address(server.address, "board")], rounds=2, seconds=0.02)["boards"]
+        (found,) = bench_boards(artifact, [Address(server.address, "board")], Request(rounds=2, seconds=0.02))["boards"]
         with connect(server.address) as session:  # the same on the same CPU by Python
             told = session.info
         tvm_schedules.build(artifact_nets.conv_net(), tmp_path / "dot", "a76", verify=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench.machines import BoardMachine, PythonBoard
-from tvm_schedules.bench.measure import bench, check_request
+from tvm_schedules.bench.measure import Request, bench
 from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import TernError
@@ -43,10 +43,7 @@ def verify_on(machine: BoardMachine, name: str, artifact: str | Path) -> verify.
 def bench_boards(
     artifact: str | Path,
     addresses: Sequence[Address],
-    against: Sequence[str] = ("onnxruntime",),
-    threads: Sequence[int] = (1,),
-    rounds: int = 9,
-    seconds: float = 0.25,
+    request: Request = Request(),  # noqa: B008 - frozen
     progress: Callable[[str], None] | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -55,10 +52,7 @@ def bench_boards(
     Args:
         artifact: Directory made by :func:`tvm_schedules.build` for the boards' CPU.
         addresses: The boards.
-        against: See :func:`tvm_schedules.bench.bench`.
-        threads: The same.
-        rounds: The same.
-        seconds: The same.
+        request: What to measure beside it, and for how long.
         progress: Called with a line of text before each stage.
         keep: Called with everything so far whenever a result came.
 
@@ -70,7 +64,7 @@ def bench_boards(
         BenchError: What was asked for can be measured on no board.
         ArtifactError: The artifact is damaged.
     """
-    check_request(artifact, against, threads, rounds)
+    request.check(artifact)
     say, save = progress or (lambda line: None), keep or (lambda result: None)
     everything: dict[str, Any] = {"boards": []}
     for address in addresses:
@@ -91,7 +85,7 @@ def bench_boards(
                 machine = machine_on(board)
                 entry["verification"] = verify_on(machine, board.name, artifact).to_dict()
                 save(everything)
-                entry.update(bench(artifact, against, threads, rounds, seconds, show, machine, update))
+                entry.update(bench(artifact, request, machine, show, update))
         except TernError as error:
             entry["failed"] = str(error)
         save(everything)

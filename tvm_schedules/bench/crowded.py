@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from tvm_schedules.bench import peers, report
 from tvm_schedules.bench.machines import Machine, Running, ThisMachine
-from tvm_schedules.bench.measure import check_request
+from tvm_schedules.bench.measure import Request
 from tvm_schedules.errors import BenchError
 
 __all__ = ["THREADS", "busy", "crowded", "tables"]
@@ -63,11 +64,9 @@ def busy(count: int) -> Iterator[list[int]]:
 def crowded(
     artifact: str | Path,
     count: int,
-    against: Sequence[str] = ("onnxruntime",),
-    rounds: int = 9,
-    seconds: float = 0.25,
-    progress: Callable[[str], None] | None = None,
+    request: Request = Request(),  # noqa: B008 - frozen
     machine: Machine | None = None,
+    progress: Callable[[str], None] | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact and its alternatives, each with one thread and with two, beside busy processes.
@@ -75,11 +74,9 @@ def crowded(
     Args:
         artifact: Directory made by :func:`tvm_schedules.build` for this machine.
         count: Number of busy processes, at least 0.
-        against: Which alternatives; ``onnxruntime`` is known.
-        rounds: Rounds of the interleaving.
-        seconds: Time for one engine in one round.
+        request: What to measure beside it, and for how long; its numbers of threads do not count.
+        machine: Which to measure on; None means this one.
         progress: Called with a line of text before each stage.
-        machine: Which to measure on; None means this machine.
         keep: Called with what there is so far after every round.
 
     Returns:
@@ -92,7 +89,7 @@ def crowded(
     """
     if count < 0:
         raise BenchError(f"the number of busy processes must be at least 0, got {count}")
-    folder, metadata = Path(artifact), check_request(artifact, against, THREADS, rounds)
+    folder, metadata = Path(artifact), replace(request, threads=THREADS).check(artifact)
     machine, say = machine or ThisMachine(), progress or (lambda line: None)
     result: dict[str, Any] = {
         "artifact": {"path": str(folder), "target": metadata["target"]["name"], "packages": metadata["packages"]},
@@ -101,13 +98,13 @@ def crowded(
         "before": machine.condition(),
         "after": None,
         "rounds": 0,
-        "seconds": seconds,
+        "seconds": request.seconds,
         "engines": [],
         "skipped": [],
     }
     engines, workers = [peers.ours(folder, metadata)], list[tuple[str, Running]]()
     with tempfile.TemporaryDirectory(prefix="tern-bench-") as temporary, contextlib.ExitStack() as ends:
-        if "onnxruntime" in against:
+        if "onnxruntime" in request.against:
             say("prepare onnxruntime's models")
             overflows = peers.overflows(result["machine"])
             found, refused = peers.onnxruntime_engines(folder, Path(temporary), overflows)
@@ -121,12 +118,12 @@ def crowded(
                 workers.append((f"{engine.name}, {threads} thread{'s' if threads > 1 else ''}", worker))
         ends.enter_context(busy(count))
         times: dict[str, list[list[float]]] = {name: [] for name, _ in workers}
-        for index in range(rounds):
-            say(f"beside {count} busy processes: round {index + 1} of {rounds}")
+        for index in range(request.rounds):
+            say(f"beside {count} busy processes: round {index + 1} of {request.rounds}")
             for offset in range(len(workers)):
                 name, worker = workers[(index + offset) % len(workers)]
                 time.sleep(0.01)  # the last engine's threads spin a little before they sleep
-                times[name].append(worker.ask("time", seconds)["us"])
+                times[name].append(worker.ask("time", request.seconds)["us"])
             result["engines"], result["rounds"] = statistics(times), index + 1
             result["after"] = machine.condition()
             if keep is not None:

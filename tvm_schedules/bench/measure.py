@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,52 @@ from tvm_schedules.common.files import temporary_folder, user_path
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.remote.client import ConnectionLostError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure beside an artifact, and for how long.
+
+    Attributes:
+        against: The alternatives; ``onnxruntime`` is known.
+        threads: Numbers of threads; every engine is pinned to that many CPUs.
+        rounds: Rounds of the interleaving.
+        seconds: Time for one engine in one round.
+    """
+
+    against: Sequence[str] = ("onnxruntime",)
+    threads: Sequence[int] = (1,)
+    rounds: int = 9
+    seconds: float = 0.25
+
+    def check(self, artifact: str | Path) -> dict[str, Any]:
+        """Refuse what no machine could measure.
+
+        Returns:
+            The artifact's metadata.
+
+        Raises:
+            BenchError: An unknown alternative, a wrong number, or an artifact that no engine here runs.
+            ArtifactError: The artifact is damaged.
+        """
+        for name in self.against:
+            if name not in peers.KNOWN:
+                raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
+        if not self.threads:
+            raise BenchError("threads must be one number or several, got none")
+        try:
+            for count in self.threads:
+                checked(count)
+        except (TypeError, ValueError) as error:
+            raise BenchError(str(error)) from error
+        if self.rounds < 1:
+            raise BenchError(f"rounds must be at least 1, got {self.rounds}")
+        metadata = store.read_metadata(user_path(artifact, "artifact"))
+        if metadata["target"]["tvm"].get("kind") == "c":
+            raise BenchError(
+                f"{artifact} is C source: compile it for the board and time model_run there, as examples/c does"
+            )
+        return metadata
 
 
 def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -62,38 +109,59 @@ def _kind(step: dict[str, Any]) -> str:
     return "u8" if step["operand"] == "uint8" else "f32"
 
 
-def _run_threads(
-    entry: dict[str, Any],
-    machine: Machine,
-    engines: Sequence[Engine],
-    artifact: Path,
-    metadata: dict[str, Any],
-    rounds: int,
-    seconds: float,
-    say: Callable[[str], None],
-    keep: Callable[[], None],
-) -> None:
-    """All engines with one number of threads; fills ``entry`` as results come."""
-    threads, workers = entry["threads"], list[Running]()
-    try:
+@dataclass(frozen=True)
+class _Measurement:
+    """What holds for all numbers of threads.
+
+    Attributes:
+        machine: Runs the engines.
+        artifact: The artifact.
+        metadata: What it says about itself.
+        request: What to measure.
+        say: Called with a line before each stage.
+        keep: Called after every round.
+    """
+
+    machine: Machine
+    artifact: Path
+    metadata: dict[str, Any]
+    request: Request
+    say: Callable[[str], None]
+    keep: Callable[[], None]
+
+    def run(self, entry: dict[str, Any], engines: Sequence[Engine]) -> None:
+        """Measures all engines with one number of threads; fills ``entry`` as results come."""
+        workers: list[Running] = []
+        try:
+            self._start(entry, engines, workers)
+            self._rounds(entry, workers)
+            self._layers(entry, workers)
+        finally:
+            for worker in workers:
+                worker.close()
+
+    def _start(self, entry: dict[str, Any], engines: Sequence[Engine], workers: list[Running]) -> None:
+        threads = entry["threads"]
         for engine in engines:
-            say(f"{threads} threads: load {engine.name}")
+            self.say(f"{threads} threads: load {engine.name}")
             try:
-                workers.append(machine.start(engine, artifact, threads, entry["cpus"]))
+                workers.append(self.machine.start(engine, self.artifact, threads, entry["cpus"]))
             except ConnectionLostError:
                 raise
             except BenchError as error:
                 if engine.kind == "tern":
                     raise
                 entry["skipped"].append({"name": engine.name, "reason": str(error)})
+
+    def _rounds(self, entry: dict[str, Any], workers: Sequence[Running]) -> None:
         times: dict[str, list[list[float]]] = {worker.engine.name: [] for worker in workers}
-        for index in range(rounds):
-            say(f"{threads} threads: round {index + 1} of {rounds}")
+        for index in range(self.request.rounds):
+            self.say(f"{entry['threads']} threads: round {index + 1} of {self.request.rounds}")
             taken: dict[str, list[float]] = {}
             for offset in range(len(workers)):
                 worker = workers[(index + offset) % len(workers)]
                 time.sleep(0.01)  # the last engine's threads spin a little before they sleep
-                taken[worker.engine.name] = worker.ask("time", seconds)["us"]
+                taken[worker.engine.name] = worker.ask("time", self.request.seconds)["us"]
             for name, values in taken.items():
                 times[name].append(values)
             entry["engines"] = [
@@ -110,62 +178,34 @@ def _run_threads(
                 for worker in workers
             ]
             entry["rounds"] = index + 1
-            keep()
-        say(f"{threads} threads: layers and ceiling")
+            self.keep()
+
+    def _layers(self, entry: dict[str, Any], workers: Sequence[Running]) -> None:
+        self.say(f"{entry['threads']} threads: layers and ceiling")
         for worker, row in zip(workers, entry["engines"], strict=True):
             memory = worker.ask("memory")
             row |= {"peak_rss_bytes": memory["peak_bytes"], "own_rss_bytes": memory["own_bytes"]}
-        ceiling = None if metadata.get("code") else workers[0].ask("ceiling", seconds)  # the CPU's
-        entry["steps"] = _steps(metadata, workers[0].ask("steps", 4 * seconds)["us"], ceiling)
+        seconds = self.request.seconds
+        ceiling = None if self.metadata.get("code") else workers[0].ask("ceiling", seconds)  # the CPU's
+        entry["steps"] = _steps(self.metadata, workers[0].ask("steps", 4 * seconds)["us"], ceiling)
         entry["ceiling_gadds"] = ceiling
-        keep()
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def check_request(artifact: str | Path, against: Sequence[str], threads: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Refuse what no machine could measure, see :func:`bench`; returns the artifact's metadata."""
-    for name in against:
-        if name not in peers.KNOWN:
-            raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
-    if not threads:
-        raise BenchError("threads must be one number or several, got none")
-    try:
-        for count in threads:
-            checked(count)
-    except (TypeError, ValueError) as error:
-        raise BenchError(str(error)) from error
-    if rounds < 1:
-        raise BenchError(f"rounds must be at least 1, got {rounds}")
-    metadata = store.read_metadata(user_path(artifact, "artifact"))
-    if metadata["target"]["tvm"].get("kind") == "c":
-        raise BenchError(
-            f"{artifact} is C source: compile it for the board and time model_run there, as examples/c does"
-        )
-    return metadata
+        self.keep()
 
 
 def bench(
     artifact: str | Path,
-    against: Sequence[str] = ("onnxruntime",),
-    threads: Sequence[int] = (1,),
-    rounds: int = 9,
-    seconds: float = 0.25,
-    progress: Callable[[str], None] | None = None,
+    request: Request = Request(),
     machine: Machine | None = None,
+    progress: Callable[[str], None] | None = None,
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact and its alternatives in one run.
 
     Args:
         artifact: Directory made by :func:`tvm_schedules.build` for this machine or its graphics processor.
-        against: Which alternatives; ``onnxruntime`` is known.
-        threads: Numbers of threads; every engine is pinned to that many CPUs.
-        rounds: Rounds of the interleaving.
-        seconds: Time for one engine in one round.
+        request: What to measure beside it, and for how long.
+        machine: Which to measure on; None means this one.
         progress: Called with a line of text before each stage.
-        machine: Which to measure on; None means this machine.
         keep: Called with what there is so far after every round, so that a failure later on loses none of it.
 
     Returns:
@@ -177,10 +217,10 @@ def bench(
             failed.
         ArtifactError: The artifact is damaged.
     """
-    folder, metadata = user_path(artifact), check_request(artifact, against, threads, rounds)
+    folder, metadata = user_path(artifact), request.check(artifact)
     machine = machine or ThisMachine()
     cpus = machine.cpus()
-    for count in threads:
+    for count in request.threads:
         if cpus and count > len(cpus):
             raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {count}")
     say = progress or (lambda line: None)
@@ -196,8 +236,8 @@ def bench(
         "machine": description,
         "before": machine.condition(),
         "after": None,
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": request.rounds,
+        "seconds": request.seconds,
         "results": [],
         "skipped": [],
     }
@@ -208,7 +248,7 @@ def bench(
             keep(result)
 
     with temporary_folder("bench") as temporary:
-        if "onnxruntime" in against:
+        if "onnxruntime" in request.against:
             reason = machine.lacks("onnxruntime")
             if reason is None:
                 say("prepare onnxruntime's models")
@@ -217,9 +257,10 @@ def bench(
             else:
                 refused = [("onnxruntime", reason)]
             result["skipped"] += [{"name": name, "reason": reason} for name, reason in refused]
-        for count in threads:
+        measurement = _Measurement(machine, folder, metadata, request, say, save)
+        for count in request.threads:
             entry: dict[str, Any] = {"threads": count, "cpus": cpus[:count], "rounds": 0, "engines": [], "steps": []}
             entry |= {"skipped": [], "ceiling_gadds": None}
             result["results"].append(entry)
-            _run_threads(entry, machine, engines, folder, metadata, rounds, seconds, say, save)
+            measurement.run(entry, engines)
     return result

@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.cli.common import add_waiting, numbers, run
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, write_file
 from tvm_schedules.errors import BenchError
+
+if TYPE_CHECKING:
+    from tvm_schedules.bench.measure import Request
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,17 +77,26 @@ def _addresses(options: argparse.Namespace) -> list[Any]:
     return [Address(address, keys[0], False, options.timeout, options.wait) for address in options.rpc]
 
 
+def _request(options: argparse.Namespace) -> Request:
+    """What to measure beside the artifact, and for how long."""
+    from tvm_schedules.bench.measure import Request
+
+    against = [] if options.against == "none" else options.against.split(",")
+    rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
+    return Request(against, options.threads, rounds, seconds)
+
+
 def _main(options: argparse.Namespace) -> int:
-    from tvm_schedules.bench import bench, report
+    from tvm_schedules.bench import report
     from tvm_schedules.bench.boards import bench_boards
     from tvm_schedules.bench.crowded import crowded
+    from tvm_schedules.bench.measure import bench
 
     try:
         log = make_console(stderr=True, soft_wrap=True)
     except ImportError:
         raise BenchError("rich is not installed; install it with: pip install rich") from None
-    against = [] if options.against == "none" else options.against.split(",")
-    rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
+    request = _request(options)
     addresses = _addresses(options)
     if options.crowded is not None and (addresses or options.csv or options.plot or options.threads != [1]):
         raise BenchError("--crowded is for this machine, 1 and 2 threads, and tables or --json: leave out the rest")
@@ -102,14 +114,13 @@ def _main(options: argparse.Namespace) -> int:
     interrupted = False
     try:
         with log.status("start") as status:
-            how = (rounds, seconds, lambda line: status.update(plain(line)))
-            arguments = (against, options.threads, *how)
+            how: dict[str, Any] = {"progress": lambda line: status.update(plain(line)), "keep": keep}
             if addresses:
-                keep(bench_boards(options.artifact, addresses, *arguments, keep))
+                keep(bench_boards(options.artifact, addresses, request, **how))
             elif options.crowded is not None:
-                keep(crowded(options.artifact, options.crowded, against, *how, keep=keep))
+                keep(crowded(options.artifact, options.crowded, request, **how))
             else:
-                keep(bench(options.artifact, *arguments, keep=keep))
+                keep(bench(options.artifact, request, **how))
     except KeyboardInterrupt:
         if not newest:
             raise

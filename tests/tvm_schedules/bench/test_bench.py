@@ -13,7 +13,7 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import artifact_nets
 from tvm_schedules.backends.cpu import probe as ceiling
-from tvm_schedules.bench import bench, measure, peers, report
+from tvm_schedules.bench import Request, bench, measure, peers, report
 from tvm_schedules.cli.bench import main
 from tvm_schedules.engines import system
 from tvm_schedules.engines.process import Engine, Worker
@@ -30,7 +30,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(artifact: Path) -> dict[str, Any]:
-    return bench(artifact, threads=(1,), rounds=2, seconds=0.02)
+    return bench(artifact, Request(rounds=2, seconds=0.02))
 
 
 def test_every_engine_is_measured(result: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
     ):
         with pytest.raises(BenchError, match=message):
-            bench(artifact, **arguments)  # type: ignore[arg-type]
+            bench(artifact, Request(**arguments))  # type: ignore[arg-type]
     with pytest.raises(TernError, match="is not a directory"):
         bench(tmp_path / "none")
     assert main([str(tmp_path / "none")]) == 1

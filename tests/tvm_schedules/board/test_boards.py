@@ -24,7 +24,7 @@ import tvm_schedules
 from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.processes import Process
 from tvm_schedules.artifact import load_samples, store
-from tvm_schedules.bench import report
+from tvm_schedules.bench import Request, report
 from tvm_schedules.bench.boards import bench_boards, verify_on
 from tvm_schedules.bench.machines import PythonBoard
 from tvm_schedules.bench.plain import PlainBoard, RemoteModel
@@ -124,7 +124,7 @@ def test_command(artifact: Path, address: str, tmp_path: Path, capsys: pytest.Ca
 def test_plain_rpc_server_of_tvm(artifact: Path) -> None:
     """TVM's own server has none of our functions: measured all the same, and what it cannot tell is None."""
     with Process([sys.executable, "-c", PLAIN_SERVER], {"TVM_USE_RUNTIME_LIB": "1"}) as plain:
-        (board,) = bench_boards(artifact, [Address(plain.address, "plain")], rounds=2, seconds=0.02)["boards"]
+        (board,) = bench_boards(artifact, [Address(plain.address, "plain")], Request(rounds=2, seconds=0.02))["boards"]
     assert board["failed"] is None
     assert board["verification"]["passed"]
     assert (board["machine"]["cpu"], board["before"]["governor"]) == (None, None)
@@ -182,7 +182,7 @@ def test_broken_connection_loses_no_result(artifact: Path, running: Process, tmp
 
     with serve() as own:
         boards = [Address(own.address, "board"), Address(running.address, "board")]
-        result = bench_boards(artifact, boards, [], rounds=3, seconds=0.02, keep=keep)
+        result = bench_boards(artifact, boards, Request([], rounds=3, seconds=0.02), keep=keep)
     broken, other = result["boards"]
     assert "the connection to" in broken["failed"]
     assert "Start tern-board serve again" in broken["failed"]
