@@ -141,7 +141,7 @@ def measure(layer: Layer, inputs: tuple[int, int], digits: int, target: str = "h
     """
     from tvm_schedules.backends.cpu.lower import CpuLowering
     from tvm_schedules.frontend.onnx_reader import load_model, read
-    from tvm_schedules.lowering.choice import Choice
+    from tvm_schedules.lowering.schedule_config import ScheduleConfig
     from tvm_schedules.passes import prepare
     from tvm_schedules.targets.registry import resolve
     from tvm_schedules.tuner.alone import Alone
@@ -154,7 +154,7 @@ def measure(layer: Layer, inputs: tuple[int, int], digits: int, target: str = "h
         graph = prepare(read(load_model(network(layer, codes, inputs))))
         node = next(node for node in graph.nodes if node.name == "layer")
         for kernel in KERNELS:
-            alone = Alone(CpuLowering(graph, spec), node, Choice(kernel), {})
+            alone = Alone(CpuLowering(graph, spec), node, ScheduleConfig(kernel), {})
             if alone.taken is not None:
                 found.append((index, kernel, alone))
     made = library([alone for _, _, alone in found], spec)

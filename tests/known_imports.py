@@ -111,7 +111,7 @@ ON_A_BOARD: set[str] = {
     "tvm_schedules.frontend.onnx_reader",
     "tvm_schedules.lowering",
     "tvm_schedules.lowering.base",
-    "tvm_schedules.lowering.choice",
+    "tvm_schedules.lowering.schedule_config",
     "tvm_schedules.lowering.epilogue",
     "tvm_schedules.lowering.layouts",
     "tvm_schedules.lowering.rules",

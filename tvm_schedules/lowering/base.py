@@ -19,20 +19,17 @@ from tvm_schedules.errors import ModelError
 from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.lowering.choice import Choice, Choices
 from tvm_schedules.lowering.epilogue import Destination, Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, window_of
 from tvm_schedules.lowering.rules import repack
+from tvm_schedules.lowering.schedule_config import ScheduleConfig, ScheduleConfigs
 from tvm_schedules.lowering.steps import Buffer, Constants, Place, Step
 from tvm_schedules.passes.quantized import COMMUTING
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["SERIAL", "Copier", "Kernel", "Lowering", "by_name"]
+__all__ = ["Copier", "Kernel", "Lowering", "by_name"]
 
 HIGHEST = -LOWEST
-
-SERIAL = 1_000
-"""Element operations below which one thread does a layer while the others wait: where data are, they stay."""
 
 
 class Copier(Protocol):
@@ -64,19 +61,19 @@ class Lowering(ABC):
     Attributes:
         kernels: The back end's kernels in order of preference: the first whose ``lower`` takes a node has it.
         emitters: What makes the code of a kernel, by the kernel's name; also of copies, which no node asks for.
-        serial: Element operations below which threads do not share a layer.
+        serial: Element operations below which one thread does a layer while the others wait: data stay where they are.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
     """
 
     kernels: Sequence[Kernel]
     emitters: Mapping[str, Callable[..., Any]]
-    serial: int = SERIAL
+    serial: int = 1_000
     fma: bool
 
-    def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
-        """Takes choices by the names of nodes; what they leave open is the cost model's."""
+    def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
+        """Takes configurations by the names of nodes; the cost model decides what they leave open."""
         self.graph, self.target = graph, target
-        self.choices = Choices(choices or {})
+        self.configs = ScheduleConfigs(overrides or {})
         self.steps: list[Step] = []
         self.constants = Constants()
         self.layers: list[dict[str, Any]] = []
@@ -161,14 +158,14 @@ class Lowering(ABC):
             self._virtual[node.outputs[0]] = node.inputs[0]
 
     def _in_order(self, node: Node) -> list[Kernel]:
-        """Kernels in order of preference, a given choice's first."""
-        return sorted(self.kernels, key=lambda kernel: not self.choices.wants(node.name, kernel.NAME, False))
+        """Kernels in order of preference, that of an override first."""
+        return sorted(self.kernels, key=lambda kernel: not self.configs.selects(node.name, kernel.NAME, False))
 
     def _takes(self, kernel: Kernel, node: Fused) -> bool:
-        self.choices.begin(node.name, kernel.NAME)
+        self.configs.begin(node.name, kernel.NAME)
         took = bool(kernel.lower(self, node))
         if took:
-            self.choices.taken(node.name)
+            self.configs.taken(node.name)
         return took
 
     # -- tensors ------------------------------------------------------------------------------------------------------

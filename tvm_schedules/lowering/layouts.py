@@ -22,8 +22,8 @@ LOWEST = -3.4028234663852886e38
 """The smallest float32: what surrounds an image under a maximum."""
 
 
-FEW = 0.75
-"""Zeros of a layer from which panels gain by rows of whole vectors."""
+MANY_ZEROS = 0.75
+"""Share of zeros of a layer from which panels gain by rows of whole vectors."""
 
 SPARSE_ROWS = 16
 """Rows from which a ternary linear layer is cheaper with rows in the vector lanes than with output channels there."""
@@ -115,11 +115,10 @@ def in_planes(graph: Graph, node: Node) -> bool:
 
 
 def _widened(rows: int, pitch: int, width: int, vector: int, few: bool) -> int:
-    """A part of a vector as the pitch of images a little narrower, so that panels can deal out rows.
+    """A part of a vector as the pitch of images a little narrower, so that panels can interleave rows.
 
-    (See :func:`tvm_schedules.backends.cpu.kernels.common.panel_copies.dealt`.) A quarter, where that makes them no more
-    vectors. Half of one or all of it too, where it is at most an eighth more and layers gain by it: those of ``few``
-    taps whose rows leave room for a byte behind every seven.
+    A quarter, where that makes them no more vectors. Half of a vector or all of it too, where it is at most an eighth
+    more and layers gain by it: those of ``few`` taps whose rows leave room for a byte behind every seven.
 
     Args:
         rows: Rows of an image with its halo.
@@ -199,7 +198,7 @@ class Layouts:
         weight = getattr(node, "weight", None)
         integers = self.graph.values[key.value].dtype == "uint8"
         if isinstance(weight, TernaryTensor) and integers and window.groups == 1 and prod(window.kernel) > 1:
-            self._windows[key] = self._windows.get(key, True) and weight.sparsity() >= FEW
+            self._windows[key] = self._windows.get(key, True) and weight.sparsity() >= MANY_ZEROS
         self._reads(key, *window.halo(dims))
         size = window.output(dims)
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
@@ -208,9 +207,9 @@ class Layouts:
         self._union(key, out)
         residual = getattr(node, "residual", None)
         if residual:
-            beside = home(self.graph, residual, key.rows)
-            self._need(beside)
-            self._union(beside, out)
+            other = home(self.graph, residual, key.rows)
+            self._need(other)
+            self._union(other, out)
 
     def _reads(self, key: Key, lo: Triple, hi: Triple) -> None:
         """Notes how far before and after the image a node reads."""

@@ -1,4 +1,4 @@
-"""One layer without its network: lowered by a choice, with the layouts and the weights that it has in the network."""
+"""One layer without its network, but with its layouts and weights there: lowered by a schedule configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering import rules
 from tvm_schedules.lowering.base import Kernel
-from tvm_schedules.lowering.choice import Choice, Choices, Option
+from tvm_schedules.lowering.schedule_config import Knob, ScheduleConfig, ScheduleConfigs
 from tvm_schedules.lowering.steps import Buffer, Constants, Step
 
 __all__ = ["Alone", "candidates", "describe", "kernels_hash"]
@@ -71,26 +71,26 @@ class Alone(CpuLowering):
     Args:
         base: The network's lowering, which need not have been run.
         node: The node.
-        choice: How; None leaves that to the cost model.
+        config: The kernel and its knobs; None leaves that to the cost model.
         cache: Expanded weights that candidates of the same node share.
 
     Attributes:
-        taken: The choice made, None if no kernel took the node as asked.
+        taken: The configuration that it got, None if no kernel took the node as asked.
     """
 
-    def __init__(self, base: CpuLowering, node: Node, choice: Choice | None, cache: Cache) -> None:
+    def __init__(self, base: CpuLowering, node: Node, config: ScheduleConfig | None, cache: Cache) -> None:
         self.__dict__.update(base.__dict__)
-        self.choices = Choices({} if choice is None else {node.name: choice})
+        self.configs = ScheduleConfigs({} if config is None else {node.name: config})
         self.steps: list[Step] = []
         self.constants: Memory = Memory(cache)
         self.layers = []
         self._plain, self._packed, self._virtual, self.derived = {}, {}, {}, {}
         self._outputs = {}
         self.largest_read = 4096
-        kernels = [k for k in self._in_order(node) if choice is None or choice.kernel == k.NAME]
+        kernels = [k for k in self._in_order(node) if config is None or config.kernel == k.NAME]
         took = isinstance(node, Fused) and any(self._takes(kernel, node) for kernel in kernels)
-        self.taken = self.choices.made[node.name] if took else None
-        self.options: dict[str, Option] = self.choices.options.get(node.name, {}) if took else {}
+        self.taken = self.configs.chosen[node.name] if took else None
+        self.knobs: dict[str, Knob] = self.configs.knobs.get(node.name, {}) if took else {}
 
     def plain(self, name: str) -> Buffer:
         """Plain memory of a tensor, wherever it comes from."""
@@ -108,7 +108,7 @@ class Alone(CpuLowering):
 def candidates(base: CpuLowering, node: Node) -> list[Alone]:
     """What is worth measuring for a node.
 
-    First the cost model's choice, then every kernel that can take the node with each of its numbers varied alone.
+    First the cost model's configuration, then every kernel that can take the node with each of its knobs varied alone.
     """
     cache: Cache = {}
     first = Alone(base, node, None, cache)
@@ -116,13 +116,13 @@ def candidates(base: CpuLowering, node: Node) -> list[Alone]:
         return []
     found = {first.taken: first}
     for kernel in base.kernels:
-        start = Alone(base, node, Choice(kernel.NAME), cache)
+        start = Alone(base, node, ScheduleConfig(kernel.NAME), cache)
         if start.taken is None:
             continue
         found.setdefault(start.taken, start)
-        for number, option in start.options.items():
-            for other in option.others:
-                made = Alone(base, node, start.taken.but(**{number: other}), cache)
+        for name, knob in start.knobs.items():
+            for other in knob.others:
+                made = Alone(base, node, start.taken.with_knobs(**{name: other}), cache)
                 if made.taken is not None:
                     found.setdefault(made.taken, made)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Finds every layer's best choice: measured, or remembered from an earlier export."""
+"""Finds every layer's best schedule configuration: measured, or remembered from an earlier export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tvm_schedules.common.files import check_writable
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TunerError
 from tvm_schedules.ir.graph import Fused, Graph, Node
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets import host_cpu as cpu
 from tvm_schedules.targets.registry import TargetSpec
 from tvm_schedules.tuner.alone import Alone, candidates, describe, kernels_hash, pattern
@@ -33,7 +33,7 @@ TURNS = 15
 """Turns of all candidates of a layer; medians over them are compared."""
 
 GAIN = 0.03
-"""Share of the time that another choice must save before the cost model's is given up: smaller gains are noise."""
+"""Share of the time that another configuration must save to replace the cost model's: smaller gains are noise."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Tuned:
 
     Attributes:
         name: The node's name.
-        chosen: The best choice.
+        chosen: The best configuration.
         model: The cost model's.
-        tuned_us: Microseconds of the best choice, alone.
+        tuned_us: Microseconds of the best configuration, alone.
         model_us: Microseconds of the cost model's, in the same measurement.
         reused: Whether it was in the database.
     """
 
     name: str
-    chosen: Choice
-    model: Choice
+    chosen: ScheduleConfig
+    model: ScheduleConfig
     tuned_us: float
     model_us: float
     reused: bool
@@ -70,8 +70,8 @@ class Tuned:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tuned:
         """The inverse of :meth:`to_json`."""
-        choices = {key: Choice.from_json(data[key]) for key in ("chosen", "model")}
-        return cls(**{**data, **choices})
+        configs = {key: ScheduleConfig.from_json(data[key]) for key in ("chosen", "model")}
+        return cls(**{**data, **configs})
 
 
 @dataclass
@@ -99,8 +99,8 @@ class Tuning:
         if self.turns < 1:
             raise ValueError(f"turns must be at least 1, got {self.turns}")
 
-    def choose(self, graph: Graph, target: TargetSpec, progress: Callable[[str], None]) -> dict[str, Choice]:
-        """The best choice of every layer.
+    def choose(self, graph: Graph, target: TargetSpec, progress: Callable[[str], None]) -> dict[str, ScheduleConfig]:
+        """The best configuration of every layer.
 
         What has been measured stays in the database when this is interrupted.
 
@@ -167,7 +167,7 @@ class Tuning:
     def _measure(
         self, base: CpuLowering, node: Node, found: list[Alone], target: TargetSpec, threads: int
     ) -> dict[str, Any]:
-        """Time all candidates, then what combines the numbers that helped."""
+        """Time all candidates, then what combines the knobs that helped."""
         device = self.device_for(target)
         times = device.time(library(found, target, own_threads()), target, threads, self.turns)
         taken = [alone.taken for alone in found]
@@ -191,22 +191,21 @@ class Tuning:
             "threads": threads,
             "chosen": best.to_json(),
             "model": model.to_json(),
-            "us": {str(choice): round(float(value), 3) for choice, value in us.items()},
+            "us": {str(config): round(float(value), 3) for config, value in us.items()},
         }
 
 
-def _combined(best: Choice, us: dict[Any, float]) -> Choice:
-    """The best kernel with each number at the value that was fastest when it was varied alone."""
-    same = [dict(choice.numbers) for choice in us if choice.kernel == best.kernel]
-    # Numbers were varied one at a time, so what most candidates have is where that started.
-    start = {number: Counter(numbers[number] for numbers in same).most_common(1)[0][0] for number, _ in best.numbers}
-    numbers = {}
-    for number in start:
-        values = dict.fromkeys([start[number], *(entry[number] for entry in same)])
-        alone = [Choice.of(best.kernel, {**start, number: value}) for value in values]
-        fastest = min((choice for choice in alone if choice in us), key=us.__getitem__)
-        numbers[number] = dict(fastest.numbers)[number]
-    return Choice.of(best.kernel, numbers)
+def _combined(best: ScheduleConfig, us: dict[Any, float]) -> ScheduleConfig:
+    """The best kernel with each knob at the value that was fastest when it was varied alone."""
+    same = [dict(config.knobs) for config in us if config.kernel == best.kernel]
+    start = {name: Counter(knobs[name] for knobs in same).most_common(1)[0][0] for name, _ in best.knobs}
+    combined = {}
+    for name in start:
+        values = dict.fromkeys([start[name], *(knobs[name] for knobs in same)])
+        alone = [ScheduleConfig.of(best.kernel, {**start, name: value}) for value in values]
+        fastest = min((config for config in alone if config in us), key=us.__getitem__)
+        combined[name] = dict(fastest.knobs)[name]
+    return ScheduleConfig.of(best.kernel, combined)
 
 
 def _key(node: Node, found: list[Alone], target: TargetSpec, threads: int, kernels: str) -> str:
@@ -225,8 +224,8 @@ def _key(node: Node, found: list[Alone], target: TargetSpec, threads: int, kerne
 def _tuned(name: str, entry: dict[str, Any], reused: bool, database: Database) -> Tuned:
     what = f"the entry for {name!r} in the tuning database {database.path}"
     with reading(what, TunerError, "; delete the file to measure again, or name another one"):
-        chosen, model = Choice.from_json(entry["chosen"]), Choice.from_json(entry["model"])
-        us = [float(entry["us"][str(choice)]) for choice in (chosen, model)]
+        chosen, model = ScheduleConfig.from_json(entry["chosen"]), ScheduleConfig.from_json(entry["model"])
+        us = [float(entry["us"][str(config)]) for config in (chosen, model)]
         if not all(0 <= value < math.inf for value in us):
             raise ValueError(f"times must be positive, got {us}")
         return Tuned(name, chosen, model, us[0], us[1], reused)

@@ -37,6 +37,4 @@ def _changed(layer: Tuned) -> str:
     """What is not as the cost model has it."""
     if layer.chosen.kernel != layer.model.kernel:
         return f"{layer.chosen} for {layer.model.kernel}"
-    return " ".join(
-        f"{name}={value}" for name, value in layer.chosen.numbers if (name, value) not in layer.model.numbers
-    )
+    return " ".join(f"{name}={value}" for name, value in layer.chosen.knobs if (name, value) not in layer.model.knobs)

@@ -23,7 +23,7 @@ from tvm_schedules.cli import bench as bench_command
 from tvm_schedules.cli.board import _say
 from tvm_schedules.cli.inspect import main as inspect_main
 from tvm_schedules.common.console import make_console, plain, printable
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.tuner.search import Tuned
 from tvm_schedules.tuner.show import show
 
@@ -113,7 +113,10 @@ def test_commands(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_tuner_and_benchmarks(said: Any) -> None:
-    show(make_console(width=300), [Tuned(NAME, Choice.of(NAME, {"a": 1}), Choice.of("k", {}), 1.0, 2.0, False)])
+    show(
+        make_console(width=300),
+        [Tuned(NAME, ScheduleConfig.of(NAME, {"a": 1}), ScheduleConfig.of("k", {}), 1.0, 2.0, False)],
+    )
     assert told(said())
     step = {"name": NAME, "op": NAME, "kernel": NAME, "operand": "uint8", "us": 1.0, "share": 1.0}
     step |= dict.fromkeys(("dense_gmacs", "gadds", "ceiling_share"))

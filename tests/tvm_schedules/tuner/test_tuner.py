@@ -24,7 +24,7 @@ from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.errors import TunerError
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Fused, Graph
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.packing import registry as constants
 from tvm_schedules.passes import prepare
 from tvm_schedules.targets import host_cpu as cpu
@@ -54,8 +54,10 @@ def layers_of(graph: Graph) -> list[Fused]:
     return [node for node in graph.nodes if isinstance(node, Fused)]
 
 
-def outputs(model: onnx.ModelProto, x: np.ndarray, choices: Mapping[str, Choice]) -> tuple[np.ndarray, dict[str, Any]]:
-    compiled = compile_model(model, resolve("host"), None, lambda graph, target: choices)
+def outputs(
+    model: onnx.ModelProto, x: np.ndarray, configs: Mapping[str, ScheduleConfig]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    compiled = compile_model(model, resolve("host"), None, lambda graph, target: configs)
     plan = compiled.plan
     y = compat.tensor(np.zeros(plan["outputs"][0]["shape"], np.float32))
     arena = compat.tensor(np.random.default_rng(0).integers(0, 256, plan["arena_bytes"]).astype(np.uint8))
@@ -99,7 +101,7 @@ def test_every_candidate_computes_the_same(layer: int) -> None:
         assert alone.taken is not None
         actual, plan = outputs(model, x, {node.name: alone.taken})
         step = next(step for step in plan["steps"] if step["name"] == node.name)
-        assert Choice.of(step["kernel"], step["choice"]) == alone.taken
+        assert ScheduleConfig.of(step["kernel"], step["choice"]) == alone.taken
         assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max(), str(alone.taken)
 
 
@@ -120,18 +122,18 @@ def test_what_a_choice_leaves_open_is_the_cost_models() -> None:
     node, target = layers_of(graph)[0], resolve("host")
     usual = Alone(CpuLowering(graph, target), node, None, {}).taken
     assert usual is not None
-    number, value = next((name, value + 1) for name, value in usual.numbers if name == "chunks")
-    other = Alone(CpuLowering(graph, target), node, Choice.of(usual.kernel, {number: value}), {}).taken
-    assert other == usual.but(**{number: value})
+    number, value = next((name, value + 1) for name, value in usual.knobs if name == "chunks")
+    other = Alone(CpuLowering(graph, target), node, ScheduleConfig.of(usual.kernel, {number: value}), {}).taken
+    assert other == usual.with_knobs(**{number: value})
     # Numbers of another kernel, or a kernel that does not take the layer, do no harm.
-    lowering = CpuLowering(graph, target, {node.name: Choice.of("linear", {number: value})})
+    lowering = CpuLowering(graph, target, {node.name: ScheduleConfig.of("linear", {number: value})})
     lowering.run()
-    assert lowering.choices.made[node.name] == usual
+    assert lowering.configs.chosen[node.name] == usual
 
 
 def test_choices_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="a choice must be a kernel's name and integers"):
-        Choice.from_json({"kernel": "sparse", "block": "wide"})
+    with pytest.raises(ValueError, match="a schedule configuration must be a kernel's name and integers"):
+        ScheduleConfig.from_json({"kernel": "sparse", "block": "wide"})
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -226,9 +228,10 @@ def test_the_fastest_is_chosen_and_small_gains_are_not(tmp_path: Path) -> None:
 
 
 def test_numbers_that_helped_are_combined(tmp_path: Path) -> None:
-    us = {Choice.of("k", {"a": 1, "b": 1}): 10.0, Choice.of("k", {"a": 2, "b": 1}): 8.0}
-    us |= {Choice.of("k", {"a": 1, "b": 3}): 9.0, Choice.of("k", {"a": 1, "b": 4}): 11.0, Choice.of("l", {"a": 9}): 9.5}
-    assert search._combined(Choice.of("k", {"a": 2, "b": 1}), us) == Choice.of("k", {"a": 2, "b": 3})
+    of = ScheduleConfig.of
+    us = {of("k", {"a": 1, "b": 1}): 10.0, of("k", {"a": 2, "b": 1}): 8.0}
+    us |= {of("k", {"a": 1, "b": 3}): 9.0, of("k", {"a": 1, "b": 4}): 11.0, of("l", {"a": 9}): 9.5}
+    assert search._combined(of("k", {"a": 2, "b": 1}), us) == of("k", {"a": 2, "b": 3})
 
 
 def test_a_second_export_measures_nothing(tmp_path: Path) -> None:

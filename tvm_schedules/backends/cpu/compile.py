@@ -13,7 +13,7 @@ import numpy as np
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Graph
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Step, assign
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -54,7 +54,7 @@ def compile_model(
     model: Any,
     target: TargetSpec,
     progress: Callable[[str], None] | None = None,
-    choose: Callable[[Graph, TargetSpec], Mapping[str, Choice]] | None = None,
+    choose: Callable[[Graph, TargetSpec], Mapping[str, ScheduleConfig]] | None = None,
     own_threads: bool = False,
 ) -> Compiled:
     """Compiles a network.
@@ -152,8 +152,8 @@ def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
         return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
 
     def step(s: Step) -> dict[str, Any]:
-        made = lowering.choices.made.get(s.name)
-        chosen = {} if made is None else {"choice": dict(made.numbers)}
+        made = lowering.configs.chosen.get(s.name)
+        chosen = {} if made is None else {"choice": dict(made.knobs)}
         return {"name": s.name, "kernel": s.kernel, **s.info, **chosen}
 
     return {

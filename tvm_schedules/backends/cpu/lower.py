@@ -31,8 +31,8 @@ from tvm_schedules.fallback.subgraph import lower_subgraph
 from tvm_schedules.ir.graph import Graph, Node
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
-from tvm_schedules.lowering.choice import Choice
 from tvm_schedules.lowering.layouts import Layouts
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["COPIERS", "KERNELS", "CpuLowering"]
@@ -66,9 +66,9 @@ class CpuLowering(Lowering):
     kernels = KERNELS
     emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
 
-    def __init__(self, graph: Graph, target: TargetSpec, choices: Mapping[str, Choice] | None = None) -> None:
+    def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
-        super().__init__(graph, target, choices)
+        super().__init__(graph, target, overrides)
 
     def lay_out(self, planes: list[Node]) -> Layouts:
         """Rows of a part of a vector where vectors are a cache line; poolings that need no phases read none."""

@@ -67,7 +67,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
     channels, vector = weight.values.shape[0], ctx.target.vector_bytes
     tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
-    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
+    tile = ctx.configs.knob(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale
     sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
     numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
@@ -83,7 +83,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     most = 8 if tile == 1 else 1 if widen else 2 if vector == 64 else 3
     macs = weight.values.size * x.batch * prod(end.epilogue.size)
     block = min(vectors, most)
-    block = ctx.choices.pick(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
+    block = ctx.configs.knob(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
     parallel = macs > ctx.serial * 4
     spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, widen)
     depthwise = window.groups == channels > 1

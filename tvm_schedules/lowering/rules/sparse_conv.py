@@ -115,15 +115,15 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     usual = _usual(vectors, vector, ctx.target.arm64, many)
     block = pixel_block(vectors, vector, usual, x, window)
     sizes = (4, 6, 8, 11, 14, 17, MOST_FLOATS) if many else range(2, 11 if vector == 16 else 8)
-    block = ctx.choices.pick(node.name, "block", block, [n for n in sizes if n <= vectors] or [vectors])
+    block = ctx.configs.knob(node.name, "block", block, [n for n in sizes if n <= vectors] or [vectors])
     # Long blocks gain more by the order of the lists of all output channels than by many jobs.
     chunks = row_chunks(weight.channels, -(-vectors // block), 4 if many else 16)
-    chunks = ctx.choices.pick(node.name, "chunks", chunks, row_splits(weight.channels))
+    chunks = ctx.configs.knob(node.name, "chunks", chunks, row_splits(weight.channels))
     params |= {"index": index, "share": -(-weight.channels // chunks)}
     made = ctx.constants.add(node.name, "taps", arrays, params)
     pieces, taps = made["level"].nbytes // 4, made["offsets"].nbytes // np.dtype(index).itemsize - 1
     several = 0 if single and pieces == weight.channels else pieces
-    unroll = ctx.choices.pick(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
+    unroll = ctx.configs.knob(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
     parallel = taps * vectors * lanes > ctx.serial * 16
     spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, index, unroll, parallel, ep)
     inputs = [source, *(made[name] for name in ("offsets", "bounds", "row", "level", "order"))]

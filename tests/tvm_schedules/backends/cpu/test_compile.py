@@ -10,7 +10,7 @@ import pytest
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu import compile as cpu
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Step
 from tvm_schedules.targets.registry import resolve
 
@@ -102,9 +102,9 @@ def test_given_choices_are_taken() -> None:
     model = net.model(y)
     asked = []
 
-    def choose(graph: object, target: object) -> dict[str, Choice]:
+    def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
         asked.append(target)
-        return {y: Choice("sparse")}
+        return {y: ScheduleConfig("sparse")}
 
     target = resolve("host")
     plan = cpu.compile_model(model, target, choose=choose).plan

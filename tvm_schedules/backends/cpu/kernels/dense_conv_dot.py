@@ -172,8 +172,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     per_group = layer.rows // window.groups
     most, size = _blocks(-(-x.run(window.output(x.dims)) // dot.lanes)) if dot.lanes == 16 else (5, 4)
     usual = -(-per_group // -(-per_group // most))
-    tile = ctx.choices.pick(node.name, "tile", usual, [t for t in _tiles(dot.lanes) if t <= per_group])
-    block = ctx.choices.pick(node.name, "block", size, (1, 2, 3, 4))
+    tile = ctx.configs.knob(node.name, "tile", usual, [t for t in _tiles(dot.lanes) if t <= per_group])
+    block = ctx.configs.knob(node.name, "block", size, (1, 2, 3, 4))
     layer.finish(NAME, tile, lambda parallel, ep: Spec(x, window, layer.rows, dot, block, tile, parallel, ep))
     return True
 

@@ -215,7 +215,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     height = window.output(x.dims)[1]
     block = high(height, x.pitch[1])
     row_blocks = -(-rows // CHANNELS)
-    chunks = ctx.choices.pick(
+    chunks = ctx.configs.knob(
         node.name, "chunks", 2 if block == height and row_blocks > 1 else 1, [n for n in (1, 2, 4) if n <= row_blocks]
     )
 

@@ -198,7 +198,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
     usual = 8 if dot.lanes == 16 and not ternary else 4
-    tile = ctx.choices.pick(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
+    tile = ctx.configs.knob(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
     parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
     spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)

@@ -117,7 +117,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     plus, minus = masks_of(layer.codes)
     count, planes = int(np.count_nonzero(plus | minus)), layer.quant.top.bit_length()
     own, other = _costs(ctx, layer, count)
-    if not ctx.choices.wants(node.name, NAME, own < other):
+    if not ctx.configs.selects(node.name, NAME, own < other):
         return False
     reason = (
         f"{count} of {plus.size} words of {WORD} weights have some: counts bits, inputs of {planes} "

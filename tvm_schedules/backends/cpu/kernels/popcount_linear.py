@@ -185,7 +185,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     vectors = -(-outputs // vector)
     tile = min({1: 4, 2: 2}.get(planes, 1), vectors)
-    tile = ctx.choices.pick(node.name, "tile", tile, [t for t in (1, 2, 3, 4) if t <= vectors])
+    tile = ctx.configs.knob(node.name, "tile", tile, [t for t in (1, 2, 3, 4) if t <= vectors])
     arrays = weight.stored
     params = {"shape": list(weight.codes.shape), "vector": vector, "tile": tile}
     made = ctx.constants.add(node.name, "popcount_linear", arrays, params)

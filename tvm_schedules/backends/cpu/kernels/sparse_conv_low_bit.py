@@ -71,7 +71,7 @@ def emit(spec: Spec) -> Any:
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary convolutions and linear layers of many rows whose pixels have at most four bits."""
     layer = TernaryRows.take(ctx, node)
-    if layer is None or not ctx.choices.wants(node.name, NAME, True):
+    if layer is None or not ctx.configs.selects(node.name, NAME, True):
         return False
     source, top = ctx.packed(layer.key), layer.quant.top
     made = layer.constants("taps", layer.x, limit=taps_limit(layer.x, top), index="int32", share=1)

@@ -6,21 +6,27 @@ pixels that a block of output pixels reads are first copied into a panel, once f
 aligned, and the panel stays in the cache until the last of them is done. The sums of a panel wait in memory, as 16-bit
 words while they cannot overflow, as float32 from there on.
 
-Images whose rows are a quarter, half or all of a vector have them dealt out to the vectors of a block like cards (see
-:func:`.panel_copies.dealt`): a panel is half as large then, and an image of few vectors is one block, so that lists are
-read once. Where there is room for a byte behind every seven pixels, the sums take two additions a vector instead of
-three operations (see :class:`.accumulators.Sevens`).
+Images whose rows are a quarter, half or all of a vector have them interleaved over the vectors of a block (see
+:func:`.panel_copies.interleaved_copies`): a panel is half as large then, and an image of few vectors is one block, so
+that lists are read once. Where there is room for a byte behind every seven pixels, the accumulators take two additions
+a vector instead of three operations (see :class:`.accumulators.SevenOfEight`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.common.accumulators import Bytes, Floats, Sevens
+from tvm_schedules.backends.cpu.kernels.common.accumulators import Bytes, Floats, SevenOfEight
 from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, views_of
-from tvm_schedules.backends.cpu.kernels.common.panel_copies import Copies, Deal, geometry, sevens
+from tvm_schedules.backends.cpu.kernels.common.panel_copies import (
+    Copies,
+    RowInterleaving,
+    geometry,
+    has_room_for_seven_of_eight,
+)
 from tvm_schedules.backends.cpu.kernels.common.pixel_rows import PixelRows
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter, kernel_function
@@ -40,19 +46,19 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 NAME = "panel"
 """What artifacts and tuning databases call this kernel."""
 
-PANEL = 6 / 7
+L1_SHARE = 6 / 7
 """What part of 32 KiB, the smallest first-level cache, a panel may take, with the sums that pass through.
 
-Of the whole cache where rows are dealt out; others were not faster for more.
+Of the whole cache where rows are interleaved; others were not faster for more.
 """
 
-FLOATS = 40_000
+FLOAT_PANEL = 40_000
 """Bytes of a panel of floats, whose longer blocks read a list less often: the second-level cache is near enough."""
 
-CHANNELS = 128
-"""Output channels a job at least, for which a panel is made anew."""
+JOB_CHANNELS = 128
+"""Output channels a job at least, each of which makes its panels anew."""
 
-AHEAD = 1024
+TAPS_AHEAD = 1024
 """How many taps ahead a list is fetched."""
 
 
@@ -63,8 +69,8 @@ class Spec(PixelRows):
     Args:
         taps: Taps in all, and the zeros that fill lists up.
         copies: For one input channel, what goes into the panel.
-        deal: How rows are dealt out to the vectors, if they are.
-        sevens: Whether every eighth byte does not matter.
+        interleaving: How rows are interleaved over the vectors, if they are.
+        seven_of_eight: Whether every eighth byte does not matter.
         halves: Whether the middle one of the blocks is two jobs, of half the output channels each: of an odd number of
             blocks two threads have the same work then.
         channels: Input channels a panel.
@@ -75,8 +81,8 @@ class Spec(PixelRows):
 
     taps: int
     copies: Copies
-    deal: Deal | None
-    sevens: bool
+    interleaving: RowInterleaving | None
+    seven_of_eight: bool
     halves: bool
     channels: int
     groups: int
@@ -86,7 +92,7 @@ class Spec(PixelRows):
     @property
     def step(self) -> int:
         """Pixels a block."""
-        return self.deal.step(self.lanes) if self.deal else self.block * self.lanes
+        return self.interleaving.step(self.lanes) if self.interleaving else self.block * self.lanes
 
     @property
     def panels(self) -> int:
@@ -99,6 +105,16 @@ class Spec(PixelRows):
         return -(-self.rows // (2 if self.halves else self.chunks))
 
     @property
+    def lists(self) -> tuple[tuple[str, str, int], ...]:
+        """Name, type and elements of the arrays of :mod:`tvm_schedules.packing.panel_lists`."""
+        return (
+            ("offsets", "uint16", self.taps + 1),
+            ("bounds", "int32", 2 * self.panels * self.rows + 1),
+            ("order", "uint16", self.panels * self.rows),
+            ("groups", "int32", self.groups + 1),
+        )
+
+    @property
     def most(self) -> int:
         """Output channels that a job is about at most."""
         return self.rows if self.halves else self.share
@@ -106,157 +122,214 @@ class Spec(PixelRows):
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, offsets, bounds, order, groups, <epilogue>``."""
-    ep, x, lanes = spec.epilogue, spec.x, spec.lanes
-    kind = Floats if x.dtype == "float32" else Sevens if spec.sevens else Bytes
-    own = (
-        ("offsets", "uint16", spec.taps + 1),
-        ("bounds", "int32", 2 * spec.panels * spec.rows + 1),
-        ("order", "uint16", spec.panels * spec.rows),
-        ("groups", "int32", spec.groups + 1),
-    )
-    arguments = [("x", x.dtype), *((name, dtype) for name, dtype, _ in own)]
-    full, tail = spec.widths
-    blocks = full + bool(tail)
-    shares = -(-spec.rows // spec.share)
-    per_channel, channel = x.phases * x.plane, spec.copies.channel
-    size = spec.block * lanes
-    room = x.elements + spec.pixels
+    arguments = [("x", spec.x.dtype), *((name, dtype) for name, dtype, _ in spec.lists)]
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], room, x.dtype)
-        offsets, bounds, order, groups = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], own, strict=True))
-        views = views_of(e, ep, list(pointers[5:]), spec.rows, spec.pixels)
+        _Code(e, spec, pointers).jobs()
 
-        def pack(panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
-            count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
-            with e.loop(count) as c:
-                source = e.part(bx, (n * x.channels + first + c) * per_channel + start, room, x.dtype)
-                for place, (sources, least) in enumerate(spec.copies.vectors):
-                    if reach > least:
-                        parts = [e.load(source, begin, lanes // len(sources)) for begin in sources]
-                        order = spec.copies.order or range(lanes)
-                        pixels = (
-                            parts[0] if len(parts) == 1 and not spec.copies.order else e.shuffle(parts, list(order))
-                        )
-                        e.store(panel, c * channel + place * lanes, pixels, lanes)
+    return kernel_function([*arguments, *spec.epilogue.arguments], body)
 
-        mean = spec.taps // (2 * spec.panels * spec.rows)
-        fetch = -(-mean * 2 // ALIGN)
 
-        def offsets_of(offsets: Any, begin: Any) -> list[Any]:
-            """The offsets of a round. Up to four are one load: those of pixels are as many as the CPU can do."""
-            found: list[Any] = []
-            size = min(4, spec.unroll)
-            word = f"uint{16 * size}"
-            for u in range(0, spec.unroll, size):
-                packed = e.bits(e.load(offsets, begin + u, size), word)
-                for k in range(size):
-                    found.append(e.cast((packed >> e.const(16 * k, word)) & e.const(65535, word), "int32"))
-            return found
+@dataclass(frozen=True)
+class _Memory:
+    """Memory of a job.
 
-        def taps(acc: Any, panel: Any, run: Any, parts: list[tuple[int, int]]) -> None:
-            for sign, index in ((+1, 0), (-1, 1)):
-                first, last = (e.load(bounds, run + index + i) for i in range(2))
-                for line in range(fetch):
-                    e.prefetch(offsets, first * spec.unroll + AHEAD + line * (ALIGN // 2))
-                with e.loop(last - first) as j:
-                    places = offsets_of(offsets, (first + j) * spec.unroll)
-                    for u in range(0, spec.unroll, spec.once):
-                        for at, width in parts:
-                            read = [e.load(panel, place + at, width) for place in places[u : u + spec.once]]
-                            acc.add(at, width, sum(read[1:], read[0]), sign)
+    Args:
+        panel: Pixels of some input channels, and zeros behind them.
+        waiting: Accumulators of all output channels between two panels.
+        total: Their sums in float32, where 16 bits do not hold those of all panels.
+    """
 
-        def finish(acc: Any, total: list[Any], group: Any, n: Any, i: Any, o: Any, ends: list[tuple[Any, int]]) -> None:
-            """What follows the last panel of a group: the epilogue, or sums in float32 before that."""
-            for v, (pixel, width) in enumerate(ends):
-                sums, at = acc.sums(v * lanes, width), (i * size + v * lanes) // kind.parts
-                if not total:
-                    acc.store(ep, views, sums, n, o, pixel, width)
-                    continue
-                with e.when(group == 0):
-                    for whole, value in zip(total, sums, strict=True):
-                        e.store(whole, at, value, width // kind.parts)
-                with e.when(group > 0):
-                    for whole, value in zip(total, sums, strict=True):
-                        old = e.load(whole, at, width // kind.parts)
-                        e.store(whole, at, old + value, width // kind.parts)
-            if total:
-                with e.when(group == spec.groups - 1):
-                    for v, (pixel, width) in enumerate(ends):
-                        at = (i * size + v * lanes) // kind.parts
-                        sums = [e.load(whole, at, width // kind.parts) for whole in total]
-                        acc.store(ep, views, sums, n, o, pixel, width)
+    panel: Any
+    waiting: list[Any]
+    total: list[Any]
 
-        def run(
-            n: Any, begin: Any, count: Any, block: Any, ends: list[tuple[int, int]], memory: tuple[Any, Any, list[Any]]
-        ) -> None:
-            panel, waiting, total = memory
-            acc = kind(e, spec)
-            start = block * spec.step
-            parts = [(v * lanes, lanes) for v in range(spec.block)] if spec.deal else ends
-            reach = len(ends) * lanes
-            with e.loop(spec.groups) as group:
-                first = e.load(groups, group)
-                last = e.load(groups, group + 1)
-                with e.loop(last - first) as k:
-                    pack(panel, n, (first + k) * spec.channels, start, reach)
-                    with e.loop(count) as turn:
-                        place = (first + k) * spec.rows + begin + turn
-                        i = e.cast(e.load(order, place), "int32")
-                        with e.when(k == 0):
-                            for at, width in parts:
-                                acc.zero(at, width)
-                        if waiting:
-                            with e.when(k > 0):
-                                for at, width in parts:
-                                    acc.recall(waiting, i - begin, at, width)
-                        taps(acc, panel, place * 2, parts)
-                        if waiting:
-                            with e.when(k < last - first - 1):
-                                for at, width in parts:
-                                    acc.save(waiting, i - begin, at, width)
-                        with e.when(k == last - first - 1):
-                            done = acc
-                            if deal := spec.deal:
-                                done = acc.rearranged(
-                                    [[deal.source(at + p, lanes) for p in range(lanes)] for at, _ in ends]
-                                )
-                            finish(done, total, group, n, i - begin, i, [(start + at, width) for at, width in ends])
 
+@dataclass(frozen=True)
+class _Block:
+    """A block of output pixels in some output channels.
+
+    Args:
+        n: Image.
+        index: Which block of the image.
+        begin: First output channel.
+        count: Output channels.
+        ends: Start, counted from the block's first pixel, and width of the vectors that are written.
+    """
+
+    n: Any
+    index: Any
+    begin: Any
+    count: Any
+    ends: list[tuple[int, int]]
+
+
+class _Code:
+    """The code of one function.
+
+    Attributes:
+        kind: Class of the accumulators.
+        x: The image.
+        views: Arrays of the epilogue.
+    """
+
+    def __init__(self, e: Emitter, spec: Spec, pointers: Sequence[Any]) -> None:
+        self.e, self.spec, x = e, spec, spec.x
+        self.kind = Floats if x.dtype == "float32" else SevenOfEight if spec.seven_of_eight else Bytes
+        self.x = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        lists = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], spec.lists, strict=True))
+        self.offsets, self.bounds, self.order, self.groups = lists
+        self.views = views_of(e, spec.epilogue, list(pointers[5:]), spec.rows, spec.pixels)
+
+    def jobs(self) -> None:
+        """All jobs: a block of pixels and some output channels each."""
+        e, spec, lanes = self.e, self.spec, self.spec.lanes
+        full, tail = spec.widths
+        blocks, shares = full + bool(tail), -(-spec.rows // spec.share)
         jobs = blocks + 1 if spec.halves else shares * blocks
-        with e.jobs(x.batch * jobs, spec.parallel) as job:
+        with e.jobs(spec.x.batch * jobs, spec.parallel) as job:
             n, rest = job // jobs, job % jobs
             if spec.halves:
                 middle = blocks // 2
-                block = e.select(rest > middle, rest - 1, rest)
+                index = e.select(rest > middle, rest - 1, rest)
                 begin = e.select(rest == middle + 1, e.expr(spec.share), e.expr(0))
                 end = e.select(rest == middle, e.expr(spec.share), e.expr(spec.rows))
             else:
-                block, begin = rest // shares, rest % shares * spec.share
+                index, begin = rest // shares, rest % shares * spec.share
                 end = e.min(begin + spec.share, e.expr(spec.rows))
             count = end - begin
-            zeros = spec.channels * channel
-            panel = e.scratch(zeros + size, x.dtype)
-            for at in range(0, size, lanes):
-                e.store(panel, zeros + at, e.const(0, f"{x.dtype}x{lanes}"), lanes)
-            room_for_sums = spec.most * size // len(kind.memory)
-            waiting = [e.scratch(room_for_sums, dtype) for dtype in kind.memory] if spec.panels > 1 else []
-            total = [
-                e.scratch(spec.most * size // kind.parts, "float32")
-                for _ in range(kind.parts if spec.groups > 1 else 0)
-            ]
-            memory = (panel, waiting, total)
+            memory = self._memory()
             if full:
-                with e.when(block < full):
+                with e.when(index < full):
                     whole = range(0, spec.step, lanes)
                     # The next block is another job: the last vector must not reach into it.
-                    run(n, begin, count, block, [(min(at, spec.step - lanes), lanes) for at in whole], memory)
+                    ends = [(min(at, spec.step - lanes), lanes) for at in whole]
+                    self._block(_Block(n, index, begin, count, ends), memory)
             if tail:
-                with e.when(block == full):
-                    run(n, begin, count, block, [(sum(tail[:v]), width) for v, width in enumerate(tail)], memory)
-            fill_borders(e, ep.out, views["out"], n, begin, spec.pixels, planes=count, block=block, blocks=blocks)
+                with e.when(index == full):
+                    ends = [(sum(tail[:v]), width) for v, width in enumerate(tail)]
+                    self._block(_Block(n, index, begin, count, ends), memory)
+            out, where = spec.epilogue.out, {"planes": count, "block": index, "blocks": blocks}
+            fill_borders(e, out, self.views["out"], n, begin, spec.pixels, **where)
 
-    return kernel_function([*arguments, *ep.arguments], body)
+    def _memory(self) -> _Memory:
+        """Allocates a job's memory; what fills lists up reads the zeros behind the panel."""
+        e, spec, kind = self.e, self.spec, self.kind
+        zeros, size = spec.channels * spec.copies.channel, spec.block * spec.lanes
+        panel = e.scratch(zeros + size, spec.x.dtype)
+        for at in range(0, size, spec.lanes):
+            e.store(panel, zeros + at, e.const(0, f"{spec.x.dtype}x{spec.lanes}"), spec.lanes)
+        each = spec.most * size // len(kind.memory)
+        waiting = [e.scratch(each, dtype) for dtype in kind.memory] if spec.panels > 1 else []
+        parts = kind.parts if spec.groups > 1 else 0
+        total = [e.scratch(spec.most * size // kind.parts, "float32") for _ in range(parts)]
+        return _Memory(panel, waiting, total)
+
+    def _block(self, block: _Block, memory: _Memory) -> None:
+        """Computes a block: panel after panel, and all output channels of a panel before the next one."""
+        e, spec = self.e, self.spec
+        acc = self.kind(e, spec)
+        start, reach = block.index * spec.step, len(block.ends) * spec.lanes
+        with e.loop(spec.groups) as group:
+            first = e.load(self.groups, group)
+            last = e.load(self.groups, group + 1)
+            with e.loop(last - first) as k:
+                self._pack(memory.panel, block.n, (first + k) * spec.channels, start, reach)
+                with e.loop(block.count) as turn:
+                    place = (first + k) * spec.rows + block.begin + turn
+                    o = e.cast(e.load(self.order, place), "int32")
+                    self._row(acc, block, memory, o, place, (k, last - first))
+                    with e.when(k == last - first - 1):
+                        self._finish(acc, block, memory.total, group, o)
+
+    def _pack(self, panel: Any, n: Any, first: Any, start: Any, reach: int) -> None:
+        """Copies what a block of ``reach`` pixels reads of the panel's channels, from channel ``first`` on."""
+        e, spec, x, lanes = self.e, self.spec, self.spec.x, self.spec.lanes
+        count = e.min(e.expr(spec.channels), e.expr(x.channels) - first)
+        with e.loop(count) as c:
+            begin = (n * x.channels + first + c) * (x.phases * x.plane) + start
+            source = e.part(self.x, begin, x.elements + spec.pixels, x.dtype)
+            for place, (sources, least) in enumerate(spec.copies.vectors):
+                if reach > least:
+                    parts = [e.load(source, at, lanes // len(sources)) for at in sources]
+                    order = spec.copies.order or range(lanes)
+                    pixels = parts[0] if len(parts) == 1 and not spec.copies.order else e.shuffle(parts, list(order))
+                    e.store(panel, c * spec.copies.channel + place * lanes, pixels, lanes)
+
+    def _row(self, acc: Any, block: _Block, memory: _Memory, o: Any, place: Any, turn: tuple[Any, Any]) -> None:
+        """Adds a panel's taps to the accumulators of output channel ``o``, which wait in memory between panels.
+
+        Args:
+            acc: The accumulators.
+            block: The block of pixels.
+            memory: The job's memory.
+            o: Output channel.
+            place: Which list of taps.
+            turn: Which panel of its group it is, and how many there are.
+        """
+        e, spec, (k, panels) = self.e, self.spec, turn
+        parts = [(v * spec.lanes, spec.lanes) for v in range(spec.block)] if spec.interleaving else block.ends
+        with e.when(k == 0):
+            for at, width in parts:
+                acc.zero(at, width)
+        if memory.waiting:
+            with e.when(k > 0):
+                for at, width in parts:
+                    acc.recall(memory.waiting, o - block.begin, at, width)
+        self._taps(acc, memory.panel, place * 2, parts)
+        if memory.waiting:
+            with e.when(k < panels - 1):
+                for at, width in parts:
+                    acc.save(memory.waiting, o - block.begin, at, width)
+
+    def _taps(self, acc: Any, panel: Any, run: Any, parts: list[tuple[int, int]]) -> None:
+        """Adds up one list of taps, its additions and then its subtractions."""
+        e, spec = self.e, self.spec
+        mean = spec.taps // (2 * spec.panels * spec.rows)
+        for sign, index in ((+1, 0), (-1, 1)):
+            first, last = (e.load(self.bounds, run + index + i) for i in range(2))
+            for line in range(-(-mean * 2 // ALIGN)):
+                e.prefetch(self.offsets, first * spec.unroll + TAPS_AHEAD + line * (ALIGN // 2))
+            with e.loop(last - first) as j:
+                places = self._round((first + j) * spec.unroll)
+                for u in range(0, spec.unroll, spec.once):
+                    for at, width in parts:
+                        read = [e.load(panel, place + at, width) for place in places[u : u + spec.once]]
+                        acc.add(at, width, sum(read[1:], read[0]), sign)
+
+    def _round(self, begin: Any) -> list[Any]:
+        """The offsets of a round. Up to four are one load: those of pixels are as many as the CPU can do."""
+        e, found = self.e, []
+        size = min(4, self.spec.unroll)
+        word = f"uint{16 * size}"
+        for u in range(0, self.spec.unroll, size):
+            packed = e.bits(e.load(self.offsets, begin + u, size), word)
+            for k in range(size):
+                found.append(e.cast((packed >> e.const(16 * k, word)) & e.const(65535, word), "int32"))
+        return found
+
+    def _finish(self, acc: Any, block: _Block, total: list[Any], group: Any, o: Any) -> None:
+        """What follows the last panel of a group: the epilogue, or sums in float32 before that."""
+        e, spec, lanes, parts = self.e, self.spec, self.spec.lanes, self.kind.parts
+        start, row = block.index * spec.step, (o - block.begin) * (spec.block * lanes)
+        if how := spec.interleaving:
+            acc = acc.rearranged([[how.source(at + p, lanes) for p in range(lanes)] for at, _ in block.ends])
+        for v, (begin, width) in enumerate(block.ends):
+            values, at = acc.values(v * lanes, width), (row + v * lanes) // parts
+            if not total:
+                acc.store(spec.epilogue, self.views, values, block.n, o, start + begin, width)
+                continue
+            with e.when(group == 0):
+                for whole, value in zip(total, values, strict=True):
+                    e.store(whole, at, value, width // parts)
+            with e.when(group > 0):
+                for whole, value in zip(total, values, strict=True):
+                    e.store(whole, at, e.load(whole, at, width // parts) + value, width // parts)
+        if total:
+            with e.when(group == spec.groups - 1):
+                for v, (begin, width) in enumerate(block.ends):
+                    values = [e.load(whole, (row + v * lanes) // parts, width // parts) for whole in total]
+                    acc.store(spec.epilogue, self.views, values, block.n, o, start + begin, width)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -267,20 +340,20 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     x, rows = layer.x, layer.weight.channels
     floats, lanes = x.dtype == "float32", vector // x.itemsize
-    pick, name = ctx.choices.pick, node.name
+    knob, name = ctx.configs.knob, node.name
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     # Threads share output channels only where there are many.
     written = ctx.layouts[home(ctx.graph, node.outputs[0], False)]
-    least, space = 1 if rows >= 2 * CHANNELS else 2, written.plane - written.origin
-    found = geometry(layer.window, x, vectors, least, space, lambda *number: pick(name, *number))
+    least, space = 1 if rows >= 2 * JOB_CHANNELS else 2, written.plane - written.origin
+    found = geometry(layer.window, x, vectors, least, space, lambda *asked: knob(name, *asked))
     if found is None:
         return False
-    held, deal, block = found
-    room = FLOATS if floats else int(PANEL * (ctx.target.l1_bytes if deal else SMALLEST_L1))
-    spaced = not floats and bool(deal or x.pitch[1] == 8) and sevens(layer.window, x)
+    held, interleaving, block = found
+    room = FLOAT_PANEL if floats else int(L1_SHARE * (ctx.target.l1_bytes if interleaving else SMALLEST_L1))
+    spaced = not floats and bool(interleaving or x.pitch[1] == 8) and has_room_for_seven_of_eight(layer.window, x)
     channel = held.channel
     # Copying has to pay by many output channels; of short lists over a large image it did not, measured.
-    long = floats or deal is not None or vectors <= 16 or layer.taps >= 0.11 * layer.dense
+    long = floats or interleaving is not None or vectors <= 16 or layer.taps >= 0.11 * layer.dense
     pays = long and layer.taps >= 7 * x.channels * (channel // (block * lanes))
     # A single tap is aligned where it is.
     pays = pays and (vectors == 1 or prod(layer.window.kernel) > 1)
@@ -289,36 +362,48 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     if (
         channel * x.itemsize > room
         or len(held.places) > taps_limit(x, layer.quant.top)
-        or not ctx.choices.wants(name, NAME, pays and large)
+        or not ctx.configs.selects(name, NAME, pays and large)
     ):
         return False
     most = room // (channel * x.itemsize)
-    channels = pick(name, "channels", most, (most // 2, 65535 // channel))
+    channels = knob(name, "channels", most, (most // 2, 65535 // channel))
     channels = -(-x.channels // -(-x.channels // max(1, min(channels, 65535 // channel, x.channels))))
     limit = taps_limit(x, layer.quant.top)
     while channels > 1 and longest(layer.codes[0], channels) > limit:
         channels -= 1
-    chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // CHANNELS))
-    chunks = pick(name, "chunks", chunks, row_splits(rows))
+    chunks = max(1, min(row_chunks(rows, -(-vectors // block)), rows // JOB_CHANNELS))
+    chunks = knob(name, "chunks", chunks, row_splits(rows))
     parallel = layer.taps * vectors * lanes > ctx.serial * 16
     # Of few blocks an odd one would be waited for by a second thread.
-    blocks = -(-x.run(layer.window.output(x.dims)) // (deal.step(lanes) if deal else block * lanes))
+    blocks = -(-x.run(layer.window.output(x.dims)) // (interleaving.step(lanes) if interleaving else block * lanes))
     halves = not floats and chunks == 1 and 1 < blocks < 16 and blocks % 2 == 1
     source = ctx.packed(layer.key)
     mean = layer.taps / (2 * rows * -(-x.channels // channels))
     # Lists that are read once or twice had better be easy to foresee, others as short as they can be.
     few = mean < (20 if vectors == 1 else 16)
-    unroll = 1 if floats else 4 if deal or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
-    unroll = pick(name, "unroll", unroll, (1, 2, 4) if floats else (2, 4, 8))
+    unroll = 1 if floats else 4 if interleaving or (few and vectors == 1) else 2 if few else 8 if vectors <= 4 else 4
+    unroll = knob(name, "unroll", unroll, (1, 2, 4) if floats else (2, 4, 8))
     given = {"places": list(held.places), "channel": channel, "channels": channels, "limit": limit}
     made = layer.constants("panel", x, **given, share=-(-rows // (2 if halves else chunks)), unroll=unroll)
     end = ctx.destination(node, False, x, (Floats if floats else Bytes).unit)
     ep = end.epilogue
     taps, groups = made["offsets"].nbytes // 2 - 1, made["groups"].nbytes // 4 - 1
     once = 1 if floats else next(n for n in (8, 4, 2, 1) if n <= unroll and n * layer.quant.top <= 255)
-    rest = {"halves": halves, "channels": channels, "groups": groups, "unroll": unroll, "once": once}
+    rest: dict[str, Any] = {"halves": halves, "channels": channels, "groups": groups, "unroll": unroll, "once": once}
     spec = Spec(
-        x, rows, 0, vector, block, chunks, parallel, ep, taps=taps, copies=held, deal=deal, sevens=spaced, **rest
+        x,
+        rows,
+        0,
+        vector,
+        block,
+        chunks,
+        parallel,
+        ep,
+        taps=taps,
+        copies=held,
+        interleaving=interleaving,
+        seven_of_eight=spaced,
+        **rest,
     )
     # The last block may read rows below the image.
     beyond = -(-x.run(ep.size) // spec.step) * spec.step

@@ -102,7 +102,7 @@ def emit(spec: Spec) -> Any:
         views = views_of(e, ep, list(pointers[2:]), spec.rows, spec.pixels)
 
         def total(sums: Floats, first: int, o: int) -> Any:
-            parts = [sums.sums(((o - first) * terms + t) * lanes, lanes)[0] for t in range(terms)]
+            parts = [sums.values(((o - first) * terms + t) * lanes, lanes)[0] for t in range(terms)]
             if terms == 1:
                 return parts[0]
             levels = [e.splat(e.load(level, t * spec.rows + o), lanes) for t in range(terms)]
@@ -152,12 +152,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     vector = ctx.target.vector_bytes
     if layer is None or vector not in SUMS or ctx.target.architecture != "x86_64":
         return False
-    if layer.taps > min(CODES, DENSITY * layer.dense) or not ctx.choices.wants(node.name, NAME, True):
+    if layer.taps > min(CODES, DENSITY * layer.dense) or not ctx.configs.selects(node.name, NAME, True):
         return False
     x, rows, lanes = layer.x, layer.weight.channels, vector // layer.x.itemsize
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     codes = layer.codes.astype(np.int8)
-    chunks, pick = -(-rows * len(codes) // SUMS[vector]), ctx.choices.pick
+    chunks, pick = -(-rows * len(codes) // SUMS[vector]), ctx.configs.knob
     # As many for one thread as for another.
     chunks = min(rows, chunks + (chunks > 1 and chunks % 2))
     chunks = pick(node.name, "chunks", chunks, [n for n in (chunks // 2, chunks * 3 // 2) if 1 <= n <= rows])

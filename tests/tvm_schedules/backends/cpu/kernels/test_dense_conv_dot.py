@@ -19,7 +19,7 @@ from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.backends.cpu.kernels import dense_conv_dot_channels as dense_channels
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available
 from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, fours
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
 
 pytestmark = pytest.mark.skipif(available(resolve("host")) is None, reason="needs a CPU with 8-bit dot products")
@@ -63,9 +63,9 @@ def test_many_layers_too_small_to_share_need_no_threads() -> None:
 def agree(case: Case, kernel: str, **numbers: int) -> None:
     net, y, out = build(case)
 
-    def choose(graph: object, target: object) -> dict[str, Choice]:
+    def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
         nodes = graph.nodes  # type: ignore[attr-defined]
-        return {node.name: Choice.of(kernel, numbers) for node in nodes if node.op == "Conv"}
+        return {node.name: ScheduleConfig.of(kernel, numbers) for node in nodes if node.op == "Conv"}
 
     runner = Runner(compile_model(net.model(y), resolve("host"), None, choose))
     assert kernel in {entry["kernel"] for entry in runner.plan["steps"]}

@@ -16,7 +16,7 @@ from tests.properties import examples
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import Compiled, compile_model
 from tvm_schedules.backends.cpu.kernels import popcount_conv as popcount
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
 
 STEP = 0.25
@@ -123,7 +123,7 @@ BOTH = pytest.mark.parametrize("kernel", ["narrow", pytest.param("popcount", mar
 
 
 def compiled(layer: Layer, y: str, kernel: str | None, target: str = "host") -> Compiled:
-    choice = {y: Choice(kernel)} if kernel else {}
+    choice = {y: ScheduleConfig(kernel)} if kernel else {}
     return compile_model(layer.net.model(y), resolve(target), choose=lambda *_: choice)
 
 
@@ -198,8 +198,11 @@ def test_number_of_threads_does_not_change_a_sum(kernel: str) -> None:
     layer = Layer((2, 300) if linear else (2, 20, 17, 17), (0, 3), 4)
     name, weight = layer.weight((300, 300) if linear else (33, 20, 3, 3), 0.5)
     y = layer.net.op("Gemm", layer.data, name, transB=1) if linear else layer.net.op("Conv", layer.data, name)
-    choice = {y: Choice.of(kernel, {})}
-    with mock.patch("tvm_schedules.backends.cpu.compile.SHARE", 0), mock.patch("tvm_schedules.lowering.base.SERIAL", 0):
+    choice = {y: ScheduleConfig.of(kernel, {})}
+    with (
+        mock.patch("tvm_schedules.backends.cpu.compile.SHARE", 0),
+        mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0),
+    ):
         runner = Runner(compile_model(layer.net.model(y), resolve("host"), choose=lambda *_: choice))
     assert kernel in {step["kernel"] for step in runner.plan["steps"]}
     data, rounded = layer.input()

@@ -13,7 +13,7 @@ from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case, build, c
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.layout import ALIGN, Halo
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.passes import prepare
 from tvm_schedules.targets.registry import resolve
 
@@ -52,7 +52,7 @@ def test_what_a_kernel_stores_ends_in_the_plane(target: str, case: Case, kernel:
         case = replace(case, groups=1, terms=1, zero=None, zeros=case.zeros or 0.8)
     net, y, _ = build(case)
     graph = prepare(read(load_model(net.model(y))))
-    choices = {node.name: Choice.of(kernel, {"block": block}) for node in graph.nodes if node.op == "Conv"}
+    choices = {node.name: ScheduleConfig.of(kernel, {"block": block}) for node in graph.nodes if node.op == "Conv"}
     lowering = CpuLowering(graph, resolve(target), choices)
     lowering.run()
     ends = [(step.spec.pixels, step.spec.epilogue.out) for step in lowering.steps if hasattr(step.spec, "epilogue")]

@@ -19,18 +19,18 @@ from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.backends.cpu.kernels import sparse_conv_panel as panel
 from tvm_schedules.backends.cpu.kernels.common import panel_copies
-from tvm_schedules.backends.cpu.kernels.common.panel_copies import Deal
+from tvm_schedules.backends.cpu.kernels.common.panel_copies import RowInterleaving
 from tvm_schedules.ir.layout import Halo, Window
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
 
 pytestmark = pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="panels are for vectors of a cache line")
 
 
 def forced(model: object, **numbers: int) -> Runner:
-    def choose(graph: object, target: object) -> dict[str, Choice]:
+    def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
         nodes = graph.nodes  # type: ignore[attr-defined]
-        return {node.name: Choice.of("panel", numbers) for node in nodes if node.op == "Conv"}
+        return {node.name: ScheduleConfig.of("panel", numbers) for node in nodes if node.op == "Conv"}
 
     return Runner(compile_model(model, resolve("host"), None, choose))
 
@@ -50,7 +50,7 @@ def agree_on(case: Case, **numbers: int) -> None:
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.fan, *case.dims), out)]
     # Small layers, too, have their jobs dealt out as threads would share them.
-    with mock.patch("tvm_schedules.lowering.base.SERIAL", 0):
+    with mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0):
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, **numbers)
 
 
@@ -165,7 +165,7 @@ def test_rows_of_seven_pixels(shape: tuple[int, ...], kernel: tuple[int, ...], o
     y = net.op("Conv", x, net.weight((48, shape[1], *kernel), 0.3, 1), **options)
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         agree(net.model(y), [np.random.default_rng(1).normal(size=shape).astype(np.float32)], None, channels=7)
-    assert spec.call_args.kwargs["sevens"]
+    assert spec.call_args.kwargs["has_room_for_seven_of_eight"]
 
 
 def test_taps_a_line_apart_share_their_pixels() -> None:
@@ -213,28 +213,28 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(
     x = Halo(1, 1, dims, dtype, (rows + max(lo[1], hi[1]), pitch), lo, hi, window.strides)
     flat, lanes = np.arange(x.elements + 1024), 64 // x.itemsize
     _, height, width = window.output(dims)
-    deal: Deal | None
+    interleaving: RowInterleaving | None
     if dtype == "uint8":
         vectors = -(-height * pitch // 64)
-        deal = panel_copies.deal_bytes(window, x, vectors, lambda usual: usual)
-        assert (deal is not None) == (vectors > 1 and pitch < 64 if vectors <= 4 else width <= pitch // 8 * 7)
-        assert vectors <= 4 or deal is None or deal.rows == pitch // 16
+        interleaving = panel_copies.interleaving_of_bytes(window, x, vectors, lambda usual: usual)
+        assert (interleaving is not None) == (vectors > 1 and pitch < 64 if vectors <= 4 else width <= pitch // 8 * 7)
+        assert vectors <= 4 or interleaving is None or interleaving.rows == pitch // 16
     else:
-        deal = panel_copies.deal_floats(window, x, 8)
-    if deal is None:
+        interleaving = panel_copies.interleaving_of_floats(window, x, 8)
+    if interleaving is None:
         return
-    held = panel_copies.dealt(window, x, deal)
+    held = panel_copies.interleaved_copies(window, x, interleaving)
     order = list(held.order) or list(range(lanes))
     copied = [np.concatenate([flat[at : at + lanes // len(sources)] for at in sources]) for sources, _ in held.vectors]
     holds = np.concatenate([vector[order] for vector in copied])
     assert bool(held.order) == (dtype == "uint8" and width <= pitch // 8 * 7)
-    count = min(height * pitch, deal.step(lanes))
-    back = np.array([deal.source(pixel, lanes) for pixel in range(count)])
+    count = min(height * pitch, interleaving.step(lanes))
+    back = np.array([interleaving.source(pixel, lanes) for pixel in range(count)])
     inside = np.arange(count) % pitch < width
     for (phase, shift), place in zip(window.taps(), held.places, strict=True):
         assert place % lanes == 0
         start = x.offset(0, phase, shift)
-        read = holds[place : place + deal.rows * deal.wide * lanes][back]
+        read = holds[place : place + interleaving.rows * interleaving.wide * lanes][back]
         np.testing.assert_array_equal(read[inside], flat[start : start + count][inside])
     if held.order:
         assert not (back[inside] % 8 == 7).any()
@@ -243,11 +243,11 @@ def test_a_tap_finds_the_dealt_rows_in_whole_vectors(
 def test_what_is_not_dealt_out() -> None:
     window = WINDOWS["3x3"]
     small = Halo(1, 1, (1, 4, 14), "uint8", (5, 16), (0, 1, 1), (0, 1, 1))
-    assert panel_copies.deal_bytes(window, small, 1, int) is None  # one vector holds all
-    assert panel_copies.deal_bytes(window, replace(small, pitch=(5, 15)), 2, int) is None
-    assert panel_copies.deal_bytes(window, replace(small, dims=(2, 4, 14)), 2, int) is None
-    assert panel_copies.deal_floats(window, Halo(1, 1, (1, 2, 300), "float32", (3, 301)), 16) is None
-    assert panel_copies.deal_floats(window, Halo(1, 1, (2, 2, 30), "float32", (3, 31)), 16) is None
+    assert panel_copies.interleaving_of_bytes(window, small, 1, int) is None  # one vector holds all
+    assert panel_copies.interleaving_of_bytes(window, replace(small, pitch=(5, 15)), 2, int) is None
+    assert panel_copies.interleaving_of_bytes(window, replace(small, dims=(2, 4, 14)), 2, int) is None
+    assert panel_copies.interleaving_of_floats(window, Halo(1, 1, (1, 2, 300), "float32", (3, 301)), 16) is None
+    assert panel_copies.interleaving_of_floats(window, Halo(1, 1, (2, 2, 30), "float32", (3, 31)), 16) is None
 
 
 @pytest.mark.parametrize("wide", [0, 1])
@@ -273,9 +273,9 @@ def test_rows_dealt_out_to_vectors(
     y = net.quantize(y, STEP, 5)
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         forced(net.model(y), dealt=wide)
-    deal = spec.call_args.kwargs["deal"]
-    assert (deal is not None) == bool(wide)
-    assert deal is None or (deal.wide, deal.part, deal.pitch) == (1, 16, 16)
+    interleaving = spec.call_args.kwargs["interleaving"]
+    assert (interleaving is not None) == bool(wide)
+    assert interleaving is None or (interleaving.wide, interleaving.part, interleaving.pitch) == (1, 16, 16)
     agree(net.model(y), [rng.normal(size=shape).astype(np.float32)], STEP, dealt=wide, channels=7)
 
 
@@ -304,15 +304,15 @@ def test_rows_of_large_images_dealt_out_to_vectors(
         models.append(net.model(net.quantize(y, STEP, 5)))
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         forced(models[0], block=block)
-    deal = spec.call_args.kwargs["deal"]
-    assert deal is not None
-    assert (deal.rows, deal.wide) == (block, 1)
-    assert spec.call_args.kwargs["sevens"]
+    interleaving = spec.call_args.kwargs["interleaving"]
+    assert interleaving is not None
+    assert (interleaving.rows, interleaving.wide) == (block, 1)
+    assert spec.call_args.kwargs["has_room_for_seven_of_eight"]
     if shape == (1, 40, 28, 28):  # blocks of two rows a vector: 14, 7, 5, 4, 2
         assert spec.call_args.kwargs["halves"] == (block in (2, 3))
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         forced(models[1])
-    assert spec.call_args.kwargs["deal"] is None
+    assert spec.call_args.kwargs["interleaving"] is None
     agree(models[0], [rng.normal(size=shape).astype(np.float32)], STEP, block=block, channels=7)
 
 
@@ -321,5 +321,5 @@ def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:
     x = net.quantize("input_0", STEP, 0)
     model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.75, 1), pads=[1] * 4))
     assert "panel" in {step["kernel"] for step in Runner(model).plan["steps"]}
-    with mock.patch.object(panel, "PANEL", 32):
+    with mock.patch.object(panel, "L1_SHARE", 32):
         assert "sparse" in {step["kernel"] for step in Runner(model).plan["steps"]}

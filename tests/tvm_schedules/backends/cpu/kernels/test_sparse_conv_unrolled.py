@@ -15,7 +15,7 @@ from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, bu
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import Compiled, compile_model
 from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets import host_cpu as cpu
 from tvm_schedules.targets.registry import resolve
 
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def forced(model: object, target: str = "host", **numbers: int) -> Compiled:
-    def choose(graph: object, target: object) -> dict[str, Choice]:
+    def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
         nodes = graph.nodes  # type: ignore[attr-defined]
-        return {node.name: Choice.of("straight", numbers) for node in nodes if node.op in ("Conv", "Gemm")}
+        return {node.name: ScheduleConfig.of("straight", numbers) for node in nodes if node.op in ("Conv", "Gemm")}
 
     with mock.patch.object(straight, "DENSITY", 1.0 * 9), mock.patch.object(straight, "CODES", 1 << 30):
         return compile_model(model, resolve(target), None, choose)
@@ -57,7 +57,7 @@ def test_random_convolutions(target: str, case: Case, chunks: int, blocks: int) 
     inputs = [rng.normal(size=s).astype(np.float32) for s in (shape, out)]
     chunks = min(chunks, case.rows * case.groups)
     # Small layers, too, have their jobs dealt out as threads would share them.
-    with mock.patch("tvm_schedules.lowering.base.SERIAL", 0):
+    with mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0):
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, target, chunks=chunks, blocks=blocks)
 
 
@@ -95,7 +95,7 @@ def test_threads_do_not_change_the_result(size: int, terms: int) -> None:
     for share in (0, 1 << 60):
         with (
             mock.patch("tvm_schedules.backends.cpu.compile.SHARE", share),
-            mock.patch("tvm_schedules.lowering.base.SERIAL", 0),
+            mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0),
         ):
             found += Runner(forced(net.model(x)))(data.astype(np.float32))
     assert np.array_equal(found[0], found[1])

@@ -16,7 +16,7 @@ from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, sto
 from tvm_schedules.compat import Emitter
 from tvm_schedules.lowering.epilogue import Epilogue
 
-__all__ = ["Block", "Bytes", "Floats", "Sevens", "Wide", "accumulators_of"]
+__all__ = ["Block", "Bytes", "Floats", "SevenOfEight", "Wide", "accumulators_of"]
 
 
 class Block(Protocol):
@@ -85,7 +85,7 @@ class Bytes:
                 self.e.store(new, v * size, self.e.shuffle(vectors, [p // 2 for p in pixels[::2]]), size)
         return found
 
-    def sums(self, at: int, width: int) -> list[Any]:
+    def values(self, at: int, width: int) -> list[Any]:
         """The sums as float32, of every fourth pixel from the first on, from the second on, and so on."""
         e, i32 = self.e, f"int32x{width // 4}"
         pairs = [e.bits(word, i32) for word in self._halves(at, width)]
@@ -110,7 +110,7 @@ class Bytes:
             self.e.store(part, first, self.e.bits(self.e.load(place, base + at // 2, width // 2), kind), count)
 
 
-class Sevens(Bytes):
+class SevenOfEight(Bytes):
     r"""Sums of 8-bit pixels of which every eighth does not matter: two additions a vector, no shift.
 
     One register sums bytes, modulo 256; the other takes eight bytes for one number. With :math:`B_i = s_i + 256 t_i`
@@ -171,7 +171,7 @@ class Wide:
         old, term = self.e.load(self.total, at, width), self.e.cast(pixels, f"uint16x{width}")
         self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
 
-    def sums(self, at: int, width: int) -> list[Any]:
+    def values(self, at: int, width: int) -> list[Any]:
         """The sums as float32."""
         e = self.e
         return [e.cast(e.bits(e.load(self.total, at, width), f"int16x{width}"), f"float32x{width}")]
@@ -221,7 +221,7 @@ class Floats:
             )
         return found
 
-    def sums(self, at: int, width: int) -> list[Any]:
+    def values(self, at: int, width: int) -> list[Any]:
         """The sums as float32."""
         return [self.e.load(self.total, at, width)]
 

@@ -56,7 +56,7 @@ class DotLayer:
             simple, better = node.weight.values.dtype == np.int8, True
         if not simple or layer.rows // layer.window.groups < 4 or prod(layer.values.shape[1:]) < 4:
             return None
-        return layer if ctx.choices.wants(node.name, kernel, better and suits(layer)) else None
+        return layer if ctx.configs.selects(node.name, kernel, better and suits(layer)) else None
 
     @property
     def window(self) -> Window:

@@ -1,4 +1,4 @@
-"""What of an image a panel holds, and how its rows are dealt out to vectors (see :mod:`.sparse_conv_panel`)."""
+"""What of an image a panel holds, and how its rows are interleaved over vectors (see :mod:`.sparse_conv_panel`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import numpy as np
 
 from tvm_schedules.ir.layout import ALIGN, Halo, Window
 
-__all__ = ["Copies", "Deal", "copies", "deal_bytes", "deal_floats", "dealt", "geometry", "sevens"]
+__all__ = [
+    "Copies",
+    "RowInterleaving",
+    "copies",
+    "geometry",
+    "has_room_for_seven_of_eight",
+    "interleaved_copies",
+    "interleaving_of_bytes",
+    "interleaving_of_floats",
+]
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,14 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Deal:
-    """How a block's rows are dealt out to vectors: row r to those of place r modulo ``rows``.
+class RowInterleaving:
+    """How a block's rows are interleaved over its vectors: row r goes to those of place r modulo ``rows``.
 
     Args:
-        rows: Places.
+        rows: Number of places.
         wide: Vectors of a place: more than one where a row is longer than a vector.
         part: Pixels of a vector that a row takes.
-        pitch: From one row to the next, where rows are in their order.
+        pitch: Elements from one row to the next, where rows are in their order.
         spaced: Whether there is a pixel that does not matter behind every seven.
     """
 
@@ -58,7 +67,7 @@ class Deal:
         return self.rows * (lanes // self.part) * self.pitch
 
     def source(self, pixel: int, lanes: int) -> int:
-        """Where the dealt vectors have a pixel; past the end of a row, and of the block, there may be any."""
+        """Where the interleaved vectors have a pixel; past the end of a row, and of the block, there may be any."""
         row, column = divmod(pixel, self.pitch)
         part, place = divmod(min(row, self.rows * (lanes // self.part) - 1), self.rows)
         column = min(column + column // 7 if self.spaced else column, self.wide * self.part - 1)
@@ -83,55 +92,57 @@ def copies(window: Window, x: Halo, size: int) -> Copies:
     return Copies(tuple(vectors), (), tuple(begin[place[s][0]] + place[s][1] for s in starts), lanes)
 
 
-def dealt(window: Window, x: Halo, deal: Deal) -> Copies:
-    """Rows dealt out to vectors like cards.
+def interleaved_copies(window: Window, x: Halo, how: RowInterleaving) -> Copies:
+    """Rows interleaved over the vectors of a block.
 
     A tap of another row is then another vector, whole: of nine taps the three of a column share their pixels.
     """
     lanes = ALIGN // x.itemsize
-    share = lanes // deal.part
+    share = lanes // how.part
     shifts: dict[int, list[int]] = {}
     for phase, (depth, height, width) in window.taps():
         shifts.setdefault(x.offset(0, phase, (depth, 0, width)), []).append(height)
     copied: list[tuple[tuple[int, ...], int]] = []
     begin = {}
     for start, heights in shifts.items():
-        begin[start] = (len(copied) - min(heights) * deal.wide) * lanes
-        for first in range(min(heights), max(heights) + deal.rows):
-            rows = [start + (first + part * deal.rows) * deal.pitch for part in range(share)]
-            copied += [(tuple(row + v * lanes for row in rows), -1) for v in range(deal.wide)]
-    places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * deal.wide * lanes for phase, (d, h, w) in window.taps())
+        begin[start] = (len(copied) - min(heights) * how.wide) * lanes
+        for first in range(min(heights), max(heights) + how.rows):
+            rows = [start + (first + part * how.rows) * how.pitch for part in range(share)]
+            copied += [(tuple(row + v * lanes for row in rows), -1) for v in range(how.wide)]
+    places = tuple(begin[x.offset(0, phase, (d, 0, w))] + h * how.wide * lanes for phase, (d, h, w) in window.taps())
     spaced = [
-        part * deal.part + min(7 * (i // 8) + i % 8, deal.part - 1) for part in range(share) for i in range(deal.part)
+        part * how.part + min(7 * (i // 8) + i % 8, how.part - 1) for part in range(share) for i in range(how.part)
     ]
-    return Copies(tuple(copied), tuple(spaced) if deal.spaced else (), places, lanes)
+    return Copies(tuple(copied), tuple(spaced) if how.spaced else (), places, lanes)
 
 
-def deal_bytes(window: Window, x: Halo, vectors: int, pick: Callable[[int], int]) -> Deal | None:
-    """How to deal out an image of bytes; None where that is no use.
+def interleaving_of_bytes(window: Window, x: Halo, vectors: int, block: Callable[[int], int]) -> RowInterleaving | None:
+    """How to interleave the rows of an image of bytes; None where that is no use.
 
     For images of two to four ``vectors`` with rows of 16 or 32 bytes, all of them at once, and for larger ones with
-    rows of 32 or 64 where every eighth does not matter.
+    rows of 32 or 64 where every eighth byte does not matter.
 
     Args:
         window: Geometry.
         x: Layout of the input.
-        vectors: Of an image.
-        pick: Takes what is usual, returns the vectors of a block of a larger image.
+        vectors: Vectors of an image.
+        block: Takes the usual number of vectors of a block of a larger image, returns the number to use.
     """
     row = x.pitch[1]
     if vectors == 1 or x.dims[0] != 1 or window.kernel[0] != 1:
         return None
-    spaced = sevens(window, x)
+    spaced = has_room_for_seven_of_eight(window, x)
     if vectors <= 4:
-        return Deal(vectors, 1, row, row, spaced) if row in (16, 32) else None
+        return RowInterleaving(vectors, 1, row, row, spaced) if row in (16, 32) else None
     if row not in (32, 64) or not spaced:
         return None
-    return Deal(pick(row // 16), 1, row, row, spaced)
+    return RowInterleaving(block(row // 16), 1, row, row, spaced)
 
 
-def deal_floats(window: Window, x: Halo, most: int, least: int = 1, room: int = 1 << 62) -> Deal | None:
-    """How to deal out rows of floats; None for volumes and very wide images.
+def interleaving_of_floats(
+    window: Window, x: Halo, most: int, least: int = 1, room: int = 1 << 62
+) -> RowInterleaving | None:
+    """How to interleave rows of floats; None for volumes and very wide images.
 
     Args:
         window: Geometry.
@@ -152,32 +163,33 @@ def deal_floats(window: Window, x: Halo, most: int, least: int = 1, room: int = 
     # Blocks of rows are no whole vectors: the last one's must not reach the next plane, which is written already.
     while run > (step := rows * share * x.pitch[1]) and run - run % step + -(-(run % step) // lanes) * lanes > room:
         rows += 1
-    return Deal(rows, wide, part, x.pitch[1])
+    return RowInterleaving(rows, wide, part, x.pitch[1])
 
 
 def geometry(
-    window: Window, x: Halo, vectors: int, least: int, room: int, pick: Callable[[str, int, Sequence[int]], int]
-) -> tuple[Copies, Deal | None, int] | None:
-    """What of a channel a panel holds, how rows are dealt out, and the vectors of a block; None where nothing helps.
+    window: Window, x: Halo, vectors: int, least: int, room: int, knob: Callable[[str, int, Sequence[int]], int]
+) -> tuple[Copies, RowInterleaving | None, int] | None:
+    """What a panel holds of a channel, how rows are interleaved, and the vectors of a block; None where nothing helps.
 
     Args:
         window: Geometry.
         x: Layout of the input.
-        vectors: Of an image.
+        vectors: Vectors of an image.
         least: Blocks of an image of floats at least, where there are enough rows.
         room: Elements of an output's plane.
-        pick: Takes numbers, see :meth:`~tvm_schedules.lowering.choice.Choices.pick`.
+        knob: ``knob(name, default, others)`` gives the value of a tuning knob, see
+            :meth:`~tvm_schedules.lowering.schedule_config.ScheduleConfigs.knob`.
     """
     if x.dtype == "float32":
-        deal = deal_floats(window, x, pick("block", 8, (4, 8, 12, 16)), least, room)
-        return (dealt(window, x, deal), deal, deal.rows * deal.wide) if deal else None
-    deal = deal_bytes(window, x, vectors, lambda usual: pick("block", usual, (1, 2, 4, 7)))
-    if deal and pick("dealt", 1, (0, 1)):
-        return dealt(window, x, deal), deal, deal.rows
-    block = pick("block", min(2, vectors), range(1, min(4, vectors) + 1))
+        how = interleaving_of_floats(window, x, knob("block", 8, (4, 8, 12, 16)), least, room)
+        return (interleaved_copies(window, x, how), how, how.rows * how.wide) if how else None
+    how = interleaving_of_bytes(window, x, vectors, lambda usual: knob("block", usual, (1, 2, 4, 7)))
+    if how and knob("dealt", 1, (0, 1)):
+        return interleaved_copies(window, x, how), how, how.rows
+    block = knob("block", min(2, vectors), range(1, min(4, vectors) + 1))
     return copies(window, x, block * (ALIGN // x.itemsize)), None, block
 
 
-def sevens(window: Window, x: Halo) -> bool:
-    """Whether rows of bytes leave room for one that does not matter behind every seven pixels."""
+def has_room_for_seven_of_eight(window: Window, x: Halo) -> bool:
+    """Whether rows of bytes leave room for a byte that does not matter behind every seven pixels."""
     return x.pitch[1] in (8, 16, 32, 64) and window.output(x.dims)[2] <= x.pitch[1] // 8 * 7

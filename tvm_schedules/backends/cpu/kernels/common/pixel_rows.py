@@ -118,7 +118,7 @@ class Sums:
                 old = e.load(half, at // 2, width // 2)
                 e.store(half, at // 2, old + term if sign > 0 else old - term, width // 2)
 
-    def sums(self, at: int, width: int) -> list[Any]:
+    def values(self, at: int, width: int) -> list[Any]:
         """The sums of a vector's even and odd pixels in float32."""
         e, half = self.e, width // 2
         words = (e.load(part, at // 2, half) for part in self.halves)
@@ -168,7 +168,7 @@ def row_loops(
             segment(acc, first + i, base, parts)
             for at, width in parts:
                 weight = e.splat(e.load(level, first + i), width // share)
-                for total, value in zip(totals, acc.sums(at, width), strict=True):
+                for total, value in zip(totals, acc.values(at, width), strict=True):
                     old = e.load(total, at // share, width // share)
                     new = e.fma(value, weight, old) if ep.fma else old + value * weight
                     e.store(total, at // share, new, width // share)
@@ -183,7 +183,7 @@ def row_loops(
             segment(acc, place, base, parts)
         for at, width in parts:
             share = acc.parts
-            found = [e.load(t, at // share, width // share) for t in totals] if totals else acc.sums(at, width)
+            found = [e.load(t, at // share, width // share) for t in totals] if totals else acc.values(at, width)
             acc.store(ep, views, found, n, o, start + at, width)
 
     def blocks_of(acc: Any, totals: list[Any], n: Any, block: Any, place: Any) -> None:

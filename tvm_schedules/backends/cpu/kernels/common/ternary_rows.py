@@ -111,7 +111,7 @@ class TernaryRows:
         vector, rows = self.ctx.target.vector_bytes, self.weight.channels
         vectors = -(-x.run(ep.size) // vector)
         several = 0 if self.single and pieces == rows else pieces
-        pick, name, most = self.ctx.choices.pick, self.node.name, min(vectors, usual[1])
+        pick, name, most = self.ctx.configs.knob, self.node.name, min(vectors, usual[1])
         block = pixel_block(vectors, vector, usual, x, self.window)
         block = pick(name, "block", block, range(min(2, most), most + 1, 2))
         chunks = pick(name, "chunks", row_chunks(rows, -(-vectors // block)), row_splits(rows))
