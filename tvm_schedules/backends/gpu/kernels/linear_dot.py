@@ -11,6 +11,7 @@ shifted, once for all vectors, and there is one sum. Threads of a row add up by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ NAME = "linear_dot"
 
 ONES = 0x01010101
 MOST_BATCH = 8
-"""Rows of activations that a group of threads holds sums of."""
+"""Rows of activations that a group of threads holds sums of at most."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,21 @@ class Spec:
         return -(-self.outputs // self.tile) * self.tile
 
     @property
+    def together(self) -> int:
+        """Rows of activations that a group of threads holds sums of."""
+        return min(self.batch, MOST_BATCH)
+
+    @property
+    def masked(self) -> bool:
+        """Whether codes are masked out of a word and not shifted."""
+        return self.ternary and self.together == 1
+
+    @property
+    def sums(self) -> int:
+        """Accumulators of a row of weights and one of activations."""
+        return self.codes // 4 if self.masked else 1
+
+    @property
     def width(self) -> int:
         """Words of activations that can be read at once: by the alignment of a row of them."""
         size = 1 << 30 if self.batch == 1 else self.inputs
@@ -95,16 +111,10 @@ class Spec:
 
 def emit(spec: Spec) -> Kernel:
     """Makes the kernel: ``x, words, scale, bias, params, [residual,] out``."""
-    K, O, lanes, vector, tile = spec.inputs, spec.outputs, spec.lanes, spec.vector, spec.tile  # noqa: E741
-    parts = spec.codes // 4  # operands a word
-    batch = min(spec.batch, MOST_BATCH)
-    masked = spec.ternary and batch == 1
-    sums = parts if masked else 1
-    threads = lanes * spec.groups
-    read = spec.words * spec.codes  # activations that a row of weights spans
-    words_x, bytes_x = spec.width, spec.batch * K
+    K, O = spec.inputs, spec.outputs  # noqa: E741
+    assert spec.words * spec.codes >= K
     own = [
-        Argument("x", "uint32" if words_x else "uint8", -(-bytes_x // 4) if words_x else bytes_x),
+        Argument("x", *(("uint32", -(-spec.batch * K // 4)) if spec.width else ("uint8", spec.batch * K))),
         Argument("words", "uint32", spec.rows * spec.words),
         Argument("scale", "float32", O),
         Argument("bias", "float32", O),
@@ -112,90 +122,128 @@ def emit(spec: Spec) -> Kernel:
         *([Argument("residual", spec.residual, spec.batch * O)] if spec.residual else []),
         Argument("out", spec.out, spec.batch * O),
     ]
-    plus = 1 if spec.ternary else 128
 
     def body(e: GpuEmitter, group: Any, t: Any, *views: Any) -> None:
-        x, words, scale, bias, params, *beside, out = views
-        lane = e.keep(t % lanes, "int32")
-        first = e.keep((group[0] * spec.groups + t // lanes) * tile, "int32")
-        start = group[1] * batch
+        _Thread(e, spec, group, t, views).run()
+
+    grid = (-(-spec.rows // (spec.tile * spec.groups)), -(-spec.batch // spec.together), 1)
+    return Kernel(own, grid, spec.lanes * spec.groups, body)
+
+
+class _Thread:
+    """The code of a thread: its part of ``tile`` rows of weights times ``together`` rows of activations.
+
+    Attributes:
+        parts: Words of activations that belong to a word of weights.
+        lane: Which of the threads of a row of weights it is.
+        first: The first of its rows of weights.
+        start: The first of its rows of activations.
+        acc: Accumulators, by row of weights, row of activations and, where codes are masked, place in a byte.
+        ones: Sums of each row of activations.
+    """
+
+    def __init__(self, e: GpuEmitter, spec: Spec, group: Any, t: Any, views: Sequence[Any]) -> None:
+        self.e, self.spec, self.t, self.views = e, spec, t, views
+        self.parts = spec.codes // 4
+        self.lane = e.keep(t % spec.lanes, "int32")
+        self.first = e.keep((group[0] * spec.groups + t // spec.lanes) * spec.tile, "int32")
+        self.start = group[1] * spec.together
         zero = e.const(0, "uint32")
-        acc, ones = e.local(tile * batch * sums, "uint32"), e.local(batch, "uint32")
-        weight, pixel = e.local(tile * vector, "uint32"), e.local(parts, "uint32")
-        for place, count in ((acc, tile * batch * sums), (ones, batch)):
+        counts = (spec.tile * spec.together * spec.sums, spec.together)
+        self.acc, self.ones = (e.local(count, "uint32") for count in counts)
+        self.weight, self.pixel = e.local(spec.tile * spec.vector, "uint32"), e.local(self.parts, "uint32")
+        for place, count in zip((self.acc, self.ones), counts, strict=True):
             for i in range(count):
                 e.store(place, i, zero)
 
-        def activations(m: int, word: Any) -> None:
-            """Loads the ``parts`` words of activations that belong to a word of weights."""
-            row = e.min(start + m, e.integer(spec.batch - 1)) if spec.batch > batch else start + m
-            if words_x == 4:
-                e.store(pixel, 0, e.load(x, row * (K // 4) + word * 4, 4), 4)
-            elif words_x == 1:
-                for i in range(parts):
-                    e.store(pixel, i, e.load(x, row * (K // 4) + word * parts + i))
-            else:
-                for i in range(parts):
-                    at = row * K + word * spec.codes + i * 4
-                    value = e.cast(e.load(x, at), "uint32")
-                    for j in range(1, 4):
-                        value = value | (e.cast(e.load(x, at + j), "uint32") << e.const(8 * j, "uint32"))
-                    e.store(pixel, i, value)
-
-        def multiply(m: int, r: int, q: int) -> None:
-            for i in range(parts):
-                operand = e.load(weight, r * vector + q)
-                if spec.ternary:
-                    shift = 0 if masked else 2 * i
-                    operand = operand >> e.const(shift, "uint32") if shift else operand
-                    operand = operand & e.const(3 * ONES << (2 * i if masked else 0), "uint32")
-                at = (r * batch + m) * sums + (i if masked else 0)
-                e.store(acc, at, e.extern("uint32", "tern_dot", e.load(pixel, i), operand, e.load(acc, at)))
-
+    def run(self) -> None:
+        """Multiplies, adds up over the lanes, and stores."""
+        e, spec, words = self.e, self.spec, self.views[1]
         # Threads past the last row read the last one and do not store.
         with e.loop(spec.steps) as s:
-            for r in range(tile):
-                row = e.min(first + r, e.integer(spec.rows - 1))
-                at = (row * spec.steps + s) * (lanes * vector) + lane * vector
-                e.store(weight, r * vector, e.load(words, at, vector), vector)
-            for q in range(vector):
-                word = (s * vector + q) * lanes + lane
-                for m in range(batch):
-                    activations(m, word)
-                    for i in range(parts):
-                        total = e.extern(
-                            "uint32", "tern_dot", e.load(pixel, i), e.const(ONES, "uint32"), e.load(ones, m)
-                        )
-                        e.store(ones, m, total)
-                    for r in range(tile):
-                        multiply(m, r, q)
-        for r in range(tile):
-            for m in range(batch):
-                at = (r * batch + m) * sums
-                value = e.load(acc, at)
-                for i in range(1, sums):
-                    value = value + (e.load(acc, at + i) >> e.const(2 * i, "uint32"))
-                e.store(acc, at, value - e.load(ones, m) * e.const(plus, "uint32"))
-        _add_up(e, spec, acc, t, lane, tile * batch, sums)
+            for r in range(spec.tile):
+                row = e.min(self.first + r, e.integer(spec.rows - 1))
+                at = (row * spec.steps + s) * (spec.lanes * spec.vector) + self.lane * spec.vector
+                e.store(self.weight, r * spec.vector, e.load(words, at, spec.vector), spec.vector)
+            for q in range(spec.vector):
+                word = (s * spec.vector + q) * spec.lanes + self.lane
+                for m in range(spec.together):
+                    self._load_activations(m, word)
+                    self._add_ones(m)
+                    for r in range(spec.tile):
+                        self._multiply(m, r, q)
+        self._correct()
+        _add_up(e, spec, self.acc, self.t, self.lane)
+        self._store()
 
-        for r in range(tile):
-            for m in range(batch):
-                o, row = first + r, start + m
-                checks = [lane == 0, o < O] + ([row < spec.batch] if spec.batch > batch else [])
+    def _load_activations(self, m: int, word: Any) -> None:
+        """Loads the words of activations that belong to a word of weights."""
+        e, spec, x, K = self.e, self.spec, self.views[0], self.spec.inputs
+        row = self.start + m
+        row = e.min(row, e.integer(spec.batch - 1)) if spec.batch > spec.together else row
+        if spec.width == 4:
+            e.store(self.pixel, 0, e.load(x, row * (K // 4) + word * 4, 4), 4)
+        elif spec.width == 1:
+            for i in range(self.parts):
+                e.store(self.pixel, i, e.load(x, row * (K // 4) + word * self.parts + i))
+        else:
+            for i in range(self.parts):
+                at = row * K + word * spec.codes + i * 4
+                value = e.cast(e.load(x, at), "uint32")
+                for j in range(1, 4):
+                    value = value | (e.cast(e.load(x, at + j), "uint32") << e.const(8 * j, "uint32"))
+                e.store(self.pixel, i, value)
+
+    def _add_ones(self, m: int) -> None:
+        """Adds the activations to their own sum."""
+        e = self.e
+        for i in range(self.parts):
+            ones = e.const(ONES, "uint32")
+            e.store(self.ones, m, e.extern("uint32", "tern_dot", e.load(self.pixel, i), ones, e.load(self.ones, m)))
+
+    def _multiply(self, m: int, r: int, q: int) -> None:
+        """Adds the products of the activations with one word of weights."""
+        e, spec = self.e, self.spec
+        for i in range(self.parts):
+            operand = e.load(self.weight, r * spec.vector + q)
+            if spec.ternary:
+                shift = 0 if spec.masked else 2 * i
+                operand = operand >> e.const(shift, "uint32") if shift else operand
+                operand = operand & e.const(3 * ONES << (2 * i if spec.masked else 0), "uint32")
+            at = (r * spec.together + m) * spec.sums + (i if spec.masked else 0)
+            e.store(self.acc, at, e.extern("uint32", "tern_dot", e.load(self.pixel, i), operand, e.load(self.acc, at)))
+
+    def _correct(self) -> None:
+        """Joins the sums of the places of a byte, and takes off what weights are stored with too much."""
+        e, spec = self.e, self.spec
+        for r in range(spec.tile):
+            for m in range(spec.together):
+                at = (r * spec.together + m) * spec.sums
+                value = e.load(self.acc, at)
+                for i in range(1, spec.sums):
+                    value = value + (e.load(self.acc, at + i) >> e.const(2 * i, "uint32"))
+                plus = e.const(1 if spec.ternary else 128, "uint32")
+                e.store(self.acc, at, value - e.load(self.ones, m) * plus)
+
+    def _store(self) -> None:
+        """Stores the results of the first lane."""
+        e, spec, O = self.e, self.spec, self.spec.outputs  # noqa: E741
+        _, _, scale, bias, params, *residual, out = self.views
+        for r in range(spec.tile):
+            for m in range(spec.together):
+                o, row = self.first + r, self.start + m
+                checks = [self.lane == 0, o < O] + ([row < spec.batch] if spec.batch > spec.together else [])
                 with e.when(e.both(*checks)):
-                    value = e.cast(e.bits(e.load(acc, (r * batch + m) * sums), "int32"), "float32")
-                    y = value * e.load(scale, o) + e.load(bias, o)
-                    if beside:
-                        y = y + e.cast(e.load(beside[0], row * O + o), "float32") * e.load(params, 0)
+                    total = e.load(self.acc, (r * spec.together + m) * spec.sums)
+                    y = e.cast(e.bits(total, "int32"), "float32") * e.load(scale, o) + e.load(bias, o)
+                    if residual:
+                        y = y + e.cast(e.load(residual[0], row * O + o), "float32") * e.load(params, 0)
                     e.store(out, row * O + o, rounded(e, limits(e, y, params), spec.out))
 
-    assert read >= K
-    grid = (-(-spec.rows // (tile * spec.groups)), -(-spec.batch // batch), 1)
-    return Kernel(own, grid, threads, body)
 
-
-def _add_up(e: GpuEmitter, spec: Spec, acc: Any, t: Any, lane: Any, count: int, stride: int) -> None:
+def _add_up(e: GpuEmitter, spec: Spec, acc: Any, t: Any, lane: Any) -> None:
     """Adds the sums of the lanes of a row; the first lane has the result."""
+    count, stride = spec.tile * spec.together, spec.sums
     threads = spec.lanes * spec.groups
     step = spec.lanes // 2
     if spec.shuffle:
