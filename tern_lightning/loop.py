@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from tern_lightning.nn import ternary_layers as layers
 from tern_lightning.nn.activation_quantizer import ActivationRange, InputFakeQuantizer
 from tern_lightning.nn.copies import independent_copy
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, weight_of
 from tern_lightning.nn.learned_input import write_learned_inputs
 from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
-from tern_lightning.nn.ternary_layers import LayerState, TernaryLayer, make_plain, swap_all, swapped_layers
+from tern_lightning.nn.swap import make_plain, swap_all
+from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
 from tern_lightning.nn.weight_mask import NAME as MASK
 from tern_lightning.nn.weight_mask import apply_mask
 from tern_lightning.quantizers import get_quantizer

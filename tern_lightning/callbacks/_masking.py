@@ -20,8 +20,9 @@ from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import check_company, check_patterns, select_layers
 from tern_lightning.callbacks._state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_of, weight_of
-from tern_lightning.nn.ternary_layers import LayerState, effective_weight
+from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.nn.weight_mask import apply_mask, mask_of, prune, share_mask, weight_mask
 from tern_lightning.ternary_tensor import TernaryTensor
 

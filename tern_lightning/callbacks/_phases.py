@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tern_lightning.callbacks._clock import START, Origin, Progress, progress, share_of
-from tern_lightning.nn.ternary_layers import PHASES, Phase
+from tern_lightning.nn.layer_state import PHASES, Phase
 
 Boundary = int | float | None
 

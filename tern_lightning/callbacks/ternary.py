@@ -31,11 +31,13 @@ from tern_lightning.callbacks._phases import (
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
+from tern_lightning.nn.layer_state import PHASES, LayerState, Phase
 from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_of
 from tern_lightning.nn.loaded_weights import resume_training
 from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin, carry_over
 from tern_lightning.nn.survey import other_parameters
-from tern_lightning.nn.ternary_layers import PHASES, LayerState, Phase, freeze, swap_all
+from tern_lightning.nn.swap import swap_all
+from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.recipes.lookup import find_preset
 from tern_lightning.recipes.preset import PresetData

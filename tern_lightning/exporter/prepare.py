@@ -12,7 +12,8 @@ from tern_lightning.nn.activation_quantizer import remove_fake_quantizers
 from tern_lightning.nn.copies import fix_normalized_weights, independent_copy
 from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_layers, weight_of
 from tern_lightning.nn.learned_input import write_learned_inputs
-from tern_lightning.nn.ternary_layers import make_plain, swapped_layers, ternary_layers
+from tern_lightning.nn.swap import make_plain
+from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 from tern_lightning.ternary_tensor import TernaryTensor
 
 #: Fewest weights of an output channel for which equal values are evidence rather than chance.

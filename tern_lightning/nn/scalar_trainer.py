@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import weight_of
-from tern_lightning.nn.ternary_layers import LayerState, TernaryLayer
+from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.nn.weight_mask import mask_of
 from tern_lightning.quantizers import Quantizer
 

@@ -6,137 +6,22 @@ weight, and no parameter or buffer is added, so that optimizers, averaged copies
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, TypeGuard, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.functional.frozen import FrozenCodes
-from tern_lightning.functional.gradient import straight_through
-from tern_lightning.functional.multilevel import limit_codes, limit_terms
-from tern_lightning.nn.layer_types import LayerKind, find_bias, kind_of, kind_of_type, weight_of
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.layer_types import LayerKind, find_bias, kind_of_type, weight_of
 from tern_lightning.nn.tracing import as_constant
-from tern_lightning.nn.weight_mask import NAME as MASK
-from tern_lightning.nn.weight_mask import WeightMask, mask_of, share_mask, weight_mask
-from tern_lightning.products import scaled
-from tern_lightning.quantizers import Quantizer
+from tern_lightning.nn.weight_mask import mask_of
 from tern_lightning.ternary_tensor import TernaryTensor
-
-Phase = Literal["float", "ternary", "frozen"]
-PHASES: tuple[Phase, ...] = ("float", "ternary", "frozen")
-
-
-@dataclass
-class LayerState:
-    """What a ternary layer is doing; tied layers and averaged copies of a layer share one.
-
-    Attributes:
-        quantizer: The method.
-        channel_axis: Axis of the output channels in the weight.
-        phase: ``float`` computes with the latent weight, ``ternary`` with its ternary form, ``frozen`` with
-            fixed codes.
-        codes: The fixed int8 codes in phase ``frozen``: of the weight's shape, or ``[terms, *weight.shape]`` where the
-            method has several terms.
-        mask: Which weights are pruned, set by :func:`swap`. They are zero in every phase, and thresholds and levels are
-            those of the others.
-        running: Whether a run trains the layer, so that whatever is loaded must become ternary.
-    """
-
-    quantizer: Quantizer
-    channel_axis: int = 0
-    phase: Phase = "float"
-    codes: Tensor | None = None
-    mask: WeightMask | None = None
-    running: bool = False
-    _prepared: tuple[tuple[Tensor | None, ...], FrozenCodes] | None = field(default=None, init=False, repr=False)
-
-    def ternary(self, latent: Tensor) -> TernaryTensor:
-        """Ternarize a latent weight as forward does. Levels have its precision; in ``frozen`` they carry gradients."""
-        weight = latent.float()
-        keep = self._keep(weight)
-        if self.codes is None:
-            found = self.quantizer.ternary(weight, self.channel_axis, **self._mask_option(keep))
-            if keep is not None:
-                found = TernaryTensor(found.codes * keep, found.positive, found.negative, found.channel_axis)
-                limit = self._limit(weight)
-                if limit is not None:
-                    found = limit_terms(weight, found, limit, self.quantizer.symmetric)
-        else:
-            found = self._frozen(weight).levels(weight)
-        if latent.dtype == torch.float32:
-            return found
-        positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
-        return TernaryTensor(found.codes, positive, negative, found.channel_axis)
-
-    def values(self, latent: Tensor, training: bool = False) -> Tensor:
-        """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient.
-
-        Args:
-            latent: The latent weight.
-            training: Whether the layer is in training mode, where some methods soften the ternary weight.
-        """
-        if self.phase == "frozen":
-            return self._frozen(latent).values(latent)
-        keep = self._keep(latent)
-        values = latent
-        if self.phase == "ternary" and self._limit(latent) is not None:
-            cut = self.ternary(latent.detach()).dequantize()
-            values = straight_through(latent.float(), cut, self.quantizer.ste_clip).to(latent.dtype)
-        elif self.phase == "ternary":
-            method = self.quantizer.in_training if training else self.quantizer
-            values = method(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
-        return values if keep is None else scaled(keep, values)
-
-    def bias(self, latent: Tensor, own: Tensor | None) -> Tensor | None:
-        """The bias that forward uses: the layer's ``own``, with what the method adds to it in the ternary phase."""
-        if own is None or self.phase != "ternary" or not self.quantizer.uses_bias:
-            return own
-        keep = self._keep(latent)
-        return own + self.quantizer.bias_shift(latent.float(), self.channel_axis, keep).to(own.dtype)
-
-    def _frozen(self, weight: Tensor) -> FrozenCodes:
-        """The fixed codes without the pruned ones; what they cost to prepare is paid when they or the mask change."""
-        assert self.codes is not None
-        keep, limit = self._keep(weight), self._limit(weight)
-        made_of = (self.codes, keep, limit)
-        if self._prepared is None or any(new is not old for new, old in zip(made_of, self._prepared[0], strict=True)):
-            codes = self.codes.to(weight.device)
-            if keep is not None:
-                codes = codes * keep if limit is None else limit_codes(codes, limit)
-            terms = codes[None] if codes.ndim == weight.ndim else codes
-            method = self.quantizer
-            found = FrozenCodes.of(terms, method.symmetric, method.per_channel, self.channel_axis)
-            self._prepared = (made_of, found)
-        return self._prepared[1].to(weight.device)
-
-    def _keep(self, weight: Tensor) -> Tensor | None:
-        return None if self.mask is None else self.mask.on(weight.device)
-
-    def _limit(self, weight: Tensor) -> Tensor | None:
-        """How many terms every weight may have, where the method has several and pruning limits them."""
-        several = getattr(self.quantizer, "terms", 1) > 1
-        return self.mask.limit if several and self._keep(weight) is not None and self.mask is not None else None
-
-    def _mask_option(self, keep: Tensor | None) -> dict[str, Tensor]:
-        """A method of somebody's own that knows no masks sees the pruned weights as zeros."""
-        if keep is None or not _takes_mask(type(self.quantizer)):
-            return {}
-        return {"mask": keep}
-
-
-@cache
-def _takes_mask(method: type[Quantizer]) -> bool:
-    functions = (method.ternary, method.forward)
-    return all("mask" in inspect.signature(function).parameters for function in functions)
 
 
 class TernaryLayer(nn.Module):
-    """Mixed into a layer class by :func:`swap`; never built directly.
+    """Mixed into a layer class by :func:`tern_lightning.nn.swap.swap`; never built directly.
 
     The weight is the latent Parameter everywhere except inside the layer's own forward, where it is the ternary weight,
     so that subclasses with a forward of their own compute with it too. ``state_dict`` holds the weight that forward
@@ -237,8 +122,6 @@ class TernaryLayer(nn.Module):
         if prefix + kind.weight in state_dict:
             self._ternary_loaded = True
             if self._ternary_state.running:
-                from tern_lightning.nn.loaded_weights import take_in
-
                 take_in(self, kind.bias is not None and prefix + kind.bias in state_dict)
 
     def _as_loaded(self) -> bool:
@@ -280,101 +163,8 @@ def ternary_class(base: type[nn.Module]) -> type[TernaryLayer]:
     return _CLASSES[base]
 
 
-def _keep_off_fast_path(module: nn.Module, args: Any) -> None:
-    """Forward pre-hook without effect: its presence is what keeps fused code away from the layer."""
-
-
-def swap(module: nn.Module, state: LayerState) -> TernaryLayer:
-    """Make a layer ternary in place, or give a layer that is ternary already a new state."""
-    if not isinstance(module, TernaryLayer):
-        module.__class__ = ternary_class(type(module))
-        # nn.TransformerEncoderLayer hands its layers' weights to one fused kernel in evaluation, which would bypass
-        # forward and so use the latent weight, unless one of its modules has a hook.
-        module.register_forward_pre_hook(_keep_off_fast_path)
-    assert isinstance(module, TernaryLayer)
-    if state.mask is None:
-        state.mask = weight_mask(module)
-    share_mask(state.mask, [module])
-    module._ternary_state = state
-    module._ternary_loaded = False
-    module._ternary_enter(False)
-    return module
-
-
-def swap_all(root: nn.Module, states: Mapping[str, LayerState]) -> dict[str, TernaryLayer]:
-    """Make exactly the layers at the paths of ``states`` ternary."""
-    for path, layer in list(swapped_layers(root)):
-        if path not in states:
-            unswap(layer)
-    swapped = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
-    lend(root)
-    return swapped
-
-
-def make_plain(root: nn.Module) -> None:
-    """Give all ternary layers of a module their own class back, with the weight and bias that forward uses now."""
-    layers = list(swapped_layers(root))
-    # All of them before the first is changed: layers may share a weight.
-    values = [
-        layer.ternary().dequantize().to(weight_of(layer)) if is_ternary(layer) else effective_weight(layer).clone()
-        for _, layer in layers
-    ]
-    biases = [effective_bias(layer) for _, layer in layers]
-    for (_, layer), value, bias in zip(layers, values, biases, strict=True):
-        own = find_bias(layer)
-        weight_of(layer).data = value
-        if own is not None and bias is not None:
-            own.data = bias.clone()
-        unswap(layer)
-    lend(root)
-
-
-def lend(root: nn.Module) -> None:
-    """Let layers that read the weight of a child without calling it (nn.MultiheadAttention) find the ternary one.
-
-    To be called after layers of ``root`` have been swapped or given their class back.
-    """
-    for owner in root.modules():
-        for key in [key for key, hook in owner._forward_pre_hooks.items() if hook is _lend]:
-            del owner._forward_pre_hooks[key]
-        for key in [key for key, hook in owner._forward_hooks.items() if hook is _take_back]:
-            del owner._forward_hooks[key]
-            del owner._forward_hooks_always_called[key]
-        if _borrowed(owner):
-            owner.register_forward_pre_hook(_lend)
-            owner.register_forward_hook(_take_back, always_call=True)
-
-
-def _borrowed(owner: nn.Module) -> list[TernaryLayer]:
-    kind = kind_of(owner)
-    children = [] if kind is None else [owner._modules.get(name) for name in kind.borrowed]
-    return [child for child in children if isinstance(child, TernaryLayer)]
-
-
-def _lend(owner: nn.Module, args: Any) -> None:
-    for child in _borrowed(owner):
-        child._ternary_enter(True)
-
-
-def _take_back(owner: nn.Module, args: Any, output: Any) -> None:
-    for child in _borrowed(owner):
-        child._ternary_enter(False)
-
-
-def unswap(module: TernaryLayer) -> None:
-    """Give a layer its own class back. Its weight stays the latent one."""
-    for key, hook in list(module._forward_pre_hooks.items()):
-        if hook is _keep_off_fast_path:
-            del module._forward_pre_hooks[key]
-    module.__class__ = module._ternary_base  # type: ignore[assignment]
-    for name in ("_ternary_state", "_ternary_inside", "_ternary_seen", "_ternary_loaded"):
-        del module.__dict__[name]
-    if mask_of(module) is None:
-        module.__dict__.pop(MASK, None)
-
-
 def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
-    """All layers that :func:`swap` has changed, with their paths."""
+    """All layers that :func:`tern_lightning.nn.swap.swap` has changed, with their paths."""
     return ((path, layer) for path, layer in module.named_modules() if isinstance(layer, TernaryLayer))
 
 
@@ -440,3 +230,30 @@ def freeze(layer: TernaryLayer, copies: Sequence[TernaryLayer] = ()) -> None:
 def ternary_by_value(layer: TernaryLayer) -> TernaryTensor | None:
     """The latent weight itself, where it is exactly ternary."""
     return TernaryTensor.from_values(weight_of(layer), layer._ternary_state.channel_axis)
+
+
+@torch.no_grad()
+def take_in(layer: TernaryLayer, with_bias: bool) -> None:
+    """Make a weight that was loaded during a run one of the layer's phase.
+
+    Ternary values stay what they are until training goes on from them; others are latent weights from now on. Frozen
+    codes are chosen anew where they are not those of the loaded weight.
+    """
+    state, weight, found = layer._ternary_state, weight_of(layer), ternary_by_value(layer)
+    layer._ternary_loaded = found is not None and state.phase != "float"
+    if state.phase == "frozen":
+        if torch.allclose(state.ternary(weight).dequantize(), weight.float(), rtol=1e-4, atol=0):
+            return
+        if found is None:
+            freeze(layer)
+        else:
+            state.codes = found.codes[0].clone()
+    elif found is None and with_bias:
+        take_off_shift(layer)
+
+
+def take_off_shift(layer: TernaryLayer) -> None:
+    """Make a bias that was loaded, which holds what the method adds to it, the layer's own one."""
+    own = find_bias(layer)
+    if own is not None and layer._ternary_state.phase == "ternary":
+        own.sub_(layer._ternary_state.bias(weight_of(layer), torch.zeros_like(own)))  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ from benchmarks.methods.recipes import RECIPES, Recipe, choose
 from benchmarks.methods.training import SHARE, SOFTNESS, Learner, measure
 from examples.models import CifarResNet
 from tern_lightning import TernaryTensor
-from tern_lightning.nn.ternary_layers import LayerState, swap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
 from tern_lightning.quantizers import get_quantizer, quantizer_names
 
 PLAN = Plan("tiny", 1, 2, batch=16)

@@ -10,7 +10,8 @@ from tern_lightning.functional import sws, twn
 from tern_lightning.functional.multilevel import limit_terms, multilevel
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
 from tern_lightning.functional.residual import residual_terms
-from tern_lightning.nn.ternary_layers import LayerState, effective_weight, ternary_layers
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
 from tern_lightning.nn.weight_mask import WeightMask, mask_of, prune, weight_mask
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.schedules import Schedule

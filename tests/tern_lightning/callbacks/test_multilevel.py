@@ -15,8 +15,10 @@ from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
 from tern_lightning.functional.multilevel import activation_digits, multilevel, multilevel_activation
 from tern_lightning.functional.steps import nearest
 from tern_lightning.metrics.speedup import SpeedUp, count_products, measure_speedup
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.learned_input import MultiLevelInput
-from tern_lightning.nn.ternary_layers import LayerState, swap, ternary_layers
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.quantizers import get_quantizer
 from tests.properties import examples
 from tests.tern_lightning.training_nets import Net, Save, samples

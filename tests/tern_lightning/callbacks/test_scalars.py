@@ -172,8 +172,9 @@ def test_penalty_and_limit(limit, fit, make_net, monkeypatch):
 
 
 def test_loss_scale_is_undone_and_an_overflow_moves_nothing():
+    from tern_lightning.nn.layer_state import LayerState
     from tern_lightning.nn.scalar_trainer import ScalarTrainer
-    from tern_lightning.nn.ternary_layers import LayerState, swap
+    from tern_lightning.nn.swap import swap
 
     layer = nn.Linear(8, 4)
     swap(layer, LayerState(get_quantizer("ttq"), 0, "ternary"))

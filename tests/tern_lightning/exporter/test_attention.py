@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.exporter import write_onnx
-from tern_lightning.nn.ternary_layers import LayerState, lend, swap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import lend, swap
 from tern_lightning.quantizers import get_quantizer
 from tests.tern_lightning.exporter.export_nets import relative_error, run, unpack_int2
 

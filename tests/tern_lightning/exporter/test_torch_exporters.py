@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from tern_lightning import ActivationQuantization, CoarseActivation, MultiLevelActivation, TernaryCallback
-from tern_lightning.nn.ternary_layers import LayerState, freeze, swap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import get_quantizer
 from tests.tern_lightning.quantizers.test_every_method import CASES
 from tests.tern_lightning.training_nets import samples

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tern_lightning.exporter import ExportError, VerificationError, to_onnx, write_onnx
-from tern_lightning.nn.ternary_layers import LayerState, swap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 from tests.tern_lightning.exporter.export_nets import (

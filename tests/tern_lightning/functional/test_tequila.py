@@ -8,7 +8,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback
-from tern_lightning.nn.ternary_layers import LayerState, freeze, swap, unswap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap, unswap
+from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import get_quantizer
 from tests.tern_lightning.training_nets import Net, Save, samples
 

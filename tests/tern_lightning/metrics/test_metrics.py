@@ -29,8 +29,9 @@ from tern_lightning.metrics import (
     SignBalance,
     Sparsity,
 )
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.operations import module_operations
-from tern_lightning.nn.ternary_layers import LayerState, swap
+from tern_lightning.nn.swap import swap
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 from tests.properties import examples

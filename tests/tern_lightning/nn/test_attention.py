@@ -6,7 +6,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.nn.ternary_layers import LayerState, freeze, lend, swap, ternary_layers, unswap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import lend, swap, unswap
+from tern_lightning.nn.ternary_layers import freeze, ternary_layers
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Rule, resolve
 from tests.tern_lightning.training_nets import Net, Save

@@ -17,7 +17,8 @@ from tern_lightning.nn.compound_scaling import (
     scale_channels,
     scaling_candidates,
 )
-from tern_lightning.nn.ternary_layers import LayerState, swap
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
 from tern_lightning.quantizers import get_quantizer
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))

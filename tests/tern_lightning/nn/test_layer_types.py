@@ -6,8 +6,9 @@ from torch import nn
 
 from tern_lightning import TernaryCallback, register_layer
 from tern_lightning.nn import layer_types as kinds
-from tern_lightning.nn.ternary_layers import LayerState, ternary_layers
-from tern_lightning.nn.ternary_layers import swap as make_ternary
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap as make_ternary
+from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.quantizers import get_quantizer
 
 

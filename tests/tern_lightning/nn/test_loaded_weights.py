@@ -7,7 +7,9 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tern_lightning import TernaryCallback
-from tern_lightning.nn.ternary_layers import LayerState, swap, ternary_layers
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.quantizers import get_quantizer
 from tests.tern_lightning.training_nets import Net, Save, samples
 

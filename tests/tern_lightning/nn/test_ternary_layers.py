@@ -6,16 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis
-from tern_lightning.nn.ternary_layers import (
-    LayerState,
-    TernaryLayer,
-    freeze,
-    swap,
-    swapped_layers,
-    ternary_layers,
-    unswap,
-)
+from tern_lightning.nn.swap import swap, unswap
+from tern_lightning.nn.ternary_layers import TernaryLayer, freeze, swapped_layers, ternary_layers
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.nn.ternary_layers import LayerState, effective_bias, freeze, swap, ternary_layers
+from tern_lightning.nn.layer_state import LayerState
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import effective_bias, freeze, ternary_layers
 from tern_lightning.nn.weight_mask import prune
 from tern_lightning.quantizers import get_quantizer, quantizer_names
 from tests.tern_lightning.training_nets import Net, Save, samples
