@@ -72,6 +72,23 @@ def missing_companions(preset: PresetData, trainer: pl.Trainer) -> None:
         )
 
 
+def float_search(reason: str) -> None:
+    """Warn where a learning rate finder searches while the network is float, and why it is."""
+    rank_zero_warn(
+        f"the learning rate finder searches for the float network, because {reason}; the best one for ternary training "
+        "may be another. HINT: start=0"
+    )
+
+
+def latent_weights_lost(paths: list[str]) -> None:
+    """Warn where layers go on from ternary weights that were loaded during training."""
+    rank_zero_warn(
+        f"ternary weights were loaded during training, and layers {paths} go on from them instead of their latent "
+        "weights, which state_dict() does not hold. HINT: what is to be put back later must be copied from "
+        "parameters(); fit(ckpt_path=...) restores everything."
+    )
+
+
 def rounds_nothing(name: str, ready: Iterable[bool]) -> None:
     """Warn where a callback evaluates a network for whose layer inputs it has no ranges or levels."""
     if not any(ready):

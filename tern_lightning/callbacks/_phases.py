@@ -101,6 +101,12 @@ def never(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START) -> bo
     return bool(lasts) and all(last < boundary - 1e-9 for last in lasts)
 
 
+def unreached(trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = START) -> list[str]:
+    """What to say about boundaries that the run does not reach; a freeze at an epoch after its end is meant so."""
+    asked = [("start", start), *([("freeze", freeze)] if isinstance(freeze, float) and freeze < 1 else [])]
+    return [why_never(trainer, name, boundary) for name, boundary in asked if never(trainer, boundary, origin)]
+
+
 def why_never(trainer: pl.Trainer, name: str, boundary: Boundary) -> str:
     """What to say about a boundary that is never reached."""
     text = f"{name}={boundary!r} is not reached in this run"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from tern_lightning.functional.statistics import flip_ratio
 from tern_lightning.metrics import CodeEntropy, FlipRatio, Sparsity
-from tern_lightning.nn.layer_types import find_weight
+from tern_lightning.nn.layer_types import find_weight, weight_of
 from tern_lightning.nn.survey import FloatGroup, describe_others
+from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.rules import Decision
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.common.console import make_console
@@ -144,7 +145,42 @@ def _print(table: Any) -> None:
 
 
 @torch.no_grad()
-def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
+def layer_reports(layers: Mapping[str, TernaryLayer], previous: Mapping[str, Tensor]) -> list[LayerReport]:
+    """One report for every ternary layer, compared with ``previous`` codes by path where there are any."""
+    ternary = {path: layer._ternary_state.ternary(weight_of(layer)) for path, layer in layers.items()}
+    return [LayerReport(path, found, previous.get(path)) for path, found in ternary.items()]
+
+
+def warn_of_empty(reports: Sequence[LayerReport], told: set[str], step: int) -> None:
+    """Say once of every layer that has no weight left that it has none.
+
+    Args:
+        reports: One for every layer.
+        told: Paths of the layers of which that has been said; those of now are added.
+        step: The optimizer step.
+    """
+    for one in reports:
+        if one.path not in told and not one.ternary.codes.any():
+            told.add(one.path)
+            rank_zero_warn(f"all weights of ternary layer {one.path!r} are zero at step {step}")
+
+
+def check_finite(layers: Mapping[str, TernaryLayer], step: int) -> None:
+    """Stop before NaN or infinite weights become codes without a trace.
+
+    Raises:
+        ValueError: A weight has one; the message names the layer and the optimizer step.
+    """
+    path = _first_not_finite({path: weight_of(layer) for path, layer in layers.items()})
+    if path is not None:
+        raise ValueError(
+            f"the weight of layer {path!r} has NaN or infinite values at step {step}; "
+            "HINT: lower the learning rate or clip gradients"
+        )
+
+
+@torch.no_grad()
+def _first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     """Name of the first weight with a NaN or infinite value, or None. One number travels from the device."""
     if not weights:
         return None

@@ -6,42 +6,32 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks import _install as install
+from tern_lightning.callbacks import _phases as phases
 from tern_lightning.callbacks import _report as report
 from tern_lightning.callbacks import _state as state
 from tern_lightning.callbacks._batch_norm import StatisticsReset
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
-from tern_lightning.callbacks._phases import (
-    check_boundary,
-    check_order,
-    describe,
-    never,
-    next_phase,
-    phase_share,
-    reached,
-    why_never,
-)
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
-from tern_lightning.nn.layer_state import PHASES, LayerState, Phase
-from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_of
+from tern_lightning.nn.layer_state import PHASES, Phase
+from tern_lightning.nn.layer_types import find_weight
 from tern_lightning.nn.loaded_weights import resume_training
-from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin, carry_over
+from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
 from tern_lightning.nn.survey import other_parameters
-from tern_lightning.nn.swap import swap_all
 from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.recipes.lookup import find_preset
 from tern_lightning.recipes.preset import PresetData
-from tern_lightning.rules import Decision, Rule, adapted, check_bias, check_options, check_rules, resolve
+from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
@@ -110,8 +100,8 @@ class TernaryCallback(pl.Callback):
     ) -> None:
         self.method, self.rules, self.options = method, check_rules(rules), check_options(options)
         get_quantizer(method, **self.options)
-        check_boundary("start", start)
-        check_boundary("freeze", freeze)
+        phases.check_boundary("start", start)
+        phases.check_boundary("freeze", freeze)
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
         self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
@@ -185,20 +175,20 @@ class TernaryCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_company(trainer, pl_module, "TernaryCallback")
         self.clock.enter(trainer, self._restored is not None, bool(self._layers))
-        check_order(trainer, self.start, self.freeze, self.clock.origin)
-        phases = describe(trainer, self.start, self.freeze, self.clock.origin)
+        phases.check_order(trainer, self.start, self.freeze, self.clock.origin)
+        words = phases.describe(trainer, self.start, self.freeze, self.clock.origin)
         self._install(trainer, pl_module)
         self._restore(pl_module)
         self._follow_schedule(trainer)
         if self.phase == "ternary":
             begin(self._layers)
         self._prepare_search(trainer, pl_module)
-        self._check_finite(trainer)
+        report.check_finite(self._layers, trainer.global_step)
         if self.preset is not None:
             advice.missing_companions(self.preset, trainer)
         if self.verbose:
             weights = [weight for one in self.decisions if (weight := find_weight(one.module)) is not None]
-            report.print_decisions(self.decisions, phases, other_parameters(pl_module, weights))
+            report.print_decisions(self.decisions, words, other_parameters(pl_module, weights))
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,16 +196,11 @@ class TernaryCallback(pl.Callback):
         self._restore(pl_module)
         self._statistics.go_on(pl_module)
         if self.clock.join(trainer):
-            phases = describe(trainer, self.start, self.freeze, self.clock.origin)
-            advice.joined("TernaryCallback", trainer, f"epochs and fractions of the run count from there, {phases}")
+            words = phases.describe(trainer, self.start, self.freeze, self.clock.origin)
+            advice.joined("TernaryCallback", trainer, f"epochs and fractions of the run count from there, {words}")
         # The Trainer may know the number of batches only now.
-        check_order(trainer, self.start, self.freeze, self.clock.origin)
-        self._unreached = [
-            why_never(trainer, name, boundary)
-            for name, boundary in (("start", self.start), ("freeze", self.freeze))
-            if (name == "start" or (isinstance(boundary, float) and boundary < 1))
-            and never(trainer, boundary, self.clock.origin)
-        ]
+        phases.check_order(trainer, self.start, self.freeze, self.clock.origin)
+        self._unreached = phases.unreached(trainer, self.start, self.freeze, self.clock.origin)
         for reason in self._unreached:
             rank_zero_warn(reason)
 
@@ -226,7 +211,7 @@ class TernaryCallback(pl.Callback):
         self._follow_loads(pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             now = self.clock.progress(trainer, batch_idx)
-            self._advance(next_phase(self.phase, self.start, self.freeze, now), trainer, pl_module)
+            self._advance(phases.next_phase(self.phase, self.start, self.freeze, now), trainer, pl_module)
             self._follow_schedule(trainer, batch_idx)
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
@@ -246,7 +231,7 @@ class TernaryCallback(pl.Callback):
     ) -> None:
         self._statistics.step(pl_module)
         if batch_idx % CHECK_EVERY == 0:
-            self._check_finite(trainer)
+            report.check_finite(self._layers, trainer.global_step)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -258,8 +243,8 @@ class TernaryCallback(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check_finite(trainer)
-        self._warn_empty(trainer)
+        report.check_finite(self._layers, trainer.global_step)
+        report.warn_of_empty(self._reports(compare=False), self._empty, trainer.global_step)
         if self._layers:
             log_values(trainer, pl_module, report.log_values(self._reports()), sync_dist=True)
 
@@ -280,9 +265,9 @@ class TernaryCallback(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.verbose and self._layers:
-            phases = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
+            now = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-            report.print_summary(self._reports(), phases, parameters)
+            report.print_summary(self._reports(), now, parameters)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -326,7 +311,7 @@ class TernaryCallback(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._check_finite(trainer)
+        report.check_finite(self._layers, trainer.global_step)
         if self._layers:
             checkpoint["callbacks"][self.state_key].update(state.collect(self._layers, self._copies))
 
@@ -337,41 +322,8 @@ class TernaryCallback(pl.Callback):
             self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
             self._statistics = StatisticsReset()
         self.decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
-        chosen = {decision.path: decision for decision in self.decisions if decision.method is not None}
-        hint = adapted(self.decisions)
-        if not chosen:
-            rank_zero_warn(
-                "TernaryCallback leaves every layer in float: "
-                + "; ".join(f"{decision.path}: {decision.reason}" for decision in self.decisions)
-                + (
-                    f". {hint}"
-                    if hint
-                    else '. HINT: rules=[Rule("*", "twn")] makes the first and the last layer ternary.'
-                )
-            )
-        elif hint:
-            rank_zero_warn(hint)
-        states = self._states(chosen)
-        copies = state.find_copies(trainer, {path: decision.module for path, decision in chosen.items()})
-        everything = {name: swap_all(root, states) for name, root in {"": pl_module, **copies}.items()}
-        # A weight that several layers share is counted once, at the first of them.
-        first = {id(states[path]): path for path in reversed(list(chosen))}
-        kept = [path for path in chosen if first[id(states[path])] == path]
-        self._layers = {path: everything[""][path] for path in kept}
-        self._copies = {name: {path: everything[name][path] for path in kept} for name in copies}
-
-    def _states(self, chosen: dict[str, Decision]) -> dict[str, LayerState]:
-        """One state for every weight, by the paths of the layers that use it."""
-        by_weight: dict[int, LayerState] = {}
-        for decision in chosen.values():
-            old: LayerState | None = getattr(decision.module, "_ternary_state", None)
-            codes = old.codes if old is not None and self.phase == "frozen" else None
-            method = get_quantizer(str(decision.method), **decision.options)
-            axis, weight = channel_axis(decision.module), weight_of(decision.module)
-            carry_over(old, method, weight, axis)
-            check_bias(decision, method, shared=id(weight) in by_weight)
-            by_weight.setdefault(id(weight), LayerState(method, axis, self.phase, codes, running=True))
-        return {path: by_weight[id(weight_of(one.module))] for path, one in chosen.items()}
+        install.warn_of_float(self.decisions)
+        self._layers, self._copies = install.make_ternary(trainer, pl_module, self.decisions, self.phase)
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
         """Continue from the state of a checkpoint, after every other callback has loaded its own."""
@@ -390,13 +342,10 @@ class TernaryCallback(pl.Callback):
     def _prepare_search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let a learning rate finder, which takes all callbacks away while it searches, find the ternary network."""
         if self.phase == "float" and self._layers and finders(trainer):
-            if reached(self.start, self.clock.progress(trainer)):
+            if phases.reached(self.start, self.clock.progress(trainer)):
                 self._advance("ternary", trainer, pl_module)
             else:
-                rank_zero_warn(
-                    f"the learning rate finder searches for the float network, because start={self.start!r}; the best "
-                    "one for ternary training may be another. HINT: start=0"
-                )
+                advice.float_search(f"start={self.start!r}")
 
     def _leave(self) -> None:
         """The run is over: what is loaded from now on need not become ternary."""
@@ -410,11 +359,7 @@ class TernaryCallback(pl.Callback):
         paths = resume_training(pl_module)
         if self.phase == "ternary" and not self._told_of_loads:
             self._told_of_loads = True
-            rank_zero_warn(
-                f"ternary weights were loaded during training, and layers {paths} go on from them instead of their "
-                "latent weights, which state_dict() does not hold. HINT: what is to be put back later must be copied "
-                "from parameters(); fit(ckpt_path=...) restores everything."
-            )
+            advice.latent_weights_lost(paths)
 
     def _advance(self, target: Phase, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go through the phases up to ``target``."""
@@ -434,7 +379,7 @@ class TernaryCallback(pl.Callback):
         methods = self._methods()
         if any(method.scheduled for method in methods):
             now = self.clock.progress(trainer, batch_idx)
-            share = phase_share(trainer, self.start, self.freeze, now, self.clock.origin)
+            share = phases.phase_share(trainer, self.start, self.freeze, now, self.clock.origin)
             for method in methods:
                 method.progress.fill_(share)
 
@@ -446,26 +391,5 @@ class TernaryCallback(pl.Callback):
         for layer in self._layers.values():
             layer._ternary_state.phase = phase
 
-    @torch.no_grad()
     def _reports(self, compare: bool = True) -> list[report.LayerReport]:
-        found = []
-        for path, layer in self._layers.items():
-            previous = self._codes.get(path) if compare else None
-            found.append(report.LayerReport(path, layer._ternary_state.ternary(weight_of(layer)), previous))
-        return found
-
-    def _check_finite(self, trainer: pl.Trainer) -> None:
-        """Stop before NaN or infinite weights become codes without a trace."""
-        path = report.first_not_finite({path: weight_of(layer) for path, layer in self._layers.items()})
-        if path is not None:
-            raise ValueError(
-                f"the weight of layer {path!r} has NaN or infinite values at step {trainer.global_step}; "
-                "HINT: lower the learning rate or clip gradients"
-            )
-
-    def _warn_empty(self, trainer: pl.Trainer) -> None:
-        """Say once of every layer that has no weight left that it has none."""
-        for one in self._reports(compare=False):
-            if one.path not in self._empty and not one.ternary.codes.any():
-                self._empty.add(one.path)
-                rank_zero_warn(f"all weights of ternary layer {one.path!r} are zero at step {trainer.global_step}")
+        return report.layer_reports(self._layers, self._codes if compare else {})
