@@ -16,10 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tern_lightning.callbacks._masking import MaskCallback, choose_digits, zero_digit_share, zero_share
+from tern_lightning.callbacks._choice import Choice
+from tern_lightning.callbacks._masking import MaskCallback, zero_digit_share, zero_share
 from tern_lightning.callbacks._state import find_copies
-from tern_lightning.callbacks.pruning import check_pattern
-from tern_lightning.functional.patterns import keep_largest
 from tern_lightning.nn.ternary_layers import TernaryLayer, freeze
 
 Action = Literal["raise", "restore", "none"]
@@ -133,24 +132,19 @@ class AccuracyGuidedPruning(MaskCallback):
         super().__init__(include, exclude)
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise ValueError(f"tolerance must be finite and >= 0, got {tolerance}")
-        for name, value, allowed in (
-            ("mode", mode, ("max", "min")),
-            ("scope", scope, ("layer", "global")),
-            ("pattern", check_pattern(pattern), ("element", "block", "digit")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        self.choice = Choice(scope, pattern, group)
+        if self.choice.n_of_m is not None:
+            raise ValueError(f"pattern must be 'element', 'block' or 'digit', got {pattern!r}")
         if start < 1 or epochs < 1:
             raise ValueError(f"start and epochs must be at least 1, got {start} and {epochs}")
         if not 0 < min_step <= step < 1:
             raise ValueError(f"it must be 0 < min_step <= step < 1, got min_step={min_step}, step={step}")
         if not 0 < max_amount <= 1:
             raise ValueError(f"max_amount must be in (0, 1], got {max_amount}")
-        if len(group) != 2 or min(group) < 1 or (pattern != "block" and tuple(group) != (1, 1)):
-            raise ValueError(f"group must be two sizes >= 1 and is for pattern 'block', got {group}, {pattern!r}")
         self.monitor, self.tolerance, self.mode, self.start = monitor, tolerance, mode, start
         self.step, self.epochs, self.min_step, self.max_amount = step, epochs, min_step, max_amount
-        self.scope, self.pattern, self.group = scope, pattern, (group[0], group[1])
         self.loop = Loop(step=step)
         self._good: dict[str, Any] | None = None
 
@@ -182,7 +176,7 @@ class AccuracyGuidedPruning(MaskCallback):
         if loop.epochs < (self.start if loop.baseline is None else self.epochs):
             return
         if loop.baseline is None:
-            share = zero_digit_share if self.pattern == "digit" else zero_share
+            share = zero_digit_share if self.choice.pattern == "digit" else zero_share
             loop.amount = share(list(self._targets.values()))
         value = self._value(trainer)
         before = len(loop.trials)
@@ -230,21 +224,9 @@ class AccuracyGuidedPruning(MaskCallback):
         if not self.loop.finished:
             self._check_not_frozen()
             self.loop.amount = min(self.loop.good + self.loop.step, self.max_amount)
-            self.set_masks(self._choose(self.loop.amount), trainer.optimizers)
-
-    @torch.no_grad()
-    def _choose(self, amount: float) -> dict[str, Tensor]:
-        targets = list(self._targets.values())
-        found: dict[str, Tensor] = {}
-        for part in [targets] if self.scope == "global" else [[t] for t in targets]:
-            if self.pattern == "digit":
-                found.update(choose_digits(part, amount))
-                continue
             # The order is that of the latent weights: those that are zero in forward are the smallest ones.
-            groups = [(self.group, t.axis, True) for t in part] if self.pattern == "block" else None
-            keeps = keep_largest([t.weight for t in part], amount, [t.keep for t in part], groups)
-            found.update({t.path: keep for t, keep in zip(part, keeps, strict=True)})
-        return found
+            masks = self.choice.keep(list(self._targets.values()), self.loop.amount)
+            self.set_masks(masks, trainer.optimizers)
 
     def _value(self, trainer: pl.Trainer) -> float:
         found = trainer.callback_metrics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,9 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._clock import position
-from tern_lightning.callbacks._masking import MaskCallback, Target, choose_digits, pruned_share
-from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
+from tern_lightning.callbacks._masking import MaskCallback, pruned_share
 from tern_lightning.schedules import Schedule
 
 
@@ -72,19 +71,13 @@ class PruningSchedule(MaskCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        self.pattern = check_pattern(pattern)
-        if isinstance(self.pattern, tuple) != (amount is None):
+        self.choice = Choice(scope, pattern, group, kernel)
+        if (self.choice.n_of_m is not None) != (amount is None):
             raise ValueError(
                 f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
             )
         if amount is not None and not 0 <= amount <= 1:
             raise ValueError(f"amount must be in [0, 1], got {amount}")
-        if scope not in ("global", "layer"):
-            raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
-        if len(group) != 2 or min(group) < 1:
-            raise ValueError(f"group must be two sizes >= 1, got {group}")
-        if pattern != "block" and tuple(group) != (1, 1):
-            raise ValueError(f"group is for pattern 'block', got {group} with pattern {pattern!r}")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.schedule = Schedule() if schedule is None else schedule
@@ -95,7 +88,7 @@ class PruningSchedule(MaskCallback):
             <= 1
         ):
             raise ValueError(f"the schedule's values must be in [0, 1], got {self.schedule}")
-        self.amount, self.scope, self.group, self.kernel, self.every = amount, scope, tuple(group), kernel, every
+        self.amount, self.every = amount, every
         self.progress, self._next_step = 0.0, 0
 
     @override
@@ -131,22 +124,8 @@ class PruningSchedule(MaskCallback):
     @torch.no_grad()
     def choose(self, progress: float) -> dict[str, Tensor]:
         """The masks for a share of the way, from the weights as they are now: True where one is kept, or its digits."""
-        targets = list(self._targets.values())
-        if isinstance(self.pattern, tuple):
-            n, m = self.pattern
-            kept = m - int(progress * (m - n) + 1e-9)
-            return {t.path: keep_n_of_m(t.weight, kept, m, t.axis, t.keep) for t in targets}
-        assert self.amount is not None
-        found: dict[str, Tensor] = {}
-        for part in [targets] if self.scope == "global" else [[t] for t in targets]:
-            if self.pattern == "digit":
-                found.update(choose_digits(part, progress * self.amount))
-                continue
-            keeps = keep_largest(
-                [t.weight for t in part], progress * self.amount, [t.keep for t in part], self._groups(part)
-            )
-            found.update({t.path: keep for t, keep in zip(part, keeps, strict=True)})
-        return found
+        share = progress if self.amount is None else progress * self.amount
+        return self.choice.keep(list(self._targets.values()), share)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -159,11 +138,6 @@ class PruningSchedule(MaskCallback):
         self.load_masks(state["masks"])
         self.progress, self._next_step = state["progress"], state["next_step"]
 
-    def _groups(self, targets: Sequence[Target]) -> list[tuple[tuple[int, int], int, bool]] | None:
-        if self.pattern != "block":
-            return None
-        return [((self.group[0], self.group[1]), t.axis, self.kernel) for t in targets]
-
     def _warn_frozen(self) -> None:
         states = (t.layer.__dict__.get("_ternary_state") for t in self._targets.values())
         if any(state is not None and state.phase == "frozen" for state in states):
@@ -171,13 +145,3 @@ class PruningSchedule(MaskCallback):
                 "weights are pruned after the codes were frozen: those of a layer are of one size then, so that the "
                 "choice is arbitrary. HINT: end the schedule before TernaryCallback's freeze."
             )
-
-
-def check_pattern(pattern: str) -> str | tuple[int, int]:
-    """``element``, ``block``, ``digit`` or the two numbers of ``n:m``; anything else raises ValueError."""
-    if pattern in ("element", "block", "digit"):
-        return pattern
-    found = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise ValueError(f"pattern must be 'element', 'block', 'digit' or 'n:m' with 0 < n < m, got {pattern!r}")
-    return int(found[1]), int(found[2])

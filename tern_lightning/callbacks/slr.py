@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -14,12 +15,11 @@ from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._batch_norm import StatisticsReset
+from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, Target
 from tern_lightning.callbacks._phases import check_boundary, reached
-from tern_lightning.callbacks.pruning import check_pattern
-from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
 from tern_lightning.functional.projection import ternary_projection
-from tern_lightning.functional.slr import Relaxation, penalty_gradient, relax
+from tern_lightning.functional.slr import SETTINGS, Relaxation, penalty_gradient, relax
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -81,38 +81,25 @@ class SLR(MaskCallback):
         if projection not in ("sparsity", "ternary"):
             raise ValueError(f"projection must be 'sparsity' or 'ternary', got {projection!r}")
         sparse = projection == "sparsity"
-        self.pattern = check_pattern(pattern)
+        self.choice = Choice(scope, pattern, group)
         if pattern == "digit":
             raise ValueError("pattern must be 'element', 'block' or 'n:m' for float weights, got 'digit'")
-        if (amount is not None) != (sparse and not isinstance(self.pattern, tuple)):
+        if (amount is not None) != (sparse and self.choice.n_of_m is None):
             raise ValueError(
                 f"amount is for projection 'sparsity' without a pattern n:m, and needed there, got {amount} with "
                 f"{projection!r} and {pattern!r}"
             )
         if amount is not None and not 0 <= amount <= 1:
             raise ValueError(f"amount must be in [0, 1], got {amount}")
-        if scope not in ("layer", "global"):
-            raise ValueError(f"scope must be 'layer' or 'global', got {scope!r}")
-        if len(group) != 2 or min(group) < 1 or (pattern != "block" and tuple(group) != (1, 1)):
-            raise ValueError(f"group must be two sizes >= 1 and is for pattern 'block', got {group}, {pattern!r}")
-        self.rho = _default(rho, 0.1 if sparse else 0.01)
-        self.step = _default(step, 0.01 if sparse else 1e-3)
-        self.m, self.r = _default(m, 300.0 if sparse else 500.0), _default(r, 0.1 if sparse else 0.05)
-        for name, value, low, high in (
-            ("rho", self.rho, 0, float("inf")),
-            ("step", self.step, 0, float("inf")),
-            ("m", self.m, 1, float("inf")),
-            ("r", self.r, 0, 1),
-        ):
-            if not low < value < high:
-                raise ValueError(f"{name} must be > {low} and < {high}, got {value}")
+        given = {"rho": rho, "step": step, "m": m, "r": r}
+        self.settings = replace(SETTINGS[projection], **{k: v for k, v in given.items() if v is not None})
         if interval is not None and interval < 1:
             raise ValueError(f"interval must be None or at least 1, got {interval}")
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
         check_boundary("end", end)
-        self.projection, self.amount, self.scope, self.per_channel = projection, amount, scope, per_channel
-        self.group, self.interval, self.end, self.bn_batches = (group[0], group[1]), interval, end, bn_batches
+        self.projection, self.amount, self.per_channel = projection, amount, per_channel
+        self.interval, self.end, self.bn_batches = interval, end, bn_batches
         self.relaxation: Relaxation | None = None
         self.done = False
         self._loss, self._batches, self._round_step = torch.zeros((), dtype=torch.float64), 0, 0
@@ -143,7 +130,7 @@ class SLR(MaskCallback):
             return
         if self.relaxation is None:
             weights = self._weights()
-            self.relaxation = Relaxation.begin(weights, self.project(weights), self.step)
+            self.relaxation = Relaxation.begin(weights, self.project(weights), self.settings.step)
             self._round_step = trainer.global_step
         at_end = reached(self.end, self.clock.progress(trainer, batch_idx))
         due = batch_idx == 0 if self.interval is None else trainer.global_step - self._round_step >= self.interval
@@ -164,7 +151,7 @@ class SLR(MaskCallback):
                 grad, i = target.weight.grad, index[target.path]
                 if grad is not None:
                     point, multiplier = self.relaxation.targets[i], self.relaxation.multipliers[i]
-                    grad.add_(penalty_gradient(target.weight, point, multiplier, self.rho).to(grad))
+                    grad.add_(penalty_gradient(target.weight, point, multiplier, self.settings.rho).to(grad))
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     @override
@@ -198,12 +185,10 @@ class SLR(MaskCallback):
     def project(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Project tensors on the set, one per weight; weights that are pruned already stay so."""
         targets = list(self._targets.values())
-        keeps = [target.keep for target in targets]
         if self.projection == "ternary":
-            found = zip(values, targets, keeps, strict=True)
-            return [self._ternary(v, t, k).dequantize() for v, t, k in found]
-        chosen = self._keep(values, targets, keeps)
-        return [value * keep for value, keep in zip(values, chosen, strict=True)]
+            return [self._ternary(v, t, t.keep).dequantize() for v, t in zip(values, targets, strict=True)]
+        keeps = self._keep(values)
+        return [value * keeps[target.path] for value, target in zip(values, targets, strict=True)]
 
     @override
     def log_values(self) -> dict[str, float]:
@@ -265,21 +250,10 @@ class SLR(MaskCallback):
     def _ternary(self, value: Tensor, target: Target, keep: Tensor | None) -> TernaryTensor:
         return ternary_projection(value, per_channel=self.per_channel, channel_axis=target.axis, mask=keep)
 
-    def _keep(
-        self, values: Sequence[Tensor], targets: Sequence[Target], keeps: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        """Which weights a sparse projection keeps."""
-        if isinstance(self.pattern, tuple):
-            n, m = self.pattern
-            return [keep_n_of_m(v, n, m, t.axis, k) for v, t, k in zip(values, targets, keeps, strict=True)]
-        assert self.amount is not None
-        groups = [(self.group, t.axis, True) for t in targets] if self.pattern == "block" else None
-        if self.scope == "global":
-            return keep_largest(values, self.amount, keeps, groups)
-        return [
-            keep_largest([v], self.amount, [keeps[i]], None if groups is None else [groups[i]])[0]
-            for i, v in enumerate(values)
-        ]
+    def _keep(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Which weights a sparse projection keeps, by path."""
+        share = 1.0 if self.amount is None else self.amount
+        return self.choice.keep(list(self._targets.values()), share, values)
 
     def _round(self, trainer: pl.Trainer) -> None:
         """Update the multipliers and the points with the mean loss of the round, the same on every process."""
@@ -288,7 +262,8 @@ class SLR(MaskCallback):
         if trainer.world_size > 1:
             torch.distributed.all_reduce(total)
         loss = float(total[0] / total[1])
-        self.relaxation = relax(self.relaxation, self._weights(), loss, self.project, self.rho, self.m, self.r)
+        own = self.settings
+        self.relaxation = relax(self.relaxation, self._weights(), loss, self.project, own.rho, own.m, own.r)
         self._loss, self._batches = torch.zeros_like(self._loss), 0
         self._round_step = trainer.global_step
 
@@ -297,9 +272,7 @@ class SLR(MaskCallback):
         """Put the weights, and those of averaged copies, into the set for good."""
         self.done, self.relaxation = True, None
         if self.projection == "sparsity":
-            targets = list(self._targets.values())
-            keeps = self._keep(self._weights(), targets, [target.keep for target in targets])
-            self.set_masks({t.path: keep for t, keep in zip(targets, keeps, strict=True)}, trainer.optimizers)
+            self.set_masks(self._keep(self._weights()), trainer.optimizers)
         else:
             for target in self._targets.values():
                 for weight in {id(m.weight): m.weight for m in target.members()}.values():
@@ -324,7 +297,3 @@ class SLR(MaskCallback):
         self._statistics.go_on(pl_module)
 
     _saved_statistics: dict[str, Any] | None = None
-
-
-def _default(value: float | None, usual: float) -> float:
-    return usual if value is None else value

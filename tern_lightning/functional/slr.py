@@ -42,6 +42,37 @@ class Relaxation:
         return Relaxation(points, tuple(torch.zeros_like(w) for w in first), first, points, None, step, 1)
 
 
+@dataclass(frozen=True)
+class Settings:
+    r"""The numbers of the method.
+
+    Attributes:
+        rho: Weight of the quadratic penalty, > 0.
+        step: First step size of the multipliers, > 0.
+        m: M of :func:`step_factor`, > 1.
+        r: r of :func:`step_factor`, in (0, 1).
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    rho: float
+    step: float
+    m: float
+    r: float
+
+    def __post_init__(self) -> None:
+        infinite = math.inf
+        for name, low, high in (("rho", 0, infinite), ("step", 0, infinite), ("m", 1, infinite), ("r", 0, 1)):
+            value = getattr(self, name)
+            if not low < value < high:
+                raise ValueError(f"{name} must be > {low} and < {high}, got {value}")
+
+
+SETTINGS = {"sparsity": Settings(0.1, 0.01, 300.0, 0.1), "ternary": Settings(0.01, 1e-3, 500.0, 0.05)}
+"""The published numbers for sparse and for ternary weights."""
+
+
 def step_factor(count: int, m: float, r: float) -> float:
     r"""How much a step shrinks, :math:`a_k = 1 - 1 / (M k^p)` with :math:`p = 1 - 1 / k^r`, in [0, 1)."""
     return 1 - 1 / (m * count ** (1 - 1 / count**r))
