@@ -1,125 +1,17 @@
 """Pruning digits of weights of several terms, the last term first."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tern_lightning import SLR, AccuracyGuidedPruning, PruningSchedule, TernaryCallback, export
-from tern_lightning.functional import sws, twn
-from tern_lightning.functional.multilevel import limit_terms, multilevel
-from tern_lightning.functional.patterns import digit_sizes, keep_digits
-from tern_lightning.functional.residual import residual_terms
-from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
-from tern_lightning.nn.weight_mask import WeightMask, mask_of, prune, weight_mask
-from tern_lightning.quantizers import get_quantizer
+from tern_lightning.nn.weight_mask import weight_mask
 from tern_lightning.schedules import Schedule
 from tests.tern_lightning.training_nets import Net, Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
-
-
-def weight(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_order_is_that_of_a_sorted_list():
-    """Against sorting all digits one by one: pruned ones, then terms from the last, then magnitudes."""
-    random = np.random.default_rng(0)
-    for trial in range(30):
-        sizes = [torch.from_numpy(random.random((terms, 3, 4)).astype(np.float32)) for terms in (3, 1, 2)]
-        limits = [torch.from_numpy(random.integers(0, len(s) + 1, s.shape[1:]).astype(np.int8)) for s in sizes]
-        amount = trial / 29
-        found = keep_digits(sizes, amount, limits)
-        total = sum(size.numel() for size in sizes)
-        digits = sorted(
-            (limit[i, j].item() > t, -t, size[t, i, j].item(), w, t, i, j)
-            for w, (size, limit) in enumerate(zip(sizes, limits, strict=True))
-            for t in range(len(size))
-            for i in range(3)
-            for j in range(4)
-        )
-        expected = [limit.clone() for limit in limits]
-        for *_, w, t, i, j in digits[: round(amount * total)]:
-            expected[w][i, j] = min(expected[w][i, j].item(), t)
-        for own, right in zip(found, expected, strict=True):
-            assert torch.equal(own, right)
-    with pytest.raises(ValueError, match="amount must be"):
-        keep_digits([weight(2, 3, 4).abs()], 1.5)
-
-
-def test_sizes_are_those_of_residuals():
-    w = weight(6, 20)
-    found = residual_terms(w, 3, twn)
-    rest = w.numpy()
-    for t, size in enumerate(digit_sizes(w, found)):
-        np.testing.assert_allclose(size.numpy(), abs(rest), atol=1e-6)
-        rest = rest - found.positive[t].item() * found.codes[t].numpy()
-
-
-def test_one_term_that_is_left_is_plain_ternarization():
-    """The first term of residual TWN is TWN, and its least-squares level the conditional mean."""
-    w = weight(8, 30)
-    one = limit_terms(w, residual_terms(w, 2, twn), torch.ones_like(w, dtype=torch.int8))
-    assert torch.equal(one.codes[0], twn(w).codes[0])
-    assert not one.codes[1].any()
-    torch.testing.assert_close(one.dequantize(), twn(w).dequantize())
-
-
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_levels_are_least_squares(per_channel):
-    w = weight(4, 50)
-    limit = torch.randint(0, 3, w.shape, generator=torch.Generator().manual_seed(1)).to(torch.int8)
-    found = limit_terms(w, multilevel(w, per_channel=per_channel), limit)
-    assert not found.codes[1][limit < 2].any()
-    assert not found.codes[0][limit < 1].any()
-    rows = [slice(c, c + 1) for c in range(4)] if per_channel else [slice(None)]
-    for i, row in enumerate(rows):
-        basis = found.codes[:, row].flatten(1).T.double().numpy()
-        right = np.linalg.lstsq(basis, w[row].flatten().double().numpy(), rcond=None)[0]
-        np.testing.assert_allclose(found.positive[:, i].numpy(), right, rtol=1e-5)
-
-
-def test_nested_terms_stay_nested():
-    w = weight(10, 40)
-    limit = torch.randint(0, 5, w.shape, generator=torch.Generator().manual_seed(1)).to(torch.int8)
-    found = limit_terms(w, sws(w, 0.05, terms=4), limit)
-    for first, second in zip(found.codes[:-1], found.codes[1:], strict=True):
-        assert not (second[first == 0]).any()
-    assert (found.positive > 0).all()
-
-
-def test_layer_and_gradient():
-    state = LayerState(get_quantizer("multilevel"), 0, "ternary", mask=WeightMask())
-    latent = weight(5, 12).requires_grad_()
-    limit = torch.randint(0, 3, latent.shape, generator=torch.Generator().manual_seed(1)).to(torch.int8)
-    state.mask.set("me", limit)
-    state.mask.set("other", torch.arange(60).reshape(5, 12) % 7 != 0)
-    values = state.values(latent)
-    assert torch.equal(values, state.ternary(latent.detach()).dequantize())
-    assert torch.equal(state.mask.keep, (limit > 0) & (torch.arange(60).reshape(5, 12) % 7 != 0))
-    values.backward(slope := weight(5, 12, seed=3))
-    assert torch.equal(latent.grad, slope * state.mask.keep)
-    assert not state.ternary(latent).codes[1][limit < 2].any()
-    # A method of one term knows kept and pruned only.
-    single = LayerState(get_quantizer("twn"), 0, "ternary", mask=state.mask)
-    assert torch.equal(single.ternary(latent).codes[0], twn(latent.detach(), mask=state.mask.keep).codes[0])
-
-
-def test_masks_take_int8_parts():
-    layer = nn.Linear(3, 2)
-    prune(layer, torch.tensor([[2, 1, 0], [2, 2, 2]], dtype=torch.int8), "a")
-    prune(layer, torch.tensor([[1, 2, 2], [2, 2, 0]], dtype=torch.int8), "b")
-    assert weight_mask(layer).limit.tolist() == [[1, 1, 0], [2, 2, 0]]
-    assert mask_of(layer).tolist() == [[True, True, False], [True, True, False]]
-    assert not layer.weight[~mask_of(layer)].any()
-    prune(layer, None, "a")
-    prune(layer, None, "b")
-    assert weight_mask(layer).limit is None
-    with pytest.raises(TypeError, match="bool or int8"):
-        prune(layer, torch.ones(2, 3), "a")
 
 
 def callbacks(amount, scope="global", method="multilevel", **options):

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tern_lightning.callbacks._phases import describe
+from tern_lightning.callbacks._clock import Progress
+from tern_lightning.callbacks._phases import describe, next_phase, reached
 
 
 def trainer(max_epochs=10, max_steps=-1):
@@ -27,3 +28,12 @@ def trainer(max_epochs=10, max_steps=-1):
 )
 def test_describe(start, freeze, limits, expected):
     assert describe(trainer(**limits), start, freeze) == expected
+
+
+def test_phase_never_goes_back():
+    late, early = Progress(4, 0.8), Progress(4, 0.4)
+    assert next_phase("float", 0, 0.6, late) == "frozen"
+    assert next_phase("frozen", 0, 0.6, early) == "frozen"
+    assert next_phase("ternary", 9, None, early) == "ternary"
+    assert reached(0.6, Progress(3, 3 * 0.2))
+    assert not reached(0.1, Progress(3, None))

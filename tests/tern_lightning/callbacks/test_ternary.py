@@ -6,8 +6,6 @@ import torch
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
-from tern_lightning.callbacks._clock import Progress
-from tern_lightning.callbacks._phases import next_phase, reached
 from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 from tern_lightning.quantizers import Quantizer, register
 from tern_lightning.quantizers.base import _REGISTRY
@@ -78,15 +76,6 @@ def test_a_run_without_end_is_never_frozen(fit):
     assert own.phase == "ternary"
     with pytest.raises(Exception, match=r"start=0.5 is a fraction of a run without end"):
         fit(TernaryCallback(start=0.5, verbose=False), max_epochs=-1)
-
-
-def test_phase_never_goes_back():
-    late, early = Progress(4, 0.8), Progress(4, 0.4)
-    assert next_phase("float", 0, 0.6, late) == "frozen"
-    assert next_phase("frozen", 0, 0.6, early) == "frozen"
-    assert next_phase("ternary", 9, None, early) == "ternary"
-    assert reached(0.6, Progress(3, 3 * 0.2))
-    assert not reached(0.1, Progress(3, None))
 
 
 def test_log(fit, record):

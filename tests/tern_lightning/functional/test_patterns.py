@@ -8,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tern_lightning.functional.patterns import expand_groups, group_norms, group_sizes, keep_largest, keep_n_of_m
+from tern_lightning.functional import twn
+from tern_lightning.functional.patterns import (
+    digit_sizes,
+    expand_groups,
+    group_norms,
+    group_sizes,
+    keep_digits,
+    keep_largest,
+    keep_n_of_m,
+)
+from tern_lightning.functional.residual import residual_terms
 from tests.properties import examples
 
 SHAPES = st.sampled_from([(5, 7), (4, 6, 3), (3, 5, 2, 2), (6, 1, 3, 3)])
@@ -94,3 +104,41 @@ def test_errors():
         keep_n_of_m(torch.ones(2, 2), 5, 4)
     with pytest.raises(ValueError, match="output and input channels"):
         group_norms(torch.ones(4), (1, 1))
+
+
+def weight(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_order_is_that_of_a_sorted_list():
+    """Against sorting all digits one by one: pruned ones, then terms from the last, then magnitudes."""
+    random = np.random.default_rng(0)
+    for trial in range(30):
+        sizes = [torch.from_numpy(random.random((terms, 3, 4)).astype(np.float32)) for terms in (3, 1, 2)]
+        limits = [torch.from_numpy(random.integers(0, len(s) + 1, s.shape[1:]).astype(np.int8)) for s in sizes]
+        amount = trial / 29
+        found = keep_digits(sizes, amount, limits)
+        total = sum(size.numel() for size in sizes)
+        digits = sorted(
+            (limit[i, j].item() > t, -t, size[t, i, j].item(), w, t, i, j)
+            for w, (size, limit) in enumerate(zip(sizes, limits, strict=True))
+            for t in range(len(size))
+            for i in range(3)
+            for j in range(4)
+        )
+        expected = [limit.clone() for limit in limits]
+        for *_, w, t, i, j in digits[: round(amount * total)]:
+            expected[w][i, j] = min(expected[w][i, j].item(), t)
+        for own, right in zip(found, expected, strict=True):
+            assert torch.equal(own, right)
+    with pytest.raises(ValueError, match="amount must be"):
+        keep_digits([weight(2, 3, 4).abs()], 1.5)
+
+
+def test_sizes_are_those_of_residuals():
+    w = weight(6, 20)
+    found = residual_terms(w, 3, twn)
+    rest = w.numpy()
+    for t, size in enumerate(digit_sizes(w, found)):
+        np.testing.assert_allclose(size.numpy(), abs(rest), atol=1e-6)
+        rest = rest - found.positive[t].item() * found.codes[t].numpy()

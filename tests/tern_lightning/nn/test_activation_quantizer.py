@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tern_lightning.exporter.checkpoint_inputs import checkpoint_ranges
 from tern_lightning.nn.activation_quantizer import (
     ActivationRange,
     InputFakeQuantizer,
@@ -178,9 +177,3 @@ def test_copies_are_independent_and_ranges_are_found_and_removed() -> None:
 def test_bad_ranges(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ActivationRange(**arguments)
-
-
-def test_damaged_checkpoint_state() -> None:
-    assert checkpoint_ranges({"state_dict": {}}) == {}
-    with pytest.raises(ValueError, match="damaged"):
-        checkpoint_ranges({"callbacks": {"ActivationQuantization{}": {"layers": {"a": {"ready": True}}}}})

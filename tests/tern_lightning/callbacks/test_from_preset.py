@@ -1,4 +1,4 @@
-"""Presets: every one trains, prints and says what is missing."""
+"""Presets as callbacks: every one trains, and says what is missing."""
 
 import dataclasses
 import warnings
@@ -12,6 +12,8 @@ from tern_lightning.nn.ternary_layers import ternary_layers
 from tests.tern_lightning.training_nets import Loader
 
 LAYERS = {"stem", "body.0", "body.3", "hidden", "head"}
+
+
 INNER = {"body.0", "body.3", "hidden"}
 
 
@@ -33,38 +35,6 @@ def test_every_preset_trains(name, fit):
     method = net.hidden._ternary_state.quantizer
     assert type(method) is type(tern_lightning.quantizers.get_quantizer(one.method))
     assert {key: getattr(method, key) for key in one.options} == one.options
-
-
-@pytest.mark.parametrize("name", tern_lightning.presets())
-def test_recipes_are_consistent(name):
-    one = tern_lightning.preset(name)
-    recipe = one.recipe
-    assert one.name == name
-    assert recipe.optimizer is None or issubclass(getattr(torch.optim, recipe.optimizer), torch.optim.Optimizer)
-    assert len(recipe.milestones or ()) == len(recipe.factors or ())
-    assert list(recipe.milestones or ()) == sorted(set(recipe.milestones or ()))
-    assert all(milestone < recipe.epochs for milestone in recipe.milestones or ())
-    if recipe.epochs is not None and one.freeze is not None:
-        assert one.freeze < recipe.epochs
-    text = str(one)
-    assert one.paper in text
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        assert f"{field.name}: {'not published' if value is None else value}" in text
-    assert dataclasses.is_dataclass(one)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        one.method = "twn"
-
-
-def test_unknown_names_have_near_misses():
-    with pytest.raises(ValueError, match=r"got 'ec2t-cifar'; near misses: \['ec2t-cifar10'"):
-        tern_lightning.preset("ec2t-cifar")
-    with pytest.raises(ValueError, match="there are"):
-        TernaryCallback.from_preset("zzzzzz")
-    with pytest.raises(ValueError, match="freeze must be"):
-        TernaryCallback.from_preset("twn", freeze="never")
-    with pytest.raises(ValueError, match="options of method 'twn' must be among"):
-        TernaryCallback.from_preset("twn", options={"facto": 1.0})
 
 
 def test_options_and_rules_override(fit):
