@@ -70,14 +70,14 @@ def load_module(
     return module.eval()
 
 
-ROUNDING = ("ActivationQuantization", "CoarseActivation", "MultiLevelActivation")
+ROUNDING_CALLBACKS = ("ActivationQuantization", "CoarseActivation", "MultiLevelActivation")
 """The callbacks whose state is needed to compute what was trained."""
 
 
 def rounding_callbacks(checkpoint: Mapping[str, Any]) -> list[str]:
     """The names of the callbacks that rounded layer inputs in the training of a checkpoint."""
     keys = [str(key) for key in checkpoint.get("callbacks") or ()]
-    return [name for name in ROUNDING if any(key.startswith(name) for key in keys)]
+    return [name for name in ROUNDING_CALLBACKS if any(key.startswith(name) for key in keys)]
 
 
 def _warn_of_rounding(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:

@@ -18,8 +18,7 @@ from tern_lightning.nn.learned_input import write_learned_inputs
 from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
 from tern_lightning.nn.swap import make_plain, swap_all
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
-from tern_lightning.nn.weight_mask import NAME as MASK
-from tern_lightning.nn.weight_mask import apply_mask
+from tern_lightning.nn.weight_mask import MASK_ATTRIBUTE, apply_mask
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_bias, check_options, check_rules, resolve
 
@@ -195,7 +194,7 @@ def to_plain(module: M, activations: bool = True) -> M:
             # torch.jit asks for every property; LightningModule's raises where there is no Trainer, but for this.
             layer.__dict__["_jit_is_scripting"] = True
         apply_mask(layer)
-        layer.__dict__.pop(MASK, None)
+        layer.__dict__.pop(MASK_ATTRIBUTE, None)
         hooks = layer._forward_pre_hooks
         for key, hook in list(hooks.items()):
             if isinstance(hook, InputFakeQuantizer):

@@ -39,7 +39,7 @@ class Origin:
     step: int = 0
 
 
-START = Origin()
+RUN_START = Origin()
 
 
 class Clock:
@@ -54,7 +54,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.origin, self.fresh = START, False
+        self.origin, self.fresh = RUN_START, False
 
     def enter(self, trainer: pl.Trainer, restored: bool, known: bool) -> None:
         """Find out, when fit starts, whether this is a new run for the callback.
@@ -66,7 +66,7 @@ class Clock:
         """
         self.fresh = not restored and (trainer.global_step == 0 or not known)
         if self.fresh:
-            self.origin = START
+            self.origin = RUN_START
 
     def join(self, trainer: pl.Trainer) -> bool:
         """Set the origin when training starts; True where the callback joins in the middle of a run."""
@@ -93,7 +93,7 @@ class Clock:
         self.origin, self.fresh = Origin(**state.get("origin", {})), False
 
 
-def progress(trainer: pl.Trainer, batch_idx: int = 0, origin: Origin = START) -> Progress:
+def progress(trainer: pl.Trainer, batch_idx: int = 0, origin: Origin = RUN_START) -> Progress:
     """Where the Trainer is before batch ``batch_idx`` of its current epoch, counted from ``origin``."""
     shares = []
     if trainer.max_steps > 0:
@@ -110,7 +110,7 @@ def share_of(done: float, whole: float) -> float:
     return done / whole if whole > 0 else 1.0
 
 
-def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin = START) -> float:
+def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin = RUN_START) -> float:
     """Where a Trainer is before batch ``batch_idx`` of its current epoch, in ``unit``.
 
     Args:

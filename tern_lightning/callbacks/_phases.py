@@ -7,7 +7,7 @@ import math
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from tern_lightning.callbacks._clock import START, Origin, Progress, progress, share_of
+from tern_lightning.callbacks._clock import RUN_START, Origin, Progress, progress, share_of
 from tern_lightning.nn.layer_state import PHASES, Phase
 
 Boundary = int | float | None
@@ -41,7 +41,9 @@ def next_phase(current: Phase, start: Boundary, freeze: Boundary, now: Progress)
     return max(current, target, key=PHASES.index)
 
 
-def phase_share(trainer: pl.Trainer, start: Boundary, freeze: Boundary, now: Progress, origin: Origin = START) -> float:
+def phase_share(
+    trainer: pl.Trainer, start: Boundary, freeze: Boundary, now: Progress, origin: Origin = RUN_START
+) -> float:
     """How much of the ternary phase is over, in [0, 1].
 
     Raises:
@@ -57,7 +59,11 @@ def phase_share(trainer: pl.Trainer, start: Boundary, freeze: Boundary, now: Pro
 
 
 def check_order(
-    trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = START, between: str = "ternary training"
+    trainer: pl.Trainer,
+    start: Boundary,
+    freeze: Boundary,
+    origin: Origin = RUN_START,
+    between: str = "ternary training",
 ) -> None:
     """Raise ValueError where ``freeze`` comes before ``start`` or with it, so that nothing would happen ``between``.
 
@@ -84,7 +90,7 @@ def _pair(start: Boundary, freeze: Boundary) -> list[tuple[str, Boundary]]:
     return [("start", start), ("freeze", freeze)]
 
 
-def never(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START) -> bool:
+def never(trainer: pl.Trainer, boundary: Boundary, origin: Origin = RUN_START) -> bool:
     """Whether no batch of the run reaches a boundary, as far as the Trainer knows when training starts."""
     if boundary is None or boundary == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return False
@@ -101,7 +107,7 @@ def never(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START) -> bo
     return bool(lasts) and all(last < boundary - 1e-9 for last in lasts)
 
 
-def unreached(trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = START) -> list[str]:
+def unreached(trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = RUN_START) -> list[str]:
     """What to say about boundaries that the run does not reach; a freeze at an epoch after its end is meant so."""
     asked = [("start", start), *([("freeze", freeze)] if isinstance(freeze, float) and freeze < 1 else [])]
     return [why_never(trainer, name, boundary) for name, boundary in asked if never(trainer, boundary, origin)]
@@ -118,7 +124,7 @@ def why_never(trainer: pl.Trainer, name: str, boundary: Boundary) -> str:
     return f"{text} of {trainer.max_epochs} epochs and {trainer.num_training_batches} batches an epoch"
 
 
-def _as_fraction(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START) -> float | None:
+def _as_fraction(trainer: pl.Trainer, boundary: Boundary, origin: Origin = RUN_START) -> float | None:
     """A boundary as a fraction of what is left of a run from ``origin``, or None where that is not known yet."""
     if not isinstance(boundary, int):
         return float(boundary or 0.0)
@@ -131,7 +137,7 @@ def _as_fraction(trainer: pl.Trainer, boundary: Boundary, origin: Origin = START
     return max(shares) if shares else None
 
 
-def describe(trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = START) -> str:
+def describe(trainer: pl.Trainer, start: Boundary, freeze: Boundary, origin: Origin = RUN_START) -> str:
     """The phases in words, for example ``ternary from epoch 0, frozen from epoch 6``.
 
     Raises:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import borrower, survey
 
-SEVERAL = "it has several inputs, or its weight is read without calling it"
+SEVERAL_INPUTS = "it has several inputs, or its weight is read without calling it"
 
 
 def select_layers(
@@ -43,7 +43,7 @@ def select_layers(
         layers = {path: layer for path, layer in layers.items() if has_one_input(path, there.layers)}
     for name, patterns in (("include", include or ()), ("exclude", exclude)):
         for pattern in patterns:
-            check_pattern(name, pattern, layers, dict.fromkeys(there.layers, SEVERAL) | there.obstacles)
+            check_pattern(name, pattern, layers, dict.fromkeys(there.layers, SEVERAL_INPUTS) | there.obstacles)
     usual = there.usual()
     wanted = usual if include is None else [p for p in layers if any(fnmatchcase(p, pattern) for pattern in include)]
     found = {

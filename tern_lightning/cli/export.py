@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tern_lightning.exporter.samples import Batch
     from tvm_schedules.tuner import Tuning
 
-OWN = ("tvm", "onnx", "onnxscript", "onnxruntime", "rich", "lightning")
+OWN_EXTRAS = ("tvm", "onnx", "onnxscript", "onnxruntime", "rich", "lightning")
 """Packages that extras of this package bring."""
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         # A module of the user that imports something missing says so itself; the hint is for what we import.
-        missing = isinstance(error, ModuleNotFoundError) and error.name in OWN
+        missing = isinstance(error, ModuleNotFoundError) and error.name in OWN_EXTRAS
         text = install_hint(error) if missing else one_line(error)  # type: ignore[arg-type]
         print(f"error: {printable(text)}", file=sys.stderr)
         return 1

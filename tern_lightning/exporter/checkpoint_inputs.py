@@ -9,7 +9,7 @@ from torch import nn
 
 from tern_lightning.checkpoint import CheckpointError
 from tern_lightning.nn.activation_quantizer import ActivationRange
-from tern_lightning.nn.learned_input import KINDS
+from tern_lightning.nn.learned_input import INPUT_KINDS
 from tvm_schedules.common.reading import reading
 
 
@@ -48,7 +48,7 @@ def attach_learned_inputs(module: nn.Module, checkpoint: Mapping[str, Any]) -> i
         with reading(f"the state of {key} in the checkpoint", CheckpointError, "; or it does not fit the module"):
             for path, saved in state.items():
                 form = dict(saved["form"])
-                hook = KINDS[form.pop("kind")](**form)
+                hook = INPUT_KINDS[form.pop("kind")](**form)
                 hook.load_state_dict(saved)
                 module.get_submodule(path).register_forward_pre_hook(hook)
                 count += hook.ready

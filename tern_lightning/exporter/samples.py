@@ -18,7 +18,7 @@ from tvm_schedules.common.reading import read_arrays, reason
 Array = NDArray[np.generic]
 Batch = tuple[Array, ...]
 Shapes = Sequence[int] | Sequence[Sequence[int]]
-HINT = "give samples= (--samples FILE.npz) or input_shape= (--input-shape 1,3,32,32)"
+SHAPE_HINT = "give samples= (--samples FILE.npz) or input_shape= (--input-shape 1,3,32,32)"
 
 
 def collect_batches(
@@ -52,10 +52,11 @@ def collect_batches(
         if shapes is not None:
             return _random_batches(shapes, seed), False
         if example is None:
-            raise ExportError(f"the shape of the input is not known: {HINT}")
+            raise ExportError(f"the shape of the input is not known: {SHAPE_HINT}")
         if isinstance(example, Mapping):
             raise ExportError(
-                f"example_input_array of {type(module).__name__} has keyword arguments, which are not exported; {HINT}"
+                f"example_input_array of {type(module).__name__} has keyword arguments, which are not exported; "
+                f"{SHAPE_HINT}"
             )
         arrays = _arrays(example)
         batch_size = None

@@ -152,12 +152,12 @@ def _draft(
 
 
 #: Batches that the checks run; calibration takes all of them.
-CHECKED = 8
+CHECKED_BATCHES = 8
 
 
 def _check_float(model: onnx.ModelProto, draft: _Draft, reference: nn.Module) -> Comparison:
     """Hold the float network against the module."""
-    some, by_call = draft.batches[:CHECKED], _inputs_by_call(draft.sites, [], {})
+    some, by_call = draft.batches[:CHECKED_BATCHES], _inputs_by_call(draft.sites, [], {})
     if by_call:
         # A value on the edge between two trained levels may fall to either side: layer by layer, as with 8 bits.
         found = verify.compare_quantized(model, reference, some, by_call, {})
@@ -189,7 +189,7 @@ def _quantize(
     if not options.verify:
         return result
     rounded = draft.dense if options.dense_kind == "int8" else {}
-    some = draft.batches[:CHECKED]
+    some = draft.batches[:CHECKED_BATCHES]
     fidelity = verify.compare_quantized(model, draft.module, some, by_call, rounded)
     verify.require(fidelity, "torch with the same 8-bit rounding")
     return replace(result, quantized_check=fidelity, drift=verify.compare_drift(model, as_trained, some))

@@ -2,8 +2,8 @@
 
 from tern_lightning.metrics.operations import MicroNetScore, Operations
 from tern_lightning.metrics.size import Compression
+from tern_lightning.metrics.statistics import CodeEntropy, FlipRatio, Sparsity
 from tern_lightning.metrics.structure import ChannelSparsity, GroupSparsity, SignBalance
-from tern_lightning.metrics.ternary import CodeEntropy, FlipRatio, Sparsity
 
 __all__ = [
     "ChannelSparsity",

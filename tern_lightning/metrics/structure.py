@@ -7,7 +7,7 @@ from typing import Any
 from tern_lightning.functional import structure
 from tern_lightning.functional.patterns import Group
 from tern_lightning.functional.structure import Side
-from tern_lightning.metrics.ternary import _Ratio
+from tern_lightning.metrics.statistics import _Ratio
 from tern_lightning.ternary_tensor import TernaryTensor
 
 

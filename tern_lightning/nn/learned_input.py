@@ -250,7 +250,7 @@ def learned_inputs(module: nn.Module) -> dict[str, LearnedInput]:
     }
 
 
-KINDS: dict[str, type[LearnedInput]] = {hook.kind: hook for hook in (MultiLevelInput, CoarseInput)}
+INPUT_KINDS: dict[str, type[LearnedInput]] = {hook.kind: hook for hook in (MultiLevelInput, CoarseInput)}
 
 
 def quantize_linear(x: Tensor, step: float, zero_point: int, top: int) -> Tensor:

@@ -17,8 +17,7 @@ from tern_lightning.nn.ternary_layers import (
     swapped_layers,
     ternary_class,
 )
-from tern_lightning.nn.weight_mask import NAME as MASK
-from tern_lightning.nn.weight_mask import mask_of, share_mask, weight_mask
+from tern_lightning.nn.weight_mask import MASK_ATTRIBUTE, mask_of, share_mask, weight_mask
 
 
 def _keep_off_fast_path(module: nn.Module, args: Any) -> None:
@@ -111,4 +110,4 @@ def unswap(module: TernaryLayer) -> None:
     for name in ("_ternary_state", "_ternary_inside", "_ternary_seen", "_ternary_loaded"):
         del module.__dict__[name]
     if mask_of(module) is None:
-        module.__dict__.pop(MASK, None)
+        module.__dict__.pop(MASK_ATTRIBUTE, None)

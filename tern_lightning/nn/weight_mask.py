@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tern_lightning.nn.layer_types import find_weight, weight_of
 
-NAME = "_weight_mask"
+MASK_ATTRIBUTE = "_weight_mask"
 
 
 class WeightMask:
@@ -89,21 +89,21 @@ class WeightMask:
 
 def weight_mask(layer: nn.Module) -> WeightMask:
     """The mask of a layer; a layer that has none gets one that keeps everything."""
-    if NAME not in layer.__dict__:
-        layer.__dict__[NAME] = WeightMask()
-    found: WeightMask = layer.__dict__[NAME]
+    if MASK_ATTRIBUTE not in layer.__dict__:
+        layer.__dict__[MASK_ATTRIBUTE] = WeightMask()
+    found: WeightMask = layer.__dict__[MASK_ATTRIBUTE]
     return found
 
 
 def share_mask(mask: WeightMask, layers: Iterable[nn.Module]) -> None:
     """Give layers that share a weight, and averaged copies of them, one mask."""
     for layer in layers:
-        layer.__dict__[NAME] = mask
+        layer.__dict__[MASK_ATTRIBUTE] = mask
 
 
 def mask_of(layer: nn.Module) -> Tensor | None:
     """The weights that are kept, on the weight's device, or None where nothing is pruned."""
-    mask: WeightMask | None = layer.__dict__.get(NAME)
+    mask: WeightMask | None = layer.__dict__.get(MASK_ATTRIBUTE)
     if mask is None:
         return None
     weight = find_weight(layer)
@@ -146,7 +146,7 @@ def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:
 def clear_masks(module: nn.Module) -> None:
     """Forget all masks of a module's layers, for training that need not keep weights pruned."""
     for layer in module.modules():
-        layer.__dict__.pop(NAME, None)
+        layer.__dict__.pop(MASK_ATTRIBUTE, None)
         state = layer.__dict__.get("_ternary_state")
         if state is not None:
             state.mask = weight_mask(layer)

@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.bcgd import BCGD, CoarseActivation
+from tern_lightning.callbacks.bcgd import BCGD
+from tern_lightning.callbacks.coarse_activation import CoarseActivation
 from tern_lightning.functional import twn
 from tern_lightning.functional.bcgd import blend
 from tern_lightning.nn.learned_input import CoarseInput

@@ -7,12 +7,12 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from tern_lightning import TernaryCallback, export
-from tern_lightning.callbacks.activation import ActivationQuantization
+from tern_lightning.callbacks.activation_quantization import ActivationQuantization
 from tern_lightning.callbacks.bcgd import BCGD
-from tern_lightning.callbacks.guided import AccuracyGuidedPruning
-from tern_lightning.callbacks.multilevel import MultiLevelActivation
+from tern_lightning.callbacks.guided_pruning import AccuracyGuidedPruning
+from tern_lightning.callbacks.multilevel_activation import MultiLevelActivation
 from tern_lightning.callbacks.penalty import StructuredPruning, WeightPenaltyClipping
-from tern_lightning.callbacks.pruning import PruningSchedule
+from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tern_lightning.callbacks.slr import SLR
 from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
 from tern_lightning.nn.weight_mask import mask_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.multilevel import MultiLevelActivation
+from tern_lightning.callbacks.multilevel_activation import MultiLevelActivation
 from tern_lightning.functional.multilevel import activation_digits, multilevel_activation
 from tern_lightning.metrics.speedup import SpeedUp, count_products, measure_speedup
 from tern_lightning.nn.layer_state import LayerState

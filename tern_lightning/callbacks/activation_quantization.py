@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._select import SEVERAL, check_pattern, has_one_input, moved_by
+from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_one_input, moved_by
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
@@ -187,7 +187,7 @@ class ActivationQuantization(Callback):
         layers = {path: layer for path, layer in there.items() if has_one_input(path, there)}
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
-                check_pattern(name, pattern, layers, dict.fromkeys(there, SEVERAL))
+                check_pattern(name, pattern, layers, dict.fromkeys(there, SEVERAL_INPUTS))
         return {
             path: layer
             for path, layer in layers.items()

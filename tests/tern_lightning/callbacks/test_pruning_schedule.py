@@ -8,8 +8,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback
-from tern_lightning.callbacks.activation import ActivationQuantization
-from tern_lightning.callbacks.pruning import PruningSchedule
+from tern_lightning.callbacks.activation_quantization import ActivationQuantization
+from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.nn.weight_mask import clear_masks, mask_of, masks, prune
 from tern_lightning.quantizers import quantizer_names

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.multilevel import MultiLevelActivation
+from tern_lightning.callbacks.multilevel_activation import MultiLevelActivation
 from tern_lightning.nn.learned_input import MultiLevelInput
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.quantizers import get_quantizer

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from tern_lightning import TernaryCallback
-from tern_lightning.callbacks.guided import AccuracyGuidedPruning, Loop, judge
+from tern_lightning.callbacks.guided_pruning import AccuracyGuidedPruning, Loop, judge
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.nn.weight_mask import mask_of
 from tests.tern_lightning.training_nets import Net, Save
