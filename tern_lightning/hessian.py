@@ -25,7 +25,7 @@ def hessian_traces(loss: Tensor, weights: Mapping[str, Tensor], probes: int = 20
         loss: Scalar with a graph.
         weights: Weights that ``loss`` depends on, by name.
         probes: m, >= 1; each costs a backward through the gradient's graph.
-        seed: Of the probes.
+        seed: Seed of the random probes.
 
     Raises:
         ValueError: ``probes`` is less than one.
@@ -67,10 +67,10 @@ def hestia_rules(
         model: The network, in the mode in which its loss is to be differentiated, best evaluation.
         loss: Computes the loss of a batch, for example ``lambda: cross_entropy(model(x), y)``.
         temperature: First temperature before the factors, > 0.
-        alpha: See there.
-        kappa: See there.
+        alpha: How much the factors of the layers differ, as in ``temperature_factors``.
+        kappa: How fast a factor changes with the trace, as in ``temperature_factors``.
         probes: See :func:`hessian_traces`.
-        seed: Of the probes.
+        seed: Seed of the random probes.
 
     Example::
 

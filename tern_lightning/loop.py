@@ -142,7 +142,7 @@ def set_progress(module: nn.Module, share: float) -> None:
 
     Args:
         module: A module with ternary layers.
-        share: From 0 to 1.
+        share: Share of the ternary training that is over, in [0, 1].
 
     Raises:
         ValueError: ``share`` is out of range.

@@ -73,10 +73,10 @@ class Decision:
 
     Attributes:
         path: Path in the model.
-        module: The layer.
+        module: The layer itself.
         method: Method by name, or None where the layer stays float.
         options: Options of the method.
-        reason: Why.
+        reason: Why it was decided so, in words.
         base: Path of the frozen layer that the layer is an adapter of, or None.
     """
 
@@ -143,7 +143,7 @@ def resolve(
     that are not trained and for adapters; one that names them is.
 
     Args:
-        model: Any module.
+        model: The module whose layers are decided about.
         rules: Rules in order.
         method: Method of the layers without a rule.
         options: Options of that method.

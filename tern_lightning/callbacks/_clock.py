@@ -85,7 +85,7 @@ class Clock:
         return schedule.value(position(trainer, schedule.unit, batch_idx, self.origin))
 
     def state(self) -> dict[str, int]:
-        """Plain values for a checkpoint."""
+        """The origin as plain values, for a checkpoint."""
         return {"epoch": self.origin.epoch, "step": self.origin.step}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -114,9 +114,9 @@ def position(trainer: pl.Trainer, unit: Unit, batch_idx: int = 0, origin: Origin
     """Where a Trainer is before batch ``batch_idx`` of its current epoch, in ``unit``.
 
     Args:
-        trainer: The Trainer.
-        unit: Of the result.
-        batch_idx: The batch.
+        trainer: The Trainer whose position is asked for.
+        unit: Unit of the result.
+        batch_idx: Index of the batch in the current epoch.
         origin: Where a callback joined the run, from where it counts.
 
     Raises:

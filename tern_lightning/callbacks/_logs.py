@@ -17,9 +17,9 @@ def log_values(trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mappi
 
     Args:
         trainer: The Trainer, in one of :data:`HOOKS`.
-        pl_module: The module.
+        pl_module: The module through which values are logged.
         values: Values by name.
-        options: Of the module's ``log_dict``.
+        options: Further arguments of the module's ``log_dict``.
     """
     taken = sorted(values.keys() & _logged_elsewhere(trainer))
     if taken:

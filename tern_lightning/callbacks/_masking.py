@@ -33,7 +33,7 @@ class Target:
 
     Attributes:
         path: Path of the first layer that has the weight.
-        layer: That layer.
+        layer: The layer at that path.
         others: Further layers with the same weight, and averaged copies of all of them.
     """
 
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The latent weight."""
+        """The latent weight, which all members share or have a copy of."""
         return weight_of(self.layer)
 
     @property
@@ -53,11 +53,11 @@ class Target:
 
     @property
     def keep(self) -> Tensor | None:
-        """The shared mask."""
+        """The mask of all callbacks together, True where a weight is kept; None where none is pruned."""
         return mask_of(self.layer)
 
     def members(self) -> list[nn.Module]:
-        """All layers concerned."""
+        """The layer and the others that have its weight or an averaged copy of it."""
         return [self.layer, *self.others]
 
 

@@ -27,7 +27,7 @@ def select_layers(
     """Choose layers by path patterns.
 
     Args:
-        model: Any module.
+        model: The module whose layers are chosen from.
         include: Patterns (``*``, ``?``, ``[...]``); a layer needs to match one. None chooses the layers that
             TernaryCallback makes ternary by default: all that are trained except the first and the last.
         exclude: Patterns of layers that are not chosen.
@@ -84,10 +84,10 @@ def check_pattern(name: str, pattern: str, layers: Collection[str], others: Mapp
     """Raise unless a pattern matches one of the layers.
 
     Args:
-        name: Name of the argument.
-        pattern: The pattern.
+        name: Name of the argument, for the message.
+        pattern: Pattern of layer paths (``*``, ``?``, ``[...]``).
         layers: Paths of the layers that can be chosen.
-        others: Why others cannot be, by path.
+        others: Why other layers cannot be chosen, by path.
 
     Raises:
         MisconfigurationException: It matches none.
@@ -116,8 +116,8 @@ def check_company(trainer: pl.Trainer, pl_module: pl.LightningModule, who: str) 
     """Refuse what would fail later, or go wrong in silence, when fit starts.
 
     Args:
-        trainer: The Trainer.
-        pl_module: The module.
+        trainer: The Trainer whose callbacks and strategy are looked at.
+        pl_module: The module whose parameters are looked at.
         who: Class name of the callback that asks.
 
     Raises:

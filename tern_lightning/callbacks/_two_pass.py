@@ -45,9 +45,9 @@ def first_pass(
         trainer: The Trainer; its batch has not begun.
         pl_module: The module, optimized automatically.
         batch: On the module's device.
-        batch_idx: Its index.
+        batch_idx: Index of the batch in its epoch.
         layers: Ternary layers by path; those of other methods are left alone.
-        scalars: What moves the scalars.
+        scalars: The trainer that moves the scalars.
 
     Raises:
         MisconfigurationException: Gradients are accumulated or the module optimizes by hand.

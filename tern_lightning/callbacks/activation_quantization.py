@@ -35,12 +35,12 @@ class ActivationQuantization(Callback):
     Args:
         bits: Width of the integers, 2 to 8.
         observer: ``"minmax"`` follows the smallest and largest value, ``"percentile"`` ignores outliers.
-        percentile: For that observer, in (50, 100].
+        percentile: Percentile that the observer ``percentile`` takes as the largest value, in (50, 100].
         observe_batches: Training batches that the range follows, at least 1.
         ema: Weight of the past in the running average of a batch's bounds, in [0, 1).
         learned: After that, train the step: "Learned Step Size Quantization" (2020), eq. 3, gradient scaled as in
             section 2.2, by an SGD of the callback (momentum 0.9), once per optimizer step.
-        learning_rate: For ``learned``, positive.
+        learning_rate: Learning rate of the steps when they are ``learned``, > 0.
         include: Patterns (``*``, ``?``, ``[...]``) of layer paths; a layer needs to match one.
         exclude: Patterns of layers whose inputs stay float. A teacher in the module is one: ``["teacher.*"]``.
 
@@ -91,11 +91,11 @@ class ActivationQuantization(Callback):
             self._install_as_trained(pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the hooks."""
+        """Round the layer inputs as they were rounded in training."""
         self._install_as_trained(pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the hooks."""
+        """Round the layer inputs as they were rounded in training."""
         self._install_as_trained(pl_module)
 
     def install(self, module: nn.Module) -> None:

@@ -234,7 +234,7 @@ class EntropyPruning(MaskCallback):
 
 
 def _strengths(strength: float | Mapping[str, float]) -> dict[str, float]:
-    """Strengths by pattern."""
+    """Check strengths, one number or a number by pattern of layer paths, and return them by pattern."""
     found = dict(strength) if isinstance(strength, Mapping) else {"*": strength}
     for pattern, value in found.items():
         check_range("strength" if pattern == "*" else f"strength of {pattern!r}", value, 0, 1)

@@ -31,8 +31,8 @@ class Loop:
     Attributes:
         baseline: The monitored value before pruning; None until it is known.
         amount: Share of the weights that is pruned in the trial that is going on.
-        good: That of the last good state.
-        step: What a trial adds.
+        good: Amount of the last good state.
+        step: Share that a trial prunes in addition.
         epochs: Epochs that the trial has lasted.
         action: What happens before the next batch.
         finished: Whether the loop is over.

@@ -22,9 +22,9 @@ def counting(module: nn.Module, batches: Sequence[Sequence[Array]], names: Seque
     The module runs on twice as many samples as it is exported for.
 
     Args:
-        module: In evaluation mode.
+        module: The module, in evaluation mode.
         batches: Inputs of the shapes that it is exported for.
-        names: Of the inputs.
+        names: Names of the inputs, in their order.
 
     Returns:
         The names, none where samples depend on each other; None where the module runs on no other number of them.

@@ -52,7 +52,7 @@ class Network:
 
     Attributes:
         model: The graph; weights are the ports of ``layers``.
-        layers: In the order of execution.
+        layers: Layers with weights, in the order of execution.
     """
 
     model: ir.Model

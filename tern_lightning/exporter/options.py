@@ -80,7 +80,7 @@ class ExportOptions(OnnxOptions):
             that of the ONNX file.
         onnx_only: Write ``output/model.onnx`` and compile nothing.
         verify: Hold the ONNX file against the module, and the library against the ONNX file.
-        seed: Of random inputs.
+        seed: Seed of random inputs.
         tune: Measure which kernels are best on the device, see :func:`tvm_schedules.build`.
         progress: Called with a line at every stage.
     """

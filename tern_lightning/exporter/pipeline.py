@@ -35,7 +35,7 @@ class ExportResult:
     """What an export gave.
 
     Attributes:
-        output: The directory.
+        output: The directory that was written.
         onnx: The ONNX file in it.
         network: The written network, its layers and comparisons with the module.
         artifact: The compiled library; None with ``onnx_only``.
@@ -145,7 +145,7 @@ def compile_onnx(
 
     Args:
         model: A file, or its bytes.
-        output: The directory.
+        output: Directory to write.
         options: Of which the target, tuning, verification and progress count.
         samples: Batches of inputs, of which the first verify the library and are stored with it.
         batch_sizes: Batches to compile, where there are several.
@@ -172,7 +172,7 @@ def check_output(output: str | os.PathLike[str], whole: bool = True) -> Path:
     """Return the directory to write to, with ``~`` expanded.
 
     Args:
-        output: Of :func:`export`.
+        output: Directory that :func:`export` is to write.
         whole: Whether the directory is replaced as a whole; otherwise only ``model.onnx`` in it is.
 
     Raises:

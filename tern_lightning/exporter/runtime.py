@@ -68,7 +68,7 @@ def run_batches(
     """Run a model on the CPU, without any graph optimization, so that no fused kernel changes the arithmetic.
 
     Args:
-        model: At most 2 GiB.
+        model: The network, of at most 2 GiB.
         batches: Arrays in the order of the graph's inputs, for every run.
         outputs: Names of tensors, of the graph's outputs or inside of it; None is all outputs.
 

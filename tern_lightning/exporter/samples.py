@@ -38,7 +38,7 @@ def collect_batches(
             there are no samples.
         batch_size: Samples in a batch when ``input_shape`` does not say it; None puts all into one batch. Samples that
             do not fill the last batch are dropped.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Raises:
         ExportError: There is nothing to take inputs from, or samples do not fit the shape or the batch.

@@ -83,7 +83,7 @@ class _Names:
     Attributes:
         aliases: Every name of every parameter, mapped to one name of the tensor.
         weights: Name of the weight of every layer, by path.
-        owners: The reverse.
+        owners: Path of the layer by the name of its weight.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -30,7 +30,7 @@ def soft_ternary(weight: Tensor, scale: Tensor, temperature: Tensor, channel_axi
     Args:
         weight: Float32 weight of any shape.
         scale: s, float32 ``[C]``, positive.
-        temperature: Positive scalar.
+        temperature: Temperature of the softmax, a positive scalar.
         channel_axis: Axis of the output channels.
 
     Example:
@@ -51,7 +51,7 @@ def softened(
     Args:
         weight: Float weight of any shape.
         scale: s, ``[C]``, positive.
-        temperature: Positive scalar.
+        temperature: Temperature of the softmax, a positive scalar.
         channel_axis: Axis of the output channels.
         share: Scalar in [0, 1]: so much of it, and the rest of the weight itself; None is one.
     """
@@ -115,7 +115,7 @@ def hestia_schedule(progress: Tensor, start: float, blend: float = 0.2, end: flo
 
     Args:
         progress: Scalar in [0, 1].
-        start: First temperature.
+        start: Temperature at the beginning, > 0.
         blend: Until then the share rises from 0 to 1 at the first temperature.
         end: From there until here the temperature falls to 0 as a cosine.
     """

@@ -20,7 +20,7 @@ def tucker2(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         weight: Kernel with at least one axis besides the channels.
-        rank: In [1, min(O, I)].
+        rank: Rank of the factors, in [1, min(O, I)].
 
     Returns:
         The kernels of three convolutions: ``[rank, I, 1, ..]``, ``[rank, rank, *k]`` and ``[O, rank, 1, ..]``.
@@ -67,10 +67,10 @@ class ConvShape:
     """What the cost of a convolution depends on.
 
     Attributes:
-        inputs: Input channels.
-        outputs: Output channels.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
         kernel: Size of the kernel.
-        stride: Stride.
+        stride: Stride along every axis of the kernel, each >= 1.
         size: Size of the input, one number per axis of the kernel.
         result: Size of the output.
     """

@@ -18,8 +18,8 @@ class OperationCount:
     """Operations of one forward of one sample.
 
     Attributes:
-        adds: Additions.
-        multiplies: Multiplications.
+        adds: Number of additions, >= 0.
+        multiplies: Number of multiplications, >= 0.
     """
 
     adds: int = 0
@@ -27,7 +27,7 @@ class OperationCount:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Additions and multiplications together."""
         return self.adds + self.multiplies
 
     def __add__(self, other: OperationCount) -> OperationCount:

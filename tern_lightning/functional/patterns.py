@@ -105,7 +105,7 @@ def keep_largest(
     Groups count by their root mean square.
 
     Args:
-        weights: The weights.
+        weights: The weights that are compared, of any shapes.
         amount: Share of all of them to prune, in [0, 1].
         kept: What is still kept, bool or None for everything; what is pruned stays pruned and counts.
         groups: For every weight its :func:`group_norms` arguments ``(group, channel_axis, kernel)``, to prune whole

@@ -17,7 +17,7 @@ def clipping_threshold(norms: Tensor, share: float, mode: DeltaMode = "all") -> 
 
     Args:
         norms: Norms of the groups.
-        share: Positive.
+        share: Share of the mean that is the limit, > 0.
         mode: ``all`` counts dead groups, so that the threshold falls as groups die; ``alive`` counts the others only.
     """
     if mode == "all":

@@ -110,8 +110,8 @@ def relax(
     code, the ratio of norms degenerates.
 
     Args:
-        state: Where the method is.
-        weights: W now.
+        state: Points, multipliers and step size of the last update.
+        weights: The weights W as they are now.
         loss: Mean loss (without the penalty) since the last call.
         project: Projection on the set, all weights at once.
         rho: Weight of the quadratic penalty, > 0.

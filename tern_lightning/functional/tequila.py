@@ -20,7 +20,7 @@ def dead_zone_bias(weight: Tensor, ternary: TernaryTensor, eps: float = 1e-3, ma
 
     Args:
         weight: Float32 latent weight; the result is differentiable in it.
-        ternary: Its ternary form, one term.
+        ternary: The ternary form of ``weight``, of one term.
         eps: Factor, >= 0.
         mask: Bool of the weight's shape, True for weights that are kept; pruned weights add nothing.
 

@@ -27,7 +27,7 @@ class LayerState:
     """What a ternary layer is doing; tied layers and averaged copies of a layer share one.
 
     Attributes:
-        quantizer: The method.
+        quantizer: The method that makes the ternary form.
         channel_axis: Axis of the output channels in the weight.
         phase: ``float`` computes with the latent weight, ``ternary`` with its ternary form, ``frozen`` with
             fixed codes.
@@ -68,7 +68,7 @@ class LayerState:
         """The weight that forward uses, with the gradient rule of the method; pruned weights have no gradient.
 
         Args:
-            latent: The latent weight.
+            latent: The latent weight, float, of the layer's shape.
             training: Whether the layer is in training mode, where some methods soften the ternary weight.
         """
         if self.phase == "frozen":

@@ -105,7 +105,7 @@ def kind_of(module: nn.Module) -> LayerKind | None:
 
 
 def kind_of_type(type: type[nn.Module]) -> LayerKind | None:
-    """The same for a class."""
+    """What is known about a layer class or the nearest of its base classes; None of any other class."""
     for base in type.__mro__:
         found = _KINDS.get(base) or _KINDS.get(f"{base.__module__}.{base.__qualname__}")
         if found is not None:

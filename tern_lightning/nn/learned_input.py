@@ -62,7 +62,7 @@ class LearnedInput(ABC):
         """The quantized input by the operators that a file shall have; equal but for values on an edge.
 
         Args:
-            x: The input.
+            x: The layer input, of any shape.
             value: The trained numbers, which are constants of the trace.
         """
 
@@ -263,7 +263,7 @@ def common_grid(levels: list[float], most: int) -> tuple[float, list[int]]:
     """The coarsest grid with every level at most an eighth of an 8-bit step off, or the finest of ``most`` steps.
 
     Args:
-        levels: Positive levels.
+        levels: The levels of all digits, all positive.
         most: The largest sum of the integers.
 
     Returns:

@@ -127,9 +127,9 @@ class MeasuredLatency:
     """Seconds that the three factors of a convolution take on this machine, measured once for every shape and rank.
 
     Args:
-        batch: Samples.
+        batch: Number of samples in a timed batch.
         repeats: Measurements, of which the fastest counts, >= 1.
-        device: Where.
+        device: Device on which the layers are timed.
     """
 
     def __init__(self, batch: int = 1, repeats: int = 5, device: str = "cpu") -> None:

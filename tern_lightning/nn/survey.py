@@ -46,7 +46,7 @@ def survey(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Survey:
     """Look at every layer of a model.
 
     Args:
-        model: Any module.
+        model: The module whose layers are surveyed.
         optimizers: Those of the run; without any, ``requires_grad`` says what is trained.
 
     Raises:

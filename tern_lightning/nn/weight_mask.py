@@ -50,7 +50,7 @@ class WeightMask:
         return self._limit
 
     def part(self, owner: str) -> Tensor | None:
-        """What ``owner`` keeps."""
+        """The weights that ``owner`` keeps, or None where it has no part."""
         return self._parts.get(owner)
 
     def set(self, owner: str, keep: Tensor | None) -> None:

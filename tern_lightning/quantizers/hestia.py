@@ -28,8 +28,8 @@ class Hestia(Quantizer):
 
     Args:
         temperature: First temperature, > 0.
-        blend: In (0, 1).
-        end: In (``blend``, 1].
+        blend: Share of the phase after which blending begins, in (0, 1).
+        end: Share of the phase after which the values are hard, in (``blend``, 1].
         eps: Smallest scale, > 0.
         per_channel: One scale per output channel instead of one for the layer.
 

@@ -15,23 +15,23 @@ class Recipe:
     """The published training around a method. None: not published, or not known to us.
 
     Attributes:
-        network: Network of the figures in the paper.
-        data: Data set.
+        network: Network that the paper's figures are for.
+        data: Name of the data set.
         start_from: What training starts from, ``scratch`` or ``float`` (a trained float network).
         optimizer: Class in ``torch.optim``.
-        learning_rate: Of the weights, at the start.
-        momentum: Of stochastic gradient descent.
-        nesterov: Whether that is Nesterov's.
-        betas: Of Adam.
-        weight_decay: Of the latent weights.
-        batch_size: Samples of an optimizer step.
-        epochs: All of them, those after the freeze included.
+        learning_rate: Learning rate of the weights at the start.
+        momentum: Momentum of stochastic gradient descent.
+        nesterov: Whether the momentum is Nesterov's.
+        betas: Coefficients of Adam's two averages.
+        weight_decay: Weight decay of the latent weights.
+        batch_size: Number of samples in an optimizer step.
+        epochs: Number of epochs, those after the freeze included.
         milestones: Epochs at which the learning rate is multiplied by the ``factors``.
-        factors: As many as ``milestones``.
+        factors: One factor for each of the ``milestones``.
         schedule: The learning rate's schedule in words, where it is not one of milestones.
         warmup_steps: Optimizer steps of a rising learning rate.
-        gradient_clip: Largest norm of the gradient.
-        augmentation: Of the training images, in words.
+        gradient_clip: Norm to which larger gradients are scaled down.
+        augmentation: Augmentation of the training images, in words.
     """
 
     network: str | None = None
@@ -60,11 +60,11 @@ class PresetData:
     :class:`tern_lightning.Preset` is the same with the callbacks that follow from it.
 
     Attributes:
-        name: Name.
+        name: Name by which the preset is found.
         paper: Title and year.
-        source: Where the numbers are from.
+        source: Text or code that states the numbers.
         method: Method of :class:`tern_lightning.TernaryCallback`.
-        options: Its options.
+        options: Options of the method, by name.
         layers: ``inner`` are all but the first and the last, ``all`` all, ``convolutions`` all Conv2d layers.
         start: When ternary training begins; see :class:`tern_lightning.TernaryCallback`.
         freeze: When codes are fixed; None where the paper has no such phase.
