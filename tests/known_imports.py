@@ -12,8 +12,6 @@ UPWARD: set[tuple[str, str]] = {
     ("tvm_schedules.backends.gpu.runtime", "tvm_schedules.artifact.load"),
 }
 IN_CIRCLES: set[str] = {
-    "tern_lightning.nn.loaded_weights",
-    "tern_lightning.nn.ternary_layers",
     "tvm_schedules.artifact.build",
     "tvm_schedules.artifact.child",
     "tvm_schedules.artifact.load",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tern_lightning.nn.learned_input import CoarseInput, LearnedInput, MultiLevelInput, common_grid, learned_inputs
 
