@@ -42,6 +42,11 @@ def blocks(*rows: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*cut, strict=True))
 
 
+def one_block(elements: int) -> bool:
+    """Whether so many elements are at most a block of one thread."""
+    return elements <= BLOCK
+
+
 def joined(parts: Sequence[Tensor], height: int) -> Tensor:
     """Results of blocks, each ``[..., rows of the block]``, as ``[..., height]``: added where there is one row."""
     if len(parts) == 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.blocks import blocks, joined
+from tern_lightning.functional.blocks import blocks, joined, one_block
 from tern_lightning.functional.frozen import pseudoinverse
 
 
@@ -77,6 +77,11 @@ class Steps:
 
 def above(rows: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
     """How many magnitudes of ``[C, n]`` are above each of ``bounds`` ``[K, C]``, and their sum, float64 ``[K, C]``."""
+    if one_block(len(bounds) * rows.numel()):
+        # All bounds of a small weight at once, because there every operation costs more than what it does.
+        size = rows.abs()
+        passed = torch.gt(size, bounds[..., None], out=size.new_empty(len(bounds), *size.shape))
+        return passed.sum(2).double(), passed.mul_(size).sum(2).double()
     parts = []
     for block, *cut in blocks(rows, *bounds[..., None]):
         size = block.abs()

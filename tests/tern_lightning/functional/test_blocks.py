@@ -10,6 +10,7 @@ from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.hestia import softened
 from tern_lightning.functional.multilevel import multilevel, multilevel_values
 from tern_lightning.functional.shared import mean_magnitude, row_dots
+from tern_lightning.functional.steps import above
 
 
 @pytest.fixture(params=[7, 64])
@@ -69,6 +70,19 @@ def test_least_squares_levels_and_nearest_codes(small):
     sums = torch.tensor([a * levels[0] + b * levels[1] for a in (-1, 0, 1) for b in (-1, 0, 1)])
     best = (weight[..., None] - sums).abs().amin(-1)
     torch.testing.assert_close((weight - found.dequantize()).abs(), best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("height", [1, 4])
+def test_counts_and_sums_above_bounds_are_those_of_sorted_magnitudes(monkeypatch, height):
+    rows, bounds = torch.randn(height, 50), torch.rand(3, height).sort(0).values
+    for size in (8, 10_000):
+        monkeypatch.setattr(cutting, "BLOCK", size)
+        counts, sums = above(rows, bounds)
+        for row, magnitudes in enumerate(rows.abs().double().tolist()):
+            for index, bound in enumerate(bounds[:, row].tolist()):
+                beyond = [one for one in magnitudes if one > bound]
+                assert counts[index, row] == len(beyond)
+                assert sums[index, row].item() == pytest.approx(sum(beyond), rel=1e-6)
 
 
 def test_softened_weights_are_the_softmax(small):
