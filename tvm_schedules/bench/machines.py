@@ -25,7 +25,7 @@ class Running(Protocol):
     """An engine that was started.
 
     Attributes:
-        engine: Which.
+        engine: The engine that runs.
         ready: ``load_seconds``, and ``error``: the largest relative difference from the stored reference outputs.
     """
 
@@ -58,7 +58,7 @@ class Machine(Protocol):
         """Start an engine and wait until it is ready.
 
         Raises:
-            BenchError: It failed.
+            BenchError: The engine cannot load the network, or says nothing.
         """
 
 
@@ -70,7 +70,7 @@ class BoardMachine(Machine, Protocol):
 
         Raises:
             CpuFeatureError: The board cannot run the artifact.
-            BenchError: It failed there.
+            BenchError: The library fails on the board.
         """
 
 

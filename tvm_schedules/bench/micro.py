@@ -180,7 +180,7 @@ def measure_apart(library: Path, cpus: Sequence[int], seconds: float = 0.2) -> d
     """Measure in a process of its own, on these CPUs, a thread each.
 
     Raises:
-        BenchError: It failed.
+        BenchError: The library cannot be loaded, or its process ends.
     """
     config = json.dumps({"library": str(library), "cpus": list(cpus), "seconds": seconds, "parent": os.getpid()})
     done = subprocess.run([sys.executable, "-m", __name__, config], capture_output=True, text=True)

@@ -25,7 +25,7 @@ class Net:
 
     Args:
         *shapes: Shapes of the inputs ``input_0``, ``input_1``, ...
-        seed: Of the weights.
+        seed: Starts the random numbers of the weights.
     """
 
     def __init__(self, *shapes: tuple[int, ...], seed: int = 0) -> None:

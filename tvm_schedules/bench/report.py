@@ -45,8 +45,8 @@ def machine_line(result: dict[str, Any]) -> str:
         held = [name for name, level in (state["cooling"] or {}).items() if level]
         if held:
             limited.append(f"clock HELD DOWN {when} by {', '.join(held)}")
-    told = before["throttled"] is not None or before["cooling"]
-    parts += limited or ["not throttled" if told else "throttling n/a"]
+    known = before["throttled"] is not None or before["cooling"]
+    parts += limited or ["not throttled" if known else "throttling n/a"]
     loads = [f"{state['load'][0]:.1f}" if state["load"] else "n/a" for state in (before, after)]
     parts.append(f"load {' -> '.join(loads)}")
     return ", ".join(parts)
@@ -140,7 +140,7 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
 
 
 def _surroundings(result: dict[str, Any]) -> dict[str, Any]:
-    """The machine and its condition, for CSV: the highest clock and temperature; empty where not told."""
+    """The machine and its condition, for CSV: the highest clock and temperature; empty where unknown."""
     found: dict[str, Any] = {"cpu": result["machine"]["cpu"], "cores": result["machine"]["cores"]}
     found["governor"] = "/".join(result["before"]["governor"] or [])
     for when in ("before", "after"):

@@ -28,14 +28,14 @@ class Running:
 
     Args:
         connection: The client, who has been welcomed.
-        peer: Its address.
+        peer: The client's address.
         limit: Seconds after which it ends.
         idle: Seconds after which it ends when its processes use no time of a CPU.
         others: What the server has open and the session must not hold.
 
     Attributes:
         ended: A file that is ready to be read when the session has ended.
-        started: When, of ``time.monotonic``.
+        started: When it started, by ``time.monotonic``.
 
     Raises:
         OSError: The system has no room for another process or folder.
@@ -96,7 +96,7 @@ class Running:
 
 
 def processor_time(group: int) -> float | None:
-    """Seconds that the processes of a group and their ended children have used; None where that is not told."""
+    """Seconds that the processes of a group and their ended children have used; None where the system does not say."""
     found = None
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):  # it is gone

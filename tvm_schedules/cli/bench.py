@@ -130,8 +130,8 @@ def _main(options: argparse.Namespace) -> int:
     failed = [entry for entry in results if entry.get("failed")]
     for entry in failed:
         name, reason = entry["board"], entry["failed"]
-        told = name.rpartition("@")[2] in reason
-        log.print(f"error: {reason if told else f'{name}: {reason}'}")
+        named = name.rpartition("@")[2] in reason
+        log.print(f"error: {reason if named else f'{name}: {reason}'}")
     if options.csv:
         write_file(options.csv, report.to_csv(results))
     if options.plot and any(entry["results"] for entry in results):

@@ -32,7 +32,7 @@ def make_console(width: int | None = None, **options: Any) -> Console:
 
     Args:
         width: Columns where the output is no terminal and so has no width of its own.
-        options: Of ``rich.console.Console``.
+        options: Passed on to ``rich.console.Console``.
 
     Raises:
         ModuleNotFoundError: rich is not installed.

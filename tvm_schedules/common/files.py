@@ -128,7 +128,7 @@ def fresh_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
     and this does not know of it.
 
     Args:
-        folder: Its path.
+        folder: The path that is made.
         mode: Its permissions, less what the umask takes.
 
     Raises:

@@ -80,8 +80,8 @@ def read_json(path: Path, error: type[Exception], what: str, advice: str = "") -
     """The JSON value of a file.
 
     Args:
-        path: The file.
-        error: What damage raises.
+        path: The file to read.
+        error: The class of the error that damage raises.
         what: How messages call the file.
         advice: Put behind the message.
 

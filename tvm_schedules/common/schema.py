@@ -55,8 +55,8 @@ def check(value: Any, form: Any, where: str = "") -> None:
     """Raise unless a value has a form.
 
     Args:
-        value: Of ``json.loads``.
-        form: See above.
+        value: What ``json.loads`` made.
+        form: The form that it must have, as the module's text describes.
         where: The value's place, for messages.
 
     Raises:

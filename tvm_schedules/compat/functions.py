@@ -75,7 +75,7 @@ def private_function(args: Sequence[tuple[str, str]], body: Callable[..., None],
 
     Args:
         args: Names and element types of the pointers.
-        body: Writes the statements.
+        body: Called with the emitter and the parameters; writes the statements.
         job: Whether the number of a job comes before the pointers.
 
     Returns:
@@ -124,8 +124,8 @@ def call_private(
 
     Args:
         variable: The ``GlobalVar`` of the function.
-        function: The function.
-        pointers: Its arguments.
+        function: The PrimFunc to call.
+        pointers: The arguments of the call.
         loop: Over the jobs, where threads are to share them: ``parallel`` wakes threads, ``serial`` keeps to one, and
             others are what :func:`threads` returns.
         least: Part of the jobs that is worth being taken by itself, from 0 to 1.

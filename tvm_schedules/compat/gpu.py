@@ -31,7 +31,7 @@ class Kernel:
     Attributes:
         arguments: Buffers, in the order in which a step names them.
         grid: Work groups in x, y, z.
-        threads: Threads a group.
+        threads: Number of threads of a group.
         body: ``body(emitter, group, thread, *buffers)`` writes it; ``group`` holds the three indices of the group.
     """
 
@@ -46,11 +46,11 @@ class Scheduled:
     """A TVM function with thread bindings.
 
     Attributes:
-        function: The PrimFunc.
-        arguments: Its buffers.
-        shapes: Their shapes.
+        function: The PrimFunc with its bindings.
+        arguments: The buffers that it takes.
+        shapes: The shapes of these buffers.
         grid: Work groups in x, y, z.
-        threads: Threads a group.
+        threads: Number of threads of a group.
     """
 
     function: Any

@@ -187,7 +187,7 @@ def check(kind: str) -> dict[str, str]:
     """Versions of the packages that an engine needs here.
 
     Raises:
-        ImportError: One is missing.
+        ImportError: A module of the engine is missing.
     """
     from importlib import metadata
     from importlib.util import find_spec

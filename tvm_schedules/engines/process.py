@@ -31,7 +31,7 @@ class Engine:
     """Something to measure.
 
     Attributes:
-        name: Shown in tables.
+        name: What tables call it.
         kind: ``tern``, ``onnxruntime`` or an engine of :mod:`tvm_schedules.engines.peer_engines`.
         path: The ONNX file, or the artifact for ``tern``.
         bytes: Size on disk of what it needs to run the network (without the engine itself).
@@ -58,13 +58,13 @@ class Worker:
     """A running engine.
 
     Args:
-        engine: What to run.
+        engine: The engine to start.
         artifact: The artifact, with its samples.
         threads: Number of threads of the engine.
         cpus: Numbers of the CPUs that it may use; none means all.
 
     Attributes:
-        engine: The engine.
+        engine: The engine that was started.
         ready: ``load_seconds``, and ``error``: the largest relative difference from the stored reference outputs.
 
     Raises:

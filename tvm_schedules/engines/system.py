@@ -44,7 +44,7 @@ def usable_cpus() -> list[int]:
 
 
 def condition() -> dict[str, Any]:
-    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where not told."""
+    """What changes: load, clocks (MHz), governors, temperatures (Celsius), throttling; None where unknown."""
     clocks, governors = [], set()
     for number in usable_cpus():
         folder = Path(f"/sys/devices/system/cpu/cpu{number}/cpufreq")

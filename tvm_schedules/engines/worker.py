@@ -155,7 +155,7 @@ def _samples(config: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
 
 
 def busy(cpus: list[int]) -> float:
-    """Seconds for which any process has used these CPUs since the machine started; 0 where that is not told."""
+    """Seconds for which any process has used these CPUs since the machine started; 0 where the system does not say."""
     try:
         with open("/proc/stat") as file:
             rows = {line.split()[0]: [int(part) for part in line.split()[1:]] for line in file if line[:3] == "cpu"}

@@ -25,7 +25,7 @@ def guard(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> onnx.Mode
     """Puts the bounds' operators before every node that needs them.
 
     Args:
-        model: Not changed.
+        model: The model; it is not changed.
         types: Types of its values.
 
     Raises:

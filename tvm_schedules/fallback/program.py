@@ -37,8 +37,8 @@ class FallbackProgram:
     Attributes:
         functions: What the calls name, scheduled by the back end: for CPUs private PrimFuncs with raw pointers that
             return an int32 0, for graphics processors launches of one loop nest each.
-        calls: In execution order.
-        temporaries: Buffers between calls.
+        calls: The calls in execution order.
+        temporaries: Shape and dtype of the buffers between calls.
         constants: Buffers known at compile time.
         aliases: Outputs that are another buffer unchanged (an input, a constant, another output); all other
             reshapes are resolved.

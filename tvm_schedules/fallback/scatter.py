@@ -61,7 +61,7 @@ def expression(tag: dict[str, Any], shape: list[int]) -> Any:
 
     Args:
         tag: Of :func:`plan`, with ``reduction``.
-        shape: Of the data.
+        shape: The shape of the data.
     """
     from tvm import te, tirx
 

@@ -16,7 +16,7 @@ def with_pads(model: onnx.ModelProto, types: dict[str, onnx.TypeProto]) -> onnx.
     """Puts ``pads`` in place of ``output_shape`` where they are not negative.
 
     Args:
-        model: Not changed.
+        model: The model; it is not changed.
         types: Types of its values.
     """
     import onnx

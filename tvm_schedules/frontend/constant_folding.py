@@ -58,7 +58,7 @@ def evaluate(
     """The results of a node whose inputs are all known.
 
     Args:
-        node: ``onnx.NodeProto``.
+        node: The ``onnx.NodeProto``.
         known: Values of its inputs, at least.
         opsets: Version of every operator set.
         most: Elements of its results at most.
@@ -117,9 +117,9 @@ def infer(
     Inference of a whole network can follow numbers too, but has no bounds then; here they come from ``known``.
 
     Args:
-        node: ``onnx.NodeProto``.
+        node: The ``onnx.NodeProto``.
         types: ``onnx.TypeProto`` of the inputs that are not known.
-        known: Values of inputs.
+        known: The values of inputs that are constants.
         opsets: Version of every operator set.
     """
     import onnx

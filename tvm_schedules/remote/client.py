@@ -38,7 +38,7 @@ class Board:
     """An open session; a context manager that ends it.
 
     Args:
-        rpc: TVM's session.
+        rpc: The session that TVM opened.
         patience: Seconds of silence after which the connection is given up, for messages.
         name: For messages and reports, for example ``pi4.local:9090``.
 
@@ -91,7 +91,7 @@ class Board:
 
         Raises:
             AttributeError: The board has none of that name.
-            BoardError: It failed there.
+            BoardError: The function fails on the board.
             ConnectionLostError: The connection broke.
         """
         with self._errors():
@@ -107,7 +107,7 @@ class Board:
             return dict(json.loads(answer))
 
     def condition(self) -> dict[str, Any] | None:
-        """Clock, temperature and so on, see :func:`tvm_schedules.engines.system.condition`; None where not told."""
+        """What :func:`tvm_schedules.engines.system.condition` finds on the board; None where it does not say."""
         return self.ask("tern.board.condition")
 
     def upload(self, path: str | Path, name: str | None = None) -> str:

@@ -109,8 +109,8 @@ def request(
     Args:
         tracker: ``HOST:PORT`` of ``python -m tvm.exec.rpc_tracker``.
         key: Which kind of board.
-        timeout: As of :func:`connect`.
-        patience: As of :func:`connect`.
+        timeout: Seconds after which the server ends the session; 0 leaves that to the server.
+        patience: Seconds of silence after which the board counts as lost.
         wait: Seconds to wait for a free board.
         say: Called with a line when there is none yet.
 

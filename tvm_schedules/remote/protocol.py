@@ -66,8 +66,8 @@ def receive(connection: socket.socket, size: int, finish: float | None = None) -
     """Exactly ``size`` bytes.
 
     Args:
-        connection: The socket.
-        size: How many.
+        connection: The socket to read from.
+        size: The number of bytes.
         finish: Time of ``time.monotonic`` by which all of them must be there; None leaves it to the socket's timeout,
             which somebody who sends a byte now and then never meets.
 

@@ -70,7 +70,7 @@ class Alone(CpuLowering):
 
     Args:
         base: The network's lowering, which need not have been run.
-        node: The node.
+        node: The node whose layer is compiled alone.
         config: The kernel and its knobs; None leaves that to the cost model.
         cache: Expanded weights that candidates of the same node share.
 

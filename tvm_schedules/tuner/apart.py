@@ -60,7 +60,7 @@ def measure(tuning: Tuning, value: Mapping[str, Any]) -> list[list[float]]:
     """Seconds of a call ``[turns, candidates]`` of a library that the other process has written.
 
     Raises:
-        TernError: The device failed.
+        TernError: The device cannot run the candidates.
     """
     place, target = Path(value["place"]), TargetSpec.from_fields(value["target"])
     with np.load(place.with_suffix(".npz")) as file:

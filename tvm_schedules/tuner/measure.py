@@ -33,10 +33,10 @@ class Library:
     """Candidates in one module: ``tune_main(arena, constants, which)``; ``which`` past the last one does nothing.
 
     Attributes:
-        module: TVM's.
+        module: The module that TVM built.
         arena: uint8, the memory of inputs and outputs, filled with small floats.
         constants: uint8, the weights of all candidates.
-        count: Number of candidates.
+        count: The number of candidates.
     """
 
     def __init__(self, module: Any, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
@@ -107,8 +107,8 @@ def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> np
 
     Args:
         seconds: Seconds of a call of a candidate, over a number of calls.
-        count: Number of candidates.
-        turns: Number of turns.
+        count: The number of candidates.
+        turns: How often every candidate runs.
     """
     for which in range(count):
         seconds(which, 1)

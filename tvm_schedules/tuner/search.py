@@ -41,9 +41,9 @@ class Tuned:
     """What was found for a layer.
 
     Attributes:
-        name: The node's name.
-        chosen: The best configuration.
-        model: The cost model's.
+        name: The name of the node.
+        chosen: The configuration that was fastest.
+        model: The configuration of the cost model.
         tuned_us: Microseconds of the best configuration, alone.
         model_us: Microseconds of the cost model's, in the same measurement.
         reused: Whether it was in the database.
@@ -105,8 +105,8 @@ class Tuning:
         What has been measured stays in the database when this is interrupted.
 
         Args:
-            graph: A fused graph.
-            target: What for.
+            graph: The network after the passes.
+            target: The machine to compile for.
             progress: Called with a line for each layer that is measured.
 
         Raises:

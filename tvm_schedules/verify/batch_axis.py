@@ -119,7 +119,7 @@ def resized(model: Any, names: Collection[str], size: int) -> Any:
     Args:
         model: ``onnx.ModelProto`` with fixed shapes; it is not changed.
         names: Inputs whose first axes count samples; all outputs' do.
-        size: How many.
+        size: The number of samples of a run.
     """
     import onnx
 

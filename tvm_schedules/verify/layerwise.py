@@ -26,7 +26,7 @@ class LayerReport:
     """How one 8-bit tensor compares with onnxruntime's, computed from the library's tensors before it.
 
     Attributes:
-        name: The tensor.
+        name: The name of the tensor.
         steps: Largest difference in quantization steps.
         share: Fraction of elements that differ.
     """

@@ -133,7 +133,7 @@ def compare(
     """Compare an output with its reference; the first axis may stack several runs.
 
     Args:
-        name: For the report.
+        name: The output's name, for the report.
         actual: The library's values.
         expected: The reference's values, same shape.
         step: The quantization step of the output, None when it is not a quantized tensor.
@@ -187,7 +187,7 @@ def compare_runs(
         model: The network.
         actual: The library's outputs.
         expected: The reference's outputs.
-        where: For the report.
+        where: What was run, for the report.
         runs: The inputs, for a second reference where a quantized network is outside of the fixed bounds.
     """
     quantized = onnxtools.quantized_tensors(model)

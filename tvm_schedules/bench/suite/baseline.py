@@ -61,8 +61,8 @@ class Change:
     """One ratio then and now.
 
     Attributes:
-        key: Case and threads.
-        ours: Our engine.
+        key: The case and its number of threads.
+        ours: The name of our engine.
         peer: The peer that was the best one then.
         old: Its time by ours then; more is better for us.
         new: The same now; None where it was not measured now.

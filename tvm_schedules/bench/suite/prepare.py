@@ -32,7 +32,7 @@ class Contender:
     """An engine of a case.
 
     Attributes:
-        engine: What to start.
+        engine: The engine to start.
         artifact: The artifact whose samples it is checked with.
         zeros: Share of zeros of its weights in percent; None where its time does not depend on it.
         ours: Whether it is this package's library.
@@ -95,7 +95,7 @@ def contenders(
     """Prepares a case.
 
     Args:
-        case: What to prepare.
+        case: The case whose engines are prepared.
         folder: Where the files are kept.
         pythons: Interpreters of the peers' environments by engine.
         say: Called with a line at every stage.

@@ -141,7 +141,7 @@ def run_case(
     """Measure a case's engines with one number of threads.
 
     Args:
-        contenders: Ours first.
+        contenders: The engines to measure, ours first.
         threads: Every engine is pinned to that many CPUs.
         rounds: Turns of every engine.
         seconds: Length of a turn.
