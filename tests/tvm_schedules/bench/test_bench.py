@@ -16,7 +16,7 @@ from tvm_schedules.backends.cpu import probe as ceiling
 from tvm_schedules.bench import Request, bench, measure, peers, report
 from tvm_schedules.cli.bench import main
 from tvm_schedules.engines import system
-from tvm_schedules.engines.process import Engine, Worker
+from tvm_schedules.engines.process import Worker
 from tvm_schedules.errors import BenchError, TernError
 from tvm_schedules.targets import registry as targets
 
@@ -137,21 +137,6 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "error:" in capsys.readouterr().err
 
 
-def test_a_failing_engine_is_named(artifact: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    engine = Engine("broken", "onnxruntime", str(tmp_path / "bad.onnx"), 7)
-    with pytest.raises(BenchError, match="broken failed: "):
-        Worker(engine, artifact, 1, [])
-
-
-def test_fast_cores_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an RK3588, whose first four CPUs are the slow ones."""
-    clocks = {number: "1800000" if number < 4 else "2400000" for number in range(8)}
-    monkeypatch.setattr(system.os, "sched_getaffinity", lambda process: set(clocks))
-    monkeypatch.setattr(system, "_read", lambda path: clocks[int(str(path).split("/cpu/cpu")[1].split("/")[0])])
-    assert system.usable_cpus() == [4, 5, 6, 7, 0, 1, 2, 3]
-
-
 def test_limited_clock_is_shouted(result: dict[str, Any]) -> None:
     hot = {**result["after"], "throttled": "80008", "cooling": {"thermal-cpufreq-0": 2}, "clock_mhz": [600.0, 1500.0]}
     line = report.machine_line({**result, "after": hot})
@@ -164,12 +149,6 @@ def test_limited_clock_is_shouted(result: dict[str, Any]) -> None:
     assert "throttling n/a" in report.machine_line({**result, "before": silent, "after": silent})
     row = next(csv.DictReader(io.StringIO(report.to_csv([{**result, "after": hot}]))))
     assert (row["clock_mhz_after"], row["throttled_after"]) == ("1500.0", "80008; thermal-cpufreq-0 2")
-
-
-def test_condition_reads_what_the_system_tells() -> None:
-    found = system.condition()
-    assert found.keys() == {"load", "clock_mhz", "governor", "temperature_c", "throttled", "cooling"}
-    assert system.machine()["cores"] >= 1
 
 
 def test_interruption_shows_what_was_measured(
