@@ -277,7 +277,8 @@ class Lowering(ABC):
         if quant is None:
             return max(node.clip.low, LOWEST), min(node.clip.high, HIGHEST)
         low, high = (bound / quant.scale + quant.zero_point for bound in (node.clip.low, node.clip.high))
-        return float(np.rint(max(low, 0.0))), float(np.rint(min(high, 255.0)))
+        # Either may lie on either side of what eight bits hold.
+        return float(np.rint(min(max(low, 0.0), 255.0))), float(np.rint(min(max(high, 0.0), 255.0)))
 
     def destination(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> Destination:
         """Where a kernel in planes puts a node's output, and what it does with a sum before that.

@@ -146,3 +146,10 @@ def test_shapes_that_no_weight_has(shape: list[int]) -> None:
     data = huffman.encode(np.zeros((1, 0), np.int8))
     with pytest.raises((ValueError, MemoryError)):
         TernaryTensor.from_stored({"codes": data}, shape)
+
+
+def test_the_most_weights_of_a_term() -> None:
+    nothing = np.zeros(0, np.uint8)
+    assert huffman.decode(nothing, 0, 2**40).shape == (0, 2**40)
+    with pytest.raises(ValueError, match="terms and count must be"):
+        huffman.decode(nothing, 0, 2**40 + 1)

@@ -180,3 +180,23 @@ def test_channels_of_a_linear_layer_are_its_last_axis(shape: tuple[int, ...], st
     model = net.model(net.op("Add", x, net.const(np.arange(1, 5, dtype=np.float32).reshape(shape))))
     runner = agree(model, image(1, 4, 4), close=1e-5)
     assert len(runner.plan["steps"]) == steps
+
+
+@pytest.mark.parametrize("bounds", [(500.0, 600.0), (127.0, 900.0), (-600.0, -500.0), (-900.0, -1.5)])
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "MaxPool"])
+def test_bounds_beyond_what_eight_bits_hold(op: str, bounds: tuple[float, float]) -> None:
+    """All values are the largest (or smallest) integer."""
+    net = Net((3, 20)) if op == "Gemm" else Net((1, 4, 9, 9))
+    x = net.quantize("input_0", 0.05, 100)
+    if op == "MaxPool":
+        y = net.op("MaxPool", x, kernel_shape=[2, 2])
+    elif op == "Conv":
+        y = net.op("Conv", x, net.weight((8, 4, 3, 3), 0.4), net.bias(8))
+    else:
+        y = net.op("Gemm", x, net.weight((8, 20), 0.4), net.bias(8), transB=1)
+    y = net.op("Clip", y, *(net.const(np.float32(bound)) for bound in bounds))
+    model = net.model(net.quantize(y, 0.5, 3))
+    data = np.random.default_rng(0).normal(size=(3, 20) if op == "Gemm" else (1, 4, 9, 9)).astype(np.float32)
+    want = run_onnx(model, data)[0]
+    assert want.min() == want.max()
+    np.testing.assert_array_equal(Runner(model)(data)[0], want)
