@@ -87,6 +87,9 @@ def _left_alone(node: ast.AST) -> Iterator[ast.AST | None]:
         yield node
     elif isinstance(node, ast.arguments):  # defaults are the documented interface, not its code
         yield from (*node.defaults, *node.kw_defaults)
+    elif isinstance(node, ast.ClassDef) and any("dataclass" in ast.dump(part) for part in node.decorator_list):
+        yield from node.decorator_list
+        yield from (field.value for field in node.body if isinstance(field, ast.AnnAssign))
     elif isinstance(node, ast.keyword) and node.arg in ("strict", "stacklevel", "maxsize"):
         yield node
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":

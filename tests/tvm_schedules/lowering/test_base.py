@@ -15,9 +15,9 @@ from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.graph import Clip, DenseWeight, Fused, Graph, Linear, Node, Quant, Value, Windowed
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.lowering.base import SERIAL, Lowering
-from tvm_schedules.lowering.choice import Choice
+from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.layouts import LOWEST
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Place, assign
 from tvm_schedules.passes import prepare
 from tvm_schedules.targets.registry import resolve
@@ -33,7 +33,7 @@ class Plain:
     def lower(self, ctx: Lowering, node: Fused) -> bool:
         if node.op not in self.ops:
             return False
-        number = ctx.choices.pick(node.name, "block", 4)
+        number = ctx.configs.knob(node.name, "block", 4)
         args = [ctx.plain(node.inputs[0]), ctx.new_plain(node.outputs[0])]
         ctx.add_step(node, self.NAME, number, args, {"reason": self.NAME})
         return True
@@ -59,8 +59,8 @@ def graph_of(*nodes: Node, outputs: tuple[str, ...], inputs: tuple[str, ...] = (
     return Graph("net", list(nodes), every, {}, list(inputs), list(outputs))
 
 
-def lowered(graph: Graph, **choices: str) -> Small:
-    made = Small(graph, resolve("pi5"), {name: Choice(kernel) for name, kernel in choices.items()})
+def lowered(graph: Graph, **kernels: str) -> Small:
+    made = Small(graph, resolve("pi5"), {name: ScheduleConfig(kernel) for name, kernel in kernels.items()})
     made.run()
     return made
 
@@ -70,7 +70,7 @@ def test_the_first_kernel_that_takes_a_node_has_it() -> None:
     made = lowered(graph)
     assert [step.kernel for step in made.steps] == ["first", "first", "second"]
     assert [step.info["op"] for step in made.steps] == ["A", "B", "C"]
-    assert made.choices.made["node_b"] == Choice("first", (("block", 4),))
+    assert made.configs.chosen["node_b"] == ScheduleConfig("first", (("block", 4),))
     assert [step.make() for step in made.steps] == [("first", 4), ("first", 4), ("second", 4)]
     made = lowered(graph, node_b="second", node_y="first")
     assert [step.kernel for step in made.steps] == ["first", "second", "second"]
@@ -187,7 +187,7 @@ def test_bounds_and_numbers_beyond_all_measure() -> None:
 def test_sums_are_multiples_of_one_unless_a_back_end_says_so() -> None:
     made = Small(graph_of(outputs=()), resolve("pi5"))
     assert made.sum_unit(Halo(1, 1, (1, 1, 1), "uint8", (1, 1))) == 1.0
-    assert made.serial == SERIAL == 1000
+    assert made.serial == 1000
 
 
 @pytest.mark.parametrize("bytes_", [False, True])
