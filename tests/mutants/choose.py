@@ -116,11 +116,12 @@ class Record:
         return self._numbers[name]
 
     def measure(self, tree: Copy, paths: Iterable[str]) -> Iterator[str]:
-        """Measure test files that are new or have changed, and tell of each; those that are gone are forgotten."""
+        """Measure test files that are new, have changed or know functions where no file is any more; tell of each."""
+        here = set(tree.files)
         self.files = {name: found for name, found in self.files.items() if name in tree.files}
         for name in tree.test_files(paths):
             code = hashlib.sha256(tree.text(name).encode()).hexdigest()
-            if self.files.get(name, {}).get("hash") == code:
+            if self.files.get(name, {}).get("hash") == code and self._places(name) <= here:
                 continue
             answer = tree.run([name], FILE_SECONDS, measure=True)
             found = answer["result"] or {"tests": {}, "shared": [], "imports": []}
@@ -134,6 +135,12 @@ class Record:
             kept = {"names": self.names, "files": self.files, "imports": self.imports}
             self.path.write_text(json.dumps(kept))
             yield f"measured {name}: {len(tests)} tests, status {answer['status']}"
+
+    def _places(self, name: str) -> set[str]:
+        """Source files that a test file comes by."""
+        known = self.files[name]
+        numbers = {*known["shared"]}.union(*(touched for _, touched in known["tests"].values()))
+        return {self.names[number].rpartition(":")[0] for number in numbers}
 
     def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
         """Tests that come by a change and their seconds: first those that call few functions, shared fixtures last."""
