@@ -1,0 +1,127 @@
+"""Packed dense weights, read as kernels read them: what they sum is the product with the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.packing import dense_conv, dense_conv_dot, depthwise_conv_dot, linear, linear_dot, pool
+
+WINDOW = Window((1, 3, 2), (1, 2, 1), ((0, 0), (1, 0), (1, 1)), (1, 1, 2))
+DIMS = (1, 5, 6)
+
+
+def image_of(channels: int, groups: int = 1, seed: int = 0) -> tuple[Halo, np.ndarray, np.ndarray]:
+    """A layout, its memory, and what the first output pixel sees ``[channels, taps]``."""
+    x = Halo(1, channels, DIMS, "float32", (8, 12), (0, 1, 1), (0, 1, 1), WINDOW.strides)
+    image = np.random.default_rng(seed).integers(-9, 10, (1, channels, *DIMS)).astype(np.float32)
+    seen = np.pad(image[0], ((0, 0), *WINDOW.pads))[:, :1, :3, :3:2].reshape(channels, -1)
+    return x, x.pack(image), seen
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("tile", [1, 2, 4])
+@pytest.mark.parametrize("dot", [False, True])
+def test_convolutions_by_blocks(groups: int, tile: int, dot: bool) -> None:
+    rows, fan = 6, 3
+    x, memory, seen = image_of(fan * groups)
+    values = np.random.default_rng(1).integers(-127, 128, (rows, fan, *WINDOW.kernel)).astype(np.int8)
+    window = Window(WINDOW.kernel, WINDOW.strides, WINDOW.pads, WINDOW.dilations, groups)
+    want = np.einsum("gok,gk->go", values.reshape(groups, rows // groups, -1), seen.reshape(groups, -1))
+    if dot:
+        found = dense_conv_dot.pack(values, window, x, tile)
+        packed = found["values"].transpose(0, 1, 2, 4, 3).reshape(groups, -(-rows // groups // tile), -1, tile)
+        assert found["values"].shape[2:] == (-(-fan * 6 // 4), tile, 4)
+        assert len(found["offsets"]) == -(-fan * 6 // 4) * 4
+    else:
+        found = dense_conv.pack(values, window, x, tile, "float32")
+        packed = found["values"]
+        assert packed.dtype == np.float32
+        assert len(found["offsets"]) == fan * 6
+    assert found["offsets"].dtype == np.int32
+    assert found["offsets"].max() < x.plane * x.phases * fan
+    apart = fan * x.phases * x.plane
+    for group in range(groups):
+        inputs = memory[found["offsets"] + group * apart]
+        sums = (packed[group].astype(np.float64) * inputs[None, :, None]).sum(1).ravel()
+        np.testing.assert_array_equal(sums[: rows // groups], want[group])
+        assert not sums[rows // groups :].any()
+
+
+def test_depthwise_runs_are_neighbors() -> None:
+    window = Window((1, 2, 7), (1, 1, 1), ((0, 0), (0, 1), (3, 3)))
+    x = Halo(1, 3, DIMS, "uint8", (7, 12), (0, 0, 3), (0, 1, 3))
+    runs = depthwise_conv_dot.tap_runs(window, x)
+    assert [indices for _, indices in runs] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10], [11, 12, 13]]
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, *DIMS)).astype(np.uint8)
+    memory = x.pack(image)
+    values = np.random.default_rng(1).integers(-127, 128, (3, 1, *window.kernel)).astype(np.int8)
+    packed = depthwise_conv_dot.pack(values, window, x)["values"]
+    assert packed.shape == (3, 4, 4)
+    seen = np.pad(image[0], ((0, 0), *window.pads)).astype(np.int64)[:, 0, :2, :7]
+    for channel in range(3):
+        total = 0
+        for (offset, indices), weights in zip(runs, packed[channel].astype(np.int64), strict=True):
+            at = channel * x.plane + offset
+            total += int((memory[at : at + len(indices)] * weights[: len(indices)]).sum())
+            assert not weights[len(indices) :].any()
+        assert total == int((values[channel, 0, 0] * seen[channel]).sum())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_linear_layers_with_outputs_side_by_side(dtype: str) -> None:
+    values = np.arange(-6, 6).reshape(3, 4)
+    found = linear.pack(values, dtype, 5)
+    assert found.dtype == dtype
+    assert found.tolist() == [[*column, 0, 0] for column in values.T.tolist()]
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 4), (9, 21), (16, 32), (17, 33)])
+@pytest.mark.parametrize("ternary", [False, True])
+def test_linear_layers_by_dot_products(outputs: int, inputs: int, ternary: bool) -> None:
+    lanes, tile = 4, 2
+    rng = np.random.default_rng(0)
+    values = rng.integers(-1, 2, (outputs, inputs)) if ternary else rng.integers(-127, 128, (outputs, inputs))
+    found = linear_dot.pack(values.astype(np.int8), ternary, lanes, tile, int(ternary))
+    step = 16 if ternary else 4
+    assert found.shape == (-(-outputs // 8), -(-inputs // step), tile, lanes, 4)
+    assert found.dtype == (np.uint8 if ternary else np.int8)
+    for o, i in np.ndindex(outputs, inputs):
+        byte = int(found[o // 8, i // step, o % 8 // lanes, o % lanes, i % 4])
+        if not ternary:
+            assert byte == values[o, i]
+            continue
+        place = i % 16 // 4
+        code = byte >> 2 * place & 3
+        # In the highest place the code itself, of two bits with a sign; one more in the others.
+        assert (code - 1 if place < 3 else (code ^ 2) - 2) == values[o, i]
+    assert found.size * (4 if ternary else 1) >= outputs * inputs
+
+
+@pytest.mark.parametrize("include_pad", [False, True])
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window((1, 3, 3), (1, 1, 1), ((0, 0), (1, 1), (1, 1))),
+        Window((1, 3, 2), (1, 2, 1), ((0, 0), (0, 2), (1, 0)), (1, 1, 2)),
+        Window((2, 1, 2), (1, 1, 2), ((1, 1), (0, 0), (0, 1))),
+    ],
+)
+def test_divisors_are_the_pixels_that_count(window: Window, include_pad: bool) -> None:
+    dims = (2, 5, 6)
+    size = window.output(dims)
+    x = Halo(1, 1, dims, "float32", (9, 11))
+    found = pool.divisors(x, window, size, 400, include_pad)
+    assert found.dtype == np.float32
+    assert found.shape == (400,)
+    expected = np.ones(400, np.float32)
+    for pixel in np.ndindex(*size):
+        count = 0
+        for tap in np.ndindex(*window.kernel):
+            at = [p * s + t * d - lo for p, s, t, d, (lo, _) in zip(
+                pixel, window.strides, tap, window.dilations, window.pads, strict=True,
+            )]  # fmt: skip
+            count += include_pad or all(0 <= a < n for a, n in zip(at, dims, strict=True))
+        expected[(pixel[0] * 9 + pixel[1]) * 11 + pixel[2]] = 1 / count
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
