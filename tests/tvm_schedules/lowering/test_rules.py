@@ -1,0 +1,120 @@
+"""Geometry that rules hand to kernels: plain tensors as planes, blocks of pixels and of output channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tvm_schedules.ir.graph import Graph, Value
+from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.lowering.epilogue import Epilogue
+from tvm_schedules.lowering.rules import repack, sparse_conv
+
+
+def graph_of(shape: tuple[int, ...], dtype: str = "float32") -> Graph:
+    return Graph("net", [], {"x": Value("x", shape, dtype)}, {}, ["x"], ["x"])
+
+
+def read(made: repack.Strided, x: np.ndarray) -> np.ndarray:
+    """``[batch, channels, D, H, W]`` of memory, as strides say."""
+    d, h, w = made.dims
+    out = np.empty((made.batch, made.channels, d, h, w), x.dtype)
+    for index in np.ndindex(*out.shape):
+        out[index] = x.ravel()[sum(i * s for i, s in zip(index, made.strides, strict=True))]
+    return out
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 4, 5), (2, 3, 4, 5, 6)])
+def test_a_plain_image_as_planes(shape: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(shape)).reshape(shape)
+    made = repack.strided(graph_of(shape), "x", False)
+    np.testing.assert_array_equal(read(made, x), x.reshape(2, 3, *(1,) * (5 - len(shape)), *shape[2:]))
+    assert made.dtype == "float32"
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (2, 4, 3), (2, 2, 2, 3)])
+def test_rows_as_planes(shape: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(shape)).reshape(shape)
+    made = repack.strided(graph_of(shape, "uint8"), "x", True)
+    np.testing.assert_array_equal(read(made, x)[0, :, 0, 0], x.reshape(-1, 3).T)
+    assert (made.batch, made.channels, made.dtype) == (1, 3, "uint8")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "total"),
+    [
+        ((2, 3, 4), "float32", 24),
+        ((5, 7), "uint8", 35),
+        ((3, 4), "int64", 96),
+        ((), "float32", 1),
+        ((64, 6), "float32", 384),
+    ],
+)
+def test_a_plain_tensor_in_the_order_of_memory(shape: tuple[int, ...], dtype: str, total: int) -> None:
+    made = repack.flat(graph_of(shape, dtype), "x")
+    assert made.dtype == (dtype if dtype != "int64" else "uint8")
+    x = np.arange(total)
+    assert read(made, x).ravel().tolist() == x.tolist()
+    assert made.channels == max(c for c in (1, 2, 4, 8, 16, 32, 64) if total % c == 0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 16, 17, 20, 64, 100])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5, 8, 16, 40])
+@pytest.mark.parametrize("jobs", [16, 5])
+def test_enough_blocks_of_output_channels_for_the_threads(rows: int, blocks: int, jobs: int) -> None:
+    found = sparse_conv.row_chunks(rows, blocks, jobs)
+    enough = [c for c in range(1, rows + 1) if c * blocks >= jobs] or [rows]
+    alike = [c for c in enough if rows % c == 0 and c < 2 * enough[0]]
+    assert found == (alike[0] if alike else min(rows, 2 * enough[0]))
+
+
+def test_splits_are_equal_ones() -> None:
+    assert [sparse_conv.row_splits(rows) for rows in (1, 6, 16, 48)] == [
+        [1],
+        [1, 2],
+        [1, 2, 4, 8, 16],
+        [1, 2, 4, 8, 16],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "vector", "most"), [(13, 64, 6), (13, 32, 6), (25, 16, 10), (6, 64, 6), (1, 16, 10)]
+)
+def test_blocks_of_pixels_alike(vectors: int, vector: int, most: int) -> None:
+    (usual, limit), (narrow, _) = (sparse_conv._usual(vectors, vector, widen, False) for widen in (True, False))
+    assert limit == most
+    count = -(-vectors // usual)
+    assert count == -(-vectors // most)
+    assert vectors > (usual - 1) * count  # none could be smaller
+    assert narrow == {64: 6, 32: 5, 16: 8}[vector]
+
+
+def test_a_small_image_is_one_block() -> None:
+    x = Halo(1, 4, (1, 8, 8), "uint8", (10, 10), (0, 1, 1), (0, 1, 1))
+    window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
+    assert [sparse_conv.pixel_block(n, 16, (8, 10), x, window) for n in (1, 9, 10, 11)] == [1, 9, 10, 8]
+
+
+@pytest.mark.parametrize(("channels", "size"), [(40, 8), (120, 8), (130, 6), (180, 4), (400, 4)])
+def test_blocks_that_stay_in_the_cache(channels: int, size: int) -> None:
+    """A block of n vectors reads ``16 n + 24`` bytes of each channel, in that many lines and one."""
+    x = Halo(1, channels, (1, 40, 9), "uint8", (42, 11), (0, 1, 1), (0, 1, 1))
+    window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
+    found = sparse_conv.pixel_block(30, 16, (8, 10), x, window)
+
+    def fits(block: int) -> bool:
+        return channels * (-(-(16 * block + 24) // 64) + 1) * 64 <= sparse_conv.L1
+
+    assert found == next((b for b in (8, 7, 6, 5) if fits(b)), 4) == size
+
+
+def test_what_an_epilogue_reads() -> None:
+    out = Halo(2, 3, (1, 4, 5), "uint8", (4, 5))
+    beside = Halo(2, 3, (1, 4, 5), "float32", (4, 5))
+    plain = Epilogue(out, (1, 4, 5), None, False, "aarch64")
+    assert [name for name, _ in plain.arguments] == ["scale", "bias", "params", "mask", "out"]
+    assert plain.sizes(3, 20) == {"scale": 3, "bias": 3, "params": 4, "mask": 20, "out": out.elements}
+    both = Epilogue(out, (1, 4, 5), beside, False, "aarch64")
+    numbers = dict.fromkeys(("scale", "bias", "params", "residual"), "float32")
+    assert dict(both.arguments) == {**numbers, "mask": "uint8", "out": "uint8"}
+    assert both.sizes(3, 20)["residual"] == beside.elements
