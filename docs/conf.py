@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from sitetools import links  # noqa: E402
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tutorials: their layers are too small for more
+
+from sitetools import links, methods  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import tern_lightning  # noqa: E402
@@ -23,6 +26,7 @@ extensions = [
     "myst_parser",
     "sphinx_design",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "sitetools.mathml",
 ]
 templates_path = ["_templates"]
@@ -34,6 +38,20 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 copybutton_prompt_text = r"(ws|pi|jetson)?\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/tutorials",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"\.py$",
+    "ignore_pattern": r"__init__\.py$",
+    "within_subsection_order": "sitetools.tutorials.Order",
+    "reset_modules": ("matplotlib", "sitetools.tutorials.quiet"),
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+}
+# The gallery keeps functions in its settings, which cannot be stored.
+suppress_warnings = ["config.cache"]
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -68,6 +86,7 @@ def _site_links(app: Sphinx, name: str, content: list[str]) -> None:
 
 def _generate(app: Sphinx) -> None:
     links.copy_documents()
+    methods.write_pages()
 
 
 def setup(app: Sphinx) -> None:

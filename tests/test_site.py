@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from sitetools import links  # noqa: E402
         ("docs/boards/index.md", "[a](../../examples/edge)", "[a](../generated/pages/edge.md)"),
         ("docs/running.md", "[a](../examples/edge/check.py)", f"[a]({links.HOST}/blob/main/examples/edge/check.py)"),
         ("docs/running.md", "[a](../README.md)", "[a](index.md)"),
+        ("docs/start.md", "[a](../examples/tutorials/prune.py)", "[a](tutorials/prune.rst)"),
         ("docs/running.md", "[a](../tests)", f"[a]({links.HOST}/tree/main/tests)"),
         ("docs/benchmarks/x.md", "![a](../../benchmarks/b.svg)", "![a](../../benchmarks/b.svg)"),
         ("docs/running.md", "[a](https://example.org/x) [b](#c)", "[a](https://example.org/x) [b](#c)"),
@@ -62,3 +64,27 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
     listed = {name for at in range(1, len(sections), 2) if sections[at] == package for name in sections[at + 1].split()}
     public = {name for name in importlib.import_module(package).__all__ if not name.startswith("__")}
     assert public - listed == set()
+
+
+def test_every_method_has_a_title_and_a_formula() -> None:
+    pytest.importorskip("torch")
+    from sitetools import methods
+
+    from tern_lightning.quantizers import get_quantizer, quantizer_names
+
+    assert set(methods.NAMES) == set(quantizer_names())
+    for name in quantizer_names():
+        assert methods.formulas(type(get_quantizer(name))), name
+        assert "math:" in methods.page(name), name
+
+
+def test_pages_of_methods_show_options_presets_and_measurements() -> None:
+    pytest.importorskip("torch")
+    from sitetools import methods
+
+    text = methods.page("sws")
+    assert "autoclass:: tern_lightning.quantizers.sws.SWS" in text
+    assert "`rel4-imagenet`" in text
+    row = next(row for row in json.loads(methods.MEASURED.read_text())["rows"] if row["name"] == "sws")
+    assert f"{row['accuracy']:.2f} % correct" in text
+    assert methods.overview().count("\n") == 2 + len(methods.NAMES)

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOST = "https://github.com/tern-lightning/tern-lightning"
+TUTORIALS = ROOT / "examples" / "tutorials"
 FRONT = {"README.md": "index.md"}
 """Documents that have no page because a page of the site takes their place."""
 COPIES = {
@@ -64,6 +65,8 @@ def site_links(text: str, source: Path, page: Path) -> str:
 def _where(target: Path, page: Path, image: bool) -> str:
     """A path from a page to another one, or the address of a file that is not part of the site."""
     name = target.relative_to(ROOT).as_posix()
+    if target.parent == TUTORIALS and target.suffix == ".py":
+        return os.path.relpath(DOCS / "tutorials" / target.stem, page.parent) + ".rst"
     for candidate in (name, f"{name}/README.md"):
         if candidate in PAGES:
             return os.path.relpath(DOCS / PAGES[candidate], page.parent)

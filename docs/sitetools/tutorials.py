@@ -1,0 +1,38 @@
+"""How the gallery of tutorials is made: the order of its scripts, and what their output leaves out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+ORDER = [
+    "ternary_digits.py",
+    "prune.py",
+    "activations.py",
+    "your_module.py",
+    "plain_pytorch.py",
+    "export_and_inspect.py",
+    "opencl.py",
+]
+
+
+class Order:
+    """Sorts the scripts of a folder as :data:`ORDER`; others come after them by name."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, name: str) -> tuple[int, str]:
+        """The key of a script."""
+        return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def quiet(settings: dict[str, Any], script: str) -> None:
+    """Leave out what Lightning says about devices and workers, which has nothing to do with a tutorial."""
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
