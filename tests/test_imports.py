@@ -42,6 +42,14 @@ def test_command_lines_answer_help_without_heavy_imports(module: str) -> None:
     assert not found & set(HEAVY)
 
 
+def test_plain_loops_need_torch_alone() -> None:
+    net = "import tern_lightning as t, torch; net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))"
+    found = imported(f"{net}; t.ternarize(net); t.set_progress(net, 0.5); t.freeze(net); t.to_plain(net)")
+    assert "torch" in found
+    assert not found & (set(HEAVY) - {"torch"})
+    assert "rich" not in found
+
+
 def test_training_needs_nothing_of_the_export() -> None:
     loop = "import tern_lightning as t, torch; net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))"
     found = imported(f"{loop}; t.ternarize(net); t.freeze(net); t.to_plain(net); t.TernaryCallback()")

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._select import check_patterns, moved_by, select_layers
+from tern_lightning.callbacks._select import check_patterns, layers_moved_by, select_layers
 from tern_lightning.nn.learned_input import LearnedInput
 
 
@@ -109,7 +109,9 @@ class LearnedInputs(pl.Callback, ABC):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        hooks = [self._hooks[path] for path in moved_by(trainer, optimizer, self._layers) if self._hooks[path].ready]
+        hooks = [
+            self._hooks[path] for path in layers_moved_by(trainer, optimizer, self._layers) if self._hooks[path].ready
+        ]
         if not hooks:
             return
         grads = [torch.zeros_like(h.value) if h.value.grad is None else h.value.grad for h in hooks]

@@ -65,7 +65,7 @@ def has_one_input(path: str, layers: Mapping[str, nn.Module]) -> bool:
     return kind is not None and kind.one_input and borrower(path, layers) is None
 
 
-def moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
+def layers_moved_by(trainer: pl.Trainer, optimizer: Optimizer, layers: Mapping[str, nn.Module]) -> list[str]:
     """The paths of the layers whose parameters an optimizer moves; layers that none moves belong to the first one.
 
     What is trained besides parameters has to move with them: between the steps of two optimizers the same graph may be

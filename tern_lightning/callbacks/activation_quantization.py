@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_one_input, moved_by
+from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_one_input, layers_moved_by
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
@@ -130,7 +130,7 @@ class ActivationQuantization(Callback):
         """Train the steps with the gradients of all micro-batches and processes."""
         if not self.learned:
             return
-        hooks = [self._quantizers[path] for path in moved_by(trainer, optimizer, self._layers)]
+        hooks = [self._quantizers[path] for path in layers_moved_by(trainer, optimizer, self._layers)]
         learning = [hook for hook in hooks if hook.learned and hook.ready]
         if learning:
             grads = self._take_gradients(trainer, learning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,10 +100,9 @@ def is_unreal(module: nn.Module) -> bool:
 
 def outside_metrics(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """All named modules that are not part of a metric, whose networks belong to nobody's training."""
-    from torchmetrics import Metric
-
     named = list(model.named_modules())
-    inside = tuple(f"{path}." for path, module in named if isinstance(module, Metric))
+    loaded = sys.modules.get("torchmetrics")  # where it is not, no module is a metric
+    inside = tuple(f"{path}." for path, module in named if loaded is not None and isinstance(module, loaded.Metric))
     return [(path, module) for path, module in named if not path.startswith(inside)]
 
 
