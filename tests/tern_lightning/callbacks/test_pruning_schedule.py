@@ -11,13 +11,15 @@ from tern_lightning import Rule, TernaryCallback
 from tern_lightning.callbacks.activation_quantization import ActivationQuantization
 from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tern_lightning.nn.ternary_layers import effective_weight
-from tern_lightning.nn.weight_mask import clear_masks, mask_of, masks, prune
+from tern_lightning.nn.weight_mask import mask_of
 from tern_lightning.quantizers import quantizer_names
 from tern_lightning.schedules import Schedule
 from tests.tern_lightning.training_nets import Loader, Net, Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
 
 LAYERS = ("body.0", "body.3", "hidden")
+
+
 RAMP = Schedule("linear", 0.0, 0.5)
 
 
@@ -223,20 +225,6 @@ def test_two_callbacks_prune_different_layers_or_the_same(fit):
     third = pruning(0.6, include=("hid*",))
     _, net = fit(first, third)
     assert zeros(net, ["hidden"]) == pytest.approx(0.6, abs=0.01)
-
-
-def test_masks_of_ones_own(make_net):
-    net = make_net()
-    keep = torch.rand(8, 150) > 0.5
-    prune(net.hidden, keep)
-    assert torch.equal(net.hidden.weight != 0, keep)
-    assert set(masks(net)) == {"hidden"}
-    clear_masks(net)
-    assert not masks(net)
-    with pytest.raises(ValueError, match=r"keep must have the weight's shape \(8, 150\), got \(2, 2\)"):
-        prune(net.hidden, torch.ones(2, 2, dtype=torch.bool))
-    with pytest.raises(TypeError, match="keep must be bool"):
-        prune(net.hidden, torch.ones(8, 150))
 
 
 def test_bf16_mixed_and_plain_use_of_the_trained_module(fit, make_net):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from tern_lightning import Rule, TernaryCallback, TernaryTensor
-from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
+from tern_lightning.nn.ternary_layers import swapped_layers
 from tern_lightning.quantizers import Quantizer, register
 from tern_lightning.quantizers.base import _REGISTRY
-from tests.tern_lightning.training_nets import Loader, Net, samples
+from tests.tern_lightning.training_nets import Loader, samples
 
 
 class Watch(pl.Callback):
@@ -78,92 +78,6 @@ def test_a_run_without_end_is_never_frozen(fit):
         fit(TernaryCallback(start=0.5, verbose=False), max_epochs=-1)
 
 
-def test_log(fit, record):
-    _, net = fit(TernaryCallback(freeze=None, verbose=False), logger=record, max_epochs=3)
-    logged = {name: value for (name, step), value in record.values.items() if step == 11}
-    assert len([name for name, _ in record.values if name == "ternary/sparsity"]) == 3
-    zeros = bits = count = 0
-    for path, layer in ternary_layers(net).items():
-        values = layer.ternary().dequantize()
-        shares = [(values > 0).double().mean(), (values == 0).double().mean(), (values < 0).double().mean()]
-        entropy = -sum(share * share.log2() for share in shares if share > 0).item()
-        assert logged[f"ternary/{path}/sparsity"] == pytest.approx(shares[1].item())
-        assert logged[f"ternary/{path}/entropy"] == pytest.approx(entropy)
-        assert logged[f"ternary/{path}/positive"] == pytest.approx(values.max().item())
-        assert logged[f"ternary/{path}/negative"] == pytest.approx(-values.min().item())
-        assert 0 <= logged[f"ternary/{path}/flips"] <= 1
-        zeros, bits, count = zeros + (values == 0).sum().item(), bits + entropy * values.numel(), count + values.numel()
-    assert logged["ternary/sparsity"] == pytest.approx(zeros / count)
-    assert logged["ternary/entropy"] == pytest.approx(bits / count)
-
-
-def test_flip_ratio_is_that_of_the_epoch(fit, record):
-    own = TernaryCallback(freeze=None, verbose=False)
-    watch = Watch(own)
-    fit(own, watch, logger=record, max_epochs=3)
-    for epoch in range(2):
-        flips = (watch.codes[4 * epoch] != watch.codes[4 * epoch + 4]).double().mean().item()
-        assert record.values["ternary/hidden/flips", 4 * epoch + 3] == pytest.approx(flips)
-
-
-def test_tables(fit, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
-    fit(TernaryCallback("sws", rules=[Rule("hidden")], options={"beta": 0.1}))
-    printed = capsys.readouterr().out
-    start, end = printed.split("Ternary summary")
-    for words in (
-        "body.0",
-        "6x6x3x3",
-        "sws(beta=0.1)",
-        "first layer",
-        "last layer",
-        "rule 'hidden'",
-        "frozen from epoch 3",
-    ):
-        assert words in start
-    for words in ("body.3", "6x6x2x2", "frozen", "bits/weight", "all", "468 of 1,799 parameters are ternary"):
-        assert words in end
-
-
-def test_batch_norm_is_estimated_anew_as_the_mean_over_the_batches_after_the_freeze(fit):
-    class Means(pl.Callback):
-        def __init__(self):
-            self.means, self.momenta = [], []
-
-        def note(self, module, inputs):
-            if module.training:
-                self.means.append(inputs[0].mean((0, 2, 3)))
-
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            self.momenta.append(pl_module.body[1].momentum)
-            if len(self.momenta) == 1:
-                pl_module.body[1].register_forward_pre_hook(self.note)
-
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            if trainer.global_step == 15:
-                self.found = pl_module.body[1].running_mean.clone()
-
-    means = Means()
-    _, net = fit(TernaryCallback(freeze=3, bn_batches=3, verbose=False), means)
-    torch.testing.assert_close(means.found, torch.stack(means.means[12:15]).mean(0))
-    assert means.momenta == [0.1] * 12 + [None] * 3 + [0.1] * 5
-    assert net.body[1].momentum == 0.1
-
-
-@pytest.mark.parametrize("case", ["off", "evaluation", "run ends first"])
-def test_batch_norm_is_left_alone_or_gets_its_momentum_back(case, fit, make_net):
-    class Kept(Net):
-        def on_train_start(self):
-            if case == "evaluation":
-                self.body[1].eval()
-
-    net = make_net(Kept)
-    fit(TernaryCallback(freeze=4, bn_batches=0 if case == "off" else 100, verbose=False), net=net)
-    assert net.body[1].momentum == net.body[4].momentum == 0.1
-    expected = {"off": 20, "evaluation": 0, "run ends first": 4}[case]
-    assert net.body[1].num_batches_tracked == expected
-
-
 def test_unequal_levels_are_trained_apart(fit):
     @register("test-unequal")
     class Unequal(Quantizer):
@@ -202,33 +116,6 @@ def test_nothing_to_do_warns(make_trainer):
     with pytest.warns(UserWarning, match="leaves every layer in float: layer: last layer"):
         make_trainer(TernaryCallback(verbose=False), max_epochs=1).fit(net, Loader())
     assert type(net.layer) is nn.Linear
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(value, fit, make_net):
-    net = make_net()
-    with torch.no_grad():
-        net.hidden.weight[0, 0] = value
-    with pytest.raises(ValueError, match="layer 'hidden' has NaN or infinite values at step 0"):
-        fit(TernaryCallback(verbose=False), net=net)
-
-    class Break(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            if trainer.global_step == 6:
-                with torch.no_grad():
-                    pl_module.body[0].weight[0] = value
-
-    with pytest.raises(ValueError, match=r"layer 'body.0' has NaN or infinite values at step 8"):
-        fit(TernaryCallback(verbose=False), Break())
-
-
-def test_layer_without_weights_warns_once(fit, make_net):
-    net = make_net()
-    nn.init.zeros_(net.hidden.weight)
-    net.hidden.bias.data.fill_(-5)  # no gradient passes the rectifier
-    with pytest.warns(UserWarning, match="all weights of ternary layer 'hidden' are zero at step 4") as warnings:
-        fit(TernaryCallback(verbose=False), net=net, max_epochs=3)
-    assert len([w for w in warnings if "all weights" in str(w.message)]) == 1
 
 
 @pytest.mark.parametrize(

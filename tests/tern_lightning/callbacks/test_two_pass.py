@@ -9,7 +9,7 @@ from torch import nn
 
 from tern_lightning import ActivationQuantization, TernaryCallback, TernaryTensor
 from tern_lightning.nn.ternary_layers import effective_weight, swapped_layers
-from tests.tern_lightning.callbacks.test_composition import LAYERS, NoNorm, Shared
+from tests.tern_lightning.integration.test_composition import LAYERS, NoNorm, Shared
 from tests.tern_lightning.training_nets import Net, Record, Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
 

@@ -7,10 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.tern_lightning.conftest import fit, make_net, make_trainer
-
-__all__ = ["fit", "make_net", "make_trainer"]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_operator_table() -> Iterator[None]:

@@ -2,9 +2,7 @@
 
 import copy
 import itertools
-from types import SimpleNamespace
 
-import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from tern_lightning import (
-    SLR,
     AccuracyGuidedPruning,
     ActivationQuantization,
     CoarseActivation,
@@ -22,7 +19,6 @@ from tern_lightning import (
     Rule,
     TernaryCallback,
 )
-from tern_lightning.callbacks._select import check_company
 from tern_lightning.nn.activation_quantizer import activation_ranges
 from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.nn.survey import describe_others, other_parameters
@@ -288,41 +284,6 @@ def test_a_model_that_is_built_late(cls, callback, fit, make_net):
         assert set(learned_inputs(net)) == {"body.0", "body.3", "hidden"}
 
 
-@pytest.mark.parametrize("cls", [TernaryCallback, SLR])
-def test_the_pruning_of_lightning_is_refused(cls, fit):
-    other = pl.callbacks.ModelPruning("l1_unstructured", amount=0.5)
-    with pytest.raises(MisconfigurationException, match=r"beside Lightning's ModelPruning.*PruningSchedule"):
-        fit(cls(), other, max_epochs=1)
-
-
-def test_sharded_weights_are_refused(fit, make_net, tmp_path):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import distribute_tensor
-
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        net, mesh = make_net(), init_device_mesh("cpu", (1,))
-        net.hidden.weight = nn.Parameter(distribute_tensor(net.hidden.weight.detach(), mesh))
-        with pytest.raises(MisconfigurationException, match=r"'hidden.weight' is a DTensor \(FSDP2"):
-            fit(TernaryCallback(), net=net, max_epochs=1)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_strategies_that_keep_parts_of_weights_are_refused(make_net):
-    strategy = pl.strategies.FSDPStrategy()
-    with pytest.raises(MisconfigurationException, match="needs whole weights, and FSDPStrategy keeps parts of them"):
-        check_company(SimpleNamespace(callbacks=[], strategy=strategy), make_net(), "TernaryCallback")
-
-
-def test_a_layer_that_cannot_be_chosen_says_why(fit, make_net):
-    net = make_net()
-    net.hidden = nn.utils.parametrizations.weight_norm(net.hidden)
-    words = r"include pattern 'hidden' matches layer 'hidden', which cannot be chosen: its weight is computed from"
-    with pytest.raises(MisconfigurationException, match=words):
-        fit(PruningSchedule(0.5, include=["hidden"]), net=net, max_epochs=1)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -350,24 +311,3 @@ def test_accuracy_guided_pruning_needs_a_validation_loader(make_trainer, make_ne
     trainer = make_trainer(AccuracyGuidedPruning(monitor="val_loss", mode="min"), max_epochs=1)
     with pytest.raises(MisconfigurationException, match="AccuracyGuidedPruning needs validation"):
         trainer.fit(make_net(), Loader())
-
-
-class Logs(Net):
-    """Logs under names of the callbacks, in training and in validation."""
-
-    def training_step(self, batch, batch_idx):
-        self.log("ternary/sparsity", 42.0, on_step=False, on_epoch=True)
-        return super().training_step(batch, batch_idx)
-
-    def validation_step(self, batch, batch_idx):
-        self.log("pruning/sparsity", 43.0)
-        super().validation_step(batch, batch_idx)
-
-
-def test_metrics_of_the_module_are_not_overwritten(fit, make_net):
-    with pytest.warns(UserWarning, match="the module logs ternary/sparsity itself"):
-        trainer, _ = fit(TernaryCallback(), PruningSchedule(0.5), net=make_net(Logs), max_epochs=2)
-    assert trainer.callback_metrics["ternary/sparsity"] == 42
-    assert trainer.callback_metrics["pruning/sparsity"] == 43
-    assert 0 < trainer.callback_metrics["ternary/entropy"] < 1.6
-    assert trainer.callback_metrics["pruning/pruned"] > 0

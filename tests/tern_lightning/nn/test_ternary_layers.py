@@ -8,8 +8,8 @@ from torch import nn
 
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis
-from tern_lightning.nn.swap import swap, unswap
-from tern_lightning.nn.ternary_layers import TernaryLayer, freeze, swapped_layers, ternary_layers
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import TernaryLayer, freeze, ternary_layers
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -110,18 +110,6 @@ def test_loaded_values_are_used_as_they_are_until_training_goes_on():
     assert torch.equal(layer.train()(x), trained)
 
 
-def test_unswap_gives_the_class_back():
-    layer, _ = make("own forward")
-    latent = layer.weight.detach().clone()
-    model = nn.Sequential(layer)
-    assert [path for path, _ in swapped_layers(model)] == ["0"]
-    unswap(layer)
-    assert type(layer) is SameConv
-    assert torch.equal(layer.weight, latent)
-    assert vars(layer).keys() == vars(SameConv(4, 6, 3)).keys()
-    assert not layer._forward_pre_hooks
-
-
 def test_weight_can_be_replaced_and_forward_recovers_from_errors():
     layer, x = make("linear")
     with pytest.raises(RuntimeError):
@@ -174,22 +162,6 @@ def test_export(strict):
     model = nn.Sequential(layer, nn.ReLU()).eval()
     exported = torch.export.export(model, (x,), strict=strict).module()
     torch.testing.assert_close(exported(x), model(x))
-
-
-def test_fused_transformer_layers_do_not_bypass_the_ternary_weight():
-    torch.manual_seed(0)
-    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), 2)
-    for layer in encoder.layers:
-        for linear in (layer.linear1, layer.linear2):
-            swap(linear, LayerState(get_quantizer("twn"), 0, "ternary"))
-    plain = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), 2)
-    plain.load_state_dict(encoder.state_dict())
-    x, padding = torch.randn(3, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
-    with torch.no_grad():
-        for arguments in ({}, {"src_key_padding_mask": padding}):
-            found, expected = encoder.eval()(x, **arguments), plain.eval()(x, **arguments)
-            kept = ~padding if arguments else torch.ones(3, 5, dtype=torch.bool)
-            torch.testing.assert_close(found[kept], expected[kept])
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -1,4 +1,4 @@
-"""Masks of weights of several terms."""
+"""Masks: whose part keeps what, and weights of several terms."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from tern_lightning.functional import twn
 from tern_lightning.nn.layer_state import LayerState
-from tern_lightning.nn.weight_mask import WeightMask, mask_of, prune, weight_mask
+from tern_lightning.nn.weight_mask import WeightMask, clear_masks, mask_of, masks, prune, weight_mask
 from tern_lightning.quantizers import get_quantizer
 
 
@@ -43,3 +43,17 @@ def test_masks_take_int8_parts():
     assert weight_mask(layer).limit is None
     with pytest.raises(TypeError, match="bool or int8"):
         prune(layer, torch.ones(2, 3), "a")
+
+
+def test_masks_of_ones_own(make_net):
+    net = make_net()
+    keep = torch.rand(8, 150) > 0.5
+    prune(net.hidden, keep)
+    assert torch.equal(net.hidden.weight != 0, keep)
+    assert set(masks(net)) == {"hidden"}
+    clear_masks(net)
+    assert not masks(net)
+    with pytest.raises(ValueError, match=r"keep must have the weight's shape \(8, 150\), got \(2, 2\)"):
+        prune(net.hidden, torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="keep must be bool"):
+        prune(net.hidden, torch.ones(8, 150))

@@ -20,3 +20,17 @@ def test_unknown_names_and_options():
             get_quantizer(name, **options)
     with pytest.raises(ValueError, match="already registered by TWN"):
         register("twn")(type("Other", (Quantizer,), {}))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("seq", {"eps": 0}),
+        ("sherry", {"warmup": 0}),
+        ("hestia", {"temperature": 0}),
+        ("hestia", {"end": 0.1}),
+    ],
+)
+def test_options(method, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
+        get_quantizer(method, **options)

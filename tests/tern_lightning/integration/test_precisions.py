@@ -8,7 +8,7 @@ import torch
 from tern_lightning import ActivationQuantization, TernaryCallback
 from tern_lightning.exporter import write_onnx
 from tern_lightning.nn.ternary_layers import ternary_layers
-from tests.tern_lightning.quantizers.test_every_method import CASES
+from tests.tern_lightning.integration.test_every_method import CASES
 from tests.tern_lightning.training_nets import Net, samples
 
 TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}

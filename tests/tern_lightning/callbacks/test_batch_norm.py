@@ -1,5 +1,6 @@
-"""Runs that end by an exception leave the module as it was."""
+"""Running statistics after the freeze: the mean over the batches, and a momentum that comes back."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
@@ -8,6 +9,45 @@ from torch import nn
 from tern_lightning import TernaryCallback
 from tern_lightning.callbacks import SLR
 from tests.tern_lightning.training_nets import Net
+
+
+def test_batch_norm_is_estimated_anew_as_the_mean_over_the_batches_after_the_freeze(fit):
+    class Means(pl.Callback):
+        def __init__(self):
+            self.means, self.momenta = [], []
+
+        def note(self, module, inputs):
+            if module.training:
+                self.means.append(inputs[0].mean((0, 2, 3)))
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.momenta.append(pl_module.body[1].momentum)
+            if len(self.momenta) == 1:
+                pl_module.body[1].register_forward_pre_hook(self.note)
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 15:
+                self.found = pl_module.body[1].running_mean.clone()
+
+    means = Means()
+    _, net = fit(TernaryCallback(freeze=3, bn_batches=3, verbose=False), means)
+    torch.testing.assert_close(means.found, torch.stack(means.means[12:15]).mean(0))
+    assert means.momenta == [0.1] * 12 + [None] * 3 + [0.1] * 5
+    assert net.body[1].momentum == 0.1
+
+
+@pytest.mark.parametrize("case", ["off", "evaluation", "run ends first"])
+def test_batch_norm_is_left_alone_or_gets_its_momentum_back(case, fit, make_net):
+    class Kept(Net):
+        def on_train_start(self):
+            if case == "evaluation":
+                self.body[1].eval()
+
+    net = make_net(Kept)
+    fit(TernaryCallback(freeze=4, bn_batches=0 if case == "off" else 100, verbose=False), net=net)
+    assert net.body[1].momentum == net.body[4].momentum == 0.1
+    expected = {"off": 20, "evaluation": 0, "run ends first": 4}[case]
+    assert net.body[1].num_batches_tracked == expected
 
 
 class Stopped(Net):
@@ -60,15 +100,3 @@ def test_a_checkpoint_of_the_exception_goes_on_with_the_statistics(fit, make_net
     assert found[:4] == [None] * 4
     assert found[4:] == [0.1] * (len(found) - 4)
     assert momenta(again) == [0.1, 0.1]
-
-
-@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-@pytest.mark.parametrize("method", ["hestia", "sherry", "ttq", "tga", "seq", "ec2t", "multilevel"])
-def test_every_precision_of_the_weights(method, precision, fit):
-    trainer, net = fit(TernaryCallback(method, verbose=False), precision=precision, max_epochs=3)
-    dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
-    assert torch.isfinite(trainer.callback_metrics["val_loss"])
-    assert net.hidden.weight.dtype == dtype
-    if method != "multilevel":
-        values = net.state_dict()["hidden.weight"]
-        assert len(values[values > 0].unique()) <= (1 if method != "seq" else values.shape[0])

@@ -23,7 +23,7 @@ from tern_lightning import (
 from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
 from tern_lightning.nn.weight_mask import mask_of
 from tern_lightning.schedules import Schedule
-from tests.tern_lightning.callbacks.test_composition import LAYERS, NoNorm, Shared
+from tests.tern_lightning.integration.test_composition import LAYERS, NoNorm, Shared
 from tests.tern_lightning.training_nets import Net, Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
 

@@ -16,7 +16,7 @@ import tvm_schedules
 from tern_lightning import BCGD, SLR, CoarseActivation, LowRank, MultiLevelActivation, TernaryCallback
 from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tests.tern_lightning.conftest import fit, make_net, make_trainer
-from tests.tern_lightning.quantizers.test_every_method import CASES
+from tests.tern_lightning.integration.test_every_method import CASES
 from tests.tern_lightning.training_nets import samples
 
 __all__ = ["fit", "make_net", "make_trainer"]

@@ -13,7 +13,7 @@ from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.swap import swap
 from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import get_quantizer
-from tests.tern_lightning.quantizers.test_every_method import CASES
+from tests.tern_lightning.integration.test_every_method import CASES
 from tests.tern_lightning.training_nets import samples
 
 

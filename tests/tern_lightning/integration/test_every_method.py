@@ -168,3 +168,15 @@ def test_compile(case):
         counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert all(a == b for a, b in itertools.pairwise(counts))
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize("method", ["hestia", "sherry", "ttq", "tga", "seq", "ec2t", "multilevel"])
+def test_every_precision_of_the_weights(method, precision, fit):
+    trainer, net = fit(TernaryCallback(method, verbose=False), precision=precision, max_epochs=3)
+    dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
+    assert torch.isfinite(trainer.callback_metrics["val_loss"])
+    assert net.hidden.weight.dtype == dtype
+    if method != "multilevel":
+        values = net.state_dict()["hidden.weight"]
+        assert len(values[values > 0].unique()) <= (1 if method != "seq" else values.shape[0])
