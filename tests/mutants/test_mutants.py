@@ -99,6 +99,16 @@ def test_tests_that_call_a_function_come_before_those_whose_processes_do(tree: C
     assert not record.tests(Mutant("nothing.py", 1, "", "", "", "", 0, 0))
 
 
+def test_what_knows_functions_of_a_file_that_is_gone_is_measured_again(tree: Copy, record: Record) -> None:
+    again = Record(record.path)
+    again.files["test_share.py"]["shared"].append(len(again.names))
+    again.names.append("gone.py:share")
+    again.files["test_gone.py"] = {"hash": "", "tests": {}, "shared": []}
+    assert list(again.measure(tree, [""])) == ["measured test_share.py: 2 tests, status 0"]
+    assert set(again.files) == {"test_share.py"}
+    assert not list(again.measure(tree, [""]))
+
+
 def test_batches() -> None:
     assert batches([("a", 1.0), ("b", 2.0), ("c", 6.0), ("d", 90.0), ("e", 1.0)], 60.0) == [
         (["a", "b"], 3.0),
