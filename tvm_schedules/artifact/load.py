@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import MappingProxyType
@@ -17,29 +17,15 @@ from tvm_schedules.backends.cpu import libraries
 from tvm_schedules.backends.cpu.threads import checked, default_threads, setter
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
-from tvm_schedules.errors import ArtifactError, CpuFeatureError, TernError
+from tvm_schedules.errors import ArtifactError, TernError
+from tvm_schedules.runtime.buffers import ALIGNMENT, aligned, zeros
 from tvm_schedules.runtime.samples import arguments, batch_size, describe, fill, pieces, room, share
 from tvm_schedules.runtime.turns import take_turns
 from tvm_schedules.targets import host_cpu as cpu
 
 Array = npt.NDArray[Any]
-ALIGNMENT = 64
 TRIES = 5
 """How often an artifact may be replaced while it is being loaded."""
-
-
-def aligned(size: int, fill: int = 0) -> Array:
-    """A uint8 array of ``size`` bytes that starts at a multiple of 64."""
-    # Zeros take no memory until they are used: a size that a file asks for may be too large for this machine.
-    raw = np.full(size + ALIGNMENT, fill, np.uint8) if fill else np.zeros(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size]
-
-
-def _buffer(shape: tuple[int, ...], dtype: str) -> Array:
-    """An aligned array of zeros."""
-    count = int(np.prod(shape, dtype=np.int64))
-    return aligned(count * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
 
 
 class Memory:
@@ -54,8 +40,8 @@ class Memory:
     def __init__(self, plan: dict[str, Any], constants: Array) -> None:
         import tvm
 
-        self.inputs = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in plan["inputs"]]
-        self.outputs = [_buffer(tuple(entry["shape"]), entry["dtype"]) for entry in plan["outputs"]]
+        self.inputs = [zeros(tuple(entry["shape"]), entry["dtype"]) for entry in plan["inputs"]]
+        self.outputs = [zeros(tuple(entry["shape"]), entry["dtype"]) for entry in plan["outputs"]]
         arena = aligned(max(1, plan["arena_bytes"]))
         arrays = [*self.inputs, *self.outputs, arena[: plan["arena_bytes"]], constants]
         self.tensors = [tvm.runtime.from_dlpack(array) for array in arrays]
@@ -239,33 +225,6 @@ class Model:
         self._function(*self._tensors, begin, end)
 
 
-def check_cpu(
-    what: str | Path, target: Mapping[str, Any], machine: str, here: str | None, present: Collection[str] | None
-) -> None:
-    """Refuse a library that a CPU cannot run, before it dies by an illegal instruction.
-
-    Args:
-        what: The artifact, for the message.
-        target: Its ``metadata["target"]``.
-        machine: The machine, for the message.
-        here: The machine's architecture, None where it is not known.
-        present: The CPU's instruction sets, None where they are not known.
-
-    Raises:
-        CpuFeatureError: Another architecture, or instruction sets that are not there.
-    """
-    wanted = target["architecture"]
-    if here is not None and wanted != here:
-        raise CpuFeatureError(f"{what} was built for {wanted} (target {target['name']!r}); {machine} is {here}")
-    lacking = sorted(set(target["features"]) - set(present)) if present is not None else []
-    if lacking:
-        fallback = "arm" if wanted == "aarch64" else "host"
-        raise CpuFeatureError(
-            f"{what} was built for target {target['name']!r} and needs CPU features that {machine} "
-            f"does not have: {', '.join(lacking)}; export it for target {fallback!r}"
-        )
-
-
 def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
     """The compiler's plan, from the metadata's parts; only the list of constants is elsewhere, with the weights."""
     return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
@@ -366,7 +325,7 @@ def _load_one(folder: Path, threads: int | None, check_hashes: bool) -> Model:
         return HostModel(folder, plan, metadata)
     is_gpu = bool(metadata.get("code"))
     if not is_gpu:
-        check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
+        cpu.check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
     constants = constants_of(folder, plan, store.content(folder, metadata, store.WEIGHTS, check_hashes))
     if is_gpu:
         from tvm_schedules.backends.gpu.artifact import load as load_gpu

@@ -151,9 +151,9 @@ def measure(library: Path, spec: TargetSpec, threads: int, seconds: float) -> di
     """Rates of every kind: element operations (a dot product's four count four), and bytes for ``read_...``."""
     import tvm
 
-    from tvm_schedules.artifact.load import aligned
     from tvm_schedules.backends.cpu.libraries import load_library
     from tvm_schedules.backends.cpu.threads import setter
+    from tvm_schedules.runtime.buffers import aligned
 
     loaded, width = load_library(library), spec.vector_bytes
     setter(loaded)(threads)

@@ -19,11 +19,12 @@ from tvm_schedules.errors import ModelError
 from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.constant_pool import Constants
 from tvm_schedules.lowering.epilogue import Destination, Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, window_of
 from tvm_schedules.lowering.rules import repack
 from tvm_schedules.lowering.schedule_config import ScheduleConfig, ScheduleConfigs
-from tvm_schedules.lowering.steps import Buffer, Constants, Place, Step
+from tvm_schedules.lowering.steps import Buffer, Place, Step
 from tvm_schedules.passes.quantized import COMMUTING
 from tvm_schedules.targets.registry import TargetSpec
 

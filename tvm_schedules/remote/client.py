@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules import compat
-from tvm_schedules.artifact.load import check_cpu
 from tvm_schedules.backends.cpu.threads import own_function
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.protocol import PATIENCE
+from tvm_schedules.targets.host_cpu import check_cpu
 
 
 class ConnectionLostError(BoardError):

@@ -1,10 +1,14 @@
-"""What this machine's CPU is and which instruction sets it has. Standard library only: it also runs on boards."""
+"""What this machine's CPU is and which instruction sets it has. It runs on boards too and needs no other package."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+from tvm_schedules.errors import CpuFeatureError
 
 # LLVM's feature name -> the flag in /proc/cpuinfo. Only instruction sets that a compiler may use in a kernel by itself.
 X86_FLAGS = {
@@ -122,3 +126,30 @@ def _cpuinfo(key: str) -> list[str]:
         return []
     pairs = (line.partition(":") for line in text.splitlines())
     return [right.strip() for left, colon, right in pairs if colon and left.strip() == key]
+
+
+def check_cpu(
+    what: str | Path, target: Mapping[str, Any], machine: str, here: str | None, present: Collection[str] | None
+) -> None:
+    """Refuse a library that a CPU cannot run, before it dies by an illegal instruction.
+
+    Args:
+        what: The artifact, for the message.
+        target: Its ``metadata["target"]``.
+        machine: The machine, for the message.
+        here: The machine's architecture, None where it is not known.
+        present: The CPU's instruction sets, None where they are not known.
+
+    Raises:
+        CpuFeatureError: Another architecture, or instruction sets that are not there.
+    """
+    wanted = target["architecture"]
+    if here is not None and wanted != here:
+        raise CpuFeatureError(f"{what} was built for {wanted} (target {target['name']!r}); {machine} is {here}")
+    lacking = sorted(set(target["features"]) - set(present)) if present is not None else []
+    if lacking:
+        fallback = "arm" if wanted == "aarch64" else "host"
+        raise CpuFeatureError(
+            f"{what} was built for target {target['name']!r} and needs CPU features that {machine} "
+            f"does not have: {', '.join(lacking)}; export it for target {fallback!r}"
+        )

@@ -19,8 +19,9 @@ from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering import rules
 from tvm_schedules.lowering.base import Kernel
+from tvm_schedules.lowering.constant_pool import Constants
 from tvm_schedules.lowering.schedule_config import Knob, ScheduleConfig, ScheduleConfigs
-from tvm_schedules.lowering.steps import Buffer, Constants, Step
+from tvm_schedules.lowering.steps import Buffer, Step
 
 __all__ = ["Alone", "candidates", "describe", "kernels_hash"]
 
@@ -37,7 +38,7 @@ class Memory(Constants):
         self._parts: list[tuple[Buffer, np.ndarray]] = []
 
     def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
-        """See :class:`~tvm_schedules.lowering.steps.Constants`."""
+        """See :class:`~tvm_schedules.lowering.constant_pool.Constants`."""
         if recipe == "raw":
             return super().make(recipe, arrays, params)
         shapes = tuple((name, array.shape, array.dtype.name) for name, array in arrays.items())
@@ -49,7 +50,7 @@ class Memory(Constants):
     def add(
         self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
-        """See :class:`~tvm_schedules.lowering.steps.Constants`."""
+        """See :class:`~tvm_schedules.lowering.constant_pool.Constants`."""
         buffers = super().add(prefix, recipe, arrays, params)
         made = self.make(recipe, arrays, params or {})
         self._parts += [(buffer, made[name]) for name, buffer in buffers.items()]

@@ -15,7 +15,7 @@ from tvm_schedules import compat
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.backends.cpu.compile import grain
 from tvm_schedules.common.files import temporary_folder
-from tvm_schedules.lowering.steps import assign
+from tvm_schedules.lowering.memory import assign_arena, lifetimes
 from tvm_schedules.targets.registry import TargetSpec
 from tvm_schedules.tuner.alone import Alone
 
@@ -69,7 +69,7 @@ def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = Fals
     memory: list[np.ndarray] = []
     starts, arena = [], 64
     for alone in found:
-        arena = max(arena, assign(alone.steps, alone.largest_read))
+        arena = max(arena, assign_arena(lifetimes(alone.steps), alone.largest_read))
         starts.append(sum(part.size for part in memory))
         memory.append(alone.constants.content())
         for step in alone.steps:
@@ -143,9 +143,9 @@ class LocalDevice:
         """See :class:`Device`."""
         import tvm
 
-        from tvm_schedules.artifact.load import aligned
         from tvm_schedules.backends.cpu.libraries import load_library
         from tvm_schedules.backends.cpu.threads import setter
+        from tvm_schedules.runtime.buffers import aligned
 
         library = _linked(made, target, load_library)
         setter(library)(threads)

@@ -84,7 +84,7 @@ def test_ceiling_counts_what_the_probe_adds(artifact: Path) -> None:
     """The probe's sums say how many additions were made: the same number that the rate is computed from."""
     import tvm
 
-    from tvm_schedules.artifact.load import aligned
+    from tvm_schedules.runtime.buffers import aligned
 
     width = targets.resolve("host").vector_bytes
     library = tvm.runtime.load_module(str(artifact / "probe.so"))

@@ -286,7 +286,7 @@ def test_probe_kernels_compute_what_is_counted(tmp_path: Path) -> None:
     """Additions of ones grow as the rounds say; a read returns the exclusive or of what was read."""
     import tvm
 
-    from tvm_schedules.artifact.load import aligned
+    from tvm_schedules.runtime.buffers import aligned
 
     spec = resolve("host")
     micro.build(spec, tmp_path / "micro.so")

@@ -18,7 +18,8 @@ from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Node
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 from tvm_schedules.lowering.layouts import Layouts
-from tvm_schedules.lowering.steps import Step, assign
+from tvm_schedules.lowering.memory import assign_arena, lifetimes, reuse_residuals
+from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["CLowering", "Portable", "compile_portable"]
@@ -103,8 +104,9 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     lowering.run()
     say(f"writing C for {len(lowering.steps)} steps")
     program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
-    _in_place(lowering.steps)
-    arena = assign(lowering.steps, 0)
+    lives = lifetimes(lowering.steps)
+    reuse_residuals(lowering.steps, lives, _residual_and_output)
+    arena = assign_arena(lives, 0)
     plan = make_plan(graph, lowering, arena)
     plan |= {"constants": [], "constant_bytes": program.table_bytes}
     places = {step.name: index for index, step in enumerate(lowering.steps)}
@@ -117,25 +119,16 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     return Portable(plan, program)
 
 
-def _in_place(steps: list[Step]) -> None:
-    """Lets the output take the memory of a residual that nobody reads afterwards.
+def _residual_and_output(step: Step) -> tuple[Buffer, Buffer] | None:
+    """What :func:`~tvm_schedules.lowering.memory.reuse_residuals` asks for.
 
     Kernels write in the order in which they read the residual, so it is enough that no pixel lies behind the place of
     the residual's.
     """
-    last: dict[int, int] = {}
-    for time, step in enumerate(steps):
-        for buffer in step.args:
-            last[id(buffer.root)] = time
-    for time, step in enumerate(steps):
-        epilogue = getattr(step.spec, "epilogue", None)
-        if epilogue is None or epilogue.residual is None:
-            continue
-        beside, result = epilogue.residual, epilogue.out
-        fits = beside.dtype == result.dtype and beside.plane >= result.plane and beside.origin >= result.origin
-        kept = [arg for arg in step.args if not arg.name.endswith("/scratch")]
-        residual, out = kept[-2].root, kept[-1]
-        free = residual.place is None and out.place is None and out.alias is None
-        if fits and free and last[id(residual)] == time and residual is not kept[0].root:
-            last[id(residual)] = last[id(out)]
-            out.alias = residual
+    epilogue = getattr(step.spec, "epilogue", None)
+    if epilogue is None or epilogue.residual is None:
+        return None
+    residual, result = epilogue.residual, epilogue.out
+    fits = residual.dtype == result.dtype and residual.plane >= result.plane and residual.origin >= result.origin
+    source, *_, beside, out = (arg for arg in step.args if not arg.name.endswith("/scratch"))
+    return (beside, out) if fits and beside.root is not source.root else None

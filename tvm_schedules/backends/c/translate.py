@@ -7,7 +7,8 @@ import numpy as np
 from tvm_schedules.backends.c.kernels import repack
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.program import Call, Program
-from tvm_schedules.lowering.steps import Constants, Step
+from tvm_schedules.lowering.constant_pool import Constants
+from tvm_schedules.lowering.steps import Step
 
 __all__ = ["translate"]
 

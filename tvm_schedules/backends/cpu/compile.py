@@ -13,8 +13,9 @@ import numpy as np
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Graph
+from tvm_schedules.lowering.memory import assign_arena, lifetimes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
-from tvm_schedules.lowering.steps import Step, assign
+from tvm_schedules.lowering.steps import Step
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
@@ -83,7 +84,7 @@ def compile_model(
     say("choosing kernels and layouts")
     lowering = CpuLowering(graph, target, choose(graph, target) if choose else None)
     lowering.run()
-    arena = assign(lowering.steps, lowering.largest_read)
+    arena = assign_arena(lifetimes(lowering.steps), lowering.largest_read)
     say(f"generating code for {len(lowering.steps)} steps")
     functions: dict[Any, tuple[Any, Any]] = {}
     for step in lowering.steps:

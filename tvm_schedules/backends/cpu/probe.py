@@ -93,9 +93,9 @@ def measure(probe: Path, vector_bytes: int, threads: int = 1, seconds: float = 0
     """
     import tvm
 
-    from tvm_schedules.artifact.load import aligned
     from tvm_schedules.backends.cpu.libraries import load_library
     from tvm_schedules.backends.cpu.threads import setter
+    from tvm_schedules.runtime.buffers import aligned
 
     library = load_library(probe)
     setter(library)(threads)

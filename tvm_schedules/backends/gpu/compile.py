@@ -11,7 +11,8 @@ import numpy as np
 from tvm_schedules.compat import gpu as compat
 from tvm_schedules.errors import ModelError, TargetError
 from tvm_schedules.frontend.onnx_reader import load_model, read
-from tvm_schedules.lowering.steps import Buffer, Place, Step
+from tvm_schedules.lowering.memory import assign_slots, lifetimes
+from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["GpuCompiled", "compile_gpu", "generate"]
@@ -116,36 +117,6 @@ def _place(buffer: Buffer) -> list[Any]:
     return [place.kind, place.offset, *([buffer.root.nbytes] if place.kind == "constant" else [])]
 
 
-def slots(steps: list[Step]) -> list[int]:
-    """Gives every buffer without a place one of a few device buffers; returns their sizes in bytes.
-
-    Two buffers share one if they are never needed at the same time. (Offsets into one arena, as on a CPU, would have
-    to be multiples of what the device asks for.)
-    """
-    last: dict[int, int] = {}
-    for time, step in enumerate(steps):
-        for buffer in step.args:
-            last[id(buffer.root)] = time
-    sizes: list[int] = []
-    busy: list[int] = []  # time of the last use of what is in the slot
-    for time, step in enumerate(steps):
-        for buffer in step.args:
-            root = buffer.root
-            if root.place is not None:
-                continue
-            free = [i for i, until in enumerate(busy) if until < time]
-            # The smallest that is large enough, else the largest, which grows.
-            fits = [i for i in free if sizes[i] >= root.nbytes]
-            slot = min(fits, key=lambda i: sizes[i]) if fits else max(free, key=lambda i: sizes[i], default=len(sizes))
-            if slot == len(sizes):
-                sizes.append(0)
-                busy.append(-1)
-            sizes[slot] = max(sizes[slot], root.nbytes)
-            busy[slot] = last[id(root)]
-            root.place = Place("slot", slot)
-    return sizes
-
-
 def _plan(graph: Any, lowering: Any) -> dict[str, Any]:
     def describe(names: list[str]) -> list[dict[str, Any]]:
         values = [graph.values[n] for n in names]
@@ -154,7 +125,7 @@ def _plan(graph: Any, lowering: Any) -> dict[str, Any]:
     return {
         "inputs": describe(graph.inputs),
         "outputs": describe(graph.outputs),
-        "slots": slots(lowering.steps),
+        "slots": assign_slots(lifetimes(lowering.steps)),
         "slack": lowering.largest_read,
         "constant_bytes": max(64, lowering.constants.nbytes),
         "constants": lowering.constants.entries,

@@ -10,8 +10,9 @@ from tvm_schedules.backends.c.codes import encode
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.constant_pool import Constants
 from tvm_schedules.lowering.epilogue import Epilogue
-from tvm_schedules.lowering.steps import Buffer, Constants, Step
+from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.packing.registry import window_from
 
 __all__ = ["NULL", "Translation", "operands", "strides_of", "sum_words", "tap_offsets", "type_words"]

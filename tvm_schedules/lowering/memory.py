@@ -1,0 +1,147 @@
+"""Where the buffers between steps lie: lifetimes, computed once, and what a back end makes of them.
+
+A CPU has one arena, in which buffers lie at offsets (:func:`assign_arena`); a graphics processor has a few device
+buffers, which are used again and again (:func:`assign_slots`). Before either, :func:`reuse_residuals` lets outputs take
+the memory of a residual that they are added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tvm_schedules.ir.layout import ALIGN
+from tvm_schedules.lowering.steps import Buffer, Place, Step
+
+__all__ = ["Life", "assign_arena", "assign_slots", "lifetimes", "reuse_residuals"]
+
+
+@dataclass
+class Life:
+    """From when to when a buffer's content is needed.
+
+    Attributes:
+        buffer: A root, which is a buffer with memory of its own.
+        first: Number of the first step that has it.
+        last: Number of the last one.
+    """
+
+    buffer: Buffer
+    first: int
+    last: int
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in an arena, a multiple of :data:`~tvm_schedules.ir.layout.ALIGN`."""
+        return -(-self.buffer.nbytes // ALIGN) * ALIGN
+
+
+Lives = dict[int, Life]
+"""By ``id`` of the buffer, in the order of first use."""
+
+
+def lifetimes(steps: Sequence[Step]) -> Lives:
+    """The lives of all buffers, of those with a place too.
+
+    Args:
+        steps: In execution order.
+    """
+    lives: Lives = {}
+    for time, step in enumerate(steps):
+        for buffer in step.args:
+            root = buffer.root
+            lives.setdefault(id(root), Life(root, time, time)).last = time
+    return lives
+
+
+def _unplaced(lives: Lives) -> list[Life]:
+    return [life for life in lives.values() if life.buffer.place is None]
+
+
+def assign_arena(lives: Lives, slack: int) -> int:
+    """Gives every buffer without a place one in an arena.
+
+    First fit over lifetimes, once in the order of time and once from the largest buffer down; the smaller arena counts.
+
+    Args:
+        lives: Of :func:`lifetimes`.
+        slack: Bytes that kernels may read past a buffer's end.
+
+    Returns:
+        The arena's size in bytes, for all buffers that lie there, and the slack.
+    """
+    fixed = (life for life in lives.values() if life.buffer.place and life.buffer.place.kind == "arena")
+    most = max((life.buffer.place.offset + life.nbytes for life in fixed if life.buffer.place), default=0)
+    free = _unplaced(lives)
+    by_time = sorted(free, key=lambda life: (life.first, -life.buffer.nbytes))
+    by_size = sorted(free, key=lambda life: (-life.buffer.nbytes, life.first))
+    offsets, size = min((_first_fit(order) for order in (by_time, by_size)), key=lambda found: found[1])
+    for life in free:
+        life.buffer.place = Place("arena", offsets[id(life.buffer)])
+    return max(size, most) + slack
+
+
+def _first_fit(order: Iterable[Life]) -> tuple[dict[int, int], int]:
+    """Offsets of buffers, each at the lowest gap among those that live when it does, and where the last one ends."""
+    placed: list[tuple[int, int, Life]] = []
+    offsets: dict[int, int] = {}
+    for life in order:
+        offset = 0
+        for begin, end, other in sorted(placed, key=lambda entry: entry[:2]):
+            if other.first > life.last or other.last < life.first:
+                continue
+            if offset + life.nbytes <= begin:
+                break
+            offset = max(offset, end)
+        placed.append((offset, offset + life.nbytes, life))
+        offsets[id(life.buffer)] = offset
+    return offsets, max((end for _, end, _ in placed), default=0)
+
+
+def assign_slots(lives: Lives) -> list[int]:
+    """Gives every buffer without a place one of a few device buffers.
+
+    Two buffers share one if they are never needed at the same time. (Offsets into one arena would have to be multiples
+    of what the device asks for.)
+
+    Args:
+        lives: Of :func:`lifetimes`.
+
+    Returns:
+        Sizes of the device buffers in bytes.
+    """
+    sizes: list[int] = []
+    busy: list[int] = []  # time of the last use of what is in the slot
+    for life in _unplaced(lives):
+        need = life.buffer.nbytes
+        free = [i for i, until in enumerate(busy) if until < life.first]
+        # The smallest that is large enough, else the largest, which grows.
+        fits = [i for i in free if sizes[i] >= need]
+        slot = min(fits, key=lambda i: sizes[i]) if fits else max(free, key=lambda i: sizes[i], default=len(sizes))
+        if slot == len(sizes):
+            sizes.append(0)
+            busy.append(-1)
+        sizes[slot] = max(sizes[slot], need)
+        busy[slot] = life.last
+        life.buffer.place = Place("slot", slot)
+    return sizes
+
+
+def reuse_residuals(steps: Sequence[Step], lives: Lives, pair: Callable[[Step], tuple[Buffer, Buffer] | None]) -> None:
+    """Lets outputs take the memory of a residual that nobody reads after the step which adds it.
+
+    Args:
+        steps: In execution order.
+        lives: Of :func:`lifetimes`; an output that gets the memory of its residual has no life of its own any more.
+        pair: The residual and the output of a step that may write one over the other; None for other steps. Such a
+            step writes in the order in which it reads the residual, and never further than it has read.
+    """
+    for time, step in enumerate(steps):
+        found = pair(step)
+        if found is None:
+            continue
+        residual, out = found[0].root, found[1]
+        free = residual.place is None and out.place is None and out.alias is None
+        if free and lives[id(residual)].last == time:
+            lives[id(residual)].last = lives.pop(id(out)).last
+            out.alias = residual
