@@ -38,7 +38,7 @@ def ours(job: dict[str, Any]) -> None:
     model = load(job["artifact"], threads=1, check_hashes=False)
     inputs, _ = load_samples(job["artifact"])
     np.save(job["output"], np.asarray(model(*inputs[0])))
-    steps = len(model.plan["steps"])
+    steps = len(model.plan.steps)
     for i in (0, steps, *[0] * WARM):
         model.run_steps(0, i)
     time.sleep(0.2)  # until TVM's other threads sleep

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tvm_schedules.backends.gpu.compile import generate
 from tvm_schedules.backends.gpu.kernels import linear_dot
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
+from tvm_schedules.ir.plan import KernelInfo
 from tvm_schedules.packing import gpu_linear_dot
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -27,14 +28,12 @@ class Program:
     """Kernels on a device."""
 
     device: Any
-    entries: list[dict[str, Any]]
+    entries: tuple[KernelInfo, ...]
 
     def launch_of(self, index: int, buffers: list[Any]) -> tuple[Any, tuple[int, int, int], int, list[Any]]:
         """A launch of a kernel with buffers in the order of its declared arguments."""
         entry = self.entries[index]
-        grid = (entry["grid"][0], entry["grid"][1], entry["grid"][2])
-        kernel = self.device.kernel(entry["name"])
-        return kernel, grid, entry["threads"], [buffers[i] for i in entry["order"]]
+        return self.device.kernel(entry.name), entry.grid, entry.threads, [buffers[i] for i in entry.order]
 
     def put(self, array: Array, slack: int = 0) -> Any:
         """The array in the device's memory."""

@@ -93,7 +93,7 @@ def _check_network(name: str, zeros: float, target: TargetSpec) -> dict[str, Any
 
     def make(probe: Any) -> Any:
         network = in_memory(probe, target)
-        used.update(step["kernel"] for step in network.plan["steps"])
+        used.update(step.kernel for step in network.plan.steps)
         return network
 
     stages = compare_layers(model, runs, make)

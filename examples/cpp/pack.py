@@ -26,16 +26,16 @@ def pack(artifact: Path, output: Path) -> None:
         raise ArtifactError(
             f"{artifact} has no {store.LIBRARY}: it was exported for target {metadata['target']['name']!r}"
         )
-    plan = plan_of(metadata)
+    plan = plan_of(artifact, metadata)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy2(artifact / store.LIBRARY, output / store.LIBRARY)
     (output / "constants.bin").write_bytes(constants_of(artifact, plan).tobytes())
-    lines = [f"architecture {metadata['target']['architecture']}", f"steps {len(plan['steps'])}"]
-    lines += [f"arena {plan['arena_bytes']}", f"constants {plan['constant_bytes']}"]
+    lines = [f"architecture {metadata['target']['architecture']}", f"steps {len(plan.steps)}"]
+    lines += [f"arena {plan.arena_bytes}", f"constants {plan.constant_bytes}"]
     lines += [f"feature {name}" for name in metadata["target"]["features"]]
-    for side in ("inputs", "outputs"):
-        for entry in plan[side]:
-            lines.append(" ".join([side[:-1], entry["dtype"], *(str(size) for size in entry["shape"])]))
+    for side, entries in (("input", plan.inputs), ("output", plan.outputs)):
+        for entry in entries:
+            lines.append(" ".join([side, entry.dtype, *(str(size) for size in entry.shape)]))
     (output / "plan.txt").write_text("\n".join(lines) + "\n")
     inputs, expected = load_samples(artifact)
     for name, arrays in (("input", inputs[0]), ("expected", expected[0])):

@@ -54,7 +54,7 @@ def test_same_numbers_as_on_the_host(tmp_path: Path, name: str) -> None:
     zig(target, cpu, f"-I{tmp_path}", HERE / "start.c", tmp_path / "model.c", "-o", program)
     host = portable.host_model(MODEL, tmp_path / "host")
     for seed in range(3):
-        x = np.random.default_rng(seed).normal(size=plan["inputs"][0]["shape"]).astype(np.float32)
+        x = np.random.default_rng(seed).normal(size=plan.inputs[0].shape).astype(np.float32)
         (ours,) = portable.run_program([qemu, "-cpu", model, str(program)], plan, [x])
         np.testing.assert_array_equal(ours, host(x))
 

@@ -84,7 +84,7 @@ def weights(folder: Path) -> Reader:
     from tvm_schedules.errors import ArtifactError
 
     artifact = _artifact(folder)
-    plan = plan_of(store.read_metadata(artifact))
+    plan = plan_of(artifact, store.read_metadata(artifact))
     data = (artifact / store.WEIGHTS).read_bytes()
 
     def entry(name: str, content: bytes, random: Random) -> bytes:

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from tvm_schedules import compat
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.ir import ternary_codec as huffman
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.ir.ternary_tensor import TernaryTensor, pack_int2
 
 N, K = 3, 8
@@ -49,7 +50,7 @@ class Compiled:
     """As the real compiler's."""
 
     module: Any
-    plan: dict[str, Any]
+    plan: Plan
     arrays: dict[str, np.ndarray]
     wakes: bool = True
 
@@ -113,32 +114,32 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
         "macs": batch * K * N,
         "nonzero_macs": batch * int(np.abs(codes.astype(np.int8)).sum()),
     }
-    plan = {
-        "inputs": [{"name": "x", "shape": [batch, K], "dtype": "float32"}],
-        "outputs": [{"name": "y", "shape": [batch, N], "dtype": "float32"}],
-        "arena_bytes": arena_bytes,
-        "constant_bytes": constant_bytes,
-        "constants": [{"kind": "fake"}],
-        "steps": [
-            {"name": "fc", "kernel": "fake_f32", "bytes_weights": tensor.nbytes(), **step},
-            {
-                "name": "relu",
-                "kernel": "relu_f32",
-                "bytes_weights": 0,
-                **step,
-                "op": "Relu",
-                "macs": 0,
-                "nonzero_macs": 0,
-            },
-        ],
-        "layers": [layer],
-    }
+    plan = Plan.from_json(
+        {
+            "inputs": [{"name": "x", "shape": [batch, K], "dtype": "float32"}],
+            "outputs": [{"name": "y", "shape": [batch, N], "dtype": "float32"}],
+            "memory": {"arena_bytes": arena_bytes, "constant_bytes": constant_bytes},
+            "steps": [
+                {"name": "fc", "kernel": "fake_f32", "bytes_weights": tensor.nbytes(), **step},
+                {
+                    "name": "relu",
+                    "kernel": "relu_f32",
+                    "bytes_weights": 0,
+                    **step,
+                    "op": "Relu",
+                    "macs": 0,
+                    "nonzero_macs": 0,
+                },
+            ],
+            "layers": [layer],
+        }
+    )
     arrays = {"codes": tensor.stored["codes"], "scale": scale, "bias": bias}
     return Compiled(compat.build_module(functions, exported, target.tvm), plan, arrays)
 
 
-def expand(plan: dict[str, Any], arrays: Any) -> np.ndarray:
-    """As ``constants.expand``."""
+def expand(constants: Any, nbytes: int, arrays: Any) -> np.ndarray:
+    """As :func:`tvm_schedules.packing.registry.expand`."""
     weight = huffman.decode(arrays["codes"], 1, K * N).reshape(K, N) * arrays["scale"]
     return np.concatenate([weight, arrays["bias"][None]]).astype(np.float32).reshape(-1).view(np.uint8)
 

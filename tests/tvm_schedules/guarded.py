@@ -40,10 +40,10 @@ def guarded(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
     runner = Runner(model)
     memory = [
         *inputs,
-        *(np.zeros(o["shape"], o["dtype"]) for o in runner.plan["outputs"]),
+        *(np.zeros(o.shape, o.dtype) for o in runner.plan.outputs),
         runner.arena.numpy(),
         runner.constants.numpy(),
     ]
     kept = [Guarded(array) for array in memory]
-    runner.function(*(g.tensor() for g in kept), 0, len(runner.plan["steps"]))
+    runner.function(*(g.tensor() for g in kept), 0, len(runner.plan.steps))
     return [np.array(g.array) for g in kept[len(inputs) : -2]]

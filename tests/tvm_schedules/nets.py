@@ -67,16 +67,16 @@ class Runner:
         plan = self.compiled.plan
         self.plan = plan
         self.tensor = compat.tensor
-        self.outputs = [compat.tensor(np.zeros(o["shape"], o["dtype"])) for o in plan["outputs"]]
+        self.outputs = [compat.tensor(np.zeros(o.shape, o.dtype)) for o in plan.outputs]
         # Garbage in the memory: what a kernel does not write must not matter.
-        noise = np.random.default_rng(0).integers(0, 256, plan["arena_bytes"]).astype(np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, plan.arena_bytes).astype(np.uint8)
         self.arena = compat.tensor(noise)
-        self.constants = compat.tensor(constants.expand(plan, self.compiled.arrays))
+        self.constants = compat.tensor(constants.expand(plan.constants, plan.constant_bytes, self.compiled.arrays))
         self.function = self.compiled.module[ENTRY]
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         tensors = [self.tensor(x) for x in inputs]
-        self.function(*tensors, *self.outputs, self.arena, self.constants, 0, len(self.plan["steps"]))
+        self.function(*tensors, *self.outputs, self.arena, self.constants, 0, len(self.plan.steps))
         return [o.numpy().copy() for o in self.outputs]
 
 

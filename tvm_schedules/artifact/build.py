@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import platform
@@ -26,6 +27,7 @@ from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.errors import ArtifactError, ModelError, TunerError
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.frontend import onnx_reader as reader
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets import registry as targets
 from tvm_schedules.verify import batch_axis as batch
 from tvm_schedules.verify import outputs as verification
@@ -313,9 +315,9 @@ def fill(
         say("link")
         linking.export_library(compiled.module, folder / store.LIBRARY, spec.triple, compiled.wakes)
         build_probe(spec, folder / store.PROBE)
-    plan = batch.marked(plan, batch.counting(model, runs, expected))
+    plan = plan.counting(batch.counting(model, runs, expected))
     if not spec.is_c:
-        weights.write(folder / store.WEIGHTS, arrays, plan["constants"])
+        weights.write(folder / store.WEIGHTS, arrays, plan.constants)
     _save_samples(folder / store.SAMPLES, runs, expected)
     lacking = gpu.needed(spec) if spec.is_gpu else None
     more: dict[str, Any] = {"code": code, "unverified": lacking} if spec.is_gpu else {}
@@ -381,7 +383,9 @@ def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner
     from tvm_schedules.packing.registry import expand
 
     compiled = compile_model(model, spec)
-    return Model(compiled.plan, compiled.module, expand(compiled.plan, compiled.arrays))
+    return Model(
+        compiled.plan, compiled.module, expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays)
+    )
 
 
 def _verify(
@@ -414,13 +418,12 @@ def _verify(
 
 
 def _metadata(
-    model: Any, spec: targets.TargetSpec, plan: dict[str, Any], seconds: float, report: dict[str, Any] | None
+    model: Any, spec: targets.TargetSpec, plan: Plan, seconds: float, report: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Everything that is worth knowing about an artifact."""
-    lifted = ("inputs", "outputs", "steps", "layers")
-    layers = plan["layers"]
-    weights = sum(int(np.prod(layer["shape"], dtype=np.int64)) for layer in layers)
+    weights = sum(math.prod(layer.shape) for layer in plan.layers)
     quantized = onnxtools.quantized_tensors(model)
+    written = plan.to_json()
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "packages": _versions(),
@@ -428,13 +431,12 @@ def _metadata(
         "quantization": {
             "activations": sorted({dtype for _, _, dtype in quantized.values()}) or ["float32"],
             "quantized_tensors": len(quantized),
-            "ternary_layers": len(layers),
+            "ternary_layers": len(plan.layers),
             "ternary_weights": weights,
-            "bits_per_weight_stored": 8 * sum(layer["bytes"] for layer in layers) / weights if weights else None,
+            "bits_per_weight_stored": 8 * sum(layer.bytes for layer in plan.layers) / weights if weights else None,
         },
-        **{key: plan[key] for key in lifted},
-        "steps": _with_operands(model, plan["steps"], set(quantized)),
-        "memory": {key: value for key, value in plan.items() if key not in (*lifted, "constants")},
+        **written,
+        "steps": _with_operands(model, written["steps"], set(quantized)),
         "compile_seconds": round(seconds, 3),
         "verification": report,
     }

@@ -18,6 +18,7 @@ from tvm_schedules.backends.cpu.threads import checked, default_threads, setter
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.buffers import ALIGNMENT, aligned, zeros
 from tvm_schedules.runtime.samples import arguments, batch_size, describe, fill, pieces, room, share
 from tvm_schedules.runtime.turns import take_turns
@@ -37,13 +38,13 @@ class Memory:
         tensors: Arguments of the compiled function: these, the working memory, and the constants.
     """
 
-    def __init__(self, plan: dict[str, Any], constants: Array) -> None:
+    def __init__(self, plan: Plan, constants: Array) -> None:
         import tvm
 
-        self.inputs = [zeros(tuple(entry["shape"]), entry["dtype"]) for entry in plan["inputs"]]
-        self.outputs = [zeros(tuple(entry["shape"]), entry["dtype"]) for entry in plan["outputs"]]
-        arena = aligned(max(1, plan["arena_bytes"]))
-        arrays = [*self.inputs, *self.outputs, arena[: plan["arena_bytes"]], constants]
+        self.inputs = [zeros(entry.shape, entry.dtype) for entry in plan.inputs]
+        self.outputs = [zeros(entry.shape, entry.dtype) for entry in plan.outputs]
+        size = plan.arena_bytes or 0
+        arrays = [*self.inputs, *self.outputs, aligned(max(1, size))[:size], constants]
         self.tensors = [tvm.runtime.from_dlpack(array) for array in arrays]
 
 
@@ -75,15 +76,15 @@ class Model:
 
     def __init__(
         self,
-        plan: dict[str, Any],
+        plan: Plan,
         library: Any,
         constants: Array,
         threads: int | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.plan = plan
-        self.inputs: list[dict[str, Any]] = plan["inputs"]
-        self.outputs: list[dict[str, Any]] = plan["outputs"]
+        self.inputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.inputs]
+        self.outputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.outputs]
         self.metadata = metadata or {}
         self.threads = threads
         try:
@@ -92,8 +93,8 @@ class Model:
             raise ArtifactError("the library has no function tern_main: it is none of an artifact") from error
         self._use_threads = setter(library)
         self._lock = take_turns(self)
-        if constants.size != plan["constant_bytes"]:
-            raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan['constant_bytes']}")
+        if constants.size != plan.constant_bytes:
+            raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan.constant_bytes}")
         self._library = library
         self._constants = constants
         if not constants.size or constants.ctypes.data % ALIGNMENT:
@@ -102,7 +103,7 @@ class Model:
         memory = Memory(plan, self._constants)
         self._memories = [memory]  # more of them where samples run beside each other
         self._in, self._out, self._tensors = memory.inputs, memory.outputs, memory.tensors
-        self._whole = (*self._tensors, 0, len(plan["steps"]))
+        self._whole = (*self._tensors, 0, len(plan.steps))
         if len(self._in) == len(self._out) == 1:
             self._only = self._in[0], self._out[0]
 
@@ -199,7 +200,7 @@ class Model:
     def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
         """Run the network on some of the samples. The lock is held."""
         threads = default_threads() if self._threads is None else self._threads
-        whole = len(self.plan["steps"])
+        whole = len(self.plan.steps)
 
         def run(part: slice, number: int, inside: int) -> None:
             memory = self._memories[number]
@@ -219,18 +220,23 @@ class Model:
 
     def run_steps(self, begin: int, end: int) -> None:
         """Run the steps ``begin <= i < end`` on the working memory as it is, for measuring one step at a time."""
-        if not 0 <= begin <= end <= len(self.plan["steps"]):
-            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self.plan['steps'])}, got {begin}, {end}")
+        if not 0 <= begin <= end <= len(self.plan.steps):
+            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self.plan.steps)}, got {begin}, {end}")
         self._use_threads(self._threads)
         self._function(*self._tensors, begin, end)
 
 
-def plan_of(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The compiler's plan, from the metadata's parts; only the list of constants is elsewhere, with the weights."""
-    return {key: metadata[key] for key in ("inputs", "outputs", "steps", "layers")} | metadata["memory"]
+def plan_of(folder: Path, metadata: Mapping[str, Any]) -> Plan:
+    """The plan of an artifact's network, without the list of constants, which lies with the weights.
+
+    Raises:
+        ArtifactError: The metadata do not hold a plan.
+    """
+    with reading(folder / store.METADATA, ArtifactError, "; export it again"):
+        return Plan.from_json(metadata)
 
 
-def constants_of(folder: Path, plan: dict[str, Any], content: bytes | None = None) -> Array:
+def constants_of(folder: Path, plan: Plan, content: bytes | None = None) -> Array:
     """The constant memory of an artifact's network, uint8 as the kernels read it.
 
     Args:
@@ -245,7 +251,7 @@ def constants_of(folder: Path, plan: dict[str, Any], content: bytes | None = Non
 
     with reading(folder / store.WEIGHTS, ArtifactError, "; export it again"):
         arrays, constants = weights.read(folder / store.WEIGHTS, content)
-        return expand(plan | {"constants": constants}, arrays)
+        return expand(constants, plan.constant_bytes, arrays)
 
 
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
@@ -317,8 +323,8 @@ def _load(folder: Path, threads: int | None, check_hashes: bool) -> Model:
 def _load_one(folder: Path, threads: int | None, check_hashes: bool) -> Model:
     """Load the network of one directory."""
     metadata = store.read_metadata(folder, check_hashes, (store.LIBRARY, store.WEIGHTS))
-    plan = plan_of(metadata)
-    batch_size(plan["inputs"], plan["outputs"])  # which is an error where the two do not agree
+    plan = plan_of(folder, metadata)
+    batch_size(metadata["inputs"], metadata["outputs"])  # which is an error where the two do not agree
     if metadata["target"]["tvm"].get("kind") == "c":
         from tvm_schedules.backends.c.runtime import HostModel
 

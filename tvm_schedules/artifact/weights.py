@@ -20,14 +20,15 @@ from tvm_schedules.common import schema
 from tvm_schedules.common.dtypes import check_type
 from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.errors import ArtifactError, ModelError
+from tvm_schedules.ir.plan import Constant
 
 __all__ = ["read", "write"]
 
 Array = npt.NDArray[Any]
 
 
-def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()) -> None:
-    """Write arrays, and JSON values, as a compressed ``.npz`` with the entries ``index`` and ``data``.
+def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Constant] = ()) -> None:
+    """Write arrays, and how constants are made of them, as compressed ``.npz`` with the entries ``index`` and ``data``.
 
     Raises:
         ModelError: An array has elements of a type that is not in :data:`tvm_schedules.common.dtypes.TYPES`.
@@ -35,13 +36,13 @@ def write(path: Path, arrays: Mapping[str, Array], constants: Sequence[Any] = ()
     for name, array in arrays.items():
         check_type(array.dtype, f"constant {name!r}")
     places = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
-    index = {"arrays": places, "constants": list(constants)}
+    index = {"arrays": places, "constants": [constant.to_json() for constant in constants]}
     data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
     text = json.dumps(index, separators=(",", ":")).encode()
     np.savez_compressed(path, allow_pickle=False, index=np.frombuffer(text, "u1"), data=np.frombuffer(data, "u1"))
 
 
-def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], list[Any]]:
+def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], list[Constant]]:
     """What :func:`write` wrote; the arrays share memory and are read-only.
 
     Args:
@@ -55,7 +56,7 @@ def read(path: Path, content: bytes | None = None) -> tuple[dict[str, Array], li
         entries = read_arrays(path if content is None else content)
         index, data = json.loads(entries["index"].tobytes()), entries["data"].tobytes()
         schema.check(index, {"arrays": [list], "constants": [dict]})
-        return _split(path, index["arrays"], data), index["constants"]
+        return _split(path, index["arrays"], data), [Constant.from_json(entry) for entry in index["constants"]]
 
 
 def _split(path: Path, places: list[Any], data: bytes) -> dict[str, Array]:

@@ -38,28 +38,27 @@ class RemoteModel:
         if store.LIBRARY not in self.metadata["files"]:
             raise BoardError(f"{folder} has no library for TVM's plain RPC; start tern-board serve on {board.name}")
         board.check_target(folder, self.metadata)
-        self.board, self.plan = board, plan_of(self.metadata)
+        self.board, self.plan = board, plan_of(folder, self.metadata)
         self.library = board.load(folder / store.LIBRARY)
-        shapes = [(entry["shape"], entry["dtype"]) for side in ("inputs", "outputs") for entry in self.plan[side]]
-        arrays = [np.zeros(shape, dtype) for shape, dtype in shapes]
-        arrays += [np.zeros(self.plan["arena_bytes"], np.uint8), constants_of(folder, self.plan)]
+        arrays = [np.zeros(entry.shape, entry.dtype) for entry in (*self.plan.inputs, *self.plan.outputs)]
+        arrays += [np.zeros(self.plan.arena_bytes or 0, np.uint8), constants_of(folder, self.plan)]
         self._tensors = [board.tensor(array) for array in arrays]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
         """Copy inputs to the board, in the network's order."""
-        for tensor, array in zip(self._tensors, arrays[: len(self.plan["inputs"])], strict=False):
+        for tensor, array in zip(self._tensors, arrays[: len(self.plan.inputs)], strict=False):
             self.board.fill(tensor, array)
 
     def arguments(self, begin: int = 0, end: int | None = None) -> list[Any]:
         """Arguments of ``tern_main`` for the steps ``begin <= i < end``."""
-        return [*self._tensors, begin, len(self.plan["steps"]) if end is None else end]
+        return [*self._tensors, begin, len(self.plan.steps) if end is None else end]
 
     def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Run the network on the board; returns its outputs."""
         self.set_inputs(arrays)
         self.board.run(self.library, "tern_main", self.arguments())
-        first = len(self.plan["inputs"])
-        return tuple(self.board.fetch(tensor) for tensor in self._tensors[first : first + len(self.plan["outputs"])])
+        first = len(self.plan.inputs)
+        return tuple(self.board.fetch(tensor) for tensor in self._tensors[first : first + len(self.plan.outputs)])
 
     def time(self, begin: int = 0, end: int | None = None, *, number: int = 1, repeat: int = 10) -> list[float]:
         """Seconds per run of the steps, on the data that is there; see :meth:`Board.time`."""
@@ -123,7 +122,7 @@ class RpcWorker:
             return {"us": self._times(0, None, seconds)}
         if do == "steps":
             self._model(*self._inputs[0])
-            count = len(self._model.plan["steps"])
+            count = len(self._model.plan.steps)
             each = seconds / (count + 1)
             empty = float(np.median(self._times(0, 0, each)))
             medians = [float(np.median(self._times(step, step + 1, each))) for step in range(count)]

@@ -87,8 +87,9 @@ def _main(options: argparse.Namespace) -> int:
         console.print(f"target {target['name']} ({core}), {state}")
         if target["tvm"].get("kind") == "c":
             from tvm_schedules.backends.c.size import told
+            from tvm_schedules.ir.plan import Plan
 
-            console.print("\n".join(told({**found.details, **found.details["memory"]})))
+            console.print("\n".join(told(Plan.from_json({**found.details, "steps": [], "layers": []}))))
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
     console.print(f"files: {files}")
     return 0

@@ -110,7 +110,7 @@ def _time_steps(model: Any, inputs: list[Any], seconds: float) -> list[float]:
     model(*inputs)
     if model.metadata.get("code"):  # a graphics processor: starting and waiting would take longer than a step
         return [float(value) for value in np.median([model.step_seconds() for _ in range(3)], axis=0) * 1e6]
-    count = len(model.plan["steps"])
+    count = len(model.plan.steps)
     clock = time.perf_counter_ns
     rows: list[list[int]] = []
     finish = clock() + int(seconds * 1e9)

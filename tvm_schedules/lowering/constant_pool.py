@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.ir.layout import ALIGN
+from tvm_schedules.ir.plan import Constant, Span
 from tvm_schedules.lowering.steps import Buffer, Place
 
 __all__ = ["Constants"]
 
 
 class Constants:
-    """Collects stored arrays and the recipes that expand them."""
+    """Collects stored arrays and the recipes that expand them.
+
+    Attributes:
+        arrays: What is stored, by name.
+        entries: How the constant memory is made of it.
+        nbytes: Bytes of that memory so far.
+    """
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
-        self.entries: list[dict[str, Any]] = []
+        self.entries: list[Constant] = []
         self.nbytes = 0
         self._shared: dict[tuple[Any, ...], list[Buffer]] = {}
 
@@ -49,9 +56,9 @@ class Constants:
         for name, array in made.items():
             offset = -(-self.nbytes // ALIGN) * ALIGN
             self.nbytes = offset + array.nbytes
-            places[name] = {"offset": offset, "nbytes": int(array.nbytes)}
+            places[name] = Span(offset, int(array.nbytes))
             buffers[name] = Buffer(f"{prefix}.{name}", array.nbytes, Place("constant", offset))
-        self.entries.append({"recipe": recipe, "params": params, "arrays": stored, "outputs": places})
+        self.entries.append(Constant(recipe, params, stored, places))
         return buffers
 
 

@@ -7,12 +7,13 @@ from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tvm_schedules.ir.layout import Halo, Window
+from tvm_schedules.ir.plan import Constant
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.packing import (
     bitplanes,
@@ -157,32 +158,33 @@ RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
 }
 
 
-def expand(plan: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def expand(constants: Sequence[Constant], nbytes: int, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Makes the constant memory of a network.
 
     Args:
-        plan: The compiled network's plan.
-        arrays: Its stored arrays.
+        constants: The plan's list.
+        nbytes: The size that the plan says.
+        arrays: The stored arrays by name.
 
     Returns:
-        uint8 ``[plan["constant_bytes"]]``.
+        uint8 ``[nbytes]``.
 
     Raises:
         KeyError: A stored array is missing.
         ValueError: An expanded constant is not as long as the plan says, or not inside of the memory.
     """
-    places = [place for constant in plan["constants"] for place in constant["outputs"].values()]
-    end, size = max([place["offset"] + place["nbytes"] for place in places], default=0), plan["constant_bytes"]
-    if not end <= size <= end + LARGEST_GAP or min([place["offset"] for place in places], default=0) < 0:
-        raise ValueError(f"constants end at {end} bytes, the plan says {size}")
-    memory = np.zeros(size, np.uint8)
-    for constant in plan["constants"]:
-        made = RECIPES[constant["recipe"]]({k: arrays[v] for k, v in constant["arrays"].items()}, constant["params"])
-        for name, place in constant["outputs"].items():
+    spans = [span for constant in constants for span in constant.outputs.values()]
+    end = max([span.offset + span.nbytes for span in spans], default=0)
+    if not end <= nbytes <= end + LARGEST_GAP or min([span.offset for span in spans], default=0) < 0:
+        raise ValueError(f"constants end at {end} bytes, the plan says {nbytes}")
+    memory = np.zeros(nbytes, np.uint8)
+    for constant in constants:
+        made = RECIPES[constant.recipe]({k: arrays[v] for k, v in constant.arrays.items()}, dict(constant.params))
+        for name, span in constant.outputs.items():
             data = np.ascontiguousarray(made[name]).reshape(-1).view(np.uint8)
-            if data.nbytes != place["nbytes"]:
-                raise ValueError(f"constant {name!r}: expanded to {data.nbytes} bytes, the plan says {place['nbytes']}")
-            if not 0 <= place["offset"] <= memory.size - data.nbytes:
-                raise ValueError(f"constant {name!r} at {place['offset']} is not inside of {memory.size} bytes")
-            memory[place["offset"] : place["offset"] + data.nbytes] = data
+            if data.nbytes != span.nbytes:
+                raise ValueError(f"constant {name!r}: expanded to {data.nbytes} bytes, the plan says {span.nbytes}")
+            if not 0 <= span.offset <= memory.size - data.nbytes:
+                raise ValueError(f"constant {name!r} at {span.offset} is not inside of {memory.size} bytes")
+            memory[span.offset : span.offset + data.nbytes] = data
     return memory

@@ -19,7 +19,7 @@ from tvm_schedules.verify.outputs import compare
 from tvm_schedules.verify.reference import reference_outputs, reference_session
 from tvm_schedules.verify.samples import random_samples
 
-__all__ = ["PROPERTY", "choices", "counting", "independent", "marked", "regrouped", "resized"]
+__all__ = ["PROPERTY", "choices", "counting", "independent", "regrouped", "resized"]
 
 Array = npt.NDArray[Any]
 Run = Mapping[str, Array]
@@ -162,11 +162,3 @@ def _state(model: Any, names: Collection[str]) -> None:
     del model.metadata_props[:]
     for key, value in {**kept, PROPERTY: "\n".join(sorted(names))}.items():
         model.metadata_props.add(key=key, value=value)
-
-
-def marked(plan: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """A plan whose inputs and outputs say that their first axes count samples."""
-    if not names:
-        return dict(plan)
-    inputs = [{**entry, "batch": True} if entry["name"] in names else entry for entry in plan["inputs"]]
-    return {**plan, "inputs": inputs, "outputs": [{**entry, "batch": True} for entry in plan["outputs"]]}

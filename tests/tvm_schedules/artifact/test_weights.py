@@ -14,17 +14,20 @@ from hypothesis.extra import numpy as arrays_of
 
 from tvm_schedules.artifact import weights
 from tvm_schedules.errors import ArtifactError
+from tvm_schedules.ir.plan import Constant, Span
 
 DTYPES = st.sampled_from(["u1", "i1", "<u2", "<i4", "<f4", "<f8"])
 ARRAYS = DTYPES.flatmap(lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(min_dims=0, min_side=0)))
+
+RAW = Constant("raw", {"size": [1, 2]}, {"scale": "conv.scale"}, {"scale": Span(0, 4)})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text(), ARRAYS, max_size=6))
 def test_arrays_come_back(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    weights.write(tmp_path / "weights.npz", arrays, [{"recipe": "raw"}])
+    weights.write(tmp_path / "weights.npz", arrays, [RAW])
     found, constants = weights.read(tmp_path / "weights.npz")
-    assert constants == [{"recipe": "raw"}]
+    assert constants == [RAW]
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype

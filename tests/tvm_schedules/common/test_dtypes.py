@@ -109,7 +109,7 @@ def test_c_target_names_a_type_that_it_lacks(dtype: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "uint8", "float16", "float32"])
 def test_opencl_source(dtype: str) -> None:
     plan = compile_gpu(joined(dtype), resolve("opencl")).plan
-    assert [entry["dtype"] for entry in (*plan["inputs"], *plan["outputs"])] == [dtype] * 3
+    assert [entry.dtype for entry in (*plan.inputs, *plan.outputs)] == [dtype] * 3
 
 
 @pytest.mark.parametrize("name", OTHERS)

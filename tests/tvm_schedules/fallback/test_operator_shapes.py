@@ -143,5 +143,5 @@ def test_a_network_keeps_its_outputs_only() -> None:
     nodes = [helper.make_node("Tanh", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
     model = graph(nodes, {"x": (3, 5)})
     plan = compile_model(onnx.shape_inference.infer_shapes(model), resolve("host")).plan
-    assert [entry["name"] for entry in plan["outputs"]] == ["y"]
-    assert len(plan["steps"]) == 1
+    assert [entry.name for entry in plan.outputs] == ["y"]
+    assert len(plan.steps) == 1

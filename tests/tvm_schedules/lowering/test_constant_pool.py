@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tvm_schedules.ir.plan import Span
 from tvm_schedules.lowering.constant_pool import Constants
 from tvm_schedules.lowering.steps import Place
 from tvm_schedules.packing.registry import expand
@@ -23,11 +26,11 @@ def test_constants_have_places_of_their_own() -> None:
     assert [buffer.nbytes for buffer in first.values()] == [65, 8]
     assert constants.nbytes == 648
     assert set(constants.arrays) == {"layer.a", "layer.b", "layer.a#2", "layer.a#3", "layer.b#2", "layer.b#3"}
-    assert [entry["arrays"] for entry in constants.entries] == [
+    assert [entry.arrays for entry in constants.entries] == [
         {"a": "layer.a", "b": "layer.b"}, {"a": "layer.a"}, {"a": "layer.a#2"}, {"a": "layer.a#3"},
         {"b": "layer.b#2"}, {"b": "layer.b#3"},
     ]  # fmt: skip
-    memory = expand({"constants": constants.entries, "constant_bytes": 648}, constants.arrays)
+    memory = expand(constants.entries, 648, constants.arrays)
     assert memory[192:257].tolist() == list(range(65))
     assert memory[320:385].tolist() == list(range(1, 66))
     assert memory[640:].view(np.float32).tolist() == [1, 2]
@@ -38,14 +41,13 @@ def test_constants_have_places_of_their_own() -> None:
 def test_how_much_memory_constants_may_have(more: int, fits: bool) -> None:
     constants = Constants()
     constants.add("layer", "raw", {"a": np.arange(65, dtype=np.uint8)})
-    plan = {"constants": constants.entries, "constant_bytes": 65 + more}
     if fits:
-        assert expand(plan, constants.arrays).tolist() == [*range(65), *[0] * more]
+        assert expand(constants.entries, 65 + more, constants.arrays).tolist() == [*range(65), *[0] * more]
     else:
         with pytest.raises(ValueError, match="constants end at 65 bytes"):
-            expand(plan, constants.arrays)
-    assert expand({"constants": [], "constant_bytes": 64}, {}).tolist() == [0] * 64
-    assert expand({"constants": [], "constant_bytes": 0}, {}).tolist() == []
+            expand(constants.entries, 65 + more, constants.arrays)
+    assert expand([], 64, {}).tolist() == [0] * 64
+    assert expand([], 0, {}).tolist() == []
 
 
 @pytest.mark.parametrize("offset", [-1, 64])
@@ -53,18 +55,17 @@ def test_a_constant_outside_of_the_memory_is_refused(offset: int) -> None:
     constants = Constants()
     constants.add("layer", "raw", {"a": np.arange(64, dtype=np.uint8)})
     constants.add("layer", "raw", {"b": np.arange(64, dtype=np.uint8)})
-    constants.entries[0]["outputs"]["a"]["offset"] = offset
-    plan = {"constants": constants.entries, "constant_bytes": 128}
+    first, second = constants.entries
+    moved = [replace(first, outputs={"a": Span(offset, 64)}), second]
     if offset < 0:
         with pytest.raises(ValueError, match="constants end at"):
-            expand(plan, constants.arrays)
+            expand(moved, 128, constants.arrays)
     else:
-        assert expand(plan, constants.arrays)[64:].tolist() == list(range(64))
+        assert expand(moved, 128, constants.arrays)[64:].tolist() == list(range(64))
 
 
 def test_a_constant_of_another_length_is_refused() -> None:
     constants = Constants()
     constants.add("layer", "raw", {"a": np.arange(64, dtype=np.uint8)})
-    plan = {"constants": constants.entries, "constant_bytes": 64}
     with pytest.raises(ValueError, match="expanded to 63 bytes, the plan says 64"):
-        expand(plan, {"layer.a": np.arange(63, dtype=np.uint8)})
+        expand(constants.entries, 64, {"layer.a": np.arange(63, dtype=np.uint8)})

@@ -42,8 +42,8 @@ def test_shortcut_equals_onnxruntime(dims: tuple[int, ...], zero: int | None, pa
     model = net.model(net.op("Relu", net.op("Add", y, short)))
     data = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     runner = Runner(model)
-    assert not any(step["kernel"] == "fallback" for step in runner.plan["steps"])
-    assert len(runner.plan["layers"]) == 1, "moving data is no layer"
+    assert not any(step.kernel == "fallback" for step in runner.plan.steps)
+    assert len(runner.plan.layers) == 1, "moving data is no layer"
     np.testing.assert_allclose(runner(data)[0], run_onnx(model, data)[0], rtol=1e-5, atol=1e-5)
 
 

@@ -97,7 +97,9 @@ def test_another_artifact_in_the_place(fake_compiler: Any, tmp_path: Path) -> No
 
 def test_a_model_without_an_artifact() -> None:
     compiled = compile_model(conv_net(size=6), resolve("host"))
-    model = tvm_schedules.Model(compiled.plan, compiled.module, expand(compiled.plan, compiled.arrays))
+    model = tvm_schedules.Model(
+        compiled.plan, compiled.module, expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays)
+    )
     with pytest.raises(TypeError, match="was not loaded from an artifact, so that it cannot be pickled"):
         pickle.dumps(model)
     np.testing.assert_array_equal(copy.copy(model)(images()), model(images()))

@@ -59,10 +59,10 @@ def outputs(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     compiled = compile_model(model, resolve("host"), None, lambda graph, target: configs)
     plan = compiled.plan
-    y = compat.tensor(np.zeros(plan["outputs"][0]["shape"], np.float32))
-    arena = compat.tensor(np.random.default_rng(0).integers(0, 256, plan["arena_bytes"]).astype(np.uint8))
-    memory = compat.tensor(constants.expand(plan, compiled.arrays))
-    compiled.module[ENTRY](compat.tensor(x), y, arena, memory, 0, len(plan["steps"]))
+    y = compat.tensor(np.zeros(plan.outputs[0].shape, np.float32))
+    arena = compat.tensor(np.random.default_rng(0).integers(0, 256, plan.arena_bytes).astype(np.uint8))
+    memory = compat.tensor(constants.expand(plan.constants, plan.constant_bytes, compiled.arrays))
+    compiled.module[ENTRY](compat.tensor(x), y, arena, memory, 0, len(plan.steps))
     return y.numpy(), plan
 
 
@@ -100,8 +100,8 @@ def test_every_candidate_computes_the_same(layer: int) -> None:
     for alone in several:
         assert alone.taken is not None
         actual, plan = outputs(model, x, {node.name: alone.taken})
-        step = next(step for step in plan["steps"] if step["name"] == node.name)
-        assert ScheduleConfig.of(step["kernel"], step["choice"]) == alone.taken
+        step = next(step for step in plan.steps if step.name == node.name)
+        assert ScheduleConfig.of(step.kernel, step.info["choice"]) == alone.taken
         assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max(), str(alone.taken)
 
 

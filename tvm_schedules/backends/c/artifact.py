@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tvm_schedules.backends.c.runtime import HostModel
 from tvm_schedules.backends.c.size import cortex_m7, told
 from tvm_schedules.backends.c.writer import write
 from tvm_schedules.errors import LinkError
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["SAMPLE", "in_memory", "write_artifact", "write_sample"]
@@ -26,7 +28,7 @@ _MOST = 1 << 16
 """Elements of a sample that are still written as text."""
 
 
-def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[str], None]) -> dict[str, Any]:
+def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[str], None]) -> Plan:
     """Writes the C files and says how much memory they take.
 
     Args:
@@ -36,7 +38,7 @@ def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[st
         say: Called with a line of text at every stage.
 
     Returns:
-        The plan, with ``flash`` beside ``arena_bytes`` and ``constant_bytes``: sizes on a Cortex-M7 where zig is there.
+        The plan, whose details are ``cortex_m7``: sizes on a Cortex-M7, None where zig is not there.
 
     Raises:
         ModelError: The model cannot be read or has an operator without C code.
@@ -44,14 +46,13 @@ def write_artifact(folder: Path, model: Any, spec: TargetSpec, say: Callable[[st
     from tvm_schedules.common.version import __version__
 
     portable = compile_portable(model, spec, say)
-    plan = portable.plan
-    write(plan, portable.program, folder, __version__)
+    write(portable.plan, portable.program, folder, __version__)
     try:
         sizes = cortex_m7(folder)
     except LinkError as error:
         say(f"sizes on a Cortex-M7 are not known: {str(error).splitlines()[0]}")
         sizes = None
-    plan["cortex_m7"] = sizes
+    plan = replace(portable.plan, details={"cortex_m7": sizes})
     for line in told(plan):
         say(line)
     return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +15,12 @@ from tvm_schedules.backends.c.translate import translate
 from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.errors import UnsupportedOperatorError
 from tvm_schedules.frontend.onnx_reader import load_model, read
-from tvm_schedules.ir.graph import Node
+from tvm_schedules.ir.graph import Node, Quant
+from tvm_schedules.ir.plan import LayerInfo, Plan, TensorInfo
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 from tvm_schedules.lowering.layouts import Layouts
 from tvm_schedules.lowering.memory import assign_arena, lifetimes, reuse_residuals
+from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -30,11 +32,11 @@ class Portable:
     """A network as C.
 
     Attributes:
-        plan: What is known about it, in JSON types; the same keys as that of a compiled network.
+        plan: What is known about it.
         program: Tables, descriptions and calls; buffers have their places.
     """
 
-    plan: dict[str, Any]
+    plan: Plan
     program: Program
 
 
@@ -88,7 +90,6 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     Raises:
         ModelError: The model cannot be read or has an operator without C code.
     """
-    from tvm_schedules.backends.cpu.compile import make_plan
     from tvm_schedules.passes import prepare
 
     say = progress or (lambda text: None)
@@ -107,16 +108,33 @@ def compile_portable(model: Any, target: TargetSpec, progress: Callable[[str], N
     lives = lifetimes(lowering.steps)
     reuse_residuals(lowering.steps, lives, _residual_and_output)
     arena = assign_arena(lives, 0)
-    plan = make_plan(graph, lowering, arena)
-    plan |= {"constants": [], "constant_bytes": program.table_bytes}
-    places = {step.name: index for index, step in enumerate(lowering.steps)}
-    for layer in plan["layers"]:
-        tables = [program.arrays.get(f"{kind}_{places[layer['name']]}") for kind in ("weight", "level")]
-        layer["bytes"] = sum(table.nbytes for table in tables if table is not None)
-        layer["bits"] = 8 * layer["bytes"] / max(1, prod(layer["shape"]))
-    for (side, index), (scale, zero) in program.quants.items():
-        plan[f"{side}s"][index]["quant"] = {"scale": scale, "zero_point": zero}
-    return Portable(plan, program)
+    return Portable(_with_tables(make_plan(graph, lowering, arena), program), program)
+
+
+def _with_tables(plan: Plan, program: Program) -> Plan:
+    """A plan that counts what is written as C tables, and says which ends have an 8-bit form."""
+
+    def layer(made: LayerInfo) -> LayerInfo:
+        tables = [program.arrays.get(f"{kind}_{places[made.name]}") for kind in ("weight", "level")]
+        stored = sum(table.nbytes for table in tables if table is not None)
+        return replace(made, bytes=stored, bits=8 * stored / max(1, prod(made.shape)))
+
+    def ends(side: str, entries: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+        quants = [program.quants.get((side, index)) for index in range(len(entries))]
+        return tuple(
+            entry if quant is None else replace(entry, quant=Quant(*quant))
+            for entry, quant in zip(entries, quants, strict=True)
+        )
+
+    places = {step.name: index for index, step in enumerate(plan.steps)}
+    return replace(
+        plan,
+        inputs=ends("input", plan.inputs),
+        outputs=ends("output", plan.outputs),
+        layers=tuple(layer(made) for made in plan.layers),
+        constants=(),
+        constant_bytes=program.table_bytes,
+    )
 
 
 def _residual_and_output(step: Step) -> tuple[Buffer, Buffer] | None:

@@ -16,6 +16,7 @@ from tvm_schedules.artifact.load import Model
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.backends.c.writer import SOURCE
 from tvm_schedules.errors import ArtifactError, InputError, LinkError
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.samples import arguments, describe, in_turn, pieces, room
 from tvm_schedules.runtime.turns import take_turns
 
@@ -48,12 +49,15 @@ class HostModel(Model):
     def __init__(
         self,
         folder: Path,
-        plan: dict[str, Any],
+        plan: Plan,
         metadata: dict[str, Any] | None = None,
         options: Sequence[str] = (),
     ) -> None:
         self.plan, self.metadata, self.threads = plan, metadata or {}, 1
-        self.inputs, self.outputs = plan["inputs"], plan["outputs"]
+        self.inputs, self.outputs = (
+            [entry.to_json() for entry in plan.inputs],
+            [entry.to_json() for entry in plan.outputs],
+        )
         self._lock = take_turns(self)
         with tempfile.TemporaryDirectory() as place:  # the library stays mapped after its file is gone
             library = Path(place) / "model.so"

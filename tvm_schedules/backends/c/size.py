@@ -6,15 +6,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.backends.c.writer import SOURCE
 from tvm_schedules.errors import LinkError
+from tvm_schedules.ir.plan import Plan
 
 __all__ = ["CORTEX_M7", "cortex_m7", "sections", "told"]
 
@@ -49,21 +49,21 @@ def cortex_m7(folder: Path, level: str = "-O2") -> dict[str, int] | None:
         return sections(made.read_bytes())
 
 
-def told(plan: Mapping[str, Any]) -> list[str]:
+def told(plan: Plan) -> list[str]:
     """RAM and flash in words.
 
     Args:
-        plan: ``inputs``, ``outputs``, ``arena_bytes``, ``constant_bytes``, and ``cortex_m7`` from :func:`cortex_m7`.
+        plan: Of a network as C; its details have ``cortex_m7`` from :func:`cortex_m7`.
     """
     nbytes = {
-        side: sum(int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize for entry in plan[side])
-        for side in ("inputs", "outputs")
+        side: sum(prod(entry.shape) * np.dtype(entry.dtype).itemsize for entry in entries)
+        for side, entries in (("inputs", plan.inputs), ("outputs", plan.outputs))
     }
     ends = ", ".join(f"{side} {size:,}" for side, size in nbytes.items())
-    ram = f"RAM: {plan['arena_bytes']:,} bytes of arena, a stack of about 1 KB; {ends} bytes are the caller's"
-    sizes = plan["cortex_m7"]
+    ram = f"RAM: {plan.arena_bytes:,} bytes of arena, a stack of about 1 KB; {ends} bytes are the caller's"
+    sizes = plan.details["cortex_m7"]
     if not sizes:
-        tables = f"flash: {plan['constant_bytes']:,} bytes of tables, and the code"
+        tables = f"flash: {plan.constant_bytes:,} bytes of tables, and the code"
         return [ram, f"{tables} (with ziglang installed it is measured)"]
     total = f"flash: {sizes['code'] + sizes['constants']:,} bytes on a Cortex-M7 (-O2)"
     return [ram, f"{total}: {sizes['constants']:,} of tables, {sizes['code']:,} of code"]

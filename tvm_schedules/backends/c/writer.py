@@ -6,13 +6,13 @@ import re
 from importlib import resources
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tvm_schedules.backends.c.program import CTYPES, Call, Program, number
 from tvm_schedules.common.names import comment, identifier
 from tvm_schedules.ir.layout import ALIGN
+from tvm_schedules.ir.plan import Plan, TensorInfo
 from tvm_schedules.lowering.steps import Buffer
 
 __all__ = ["HEADER", "SOURCE", "WEIGHTS", "write"]
@@ -27,7 +27,7 @@ _ORDER = (
 """Source files, those that need others after them."""
 
 
-def write(plan: dict[str, Any], program: Program, folder: Path, version: str) -> None:
+def write(plan: Plan, program: Program, folder: Path, version: str) -> None:
     """Writes the three files into ``folder``.
 
     Args:
@@ -45,13 +45,13 @@ def write(plan: dict[str, Any], program: Program, folder: Path, version: str) ->
 class _Text:
     """Makes the files' text."""
 
-    def __init__(self, plan: dict[str, Any], program: Program, notice: str) -> None:
+    def __init__(self, plan: Plan, program: Program, notice: str) -> None:
         self.plan, self.program, self.notice = plan, program, notice
-        self.ends: list[tuple[str, int, dict[str, Any], str]] = []  # side, number, entry, name in C
+        self.ends: list[tuple[str, int, TensorInfo, str]] = []  # side, number, entry, name in C
         taken: set[str] = set()
-        for side, entries in (("input", plan["inputs"]), ("output", plan["outputs"])):
+        for side, entries in (("input", plan.inputs), ("output", plan.outputs)):
             for index, entry in enumerate(entries):
-                name = identifier(entry["name"], side, taken)
+                name = identifier(entry.name, side, taken)
                 taken.add(name)
                 self.ends.append((side, index, entry, name))
 
@@ -77,11 +77,11 @@ class _Text:
         lines, macros = [], []
         many = {side: sum(end[0] == side for end in self.ends) > 1 for side in ("input", "output")}
         for side, index, entry, name in self.ends:
-            shape = "".join(f"[{n}]" for n in entry["shape"]) or "[1]"
-            line = f"{side} {name}: {entry['dtype']} {shape}"
+            shape = "".join(f"[{n}]" for n in entry.shape) or "[1]"
+            line = f"{side} {name}: {entry.dtype} {shape}"
             prefix = f"MODEL_{side.upper()}" + (f"_{index}" if many[side] else "")
-            macros.append(f"typedef {CTYPES[entry['dtype']]} {prefix.lower()}_type;")
-            macros.append(f"#define {prefix}_ELEMENTS {max(1, prod(entry['shape']))}")
+            macros.append(f"typedef {CTYPES[entry.dtype]} {prefix.lower()}_type;")
+            macros.append(f"#define {prefix}_ELEMENTS {max(1, prod(entry.shape))}")
             quant = program.quants.get((side, index))
             if quant:
                 scale = number(np.float32(quant[0]))
@@ -100,7 +100,7 @@ class _Text:
             notice=self.notice,
             ends="\n   ".join(lines),
             macros="\n".join(macros),
-            arena=max(ALIGN, self.plan["arena_bytes"]),
+            arena=max(ALIGN, self.plan.arena_bytes or 0),
             tables=program.table_bytes,
             parameters=self._parameters(False),
             quantized=quantized,
@@ -109,7 +109,7 @@ class _Text:
     def _parameters(self, quantized: bool) -> str:
         made = []
         for side, index, entry, name in self.ends:
-            dtype = "uint8" if quantized and (side, index) in self.program.quants else entry["dtype"]
+            dtype = "uint8" if quantized and (side, index) in self.program.quants else entry.dtype
             made.append(f"{'const ' if side == 'input' else ''}{CTYPES[dtype]} *{name}")
         return ", ".join(made)
 

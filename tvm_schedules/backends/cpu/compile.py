@@ -13,12 +13,14 @@ import numpy as np
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Graph
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.lowering.memory import assign_arena, lifetimes
+from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Step
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["ENTRY", "Compiled", "compile_model", "make_plan"]
+__all__ = ["ENTRY", "Compiled", "compile_model", "grain"]
 
 ENTRY = "tern_main"
 SHARE = 500_000
@@ -40,13 +42,13 @@ class Compiled:
 
     Attributes:
         module: TVM runtime module that exports :data:`ENTRY`.
-        plan: What is needed to run it, in JSON types.
+        plan: What is needed to run it.
         arrays: What is stored beside it; :func:`tvm_schedules.packing.registry.expand` makes the constants of it.
         wakes: Whether it takes, or may take, long enough to wake threads for it.
     """
 
     module: Any
-    plan: dict[str, Any]
+    plan: Plan
     arrays: dict[str, np.ndarray]
     wakes: bool = True
 
@@ -99,7 +101,8 @@ def compile_model(
     known = all(compat.has_jobs(function) for _, function in functions.values())  # of other functions it is not
     wakes = work >= WAKE or not known
     least = SHARE if linking.own_threads() and (work >= WAKE or known) else WAKE
-    sizes = {"arena": arena, "constants": max(64, lowering.constants.nbytes)}
+    plan = make_plan(graph, lowering, arena)
+    sizes = {"arena": arena, "constants": plan.constant_bytes}
     signature = [graph.values[n] for n in (*graph.inputs, *graph.outputs)]
 
     def body(e: Any, *arguments: Any) -> None:
@@ -133,7 +136,7 @@ def compile_model(
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
-    return Compiled(module, make_plan(graph, lowering, arena), lowering.constants.arrays, wakes)
+    return Compiled(module, plan, lowering.constants.arrays, wakes)
 
 
 def grain(step: Step) -> float:
@@ -143,26 +146,3 @@ def grain(step: Step) -> float:
 
 def _work(steps: Iterable[Step]) -> int:
     return sum(step.info.get("work", step.info.get("nonzero_macs", 0)) for step in steps)
-
-
-def make_plan(graph: Any, lowering: Any, arena: int) -> dict[str, Any]:
-    """What is needed to run and to describe a lowered network, in JSON types."""
-
-    def describe(names: list[str]) -> list[dict[str, Any]]:
-        values = [graph.values[n] for n in names]
-        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
-
-    def step(s: Step) -> dict[str, Any]:
-        made = lowering.configs.chosen.get(s.name)
-        chosen = {} if made is None else {"choice": dict(made.knobs)}
-        return {"name": s.name, "kernel": s.kernel, **s.info, **chosen}
-
-    return {
-        "inputs": describe(graph.inputs),
-        "outputs": describe(graph.outputs),
-        "arena_bytes": arena,
-        "constant_bytes": max(64, lowering.constants.nbytes),
-        "constants": lowering.constants.entries,
-        "steps": [step(s) for s in lowering.steps],
-        "layers": lowering.layers,
-    }

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tvm_schedules.artifact import store
 from tvm_schedules.errors import DeviceError
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets.gpu import architectures
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -37,7 +38,7 @@ def check(spec: TargetSpec) -> None:
 
 def write(
     folder: Path, model: Any, spec: TargetSpec, say: Callable[[str], None]
-) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
+) -> tuple[Plan, dict[str, Array], dict[str, Any]]:
     """Compiles a network and writes the code of its kernels.
 
     Returns:
@@ -94,7 +95,7 @@ def _open(kind: str, source: Callable[[], str], binary: Callable[[], bytes]) -> 
 def load(
     folder: Path,
     metadata: dict[str, Any],
-    plan: dict[str, Any],
+    plan: Plan,
     constants: Array,
     check_hashes: bool = True,
 ) -> GpuModel:
@@ -128,4 +129,6 @@ def in_memory(model: Any, spec: TargetSpec) -> GpuModel:
     compiled = compile_gpu(model, spec)
     sm = architectures(spec.tvm)
     device = _open(str(spec.tvm["kind"]), lambda: compiled.source, lambda: fatbin(compiled.source, sm))
-    return GpuModel(compiled.plan, expand(compiled.plan, compiled.arrays), device)
+    return GpuModel(
+        compiled.plan, expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays), device
+    )

@@ -11,7 +11,9 @@ import numpy as np
 from tvm_schedules.compat import gpu as compat
 from tvm_schedules.errors import ModelError, TargetError
 from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.ir.plan import Argument, DevicePlan, KernelInfo, Launch, Plan
 from tvm_schedules.lowering.memory import assign_slots, lifetimes
+from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -27,12 +29,12 @@ class GpuCompiled:
 
     Attributes:
         source: All kernels, ready for the language's compiler.
-        plan: What is needed to run it, in JSON types.
+        plan: What is needed to run it.
         arrays: Stored weights; :func:`tvm_schedules.packing.registry.expand` makes the constants of them.
     """
 
     source: str
-    plan: dict[str, Any]
+    plan: Plan
     arrays: dict[str, np.ndarray]
 
 
@@ -66,23 +68,24 @@ def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] 
             index[key] = len(made)
             made[f"{step.kernel}_{len(made)}"] = step.make()
     source, kernels = generate(made, target)
-    plan = _plan(graph, lowering)
-    plan["kernels"] = kernels
-    plan["launches"] = [
-        {"kernel": index[step.kernel, step.spec], "args": [_place(b) for b in step.args]} for step in lowering.steps
-    ]
+    slots = assign_slots(lifetimes(lowering.steps))
+    launches = tuple(
+        Launch(index[step.kernel, step.spec], tuple(_argument(buffer) for buffer in step.args))
+        for step in lowering.steps
+    )
+    device = DevicePlan(tuple(slots), lowering.largest_read, kernels, launches)
+    plan = make_plan(graph, lowering, device=device)
     return GpuCompiled(source, plan, lowering.constants.arrays)
 
 
 def generate(
     made: Mapping[str, compat.Kernel | compat.Scheduled], target: TargetSpec
-) -> tuple[str, list[dict[str, Any]]]:
+) -> tuple[str, tuple[KernelInfo, ...]]:
     """Source of kernels, and for each of them what is needed to start it.
 
     Returns:
-        The source, and in the order of ``made`` dictionaries of ``name`` (in the source), ``grid``, ``threads`` and
-        ``order``: which of the kernel's declared arguments the source takes, in its order. The code generator orders
-        them in its own way, and leaves out those that are not used.
+        The source, and an entry for each kernel in the order of ``made``. The code generator orders arguments in its
+        own way, and leaves out those that are not used.
 
     Raises:
         TargetError: The language has no type that a kernel needs.
@@ -99,36 +102,21 @@ def generate(
         x, y, z = kernel.grid
         declared = [argument.name for argument in kernel.arguments]
         order = [declared.index(argument) for argument in compat.signature(source, f"{name}_kernel")]
-        grid = [x, y * z, 1] if flat else [x, y, z]
+        grid = (x, y * z, 1) if flat else (x, y, z)
         if max(grid[1:]) > MOST_GROUPS:
-            raise ModelError(f"kernel {name} needs {grid} groups of threads; {MOST_GROUPS} are possible in y and in z")
-        entries.append({"name": f"{name}_kernel", "grid": grid, "threads": kernel.threads, "order": order})
+            raise ModelError(
+                f"kernel {name} needs {list(grid)} groups of threads; {MOST_GROUPS} are possible in y and in z"
+            )
+        entries.append(KernelInfo(f"{name}_kernel", grid, kernel.threads, tuple(order)))
         if flat and any(kernel.arguments[i].dtype == "uint8" for i in order):
             raise TargetError(
                 f"kernel {name} of target 'webgpu' reads or writes 8-bit numbers, which WGSL cannot store; "
                 "export the network with float32 activations, or for another target"
             )
-    return source, entries
+    return source, tuple(entries)
 
 
-def _place(buffer: Buffer) -> list[Any]:
+def _argument(buffer: Buffer) -> Argument:
     place = buffer.root.place
     assert place is not None
-    return [place.kind, place.offset, *([buffer.root.nbytes] if place.kind == "constant" else [])]
-
-
-def _plan(graph: Any, lowering: Any) -> dict[str, Any]:
-    def describe(names: list[str]) -> list[dict[str, Any]]:
-        values = [graph.values[n] for n in names]
-        return [{"name": v.name, "shape": list(v.shape), "dtype": v.dtype} for v in values]
-
-    return {
-        "inputs": describe(graph.inputs),
-        "outputs": describe(graph.outputs),
-        "slots": assign_slots(lifetimes(lowering.steps)),
-        "slack": lowering.largest_read,
-        "constant_bytes": max(64, lowering.constants.nbytes),
-        "constants": lowering.constants.entries,
-        "steps": [{"name": s.name, "kernel": s.kernel, **s.info} for s in lowering.steps],
-        "layers": lowering.layers,
-    }
+    return Argument(place.kind, place.offset, buffer.root.nbytes if place.kind == "constant" else 0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.artifact.load import Model
+from tvm_schedules.errors import ArtifactError
+from tvm_schedules.ir.plan import Argument, Plan, TensorInfo
 from tvm_schedules.runtime.samples import describe, in_turn
 from tvm_schedules.runtime.turns import take_turns
 
@@ -60,42 +63,42 @@ class GpuModel(Model):
         device: Where it runs.
     """
 
-    def __init__(
-        self, plan: dict[str, Any], constants: Array, device: Device, metadata: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, constants: Array, device: Device, metadata: dict[str, Any] | None = None) -> None:
+        if plan.device is None:
+            raise ArtifactError("the plan has no kernels for a graphics processor")
         self.plan = plan
-        self.inputs: list[dict[str, Any]] = plan["inputs"]
-        self.outputs: list[dict[str, Any]] = plan["outputs"]
+        self.inputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.inputs]
+        self.outputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.outputs]
         self.metadata = metadata or {}
         self.threads = None
         self.device = device
         self._lock = take_turns(self)
-        self._in = [self._tensor(entry) for entry in self.inputs]
-        self._out = [self._tensor(entry) for entry in self.outputs]
-        slack = plan["slack"]
-        slots = [device.alloc(size + slack) for size in plan["slots"]]
-        placed: dict[int, Any] = {}
-        kernels = [device.kernel(kernel["name"]) for kernel in plan["kernels"]]
+        slack = plan.device.slack
 
-        def buffer(kind: str, at: int, nbytes: int = 0) -> Any:
-            if kind != "constant":
-                return {"slot": slots, "input": self._in, "output": self._out}[kind][at]
+        def tensor(entry: TensorInfo) -> Any:
+            return device.alloc(prod(entry.shape) * np.dtype(entry.dtype).itemsize + slack)
+
+        self._in = [tensor(entry) for entry in plan.inputs]
+        self._out = [tensor(entry) for entry in plan.outputs]
+        slots = [device.alloc(size + slack) for size in plan.device.slots]
+        placed: dict[int, Any] = {}
+        kernels = [device.kernel(kernel.name) for kernel in plan.device.kernels]
+
+        def buffer(argument: Argument) -> Any:
+            at = argument.index
+            if argument.kind != "constant":
+                return {"slot": slots, "input": self._in, "output": self._out}[argument.kind][at]
             if at not in placed:
-                placed[at] = device.alloc(nbytes)
-                device.upload(placed[at], constants[at : at + nbytes])
+                placed[at] = device.alloc(argument.nbytes)
+                device.upload(placed[at], constants[at : at + argument.nbytes])
             return placed[at]
 
         self._launches: list[Launch] = []
-        for launch in plan["launches"]:
-            kernel = plan["kernels"][launch["kernel"]]
-            args = [buffer(*launch["args"][i]) for i in kernel["order"]]
-            grid = (kernel["grid"][0], kernel["grid"][1], kernel["grid"][2])
-            self._launches.append((kernels[launch["kernel"]], grid, kernel["threads"], args))
+        for launch in plan.device.launches:
+            kernel = plan.device.kernels[launch.kernel]
+            args = [buffer(launch.args[i]) for i in kernel.order]
+            self._launches.append((kernels[launch.kernel], kernel.grid, kernel.threads, args))
         self._start = device.record(self._launches)
-
-    def _tensor(self, entry: dict[str, Any]) -> Any:
-        count = int(np.prod(entry["shape"], dtype=np.int64))
-        return self.device.alloc(count * np.dtype(entry["dtype"]).itemsize + self.plan["slack"])
 
     def __repr__(self) -> str:
         return f"GpuModel({describe(self.inputs)} -> {describe(self.outputs)}, on {self.device.name})"

@@ -15,12 +15,13 @@ import onnx
 from tvm_schedules.backends.c.lower import compile_portable
 from tvm_schedules.backends.c.runtime import HostModel
 from tvm_schedules.backends.c.writer import write
+from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets.registry import resolve
 
 CTYPES = {"float32": "float", "uint8": "uint8_t"}
 
 
-def generate(model: onnx.ModelProto, folder: Path) -> dict[str, Any]:
+def generate(model: onnx.ModelProto, folder: Path) -> Plan:
     """Writes the C files; returns the plan."""
     folder.mkdir(parents=True, exist_ok=True)
     portable = compile_portable(model, resolve("c"))
@@ -36,21 +37,21 @@ def as_list(result: Any) -> list[np.ndarray]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def program_source(plan: dict[str, Any]) -> str:
+def program_source(plan: Plan) -> str:
     """A program that reads all inputs from stdin and writes all outputs to stdout, on exactly as much memory."""
     lines, names = ['#include "model.h"', "#include <stdio.h>", "#include <stdlib.h>", "int main(void)", "{"], []
-    for side, entries in (("input", plan["inputs"]), ("output", plan["outputs"])):
+    for side, entries in (("input", plan.inputs), ("output", plan.outputs)):
         for index, entry in enumerate(entries):
-            name, count = f"{side}{index}", int(np.prod(entry["shape"]))
-            kind = CTYPES[entry["dtype"]]
+            name, count = f"{side}{index}", int(np.prod(entry.shape))
+            kind = CTYPES[entry.dtype]
             lines.append(f"    {kind} *{name} = malloc({count} * sizeof({kind}));")
             names.append(name)
             if side == "input":
                 lines.append(f"    if (fread({name}, sizeof({kind}), {count}, stdin) != {count}) return 2;")
     lines.append("    void *arena = malloc(MODEL_ARENA_BYTES);")
     lines.append(f"    if (model_run_arena(arena, MODEL_ARENA_BYTES, {', '.join(names)})) return 3;")
-    for index, entry in enumerate(plan["outputs"]):
-        kind, count = CTYPES[entry["dtype"]], int(np.prod(entry["shape"]))
+    for index, entry in enumerate(plan.outputs):
+        kind, count = CTYPES[entry.dtype], int(np.prod(entry.shape))
         lines.append(f"    fwrite(output{index}, sizeof({kind}), {count}, stdout);")
         names.append(f"output{index}")
     lines += [f"    free({name});" for name in dict.fromkeys(names)]
@@ -67,7 +68,7 @@ def apart(folder: Path) -> None:
     path.write_text("#include <stdlib.h>\n" + text)
 
 
-def build_program(folder: Path, plan: dict[str, Any], command: Sequence[str]) -> Path:
+def build_program(folder: Path, plan: Plan, command: Sequence[str]) -> Path:
     """Compiles the network and :func:`program_source`."""
     (folder / "main.c").write_text(program_source(plan))
     program = folder / "program"
@@ -77,15 +78,15 @@ def build_program(folder: Path, plan: dict[str, Any], command: Sequence[str]) ->
     return program
 
 
-def run_program(command: Sequence[str], plan: dict[str, Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def run_program(command: Sequence[str], plan: Plan, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     data = b"".join(np.ascontiguousarray(x).tobytes() for x in inputs)
     done = subprocess.run(command, input=data, capture_output=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
     assert not done.returncode, (done.returncode, done.stderr.decode()[-3000:])
     assert not done.stderr, done.stderr.decode()[-3000:]
     outputs, at = [], 0
-    for entry in plan["outputs"]:
-        size = int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
-        outputs.append(np.frombuffer(done.stdout[at : at + size], entry["dtype"]).reshape(entry["shape"]))
+    for entry in plan.outputs:
+        size = int(np.prod(entry.shape)) * np.dtype(entry.dtype).itemsize
+        outputs.append(np.frombuffer(done.stdout[at : at + size], entry.dtype).reshape(entry.shape))
         at += size
     assert at == len(done.stdout)
     return outputs

@@ -53,7 +53,7 @@ def test_nothing_outside_the_memory_is_touched(tmp_path: Path, name: str, varian
         pytest.skip("no C compiler with sanitizers")
     model = sanitized_nets()[name]
     plan = portable.generate(model, tmp_path)
-    inputs = [random(*entry["shape"]) for entry in plan["inputs"]]
+    inputs = [random(*entry.shape) for entry in plan.inputs]
     portable.apart(tmp_path)
     program = portable.build_program(tmp_path, plan, [*compiler, *VARIANTS[variant]])
     wanted = portable.as_list(portable.host_model(model, tmp_path / "plain")(*inputs))
@@ -69,7 +69,7 @@ def test_nothing_undefined_is_done(tmp_path: Path, name: str) -> None:
     plan = portable.generate(sanitized_nets()[name], tmp_path)
     command = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O1", "-fsanitize=undefined"]
     program = portable.build_program(tmp_path, plan, [*command, "-fsanitize-trap=undefined"])
-    portable.run_program([str(program)], plan, [random(*entry["shape"]) for entry in plan["inputs"]])
+    portable.run_program([str(program)], plan, [random(*entry.shape) for entry in plan.inputs])
 
 
 def test_the_sanitizer_test_can_fail(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_sanitizer_test_can_fail(tmp_path: Path) -> None:
     path.write_text(re.sub(r"\.height = 5\b", ".height = 90", path.read_text()))
     program = portable.build_program(tmp_path, plan, compiler)
     with pytest.raises(AssertionError, match="AddressSanitizer"):
-        portable.run_program([str(program)], plan, [random(*entry["shape"]) for entry in plan["inputs"]])
+        portable.run_program([str(program)], plan, [random(*entry.shape) for entry in plan.inputs])
 
 
 def test_source_compiles_without_a_warning_and_needs_no_library(tmp_path: Path) -> None:

@@ -82,16 +82,16 @@ def bytes_out(batch: int, inputs: int) -> onnx.ModelProto:
 def test_nothing_outside_the_buffers_is_touched(name: str) -> None:
     model, shape = nets()[name]
     runner = Runner(model)
-    x = np.random.default_rng(0).normal(size=shape).astype(runner.plan["inputs"][0]["dtype"])
+    x = np.random.default_rng(0).normal(size=shape).astype(runner.plan.inputs[0].dtype)
     wanted = runner(x)
     memory = [
         x,
-        *(np.zeros(o["shape"], o["dtype"]) for o in runner.plan["outputs"]),
+        *(np.zeros(o.shape, o.dtype) for o in runner.plan.outputs),
         runner.arena.numpy(),
         runner.constants.numpy(),
     ]
     guarded = [Guarded(a) for a in memory]
-    runner.function(*(g.tensor() for g in guarded), 0, len(runner.plan["steps"]))
+    runner.function(*(g.tensor() for g in guarded), 0, len(runner.plan.steps))
     for want, have in zip(wanted, guarded[1:], strict=False):
         np.testing.assert_array_equal(have.array, want)
     np.testing.assert_array_equal(guarded[-1].array, memory[-1])

@@ -30,7 +30,7 @@ def image(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("dims", [16, 17])
 def test_residual_network(dims: int) -> None:
     runner = agree(resnet([(16, 1), (32, 2), (32, 1)], dims, 0.8), image(1, 3, dims, dims), close=0.03)
-    kernels = [s["kernel"] for s in runner.plan["steps"]]
+    kernels = [s.kernel for s in runner.plan.steps]
     assert "fallback" not in kernels
     assert kernels.count("sparse") == 7
 
@@ -45,7 +45,7 @@ def test_squeeze_and_excite_with_fallback_operators() -> None:
     y = net.op("Mul", x, net.op("HardSigmoid", gate))
     z = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((8, 16, 1, 1), 0.85), net.bias(8))
     runner = agree(net.model(net.op("Softmax", z, axis=1), z), image(1, 8, 12, 12), close=0.02)
-    assert {"sparse", "dense", "fallback"} <= {s["kernel"] for s in runner.plan["steps"]}
+    assert {"sparse", "dense", "fallback"} <= {s.kernel for s in runner.plan.steps}
 
 
 def test_mobile_block_float() -> None:
@@ -82,7 +82,7 @@ def test_maximum_before_rounding_is_moved_behind_it() -> None:
     x = net.quantize(net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
     y = net.op("Conv", x, net.weight((4, 16, 3, 3), 0.8), pads=[1] * 4)
     runner = agree(net.model(y), image(1, 3, 20, 20), close=0.02)
-    fused = next(s["fused"] for s in runner.plan["steps"] if s["kernel"].startswith("dense"))
+    fused = next(s.info["fused"] for s in runner.plan.steps if s.kernel.startswith("dense"))
     assert fused[-1].startswith("quantizelinear")
 
 
@@ -168,7 +168,7 @@ def test_one_number_and_one_for_each_channel_become_part_of_the_layer(operator: 
     values = np.array([0.5, -1.5], np.float32)[: int(np.prod(shape))].reshape(shape)
     model = net.model(net.op(operator, x, net.const(values)))
     runner = agree(model, image(1, 3, 5, 5), close=1e-5)
-    assert [step["op"] for step in runner.plan["steps"] if step["kernel"] != "repack"] == ["Conv"]
+    assert [step.info["op"] for step in runner.plan.steps if step.kernel != "repack"] == ["Conv"]
 
 
 @pytest.mark.parametrize(("shape", "steps"), [((4,), 1), ((1, 1, 4), 1), ((1, 4, 1), 2), ((4, 1), 2)])
@@ -179,7 +179,7 @@ def test_channels_of_a_linear_layer_are_its_last_axis(shape: tuple[int, ...], st
     x = net.op("MatMul", "input_0", weight)
     model = net.model(net.op("Add", x, net.const(np.arange(1, 5, dtype=np.float32).reshape(shape))))
     runner = agree(model, image(1, 4, 4), close=1e-5)
-    assert len(runner.plan["steps"]) == steps
+    assert len(runner.plan.steps) == steps
 
 
 @pytest.mark.parametrize("bounds", [(500.0, 600.0), (127.0, 900.0), (-600.0, -500.0), (-900.0, -1.5)])

@@ -95,7 +95,8 @@ class GpuRunner:
         self.compiled = compile_gpu(model, spec)
         self.plan = self.compiled.plan
         device = open_device(spec, self.compiled.source)
-        self.model = GpuModel(self.plan, expand(self.plan, self.compiled.arrays), device)
+        memory = expand(self.plan.constants, self.plan.constant_bytes, self.compiled.arrays)
+        self.model = GpuModel(self.plan, memory, device)
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         result = self.model(*inputs)

@@ -59,7 +59,7 @@ def test_classes_and_logits(digits: Any, target: str) -> None:
     model, runs = digits
     wanted = reference_outputs(model, runs)
     network = GpuRunner(model, target)
-    kernels = {step["kernel"] for step in network.plan["steps"]}
+    kernels = {step.kernel for step in network.plan.steps}
     assert {"repack", "conv_dot", "global_pool", "linear_dot"} <= kernels
     for run, want in zip(runs, wanted, strict=True):
         have = network(*run.values())[0]

@@ -26,8 +26,8 @@ def test_operator(name: str, target: str) -> None:
     model = onnx.shape_inference.infer_shapes(CASES[name](), data_prop=True)
     inputs = inputs_of(model)
     runner = GpuRunner(model, target)
-    assert all(step["kernel"] == "fallback" for step in runner.plan["steps"])
-    have = runner(*(inputs[entry["name"]] for entry in runner.plan["inputs"]))
+    assert all(step.kernel == "fallback" for step in runner.plan.steps)
+    have = runner(*(inputs[entry.name] for entry in runner.plan.inputs))
     for got, want in zip(have, reference(model, inputs), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
 

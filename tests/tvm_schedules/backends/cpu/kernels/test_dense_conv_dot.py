@@ -68,7 +68,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
         return {node.name: ScheduleConfig.of(kernel, numbers) for node in nodes if node.op == "Conv"}
 
     runner = Runner(compile_model(net.model(y), resolve("host"), None, choose))
-    assert kernel in {entry["kernel"] for entry in runner.plan["steps"]}
+    assert kernel in {entry.kernel for entry in runner.plan.steps}
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
     for want, have in zip(run_onnx(net.model(y), *inputs), runner(*inputs), strict=True):
@@ -106,7 +106,7 @@ def test_images_that_leave_lanes_empty_have_channels_there(size: tuple[int, int]
     )  # fmt: skip
     net, y, _ = build(case)
     plan = compile_model(net.model(y), resolve("host")).plan
-    assert ("dense_channels" in {entry["kernel"] for entry in plan["steps"]}) == (size != (30, 31))
+    assert ("dense_channels" in {entry.kernel for entry in plan.steps}) == (size != (30, 31))
     agree(case, "dense_channels")
 
 

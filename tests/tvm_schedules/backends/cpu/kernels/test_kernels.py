@@ -215,4 +215,4 @@ def test_steps_share_code() -> None:
     for _ in range(3):
         x = net.quantize(net.op("Relu", net.op("Conv", x, net.ternary(codes, np.full(8, 0.05)), pads=[1] * 4)))
     runner = Runner(net.model(x))
-    assert sum(s["kernel"] == "sparse" for s in runner.plan["steps"]) == 3
+    assert sum(s.kernel == "sparse" for s in runner.plan.steps) == 3

@@ -129,7 +129,7 @@ def compiled(layer: Layer, y: str, kernel: str | None, target: str = "host") -> 
 
 def run(layer: Layer, y: str, kernel: str) -> tuple[np.ndarray, np.ndarray]:
     runner = Runner(compiled(layer, y, kernel))
-    assert kernel in {step["kernel"] for step in runner.plan["steps"]}
+    assert kernel in {step.kernel for step in runner.plan.steps}
     data, rounded = layer.input()
     return runner(data)[0], rounded
 
@@ -204,7 +204,7 @@ def test_number_of_threads_does_not_change_a_sum(kernel: str) -> None:
         mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0),
     ):
         runner = Runner(compile_model(layer.net.model(y), resolve("host"), choose=lambda *_: choice))
-    assert kernel in {step["kernel"] for step in runner.plan["steps"]}
+    assert kernel in {step.kernel for step in runner.plan.steps}
     data, rounded = layer.input()
     case = Case(2, 1, 20, 33, (17, 17), (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), (0, 3), 0.5, 1, False, 4)
     expected = rounded @ weight.T if linear else convolve(rounded, weight, case)
@@ -220,8 +220,8 @@ def test_number_of_threads_does_not_change_a_sum(kernel: str) -> None:
 def chosen(form: tuple[int, int], zeros: float, target: str = "host") -> tuple[str, str]:
     layer = Layer((1, 64, 8, 8), form, 1)
     name, _ = layer.weight((64, 64, 3, 3), zeros)
-    (entry,) = compiled(layer, layer.net.op("Conv", layer.data, name, pads=[1] * 4), None, target).plan["layers"]
-    return entry["kernel"], entry["reason"]
+    (entry,) = compiled(layer, layer.net.op("Conv", layer.data, name, pads=[1] * 4), None, target).plan.layers
+    return entry.kernel, entry.reason
 
 
 @COUNTS
@@ -248,14 +248,14 @@ def test_words_and_steps_without_weights_are_left_out() -> None:
     codes[:, 8:16] = 1
     layer = Layer((1, 64, 6, 6), (0, 1), 0)
     y = layer.net.op("Conv", layer.data, layer.net.ternary(codes, np.ones(64)), pads=[1] * 4)
-    (entry,) = compiled(layer, y, "popcount").plan["layers"]
-    assert entry["reason"].startswith(f"{64 * 9} of {64 * 9 * 8} words")
+    (entry,) = compiled(layer, y, "popcount").plan.layers
+    assert entry.reason.startswith(f"{64 * 9} of {64 * 9 * 8} words")
     layer = Layer((1, 512), (0, 1), 0)
     flat = np.zeros((64, 512), np.int8)
     flat[:, :64] = 1
     y = layer.net.op("Gemm", layer.data, layer.net.ternary(flat, np.ones(64)), transB=1)
-    (entry,) = compiled(layer, y, "popcount_linear").plan["layers"]
-    assert "8 of 64 steps" in entry["reason"]
+    (entry,) = compiled(layer, y, "popcount_linear").plan.layers
+    assert "8 of 64 steps" in entry.reason
 
 
 def test_trained_levels_reach_the_kernels() -> None:
@@ -272,8 +272,8 @@ def test_trained_levels_reach_the_kernels() -> None:
     again = net.quantize(net.op("Clip", net.op("Add", y, half), low, high), 0.2)
     model = net.model(net.op("Conv", again, net.weight((8, 16, 1, 1), 0.8)))
     runner = Runner(model)
-    assert not {"fallback"} & {step["kernel"] for step in runner.plan["steps"]}
-    assert sum(layer["kernel"] in ("narrow", "popcount") for layer in runner.plan["layers"]) == 2
+    assert not {"fallback"} & {step.kernel for step in runner.plan.steps}
+    assert sum(layer.kernel in ("narrow", "popcount") for layer in runner.plan.layers) == 2
     given = np.random.default_rng(0).normal(size=(1, 16, 9, 9)).astype(np.float32)
     found, expected = runner(given)[0], run_onnx(model, given)[0]
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -60,7 +60,7 @@ def test_random_windows(case: Case) -> None:
     model = net.model(net.quantize(y, STEP, case.zero))
     x = np.random.default_rng(0).normal(size=case.shape).astype(np.float32)
     runner = Runner(model)
-    assert "pool_rows" in {step["kernel"] for step in runner.plan["steps"]}
+    assert "pool_rows" in {step.kernel for step in runner.plan.steps}
     np.testing.assert_array_equal(runner(x)[0], run_onnx(model, x)[0])
 
 
@@ -72,7 +72,7 @@ def test_others_are_left_to_the_kernel_for_all_poolings(what: str) -> None:
     y = net.op(op, net.quantize("input_0", STEP, zero), kernel_shape=[3, 3], strides=strides, pads=[1] * 4)
     model = net.model(net.quantize(y, STEP, zero))
     plan = compile_model(model, resolve("host")).plan
-    assert {"pool", "pool_rows"} & {step["kernel"] for step in plan["steps"]} == {"pool"}
+    assert {"pool", "pool_rows"} & {step.kernel for step in plan.steps} == {"pool"}
 
 
 def test_its_producer_writes_what_it_and_others_read() -> None:
@@ -86,5 +86,5 @@ def test_its_producer_writes_what_it_and_others_read() -> None:
     model = net.model(net.op("Add", y, z))
     data = np.random.default_rng(0).normal(size=(1, 8, 21, 37)).astype(np.float32)
     runner = Runner(model)
-    assert "pool_rows" in {step["kernel"] for step in runner.plan["steps"]}
+    assert "pool_rows" in {step.kernel for step in runner.plan.steps}
     np.testing.assert_allclose(runner(data)[0], run_onnx(model, data)[0], rtol=1e-4, atol=1e-4)

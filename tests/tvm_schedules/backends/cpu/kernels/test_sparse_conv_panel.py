@@ -37,7 +37,7 @@ def forced(model: object, **numbers: int) -> Runner:
 
 def agree(model: object, inputs: list[np.ndarray], step: float | None, **numbers: int) -> None:
     runner = forced(model, **numbers)
-    assert "panel" in {entry["kernel"] for entry in runner.plan["steps"]}
+    assert "panel" in {entry.kernel for entry in runner.plan.steps}
     for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
@@ -320,6 +320,6 @@ def test_a_layer_that_does_not_fit_the_cache_gets_panels() -> None:
     net = Net((1, 256, 26, 26), seed=1)
     x = net.quantize("input_0", STEP, 0)
     model = net.model(net.op("Conv", x, net.weight((128, 256, 3, 3), 0.75, 1), pads=[1] * 4))
-    assert "panel" in {step["kernel"] for step in Runner(model).plan["steps"]}
+    assert "panel" in {step.kernel for step in Runner(model).plan.steps}
     with mock.patch.object(panel, "L1_SHARE", 32):
-        assert "sparse" in {step["kernel"] for step in Runner(model).plan["steps"]}
+        assert "sparse" in {step.kernel for step in Runner(model).plan.steps}

@@ -38,7 +38,7 @@ def forced(model: object, target: str = "host", **numbers: int) -> Compiled:
 
 def agree(model: object, inputs: list[np.ndarray], step: float | None, target: str = "host", **numbers: int) -> None:
     compiled = forced(model, target, **numbers)
-    assert "straight" in {entry["kernel"] for entry in compiled.plan["steps"]}
+    assert "straight" in {entry.kernel for entry in compiled.plan.steps}
     for want, have in zip(run_onnx(model, *inputs), Runner(compiled)(*inputs), strict=True):
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
@@ -106,9 +106,9 @@ def test_layers_of_many_codes_are_left_to_others(zeros: float, rows: int, taken:
     net = Net((1, 60, 9, 9))
     y = net.op("Conv", "input_0", net.weight((rows, 60, 3, 3), zeros), pads=[1] * 4)
     plan = compile_model(net.model(y), resolve("host")).plan
-    assert ("straight" in {step["kernel"] for step in plan["steps"]}) == taken
-    layer = plan["layers"][0]
-    assert (layer["bytes"] == straight.BYTES * round((1 - layer["sparsity"]) * rows * 540)) == taken
+    assert ("straight" in {step.kernel for step in plan.steps}) == taken
+    layer = plan.layers[0]
+    assert (layer.bytes == straight.BYTES * round((1 - layer.sparsity) * rows * 540)) == taken
 
 
 def test_layers_that_nothing_shares_are_no_loop_of_threads() -> None:

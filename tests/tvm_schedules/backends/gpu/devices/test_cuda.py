@@ -25,11 +25,12 @@ ctypes.CDLL(f"{folder}/libcuda.so.1")  # found by its name from now on
 from tvm_schedules.errors import DeviceError
 from tvm_schedules.backends.gpu.devices.cuda import CudaDevice, capability
 from tvm_schedules.backends.gpu.runtime import GpuModel
+from tvm_schedules.ir.plan import Plan
 
 assert capability() == 87
-plan = json.load(open(f"{folder}/plan.json"))
+plan = Plan.from_json(json.load(open(f"{folder}/plan.json")))
 data = np.load(f"{folder}/data.npz")
-lines = [f"{kernel['name']} {len(kernel['order'])}" for kernel in plan["kernels"]]
+lines = [f"{kernel.name} {len(kernel.order)}" for kernel in plan.device.kernels]
 device = CudaDevice("\\n".join([f"{folder}/kernels.so", *lines]).encode())
 assert device.name == "CPU (sm_87)"
 model = GpuModel(plan, data["constants"], device)
@@ -63,11 +64,12 @@ def test_network_over_the_driver_interface(tmp_path: Path) -> None:
     subprocess.run([*gxx, "kernels.cpp", "-o", "kernels.so"], cwd=tmp_path, check=True)
     driver = [*gxx, str(HERE / "fake_driver.cpp"), "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1", "-ldl"]
     subprocess.run(driver, cwd=tmp_path, check=True)
-    (tmp_path / "plan.json").write_text(json.dumps(compiled.plan))
+    (tmp_path / "plan.json").write_text(json.dumps(compiled.plan.to_json()))
     runs = random_samples(model, 3)
     want = reference_outputs(model, runs)
     arrays = {"x": [next(iter(run.values())) for run in runs], "want": [outputs[0] for outputs in want]}
-    np.savez(tmp_path / "data.npz", constants=expand(compiled.plan, compiled.arrays), **arrays)
+    memory = expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays)
+    np.savez(tmp_path / "data.npz", constants=memory, **arrays)
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "equal"

@@ -27,7 +27,7 @@ def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: f
             steps = np.abs(have - want) / step
             assert steps.max(initial=0) < 1.01, "more than one quantization step away"
             assert (steps > 0.5).mean() < 0.02, "too many values are rounded otherwise"
-    return {s["kernel"] for s in runner.plan["steps"]}
+    return {s.kernel for s in runner.plan.steps}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -71,7 +71,7 @@ def test_slices_of_taps_add_up(target: str) -> None:
     model = net.model(net.quantize(y, STEP, 100))
     x_value = np.random.default_rng(6).normal(size=(1, 70, 5, 6)).astype(np.float32)
     runner = GpuRunner(model, target)
-    recipe = next(c for c in runner.plan["constants"] if c["recipe"] == "gpu_conv_dot")
+    recipe = next(c for c in runner.plan.constants if c.recipe == "gpu_conv_dot")
     assert recipe["params"]["slices"] > 1
     steps = np.abs(runner(x_value)[0] - run_onnx(model, x_value)[0]) / STEP
     assert steps.max() < 1.01

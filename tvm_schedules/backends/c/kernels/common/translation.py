@@ -34,17 +34,17 @@ class Translation:
         self.lists: list[Buffer] = []
         self._constants = constants
         self._entries = {
-            place["offset"]: entry
+            span.offset: entry
             for entry in reversed(constants.entries)
-            for place in entry["outputs"].values()
-            if place["nbytes"]
+            for span in entry.outputs.values()
+            if span.nbytes
         }
 
     def stored(self, buffer: Buffer) -> tuple[Numbers, dict[str, Any]]:
         """The stored arrays that a constant buffer is made of, and the recipe's parameters."""
         assert buffer.place is not None
         entry = self._entries[buffer.place.offset]
-        return {name: self._constants.arrays[key] for name, key in entry["arrays"].items()}, entry["params"]
+        return {name: self._constants.arrays[key] for name, key in entry.arrays.items()}, dict(entry.params)
 
     def scratch(self, step: Step, entries: int, width: int | None = None) -> Buffer:
         """Memory for one step: entries of ``width`` bytes, or as wide as offsets will turn out to be."""
