@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvm_schedules.artifact.build import Artifact, build
-    from tvm_schedules.artifact.load import Model, load
+    from tvm_schedules.artifact.load import load
     from tvm_schedules.common.version import __version__
     from tvm_schedules.ir.ternary_tensor import TernaryTensor
+    from tvm_schedules.runtime.model import Model
 
 _HOMES = {
     "Artifact": "tvm_schedules.artifact.build",
-    "Model": "tvm_schedules.artifact.load",
+    "Model": "tvm_schedules.runtime.model",
     "__version__": "tvm_schedules.common.version",
     "TernaryTensor": "tvm_schedules.ir.ternary_tensor",
     "build": "tvm_schedules.artifact.build",

@@ -34,8 +34,10 @@ def ours(job: dict[str, Any]) -> None:
     os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = "0"  # a thread that spins would be counted too
     from tvm_schedules import load
     from tvm_schedules.artifact import load_samples
+    from tvm_schedules.runtime.model import SteppedModel
 
     model = load(job["artifact"], threads=1, check_hashes=False)
+    assert isinstance(model, SteppedModel)
     inputs, _ = load_samples(job["artifact"])
     np.save(job["output"], np.asarray(model(*inputs[0])))
     steps = len(model.plan.steps)

@@ -380,10 +380,11 @@ def _compiled_model(model: Any, spec: targets.TargetSpec) -> verification.Runner
 
         return in_memory(model, spec)
     from tvm_schedules.backends.cpu.compile import compile_model
+    from tvm_schedules.backends.cpu.runtime import CpuModel
     from tvm_schedules.packing.registry import expand
 
     compiled = compile_model(model, spec)
-    return Model(
+    return CpuModel(
         compiled.plan, compiled.module, expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays)
     )
 
@@ -403,8 +404,8 @@ def _verify(
     host = spec if spec.triple is None else targets.resolve("host")
     runner: verification.Runner
     if spec.triple is None:
-        loaded = load(folder)
-        runner, where = loaded, f"kernels of {loaded!r}" if spec.is_gpu else "C code" if spec.is_c else "library"
+        runner = loaded = load(folder)
+        where = loaded.what
     else:
         runner, where = (
             _compiled_model(model, host),

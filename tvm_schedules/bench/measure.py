@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
-from tvm_schedules.backends.cpu.threads import checked
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.common.files import temporary_folder, user_path
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.remote.client import ConnectionLostError
+from tvm_schedules.runtime.threads import checked
 
 
 @dataclass(frozen=True)

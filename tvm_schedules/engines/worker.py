@@ -108,8 +108,9 @@ def _time_steps(model: Any, inputs: list[Any], seconds: float) -> list[float]:
     import numpy as np
 
     model(*inputs)
-    if model.metadata.get("code"):  # a graphics processor: starting and waiting would take longer than a step
-        return [float(value) for value in np.median([model.step_seconds() for _ in range(3)], axis=0) * 1e6]
+    own = model.step_seconds()
+    if own is not None:  # of a device: starting and waiting would take longer than a step
+        return [float(value) for value in np.median([own, *(model.step_seconds() for _ in range(2))], axis=0) * 1e6]
     count = len(model.plan.steps)
     clock = time.perf_counter_ns
     rows: list[list[int]] = []

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.lower import CpuLowering
-from tvm_schedules.backends.cpu.threads import checked, default_threads
+from tvm_schedules.backends.cpu.threads import default_threads
 from tvm_schedules.backends.toolchain import own_threads
 from tvm_schedules.common.files import check_writable
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TunerError
 from tvm_schedules.ir.graph import Fused, Graph, Node
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
+from tvm_schedules.runtime.threads import checked
 from tvm_schedules.targets import host_cpu as cpu
 from tvm_schedules.targets.registry import TargetSpec
 from tvm_schedules.tuner.alone import Alone, candidates, describe, kernels_hash, pattern

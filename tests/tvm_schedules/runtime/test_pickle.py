@@ -17,6 +17,7 @@ import tvm_schedules
 from tests.tvm_schedules import fake
 from tests.tvm_schedules.artifact_nets import conv_net
 from tvm_schedules.backends.cpu.compile import compile_model
+from tvm_schedules.backends.cpu.runtime import CpuModel
 from tvm_schedules.errors import ArtifactError, DeviceError
 from tvm_schedules.packing.registry import expand
 from tvm_schedules.targets.registry import resolve
@@ -97,7 +98,7 @@ def test_another_artifact_in_the_place(fake_compiler: Any, tmp_path: Path) -> No
 
 def test_a_model_without_an_artifact() -> None:
     compiled = compile_model(conv_net(size=6), resolve("host"))
-    model = tvm_schedules.Model(
+    model = CpuModel(
         compiled.plan, compiled.module, expand(compiled.plan.constants, compiled.plan.constant_bytes, compiled.arrays)
     )
     with pytest.raises(TypeError, match="was not loaded from an artifact, so that it cannot be pickled"):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tvm_schedules.backends.c.lower import compile_portable
 from tvm_schedules.backends.c.program import CTYPES, number
-from tvm_schedules.backends.c.runtime import HostModel
+from tvm_schedules.backends.c.runtime import CModel
 from tvm_schedules.backends.c.size import cortex_m7, told
 from tvm_schedules.backends.c.writer import write
 from tvm_schedules.errors import LinkError
@@ -87,9 +87,9 @@ def write_sample(folder: Path, run: Mapping[str, Array]) -> bool:
     return True
 
 
-def in_memory(model: Any, spec: TargetSpec) -> HostModel:
+def in_memory(model: Any, spec: TargetSpec) -> CModel:
     """Writes, compiles and loads a network without leaving anything on the disk."""
     with tempfile.TemporaryDirectory() as place:
         made = compile_portable(model, spec)
         write(made.plan, made.program, Path(place), "")
-        return HostModel(Path(place), made.plan)
+        return CModel(Path(place), made.plan)

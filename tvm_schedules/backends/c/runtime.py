@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.artifact.load import Model
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.backends.c.writer import SOURCE
-from tvm_schedules.errors import ArtifactError, InputError, LinkError
+from tvm_schedules.errors import InputError, LinkError
 from tvm_schedules.ir.plan import Plan
-from tvm_schedules.runtime.samples import arguments, describe, in_turn, pieces, room
-from tvm_schedules.runtime.turns import take_turns
+from tvm_schedules.runtime.model import Model
+from tvm_schedules.runtime.samples import arguments, in_turn, pieces, room
 
-__all__ = ["HostModel", "compile_library"]
+__all__ = ["CModel", "compile_library"]
 
 Array = npt.NDArray[Any]
 OPTIONS = ("-std=c99", "-O2")
@@ -43,8 +42,10 @@ def compile_library(folder: Path, output: Path, options: Sequence[str] = ()) -> 
         raise LinkError(f"compiling {SOURCE} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
 
 
-class HostModel(Model):
+class CModel(Model):
     """The C form of a network on this machine, compiled by its C compiler; one thread."""
+
+    what = "C code"
 
     def __init__(
         self,
@@ -53,32 +54,11 @@ class HostModel(Model):
         metadata: dict[str, Any] | None = None,
         options: Sequence[str] = (),
     ) -> None:
-        self.plan, self.metadata, self.threads = plan, metadata or {}, 1
-        self.inputs, self.outputs = (
-            [entry.to_json() for entry in plan.inputs],
-            [entry.to_json() for entry in plan.outputs],
-        )
-        self._lock = take_turns(self)
+        super().__init__(plan, metadata, threads=1)
         with tempfile.TemporaryDirectory() as place:  # the library stays mapped after its file is gone
             library = Path(place) / "model.so"
             compile_library(folder, library, options)
             self._library = ctypes.CDLL(str(library))
-
-    def __repr__(self) -> str:
-        return f"HostModel({describe(self.inputs)} -> {describe(self.outputs)})"
-
-    def __copy__(self) -> Model:
-        """Another one, loaded from the same artifact."""
-        again, its = self.__reduce__()
-        return again(*its)
-
-    def run_steps(self, begin: int, end: int) -> None:
-        """The C form has no steps that run alone.
-
-        Raises:
-            ArtifactError: Always.
-        """
-        raise ArtifactError("the C form of a network runs as a whole; single steps run in a library made with TVM")
 
     def run_quantized(self, *args: Array, **named: Array) -> Any:
         """Runs ``model_run_quantized``: inputs and outputs that have a ``quant`` in the plan are uint8.
@@ -107,9 +87,6 @@ class HostModel(Model):
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         return self._once("model_run", arrays, self.outputs)
-
-    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
-        in_turn(self.inputs, arrays, results, parts, self._run)
 
     def _once(self, function: str, arrays: Sequence[Array], outputs: Sequence[dict[str, Any]]) -> list[Array]:
         """Call a function of the library with inputs of the compiled shapes. The lock is held."""

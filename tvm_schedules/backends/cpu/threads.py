@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import os
 import threading
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.backends.cpu import quota
+from tvm_schedules.runtime.threads import MOST, checked
 
-__all__ = ["MOST", "checked", "default_threads", "own_function", "set_default", "setter"]
+__all__ = ["default_threads", "own_function", "set_default", "setter"]
 
 FUNCTIONS = ("tern_workers", "tern_threads")
 """Exported by libraries with threads of their own, ``(count, pool) -> pool``, see ``native/threads.c``.
@@ -20,39 +20,10 @@ FUNCTIONS = ("tern_workers", "tern_threads")
 The second is of libraries that were made before jobs were taken: their pools are of another kind.
 """
 
-MOST = 128
-"""Threads of the pools in libraries."""
-
 _SETTING = os.environ.get("TVM_NUM_THREADS", "")  # the user's, before _set_tvm changes it
 _here = threading.local()  # the numbers that the calling thread has set: both kinds of pools keep one for each
 _first: dict[str, Any] = {}  # of the library whose threads all others of its kind share: its function, for good
 _lock = threading.Lock()
-
-
-def checked(count: Any, name: str = "threads") -> int:
-    """A number of threads that a user gives.
-
-    Args:
-        count: An integer from 1 to :data:`MOST`, of any type that is one.
-        name: The argument, for the message.
-
-    Raises:
-        TypeError: Not an integer.
-        ValueError: Out of this range.
-
-    Example:
-        >>> checked(2)
-        2
-    """
-    try:
-        number = operator.index(count)
-    except TypeError:
-        number = None
-    if number is None or isinstance(count, bool):
-        raise TypeError(f"{name} must be an integer from 1 to {MOST}, got {count!r}")
-    if not 1 <= number <= MOST:
-        raise ValueError(f"{name} must be an integer from 1 to {MOST}, got {count!r}")
-    return number
 
 
 def default_threads() -> int:

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.artifact.load import Model
 from tvm_schedules.errors import ArtifactError
 from tvm_schedules.ir.plan import Argument, Plan, TensorInfo
-from tvm_schedules.runtime.samples import describe, in_turn
-from tvm_schedules.runtime.turns import take_turns
+from tvm_schedules.runtime.model import SteppedModel
 
 __all__ = ["Device", "GpuModel"]
 
@@ -52,27 +50,19 @@ class Device(Protocol):
         """Waits for all work."""
 
 
-class GpuModel(Model):
-    """A network on a graphics processor, called with numpy arrays like :class:`tvm_schedules.Model`.
+class GpuModel(SteppedModel):
+    """A network on a graphics processor, called with numpy arrays like every :class:`tvm_schedules.Model`.
 
     Attributes:
-        inputs: Name, shape and dtype of every input.
-        outputs: The same of every output.
-        plan: Kernels, launches and memory.
-        metadata: The artifact's metadata; empty for a network that was not loaded from one.
         device: Where it runs.
     """
 
     def __init__(self, plan: Plan, constants: Array, device: Device, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(plan, metadata)
         if plan.device is None:
             raise ArtifactError("the plan has no kernels for a graphics processor")
-        self.plan = plan
-        self.inputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.inputs]
-        self.outputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.outputs]
-        self.metadata = metadata or {}
-        self.threads = None
         self.device = device
-        self._lock = take_turns(self)
+        self.what = f"kernels of {self!r}"
         slack = plan.device.slack
 
         def tensor(entry: TensorInfo) -> Any:
@@ -101,12 +91,7 @@ class GpuModel(Model):
         self._start = device.record(self._launches)
 
     def __repr__(self) -> str:
-        return f"GpuModel({describe(self.inputs)} -> {describe(self.outputs)}, on {self.device.name})"
-
-    def __copy__(self) -> Model:
-        """Another one, loaded from the same artifact."""
-        again, its = self.__reduce__()
-        return again(*its)
+        return f"{super().__repr__()[:-1]}, on {self.device.name})"
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run the network on inputs of the compiled shapes. The lock is held."""
@@ -118,13 +103,9 @@ class GpuModel(Model):
             self.device.download(buffer, result)
         return results
 
-    def _run_pieces(self, arrays: Sequence[Array], results: Sequence[Array], parts: Sequence[slice]) -> None:
-        in_turn(self.inputs, arrays, results, parts, self._run)
-
     def run_steps(self, begin: int, end: int) -> None:
         """Start the steps ``begin <= i < end`` on what is in the device's memory; does not wait for them."""
-        if not 0 <= begin <= end <= len(self._launches):
-            raise ValueError(f"steps must satisfy 0 <= begin <= end <= {len(self._launches)}, got {begin}, {end}")
+        self._check_steps(begin, end)
         for kernel, grid, threads, buffers in self._launches[begin:end]:
             self.device.launch(kernel, grid, threads, buffers)
 

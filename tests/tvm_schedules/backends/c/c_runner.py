@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from tvm_schedules.backends.c.lower import compile_portable
-from tvm_schedules.backends.c.runtime import HostModel
+from tvm_schedules.backends.c.runtime import CModel
 from tvm_schedules.backends.c.writer import write
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets.registry import resolve
@@ -29,8 +29,8 @@ def generate(model: onnx.ModelProto, folder: Path) -> Plan:
     return portable.plan
 
 
-def host_model(model: onnx.ModelProto, folder: Path, options: Sequence[str] = ()) -> HostModel:
-    return HostModel(folder, generate(model, folder), options=options)
+def host_model(model: onnx.ModelProto, folder: Path, options: Sequence[str] = ()) -> CModel:
+    return CModel(folder, generate(model, folder), options=options)
 
 
 def as_list(result: Any) -> list[np.ndarray]:
