@@ -17,8 +17,8 @@ from tests.tvm_schedules.artifact_nets import exact_net
 
 # Folders and top-level modules, low to high.
 INFERENCE = """
-    errors common ir targets compat frontend passes packing lowering fallback runtime backends pipeline verify artifact
-    remote tuner engines board bench cli
+    errors common ir targets compat frontend passes packing lowering fallback runtime backends pipeline verify tuner
+    artifact remote engines board bench cli
 """
 TRAINING = """
     _lazy products ternary_tensor functional quantizers nn metrics rules schedules hessian checkpoint recipes loop

@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.arm import models, tools
 from tests.arm import board
-from tvm_schedules.artifact import build, load_samples, store
+from tvm_schedules import build
+from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench.peers import quantize
 from tvm_schedules.frontend.onnx_model import float_model, read_model
 

@@ -81,7 +81,7 @@ def check_kernels(target: TargetSpec, say: Any) -> list[dict[str, Any]]:
 
 
 def _check_network(name: str, zeros: float, target: TargetSpec) -> dict[str, Any]:
-    from tvm_schedules.backends.gpu.artifact import in_memory
+    from tvm_schedules import pipeline
     from tvm_schedules.bench import networks
     from tvm_schedules.verify import outputs as verification
     from tvm_schedules.verify.layerwise import compare_layers
@@ -92,14 +92,14 @@ def _check_network(name: str, zeros: float, target: TargetSpec) -> dict[str, Any
     used: set[str] = set()
 
     def make(probe: Any) -> Any:
-        network = in_memory(probe, target)
+        network = pipeline.run_in_memory(pipeline.read_graph(probe), target)
         used.update(step.kernel for step in network.plan.steps)
         return network
 
     stages = compare_layers(model, runs, make)
     steps = max((stage.steps for stage in stages), default=0)
     share = max((stage.share for stage in stages), default=0.0)
-    outputs = verification.run_all(in_memory(model, target), runs)
+    outputs = verification.run_all(pipeline.run_in_memory(pipeline.read_graph(model), target), runs)
     report = verification.compare_runs(model, outputs, reference_outputs(model, runs), target.name, runs)
     what = f"{name}, {zeros:.0%} zeros ({', '.join(sorted(used))}), steps"
     passed = steps <= 1 and share < 1e-3 and report.passed
@@ -151,7 +151,8 @@ def measure_resnet(target: TargetSpec, batches: Sequence[int], say: Any) -> list
     import onnx
 
     from examples.models import ResNet18
-    from tvm_schedules.backends.gpu.artifact import in_memory
+    from tvm_schedules import pipeline
+    from tvm_schedules.backends.gpu.runtime import GpuModel
     from tvm_schedules.bench import networks
 
     rows = []
@@ -161,7 +162,8 @@ def measure_resnet(target: TargetSpec, batches: Sequence[int], say: Any) -> list
         del model.graph.value_info[:]
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
-        network = in_memory(model, target)
+        network = pipeline.run_in_memory(pipeline.read_graph(model), target)
+        assert isinstance(network, GpuModel)
         taken = network.seconds(number=4, repeat=5)
         row: dict[str, Any] = {"batch": batch, "seconds": taken}
         for dtype in ("float16", "bfloat16"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
+from tvm_schedules.backends.cpu.backend import LIBRARY
 from tvm_schedules.errors import ArtifactError
 
 
@@ -22,13 +23,11 @@ def pack(artifact: Path, output: Path) -> None:
         ArtifactError: Not an artifact, a damaged one, or one without a library for TVM's runtime.
     """
     metadata = store.read_metadata(artifact)
-    if store.LIBRARY not in metadata["files"]:
-        raise ArtifactError(
-            f"{artifact} has no {store.LIBRARY}: it was exported for target {metadata['target']['name']!r}"
-        )
+    if LIBRARY not in metadata["files"]:
+        raise ArtifactError(f"{artifact} has no {LIBRARY}: it was exported for target {metadata['target']['name']!r}")
     plan = plan_of(artifact, metadata)
     output.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(artifact / store.LIBRARY, output / store.LIBRARY)
+    shutil.copy2(artifact / LIBRARY, output / LIBRARY)
     (output / "constants.bin").write_bytes(constants_of(artifact, plan).tobytes())
     lines = [f"architecture {metadata['target']['architecture']}", f"steps {len(plan.steps)}"]
     lines += [f"arena {plan.arena_bytes}", f"constants {plan.constant_bytes}"]

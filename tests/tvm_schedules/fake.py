@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from tvm_schedules import compat
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.ir import ternary_codec as huffman
+from tvm_schedules.ir.graph import Graph, Linear
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.ir.ternary_tensor import TernaryTensor, pack_int2
 
@@ -55,13 +56,16 @@ class Compiled:
     wakes: bool = True
 
 
-def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, error: float = 0.0) -> Compiled:
+def compile_graph(graph: Graph, target: Any, error: float = 0.0) -> Compiled:
     """Compile :func:`model`; ``error`` is added to the bias, to make a library that is wrong."""
     import tvm
 
-    constants = onnxtools.constant_arrays(proto)
-    batch = onnxtools.signature(proto, "input")[0]["shape"][0]
-    bias = constants["fc.bias"] + np.float32(error)
+    (node,) = graph.nodes
+    assert isinstance(node, Linear)
+    tensor = node.weight
+    assert isinstance(tensor, TernaryTensor)
+    batch = graph.values[graph.inputs[0]].shape[0]
+    scale, bias = tensor.positive[0], node.bias + np.float32(error)
 
     def matmul(e: compat.Emitter, x: Any, w: Any, y: Any) -> None:
         xs, ws, ys = (e.view(p, size, "float32") for p, size in ((x, batch * K), (w, (K + 1) * N), (y, batch * N)))
@@ -93,9 +97,6 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
     buffers = [("x", (batch, K), "float32"), ("y", (batch, N), "float32")]
     buffers += [("arena", (arena_bytes,), "uint8"), ("constants", (constant_bytes,), "uint8")]
     exported = compat.main_function("tern_main", buffers, ("begin", "end"), main)
-    codes = next(np.asarray(onnx.numpy_helper.to_array(t)) for t in proto.graph.initializer if t.name == "fc.weight")
-    scale = constants["fc.weight_scale"]
-    tensor = TernaryTensor(codes.astype(np.int8)[None], scale[None], scale[None], 1)
     layer = {
         "name": "fc",
         "shape": [K, N],
@@ -112,7 +113,7 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
         "reason": "the only one",
         "op": "MatMul",
         "macs": batch * K * N,
-        "nonzero_macs": batch * int(np.abs(codes.astype(np.int8)).sum()),
+        "nonzero_macs": batch * int(np.abs(tensor.codes).sum()),
     }
     plan = Plan.from_json(
         {
@@ -140,18 +141,18 @@ def compile_model(proto: onnx.ModelProto, target: Any, progress: Any = None, err
 
 def expand(constants: Any, nbytes: int, arrays: Any) -> np.ndarray:
     """As :func:`tvm_schedules.packing.registry.expand`."""
-    weight = huffman.decode(arrays["codes"], 1, K * N).reshape(K, N) * arrays["scale"]
+    weight = huffman.decode(arrays["codes"], 1, K * N).reshape(N, K).T * arrays["scale"]
     return np.concatenate([weight, arrays["bias"][None]]).astype(np.float32).reshape(-1).view(np.uint8)
 
 
 def install(replace: Callable[[Any, str, Any], None], error: float = 0.0) -> None:
     """Put this compiler in the real one's place, by ``replace(modules, name, module)``."""
 
-    def usual(proto: onnx.ModelProto, target: Any, progress: Any = None, *_: Any) -> Compiled:
-        return compile_model(proto, target, progress, error)
+    def usual(graph: Graph, target: Any, *_: Any, **__: Any) -> Compiled:
+        return compile_graph(graph, target, error)
 
     compiler = types.ModuleType("tvm_schedules.backends.cpu.compile")
-    compiler.compile_model = usual  # type: ignore[attr-defined]
+    compiler.compile_graph = usual  # type: ignore[attr-defined]
     constants = types.ModuleType("tvm_schedules.packing.registry")
     constants.expand = expand  # type: ignore[attr-defined]
     replace(sys.modules, "tvm_schedules.backends.cpu.compile", compiler)

@@ -10,7 +10,7 @@ import onnx
 from tvm_schedules.bench import networks
 
 if TYPE_CHECKING:
-    from tvm_schedules.backends.cpu.compile import Compiled
+    from tvm_schedules.backends.cpu.compile import CpuCompiled
 
 
 def pack_int2(codes: np.ndarray) -> bytes:
@@ -56,9 +56,10 @@ def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
 class Runner:
     """Compiles a model with :mod:`tvm_schedules.backends.cpu.compile` and runs it, without an artifact."""
 
-    def __init__(self, model: onnx.ModelProto | Compiled, target: str = "host") -> None:
+    def __init__(self, model: onnx.ModelProto | CpuCompiled, target: str = "host") -> None:
+        from tests.tvm_schedules.compiling import compile_model
         from tvm_schedules import compat
-        from tvm_schedules.backends.cpu.compile import ENTRY, compile_model
+        from tvm_schedules.backends.cpu.compile import ENTRY
         from tvm_schedules.packing import registry as constants
         from tvm_schedules.targets.registry import resolve
 

@@ -17,18 +17,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-__all__ = ["IDLE", "SAMPLES", "main"]
+__all__ = ["IDLE", "main"]
 
 IDLE = 60.0
 """Seconds that the process waits for another job."""
 
 LOOK = 1.0
 """Seconds after which the process looks whether its parent is there, when it has heard nothing."""
-
-SAMPLES = "runs.npz"
-"""Samples of the user, in the directory of temporary files: ``input0``, ..., each ``[runs, *shape]``."""
 
 
 class _Channel:
@@ -157,36 +152,18 @@ def _told(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _work(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
-    """Fill the artifact's directory, as the parent would: with its environment and in its directory."""
-    from tvm_schedules.artifact import store
-    from tvm_schedules.artifact.build import fill
-    from tvm_schedules.frontend import onnx_model as onnxtools
-    from tvm_schedules.targets.registry import TargetSpec, resolve
+def _work(channel: _Channel, message: dict[str, Any]) -> dict[str, Any]:
+    """Do a job as the parent would: with its environment and in its directory."""
+    from tvm_schedules.artifact import fill
+    from tvm_schedules.artifact.job import Job
 
-    work = Path(job["work"])
+    job = Job.from_json(message)
     os.environ.clear()
-    os.environ.update(job["environ"] | {"TMPDIR": str(work)})
-    tempfile.tempdir = str(work)
+    os.environ.update({**job.environ, "TMPDIR": job.work})
+    tempfile.tempdir = job.work
     with contextlib.suppress(OSError):
-        os.chdir(job["directory"])
-    target = job["target"]
-    spec = resolve(target) if isinstance(target, str) else TargetSpec.from_fields(target)
-    folder = Path(job["folder"])
-    model = onnxtools.read_model(folder / store.MODEL)
-    runs = None
-    if job["samples"]:
-        names = [entry["name"] for entry in onnxtools.signature(model, "input")]
-        with np.load(work / SAMPLES) as file:
-            stacked = [file[f"input{index}"] for index in range(len(names))]
-        runs = [dict(zip(names, run, strict=True)) for run in zip(*stacked, strict=True)]
-    tuning = None
-    if job["tuning"] is not None:
-        from tvm_schedules.tuner.apart import tuning_of
-
-        tuning = tuning_of(job["tuning"], work, channel.ask)
-    content, report = fill(folder, model, spec, runs, job["check"], tuning, channel.say)
+        os.chdir(job.directory)
+    result = fill.run(job, channel.say, channel.ask)
     tempfile.tempdir = None
-    shutil.rmtree(work, ignore_errors=True)
-    layers = None if tuning is None else [layer.to_json() for layer in tuning.layers]
-    return {"metadata": content, "report": None if report is None else report.to_dict(), "tuning": layers}
+    shutil.rmtree(job.work, ignore_errors=True)
+    return result

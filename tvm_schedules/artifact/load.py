@@ -10,7 +10,9 @@ from typing import Any
 import numpy.typing as npt
 
 from tvm_schedules.artifact import store, weights
-from tvm_schedules.backends.cpu import libraries
+from tvm_schedules.backends import registry
+from tvm_schedules.backends.base import Stored
+from tvm_schedules.backends.cpu.backend import LIBRARY
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError
@@ -18,7 +20,6 @@ from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.runtime.samples import batch_size
 from tvm_schedules.runtime.threads import checked
-from tvm_schedules.targets import host_cpu as cpu
 
 Array = npt.NDArray[Any]
 TRIES = 5
@@ -120,22 +121,12 @@ def _load(folder: Path, threads: int | None, check_hashes: bool) -> tuple[Model,
 
 def _load_one(folder: Path, threads: int | None, check_hashes: bool) -> Model:
     """Load the network of one directory."""
-    metadata = store.read_metadata(folder, check_hashes, (store.LIBRARY, store.WEIGHTS))
+    metadata = store.read_metadata(folder, check_hashes, (LIBRARY, store.WEIGHTS))
     plan = plan_of(folder, metadata)
     batch_size(metadata["inputs"], metadata["outputs"])  # which is an error where the two do not agree
-    if metadata["target"]["tvm"].get("kind") == "c":
-        from tvm_schedules.backends.c.runtime import CModel
 
-        return CModel(folder, plan, metadata)
-    is_gpu = bool(metadata.get("code"))
-    if not is_gpu:
-        cpu.check_cpu(folder, metadata["target"], f"this machine ({cpu.name()})", cpu.architecture(), cpu.features())
-    constants = constants_of(folder, plan, store.content(folder, metadata, store.WEIGHTS, check_hashes))
-    if is_gpu:
-        from tvm_schedules.backends.gpu.artifact import load as load_gpu
+    def content(name: str) -> bytes:
+        return store.content(folder, metadata, name, check_hashes)
 
-        return load_gpu(folder, metadata, plan, constants, check_hashes)
-    from tvm_schedules.backends.cpu.runtime import CpuModel
-
-    library = libraries.load_content(store.content(folder, metadata, store.LIBRARY, check_hashes))
-    return CpuModel(plan, library, constants, threads, metadata)
+    stored = Stored(folder, metadata, plan, content, lambda: constants_of(folder, plan, content(store.WEIGHTS)))
+    return registry.for_artifact(metadata).load(stored, threads)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_schedules.artifact import metadata_schema as form
+from tvm_schedules.backends import registry
 from tvm_schedules.common import schema
 from tvm_schedules.common.files import alive, fresh_folder, user_path
 from tvm_schedules.common.reading import read_json, reading
@@ -30,21 +31,24 @@ from tvm_schedules.errors import ArtifactError, OutputError
 
 FORMAT = "tern-artifact"
 VERSION = 4
-LIBRARY = "model.so"
 WEIGHTS = "weights.npz"
 METADATA = "metadata.json"
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
-PROBE = "probe.so"
-KERNELS = ("kernels.cl", "kernels.cu", "kernels.fatbin", "kernels.metal", "kernels.wgsl")
-C_FILES = ("model.c", "model.h", "model_weights.h", "model_sample.h")
 WORK = ".work"
 """Directory of temporary files while an artifact is made: beside the result, where there is room for it or nowhere."""
-FILES = (LIBRARY, WEIGHTS, MODEL, SAMPLES, PROBE, *KERNELS, *C_FILES, METADATA)
 BATCH = re.compile(r"batch-[1-9][0-9]*")
 """Names of directories with the network for another number of samples: code, weights and metadata of their own."""
-NOT_RUN = (MODEL, SAMPLES, PROBE, "kernels.cu", "model_sample.h")
-"""What a device needs not have to run a network: it serves to check, to measure and to look at it."""
+
+
+def files() -> tuple[str, ...]:
+    """Names of all files that an artifact may have, whatever its target."""
+    return (*registry.files(), WEIGHTS, MODEL, SAMPLES, METADATA)
+
+
+def not_run() -> tuple[str, ...]:
+    """Those that a device needs not have to run a network: they serve to check, to measure and to look at it."""
+    return (MODEL, SAMPLES, *registry.not_run())
 
 
 def sha256(path: Path) -> str:
@@ -75,12 +79,13 @@ def _plain(value: Any) -> Any:
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Add format, sizes and hashes of the files in ``folder`` to ``metadata`` and write it; returns it."""
-    files = {
+    known = files()
+    written = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
-        if path.name in FILES and path.name != METADATA
+        if path.name in known and path.name != METADATA
     }
-    complete = {"format": FORMAT, "version": VERSION, **metadata, "files": files}
+    complete = {"format": FORMAT, "version": VERSION, **metadata, "files": written}
     complete = json.loads(json.dumps(complete, default=_plain))
     complete["sha256"] = _own_hash(complete)
     lines = (f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in complete.items())
@@ -100,7 +105,7 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
         check_hashes: Also compare the hash of every file.
         apart: Files whose hashes are not compared here, because :func:`content` does it.
 
-    Files of :data:`NOT_RUN` may be missing.
+    Files of :func:`not_run` may be missing.
 
     Raises:
         ArtifactError: Not an artifact, one of a newer version, a missing file, or content that does not match its hash.
@@ -125,11 +130,12 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
             if old in metadata:
                 metadata[new] = metadata.pop(old)
         schema.check(metadata, form.METADATA)
+    known, optional = files(), not_run()
     for name, entry in metadata["files"].items():
         path = folder / name
-        if name not in FILES:
+        if name not in known:
             raise ArtifactError(f"{folder / METADATA} names {name!r}, which is no file of an artifact")
-        if name in NOT_RUN and not path.exists():
+        if name in optional and not path.exists():
             continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing")
@@ -219,7 +225,7 @@ def _check_present(target: Path, said: str, whole: bool) -> None:
     names = {entry.name for entry in target.iterdir()}
     compiled = _is_artifact(target)
     if not whole:
-        if compiled and names & {LIBRARY, *KERNELS, *C_FILES}:
+        if compiled and names & {*registry.files()}:
             raise OutputError(
                 f"{said} holds a compiled artifact, which another {MODEL} would damage; choose another directory"
             )
@@ -351,12 +357,13 @@ def _link(path: str | Path, place: str | Path) -> None:
 
 def _commit(folder: Path, target: Path) -> None:
     """Flush ``folder`` and put it in the place of ``target``; what was there ends up removed."""
+    known = files()
     if target.is_dir():
         for path in target.iterdir():
-            if path.name not in FILES and not BATCH.fullmatch(path.name):
+            if path.name not in known and not BATCH.fullmatch(path.name):
                 _take(path, folder / path.name)
     for place in (folder, *(path for path in folder.iterdir() if BATCH.fullmatch(path.name) and path.is_dir())):
-        for name in FILES:
+        for name in known:
             if (place / name).is_file():
                 _flush(place / name)
         _flush(place)

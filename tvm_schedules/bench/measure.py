@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import store
+from tvm_schedules.backends import registry
+from tvm_schedules.backends.cpu.backend import PROBE
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.common.files import temporary_folder, user_path
@@ -59,10 +61,9 @@ class Request:
         if self.rounds < 1:
             raise BenchError(f"rounds must be at least 1, got {self.rounds}")
         metadata = store.read_metadata(user_path(artifact, "artifact"))
-        if metadata["target"]["tvm"].get("kind") == "c":
-            raise BenchError(
-                f"{artifact} is C source: compile it for the board and time model_run there, as examples/c does"
-            )
+        reason = registry.for_artifact(metadata).not_measured()
+        if reason is not None:
+            raise BenchError(f"{artifact} {reason}")
         return metadata
 
 
@@ -186,7 +187,7 @@ class _Measurement:
             memory = worker.ask("memory")
             row |= {"peak_rss_bytes": memory["peak_bytes"], "own_rss_bytes": memory["own_bytes"]}
         seconds = self.request.seconds
-        ceiling = None if self.metadata.get("code") else workers[0].ask("ceiling", seconds)  # the CPU's
+        ceiling = workers[0].ask("ceiling", seconds) if PROBE in self.metadata["files"] else None
         entry["steps"] = _steps(self.metadata, workers[0].ask("steps", 4 * seconds)["us"], ceiling)
         entry["ceiling_gadds"] = ceiling
         self.keep()

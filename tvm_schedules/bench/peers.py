@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.backends import registry
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.frontend import onnx_model as onnxtools
@@ -20,9 +21,10 @@ KNOWN = ("onnxruntime",)
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:
     """This package's library, or its kernels for a graphics processor, with all that is loaded with it."""
-    made_for_gpu = metadata.get("code")
-    code = made_for_gpu.get("binary", made_for_gpu["source"]) if made_for_gpu else store.LIBRARY
-    size = sum((artifact / name).stat().st_size for name in (code, store.WEIGHTS, store.METADATA))
+    backend = registry.for_artifact(metadata)
+    weights = (store.WEIGHTS,) if backend.stored_weights else ()
+    loaded = (*backend.loaded_files(metadata), *weights, store.METADATA)
+    size = sum((artifact / name).stat().st_size for name in loaded)
     return Engine("tern", "tern", str(artifact), size)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
+from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
 from tvm_schedules.backends.cpu.probe import ACCUMULATORS, BLOCK, KINDS, MAX_TASKS
 from tvm_schedules.bench.machines import Running
 from tvm_schedules.engines import system
@@ -35,11 +36,11 @@ class RemoteModel:
     def __init__(self, board: Board, artifact: str | Path) -> None:
         folder = Path(artifact)
         self.metadata = store.read_metadata(folder)
-        if store.LIBRARY not in self.metadata["files"]:
+        if LIBRARY not in self.metadata["files"]:
             raise BoardError(f"{folder} has no library for TVM's plain RPC; start tern-board serve on {board.name}")
         board.check_target(folder, self.metadata)
         self.board, self.plan = board, plan_of(folder, self.metadata)
-        self.library = board.load(folder / store.LIBRARY)
+        self.library = board.load(folder / LIBRARY)
         arrays = [np.zeros(entry.shape, entry.dtype) for entry in (*self.plan.inputs, *self.plan.outputs)]
         arrays += [np.zeros(self.plan.arena_bytes or 0, np.uint8), constants_of(folder, self.plan)]
         self._tensors = [board.tensor(array) for array in arrays]
@@ -129,7 +130,7 @@ class RpcWorker:
             return {"us": [max(0.0, median - empty) for median in medians]}
         if do == "ceiling":
             width = self._model.metadata["target"]["vector_bytes"]
-            return measure_remote(self._model.board, self._artifact / store.PROBE, width, self._threads, seconds)
+            return measure_remote(self._model.board, self._artifact / PROBE, width, self._threads, seconds)
         return self._board.ask("tern.board.memory") or {"peak_bytes": None, "own_bytes": None}
 
     def _times(self, begin: int, end: int | None, seconds: float) -> list[float]:

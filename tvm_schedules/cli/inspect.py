@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_schedules.artifact.inspect import Inspection, inspect
+from tvm_schedules.backends import registry
 from tvm_schedules.cli.common import run
 from tvm_schedules.common.console import make_console
 from tvm_schedules.errors import TernError
+from tvm_schedules.ir.plan import Plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,14 +84,10 @@ def _main(options: argparse.Namespace) -> int:
         target, report = found.details["target"], found.details["verification"]
         why = f": {found.details['unverified']}" if found.details["unverified"] else ""
         state = f"not verified{why}" if report is None else f"verified: {report['where']}, {report['runs']} runs"
-        code = found.details["code"]
-        core = target["tvm"].get("mcpu", "generic") if not code else ", ".join(code.get("images", [code["source"]]))
-        console.print(f"target {target['name']} ({core}), {state}")
-        if target["tvm"].get("kind") == "c":
-            from tvm_schedules.backends.c.size import told
-            from tvm_schedules.ir.plan import Plan
-
-            console.print("\n".join(told(Plan.from_json({**found.details, "steps": [], "layers": []}))))
+        backend = registry.for_artifact(found.details)
+        console.print(f"target {target['name']} ({backend.made_for(target, found.details['code'])}), {state}")
+        for line in backend.notes(Plan.from_json({**found.details, "steps": [], "layers": []})):
+            console.print(line)
     files = ", ".join(f"{name} {size:,} bytes" for name, size in found.files.items())
     console.print(f"files: {files}")
     return 0

@@ -146,7 +146,7 @@ def _time(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: flo
 def _samples(config: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
     """The artifact's stored inputs and outputs."""
     if config["engine"] in OWN:
-        from tvm_schedules.artifact.build import load_samples
+        from tvm_schedules.artifact.samples import load_samples
 
         return load_samples(config["artifact"])
     import numpy as np
@@ -226,11 +226,11 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
         elif command["do"] == "ceiling":
             from pathlib import Path
 
-            from tvm_schedules.artifact import store
+            from tvm_schedules.backends.cpu.backend import PROBE
             from tvm_schedules.backends.cpu.probe import measure
 
             width = model.metadata["target"]["vector_bytes"]
-            answer = measure(Path(config["artifact"]) / store.PROBE, width, config["threads"], command["seconds"])
+            answer = measure(Path(config["artifact"]) / PROBE, width, config["threads"], command["seconds"])
         else:
             answer = {"peak_bytes": _peak_bytes(), "own_bytes": _peak_bytes() - before}
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules import compat
+from tvm_schedules.backends import registry
 from tvm_schedules.backends.cpu.threads import own_function
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.protocol import PATIENCE
-from tvm_schedules.targets.host_cpu import check_cpu
 
 
 class ConnectionLostError(BoardError):
@@ -214,8 +214,7 @@ class Board:
         Raises:
             CpuFeatureError: Another architecture, or instruction sets that are not there.
         """
-        if metadata.get("code"):
-            return
-        info = self.info
+        info, target = self.info, metadata["target"]
         machine = f"{self.name} ({info['cpu']})" if info else self.name
-        check_cpu(artifact, metadata["target"], machine, info.get("architecture"), info.get("features"))
+        backend = registry.for_artifact(metadata)
+        backend.check_machine(artifact, target, machine, info.get("architecture"), info.get("features"))

@@ -64,7 +64,7 @@ class WrittenLibrary(Library):
 
 
 def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = False) -> Library:
-    """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.backends.cpu.compile.compile_model`."""
+    """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.backends.cpu.compile.compile_graph`."""
     functions: dict[Any, tuple[Any, Any]] = {}
     memory: list[np.ndarray] = []
     starts, arena = [], 64

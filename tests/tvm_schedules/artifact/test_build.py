@@ -20,6 +20,7 @@ import tvm_schedules
 from tests.tvm_schedules import fake
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.backends.cpu import threads
+from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
 from tvm_schedules.errors import (
     ArtifactError,
     CpuFeatureError,
@@ -36,7 +37,7 @@ from tvm_schedules.verify.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("fake_compiler")
 
-LIBRARY_FILES = (store.LIBRARY, store.WEIGHTS, store.MODEL, store.SAMPLES, store.PROBE)
+LIBRARY_FILES = (LIBRARY, store.WEIGHTS, store.MODEL, store.SAMPLES, PROBE)
 """What an artifact of a library consists of, beside its metadata."""
 
 
@@ -166,7 +167,7 @@ def _build_and_die(output: Path) -> None:
     """In a process of its own: killed when the new directory is complete, just before the exchange."""
     store._commit = lambda folder, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     with store.replacing(output) as folder:
-        (folder / store.LIBRARY).write_bytes(b"new")
+        (folder / LIBRARY).write_bytes(b"new")
 
 
 def test_kill_in_the_middle_leaves_the_earlier_artifact(built: Path) -> None:
@@ -254,10 +255,10 @@ def test_damage_is_found(built: Path, name: str) -> None:
 def test_a_device_needs_code_weights_and_metadata_alone(built: Path) -> None:
     x = np.random.default_rng(1).standard_normal((1, fake.K)).astype(np.float32)
     expected = tvm_schedules.load(built)(x)
-    for name in (store.MODEL, store.SAMPLES, store.PROBE):
+    for name in (store.MODEL, store.SAMPLES, PROBE):
         (built / name).unlink()
         np.testing.assert_array_equal(tvm_schedules.load(built)(x), expected)
-    for name in (store.LIBRARY, store.WEIGHTS):
+    for name in (LIBRARY, store.WEIGHTS):
         content = (built / name).read_bytes()
         (built / name).unlink()
         with pytest.raises(ArtifactError, match=f"{name} is missing"):

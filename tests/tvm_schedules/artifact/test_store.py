@@ -13,6 +13,7 @@ import pytest
 
 import tvm_schedules
 from tvm_schedules.artifact import store
+from tvm_schedules.backends.cpu.backend import LIBRARY
 from tvm_schedules.errors import OutputError
 
 
@@ -20,13 +21,13 @@ def artifact(folder: Path) -> Path:
     """As much of an artifact as tells that it is one."""
     folder.mkdir(parents=True)
     (folder / store.METADATA).write_text(json.dumps({"format": store.FORMAT}))
-    (folder / store.LIBRARY).write_bytes(b"old")
+    (folder / LIBRARY).write_bytes(b"old")
     return folder
 
 
 def replace(output: Any, content: bytes = b"new") -> None:
     with store.replacing(output) as folder:
-        (folder / store.LIBRARY).write_bytes(content)
+        (folder / LIBRARY).write_bytes(content)
 
 
 class NeverRead:
@@ -66,7 +67,7 @@ def test_the_current_directory_is_not_exchanged(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match="is the current directory or holds it"):
         store.check(".")
     replace("out")
-    assert Path("out", store.LIBRARY).read_bytes() == b"new"
+    assert Path("out", LIBRARY).read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
@@ -99,7 +100,7 @@ def test_any_name(name: str, tmp_path: Path) -> None:
     (left / "half").write_text("")
     replace(output)
     assert os.listdir(tmp_path) == [name]
-    assert (output / store.LIBRARY).read_bytes() == b"new"
+    assert (output / LIBRARY).read_bytes() == b"new"
 
 
 def dead() -> int:
@@ -116,7 +117,7 @@ def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
     for name in ("out", "fresh"):
         replace(tmp_path / name)
         assert (tmp_path / name).is_symlink()
-        assert (tmp_path / name / store.LIBRARY).read_bytes() == b"new"
+        assert (tmp_path / name / LIBRARY).read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path / "disk")) == ["made", "real"]
 
 

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvm_schedules
+from tests.tvm_schedules.compiling import compile_gpu
 from tests.tvm_schedules.nets import run_onnx
 from tvm_schedules.artifact import weights
-from tvm_schedules.artifact.build import load_samples
+from tvm_schedules.artifact.samples import load_samples
 from tvm_schedules.backends.c.program import Program
-from tvm_schedules.backends.gpu.compile import compile_gpu
 from tvm_schedules.common.dtypes import C_TYPES, TYPES, check_type
 from tvm_schedules.errors import ArtifactError, ModelError
 from tvm_schedules.targets.registry import resolve

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.tvm_schedules.compiling import compile_c, compile_gpu
 from tests.tvm_schedules.fallback.program_runner import compile_onnx
 from tests.tvm_schedules.nets import Runner, run_onnx
-from tvm_schedules.backends.c.artifact import in_memory
-from tvm_schedules.backends.c.lower import compile_portable
+from tvm_schedules import pipeline
 from tvm_schedules.backends.c.writer import write
-from tvm_schedules.backends.gpu.compile import compile_gpu
 from tvm_schedules.common.names import anonymous, comment, identifier
 from tvm_schedules.targets.registry import resolve
 
@@ -69,7 +68,7 @@ def model(prefix: str, foreign: bool) -> onnx.ModelProto:
 def preprocessed(prefix: str, folder: Path) -> list[str]:
     """The C code's tokens, without comments, with identifiers of inputs and outputs by their order."""
     folder.mkdir(exist_ok=True)
-    made = compile_portable(model(prefix, False), resolve("c"))
+    made = compile_c(model(prefix, False), resolve("c"))
     write(made.plan, made.program, folder, "")
     command = ["cc", "-E", "-P", "-trigraphs", "-std=c99", "-Werror=comment", str(folder / "model.c")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -92,7 +91,12 @@ def test_a_name_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     for end in ("*/", "*\\\n/", "*??/\n/"):
         evil = model(f"a {end}\n{program}/* ", False)
         x = np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype(np.float32)
-        np.testing.assert_allclose(in_memory(evil, resolve("c"))(x), run_onnx(evil, x)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            pipeline.run_in_memory(pipeline.read_graph(evil), resolve("c"))(x),
+            run_onnx(evil, x)[0],
+            rtol=1e-5,
+            atol=1e-6,
+        )
         assert not sign.exists()
 
 

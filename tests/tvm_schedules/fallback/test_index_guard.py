@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.tvm_schedules.backends.gpu.runners import GpuRunner
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.guarded import guarded as guarded_all
 from tests.tvm_schedules.nets import run_onnx
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.errors import ModelError
 from tvm_schedules.targets.registry import resolve
 

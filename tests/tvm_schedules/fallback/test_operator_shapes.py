@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.fallback.program_runner import compile_onnx
 from tests.tvm_schedules.fallback.test_operators import f, graph, inputs_of, ints, reference
 from tests.tvm_schedules.guarded import guarded
 from tvm_schedules import compat
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.errors import UnsupportedOperatorError
 from tvm_schedules.targets.registry import resolve
 

@@ -16,7 +16,7 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import fake
 from tests.tvm_schedules.artifact_nets import conv_net
-from tvm_schedules.backends.cpu.compile import compile_model
+from tests.tvm_schedules.compiling import compile_model
 from tvm_schedules.backends.cpu.runtime import CpuModel
 from tvm_schedules.errors import ArtifactError, DeviceError
 from tvm_schedules.packing.registry import expand

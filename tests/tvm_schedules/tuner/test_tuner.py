@@ -16,10 +16,11 @@ import pytest
 
 import tvm_schedules
 from tern_lightning.cli.export import main as export_main
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, run_onnx
 from tests.tvm_schedules.processes import Process
 from tvm_schedules import compat
-from tvm_schedules.backends.cpu.compile import ENTRY, compile_model
+from tvm_schedules.backends.cpu.compile import ENTRY
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.errors import TunerError
 from tvm_schedules.frontend.onnx_reader import load_model, read

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.backends import toolchain as linking
-from tvm_schedules.backends.c.writer import SOURCE
+from tvm_schedules.backends.c.files import SOURCE
 from tvm_schedules.errors import InputError, LinkError
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.model import Model

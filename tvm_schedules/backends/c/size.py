@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_schedules.backends import toolchain as linking
-from tvm_schedules.backends.c.writer import SOURCE
+from tvm_schedules.backends.c.files import SOURCE
 from tvm_schedules.errors import LinkError
 from tvm_schedules.ir.plan import Plan
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tvm_schedules.backends.c.files import HEADER, SOURCE, WEIGHTS
 from tvm_schedules.backends.c.program import CTYPES, Call, Program, number
 from tvm_schedules.common.names import comment, identifier
 from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.ir.plan import Plan, TensorInfo
 from tvm_schedules.lowering.steps import Buffer
 
-__all__ = ["HEADER", "SOURCE", "WEIGHTS", "write"]
-
-SOURCE, HEADER, WEIGHTS = "model.c", "model.h", "model_weights.h"
+__all__ = ["write"]
 
 _ORDER = (
     "common.c", "codes.c", "offsets.c", "ternary_u8.c", "ternary_f32.c", "ternary.c", "dense.c", "dense_sum.c",

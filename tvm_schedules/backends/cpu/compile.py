@@ -1,8 +1,8 @@
-"""ONNX model in, one compiled function out: ``tern_main(inputs..., outputs..., arena, constants, begin, end)``."""
+"""A fused graph in, one compiled function out: ``tern_main(inputs..., outputs..., arena, constants, begin, end)``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends import toolchain as linking
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.ir.graph import Graph
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.lowering.memory import assign_arena, lifetimes
@@ -20,7 +20,7 @@ from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Step
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["ENTRY", "Compiled", "compile_model", "grain"]
+__all__ = ["ENTRY", "CpuCompiled", "compile_graph", "grain"]
 
 ENTRY = "tern_main"
 SHARE = 500_000
@@ -37,7 +37,7 @@ GRAIN = 200_000
 
 
 @dataclass
-class Compiled:
+class CpuCompiled:
     """A compiled network.
 
     Attributes:
@@ -53,38 +53,31 @@ class Compiled:
     wakes: bool = True
 
 
-def compile_model(
-    model: Any,
+def compile_graph(
+    graph: Graph,
     target: TargetSpec,
-    progress: Callable[[str], None] | None = None,
-    choose: Callable[[Graph, TargetSpec], Mapping[str, ScheduleConfig]] | None = None,
+    say: Say = quiet,
+    configs: Mapping[str, ScheduleConfig] | None = None,
     own_threads: bool = False,
-) -> Compiled:
+) -> CpuCompiled:
     """Compiles a network.
 
     Args:
-        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        graph: The fused graph.
         target: What for.
-        progress: Called with a line of text at every stage.
-        choose: Chooses kernels and their numbers by the names of nodes; what it leaves open is the cost model's.
+        say: For lines of progress.
+        configs: Schedule configurations by the names of nodes; what they leave open is the cost model's.
         own_threads: Whether the module is for :func:`tvm_schedules.backends.toolchain.export_library`, which
             gives it threads of its own; with TVM's it runs without linking.
 
-    Returns:
-        The compiled network.
-
     Raises:
-        ModelError: The model cannot be read or has an operator that cannot be lowered.
+        ModelError: The network has an operator that cannot be lowered.
     """
     from tvm_schedules import compat
     from tvm_schedules.backends.cpu.lower import CpuLowering
-    from tvm_schedules.passes import prepare
 
-    say = progress or (lambda text: None)
-    say("reading the graph")
-    graph = prepare(read(load_model(model)))
     say("choosing kernels and layouts")
-    lowering = CpuLowering(graph, target, choose(graph, target) if choose else None)
+    lowering = CpuLowering(graph, target, configs)
     lowering.run()
     arena = assign_arena(lifetimes(lowering.steps), lowering.largest_read)
     say(f"generating code for {len(lowering.steps)} steps")
@@ -136,7 +129,7 @@ def compile_model(
     main = compat.main_function(ENTRY, buffers, ["begin", "end"], body)
     say("compiling with LLVM")
     module = compat.build_module({str(i): pair for i, pair in enumerate(functions.values())}, main, target.tvm)
-    return Compiled(module, plan, lowering.constants.arrays, wakes)
+    return CpuCompiled(module, plan, lowering.constants.arrays, wakes)
 
 
 def grain(step: Step) -> float:

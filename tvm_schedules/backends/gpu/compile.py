@@ -1,23 +1,24 @@
-"""Compiles an ONNX model to the source of its kernels and the list of their launches."""
+"""Compiles a fused graph to the source of its kernels and the list of their launches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.compat import gpu as compat
 from tvm_schedules.errors import ModelError, TargetError
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.ir.graph import Graph
 from tvm_schedules.ir.plan import Argument, DevicePlan, KernelInfo, Launch, Plan
 from tvm_schedules.lowering.memory import assign_slots, lifetimes
 from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["GpuCompiled", "compile_gpu", "generate"]
+__all__ = ["GpuCompiled", "compile_graph", "generate"]
 
 MOST_GROUPS = 65535
 """Groups of threads in y and in z at most, by CUDA's limits."""
@@ -38,24 +39,20 @@ class GpuCompiled:
     arrays: dict[str, np.ndarray]
 
 
-def compile_gpu(model: Any, target: TargetSpec, progress: Callable[[str], None] | None = None) -> GpuCompiled:
-    """Compiles a network.
+def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> GpuCompiled:
+    """Compiles a network to source.
 
     Args:
-        model: ``onnx.ModelProto``, path or bytes, with fixed shapes.
+        graph: The fused graph.
         target: A target whose kind is opencl, cuda, metal or webgpu.
-        progress: Called with a line of text at every stage.
+        say: For lines of progress.
 
     Raises:
-        ModelError: The model cannot be read or has an operator that cannot be lowered.
+        ModelError: The network has an operator that cannot be lowered.
         TargetError: The language has no type that a kernel needs.
     """
     from tvm_schedules.backends.gpu.lower import GpuLowering
-    from tvm_schedules.passes import prepare
 
-    say = progress or (lambda text: None)
-    say("reading the graph")
-    graph = prepare(read(load_model(model)))
     say("choosing kernels and layouts")
     lowering = GpuLowering(graph, target)
     lowering.run()

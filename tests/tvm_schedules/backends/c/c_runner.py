@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tvm_schedules.backends.c.lower import compile_portable
+from tests.tvm_schedules.compiling import compile_c
 from tvm_schedules.backends.c.runtime import CModel
 from tvm_schedules.backends.c.writer import write
 from tvm_schedules.ir.plan import Plan
@@ -24,7 +24,7 @@ CTYPES = {"float32": "float", "uint8": "uint8_t"}
 def generate(model: onnx.ModelProto, folder: Path) -> Plan:
     """Writes the C files; returns the plan."""
     folder.mkdir(parents=True, exist_ok=True)
-    portable = compile_portable(model, resolve("c"))
+    portable = compile_c(model, resolve("c"))
     write(portable.plan, portable.program, folder, "0")
     return portable.plan
 

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from tests.properties import examples
 from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
+from tests.tvm_schedules.compiling import compile_c
 from tests.tvm_schedules.nets import Net, Runner, resnet, run_onnx
-from tvm_schedules.backends.c.lower import compile_portable
 from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
 from tvm_schedules.errors import BenchError, InputError, UnsupportedOperatorError
 from tvm_schedules.runtime.model import SteppedModel
@@ -188,7 +188,7 @@ def test_unsupported_operator_is_named() -> None:
     with pytest.raises(
         UnsupportedOperatorError, match=r"target c has no code for the operator Sigmoid of node 'sigmoid"
     ):
-        compile_portable(model, resolve("c"))
+        compile_c(model, resolve("c"))
 
 
 def test_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from tvm_schedules.artifact import load as runtime
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.cpu import libraries
 from tvm_schedules.backends.cpu import probe as ceiling
+from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
 from tvm_schedules.errors import ArtifactError, DeviceError
 
 SOURCE = """
@@ -138,7 +139,7 @@ def test_two_networks_in_one_path(tmp_path: Path, target: str, how: str) -> None
         expected = run_onnx(network, x.astype(np.float32))[0]
         assert np.abs(result.astype(np.float32) - expected).max() <= 0.05 * np.abs(expected).max()
     if target == "host":
-        assert ceiling.measure(place / store.PROBE, models[1].metadata["target"]["vector_bytes"], 1, 0.001)["u8"] > 0
+        assert ceiling.measure(place / PROBE, models[1].metadata["target"]["vector_bytes"], 1, 0.001)["u8"] > 0
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def two(fake_compiler: Any, tmp_path: Path) -> list[tuple[Path, onnx.ModelProto]
     for seed in (0, 1):
         tvm_schedules.build(fake.model(seed=seed), tmp_path / str(seed))
         made.append((tmp_path / str(seed), fake.model(seed=seed)))
-    assert (tmp_path / "0" / store.LIBRARY).read_bytes() == (tmp_path / "1" / store.LIBRARY).read_bytes()
+    assert (tmp_path / "0" / LIBRARY).read_bytes() == (tmp_path / "1" / LIBRARY).read_bytes()
     return made
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import tvm_schedules
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net
 from tvm_schedules import compat
 from tvm_schedules.backends import toolchain as linking
 from tvm_schedules.backends.cpu import quota, threads
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.bench import networks
 from tvm_schedules.targets.registry import resolve
 

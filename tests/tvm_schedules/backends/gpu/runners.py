@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tvm_schedules.backends.gpu.compile import compile_gpu
+from tests.tvm_schedules.compiling import compile_gpu
 from tvm_schedules.backends.gpu.devices.opencl import OpenClDevice, devices
 from tvm_schedules.backends.gpu.runtime import GpuModel
 from tvm_schedules.errors import DeviceError

@@ -16,7 +16,7 @@ from tests.tvm_schedules.artifact_nets import conv_net
 from tests.tvm_schedules.backends.gpu.runners import CudaOnCpu, GpuRunner, need_opencl
 from tvm_schedules.artifact import load_samples
 from tvm_schedules.backends.gpu import nvrtc
-from tvm_schedules.backends.gpu.artifact import needed
+from tvm_schedules.backends.gpu.backend import BACKEND
 from tvm_schedules.backends.gpu.compile import generate
 from tvm_schedules.cli import inspect as inspect_command
 from tvm_schedules.compat import gpu as compat
@@ -102,7 +102,7 @@ def test_cuda_artifact_without_a_device(
     tmp_path: Path, target: str, images: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_cuda_compiler(int(images[0][3:]))
-    if needed(resolve(target)) is None:
+    if BACKEND.unavailable(resolve(target)) is None:
         pytest.skip("this machine has a CUDA device")
     said: list[str] = []
     artifact = tvm_schedules.build(conv_net(), tmp_path / "out", target, progress=said.append)
@@ -127,7 +127,7 @@ def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         arguments = [str(tmp_path / "model.onnx"), "--tvm-target", target, "--output", str(tmp_path / target)]
         assert export_command.main(arguments) == 0
         said = capsys.readouterr().out
-        assert ("- verify" in said) == (target == "opencl" or needed(resolve(target)) is None)
+        assert ("- verify" in said) == (target == "opencl" or BACKEND.unavailable(resolve(target)) is None)
         assert ("NOT VERIFIED, the kernels were not run" in said) == ("- verify" not in said)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases, check
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules import compat
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.backends.cpu.kernels import dense_conv_dot_channels as dense_channels
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available
 from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, fours

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
-from tvm_schedules.backends.cpu.compile import Compiled, compile_model
+from tvm_schedules.backends.cpu.compile import CpuCompiled
 from tvm_schedules.backends.cpu.kernels import popcount_conv as popcount
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
@@ -122,7 +123,7 @@ COUNTS = pytest.mark.skipif(not popcount.counts_bytes(resolve("host")), reason="
 BOTH = pytest.mark.parametrize("kernel", ["narrow", pytest.param("popcount", marks=COUNTS)])
 
 
-def compiled(layer: Layer, y: str, kernel: str | None, target: str = "host") -> Compiled:
+def compiled(layer: Layer, y: str, kernel: str | None, target: str = "host") -> CpuCompiled:
     choice = {y: ScheduleConfig(kernel)} if kernel else {}
     return compile_model(layer.net.model(y), resolve(target), choose=lambda *_: choice)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.targets.registry import resolve
 
 STEP = 0.03

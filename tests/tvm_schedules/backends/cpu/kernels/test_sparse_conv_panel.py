@@ -15,8 +15,8 @@ from tests.properties import examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Case as Exact
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Layer, convolve
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
-from tvm_schedules.backends.cpu.compile import compile_model
 from tvm_schedules.backends.cpu.kernels import sparse_conv_panel as panel
 from tvm_schedules.backends.cpu.kernels.common import panel_copies
 from tvm_schedules.backends.cpu.kernels.common.panel_copies import RowInterleaving

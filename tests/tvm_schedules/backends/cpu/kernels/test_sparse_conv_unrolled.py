@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
-from tvm_schedules.backends.cpu.compile import Compiled, compile_model
+from tvm_schedules.backends.cpu.compile import CpuCompiled
 from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets import host_cpu as cpu
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def forced(model: object, target: str = "host", **numbers: int) -> Compiled:
+def forced(model: object, target: str = "host", **numbers: int) -> CpuCompiled:
     def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
         nodes = graph.nodes  # type: ignore[attr-defined]
         return {node.name: ScheduleConfig.of("straight", numbers) for node in nodes if node.op in ("Conv", "Gemm")}

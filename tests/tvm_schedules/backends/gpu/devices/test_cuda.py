@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tvm_schedules.artifact_nets import conv_net
-from tvm_schedules.backends.gpu.compile import compile_gpu
+from tests.tvm_schedules.compiling import compile_gpu
 from tvm_schedules.targets.registry import resolve
 from tvm_schedules.verify.reference import reference_outputs
 from tvm_schedules.verify.samples import random_samples
