@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
-from tvm_schedules.backends.cpu.backend import LIBRARY
+from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.errors import ArtifactError
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Stored
-from tvm_schedules.backends.cpu.backend import LIBRARY
+from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError

@@ -12,7 +12,7 @@ import numpy as np
 
 from tvm_schedules.artifact import store
 from tvm_schedules.backends import registry
-from tvm_schedules.backends.cpu.backend import PROBE
+from tvm_schedules.backends.cpu.files import PROBE
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.common.files import temporary_folder, user_path

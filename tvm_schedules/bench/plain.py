@@ -11,7 +11,7 @@ import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
-from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
+from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.backends.cpu.probe import ACCUMULATORS, BLOCK, KINDS, MAX_TASKS
 from tvm_schedules.bench.machines import Running
 from tvm_schedules.engines import system

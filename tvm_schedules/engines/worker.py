@@ -226,7 +226,7 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
         elif command["do"] == "ceiling":
             from pathlib import Path
 
-            from tvm_schedules.backends.cpu.backend import PROBE
+            from tvm_schedules.backends.cpu.files import PROBE
             from tvm_schedules.backends.cpu.probe import measure
 
             width = model.metadata["target"]["vector_bytes"]

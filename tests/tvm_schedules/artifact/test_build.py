@@ -20,7 +20,7 @@ import tvm_schedules
 from tests.tvm_schedules import fake
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.backends.cpu import threads
-from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
+from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.errors import (
     ArtifactError,
     CpuFeatureError,

@@ -13,7 +13,7 @@ import pytest
 
 import tvm_schedules
 from tvm_schedules.artifact import store
-from tvm_schedules.backends.cpu.backend import LIBRARY
+from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.errors import OutputError
 
 

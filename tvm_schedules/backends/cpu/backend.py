@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.backends import toolchain
 from tvm_schedules.backends.base import Backend, Compiled, Say, Stored, quiet
+from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.ir.graph import Graph
 from tvm_schedules.targets import host_cpu
 from tvm_schedules.targets.registry import TargetSpec, resolve
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from tvm_schedules.backends.cpu.runtime import CpuModel
     from tvm_schedules.lowering.schedule_config import ScheduleConfig
 
-__all__ = ["BACKEND", "LIBRARY", "PROBE", "CpuBackend"]
-
-LIBRARY = "model.so"
-PROBE = "probe.so"
+__all__ = ["BACKEND", "CpuBackend"]
 
 
 class _Library(Compiled):

@@ -21,7 +21,7 @@ from tvm_schedules.artifact import load as runtime
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.cpu import libraries
 from tvm_schedules.backends.cpu import probe as ceiling
-from tvm_schedules.backends.cpu.backend import LIBRARY, PROBE
+from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.errors import ArtifactError, DeviceError
 
 SOURCE = """
