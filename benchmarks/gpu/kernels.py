@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tvm_schedules.backends.gpu.backend import open_device
 from tvm_schedules.backends.gpu.compile import generate
 from tvm_schedules.backends.gpu.kernels import linear_dot
+from tvm_schedules.backends.gpu.nvrtc import fatbin
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
 from tvm_schedules.ir.plan import KernelInfo
 from tvm_schedules.packing import gpu_linear_dot
@@ -49,14 +51,8 @@ def program(kernels: dict[str, Kernel], target: TargetSpec) -> Program:
         DeviceError: There is none.
     """
     source, entries = generate(kernels, target)
-    if target.tvm["kind"] == "opencl":
-        from tvm_schedules.backends.gpu.devices.opencl import OpenClDevice
-
-        return Program(OpenClDevice(source), entries)
-    from tvm_schedules.backends.gpu.devices.cuda import CudaDevice
-    from tvm_schedules.backends.gpu.nvrtc import fatbin
-
-    return Program(CudaDevice(fatbin(source, target.tvm["sm"])), entries)
+    device = open_device(target.tvm["kind"], lambda: source, lambda: fatbin(source, target.tvm["sm"]))
+    return Program(device, entries)
 
 
 def spec_of(batch: int, inputs: int, outputs: int, target: TargetSpec) -> linear_dot.Spec:

@@ -48,16 +48,6 @@ class TargetSpec:
     triple: str | None
 
     @property
-    def is_gpu(self) -> bool:
-        """Whether it is a graphics processor (:mod:`tvm_schedules.backends.gpu`)."""
-        return self.tvm.get("kind") in gpu.KINDS
-
-    @property
-    def is_c(self) -> bool:
-        """Whether the network becomes C source (:mod:`tvm_schedules.backends.c`)."""
-        return self.tvm.get("kind") == "c"
-
-    @property
     def l1_bytes(self) -> int:
         """The first-level data cache: 48 KiB of CPUs that are known to have so much, else the smallest."""
         return 48 << 10 if self.tvm.get("mcpu") in _LARGER_L1 else SMALLEST_L1

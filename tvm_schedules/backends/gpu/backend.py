@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tvm_schedules.backends.gpu.runtime import Device, GpuModel
     from tvm_schedules.lowering.schedule_config import ScheduleConfig
 
-__all__ = ["BACKEND", "BINARY", "SOURCES", "GpuBackend"]
+__all__ = ["BACKEND", "BINARY", "SOURCES", "GpuBackend", "open_device"]
 
 SOURCES = {"opencl": "kernels.cl", "cuda": "kernels.cu", "metal": "kernels.metal", "webgpu": "kernels.wgsl"}
 BINARY = "kernels.fatbin"
@@ -46,7 +46,7 @@ class _Kernels(Compiled):
         return code
 
 
-def _open(kind: str, source: Callable[[], str], binary: Callable[[], bytes]) -> Device:
+def open_device(kind: str, source: Callable[[], str], binary: Callable[[], bytes]) -> Device:
     """This machine's device with a program on it.
 
     Raises:
@@ -96,7 +96,7 @@ class GpuBackend(Backend):
 
         made = compile_graph(graph, spec)
         kind, wanted = str(spec.tvm["kind"]), architectures(spec.tvm)
-        device = _open(kind, lambda: made.source, lambda: fatbin(made.source, wanted))
+        device = open_device(kind, lambda: made.source, lambda: fatbin(made.source, wanted))
         return GpuModel(made.plan, expand(made.plan.constants, made.plan.constant_bytes, made.arrays), device)
 
     def unavailable(self, spec: TargetSpec) -> str | None:
@@ -123,7 +123,7 @@ class GpuBackend(Backend):
         from tvm_schedules.backends.gpu.runtime import GpuModel
 
         constants, metadata = stored.constants(), stored.metadata
-        device = _open(
+        device = open_device(
             metadata["target"]["architecture"],
             lambda: stored.content(metadata["code"]["source"]).decode(),
             lambda: stored.content(BINARY),

@@ -178,7 +178,7 @@ def test_names() -> None:
 def test_arguments_are_in_the_order_of_the_source() -> None:
     runner = GpuRunner(conv_net(), "opencl")
     orders = [kernel.order for kernel in runner.plan.device.kernels]
-    assert any(list(order) != sorted(order) for order in orders), "the trap is not there any more: simplify compile_gpu"
+    assert any(list(order) != sorted(order) for order in orders), "the trap is not there any more: simplify generate"
 
 
 def test_slots_are_shared() -> None:
