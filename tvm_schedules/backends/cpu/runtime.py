@@ -94,7 +94,7 @@ class CpuModel(SteppedModel):
                     source[...] = array
                     self._function(*self._whole)
                     return result.copy()
-        return super().__call__(*args, **named)
+        return self._call(args, named)
 
     def _twin(self) -> CpuModel:
         """Another one with memory of its own; the weights are shared."""
