@@ -64,7 +64,7 @@ class ToyBackend(Backend):
         if self.lacking:
             raise LinkError(self.lacking)
 
-    def compile(self, graph: Graph, spec: TargetSpec, say: Say = quiet, choices: Any = None) -> ToyCompiled:
+    def compile(self, graph: Graph, spec: TargetSpec, say: Say = quiet, configs: Any = None) -> ToyCompiled:
         constants, layers, steps, about = Constants(), [], [], []
         for node in graph.nodes:
             if not isinstance(node, Linear) or not isinstance(node.weight, TernaryTensor):
@@ -106,7 +106,7 @@ class ToyBackend(Backend):
 BACKEND = ToyBackend()
 
 
-def wrong(graph: Graph, spec: TargetSpec, say: Say = quiet, choices: Any = None) -> ToyCompiled:
+def wrong(graph: Graph, spec: TargetSpec, say: Say = quiet, configs: Any = None) -> ToyCompiled:
     """As :meth:`ToyBackend.compile`, with bounds that no output should have."""
     made = ToyBackend().compile(graph, spec, say)
     made.layers[-1]["high"] = -1.0
