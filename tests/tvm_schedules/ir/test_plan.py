@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.tvm_schedules.artifact_nets import conv_net
+from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.frontend.onnx_reader import load_model, read
 from tvm_schedules.ir.graph import Quant
 from tvm_schedules.ir.plan import Constant, Plan, Span
-from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.memory import assign_arena, lifetimes
 from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.passes import prepare
@@ -43,7 +43,7 @@ def test_metadata_of_earlier_artifacts(target: str) -> None:
 
 def test_a_lowered_network() -> None:
     graph = prepare(read(load_model(conv_net(size=6))))
-    lowering = Lowering(graph, resolve("host"))
+    lowering = CpuLowering(graph, resolve("host"))
     lowering.run()
     plan = make_plan(graph, lowering, assign_arena(lifetimes(lowering.steps), 0))
     assert Plan.from_json(in_memory_json(plan), plan.constants) == plan

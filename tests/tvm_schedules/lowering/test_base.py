@@ -17,8 +17,9 @@ from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.layouts import LOWEST
+from tvm_schedules.lowering.memory import assign_arena, lifetimes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
-from tvm_schedules.lowering.steps import Place, assign
+from tvm_schedules.lowering.steps import Place
 from tvm_schedules.passes import prepare
 from tvm_schedules.targets.registry import resolve
 
@@ -198,7 +199,7 @@ def test_behind_the_arena_is_room_for_a_whole_plane(bytes_: bool) -> None:
     graph = prepare(read(net.model(y)))
     made = CpuLowering(graph, resolve("pi5"))
     made.run()
-    size = assign(made.steps, made.largest_read)
+    size = assign_arena(lifetimes(made.steps), made.largest_read)
     places = {b.root.place.offset + b.root.nbytes for s in made.steps for b in s.args if b.root.place.kind == "arena"}
     assert size - max(places) >= 70 * 90 * (1 if bytes_ else 4)
 

@@ -7,9 +7,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu import compile as cpu
+from tvm_schedules.ir.plan import TensorInfo
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.lowering.steps import Step
 from tvm_schedules.targets.registry import resolve
@@ -50,7 +52,7 @@ def two_layers() -> tuple[Net, str]:
 def test_a_call_runs_the_steps_from_its_first_to_before_its_last() -> None:
     net, y = two_layers()
     runner, x = Runner(net.model(y)), np.random.default_rng(1).normal(size=(1, 8)).astype(np.float32)
-    want, count = run_onnx(net.model(y), x)[0], len(runner.plan["steps"])
+    want, count = run_onnx(net.model(y), x)[0], len(runner.plan.steps)
     assert count >= 2
     out = runner.outputs[0]
 
@@ -73,27 +75,27 @@ def test_a_call_runs_the_steps_from_its_first_to_before_its_last() -> None:
 def test_the_plan_says_what_was_made() -> None:
     net, y = two_layers()
     said: list[str] = []
-    made = cpu.compile_model(net.model(y), resolve("host"), said.append)
+    made = compile_model(net.model(y), resolve("host"), said.append)
     plan = made.plan
-    assert plan["inputs"] == [{"name": "input_0", "shape": [1, 8], "dtype": "float32"}]
-    assert plan["outputs"] == [{"name": y, "shape": [1, 10], "dtype": "float32"}]
-    places = [place for entry in plan["constants"] for place in entry["outputs"].values()]
-    assert plan["constant_bytes"] == max(place["offset"] + place["nbytes"] for place in places)
-    assert {name for entry in plan["constants"] for name in entry["arrays"].values()} == set(made.arrays)
-    layers = [layer["name"] for layer in plan["layers"]]
+    assert plan.inputs == (TensorInfo("input_0", (1, 8), "float32"),)
+    assert plan.outputs == (TensorInfo(y, (1, 10), "float32"),)
+    spans = [span for constant in plan.constants for span in constant.outputs.values()]
+    assert plan.constant_bytes == max(span.offset + span.nbytes for span in spans)
+    assert {name for constant in plan.constants for name in constant.arrays.values()} == set(made.arrays)
+    layers = [layer.name for layer in plan.layers]
     assert len(layers) == 2
-    assert [step["name"] for step in plan["steps"] if step["name"] in layers] == layers
-    for step in plan["steps"]:
-        assert ("choice" in step) == (step["name"] in layers)
-    assert [line.split(" ")[0] for line in said] == ["reading", "choosing", "generating", "compiling"]
-    assert str(len(plan["steps"])) in said[2]
+    assert [step.name for step in plan.steps if step.name in layers] == layers
+    for step in plan.steps:
+        assert ("choice" in step.info) == (step.name in layers)
+    assert [line.split(" ")[0] for line in said] == ["choosing", "generating", "compiling"]
+    assert str(len(plan.steps)) in said[1]
     assert not made.wakes
 
 
 def test_a_network_without_constants_has_memory_for_some() -> None:
     net = Net((2, 3))
-    plan = cpu.compile_model(net.model(net.op("Reshape", "input_0", net.const(np.int64([3, 2])))), resolve("host")).plan
-    assert plan["constant_bytes"] >= 64
+    plan = compile_model(net.model(net.op("Reshape", "input_0", net.const(np.int64([3, 2])))), resolve("host")).plan
+    assert plan.constant_bytes >= 64
 
 
 def test_given_choices_are_taken() -> None:
@@ -107,9 +109,9 @@ def test_given_choices_are_taken() -> None:
         return {y: ScheduleConfig("sparse")}
 
     target = resolve("host")
-    plan = cpu.compile_model(model, target, choose=choose).plan
+    plan = compile_model(model, target, choose=choose).plan
     assert asked == [target]
-    assert [step["kernel"] for step in plan["steps"] if step["name"] == y] == ["sparse"]
+    assert [step.kernel for step in plan.steps if step.name == y] == ["sparse"]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,8 @@ def test_who_shares_steps_and_who_is_woken(share: int, wake: int, own: bool, sha
         mock.patch("tvm_schedules.compat.threads", wraps=compat.threads) as threads,
         mock.patch("tvm_schedules.compat.build_module"),
     ):
-        made = cpu.compile_model(net.model(y), resolve("pi5"))
-    works = [step.get("work", step.get("nonzero_macs", 0)) for step in made.plan["steps"]]
+        made = compile_model(net.model(y), resolve("pi5"))
+    works = [step.info.get("work", step.info.get("nonzero_macs", 0)) for step in made.plan.steps]
     assert sum(works) == work
     assert threads.called == shared
     assert made.wakes == wakes
