@@ -8,7 +8,7 @@ import pytest
 from tvm_schedules.ir.graph import Graph, Value
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.lowering.epilogue import Epilogue
-from tvm_schedules.lowering.rules import repack, sparse_conv
+from tvm_schedules.lowering.rules import dense_conv, repack, sparse_conv
 
 
 def graph_of(shape: tuple[int, ...], dtype: str = "float32") -> Graph:
@@ -106,6 +106,14 @@ def test_blocks_that_stay_in_the_cache(channels: int, size: int) -> None:
         return channels * (-(-(16 * block + 24) // 64) + 1) * 64 <= 28_000
 
     assert found == next((b for b in (8, 7, 6, 5) if fits(b)), 4) == size
+
+
+@pytest.mark.parametrize("most", [4, 8])
+def test_output_channels_of_a_register_block(most: int) -> None:
+    """The largest divisor of the rows, if it is more than half of what fits."""
+    for rows in range(1, 60):
+        fair = [t for t in range(most, most // 2, -1) if rows % t == 0]
+        assert dense_conv._tile(rows, most) == (rows if rows <= most else fair[0] if fair else most)
 
 
 def test_what_an_epilogue_reads() -> None:
