@@ -140,7 +140,8 @@ def measure(layer: Layer, inputs: tuple[int, int], digits: int, target: str = "h
         turns: Measurements of each, of which a quantile of 0.2 counts.
     """
     from tvm_schedules.backends.cpu.lower import CpuLowering
-    from tvm_schedules.frontend.onnx_reader import load_model, read
+    from tvm_schedules.frontend.onnx_file import read_model
+    from tvm_schedules.frontend.onnx_reader import read
     from tvm_schedules.lowering.schedule_config import ScheduleConfig
     from tvm_schedules.passes import prepare
     from tvm_schedules.targets.registry import resolve
@@ -151,7 +152,7 @@ def measure(layer: Layer, inputs: tuple[int, int], digits: int, target: str = "h
     shapes = patterns(layer, digits, np.random.default_rng(0))
     found: list[tuple[int, str, Alone]] = []
     for index, (_, codes) in enumerate(shapes):
-        graph = prepare(read(load_model(network(layer, codes, inputs))))
+        graph = prepare(read(read_model(network(layer, codes, inputs))))
         node = next(node for node in graph.nodes if node.name == "layer")
         for kernel in KERNELS:
             alone = Alone(CpuLowering(graph, spec), node, ScheduleConfig(kernel), {})

@@ -73,11 +73,10 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
         zeros: Fraction of zero weights.
         target: This machine, under any name.
     """
-    import onnx
-
     import tern_lightning
     import tvm_schedules
     from tvm_schedules.bench import peers
+    from tvm_schedules.frontend.onnx_file import read_model
     from tvm_schedules.verify.layerwise import compare_layers
     from tvm_schedules.verify.reference import reference_session
 
@@ -95,7 +94,7 @@ def verify(name: str, output: Path, count: int = 100, zeros: float = 0.8, target
         begin = time.perf_counter()
         ours.append(library(image[None])[0])
         times.append(time.perf_counter() - begin)
-    proto = onnx.load(output / "model.onnx")
+    proto = read_model(output / "model.onnx")
     session = reference_session(proto)
     feed = session.get_inputs()[0].name
     theirs = [session.run(None, {feed: image[None]})[0][0] for image in images]

@@ -15,7 +15,8 @@ from typing import Any
 
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Compiled, Say, quiet
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.graph import Graph
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.passes import prepare
@@ -37,7 +38,7 @@ def read_graph(source: Any) -> Graph:
     Raises:
         ModelError: The model cannot be read.
     """
-    return prepare(read(load_model(source)))
+    return prepare(read(read_model(source)))
 
 
 def compile_graph(

@@ -15,7 +15,8 @@ from tests.arm import board
 from tvm_schedules import build
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.bench.peers import quantize
-from tvm_schedules.frontend.onnx_model import float_model, read_model
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_model import float_model
 
 __all__ = ["CLASSES", "CPUS", "Block", "Region", "layer", "network", "parse"]
 

@@ -72,7 +72,7 @@ class Export:
     def problems(self, folder: Path) -> list[str]:
         """See :class:`Task`: one of the two networks is there, whole, and computes what onnxruntime computes of it."""
         import tvm_schedules
-        from tvm_schedules.frontend.onnx_model import read_model
+        from tvm_schedules.frontend.onnx_file import read_model
         from tvm_schedules.verify.reference import reference_outputs
 
         out = folder / "out"

@@ -125,23 +125,20 @@ def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:
 
 def _inspect_onnx(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], int]:
     """Check a file; return shape (0 where it is open) and type of its inputs, and its number of two-bit weights."""
-    import onnx
+    from onnx import TensorProto
 
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise UsageError(f"{str(path)!r} is not a valid ONNX file: {one_line(error)}") from error
-    stored = {tensor.name for tensor in model.graph.initializer}
+    from tvm_schedules.frontend.onnx_file import read_model
+    from tvm_schedules.frontend.onnx_model import signature
+
+    model = read_model(path)
     inputs = {
-        value.name: (
-            tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim),
-            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+        entry["name"]: (
+            tuple(size if isinstance(size, int) else 0 for size in entry["shape"]),
+            np.dtype(entry["dtype"]),
         )
-        for value in model.graph.input
-        if value.name not in stored
+        for entry in signature(model, "input")
     }
-    ternary = sum(t.data_type in (onnx.TensorProto.INT2, onnx.TensorProto.UINT2) for t in model.graph.initializer)
+    ternary = sum(tensor.data_type in (TensorProto.INT2, TensorProto.UINT2) for tensor in model.graph.initializer)
     return inputs, ternary
 
 

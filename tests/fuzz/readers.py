@@ -156,7 +156,8 @@ def onnx(folder: Path) -> Reader:
     from tvm_schedules.artifact import inspect as inspection
     from tvm_schedules.errors import ModelError, TernError
     from tvm_schedules.frontend import onnx_model as onnxtools
-    from tvm_schedules.frontend.onnx_reader import load_model, read
+    from tvm_schedules.frontend.onnx_file import read_model
+    from tvm_schedules.frontend.onnx_reader import read
     from tvm_schedules.passes import prepare
 
     models = _models()
@@ -165,8 +166,8 @@ def onnx(folder: Path) -> Reader:
         found: list[TernError] = []
         for action in (
             inspection.inspect,
-            lambda path: prepare(read(load_model(path))),
-            lambda path: onnxtools.float_model(onnxtools.read_model(path)),
+            lambda path: prepare(read(read_model(path))),
+            lambda path: onnxtools.float_model(read_model(path)),
         ):
             try:
                 action(path)
@@ -182,14 +183,15 @@ def onnx(folder: Path) -> Reader:
 def lowering(folder: Path) -> Reader:
     from tvm_schedules.backends.cpu.lower import CpuLowering
     from tvm_schedules.errors import ModelError
-    from tvm_schedules.frontend.onnx_reader import load_model, read
+    from tvm_schedules.frontend.onnx_file import read_model
+    from tvm_schedules.frontend.onnx_reader import read
     from tvm_schedules.passes import prepare
     from tvm_schedules.targets import registry as targets
 
     models, host = _models(), targets.resolve("host")
 
     def use(data: bytes, _: Path) -> None:
-        CpuLowering(prepare(read(load_model(data))), host).run()
+        CpuLowering(prepare(read(read_model(data))), host).run()
 
     return Reader(lambda random, _: _damaged_model(models, random), use, (ModelError,))
 

@@ -19,6 +19,7 @@ from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.errors import ModelError, TunerError
 from tvm_schedules.frontend import onnx_model
+from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.targets.registry import TargetSpec, resolve
 from tvm_schedules.verify import batch_axis
@@ -125,7 +126,7 @@ def build(
     backend = registry.for_target(spec)
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
-    proto = onnx_model.read_model(model)
+    proto = read_model(model)
     shapes = dict(input_shapes or {})
     if samples is not None:
         for name, shape in _sample_shapes(proto, samples).items():

@@ -19,6 +19,7 @@ from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Backend, Say
 from tvm_schedules.errors import ModelError
 from tvm_schedules.frontend import onnx_model
+from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.ir.graph import Graph
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.targets.registry import TargetSpec, resolve
@@ -51,7 +52,7 @@ def run(job: Job, say: Say, ask: Callable[[str, Any], Any]) -> dict[str, Any]:
         TernError: As :func:`tvm_schedules.build`.
     """
     folder, place = Path(job.folder), Path(job.work)
-    model = onnx_model.read_model(folder / store.MODEL)
+    model = read_model(folder / store.MODEL)
     names = [entry["name"] for entry in onnx_model.signature(model, "input")]
     runs = read_runs(place / SAMPLES, names) if job.samples else None
     tuning = None

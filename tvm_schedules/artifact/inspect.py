@@ -15,6 +15,7 @@ from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading, reading_model, reason
 from tvm_schedules.errors import ArtifactError, ModelError, TernError
 from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 Array = npt.NDArray[Any]
@@ -199,7 +200,7 @@ def _artifact(path: Path) -> Inspection:
     found = [(entry["name"], _recorded(entry)) for entry in metadata["layers"]]  # what the compiler has written down
     if (path / store.MODEL).is_file():
         with contextlib.suppress(ImportError):  # a board without the onnx package
-            found = onnx_layers(onnxtools.read_model(path / store.MODEL))
+            found = onnx_layers(read_model(path / store.MODEL))
     layers = []
     for node, layer in found:
         step = kernels.get(node) or kernels.get(layer.name) or {}
@@ -269,6 +270,6 @@ def inspect(source: str | os.PathLike[str]) -> Inspection:
     if not path.is_file():
         raise TernError(f"{path} does not exist; give an .onnx file, an artifact directory or a checkpoint")
     if path.suffix == ".onnx":
-        layers = [layer for _, layer in onnx_layers(onnxtools.read_model(path))]
+        layers = [layer for _, layer in onnx_layers(read_model(path))]
         return Inspection(str(path), "onnx", tuple(layers), {path.name: path.stat().st_size}, {})
     return _checkpoint(path)

@@ -12,7 +12,7 @@ from tvm_schedules.bench.measure import Request, bench
 from tvm_schedules.bench.plain import PlainBoard
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import TernError
-from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.remote.client import Board
 from tvm_schedules.remote.connection import Address
 from tvm_schedules.verify import outputs as verify
@@ -36,7 +36,7 @@ def verify_on(machine: BoardMachine, name: str, artifact: str | Path) -> verify.
     actual = machine.outputs(folder)
     names = [entry["name"] for entry in store.read_metadata(folder, check_hashes=False)["inputs"]]
     runs = [dict(zip(names, run, strict=True)) for run in inputs]
-    proto = onnxtools.read_model(folder / store.MODEL)
+    proto = read_model(folder / store.MODEL)
     return verify.compare_runs(proto, actual, expected, f"library on {name}", runs).check()
 
 

@@ -15,6 +15,7 @@ from tvm_schedules.backends import registry
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend.onnx_file import read_model
 
 KNOWN = ("onnxruntime",)
 
@@ -53,7 +54,7 @@ def onnxruntime_engines(
         raise BenchError(f"{artifact} has no {store.MODEL}, which onnxruntime runs; compare where the whole export is")
     engines = [replace(_engine("onnxruntime 2-bit file", source), two_bit=True)]
     try:
-        model = onnxtools.float_model(onnxtools.read_model(source))
+        model = onnxtools.float_model(read_model(source))
     except ImportError:
         reason = "needs the onnx package: pip install onnx"
         return engines, [("onnxruntime fp32", reason), ("onnxruntime int8", reason)]

@@ -1,9 +1,8 @@
-"""Reads an ONNX file into a :class:`~tvm_schedules.ir.graph.Graph`: checks, shapes, constant folding."""
+"""Turns an ONNX model into a :class:`~tvm_schedules.ir.graph.Graph`: checks, shapes, constant folding."""
 
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,47 +13,13 @@ from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorErro
 from tvm_schedules.frontend.constant_folding import MOST, Budget, evaluate, fixed_shape, infer, result_sizes
 from tvm_schedules.ir.graph import Graph, Node, Value
 
-__all__ = ["load_model", "read"]
+__all__ = ["read"]
 
 KEEP = {"DequantizeLinear", "Transpose", "Add"}
 """Operators on constants that stay for :mod:`tvm_schedules.passes.weights` where a small weight is behind them."""
 
 _LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
 """Operators that compute a graph any number of times."""
-
-
-@reading_model()
-def load_model(source: Any) -> Any:
-    """Loads and checks a model.
-
-    Args:
-        source: A path, the bytes of a file, or an ``onnx.ModelProto``.
-
-    Returns:
-        The ``onnx.ModelProto``.
-
-    Raises:
-        ModelError: The file is missing, is not ONNX, or the checker refuses it.
-    """
-    import onnx
-
-    if isinstance(source, onnx.ModelProto):
-        model = source
-    else:
-        name = "the given bytes" if isinstance(source, bytes) else str(source)
-        try:
-            model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(Path(source))
-        except FileNotFoundError as error:
-            raise ModelError(f"no such ONNX file: {name}") from error
-        except Exception as error:
-            raise ModelError(f"{name} is not a readable ONNX file ({type(error).__name__}: {error})") from error
-    if not model.graph.node or not model.graph.output:
-        raise ModelError("the ONNX model has no nodes or no outputs; is the file complete?")
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise ModelError(f"the ONNX checker refuses the model: {str(error).splitlines()[0]}") from error
-    return model
 
 
 def _shape(name: str, kind: Any) -> tuple[int, ...]:

@@ -275,7 +275,7 @@ class TestRefusals:
             (["best.ckpt", *MODEL, "--onnx-only", "--samples", "user_nets.py"], "not a readable .npz"),
             (["user_nets.py", *MODEL], "user_nets.py"),
             (["cut.ckpt", *MODEL, "--input-shape", "1,12"], "cut.ckpt"),
-            (["cut.onnx"], "not a valid ONNX file"),
+            (["cut.onnx"], "not a valid ONNX model"),
             (["best.ckpt", *MODEL, "--onnx-only", "--input-shape", "1,12", "--bits", "12"], "bits must be"),
             (["zero.ckpt", *MODEL, "--onnx-only", "--input-shape", "1,12"], "all weights of net.2 are zero"),
             (["nan.ckpt", *MODEL, "--onnx-only", "--input-shape", "1,12"], "NaN or infinity in net.2.weight"),

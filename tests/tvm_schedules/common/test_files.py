@@ -23,7 +23,7 @@ from tvm_schedules.bench import bench
 from tvm_schedules.bench.boards import bench_boards
 from tvm_schedules.common.files import check_writable, locked, user_path, write_file
 from tvm_schedules.errors import OutputError
-from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.tuner import Database
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "inspect": inspect,
     "bench": bench,
     "bench_boards": lambda path: bench_boards(path, []),
-    "read_model": onnxtools.read_model,
+    "read_model": read_model,
     "read_checkpoint": read_checkpoint,
     "load_module": lambda path: load_module(path, None),  # type: ignore[arg-type]
     "samples": lambda path: collect_batches(None, path),

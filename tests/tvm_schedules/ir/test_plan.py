@@ -11,7 +11,8 @@ import pytest
 
 from tests.tvm_schedules.artifact_nets import conv_net
 from tvm_schedules.backends.cpu.lower import CpuLowering
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.graph import Quant
 from tvm_schedules.ir.plan import Constant, Plan, Span
 from tvm_schedules.lowering.memory import assign_arena, lifetimes
@@ -42,7 +43,7 @@ def test_metadata_of_earlier_artifacts(target: str) -> None:
 
 
 def test_a_lowered_network() -> None:
-    graph = prepare(read(load_model(conv_net(size=6))))
+    graph = prepare(read(read_model(conv_net(size=6))))
     lowering = CpuLowering(graph, resolve("host"))
     lowering.run()
     plan = make_plan(graph, lowering, assign_arena(lifetimes(lowering.steps), 0))

@@ -23,7 +23,8 @@ from tvm_schedules import compat
 from tvm_schedules.backends.cpu.compile import ENTRY
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.errors import TunerError
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.graph import Fused, Graph
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.packing import registry as constants
@@ -48,7 +49,7 @@ def small_net(zeros: float = 0.7, channels: int = 8, seed: int = 0) -> onnx.Mode
 
 
 def graph_of(model: onnx.ModelProto) -> Graph:
-    return prepare(read(load_model(model)))
+    return prepare(read(read_model(model)))
 
 
 def layers_of(graph: Graph) -> list[Fused]:

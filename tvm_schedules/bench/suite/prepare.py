@@ -18,6 +18,7 @@ from tvm_schedules.bench.suite.cases import DENSE_ZEROS, FLOAT_ZEROS, NBITS, ZER
 from tvm_schedules.engines import peer_engines
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import TernError
+from tvm_schedules.frontend.onnx_file import read_model
 
 Say = Callable[[str], None]
 PEERS = ("openvino", "executorch", "deepsparse")
@@ -160,9 +161,7 @@ def _float(folder: Path, artifacts: Mapping[int | None, Path], zeros: int) -> Pa
     source = artifacts[zeros] / store.MODEL
 
     def make(path: Path) -> None:
-        from tvm_schedules.frontend import onnx_model as onnxtools
-
-        path.write_bytes(networks.plain_float(onnxtools.read_model(source)).SerializeToString())
+        path.write_bytes(networks.plain_float(read_model(source)).SerializeToString())
 
     return _kept(folder / f"float-{zeros}.onnx", _hash([source]), make)
 
@@ -191,9 +190,7 @@ def _nbits(folder: Path, artifacts: Mapping[int | None, Path]) -> Contender:
     source = artifacts[DENSE_ZEROS] / store.MODEL
 
     def make(path: Path) -> None:
-        from tvm_schedules.frontend import onnx_model as onnxtools
-
-        path.write_bytes(networks.matmul_nbits(onnxtools.read_model(source)).SerializeToString())
+        path.write_bytes(networks.matmul_nbits(read_model(source)).SerializeToString())
 
     path = _kept(folder / "nbits.onnx", _hash([source, Path(networks.__file__)]), make)
     return Contender(_engine(NBITS, "onnxruntime", path), artifacts[DENSE_ZEROS])

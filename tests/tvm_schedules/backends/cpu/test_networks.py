@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.tvm_schedules.nets import Net, Runner, resnet, run_onnx
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.passes import prepare
 
 
@@ -156,7 +157,7 @@ def test_a_maximum_of_an_8_bit_tensor_stays_in_8_bits() -> None:
 
 
 def _outputs(model: object) -> list[tuple[Any, str]]:
-    graph = prepare(read(load_model(model)))
+    graph = prepare(read(read_model(model)))
     return [(node, graph.values[node.outputs[0]].dtype) for node in graph.nodes]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.properties import examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case, build, cases
 from tvm_schedules.backends.cpu.lower import CpuLowering
-from tvm_schedules.frontend.onnx_reader import load_model, read
+from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.layout import ALIGN, Halo
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.passes import prepare
@@ -51,7 +52,7 @@ def test_what_a_kernel_stores_ends_in_the_plane(target: str, case: Case, kernel:
     if kernel in ("panel", "straight"):  # others take what these do not
         case = replace(case, groups=1, terms=1, zero=None, zeros=case.zeros or 0.8)
     net, y, _ = build(case)
-    graph = prepare(read(load_model(net.model(y))))
+    graph = prepare(read(read_model(net.model(y))))
     choices = {node.name: ScheduleConfig.of(kernel, {"block": block}) for node in graph.nodes if node.op == "Conv"}
     lowering = CpuLowering(graph, resolve(target), choices)
     lowering.run()
