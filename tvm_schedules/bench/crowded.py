@@ -23,9 +23,9 @@ from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.bench.measure import Request
 from tvm_schedules.errors import BenchError
 
-__all__ = ["THREADS", "busy", "crowded", "tables"]
+__all__ = ["THREAD_COUNTS", "busy", "crowded", "tables"]
 
-THREADS = (1, 2)
+THREAD_COUNTS = (1, 2)
 
 _BUSY = """
 import os, sys
@@ -89,7 +89,7 @@ def crowded(
     """
     if count < 0:
         raise BenchError(f"the number of busy processes must be at least 0, got {count}")
-    folder, metadata = Path(artifact), replace(request, threads=THREADS).check(artifact)
+    folder, metadata = Path(artifact), replace(request, threads=THREAD_COUNTS).check(artifact)
     machine, say = machine or ThisMachine(), progress or (lambda line: None)
     result: dict[str, Any] = {
         "artifact": {"path": str(folder), "target": metadata["target"]["name"], "packages": metadata["packages"]},
@@ -111,7 +111,7 @@ def crowded(
             engines += found
             result["skipped"] = [{"name": name, "reason": reason} for name, reason in refused]
         for engine in engines:
-            for threads in THREADS:
+            for threads in THREAD_COUNTS:
                 say(f"load {engine.name}, {threads} threads")
                 worker = machine.start(engine, folder, threads, machine.cpus())
                 ends.callback(worker.close)

@@ -25,7 +25,7 @@ from tvm_schedules.remote import protocol
 
 HANDSHAKE_SECONDS = 5.0  # from a connection to its last word, however it is split
 BUSY_SECONDS = 3.0  # how long a client waits for the end of another's session before it is told to come again
-MOST = 64  # connections that have not said everything yet
+MOST_CONNECTIONS = 64  # connections that have not said everything yet
 TRACKER_SECONDS = 2.0  # how often the tracker is asked; as TVM's server does
 UNUSED_OFFERS = 4  # that many times the offer was taken and nobody came: make a new one
 
@@ -93,7 +93,7 @@ class Server:
             raise BoardError(f"allow must be addresses or networks such as 10.0.0.0/24: {error}") from None
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._socket = socket.create_server((host, port), family=family, backlog=MOST)
+            self._socket = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BoardError(f"cannot listen at {host}:{port}: {reason}; choose another --port or --host") from error
@@ -198,7 +198,7 @@ class Server:
             self._say(f"refused {waiting.peer}: not in --allow")
             connection.close()
             return
-        if len(self._greeting) >= MOST:
+        if len(self._greeting) >= MOST_CONNECTIONS:
             self._drop(self._greeting[0], "too many connections at once")
         self._greeting.append(waiting)
 

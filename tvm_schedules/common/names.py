@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["anonymous", "comment", "identifier"]
 
-LONGEST = 160
+LONGEST_NAME = 160
 """Characters of a comment."""
 
 
@@ -28,7 +28,7 @@ def comment(text: str) -> str:
     ('layer1/conv: 3 of 4', 'a___/ x()_')
     """
     plain = re.sub(r"[^A-Za-z0-9_ .,:+%()\[\]/-]", "_", text)
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 3]}..."
+    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 3]}..."
 
 
 def identifier(name: str, side: str, taken: Collection[str] = ()) -> str:

@@ -25,7 +25,7 @@ from tvm_schedules.errors import ModelError, TernError
 __all__ = ["read_arrays", "read_json", "reading", "reading_model", "reason"]
 
 Array = npt.NDArray[Any]
-LONGEST = 200
+LONGEST_REASON = 200
 """Characters of another library's message that ours repeats."""
 
 SMALL, RATIO = 1 << 28, 100
@@ -43,7 +43,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = lines[0][:LONGEST] if lines else ""
+    words = lines[0][:LONGEST_REASON] if lines else ""
     telling = isinstance(error, ValueError | OSError | RuntimeError | zipfile.BadZipFile) and words
     return words if telling else f"{type(error).__name__}: {words}" if words else type(error).__name__
 

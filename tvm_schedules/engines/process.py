@@ -19,10 +19,10 @@ from tvm_schedules.errors import BenchError
 
 __all__ = ["Engine", "Worker"]
 
-PATIENCE = 600.0
+SILENT_SECONDS = 600.0
 """Seconds that an engine may be silent while it loads a network, or beside what it is asked to take."""
 
-SLACK = 100
+TIMES_LONGER = 100
 """How many times longer than asked for a measurement may take: a single run may be longer than that."""
 
 
@@ -91,7 +91,7 @@ class Worker:
             text=True,
         )
         try:
-            self.ready = self._answer(PATIENCE)
+            self.ready = self._answer(SILENT_SECONDS)
         except BenchError:
             self.close()
             raise
@@ -120,7 +120,7 @@ class Worker:
         with contextlib.suppress(OSError):  # it died: its last words are in the answer
             self._process.stdin.write(json.dumps({"do": do, "seconds": seconds}) + "\n")
             self._process.stdin.flush()
-        return self._answer(PATIENCE + SLACK * seconds)
+        return self._answer(SILENT_SECONDS + TIMES_LONGER * seconds)
 
     def close(self) -> None:
         """End the process."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FREE", "GROWTH", "MOST", "Budget", "evaluate", "fixed_shape", "infer", "read_by", "result_sizes"]
+__all__ = ["FREE", "GROWTH", "MOST_ELEMENTS", "Budget", "evaluate", "fixed_shape", "infer", "read_by", "result_sizes"]
 
-MOST = 1 << 28
+MOST_ELEMENTS = 1 << 28
 """Elements of any tensor of a network."""
 
 FREE = 1 << 22

@@ -10,7 +10,7 @@ import numpy as np
 from tvm_schedules.common.dtypes import check_type
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
-from tvm_schedules.frontend.constant_folding import MOST, Budget, evaluate, fixed_shape, infer, result_sizes
+from tvm_schedules.frontend.constant_folding import MOST_ELEMENTS, Budget, evaluate, fixed_shape, infer, result_sizes
 from tvm_schedules.ir.graph import Graph, Node, Value
 
 __all__ = ["read"]
@@ -28,8 +28,8 @@ def _shape(name: str, kind: Any) -> tuple[int, ...]:
         dims = kind.tensor_type.shape.dim if kind.tensor_type.HasField("shape") else None
         text = "?" if dims is None else ", ".join(d.dim_param or str(d.dim_value or "?") for d in dims)
         raise ShapeError(f"{name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
-    if prod(shape) > MOST:
-        raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST:,} elements")
+    if prod(shape) > MOST_ELEMENTS:
+        raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST_ELEMENTS:,} elements")
     return shape
 
 

@@ -57,7 +57,7 @@ def test_no_limit_that_a_client_names_ends_the_server(limit: str, running: Proce
 def test_slow_clients_hold_up_nobody_and_have_a_deadline(running: Process) -> None:
     """Each sends a byte in every half second, which a limit of the time between bytes never ends."""
     place = protocol.parse_address(running.address)
-    slow = [socket.create_connection(place) for _ in range(2 * server.MOST)]
+    slow = [socket.create_connection(place) for _ in range(2 * server.MOST_CONNECTIONS)]
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         for client in slow:
