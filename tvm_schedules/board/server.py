@@ -49,18 +49,68 @@ class _Waiting:
     greeting: protocol.Greeting = field(default_factory=protocol.Greeting)
 
 
-class Server:
-    """A board's RPC server.
+@dataclass(frozen=True)
+class Settings:
+    """Where a server listens, whom it lets in, and for how long.
 
-    Args:
+    Attributes:
         host: Address to listen at.
         port: Port, 0 for any that is free.
         key: Clients have to name it; no secret, only a name.
         allow: Addresses or networks (``10.0.0.0/24``) that may connect; empty for all that can reach ``host``.
         tracker: Host and port of a tracker to be listed at.
-        say: Called with a line of text for every event.
         limit: Seconds after which a session ends at the latest; clients may ask for less.
         idle: Seconds after which a session ends in which nothing happens.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = protocol.DEFAULT_PORT
+    key: str = protocol.DEFAULT_KEY
+    allow: Sequence[str] = ()
+    tracker: tuple[str, int] | None = None
+    limit: float = protocol.SESSION_SECONDS
+    idle: float = protocol.IDLE_SECONDS
+
+    def check(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Refuse what no server can be.
+
+        Returns:
+            The networks that may connect; none for all.
+
+        Raises:
+            BoardError: ``allow`` has an entry that is no address, the key is not one word, or a time is not positive.
+        """
+        if not self.key or len(self.key.split()) != 1:
+            raise BoardError(f"key must be one word, got {self.key!r}")
+        for name, seconds in (("limit", self.limit), ("idle", self.idle)):
+            if not 0 < seconds < float("inf"):
+                raise BoardError(f"{name} must be a number of seconds above zero, got {seconds}")
+        try:
+            return [ipaddress.ip_network(entry, strict=False) for entry in self.allow]
+        except ValueError as error:
+            raise BoardError(f"allow must be addresses or networks such as 10.0.0.0/24: {error}") from None
+
+    def listen(self) -> socket.socket:
+        """The socket that clients connect to.
+
+        Raises:
+            BoardError: The address cannot be used.
+        """
+        try:
+            family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((self.host, self.port), family=family, backlog=MOST_CONNECTIONS)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            where = f"{self.host}:{self.port}"
+            raise BoardError(f"cannot listen at {where}: {reason}; choose another --port or --host") from error
+
+
+class Server:
+    """A board's RPC server.
+
+    Args:
+        settings: Where it listens, whom it lets in, and for how long.
+        say: Called with a line of text for every event.
 
     Attributes:
         address: Host and port that the server listens at.
@@ -69,39 +119,15 @@ class Server:
         BoardError: The address cannot be used, ``allow`` has an entry that is no address, or a time is not positive.
     """
 
-    def __init__(
-        self,
-        host: str = "127.0.0.1",
-        port: int = protocol.DEFAULT_PORT,
-        key: str = protocol.DEFAULT_KEY,
-        allow: Sequence[str] = (),
-        tracker: tuple[str, int] | None = None,
-        say: Callable[[str], None] = print,
-        limit: float = protocol.SESSION_SECONDS,
-        idle: float = protocol.IDLE_SECONDS,
-    ) -> None:
-        self.key, self._tracker_address, self._say = key, tracker, say
-        if not key or len(key.split()) != 1:
-            raise BoardError(f"key must be one word, got {key!r}")
-        for name, seconds in (("limit", limit), ("idle", idle)):
-            if not 0 < seconds < float("inf"):
-                raise BoardError(f"{name} must be a number of seconds above zero, got {seconds}")
-        self.limit, self.idle = limit, idle
-        try:
-            self._allowed = [ipaddress.ip_network(entry, strict=False) for entry in allow]
-        except ValueError as error:
-            raise BoardError(f"allow must be addresses or networks such as 10.0.0.0/24: {error}") from None
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._socket = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BoardError(f"cannot listen at {host}:{port}: {reason}; choose another --port or --host") from error
+    def __init__(self, settings: Settings, say: Callable[[str], None] = print) -> None:
+        self.settings, self._say = settings, say
+        self._allowed = settings.check()
+        self._socket = settings.listen()
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._tracker: protocol.Tracker | None = None
         self._tracker_due = 0.0
         self._unused = 0
-        self._expected = key if tracker is None else ""
+        self._expected = settings.key if settings.tracker is None else ""
         self._greeting: list[_Waiting] = []
         self._queue: list[_Waiting] = []
         self._process: Running | None = None
@@ -125,7 +151,7 @@ class Server:
         due = [now + longest, *(waiting.finish for waiting in (*self._greeting, *self._queue))]
         if running is not None:
             due.append(running.due)
-        elif self._tracker_address is not None:
+        elif self.settings.tracker is not None:
             due.append(self._tracker_due)
         sources: list[Any] = [self._socket, *(waiting.connection for waiting in self._greeting)]
         sources += [running.ended] if running is not None else []
@@ -156,14 +182,14 @@ class Server:
     # -- the tracker ---------------------------------------------------------------------------------------------------
     def _ask_tracker(self, now: float) -> None:
         """Keep the tracker informed, and know the key of the next session."""
-        if self._tracker_address is None or now < self._tracker_due or self._process is not None:
+        if self.settings.tracker is None or now < self._tracker_due or self._process is not None:
             return
         self._tracker_due = now + TRACKER_SECONDS
         try:
             if self._tracker is None:
-                self._tracker = protocol.Tracker(self._tracker_address, self.key, self.address[1])
+                self._tracker = protocol.Tracker(self.settings.tracker, self.settings.key, self.address[1])
                 self._offer()
-                self._say(f"listed at the tracker {self._tracker_address[0]}:{self._tracker_address[1]}")
+                self._say(f"listed at the tracker {self.settings.tracker[0]}:{self.settings.tracker[1]}")
             elif not self._tracker.offered():
                 self._unused += 1
                 if self._unused > UNUSED_OFFERS:
@@ -180,9 +206,9 @@ class Server:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
-        assert self._tracker_address is not None
+        assert self.settings.tracker is not None
         self._expected = ""
-        host, port = self._tracker_address
+        host, port = self.settings.tracker
         self._say(f"tracker {host}:{port}: {reason}; trying again every {TRACKER_SECONDS:.0f} s")
 
     # -- clients without a session -------------------------------------------------------------------------------------
@@ -261,16 +287,16 @@ class Server:
         with connection:
             try:
                 connection.settimeout(HANDSHAKE_SECONDS)
-                protocol.welcome(connection, self.key)
+                protocol.welcome(connection, self.settings.key)
                 connection.settimeout(None)
                 protocol.keep_alive(connection)
             except OSError:  # it is gone
                 return
             others: list[Any] = [self._socket, *(other.connection for other in (*self._greeting, *self._queue))]
             others += [] if self._tracker is None else [self._tracker]
-            limit = protocol.session_limit(waiting.greeting.options(), self.limit)
+            limit = protocol.session_limit(waiting.greeting.options(), self.settings.limit)
             try:
-                self._process = Running(connection, peer, limit, self.idle, others)
+                self._process = Running(connection, peer, limit, self.settings.idle, others)
             except OSError as error:  # no process, no memory, no room in the temporary folder
                 self._say(f"session of {peer} cannot start: {error.strerror or error}")
                 return

@@ -89,7 +89,7 @@ def _serve(options: argparse.Namespace) -> int:
     if tracker is not None and local and not server.is_loopback(tracker[0]):
         raise BoardError(f"the tracker {options.tracker} would send clients to {options.host}; give --host as well")
     where = (options.host, options.port, options.key, options.allow, tracker)
-    made = server.Server(*where, _say, options.limit, options.idle)
+    made = server.Server(server.Settings(*where, options.limit, options.idle), _say)
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     try:
         import tvm  # noqa: F401 - once, here: sessions are forks of this process
