@@ -1,4 +1,4 @@
-"""The contract between the folders: what may import what, what is left to mend, and that a board compiles nothing."""
+"""The contract between the folders: what may import what, and that a board compiles nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import tvm_schedules
-from tests.known_imports import IN_CIRCLES, ON_A_BOARD, SIBLINGS, UPWARD
 from tests.layers import ROOT, circles, graph, modules, named, reached, upward
 from tests.tvm_schedules.artifact_nets import exact_net
+from tvm_schedules.backends import registry
 
 # Folders and top-level modules, low to high.
 INFERENCE = """
@@ -78,14 +78,14 @@ def imports() -> dict[str, dict[str, set[str]]]:
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_every_folder_has_a_layer_and_imports_lower_ones(package, imports) -> None:
-    found = upward(imports[package], LAYERS[package])
-    assert found == {pair for pair in UPWARD if pair[0].startswith(package)}
+    assert not upward(imports[package], LAYERS[package])
+    there = {name.split(".")[1] if "." in name else "" for name in imports[package]}
+    assert there == {*LAYERS[package]}, "a layer without modules"
 
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_no_module_takes_part_in_an_import_circle(package, imports) -> None:
-    found = set().union(*circles(imports[package]))
-    assert found == {module for module in IN_CIRCLES if module.startswith(package)}
+    assert not circles(imports[package])
 
 
 def test_back_ends_do_not_know_each_other(imports) -> None:
@@ -99,7 +99,7 @@ def test_back_ends_do_not_know_each_other(imports) -> None:
         for other in others
         if {side(module), side(other)} <= sides and side(module) != side(other)
     }
-    assert found == SIBLINGS
+    assert not found
 
 
 def test_inference_names_nothing_of_the_training() -> None:
@@ -123,15 +123,17 @@ def test_nothing_that_a_board_runs_imports_a_code_generator() -> None:
     for module, others in imports.items():  # a folder's own module comes with everything in it
         others |= {module.rpartition(".")[0]} - {""}
     starts = [*BOARD, *(name for name in imports if name.startswith("tvm_schedules.board"))]
-    assert _generators(reached(imports, starts)) == ON_A_BOARD
+    assert not _generators(reached(imports, starts))
 
 
 CALL = """
 import json, sys
 import numpy as np
 import tvm_schedules
+from tvm_schedules.backends import registry
 from tvm_schedules.board import session
 
+assert registry.files()  # of all back ends, which are imported for it
 model = tvm_schedules.load({folder!r})
 outputs = model(*(np.zeros(entry["shape"], entry["dtype"]) for entry in model.inputs))
 assert np.isfinite(outputs).all()
@@ -149,4 +151,5 @@ def test_a_boards_process_has_loaded_no_code_generator(tmp_path: Path) -> None:
     found = set(json.loads(done.stdout.splitlines()[-1]))
     assert {"tvm", "tvm_schedules.artifact.load", "tvm_schedules.board.session"} <= found
     assert not {"tvm.relax", "tvm.s_tir", "tvm.topi"} & found
-    assert _generators(found) == ON_A_BOARD & found
+    assert {*registry.MODULES} <= found
+    assert not _generators(found)
