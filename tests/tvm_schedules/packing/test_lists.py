@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
-from tvm_schedules.packing import panel_lists, tap_lists
+from tvm_schedules.packing import panel_lists, registry, tap_lists
 
 
 def random_codes(rng: np.random.Generator, shape: tuple[int, ...], zeros: float) -> np.ndarray:
@@ -146,3 +146,16 @@ def test_the_longest_list() -> None:
     assert panel_lists.longest(-codes, 3) == 3
     assert panel_lists.longest(np.tile(codes[:, :, :, None, None], (1, 1, 1, 3, 2)), 2) == 6 * 3
     assert panel_lists.longest(np.zeros((2, 3, 2), np.int8), 2) == 0
+
+
+def test_the_only_level_is_in_the_scale_of_the_epilogue() -> None:
+    codes = np.int8([[[1, -1, 0], [0, 1, -1]]])
+    two, four = np.float32([[2]]), np.float32([[4]])
+    for weight, expected in (
+        (TernaryTensor(codes, two, two), [[1, 1]]),
+        (TernaryTensor(codes, two, four), [[2, 2], [4, 4]]),
+        (TernaryTensor(np.tile(codes, (2, 1, 1)), np.vstack([two, four]), np.vstack([two, four])), [[2, 2], [4, 4]]),
+    ):
+        found, levels = registry._rows(weight.stored, {"shape": list(weight.codes.shape)})
+        assert levels.tolist() == expected
+        assert len(found) == len(expected)
