@@ -148,3 +148,17 @@ def test_ranks(shape: tuple[int, ...], taken: bool) -> None:
     net = net_of(padded(*(0, 1, *[0] * (len(shape) - 2)), *(0, 0, *[0] * (len(shape) - 2))), shape=shape)
     graph = prepare(read(net.model(net.nodes[-1].output[0])))
     assert isinstance(graph.nodes[0], Windowed) == taken
+
+
+def test_a_chain_of_bytes_is_dequantized_behind() -> None:
+    net = Net((1, 4, 6, 6))
+    x = slice_of(net, net.quantize("input_0", 0.25, 9), 2, 2)
+    graph = prepare(read(net.model(net.op("Exp", x))))
+    first, chosen, behind, _ = graph.nodes
+    assert [node.op for node in graph.nodes] == ["QuantizeLinear", "Slice", "DequantizeLinear", "Exp"]
+    assert isinstance(chosen, Windowed)
+    assert chosen.inputs == first.outputs
+    assert graph.values[chosen.outputs[0]].shape == (1, 4, 3, 6)
+    assert behind.inputs[0] == chosen.outputs[0]
+    assert [graph.constants[name].item() for name in behind.inputs[1:]] == [0.25, 9]
+    assert behind.outputs == [x]
