@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from tvm_schedules.backends.cpu.kernels import (
-    bitplanes,
     dense_conv,
     dense_conv_dot,
     dense_conv_dot_channels,
     depthwise_conv_dot,
     global_pool,
-    input_bits,
     linear,
     linear_dot,
     max_pool_stride2,
@@ -20,6 +18,8 @@ from tvm_schedules.backends.cpu.kernels import (
     popcount_conv,
     popcount_linear,
     repack,
+    repack_bit_planes,
+    repack_bit_rows,
     sparse_conv,
     sparse_conv_low_bit,
     sparse_conv_panel,
@@ -56,7 +56,7 @@ KERNELS: Sequence[Kernel] = (
 )
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
-COPIERS: Sequence[Copier] = (repack, bitplanes, input_bits)
+COPIERS: Sequence[Copier] = (repack, repack_bit_planes, repack_bit_rows)
 """Copies into other layouts, which the lowering and the kernels ask for."""
 
 

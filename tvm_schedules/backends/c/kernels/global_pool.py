@@ -1,4 +1,7 @@
-"""The average of a plane as C (``source/global_pool_planes.c``)."""
+"""The average of a plane as C (``source/global_pool_planes.c``).
+
+Bound by additions.
+"""
 
 from __future__ import annotations
 

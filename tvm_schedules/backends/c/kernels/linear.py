@@ -1,4 +1,7 @@
-"""Linear layers as C; ternary codes are unpacked row by row (``source/linear_sum.c``)."""
+"""Linear layers as C; ternary codes are unpacked row by row (``source/linear_sum.c``).
+
+Bound by multiply-adds; unpacking the codes is shared by all rows.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pooling and elementwise operations as C (``source/pool_planes.c``)."""
+"""Pooling and elementwise operations as C (``source/pool_planes.c``).
+
+Bound by loads.
+"""
 
 from __future__ import annotations
 

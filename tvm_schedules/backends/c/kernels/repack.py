@@ -1,4 +1,7 @@
-"""Copies into another layout or type as C (``source/repack_from_to.c``)."""
+"""Copies into another layout or type as C (``source/repack_from_to.c``).
+
+Bound by reading and writing memory.
+"""
 
 from __future__ import annotations
 

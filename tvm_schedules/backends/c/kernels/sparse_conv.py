@@ -1,4 +1,7 @@
-"""Ternary convolution as C: a row's codes become a list of offsets before it is added up (``source/ternary.c``)."""
+"""Ternary convolution as C: a row's codes become a list of offsets before it is added up (``source/ternary.c``).
+
+Bound by additions: the pixels of a list are loaded and added one block after the other.
+"""
 
 from __future__ import annotations
 

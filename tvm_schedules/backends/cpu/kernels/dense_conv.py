@@ -3,6 +3,8 @@
 For layers that stay 8-bit or float: stems, depthwise layers, anything without a ternary weight. 8-bit pixels are
 converted as they are read; as float32, products of 8-bit integers add up exactly below 2**24, that is up to 518 taps.
 Arm multiplies 16-bit integers into 32-bit sums in one instruction, which spares the conversion.
+
+Bound by multiply-adds: every pixel that is loaded serves a register block of output channels.
 """
 
 from __future__ import annotations

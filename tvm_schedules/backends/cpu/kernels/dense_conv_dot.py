@@ -3,6 +3,9 @@
 Four taps a lane: for a block of pixels the bytes of each four taps are interleaved once into a panel, which all
 output channels then read. On Arm both factors are signed: the panel holds pixels minus 128, and the bias makes up
 for it.
+
+Applies to 8-bit activations with 8-bit weights, or ternary ones with too few zeros to skip. Bound by dot products: a
+block of pixels is interleaved once for all output channels.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ With pixels in the lanes, as in :mod:`.dense_conv_dot`, lanes are lost to the co
 vector: a quarter of them in an image of 7x7. Here a register block is some channels by whole strips of pixels, each of
 which is four bytes of the panel in every lane, so that no lane is lost. The sums are transposed for the epilogue, which
 takes little of the time where many taps are summed up.
+
+Bound by dot products, as there.
 """
 
 from __future__ import annotations

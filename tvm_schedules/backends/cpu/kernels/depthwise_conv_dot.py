@@ -2,6 +2,8 @@
 
 A vector of bytes is loaded once for up to four neighboring taps and spread so that each lane holds the four bytes
 that its pixel reads; one dot product then does the work of four multiplications.
+
+Bound by the shuffles that spread the bytes and by the epilogue: there are few products a pixel.
 """
 
 from __future__ import annotations

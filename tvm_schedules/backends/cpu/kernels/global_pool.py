@@ -1,4 +1,7 @@
-"""Average over all pixels of a plane, to a plain ``[N, C]`` tensor of 8-bit or float values."""
+"""Average over all pixels of a plane, to a plain ``[N, C]`` tensor of 8-bit or float values.
+
+Bound by reading the planes.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Ternary codes with 8-bit activations add 8-bit products in 16 bits, exact for 128 inputs at a time, then in 32 bits.
 Everything else (several terms, 8-bit dense weights, float activations) multiplies and adds in float32.
+
+Bound by reading the weights: there is one multiply-add for each of them and each row.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A byte holds the codes of four inputs that are four apart, so that a vector of p
 for the dot product. With signed pixels they are shifted and sign-extended. With unsigned ones a mask is enough: each of
 the four places of two bits has a sum of its own, of codes times 1, 4, 16 and 64. The highest place has the byte's sign;
 in the others codes are stored plus one, and the sum of these inputs' pixels is taken off at the end.
+
+Bound by reading the weights, which is why they stay packed.
 """
 
 from __future__ import annotations

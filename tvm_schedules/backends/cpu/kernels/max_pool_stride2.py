@@ -2,6 +2,8 @@
 
 The bytes at even and at odd distances from a window's first tap are the low and the high halves of 16-bit words, so
 the window of every word is a maximum of whole loads and one shift.
+
+Bound by loads, most of which are not aligned.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A window is a list of offsets, as in the convolutions, but each channel reads only its own plane. The average of a
 window that reaches over the border divides by its number of real pixels, or of all of them, as ONNX's
 ``count_include_pad`` says: the divisor comes from an array over the pixels.
+
+Bound by loads and, for one pixel, by reading and writing memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """Ternary convolution of activations of few bits: eight weights at once, by counting bits.
 
-Bit planes and words are those of :mod:`.bitplanes`. With a word's masks ``plus`` and ``minus`` and the bits x of a
+Bit planes are those of :mod:`.repack_bit_planes`. With a word's masks ``plus`` and ``minus`` and the bits x of a
 plane, ``|x & plus| - |x & minus| = |(x & plus) | (~x & minus)| - |minus|``, where |.| counts bits: one selection, one
 count and one addition for eight weights of both signs. The last term is the same for all pixels and goes into the
 bias. Plane b counts ``2**b`` times.
+
+Applies where activations have at most four bits and counting is estimated to be faster than adding up. Bound by the
+three operations a word, plane and vector.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels import bitplanes
+from tvm_schedules.backends.cpu.kernels import repack_bit_planes
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available, tap_cost
 from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows, Sums, emit_rows
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
@@ -142,8 +145,8 @@ def _bits(ctx: Lowering, layer: TernaryRows) -> tuple[Buffer, Halo]:
         source = ctx.packed(layer.key)
         ctx.derived[key] = Buffer(f"{layer.key.value}:bits", packed.nbytes)
         parallel = prod(layer.x.dims) * layer.x.channels > ctx.serial * 16
-        spec = bitplanes.Spec(layer.x, packed, groups, ctx.target.vector_bytes, parallel)
+        spec = repack_bit_planes.Spec(layer.x, packed, groups, ctx.target.vector_bytes, parallel)
         info = {"op": "Pack", "reason": f"{layer.key.value}: bit planes for counting"}
         args = [source, ctx.derived[key]]
-        ctx.add_copy(f"{layer.key.value}/bits", bitplanes.NAME, spec, args, info)
+        ctx.add_copy(f"{layer.key.value}/bits", repack_bit_planes.NAME, spec, args, info)
     return ctx.derived[key], packed

@@ -3,6 +3,8 @@
 The formula is that of :mod:`.popcount_conv`; here output channels are the vector lanes. A step of weights is eight
 inputs of as many outputs as a vector has bytes: a vector of masks for the additions and one for the subtractions, two
 bits a weight. Steps in which no output of a register block has a weight are left out.
+
+Bound by reading the masks, and for several bits by counting.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels import input_bits
+from tvm_schedules.backends.cpu.kernels import repack_bit_rows
 from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import MOST_BITS
 from tvm_schedules.backends.cpu.kernels.popcount_conv import ONCE, counts_bytes
@@ -221,9 +223,9 @@ def _bits(ctx: Lowering, node: Fused, planes: int) -> Buffer:
     key = ("rows of bits", name)
     if key not in ctx.derived:
         shape = ctx.graph.values[name].shape
-        spec = input_bits.Spec(prod(shape[:-1]), shape[-1], planes)
+        spec = repack_bit_rows.Spec(prod(shape[:-1]), shape[-1], planes)
         ctx.derived[key] = Buffer(f"{name}:bits", spec.batch * planes * spec.groups * 4)
         info = {"op": "Pack", "reason": f"{name}: bits for counting"}
         args = [ctx.plain(name), ctx.derived[key]]
-        ctx.add_copy(f"{name}/bits", input_bits.NAME, spec, args, info)
+        ctx.add_copy(f"{name}/bits", repack_bit_rows.NAME, spec, args, info)
     return ctx.derived[key]

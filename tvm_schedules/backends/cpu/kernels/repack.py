@@ -1,6 +1,8 @@
 """Copies a tensor from one layout to another, converting between float and 8-bit on the way.
 
 Plain tensors are read and written with any strides, so that the rows of a linear layer can become planes and back.
+
+Bound by reading and writing memory.
 """
 
 from __future__ import annotations

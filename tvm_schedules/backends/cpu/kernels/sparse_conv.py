@@ -3,6 +3,9 @@
 A row of weights is a list of offsets of the pixels to add and a list of those to subtract; pixels are the vector
 lanes and sums stay in registers. Rows with several terms or unequal levels, and 8-bit rows too long for 16-bit
 sums, come in segments, which are added up in float32 (exact for integers below 2**24).
+
+Applies to all ternary layers in planes. Bound by loads: one for every tap and vector, of which most cross a cache
+line.
 """
 
 from __future__ import annotations

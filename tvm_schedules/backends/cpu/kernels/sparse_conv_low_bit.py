@@ -2,6 +2,8 @@
 
 As :mod:`.sparse_conv`, but of pixels up to ``top`` a byte holds the sum of ``255 // top`` taps: one addition a tap for
 as many pixels as a vector has bytes, and one widening for many taps.
+
+Bound by loads, as there: an addition costs as much as its load.
 """
 
 from __future__ import annotations

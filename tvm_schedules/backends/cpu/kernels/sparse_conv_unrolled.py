@@ -9,6 +9,8 @@ needs, an addition or subtraction for every code that is not zero.
 Ten bytes of the library a code instead of its one or two bits, and time to compile, are the price: layers that are
 large, or not sparse, keep their lists. The idea of code made for the weights is old in sparse linear algebra; for
 networks see Wang, "SparseRT: Accelerating Unstructured Sparsity on GPUs for Deep Learning Inference" (2020).
+
+Bound by additions and, for large layers, by fetching instructions.
 """
 
 from __future__ import annotations

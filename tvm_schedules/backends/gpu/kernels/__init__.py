@@ -1,1 +1,1 @@
-"""Kernels with thread bindings, one a file."""
+"""Kernels of graphics processors, one kernel a file: ``docs/kernel-names.md`` tells their names and parts."""

@@ -1,4 +1,7 @@
-"""Convolution with a dense weight by multiply-add in float32: float activations, or weights that 8 bits do not hold."""
+"""Convolution with a dense weight by multiply-add in float32: float activations, or weights that 8 bits do not hold.
+
+Bound by multiply-adds and by reading the weights, which all threads of a group read at the same place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Average over all pixels of a plane: a group of threads a plane, added up in their shared memory."""
+"""Average over all pixels of a plane: a group of threads a plane, added up in their shared memory.
+
+Bound by reading the planes.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Linear layers over plain rows by multiply-add in float32, one thread an output.
 
 What :mod:`.linear_dot` leaves: float activations, several terms, unequal levels.
+
+Bound by reading the weights.
 """
 
 from __future__ import annotations

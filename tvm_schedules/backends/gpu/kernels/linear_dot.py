@@ -7,6 +7,8 @@ stored plus one (8-bit ones plus 128), unsigned; the activations' own sum takes 
 Four codes at the same position of the bytes of a word are one operand: for a single vector they are masked out and not
 shifted, and the four sums, 1, 4, 16 and 64 times too large, are shifted once at the end. For a small batch codes are
 shifted, once for all vectors, and there is one sum. Threads of a row add up by shuffles, or in shared memory.
+
+Bound by reading the weights from memory.
 """
 
 from __future__ import annotations

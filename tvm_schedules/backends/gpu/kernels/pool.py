@@ -1,4 +1,7 @@
-"""Maximum and average pooling in halo planes, one thread a pixel; elementwise nodes are windows of one pixel."""
+"""Maximum and average pooling in halo planes, one thread a pixel; elementwise nodes are windows of one pixel.
+
+Bound by loads.
+"""
 
 from __future__ import annotations
 

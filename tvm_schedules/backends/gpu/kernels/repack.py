@@ -1,4 +1,7 @@
-"""Copies a tensor from one layout to another, converting between float and 8-bit; one thread an element written."""
+"""Copies a tensor from one layout to another, converting between float and 8-bit; one thread an element written.
+
+Bound by reading and writing memory.
+"""
 
 from __future__ import annotations
 

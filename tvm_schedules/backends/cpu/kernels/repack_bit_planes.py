@@ -1,6 +1,8 @@
 """Bit planes of activations of few bits: a byte of a plane holds one bit of eight neighboring channels of a pixel.
 
 The words of weights that go with them are those of :mod:`tvm_schedules.packing.bitplanes`.
+
+Bound by shifts: one operation a channel, plane and vector.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Bits of the inputs of a linear layer, in the form in which :mod:`.popcount_linear` broadcasts them."""
+"""Bits of the inputs of a linear layer, in the form in which :mod:`.popcount_linear` broadcasts them.
+
+Bound by shifts; there is little to do.
+"""
 
 from __future__ import annotations
 
