@@ -10,6 +10,7 @@ Bound by dot products, as there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,13 @@ NAME = "dense_channels"
 """What artifacts and tuning databases call this kernel."""
 
 LANES = 16
-CHANNELS = 32
+I32 = f"int32x{LANES}"
+BLOCK_CHANNELS = 32
 """Output channels a register block: two vectors, so that fourteen pixels beside them fill the registers."""
 PIXELS = 14
+"""Pixels a register block at most."""
 
-FEW = 144
+LEAST_QUADS = 144
 """Groups of four taps from which transposing the sums pays (measured: at 7x7 it loses with 110, wins with 144)."""
 
 
@@ -116,96 +119,131 @@ def _transposed(e: Emitter, rows: list[Any]) -> list[Any]:
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
-    ep, x, quads = spec.epilogue, spec.x, spec.quads
-    row_blocks, height, width = -(-spec.rows // CHANNELS), *ep.size[1:]
-    tall, wide = strip(width)
-    blocks, pitch = -(-height // spec.high), x.pitch[1]
-    vectors = -(-spec.high * pitch // LANES) if blocks > 1 else spec.pixels // LANES
-    room = -(-vectors // 4) * 4 * LANES
-    per_chunk = -(-row_blocks // spec.chunks)
-    image = x.channels * x.phases * x.plane
-    i32 = f"int32x{LANES}"
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], x.elements + spec.pixels + room, "uint8")
-        values = e.view(pointers[1], row_blocks * quads * CHANNELS, "int32")
-        offsets = e.view(pointers[2], quads * 4, "int32")
-        views = views_of(e, ep, list(pointers[3:]), spec.rows, spec.pixels)
+        _Code(e, spec, pointers).jobs()
 
-        def fill(panel: Any, base: Any) -> None:
-            with e.loop(quads) as q:
-                places = [e.load(offsets, q * 4 + t) + base for t in range(4)]
-                for at in range(0, room, 64):
-                    taps = [e.load(bx, place + at, 64) for place in places]
-                    for v, quad in enumerate(_lanes_in_order(e, interleaved(e, taps, 64))):
-                        e.store(panel, q * room + at + v * LANES, e.bits(quad, i32), LANES)
+    return kernel_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *spec.epilogue.arguments], body)
 
-        def tile(panel: Any, sums: Any, first: Any, start: Any, rows: int) -> None:
-            """Sums of a strip's pixels, ``rows`` of them one below the other."""
-            places = [r * pitch + c for r in range(rows) for c in range(wide)]
-            halves = range(0, CHANNELS, LANES)
-            acc = [e.local(CHANNELS, "int32") for _ in places]
-            for part in acc:
-                for half in halves:
-                    e.store(part, half, e.const(0, i32), LANES)
-            with e.loop(quads) as q:
-                weights = [e.bits(e.load(values, first + q * CHANNELS + half, LANES), "int8x64") for half in halves]
-                for part, place in zip(acc, places, strict=True):
-                    pixel = e.bits(e.splat(e.load(panel, q * room + start + place), LANES), "uint8x64")
-                    for half, weight in zip(halves, weights, strict=True):
-                        e.store(part, half, spec.dot(e, e.load(part, half, LANES), pixel, weight), LANES)
-            for part, place in zip(acc, places, strict=True):
-                for half in halves:
-                    e.store(sums, (start + place) * CHANNELS + half, e.load(part, half, LANES), LANES)
 
-        def finish(turned: Any, n: Any, o: Any, k: Any, start: Any) -> None:
-            """The epilogue of a block's pixels in one channel."""
+class _Code:
+    """The code of one function.
 
-            def sums(v: int) -> Any:
-                return e.cast(e.load(turned, k * room + v * LANES, LANES), f"float32x{LANES}")
+    Attributes:
+        height: Rows of output pixels.
+        width: Columns of output pixels.
+        tall: Rows of pixels a register block.
+        wide: Columns of pixels a register block.
+        blocks: Blocks of an image.
+        vectors: Vectors of pixels a block.
+        room: Elements that a block takes, in whole groups of four vectors.
+    """
 
-            for v in range(0, vectors, 4):
-                parts, at = range(v, min(v + 4, vectors)), start + v * LANES
-                whole = at + 4 * LANES <= spec.pixels
-                if len(parts) == 4:
-                    with e.when(whole):
-                        store_four(e, ep, views, [sums(part) for part in parts], n, o, at, range(4 * LANES))
-                for i, part in enumerate(parts):
-                    inside = at + i * LANES < spec.pixels
-                    with e.when(inside & ~whole if len(parts) == 4 else inside):
-                        store_pixels(e, ep, views, sums(part), n, o, at + i * LANES, LANES)
+    def __init__(self, e: Emitter, spec: Spec, pointers: Sequence[Any]) -> None:
+        self.e, self.spec, x, quads = e, spec, spec.x, spec.quads
+        self.height, self.width = spec.epilogue.size[1:]
+        self.tall, self.wide = strip(self.width)
+        self.blocks, pitch = -(-self.height // spec.high), x.pitch[1]
+        self.vectors = -(-spec.high * pitch // LANES) if self.blocks > 1 else spec.pixels // LANES
+        self.room = -(-self.vectors // 4) * 4 * LANES
+        self.row_blocks = -(-spec.rows // BLOCK_CHANNELS)
+        self.x = e.view(pointers[0], x.elements + spec.pixels + self.room, "uint8")
+        self.values = e.view(pointers[1], self.row_blocks * quads * BLOCK_CHANNELS, "int32")
+        self.offsets = e.view(pointers[2], quads * 4, "int32")
+        self.views = views_of(e, spec.epilogue, list(pointers[3:]), spec.rows, spec.pixels)
 
-        def channels(panel: Any, memory: tuple[Any, Any], n: Any, row_block: Any, place: Any) -> None:
-            sums, turned = memory
-            first, count = row_block * (quads * CHANNELS), e.min(e.expr(spec.high), height - place * spec.high)
-            with e.loop(width // wide) as s:
-                with e.loop(count // tall) as r:
-                    tile(panel, sums, first, r * (tall * pitch) + s * wide, tall)
-                if tall > 1:
-                    with e.loop(count % tall) as r:
-                        tile(panel, sums, first, (count - count % tall + r) * pitch + s * wide, 1)
-            with e.loop(vectors) as v, e.loop(CHANNELS // LANES) as half:
-                rows = [e.load(sums, (v * LANES + i) * CHANNELS + half * LANES, LANES) for i in range(LANES)]
-                for k, row in enumerate(_transposed(e, rows)):
-                    e.store(turned, (half * LANES + k) * room + v * LANES, row, LANES)
-            with e.loop(CHANNELS) as k:
-                o = row_block * CHANNELS + k
-                with e.when(o < spec.rows):
-                    finish(turned, n, o, k, place * (spec.high * pitch))
-                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=place, blocks=blocks)
-
-        with e.jobs(x.batch * spec.chunks * blocks, spec.parallel) as job:
-            place, rest = job % blocks, job // blocks
+    def jobs(self) -> None:
+        """All jobs: a block of pixels and a chunk of output channels each."""
+        e, spec, x = self.e, self.spec, self.spec.x
+        image, per_chunk = x.channels * x.phases * x.plane, -(-self.row_blocks // spec.chunks)
+        with e.jobs(x.batch * spec.chunks * self.blocks, spec.parallel) as job:
+            block, rest = job % self.blocks, job // self.blocks
             chunk, n = rest % spec.chunks, rest // spec.chunks
-            panel = e.scratch(quads * room, "int32")
-            memory = (e.scratch(room * CHANNELS, "int32"), e.scratch(CHANNELS * room, "int32"))
-            fill(panel, n * image + place * (spec.high * pitch))
+            panel = e.scratch(spec.quads * self.room, "int32")
+            size = self.room * BLOCK_CHANNELS
+            memory = (e.scratch(size, "int32"), e.scratch(size, "int32"))
+            self._fill(panel, n * image + block * (spec.high * x.pitch[1]))
             with e.loop(per_chunk) as i:
                 row_block = chunk * per_chunk + i
-                with e.when(row_block < row_blocks):
-                    channels(panel, memory, n, row_block, place)
+                with e.when(row_block < self.row_blocks):
+                    self._channels(panel, memory, n, row_block, block)
 
-    return kernel_function([("x", "uint8"), ("values", "int32"), ("offsets", "int32"), *ep.arguments], body)
+    def _fill(self, panel: Any, base: Any) -> None:
+        """Interleaves each four taps of a block's pixels."""
+        e = self.e
+        with e.loop(self.spec.quads) as q:
+            places = [e.load(self.offsets, q * 4 + t) + base for t in range(4)]
+            for at in range(0, self.room, 64):
+                taps = [e.load(self.x, place + at, 64) for place in places]
+                for v, quad in enumerate(_lanes_in_order(e, interleaved(e, taps, 64))):
+                    e.store(panel, q * self.room + at + v * LANES, e.bits(quad, I32), LANES)
+
+    def _channels(self, panel: Any, memory: tuple[Any, Any], n: Any, row_block: Any, block: Any) -> None:
+        """Computes a block of pixels in a register block of output channels.
+
+        Args:
+            panel: Pixels.
+            memory: Room for the accumulators by pixel and, transposed, by channel.
+            n: Image.
+            row_block: Which output channels.
+            block: Which pixels.
+        """
+        e, spec, pitch, (sums, turned) = self.e, self.spec, self.spec.x.pitch[1], memory
+        first = row_block * (spec.quads * BLOCK_CHANNELS)
+        count = e.min(e.expr(spec.high), self.height - block * spec.high)
+        with e.loop(self.width // self.wide) as s:
+            with e.loop(count // self.tall) as r:
+                self._strip(panel, sums, first, r * (self.tall * pitch) + s * self.wide, self.tall)
+            if self.tall > 1:
+                with e.loop(count % self.tall) as r:
+                    self._strip(panel, sums, first, (count - count % self.tall + r) * pitch + s * self.wide, 1)
+        with e.loop(self.vectors) as v, e.loop(BLOCK_CHANNELS // LANES) as half:
+            rows = [e.load(sums, (v * LANES + i) * BLOCK_CHANNELS + half * LANES, LANES) for i in range(LANES)]
+            for k, row in enumerate(_transposed(e, rows)):
+                e.store(turned, (half * LANES + k) * self.room + v * LANES, row, LANES)
+        with e.loop(BLOCK_CHANNELS) as k:
+            o = row_block * BLOCK_CHANNELS + k
+            with e.when(o < spec.rows):
+                self._finish(turned, n, o, k, block * (spec.high * pitch))
+                out, where = spec.epilogue.out, {"block": block, "blocks": self.blocks}
+                fill_borders(e, out, self.views["out"], n, o, spec.pixels, **where)
+
+    def _strip(self, panel: Any, sums: Any, first: Any, start: Any, rows: int) -> None:
+        """Sums of a strip's pixels, ``rows`` of them one below the other."""
+        e, spec, halves = self.e, self.spec, range(0, BLOCK_CHANNELS, LANES)
+        places = [r * spec.x.pitch[1] + c for r in range(rows) for c in range(self.wide)]
+        acc = [e.local(BLOCK_CHANNELS, "int32") for _ in places]
+        for part in acc:
+            for half in halves:
+                e.store(part, half, e.const(0, I32), LANES)
+        with e.loop(spec.quads) as q:
+            at = first + q * BLOCK_CHANNELS
+            weights = [e.bits(e.load(self.values, at + half, LANES), "int8x64") for half in halves]
+            for part, place in zip(acc, places, strict=True):
+                pixel = e.bits(e.splat(e.load(panel, q * self.room + start + place), LANES), "uint8x64")
+                for half, weight in zip(halves, weights, strict=True):
+                    e.store(part, half, spec.dot(e, e.load(part, half, LANES), pixel, weight), LANES)
+        for part, place in zip(acc, places, strict=True):
+            for half in halves:
+                e.store(sums, (start + place) * BLOCK_CHANNELS + half, e.load(part, half, LANES), LANES)
+
+    def _finish(self, turned: Any, n: Any, o: Any, k: Any, start: Any) -> None:
+        """The epilogue of a block's pixels in one channel."""
+        e, ep, pixels = self.e, self.spec.epilogue, self.spec.pixels
+
+        def values(v: int) -> Any:
+            return e.cast(e.load(turned, k * self.room + v * LANES, LANES), f"float32x{LANES}")
+
+        for v in range(0, self.vectors, 4):
+            parts, at = range(v, min(v + 4, self.vectors)), start + v * LANES
+            whole = at + 4 * LANES <= pixels
+            if len(parts) == 4:
+                with e.when(whole):
+                    store_four(e, ep, self.views, [values(part) for part in parts], n, o, at, range(4 * LANES))
+            for i, part in enumerate(parts):
+                inside = at + i * LANES < pixels
+                with e.when(inside & ~whole if len(parts) == 4 else inside):
+                    store_pixels(e, ep, self.views, values(part), n, o, at + i * LANES, LANES)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -216,7 +254,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     x, window, rows = layer.x, layer.window, layer.rows
     height = window.output(x.dims)[1]
     block = high(height, x.pitch[1])
-    row_blocks = -(-rows // CHANNELS)
+    row_blocks = -(-rows // BLOCK_CHANNELS)
     chunks = ctx.configs.knob(
         node.name, "chunks", 2 if block == height and row_blocks > 1 else 1, [n for n in (1, 2, 4) if n <= row_blocks]
     )
@@ -224,7 +262,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     def spec(parallel: bool, ep: Epilogue) -> Spec:
         return Spec(x, window, rows, layer.dot, block, chunks, parallel, ep)
 
-    layer.finish(NAME, CHANNELS, spec, ", channels in the lanes")
+    layer.finish(NAME, BLOCK_CHANNELS, spec, ", channels in the lanes")
     return True
 
 
@@ -238,4 +276,4 @@ def _suits(layer: DotLayer) -> bool:
     size = layer.window.output(layer.x.dims)
     lanes = -(-layer.x.run(size) // LANES) * LANES
     wasted = lanes * 15 >= prod(size) * 16 and prod(strip(size[2])) >= PIXELS // 2
-    return wasted and layer.rows >= CHANNELS and prod(layer.values.shape[1:]) >= 4 * FEW
+    return wasted and layer.rows >= BLOCK_CHANNELS and prod(layer.values.shape[1:]) >= 4 * LEAST_QUADS

@@ -9,6 +9,7 @@ Bound by reading the masks, and for several bits by counting.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -79,93 +80,121 @@ class Spec:
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, masks, inputs, bounds, level, scale, bias, params, out``."""
-    vector, tile, planes, half = spec.vector, spec.tile, spec.planes, spec.vector // 2
-    u8, u16, f32 = f"uint8x{vector}", f"uint16x{half}", f"float32x{half}"
     arguments = [("x", "uint32"), ("masks", "uint8"), ("inputs", "int32"), ("bounds", "int32"), ("level", "float32")]
     arguments += [("scale", "float32"), ("bias", "float32"), ("params", "float32"), ("out", spec.out)]
 
     def body(e: Emitter, *pointers: Any) -> None:
-        sizes = [spec.batch * planes * spec.groups, max(1, spec.steps) * tile * 2 * vector, spec.steps + 1]
-        sizes += [spec.blocks * spec.terms + 1, spec.terms * spec.padded, spec.padded, spec.padded, 4]
+        sizes = [spec.batch * spec.planes * spec.groups, max(1, spec.steps) * spec.tile * 2 * spec.vector]
+        sizes += [spec.steps + 1, spec.blocks * spec.terms + 1]
+        sizes += [spec.terms * spec.padded, spec.padded, spec.padded, 4]
         views = [e.view(p, n, t) for p, n, (_, t) in zip(pointers, sizes, arguments, strict=False)]
-        x, masks, inputs, bounds, level, scale, bias, params = views
         out = e.view(pointers[-1], spec.batch * spec.outputs, spec.out)
+        _Code(e, spec, [*views, out]).jobs()
 
-        def count(sums: list[Any], halves: list[Any], m: Any, first: Any, length: Any) -> None:
-            for part in sums:
-                e.store(part, 0, e.const(0, u8), vector)
-            with e.loop(length) as j:
-                group = e.load(inputs, first + j) + m * (planes * spec.groups)
-                at = (first + j) * (tile * 2 * vector)
-                pairs = [[e.load(masks, at + (2 * t + s) * vector, vector) for s in range(2)] for t in range(tile)]
-                for b in range(planes):
-                    bits = e.bits(e.splat(e.load(x, group + b * spec.groups), vector // 4), u8)
-                    for t, (plus, minus) in enumerate(pairs):
-                        found = e.intrinsic(u8, "llvm.ctpop", (bits & plus) | (~bits & minus))
-                        part = sums[b * tile + t]
-                        e.store(part, 0, e.load(part, 0, vector) + found, vector)
-            for index, part in enumerate(sums):
-                word = e.bits(e.load(part, 0, vector), u16)
-                for k, term in enumerate((word & e.const(255, u16), word >> e.const(8, u16))):
-                    total = halves[2 * index + k]
-                    e.store(total, 0, e.load(total, 0, half) + term, half)
+    return kernel_function(arguments, body)
 
-        def term(sums: list[Any], halves: list[Any], m: Any, run: Any) -> None:
-            for part in halves:
-                e.store(part, 0, e.const(0, u16), half)
-            first, last = e.load(bounds, run), e.load(bounds, run + 1)
-            whole = (last - first) // ONCE
-            with e.loop(whole) as i:
-                count(sums, halves, m, first + i * ONCE, ONCE)
-            with e.when(last - first > whole * ONCE):
-                count(sums, halves, m, first + whole * ONCE, last - first - whole * ONCE)
 
-        def value(halves: list[Any], t: int, k: int) -> Any:
-            total: Any = None
-            for b in range(planes):
-                part = e.cast(e.load(halves[2 * (b * tile + t) + k], 0, half), f32)
-                part = part * e.const(float(2**b), f32) if b else part
-                total = part if total is None else total + part
-            return total
+class _Code:
+    """The code of one function.
 
-        def finish(y: Any, m: Any, first: Any) -> None:
-            factor, offset = e.load(scale, first, half), e.load(bias, first, half)
-            y = e.fma(y, factor, offset) if spec.fma else y * factor + offset
-            low, high = (e.splat(e.load(params, i), half) for i in (1, 2))
-            y = e.min(e.max(y, low), high)
-            if spec.out == "uint8":
-                y = e.cast(e.bits(y + e.const(MAGIC, f32), f"int32x{half}"), f"uint8x{half}")
-            with e.when(first + half <= spec.outputs):
-                e.store(out, m * spec.outputs + first, y, half)
-            if spec.outputs % half:
-                rest = e.local(half, spec.out)
-                e.store(rest, 0, y, half)
-                with e.loop(spec.outputs % half) as i, e.when((first < spec.outputs) & (first + half > spec.outputs)):
-                    e.store(out, m * spec.outputs + first + i, e.load(rest, i))
+    Attributes:
+        half: Output channels of which a vector of 16 bits holds the counts.
+        bytes: Counts in bytes, by plane and vector of output channels.
+        halves: Counts in 16 bits, of each of these the even bytes and the odd ones.
+    """
 
+    bytes: list[Any]
+    halves: list[Any]
+
+    def __init__(self, e: Emitter, spec: Spec, views: Sequence[Any]) -> None:
+        self.e, self.spec, self.half = e, spec, spec.vector // 2
+        self.x, self.masks, self.inputs, self.bounds, self.level, self.scale, self.bias, self.params, self.out = views
+        self.u8, self.u16, self.f32 = f"uint8x{spec.vector}", f"uint16x{self.half}", f"float32x{self.half}"
+
+    def jobs(self) -> None:
+        """All jobs: a register block of output channels for a row each."""
+        e, spec, half = self.e, self.spec, self.half
+        tile = spec.tile
         with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
             m, block = job // spec.blocks, job % spec.blocks
-            sums = [e.local(vector, "uint8") for _ in range(planes * tile)]
-            halves = [e.local(half, "uint16") for _ in range(2 * planes * tile)]
+            self.bytes = [e.local(spec.vector, "uint8") for _ in range(spec.planes * tile)]
+            self.halves = [e.local(half, "uint16") for _ in range(2 * spec.planes * tile)]
             totals = [e.local(half, "float32") for _ in range(2 * tile)] if spec.terms > 1 else []
             places = [(block * (2 * tile) + 2 * t + k) * half for t in range(tile) for k in range(2)]
             if not totals:
-                term(sums, halves, m, block)
+                self._term(m, block)
                 for index, place in enumerate(places):
-                    finish(value(halves, index // 2, index % 2), m, place)
+                    self._finish(self._value(index // 2, index % 2), m, place)
                 return
             for total in totals:
-                e.store(total, 0, e.const(0.0, f32), half)
+                e.store(total, 0, e.const(0.0, self.f32), half)
             with e.loop(spec.terms) as i:
-                term(sums, halves, m, block * spec.terms + i)
+                self._term(m, block * spec.terms + i)
                 for index, (total, place) in enumerate(zip(totals, places, strict=True)):
-                    weight = e.load(level, i * spec.padded + place, half)
-                    own, old = value(halves, index // 2, index % 2), e.load(total, 0, half)
+                    weight = e.load(self.level, i * spec.padded + place, half)
+                    own, old = self._value(index // 2, index % 2), e.load(total, 0, half)
                     e.store(total, 0, e.fma(own, weight, old) if spec.fma else old + own * weight, half)
             for total, place in zip(totals, places, strict=True):
-                finish(e.load(total, 0, half), m, place)
+                self._finish(e.load(total, 0, half), m, place)
 
-    return kernel_function(arguments, body)
+    def _term(self, m: Any, run: Any) -> None:
+        """Counts one term of a register block."""
+        e = self.e
+        for part in self.halves:
+            e.store(part, 0, e.const(0, self.u16), self.half)
+        first, last = e.load(self.bounds, run), e.load(self.bounds, run + 1)
+        whole = (last - first) // ONCE
+        with e.loop(whole) as i:
+            self._count(m, first + i * ONCE, ONCE)
+        with e.when(last - first > whole * ONCE):
+            self._count(m, first + whole * ONCE, last - first - whole * ONCE)
+
+    def _count(self, m: Any, first: Any, length: Any) -> None:
+        """Counts as many steps as bytes hold, and adds the counts to those in 16 bits."""
+        e, spec, vector, tile = self.e, self.spec, self.spec.vector, self.spec.tile
+        for part in self.bytes:
+            e.store(part, 0, e.const(0, self.u8), vector)
+        with e.loop(length) as j:
+            group = e.load(self.inputs, first + j) + m * (spec.planes * spec.groups)
+            at = (first + j) * (tile * 2 * vector)
+            pairs = [[e.load(self.masks, at + (2 * t + s) * vector, vector) for s in range(2)] for t in range(tile)]
+            for b in range(spec.planes):
+                bits = e.bits(e.splat(e.load(self.x, group + b * spec.groups), vector // 4), self.u8)
+                for t, (plus, minus) in enumerate(pairs):
+                    found = e.intrinsic(self.u8, "llvm.ctpop", (bits & plus) | (~bits & minus))
+                    part = self.bytes[b * tile + t]
+                    e.store(part, 0, e.load(part, 0, vector) + found, vector)
+        for index, part in enumerate(self.bytes):
+            word = e.bits(e.load(part, 0, vector), self.u16)
+            for k, term in enumerate((word & e.const(255, self.u16), word >> e.const(8, self.u16))):
+                total = self.halves[2 * index + k]
+                e.store(total, 0, e.load(total, 0, self.half) + term, self.half)
+
+    def _value(self, t: int, k: int) -> Any:
+        """The counts of all planes, each times its worth, of half a vector of output channels."""
+        e, total = self.e, None
+        for b in range(self.spec.planes):
+            part = e.cast(e.load(self.halves[2 * (b * self.spec.tile + t) + k], 0, self.half), self.f32)
+            part = part * e.const(float(2**b), self.f32) if b else part
+            total = part if total is None else total + part
+        return total
+
+    def _finish(self, y: Any, m: Any, first: Any) -> None:
+        """Scales, clips, rounds and stores half a vector of output channels, those that there are."""
+        e, spec, half = self.e, self.spec, self.half
+        factor, offset = e.load(self.scale, first, half), e.load(self.bias, first, half)
+        y = e.fma(y, factor, offset) if spec.fma else y * factor + offset
+        low, high = (e.splat(e.load(self.params, i), half) for i in (1, 2))
+        y = e.min(e.max(y, low), high)
+        if spec.out == "uint8":
+            y = e.cast(e.bits(y + e.const(MAGIC, self.f32), f"int32x{half}"), f"uint8x{half}")
+        with e.when(first + half <= spec.outputs):
+            e.store(self.out, m * spec.outputs + first, y, half)
+        if spec.outputs % half:
+            rest = e.local(half, spec.out)
+            e.store(rest, 0, y, half)
+            with e.loop(spec.outputs % half) as i, e.when((first < spec.outputs) & (first + half > spec.outputs)):
+                e.store(self.out, m * spec.outputs + first + i, e.load(rest, i))
 
 
 LONGEST = 65_535
