@@ -61,7 +61,7 @@ class Lowering(ABC):
 
     Attributes:
         kernels: The back end's kernels in order of preference: the first whose ``lower`` takes a node has it.
-        emitters: What makes the code of a kernel, by the kernel's name; also of copies, which no node asks for.
+        emitters: Functions that make the code, by the name of the kernel or copy.
         serial: Element operations below which one thread does a layer while the others wait: data stay where they are.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
     """
@@ -288,7 +288,7 @@ class Lowering(ABC):
             node: The node that the kernel computes.
             rows: Whether it is a linear layer in planes.
             x: The layout that the kernel reads.
-            unit: What the kernel's sums are multiples of.
+            unit: The kernel's accumulators are multiples of this number.
         """
         key = home(self.graph, node.outputs[0], rows)
         layout = self.layouts[key]

@@ -32,7 +32,7 @@ class Epilogue:
         fma: Whether the target multiplies and adds with one rounding in one instruction.
         arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
         saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
-        unit: What the kernel's sums are multiples of; the scale is for these.
+        unit: Accumulators are multiples of this number, which the scale takes out.
     """
 
     out: Halo
@@ -45,7 +45,7 @@ class Epilogue:
 
     @property
     def arguments(self) -> list[tuple[str, str]]:
-        """Pointer arguments beside the kernel's own."""
+        """Pointer arguments that come after the kernel's own."""
         extra = [("residual", self.residual.dtype)] if self.residual else []
         return [
             ("scale", "float32"),
@@ -67,7 +67,7 @@ class Destination:
     """Where a kernel that writes planes puts its results.
 
     Args:
-        epilogue: What follows the accumulation.
+        epilogue: The static part of the epilogue.
         residual: The buffer of the residual, if there is one.
         out: The buffer of the output.
     """
@@ -87,7 +87,7 @@ class PlanesCall:
         inputs: The arguments before those of the epilogue.
         numbers: ``scale`` and ``bias`` of every output channel, and ``params``.
         destination: Where the results go.
-        info: What reports print.
+        info: Facts for reports, such as ``reason`` and ``macs``.
     """
 
     kernel: str

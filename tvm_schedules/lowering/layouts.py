@@ -123,7 +123,7 @@ def _widened(rows: int, pitch: int, width: int, vector: int, few: bool) -> int:
     Args:
         rows: Rows of an image with its halo.
         pitch: Bytes a row at least.
-        width: Of the image.
+        width: Pixels of an image's row.
         vector: Bytes of a vector.
         few: Whether layers have few taps.
     """
@@ -147,7 +147,7 @@ class Layouts:
 
         Args:
             graph: The network.
-            planes: Its nodes in planes; linear layers only if they shall be.
+            planes: The nodes that work in planes; linear layers only where they shall.
             make: Class of the layouts.
             vector: Bytes of a vector, where rows of a part of it are of use; else 0.
             rows: Whether poolings that can be read without phases are: see :func:`in_rows`.

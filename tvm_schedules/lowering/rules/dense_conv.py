@@ -34,7 +34,7 @@ class Spec:
         block: Vectors a pixel block.
         tile: Output channels a register block.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
         widen: Whether to multiply 16-bit integers into 32-bit sums (Arm's SMLAL), else float32.
     """
 

@@ -16,13 +16,13 @@ from tvm_schedules.lowering.layouts import home
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["LANES", "NAME", "Spec", "lower"]
+__all__ = ["NAME", "PARTIAL_SUMS", "Spec", "lower"]
 
 NAME = "global_pool"
 """What artifacts and tuning databases call this kernel."""
 
-LANES = 16
-"""Partial sums, the same on every target, so that float sums are too: pixel ``p`` of a plane goes to ``p % LANES``."""
+PARTIAL_SUMS = 16
+"""Partial sums, as many on every target, so that float sums are the same: pixel ``p`` goes to ``p`` modulo this."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Spec:
     @property
     def pixels(self) -> int:
         """Elements read from the first pixel on: whole vectors."""
-        return -(-self.x.run(self.x.dims) // LANES) * LANES
+        return -(-self.x.run(self.x.dims) // PARTIAL_SUMS) * PARTIAL_SUMS
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:

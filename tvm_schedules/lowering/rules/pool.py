@@ -33,7 +33,7 @@ class Spec:
         zero: The input's zero point, which the halo holds too; an average takes it out.
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
         plain: Whether the largest bytes are the result as they are, by scales and bounds that change nothing.
     """
 

@@ -34,8 +34,8 @@ class Spec:
     """All that the code depends on.
 
     Args:
-        source: Where from.
-        target: Where to.
+        source: Layout that is read.
+        target: Layout that is written.
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
         fma: Whether the target multiplies and adds with one rounding in one instruction.

@@ -46,7 +46,7 @@ class Spec:
         index: Type of the offsets.
         unroll: Taps in the body of a loop: where vectors are short, counting and addresses take their share of time.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo

@@ -31,7 +31,7 @@ NAME = "dense_dot"
 """What artifacts and tuning databases call this kernel."""
 
 
-AHEAD = 1024
+QUADS_AHEAD = 1024
 """How many groups of four weights ahead they are fetched, where a vector is a cache line: all rows of a late layer do
 not fit the second-level cache."""
 
@@ -48,7 +48,7 @@ class Spec:
         block: Vectors a pixel block.
         tile: Output channels a register block.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo
@@ -133,7 +133,7 @@ def emit(spec: Spec) -> Any:
             first = (group * row_blocks + row_block) * (quads * tile)
             with e.loop(quads) as q:
                 if bytes_ == ALIGN:
-                    e.prefetch(values, first + q * tile + AHEAD)
+                    e.prefetch(values, first + q * tile + QUADS_AHEAD)
                 pixels = [e.load(panel, (q * vectors + v) * bytes_, bytes_) for v in range(vectors)]
                 for i, part in enumerate(acc):
                     weight = e.bits(e.splat(e.load(values, first + q * tile + i), lanes), f"int8x{bytes_}")
@@ -182,7 +182,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
 
 
 BLOCKS = {4: (4, 1.0), 3: (8, 1.1), 2: (14, 1.05), 1: (14, 1.2)}
-"""By vectors of pixels a register block: output channels beside them, and time a multiply-add (AVX-512; measured)."""
+"""By vectors of pixels a register block: its output channels, and the time of a multiply-add (AVX-512; measured)."""
 
 
 def _blocks(vectors: int) -> tuple[int, int]:

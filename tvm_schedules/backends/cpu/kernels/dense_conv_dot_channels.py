@@ -55,7 +55,7 @@ class Spec:
         high: Rows of pixels a block.
         chunks: Blocks of output channels, for threads.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo

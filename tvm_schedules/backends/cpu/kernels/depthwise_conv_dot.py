@@ -42,7 +42,7 @@ class Spec:
         rows: Output channels.
         dot: The dot product.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo

@@ -9,14 +9,14 @@ from typing import Any
 
 from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.lowering.rules.global_pool import LANES, NAME, Spec, lower
+from tvm_schedules.lowering.rules.global_pool import NAME, PARTIAL_SUMS, Spec, lower
 
 __all__ = ["NAME", "Spec", "emit", "lower"]
 
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, mask, params, out``; ``out = clip(sum * params[0] + params[1], params[2:])``."""
-    x, lanes = spec.x, LANES
+    x, lanes = spec.x, PARTIAL_SUMS
     f32 = f"float32x{lanes}"
 
     def body(e: Emitter, *pointers: Any) -> None:

@@ -32,10 +32,10 @@ NAME = "linear_dot"
 """What artifacts and tuning databases call this kernel."""
 
 
-AHEAD = {True: 1 << 12, False: 1 << 14}
+BYTES_AHEAD = {True: 1 << 12, False: 1 << 14}
 """How many bytes ahead weights, packed ones and others, are fetched where a vector is a cache line: from far away."""
 
-MOST = 1 << 18
+MOST_INPUTS = 1 << 18
 """Inputs at most: 32-bit sums of 8-bit pixels times 64 hold more."""
 
 
@@ -91,6 +91,16 @@ class Spec:
         return self.blocks * self.dot.lanes * self.tile
 
 
+def _codes(e: Emitter, spec: Spec, packed: Any, part: int) -> Any:
+    """The weights of four inputs from a vector of packed ones: sign-extended, or masked out in their place."""
+    u8, i8 = (f"{kind}x{4 * spec.dot.lanes}" for kind in ("uint8", "int8"))
+    if not spec.ternary:
+        return packed
+    if spec.masked:
+        return packed & e.const(3 << 2 * part, u8)
+    return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), i8) >> e.const(6, i8), u8)
+
+
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, scale, bias, params, out`` (scale and bias in whole register blocks)."""
     dot, lanes, tile, K, O = spec.dot, spec.dot.lanes, spec.tile, spec.inputs, spec.outputs  # noqa: E741
@@ -99,13 +109,6 @@ def emit(spec: Spec) -> Any:
     parts = spec.step // 4
 
     masked = spec.masked
-
-    def codes(e: Emitter, packed: Any, part: int) -> Any:
-        if not spec.ternary:
-            return packed
-        if masked:
-            return packed & e.const(3 << 2 * part, u8)
-        return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), f"int8x{size}") >> e.const(6, f"int8x{size}"), u8)
 
     def body(e: Emitter, *pointers: Any) -> None:
         # Up to one step of inputs past the end is read; weights there are zero.
@@ -154,14 +157,14 @@ def emit(spec: Spec) -> Any:
             with e.loop(spec.steps) as s:
                 at = (block * spec.steps + s) * (tile * size)
                 for t in range(tile if size == ALIGN else 0):
-                    e.prefetch(values, at + AHEAD[spec.ternary] + t * size)
+                    e.prefetch(values, at + BYTES_AHEAD[spec.ternary] + t * size)
                 packed = [e.load(values, at + t * size, size) for t in range(tile)]
                 for part in range(parts):
                     first = m * K + s * spec.step + 4 * part
                     quad = e.splat(e.bits(e.load(x, first, 4), "int32"), lanes)
                     pixels = dot.pixels(e, e.bits(quad, u8))
                     for t in range(tile):
-                        own, weight = acc[t][part % sums], e.bits(codes(e, packed[t], part), f"int8x{size}")
+                        own, weight = acc[t][part % sums], e.bits(_codes(e, spec, packed[t], part), f"int8x{size}")
                         e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
             extra = total(m) if masked else None
             for t in range(tile):
@@ -195,7 +198,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
             return False
         arrays, stored = {"values": values}, values.nbytes
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    if inputs > MOST or (inputs % (16 if ternary else 4) and ctx.is_callers(node.inputs[0])):
+    if inputs > MOST_INPUTS or (inputs % (16 if ternary else 4) and ctx.is_callers(node.inputs[0])):
         return False
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tvm_schedules.backends.cpu.kernels import repack_bit_planes
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available, tap_cost
-from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows, Sums, emit_rows
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import ByteAccumulators, Parts, PixelRows, emit_rows
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.graph import Fused
@@ -62,11 +62,11 @@ def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, offsets, masks, bounds, row, level, <epilogue>``."""
     distance = spec.x.phases * spec.x.plane
 
-    def segment(e: Emitter, x: Any, own: list[Any], sums: Sums, s: Any, base: Any, parts: Parts) -> None:
+    def segment(e: Emitter, x: Any, own: list[Any], acc: ByteAccumulators, s: Any, base: Any, parts: Parts) -> None:
         offsets, masks, bounds = own
 
         def count(first: Any, length: Any, plane: int) -> None:
-            sums.zero_bytes(parts)
+            acc.zero_bytes(parts)
             with e.loop(length) as j:
                 where = e.load(offsets, first + j) + base + plane * distance
                 scalars = [e.load(masks, (first + j) * 2 + i) for i in range(2)]
@@ -74,8 +74,8 @@ def emit(spec: Spec) -> Any:
                     plus, minus = (e.bits(e.splat(mask, width // 4), f"uint8x{width}") for mask in scalars)
                     pixels = e.load(x, where + at, width)
                     chosen = (pixels & plus) | (~pixels & minus)
-                    sums.add(at, width, e.intrinsic(f"uint8x{width}", "llvm.ctpop", chosen))
-            sums.fold(parts, +1)
+                    acc.add(at, width, e.intrinsic(f"uint8x{width}", "llvm.ctpop", chosen))
+            acc.fold(parts, +1)
 
         first, last = e.load(bounds, s), e.load(bounds, s + 1)
         for plane in reversed(range(spec.planes)):
@@ -85,7 +85,7 @@ def emit(spec: Spec) -> Any:
             with e.when(last - first > whole * ONCE):
                 count(first + whole * ONCE, last - first - whole * ONCE, plane)
             if plane:
-                sums.double(parts)
+                acc.double(parts)
 
     segments = max(spec.segments, spec.rows)
     words = ("offsets", "int32", spec.words + 1), ("masks", "uint32", 2 * spec.words + 2)

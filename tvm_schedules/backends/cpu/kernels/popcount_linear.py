@@ -25,7 +25,7 @@ from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.packing.bitplanes import WORD
-from tvm_schedules.packing.popcount_linear import groups_of
+from tvm_schedules.packing.popcount_linear import CHUNK, groups_of
 from tvm_schedules.packing.tap_lists import split_levels
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ class _Code:
                 e.store(self.out, m * spec.outputs + first + i, e.load(rest, i))
 
 
-LONGEST = 65_535
-"""Inputs at most: what 16-bit sums of bits hold."""
+MOST_INPUTS = 65_535 - CHUNK
+"""Inputs at most, with the chunk past the end that may be read: what 16-bit counts hold."""
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -209,7 +209,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     batch, inputs = prod(x.shape[:-1]), x.shape[-1]
     few = x.dtype == "uint8" and 1 <= quant.top < 2**MOST_BITS
-    if not few or inputs > 65535 - 64 or ctx.is_callers(node.inputs[0]):
+    if not few or inputs > MOST_INPUTS or ctx.is_callers(node.inputs[0]):
         return False
     codes, levels = split_levels(weight)
     single, outputs, planes = len(codes) == 1, weight.channels, quant.top.bit_length()

@@ -23,7 +23,7 @@ from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower
 
 __all__ = ["NAME", "Spec", "emit", "lower"]
 
-AHEAD = 1024
+TAPS_AHEAD = 1024
 """How many taps ahead a list is fetched, where a vector is a cache line."""
 
 
@@ -54,7 +54,7 @@ def emit(spec: Spec) -> Any:
                     acc.add(at, width, e.load(near, where + at, width), sign)
 
             if spec.vector == ALIGN:
-                ahead = e.load(bounds, s * 2) + AHEAD
+                ahead = e.load(bounds, s * 2) + TAPS_AHEAD
                 for line in range(fetch):
                     e.prefetch(offsets, ahead + line * (ALIGN // width_of_index))
             for at, width in parts:

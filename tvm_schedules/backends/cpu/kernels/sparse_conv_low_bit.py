@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows, Sums, emit_rows
+from tvm_schedules.backends.cpu.kernels.common.pixel_rows import ByteAccumulators, Parts, PixelRows, emit_rows
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.graph import Fused
@@ -44,16 +44,16 @@ class Spec(PixelRows):
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, offsets, bounds, row, level, <epilogue>``."""
 
-    def segment(e: Emitter, x: Any, own: list[Any], sums: Sums, s: Any, base: Any, parts: Parts) -> None:
+    def segment(e: Emitter, x: Any, own: list[Any], acc: ByteAccumulators, s: Any, base: Any, parts: Parts) -> None:
         offsets, bounds = own
 
         def taps(first: Any, count: Any, sign: int) -> None:
-            sums.zero_bytes(parts)
+            acc.zero_bytes(parts)
             with e.loop(count) as j:
                 where = e.load(offsets, first + j) + base
                 for at, width in parts:
-                    sums.add(at, width, e.load(x, where + at, width))
-            sums.fold(parts, sign)
+                    acc.add(at, width, e.load(x, where + at, width))
+            acc.fold(parts, sign)
 
         for sign, index in ((+1, 0), (-1, 1)):
             first, last = (e.load(bounds, s * 2 + index + i) for i in range(2))

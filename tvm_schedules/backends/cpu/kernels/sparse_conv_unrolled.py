@@ -1,4 +1,4 @@
-"""Ternary convolution of floats as straight-line code: the weights are the program, every code an addition.
+"""Ternary convolution of floats as fully unrolled code: the weights are the program, every code an addition.
 
 Lists of offsets (:mod:`.sparse_conv`) load a vector of pixels for every addition, and loads that are not aligned are
 what such a kernel waits for. Here as many output channels as there are registers for their sums are computed at once,
@@ -36,16 +36,16 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 NAME = "straight"
 """What artifacts and tuning databases call this kernel."""
 
-BYTES = 10
-"""Bytes of code for a code other than zero, about."""
+BYTES_PER_CODE = 10
+"""Bytes of instructions for a code other than zero, about."""
 
-DENSITY = 0.25
+MOST_DENSITY = 0.25
 """Share of codes other than zero, at most: with more the file would soon be larger than that of a dense network."""
 
-CODES = 16_000
+MOST_CODES = 16_000
 """Codes other than zero of a layer, at most: every thousand takes a third of a second to compile."""
 
-SUMS = {64: 24, 32: 16}
+MOST_ACCUMULATORS = {64: 24, 32: 16}
 """By bytes of a vector: output channels at once, at most. AVX-512 has 32 registers, AVX2 16."""
 
 
@@ -55,8 +55,8 @@ class Spec(PixelRows):
 
     Args:
         window: Geometry.
-        shape: Of the codes, ``[terms, O, C / groups, kd, kh, kw]``.
-        codes: They, int8.
+        shape: Shape of the codes, ``[terms, O, C / groups, kd, kh, kw]``.
+        codes: Bytes of the codes, int8.
         blocks: Parts of an image, for threads.
     """
 
@@ -152,20 +152,20 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary layers over floats with few codes that are not zero."""
     layer = TernaryRows.take(ctx, node, 0, floats=True)
     vector = ctx.target.vector_bytes
-    if layer is None or vector not in SUMS or ctx.target.architecture != "x86_64":
+    if layer is None or vector not in MOST_ACCUMULATORS or ctx.target.architecture != "x86_64":
         return False
-    if layer.taps > min(CODES, DENSITY * layer.dense) or not ctx.configs.selects(node.name, NAME, True):
+    if layer.taps > min(MOST_CODES, MOST_DENSITY * layer.dense) or not ctx.configs.selects(node.name, NAME, True):
         return False
     x, rows, lanes = layer.x, layer.weight.channels, vector // layer.x.itemsize
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     codes = layer.codes.astype(np.int8)
-    chunks, pick = -(-rows * len(codes) // SUMS[vector]), ctx.configs.knob
+    chunks, knob = -(-rows * len(codes) // MOST_ACCUMULATORS[vector]), ctx.configs.knob
     # As many for one thread as for another.
     chunks = min(rows, chunks + (chunks > 1 and chunks % 2))
-    chunks = pick(node.name, "chunks", chunks, [n for n in (chunks // 2, chunks * 3 // 2) if 1 <= n <= rows])
+    chunks = knob(node.name, "chunks", chunks, [n for n in (chunks // 2, chunks * 3 // 2) if 1 <= n <= rows])
     chunks = -(-rows // -(-rows // chunks))  # none without channels
     blocks = min(8, vectors // 16 * 2) or min(vectors, 1 if chunks > 1 else 2)
-    blocks = pick(node.name, "blocks", blocks, [n for n in (1, 2, 4, 8) if n <= vectors])
+    blocks = knob(node.name, "blocks", blocks, [n for n in (1, 2, 4, 8) if n <= vectors])
     source = ctx.packed(layer.key)
     end = ctx.destination(node, layer.linear, x)
     parallel = layer.taps * vectors * lanes > ctx.serial * 16
@@ -173,7 +173,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     spec = Spec(x, rows, 0, vector, 1, chunks, parallel, end.epilogue, layer.window, codes.shape, held, blocks)
     levels = np.ones_like(layer.levels) if layer.single else layer.levels
     level = ctx.constants.add(node.name, "raw", {"level": levels})["level"]
-    size = layer.taps * BYTES
+    size = layer.taps * BYTES_PER_CODE
     reason = f"{layer.weight.sparsity():.1%} zeros: {layer.taps} of {layer.dense} taps are instructions, {size} bytes"
     layer.finish(NAME, spec, [source, level], layer.numbers(), end, reason, size)
     return True

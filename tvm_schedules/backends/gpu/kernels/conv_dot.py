@@ -53,7 +53,7 @@ class Spec:
         each: Pixels a thread.
         slices: Threads that share the taps of a pixel.
         plus: What was added to the weights.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo

@@ -33,7 +33,7 @@ def emit(spec: Spec) -> Kernel:
     kind = "int32" if spec.exact else "float32"
 
     def body(e: GpuEmitter, group: Any, t: Any, *views: Any) -> None:
-        x, values, scale, bias, params, *beside, out = views
+        x, values, scale, bias, params, *residual, out = views
         o, m = e.keep(group[0] * THREADS + t, "int32"), group[1]
         with e.when(o < O):
             acc = e.local(1, kind)
@@ -42,8 +42,8 @@ def emit(spec: Spec) -> Kernel:
                 pixel, weight = e.load(x, m * K + k), e.load(values, k * spec.padded + o)
                 e.store(acc, 0, e.load(acc, 0) + e.cast(pixel, kind) * e.cast(weight, kind))
             y = e.cast(e.load(acc, 0), "float32") * e.load(scale, o) + e.load(bias, o)
-            if beside:
-                y = y + e.cast(e.load(beside[0], m * O + o), "float32") * e.load(params, 0)
+            if residual:
+                y = y + e.cast(e.load(residual[0], m * O + o), "float32") * e.load(params, 0)
             e.store(out, m * O + o, rounded(e, limits(e, y, params), spec.out))
 
     return Kernel(own, (-(-O // THREADS), spec.batch, 1), THREADS, body)

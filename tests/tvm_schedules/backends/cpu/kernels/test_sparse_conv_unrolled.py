@@ -1,4 +1,4 @@
-"""Straight-line code against onnxruntime, forced on layers that it would leave to others."""
+"""Unrolled code against onnxruntime, forced on layers that it would leave to others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, bu
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import CpuCompiled
-from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as straight
+from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as unrolled
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets import host_cpu as cpu
 from tvm_schedules.targets.registry import resolve
@@ -24,7 +24,8 @@ AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
 TARGETS = [target for target in ("host", AVX2) if target == "host" or {"avx2", "fma"} <= (cpu.features() or set())]
 
 pytestmark = pytest.mark.skipif(
-    resolve("host").vector_bytes not in straight.SUMS or cpu.architecture() != "x86_64", reason="for AVX2 and AVX-512"
+    resolve("host").vector_bytes not in unrolled.MOST_ACCUMULATORS or cpu.architecture() != "x86_64",
+    reason="for AVX2 and AVX-512",
 )
 
 
@@ -33,7 +34,10 @@ def forced(model: object, target: str = "host", **numbers: int) -> CpuCompiled:
         nodes = graph.nodes  # type: ignore[attr-defined]
         return {node.name: ScheduleConfig.of("straight", numbers) for node in nodes if node.op in ("Conv", "Gemm")}
 
-    with mock.patch.object(straight, "DENSITY", 1.0 * 9), mock.patch.object(straight, "CODES", 1 << 30):
+    with (
+        mock.patch.object(unrolled, "MOST_DENSITY", 1.0 * 9),
+        mock.patch.object(unrolled, "MOST_CODES", 1 << 30),
+    ):
         return compile_model(model, resolve(target), None, choose)
 
 
@@ -109,7 +113,7 @@ def test_layers_of_many_codes_are_left_to_others(zeros: float, rows: int, taken:
     plan = compile_model(net.model(y), resolve("host")).plan
     assert ("straight" in {step.kernel for step in plan.steps}) == taken
     layer = plan.layers[0]
-    assert (layer.bytes == straight.BYTES * round((1 - layer.sparsity) * rows * 540)) == taken
+    assert (layer.bytes == unrolled.BYTES_PER_CODE * round((1 - layer.sparsity) * rows * 540)) == taken
 
 
 def test_layers_that_nothing_shares_are_no_loop_of_threads() -> None:
@@ -119,6 +123,9 @@ def test_layers_that_nothing_shares_are_no_loop_of_threads() -> None:
     for _ in range(4):
         x = net.op("Conv", x, net.weight((64, 64, 3, 3), 0.8), pads=[1] * 4)
     data = np.random.default_rng(0).normal(size=(1, 64, 3, 3)).astype(np.float32)
-    with mock.patch.object(straight, "DENSITY", 0.0), mock.patch("tvm_schedules.backends.cpu.compile.SHARE", 0):
+    with (
+        mock.patch.object(unrolled, "MOST_DENSITY", 0.0),
+        mock.patch("tvm_schedules.backends.cpu.compile.SHARE", 0),
+    ):
         have = Runner(compile_model(net.model(x), resolve("host")))(data)
     np.testing.assert_allclose(have[0], run_onnx(net.model(x), data)[0], rtol=2e-3, atol=2e-3)

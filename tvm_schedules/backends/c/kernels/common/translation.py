@@ -25,7 +25,7 @@ class Translation:
     """The program that is being made, and where its numbers come from.
 
     Attributes:
-        program: So far.
+        program: The program as far as it has been translated.
         lists: Scratch memory in entries that are as wide as offsets will turn out to be.
     """
 
@@ -56,10 +56,10 @@ class Translation:
 
     def finish(self, index: int, ep: Epilogue, numbers: Numbers) -> dict[str, Any]:
         """Fields of a ``struct tern_finish``."""
-        out, beside, program = ep.out, ep.residual, self.program
+        out, residual, program = ep.out, ep.residual, self.program
         program.flag("TERN_FLOAT_OUTPUT", int(out.dtype == "float32"))
-        if beside:
-            program.flag("TERN_FLOAT_RESIDUAL" if beside.dtype == "float32" else "TERN_BYTE_RESIDUAL")
+        if residual:
+            program.flag("TERN_FLOAT_RESIDUAL" if residual.dtype == "float32" else "TERN_BYTE_RESIDUAL")
         factor, low, high, _ = numbers["params"]
         steps = out.steps()
         planes: dict[str, Any] = {"plane": out.plane, "origin": out.origin, "front": out.front, "end": out.end}
@@ -71,9 +71,9 @@ class Translation:
             "factor": factor,
             "low": low,
             "high": high,
-            "residual_plane": beside.plane if beside else 0,
-            "residual_origin": beside.origin if beside else 0,
-            "residual_float": beside is not None and beside.dtype == "float32",
+            "residual_plane": residual.plane if residual else 0,
+            "residual_origin": residual.origin if residual else 0,
+            "residual_float": residual is not None and residual.dtype == "float32",
             "output_float": out.dtype == "float32",
             "channels": out.channels,
             "run": out.run(ep.size),

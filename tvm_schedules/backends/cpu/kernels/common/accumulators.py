@@ -1,4 +1,4 @@
-"""Sums of a block of pixels, the vectors' lanes, in registers: of 8-bit pixels in 16-bit lanes, or of float32.
+"""Accumulators of a block of pixels in registers, pixels side by side: 16-bit lanes for 8-bit pixels, or float32.
 
 8-bit activations are read two bytes at a time as one 16-bit word w: ``A += w`` and ``B += w >> 8``. At the end B is
 the odd pixels' sum and ``A - (B << 8)`` the even pixels', modulo 2**16, which is exact while no sum of one sign
@@ -20,7 +20,7 @@ __all__ = ["Block", "Bytes", "Floats", "SevenOfEight", "Wide", "accumulators_of"
 
 
 class Block(Protocol):
-    """What of a kernel's specification sums depend on: vectors a block, bytes a vector."""
+    """The part of a kernel's specification that accumulators depend on."""
 
     @property
     def block(self) -> int:
@@ -32,13 +32,13 @@ class Block(Protocol):
 
 
 class Bytes:
-    """Sums of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
+    """Accumulators of 8-bit pixels in two 16-bit words: of all pixels' words, and of the odd pixels."""
 
     parts = 4
     memory = ("uint16", "uint16")
     """What :meth:`save` needs, each of one for two pixels."""
     unit = 65536.0
-    """What the sums are multiples of: as the high half of 32 bits a word keeps its sign without shifts."""
+    """The accumulated values are multiples of it: as the high half of 32 bits a word keeps its sign without shifts."""
     kinds = ("uint16", "uint16")
     """Types of the registers."""
 
@@ -48,7 +48,7 @@ class Bytes:
         self.words = [e.local(size // np.dtype(kind).itemsize, kind) for kind in self.kinds]
 
     def _registers(self, at: int, width: int) -> list[tuple[Any, int, int, str]]:
-        """Of both: the register, first element, number of elements and type of a vector."""
+        """For both words: the register, first element, number of elements and type of a vector."""
         sizes = [np.dtype(kind).itemsize for kind in self.kinds]
         return [
             (part, at // size, width // size, f"{kind}x{width // size}")
@@ -56,7 +56,7 @@ class Bytes:
         ]
 
     def zero(self, at: int, width: int) -> None:
-        """Begins with nothing."""
+        """Sets the accumulators of a vector to zero."""
         for part, first, count, kind in self._registers(at, width):
             self.e.store(part, first, self.e.const(0, kind), count)
 
@@ -71,12 +71,12 @@ class Bytes:
         return word, word >> self.e.const(8, f"uint16x{width // 2}")
 
     def _halves(self, at: int, width: int) -> tuple[Any, Any]:
-        """16-bit sums of the even and of the odd pixels."""
+        """Accumulated values of the even and of the odd pixels, 16 bits each."""
         a, b = (self.e.load(part, at // 2, width // 2) for part in self.words)
         return a - (b << self.e.const(8, f"uint16x{width // 2}")), b
 
     def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
-        """The sums of other pixels in every vector: those in the places ``order``, in pairs."""
+        """The accumulators of other pixels in every vector: those in the places ``order``, in pairs."""
         size = len(order[0]) // 2
         found = Bytes(self.e, self.spec)
         for old, new in zip(self.words, found.words, strict=True):
@@ -86,15 +86,15 @@ class Bytes:
         return found
 
     def values(self, at: int, width: int) -> list[Any]:
-        """The sums as float32, of every fourth pixel from the first on, from the second on, and so on."""
+        """The accumulated values as float32, of every fourth pixel from the first on, from the second on, and so on."""
         e, i32 = self.e, f"int32x{width // 4}"
         pairs = [e.bits(word, i32) for word in self._halves(at, width)]
         words = [*(pair << e.const(16, i32) for pair in pairs), *(pair & e.const(-65536, i32) for pair in pairs)]
         return [e.cast(word, f"float32x{width // 4}") for word in words]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        """The epilogue of sums."""
-        store_four(self.e, ep, views, sums, n, o, p, every_fourth(width // 4))
+    def store(self, ep: Epilogue, views: dict[str, Any], values: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """Emits the epilogue of accumulated values."""
+        store_four(self.e, ep, views, values, n, o, p, every_fourth(width // 4))
 
     def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
         """Puts the words of a row aside."""
@@ -111,7 +111,9 @@ class Bytes:
 
 
 class SevenOfEight(Bytes):
-    r"""Sums of 8-bit pixels of which every eighth does not matter: two additions a vector, no shift.
+    r"""Accumulators of 8-bit pixels in 7-of-8 packing: two additions a vector and no shift.
+
+    Every eighth pixel does not matter.
 
     One register sums bytes, modulo 256; the other takes eight bytes for one number. With :math:`B_i = s_i + 256 t_i`
     the sum of byte i, the number is :math:`\sum_i 2^{8i} B_i`, and what it has more than the number that the bytes
@@ -124,7 +126,7 @@ class SevenOfEight(Bytes):
         return pixels, self.e.bits(pixels, f"uint64x{width // 8}")
 
     def _bytes(self, at: int, width: int) -> tuple[Any, Any]:
-        """The low and the high byte of every sum."""
+        """The low and the high byte of every accumulated value."""
         e, u64, u8 = self.e, f"uint64x{width // 8}", f"uint8x{width}"
         low, number = (e.load(part, first, count) for part, first, count, _ in self._registers(at, width))
         eight = e.const(8, u64)
@@ -141,7 +143,7 @@ class SevenOfEight(Bytes):
         return self._joined(*self._bytes(at, width), width)
 
     def rearranged(self, order: Sequence[Sequence[int]]) -> Bytes:
-        """The sums of other pixels in every vector: those in the places ``order``."""
+        """The accumulators of other pixels in every vector: those in the places ``order``."""
         e, width, found = self.e, len(order[0]), Bytes(self.e, self.spec)
         lows, highs = zip(*(self._bytes(v * width, width) for v in range(self.spec.block)), strict=True)
         for v, pixels in enumerate(order):
@@ -153,7 +155,7 @@ class SevenOfEight(Bytes):
 
 
 class Wide:
-    """Sums of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
+    """Accumulators of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
 
     parts = 1
     unit = 1.0
@@ -163,7 +165,7 @@ class Wide:
         self.total = e.local(spec.block * spec.vector, "uint16")
 
     def zero(self, at: int, width: int) -> None:
-        """Begins with nothing."""
+        """Sets the accumulators of a vector to zero."""
         self.e.store(self.total, at, self.e.const(0, f"uint16x{width}"), width)
 
     def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
@@ -172,17 +174,17 @@ class Wide:
         self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
 
     def values(self, at: int, width: int) -> list[Any]:
-        """The sums as float32."""
+        """The accumulated values as float32."""
         e = self.e
         return [e.cast(e.bits(e.load(self.total, at, width), f"int16x{width}"), f"float32x{width}")]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        """The epilogue of sums."""
-        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
+    def store(self, ep: Epilogue, views: dict[str, Any], values: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """Emits the epilogue of accumulated values."""
+        store_pixels(self.e, ep, views, values[0], n, o, p, width)
 
 
 class Floats:
-    """Sums of 32-bit float pixels."""
+    """Accumulators of 32-bit float pixels."""
 
     parts = 1
     memory = ("float32",)
@@ -190,16 +192,16 @@ class Floats:
     unit = 1.0
 
     def __init__(self, e: Emitter, spec: Block, vectors: int = 0) -> None:
-        """Sums of a block, or of as many vectors."""
+        """Makes accumulators of a block, or of as many vectors."""
         self.e, self.spec = e, spec
         self.total = e.local((vectors or spec.block) * spec.vector // 4, "float32")
 
     def zero(self, at: int, width: int) -> None:
-        """Begins with nothing."""
+        """Sets the accumulators of a vector to zero."""
         self.e.store(self.total, at, self.e.const(0.0, f"float32x{width}"), width)
 
     def begin(self, at: int, width: int, pixels: Any) -> None:
-        """Begins with pixels."""
+        """Sets the accumulators of a vector to pixels."""
         self.e.store(self.total, at, pixels, width)
 
     def add(self, at: int, width: int, pixels: Any, sign: int) -> None:
@@ -208,7 +210,7 @@ class Floats:
         self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
 
     def rearranged(self, order: Sequence[Sequence[int]]) -> Floats:
-        """The sums of other pixels in every vector: those in the places ``order``."""
+        """The accumulators of other pixels in every vector: those in the places ``order``."""
         e, lanes, found = self.e, len(order[0]), Floats(self.e, self.spec, len(order))
         for v, pixels in enumerate(order):
             used = sorted({pixel // lanes for pixel in pixels})
@@ -222,20 +224,20 @@ class Floats:
         return found
 
     def values(self, at: int, width: int) -> list[Any]:
-        """The sums as float32."""
+        """The accumulated values as float32."""
         return [self.e.load(self.total, at, width)]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        """The epilogue of sums."""
-        store_pixels(self.e, ep, views, sums[0], n, o, p, width)
+    def store(self, ep: Epilogue, views: dict[str, Any], values: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """Emits the epilogue of accumulated values."""
+        store_pixels(self.e, ep, views, values[0], n, o, p, width)
 
     def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
-        """Puts the sums of a row aside."""
+        """Puts the accumulators of a row aside."""
         base = row * (self.spec.block * self.spec.vector // 4)
         self.e.store(memory[0], base + at, self.e.load(self.total, at, width), width)
 
     def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
-        """Goes on with sums that were put aside."""
+        """Goes on with accumulators that were put aside."""
         base = row * (self.spec.block * self.spec.vector // 4)
         self.e.store(self.total, at, self.e.load(memory[0], base + at, width), width)
 

@@ -38,7 +38,7 @@ class DotLayer:
 
         Args:
             ctx: The lowering.
-            node: Any node.
+            node: A node of the graph, whatever it computes.
             kernel: Name of the kernel.
             suits: Whether it is the fastest of those that compute dot products; a given choice overrules it.
         """
@@ -79,7 +79,7 @@ class DotLayer:
         Args:
             kernel: The kernel's name.
             tile: Output channels a register block.
-            spec: Makes what the code depends on, from whether threads share the jobs and from the epilogue.
+            spec: ``spec(parallel, epilogue)`` makes the specification; threads share the jobs if ``parallel``.
             how: Added to the reason.
         """
         ctx, node, values = self.ctx, self.node, self.values

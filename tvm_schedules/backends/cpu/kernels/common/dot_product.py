@@ -58,7 +58,7 @@ def tap_cost(target: TargetSpec, top: int) -> float:
     return 0.7 if top < 16 and target.arm64 else 1.0
 
 
-SMALL = 256
+SMALL_IMAGE = 256
 """Pixels below which an image is small: a tap adds up so few of them that finding it takes much of the time."""
 
 
@@ -66,15 +66,15 @@ def beats_sparse(target: TargetSpec, weight: TernaryTensor, top: int, pixels: in
     """Whether a ternary convolution is faster with dot products than by adding up taps.
 
     Args:
-        target: What for.
-        weight: Of the layer.
+        target: The CPU.
+        weight: The layer's weight.
         top: The largest activation.
-        pixels: Of one output plane.
+        pixels: Pixels of one output plane.
     """
     dot = available(target)
     if dot is None or weight.terms > 1 or not weight.is_symmetric:
         return False
-    factor = 1.15 if pixels < SMALL and dot == FAST_VNNI else 1.0
+    factor = 1.15 if pixels < SMALL_IMAGE and dot == FAST_VNNI else 1.0
     return (1.0 - weight.sparsity()) * dot.advantage * factor * tap_cost(target, top) > 1.0
 
 

@@ -136,9 +136,9 @@ def store_four(
     """Epilogue of four vectors of float32 accumulators, of as many pixels from ``p`` on as they have lanes.
 
     Args:
-        e: Where to.
-        ep: Its static part.
-        views: Its buffers.
+        e: Emitter of the function.
+        ep: The static part of the epilogue.
+        views: Buffers of the epilogue's arguments.
         accs: The vectors.
         n: Image.
         o: Output channel.
@@ -215,9 +215,9 @@ def fill_borders(
     """Writes the halo before the first pixel and past the ``written`` elements.
 
     Args:
-        e: Where to.
-        layout: Of the planes.
-        buffer: They.
+        e: Emitter of the function.
+        layout: Layout of the planes.
+        buffer: The memory of the planes.
         n: Image.
         o: First channel.
         written: Elements from the first pixel on that are written already.

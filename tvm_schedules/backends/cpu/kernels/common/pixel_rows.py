@@ -19,7 +19,7 @@ from tvm_schedules.lowering.epilogue import Epilogue
 if TYPE_CHECKING:
     from tvm_schedules.lowering.rules.sparse_conv import Spec
 
-__all__ = ["PixelRows", "Sums", "emit_rows", "row_loops"]
+__all__ = ["ByteAccumulators", "PixelRows", "emit_rows", "row_loops"]
 
 Parts = Sequence[tuple[int, int]]
 """First pixel and width of the vectors of a block."""
@@ -37,7 +37,7 @@ class PixelRows:
         block: Vectors a pixel block.
         chunks: Blocks of output channels, for threads.
         parallel: Whether threads share the jobs.
-        epilogue: What follows.
+        epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
     """
 
     x: Halo
@@ -75,8 +75,8 @@ class PixelRows:
         return full * self.step + sum(tail)
 
 
-class Sums:
-    """Sums of a block's pixels in 16-bit lanes, even and odd pixels apart, and bytes for what is added first."""
+class ByteAccumulators:
+    """Accumulators of a block's pixels: 16-bit lanes, even and odd pixels apart, and bytes for what is added first."""
 
     parts = 2
 
@@ -119,14 +119,14 @@ class Sums:
                 e.store(half, at // 2, old + term if sign > 0 else old - term, width // 2)
 
     def values(self, at: int, width: int) -> list[Any]:
-        """The sums of a vector's even and odd pixels in float32."""
+        """The accumulated values of a vector's even and odd pixels in float32."""
         e, half = self.e, width // 2
         words = (e.load(part, at // 2, half) for part in self.halves)
         return [e.cast(e.bits(word, f"{self.dtype}x{half}"), f"float32x{half}") for word in words]
 
-    def store(self, ep: Epilogue, views: dict[str, Any], sums: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
-        """The epilogue of sums."""
-        store_pairs(self.e, ep, views, sums[0], sums[1], n, o, p, width // 2)
+    def store(self, ep: Epilogue, views: dict[str, Any], values: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
+        """Emits the epilogue of accumulated values."""
+        store_pairs(self.e, ep, views, values[0], values[1], n, o, p, width // 2)
 
 
 def row_loops(
@@ -139,16 +139,16 @@ def row_loops(
     segment: Callable[[Any, Any, Any, Parts], None],
     order: Any = None,
 ) -> None:
-    """Emits the loops over images, output channels and pixel blocks: sums of segments, then the epilogue.
+    """Emits the loops over images, output channels and pixel blocks: accumulators of segments, then the epilogue.
 
     Args:
-        e: Where to.
-        spec: Geometry.
-        make: Makes the sums of a block, for a job.
+        e: Emitter of the function.
+        spec: Specification of the kernel.
+        make: Makes the accumulators of a block; called once for a job.
         row: First segment of every output channel.
-        level: Of every segment.
-        views: Arrays of the epilogue.
-        segment: ``segment(sums, s, base, parts)`` makes sums of segment ``s`` over the pixels from element ``base`` of
+        level: Level of every segment.
+        views: Buffers of the epilogue's arguments.
+        segment: ``segment(acc, s, base, parts)`` accumulates segment ``s`` over the pixels from element ``base`` of
             every plane on.
         order: Which output channel is next; None for their own order.
     """
@@ -209,7 +209,7 @@ def emit_rows(
     spec: PixelRows,
     own: Sequence[tuple[str, str, int]],
     signed: bool,
-    segment: Callable[[Emitter, Any, list[Any], Sums, Any, Any, Parts], None],
+    segment: Callable[[Emitter, Any, list[Any], ByteAccumulators, Any, Any, Parts], None],
 ) -> Any:
     """Makes the PrimFunc: ``x, <own>, row, level, <epilogue>``.
 
@@ -230,10 +230,10 @@ def emit_rows(
         row, level = e.view(pointers[after], spec.rows + 1, "int32"), e.view(pointers[after + 1], count, "float32")
         views = views_of(e, ep, list(pointers[after + 2 :]), spec.rows, spec.pixels)
 
-        def whole(sums: Sums, s: Any, base: Any, parts: Parts) -> None:
-            sums.zero(parts)
-            segment(e, bx, arrays, sums, s, base, parts)
+        def whole(acc: ByteAccumulators, s: Any, base: Any, parts: Parts) -> None:
+            acc.zero(parts)
+            segment(e, bx, arrays, acc, s, base, parts)
 
-        row_loops(e, spec, lambda: Sums(e, spec, signed), row, level, views, whole)
+        row_loops(e, spec, lambda: ByteAccumulators(e, spec, signed), row, level, views, whole)
 
     return kernel_function([*arguments, *ep.arguments], body)

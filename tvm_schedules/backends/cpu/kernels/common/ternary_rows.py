@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_BITS", "TernaryRows"]
 
 MOST_BITS = 4
-"""Bits of an activation that counts as narrow."""
+"""Bits of a low-bit activation at most."""
 
 
 class TernaryRows:
@@ -82,7 +82,7 @@ class TernaryRows:
         """Scale, bias and params of the epilogue.
 
         Args:
-            minus: What the kernel's sums have too much for every code of -1.
+            minus: Excess of the kernel's accumulators for every code of -1.
         """
         level = self.levels[0].astype(np.float64) if self.single else np.ones(self.weight.channels)
         flat = self.codes.reshape(*self.codes.shape[:2], -1).astype(np.int64)
@@ -111,10 +111,10 @@ class TernaryRows:
         vector, rows = self.ctx.target.vector_bytes, self.weight.channels
         vectors = -(-x.run(ep.size) // vector)
         several = 0 if self.single and pieces == rows else pieces
-        pick, name, most = self.ctx.configs.knob, self.node.name, min(vectors, usual[1])
+        knob, name, most = self.ctx.configs.knob, self.node.name, min(vectors, usual[1])
         block = pixel_block(vectors, vector, usual, x, self.window)
-        block = pick(name, "block", block, range(min(2, most), most + 1, 2))
-        chunks = pick(name, "chunks", row_chunks(rows, -(-vectors // block)), row_splits(rows))
+        block = knob(name, "block", block, range(min(2, most), most + 1, 2))
+        chunks = knob(name, "chunks", row_chunks(rows, -(-vectors // block)), row_splits(rows))
         parallel = self.taps * vectors * vector > self.ctx.serial * 16
         return PixelRows(x, rows, several, vector, block, chunks, parallel, ep), end
 

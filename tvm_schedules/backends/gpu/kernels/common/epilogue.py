@@ -60,13 +60,13 @@ def finish(e: GpuEmitter, ep: Epilogue, views: Sequence[Any], acc: Any, n: Any, 
         p: Element, counted from the plane's origin, ``-front <= p < end``.
         pixel: Whether it is a pixel.
     """
-    scale, bias, params, _, *beside, out = views
+    scale, bias, params, _, *residual, out = views
     at = (n * ep.out.channels + o) * ep.out.plane + ep.out.origin + p
     with e.when(pixel):
         y = acc * e.load(scale, o) + e.load(bias, o)
         if ep.residual:
             other = (n * ep.residual.channels + o) * ep.residual.plane + ep.residual.origin + p
-            y = y + e.cast(e.load(beside[0], other), "float32") * e.load(params, 0)
+            y = y + e.cast(e.load(residual[0], other), "float32") * e.load(params, 0)
         e.store(out, at, rounded(e, limits(e, y, params), ep.out.dtype))
     with e.when(e.both(e.t.Not(pixel), p < ep.out.end)):
         e.store(out, at, e.const(int(ep.out.fill) if ep.out.dtype == "uint8" else ep.out.fill, ep.out.dtype))
