@@ -165,7 +165,7 @@ def test_rows_of_seven_pixels(shape: tuple[int, ...], kernel: tuple[int, ...], o
     y = net.op("Conv", x, net.weight((48, shape[1], *kernel), 0.3, 1), **options)
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
         agree(net.model(y), [np.random.default_rng(1).normal(size=shape).astype(np.float32)], None, channels=7)
-    assert spec.call_args.kwargs["has_room_for_seven_of_eight"]
+    assert spec.call_args.kwargs["seven_of_eight"]
 
 
 def test_taps_a_line_apart_share_their_pixels() -> None:
@@ -291,7 +291,7 @@ def test_rows_dealt_out_to_vectors(
         ((1, 20, 29, 28), (5, 3), {"pads": [4, 2, 4, 2], "dilations": [2, 2]}),
     ],
 )
-def test_rows_of_large_images_dealt_out_to_vectors(
+def test_rows_of_large_images_interleaved_over_vectors(
     shape: tuple[int, ...], kernel: tuple[int, int], options: dict[str, list[int]], block: int
 ) -> None:
     """Blocks of any number of rows, whole images or not; the pitch is widened, for few taps alone."""
@@ -307,7 +307,7 @@ def test_rows_of_large_images_dealt_out_to_vectors(
     interleaving = spec.call_args.kwargs["interleaving"]
     assert interleaving is not None
     assert (interleaving.rows, interleaving.wide) == (block, 1)
-    assert spec.call_args.kwargs["has_room_for_seven_of_eight"]
+    assert spec.call_args.kwargs["seven_of_eight"]
     if shape == (1, 40, 28, 28):  # blocks of two rows a vector: 14, 7, 5, 4, 2
         assert spec.call_args.kwargs["halves"] == (block in (2, 3))
     with mock.patch.object(panel, "Spec", wraps=panel.Spec) as spec:
