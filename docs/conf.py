@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tutorials: their layers are too small for more
 
-from sitetools import links, methods  # noqa: E402
+from sitetools import links, methods, operators, pictures  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import tern_lightning  # noqa: E402
@@ -87,6 +87,8 @@ def _site_links(app: Sphinx, name: str, content: list[str]) -> None:
 def _generate(app: Sphinx) -> None:
     links.copy_documents()
     methods.write_pages()
+    operators.write_pages()
+    pictures.write_pictures()
 
 
 def setup(app: Sphinx) -> None:

@@ -88,3 +88,28 @@ def test_pages_of_methods_show_options_presets_and_measurements() -> None:
     row = next(row for row in json.loads(methods.MEASURED.read_text())["rows"] if row["name"] == "sws")
     assert f"{row['accuracy']:.2f} % correct" in text
     assert methods.overview().count("\n") == 2 + len(methods.NAMES)
+
+
+def test_the_table_of_operators_is_what_the_compiler_does(tmp_path: Path) -> None:
+    pytest.importorskip("tvm")
+    from onnx import TensorProto, helper
+    from sitetools import operators
+
+    import tvm_schedules
+    from tvm_schedules.errors import UnsupportedOperatorError
+
+    assert set(operators.kernels("cpu")) >= {"sparse", "dense", "linear", "repack"}
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Softmax", ["x"], ["y"])],
+            "one",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
+        ),
+        opset_imports=[helper.make_opsetid("", 22)],
+        ir_version=10,
+    )
+    found = operators.supported("c", ["Softmax", "Relu"])
+    assert found == {"Softmax": False, "Relu": True}
+    with pytest.raises(UnsupportedOperatorError, match="Softmax"):
+        tvm_schedules.build(model.SerializeToString(), output=tmp_path / "out", target="c", verify=False)

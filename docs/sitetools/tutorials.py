@@ -30,9 +30,8 @@ class Order:
 
 
 def quiet(settings: dict[str, Any], script: str) -> None:
-    """Leave out what Lightning says about devices and workers, which has nothing to do with a tutorial."""
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    """Leave out what Lightning and the exporter say about devices and passes: no tutorial is about that."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "onnxscript", "onnx_ir", "tern_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
