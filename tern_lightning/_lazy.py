@@ -6,7 +6,6 @@ imports from it, so that importing the package loads neither torch nor Lightning
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import sys
@@ -40,16 +39,17 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
 
 def stub_imports(path: str) -> dict[str, str]:
-    """The module of every name that a stub imports; ``import *`` stands for all public names of another package."""
-    with open(path, encoding="utf-8") as file:
-        tree = ast.parse(file.read())
+    """The module of every name that a stub imports; ``import *`` stands for all public names of another package.
+
+    The stub has one name in a line: ``from module import name as name``. So it is read in a fraction of a millisecond.
+    """
     found: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [alias.name for alias in node.names]
-            if names == ["*"]:
-                names = importlib.import_module(node.module).__all__
-            found.update(dict.fromkeys(names, node.module))
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("from "):
+                _, module, _, name = line.split()[:4]
+                names = importlib.import_module(module).__all__ if name == "*" else [name]
+                found.update(dict.fromkeys(names, module))
     return found
 
 
