@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import tvm_schedules
 from tests.tvm_schedules.nets import resnet
-from tvm_schedules.packing import registry
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,19 +31,3 @@ def test_loading_an_artifact_imports_no_code_generation(tmp_path: Path) -> None:
     modules = json.loads(done.stdout.splitlines()[-1])
     assert "tvm_schedules.packing.registry" in modules
     assert [name for name in modules if CODE_GENERATION & set(name.split("."))] == []
-
-
-def test_every_constant_lies_where_the_plan_says() -> None:
-    arrays = {"a": np.arange(3, dtype=np.float32), "b": np.array([7], np.int32)}
-
-    def entry(name: str, offset: int) -> dict[str, object]:
-        place = {"offset": offset, "nbytes": arrays[name].nbytes}
-        return {"recipe": "raw", "params": {}, "arrays": {name: name}, "outputs": {name: place}}
-
-    plan = {"constants": [entry("a", 64), entry("b", 0)], "constant_bytes": 80}
-    memory = registry.expand(plan, arrays)
-    assert memory.shape == (80,)
-    assert memory[64:76].view(np.float32).tolist() == [0.0, 1.0, 2.0]
-    assert memory[:4].view(np.int32).tolist() == [7]
-    assert not memory[4:64].any()
-    assert not memory[76:].any()
