@@ -1,4 +1,4 @@
-// What the board tells about itself, as the JSON that tern-bench expects (tvm_schedules/bench/system.py has the Python form).
+// What the board says about itself, as the JSON that tern-bench expects (tvm_schedules/engines/system.py has the Python form).
 #pragma once
 #include <sched.h>
 #include <sys/auxv.h>
