@@ -46,6 +46,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"__init__\.py$",
     "within_subsection_order": "sitetools.tutorials.Order",
     "reset_modules": ("matplotlib", "sitetools.tutorials.quiet"),
+    "default_thumb_file": str(pictures.PAGES / "thumbnail.png"),
     "show_memory": False,
     "show_signature": False,
     "remove_config_comments": True,

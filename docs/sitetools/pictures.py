@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sitetools.links import DOCS
+from sitetools.links import DOCS, ROOT
 
+MACHINES = {"zen4": "AMD EPYC, Zen 4", "zen5": "AMD EPYC, Zen 5"}
+NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "resnet18": "ResNet-18", "mobilenetv2": "MobileNetV2"}
 PAGES = DOCS / "generated" / "pictures"
 
 
@@ -21,8 +23,10 @@ def ternary_weights(figure: Any) -> None:
     weight = torch.randn(16, 16, 3, 3)
     found = twn(weight)
     level = float(found.positive)
-    codes = found.codes[0, 0, :1].reshape(3, 3)
-    shown = weight[0, 0], codes, codes * level
+    windows = found.codes[0].flatten(0, 1)
+    mixed = torch.stack([(windows == code).sum((1, 2)) for code in (-1, 0, 1)]).amin(0).argmax()  # some of each
+    codes = windows[mixed]
+    shown = weight.flatten(0, 1)[mixed], codes, codes * level
     titles = "latent weights", "codes", f"ternary weights, level {level:.2f}"
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.5))
     for axis, values, title in zip(axes, shown, titles, strict=False):
@@ -71,8 +75,29 @@ def halo(figure: Any) -> None:
     below.set_title("what three weights add or subtract for all output pixels at once: one run each", fontsize=9)
 
 
+def speed(figure: Any) -> None:
+    """How many times faster libraries are than the best of the other engines, from the committed baselines."""
+    import json
+
+    axes = figure.subplots(1, len(MACHINES), sharey=True)
+    for axis, (key, machine) in zip(axes, MACHINES.items(), strict=True):
+        entries = json.loads((ROOT / "benchmarks" / f"baseline-{key}.json").read_text())["entries"]
+        cases = [case for case in NETWORKS if f"{case}/1" in entries]
+        for shift, (zeros, color) in enumerate({"50%": "0.75", "80%": "tab:blue", "90%": "tab:green"}.items()):
+            rows = [entries[f"{case}/1"]["ratios"].get(f"tern {zeros}") for case in cases]
+            ratios = [row["peers"][row["best"]]["ratio"] if row else 0 for row in rows]
+            places = [at + (shift - 1) * 0.27 for at in range(len(cases))]
+            axis.bar(places, ratios, width=0.25, color=color, label=f"{zeros} zeros")
+        axis.axhline(1, color="black", lw=1)
+        axis.set_xticks(range(len(cases)), [NETWORKS[case] for case in cases])
+        axis.set_title(f"{machine}, one thread", fontsize=9)
+    axes[0].set_ylabel("time of the best other\nengine / ours")
+    axes[0].legend(frameon=False)
+
+
 PICTURES: dict[str, tuple[Callable[[Any], None], tuple[float, float]]] = {
     "ternary-weights": (ternary_weights, (10, 2.4)),
+    "speed": (speed, (10, 2.8)),
     "halo": (halo, (10, 3.0)),
 }
 
@@ -89,7 +114,7 @@ def draw(name: str, path: Path) -> None:
         figure = plt.figure(figsize=size, layout="constrained")
         function(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
 
@@ -97,3 +122,4 @@ def write_pictures() -> None:
     """Draw all."""
     for name in PICTURES:
         draw(name, PAGES / f"{name}.svg")
+    draw("ternary-weights", PAGES / "thumbnail.png")  # of tutorials without a picture
