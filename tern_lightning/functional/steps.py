@@ -60,8 +60,10 @@ class Steps:
         """The sums of the codes times levels ``[terms, C]``, float32 ``[C, n]``."""
         found = torch.empty_like(rows)
         # Added up in the order of TernaryTensor.dequantize, so that the values are equal to the last bit.
-        table = self.digits[0, 1:] * levels[0]
-        for digits, level in zip(self.digits[1:, 1:], levels[1:], strict=True):
+        # In a run in double precision that is the default type, in which the digits are.
+        first, *others = self.digits[:, 1:].to(rows.dtype)
+        table = first * levels[0]
+        for digits, level in zip(others, levels[1:], strict=True):
             table = table + digits * level
         for block, total, *cut in blocks(rows, found, *self.bounds[..., None], *table[..., None]):
             bounds, sums = cut[: len(table)], cut[len(table) :]
