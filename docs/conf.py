@@ -48,6 +48,7 @@ sphinx_gallery_conf = {
     "reset_modules": ("matplotlib", "sitetools.tutorials.quiet"),
     "default_thumb_file": str(pictures.PAGES / "thumbnail.png"),
     "show_memory": False,
+    "write_computation_times": False,  # its page loads scripts from elsewhere
     "show_signature": False,
     "remove_config_comments": True,
 }
