@@ -38,7 +38,7 @@ class Layer:
 
     @classmethod
     def parse(cls, text: str) -> Layer:
-        """From ``CHANNELSxSIZExOUTPUTSxKERNEL``.
+        """Reads a layer that is written ``CHANNELSxSIZExOUTPUTSxKERNEL``.
 
         Raises:
             ValueError: Another form, or a number below 1.

@@ -1,4 +1,4 @@
-"""The whole road on real data: handwritten digits, float baseline, ternary fine-tuning, export, benchmark.
+"""The whole way on real data: handwritten digits, float baseline, ternary fine-tuning, export, benchmark.
 
     python -m examples.digits --output runs/digits
 

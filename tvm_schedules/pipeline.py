@@ -1,4 +1,4 @@
-"""The road of a network on one page: an ONNX file, a graph, a fused graph, a back end's code.
+"""The stages from a network to code on one page: an ONNX file, a graph, a fused graph, a back end's code.
 
     frontend.onnx_reader    reads and checks the file
     passes                  recognizes ternary weights and 8-bit tensors, fuses operators

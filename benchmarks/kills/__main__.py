@@ -1,7 +1,7 @@
 """Kills exports, trainings, tunings and benchmarks at random moments and looks at what is left.
 
 Every run is a fork of a process that has imported everything, so that the kill (SIGKILL or SIGTERM, to that process
-alone) hits the work. Afterwards no process of it may stay, and nothing that is wrong may be accepted: the artifact is
+alone) hits the work. Afterward no process of it may stay, and nothing that is wrong may be accepted: the artifact is
 the earlier or the new one, a checkpoint is read or refused plainly, the tuner's database and the benchmark's file are
 whole. At the end a run is left in peace and must clean up what the others left.
 
@@ -245,7 +245,7 @@ class Killer:
         try:
             self._in_peace(lambda: self.task.work(self.folder, 10**6))
         except RuntimeError as error:
-            problems.append(f"a run in peace fails afterwards: {error}")
+            problems.append(f"a run in peace fails afterward: {error}")
         problems += checked(self.task, self.folder)
         if left := self._dirt():
             problems.append(f"a run in peace leaves {', '.join(left)}")

@@ -21,9 +21,9 @@ class Net(pl.LightningModule):
         return self.head(torch.relu(self.body(torch.relu(self.stem(x)))))
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        """Cross entropy."""
+        """Return the cross entropy of a batch."""
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Train by Adam."""
         return torch.optim.Adam(self.parameters(), 1e-3)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 CELL = 64
 """Side of the square that a glyph is drawn into, twice that of the images."""
 FONT_SIZE = 48
-"""Of the em, in pixels of the cell."""
+"""Size of the em, in pixels of the cell."""
 FACES = 6
 """Most faces (regular, bold, italic ...) that are taken of a family."""
 SAME_OUTLINES = 0.96

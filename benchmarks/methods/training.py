@@ -61,7 +61,7 @@ class Ticker(pl.Callback):
         self.tell = tell
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """After every batch."""
+        """Tell the share of the steps that are done."""
         self.tell(trainer.global_step / float(trainer.estimated_stepping_batches))
 
 

@@ -114,13 +114,14 @@ def kernels(back_end: str) -> dict[str, str]:
 
 def write_pages() -> None:
     """Write the tables that the pages of back ends include."""
+    from tvm_schedules.backends import registry
     from tvm_schedules.compat.operators import known_onnx_operators
 
     found = supported("c")
     lines = ["| Operator | target `c` |", "|---|---|"]
     lines += [f"| {name} | {'yes' if there else ''} |" for name, there in found.items()]
     write_changed(PAGES / "c.txt", "\n".join(lines) + "\n")
-    for back_end in ("cpu", "gpu"):
+    for back_end in (module.split(".")[-2] for module in registry.MODULES):
         rows = [f"| `{name}` | {text} |" for name, text in sorted(kernels(back_end).items())]
         write_changed(PAGES / f"kernels-{back_end}.txt", "\n".join(["| Kernel | |", "|---|---|", *rows]) + "\n")
     names = sorted(name for name in known_onnx_operators() if "." not in name)

@@ -21,7 +21,7 @@ class BCGD(WeightCallback):
     :math:`W \leftarrow (1 - \rho) W + \rho Q(W) - \eta \tilde g` where the coarse gradient is taken at Q(W), as the
     straight-through estimator does: Blended Coarse Gradient Descent for Full Quantization of Deep Neural Networks
     (2019). Q is the method of TernaryCallback; the ternary weights of that line of work are those of ``twn``. The
-    pull is a weight decay towards the ternary point; ``rho=0`` is the plain estimator. It acts from the start of
+    pull is a weight decay toward the ternary point; ``rho=0`` is the plain estimator. It acts from the start of
     ternary training until the codes are frozen.
 
     Args:

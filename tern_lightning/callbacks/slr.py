@@ -1,4 +1,4 @@
-"""Train weights towards a sparse or ternary set by surrogate Lagrangian relaxation."""
+"""Train weights toward a sparse or ternary set by surrogate Lagrangian relaxation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tern_lightning.ternary_tensor import TernaryTensor
 
 
 class SLR(MaskCallback):
-    r"""Train float weights W towards points Z of a set, with multipliers for W = Z, and in the end put them into it.
+    r"""Train float weights W toward points Z of a set, with multipliers for W = Z, and in the end put them into it.
 
     The loss gets :math:`\langle \Lambda, W - Z \rangle + \rho/2 \|W - Z\|^2`; once per round the multipliers and Z are
     updated (:func:`tern_lightning.functional.slr.relax`; Enabling Retrain-free Deep Neural Network Pruning using

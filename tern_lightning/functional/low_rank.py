@@ -57,11 +57,6 @@ def matrix_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (root[:, None] * v[:rank]).to(weight), (u[:, :rank] * root).to(weight)
 
 
-def tucker2_kernel(first: Tensor, core: Tensor, last: Tensor) -> Tensor:
-    """The kernel ``[O, I, *k]`` that three convolutions amount to."""
-    return torch.einsum("rs...,or,si->oi...", core, last.flatten(1), first.flatten(1))
-
-
 @dataclass(frozen=True)
 class ConvShape:
     """What the cost of a convolution depends on.

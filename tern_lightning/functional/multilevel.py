@@ -27,7 +27,7 @@ def multilevel(
         \Delta_i = 0.7 \, E|r_{i-1}|, \quad \alpha_i = E(|r_{i-1}| : T_i \ne 0), \quad r_i = r_{i-1} - \alpha_i T_i
 
     That much is Ternary Weight Networks (2016), equations 4 and 6, on residuals. Every iteration then solves
-    :math:`\min_\alpha \|W - \sum_i \alpha_i T_i\|^2` as in Towards Accurate Binary Convolutional Neural Network (2017)
+    :math:`\min_\alpha \|W - \sum_i \alpha_i T_i\|^2` as in ABC-Net (2017)
     and gives every weight the nearest of the :math:`3^M` sums, as LQ-Nets (2018) does for binary
     terms. Neither can raise the squared error.
 

@@ -1,7 +1,7 @@
 """What the threshold methods have in common: reductions per layer or per channel, and levels as conditional means.
 
 A ``mask`` is a boolean tensor of the weight's shape, True where a weight is kept. Pruned weights get code zero and
-count neither in a mean or standard deviation nor towards a largest magnitude.
+count neither in a mean or standard deviation nor toward a largest magnitude.
 """
 
 from __future__ import annotations
@@ -54,12 +54,6 @@ def row_flags(rows: Tensor) -> Tensor:
     Several times as fast on CPUs as a sum of flags or ``torch.count_nonzero``, which make eight bytes of each first.
     """
     return as_factor(rows).sum(1, dtype=torch.int32)
-
-
-def row_dots(one: Tensor, other: Tensor) -> Tensor:
-    """Scalar products of the rows of float ``[C, n]`` and of another such tensor, which may be integer, ``[C]``."""
-    # Not by BLAS, whose last bits depend on where the tensors lie in memory: a copy of a layer must have its levels.
-    return joined([(a * b.to(a.dtype)).sum(1) for a, b in blocks(one, other)], len(one))
 
 
 def row_mean(values: Tensor, channel_axis: int, per_channel: bool, mask: Tensor | None = None) -> Tensor:

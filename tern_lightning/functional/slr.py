@@ -1,4 +1,4 @@
-"""Surrogate Lagrangian relaxation: weights that are trained towards a set, sparse or ternary."""
+"""Surrogate Lagrangian relaxation: weights that are trained toward a set, sparse or ternary."""
 
 from __future__ import annotations
 

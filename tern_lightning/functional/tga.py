@@ -59,7 +59,7 @@ def tga(
         weight: Float32 weight of any shape. The levels are differentiable in it unless ``detach_stats``.
         threshold: Float32 ``[C]``; it counts as between ``low`` and ``high`` standard deviations. The levels are
             differentiable in it inside that range.
-        low: Smallest threshold in standard deviations, >= 0. The published one is 0, towards which learned thresholds
+        low: Smallest threshold in standard deviations, >= 0. The published one is 0, toward which learned thresholds
             are reported to drift.
         high: Largest threshold in standard deviations.
         two_levels: A level for each sign.

@@ -2,6 +2,7 @@
 
 from tern_lightning.metrics.operations import MicroNetScore, Operations
 from tern_lightning.metrics.size import Compression
+from tern_lightning.metrics.speedup import SpeedUp, measure_speedup
 from tern_lightning.metrics.statistics import CodeEntropy, FlipRatio, Sparsity
 from tern_lightning.metrics.structure import ChannelSparsity, GroupSparsity, SignBalance
 
@@ -15,4 +16,6 @@ __all__ = [
     "Operations",
     "SignBalance",
     "Sparsity",
+    "SpeedUp",
+    "measure_speedup",
 ]

@@ -219,7 +219,7 @@ class InputFakeQuantizer:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the running bounds towards those of the batch (to them, the first time)."""
+        """Move the running bounds toward those of the batch (to them, the first time)."""
         if self.seen is None:
             return
         (low, high), self.seen = self.seen, None

@@ -141,12 +141,3 @@ def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:
         raise ValueError(f"keep must have the weight's shape {tuple(weight.shape)}, got {tuple(keep.shape)}")
     weight_mask(layer).set(owner, None if keep is None else keep.to(weight.device))
     apply_mask(layer)
-
-
-def clear_masks(module: nn.Module) -> None:
-    """Forget all masks of a module's layers, for training that need not keep weights pruned."""
-    for layer in module.modules():
-        layer.__dict__.pop(MASK_ATTRIBUTE, None)
-        state = layer.__dict__.get("_ternary_state")
-        if state is not None:
-            state.mask = weight_mask(layer)

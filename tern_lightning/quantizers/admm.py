@@ -13,7 +13,7 @@ from tern_lightning.ternary_tensor import TernaryTensor
 class ADMM(Quantizer):
     """The closest ternary weight, straight-through gradient.
 
-    It is the projection on which the alternating direction method of multipliers trains towards ternary weights; see
+    It is the projection on which the alternating direction method of multipliers trains toward ternary weights; see
     :func:`tern_lightning.functional.ternary_projection`.
 
     Args:

@@ -85,6 +85,11 @@ class Quantizer(nn.Module, ABC):
     def adopt(self, found: TernaryTensor) -> None:
         """Take the levels of a ternary weight that training goes on from, in methods that train levels."""
 
+    def _adopt_levels(self, found: TernaryTensor) -> None:
+        """:meth:`adopt` of methods that train nothing but the levels ``positive`` and ``negative``."""
+        for name in self.trained:
+            self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
+
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """The values from which scalars are trained, by name; none in most methods."""
         return {}

@@ -21,7 +21,7 @@ class TGA(Quantizer):
     or with ``two_pass`` as in the published code, which runs every batch twice, first for thresholds and then for
     weights (see :func:`tern_lightning.callbacks._two_pass.first_pass`). Codes have no gradient, so that the threshold
     feels only the level's; without a bound it is reported to drift to zero. Hence ``low``, and, of
-    our own, a penalty that draws it towards a target, ``penalty_strength * sigma^2 * (target_sparsity -
+    our own, a penalty that draws it toward a target, ``penalty_strength * sigma^2 * (target_sparsity -
     (2 Phi(a) - 1))^2``, in which the weight's variance makes steps proportional to its deviation and whose gradient is
     not limited.
 

@@ -75,8 +75,7 @@ class TTQ(Quantizer):
 
     def adopt(self, found: TernaryTensor) -> None:
         """Take the levels of a ternary weight."""
-        for name in self.trained:
-            self.trained[name].copy_(getattr(found, name).expand(1, self.trained[name].numel())[0])
+        self._adopt_levels(found)
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.ttq`."""

@@ -97,7 +97,7 @@ class Inspection:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields and what follows from them, in JSON types."""
         return {**asdict(self), "totals": self.totals()}
 
 

@@ -43,7 +43,7 @@ class Job:
     tuning: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return {**asdict(self), "spec": None if self.spec is None else self.spec.to_fields()}
 
     @classmethod

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Stored
-from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError
@@ -119,9 +118,14 @@ def _load(folder: Path, threads: int | None, check_hashes: bool) -> tuple[Model,
     return model, others
 
 
+def _loaded(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files that loading an artifact reads, whose hashes are compared as they are read."""
+    return (*registry.for_artifact(metadata).loaded_files(metadata), store.WEIGHTS)
+
+
 def _load_one(folder: Path, threads: int | None, check_hashes: bool) -> Model:
     """Load the network of one directory."""
-    metadata = store.read_metadata(folder, check_hashes, (LIBRARY, store.WEIGHTS))
+    metadata = store.read_metadata(folder, check_hashes, _loaded)
     plan = plan_of(folder, metadata)
     batch_size(metadata["inputs"], metadata["outputs"])  # which is an error where the two do not agree
 

@@ -203,7 +203,7 @@ def compiler(job: Mapping[str, Any], keep: bool = True) -> Iterator[Compiler]:
 
     Args:
         job: What to do, see :mod:`.child`.
-        keep: Let the process wait for another job afterwards.
+        keep: Let the process wait for another job afterward.
 
     Raises:
         CompilerError: No process can be started, or it dies at once.

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,15 @@ RENAMED = {"quantisation": "quantization"}  # codespell:ignore quantisation
 """Keys of artifacts that earlier versions wrote."""
 
 
-def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str] = ()) -> dict[str, Any]:
+def read_metadata(
+    folder: Path, check_hashes: bool = True, apart: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+) -> dict[str, Any]:
     """Read and check an artifact's metadata.
 
     Args:
         folder: The artifact's directory.
         check_hashes: Also compare the hash of every file.
-        apart: Files whose hashes are not compared here, because :func:`content` does it.
+        apart: Gives the files of such metadata whose hashes are not compared here, because :func:`content` does it.
 
     Files of :func:`not_run` may be missing.
 
@@ -131,15 +133,17 @@ def read_metadata(folder: Path, check_hashes: bool = True, apart: Collection[str
                 metadata[new] = metadata.pop(old)
         schema.check(metadata, form.METADATA)
     known, optional = files(), not_run()
-    for name, entry in metadata["files"].items():
-        path = folder / name
+    for name in metadata["files"]:
         if name not in known:
             raise ArtifactError(f"{folder / METADATA} names {name!r}, which is no file of an artifact")
+    later = () if apart is None else apart(metadata)
+    for name, entry in metadata["files"].items():
+        path = folder / name
         if name in optional and not path.exists():
             continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing")
-        hashed = check_hashes and name not in apart
+        hashed = check_hashes and name not in later
         _compare(path, entry, path.stat().st_size, sha256(path) if hashed else None)
     return metadata
 

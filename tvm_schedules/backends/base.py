@@ -6,9 +6,9 @@ To write another one, make a folder beside ``cpu``, ``gpu`` and ``c`` with a mod
 * a subclass of :class:`Compiled`, which :meth:`Backend.compile` returns;
 * a subclass of :class:`tvm_schedules.runtime.model.Model`, which :meth:`Backend.load` returns.
 
-Then add its line to :data:`tvm_schedules.backends.registry.MODULES`, and a name for its targets to
-:mod:`tvm_schedules.targets.registry`. A back end lowers the graph with a subclass of
-:class:`tvm_schedules.lowering.base.Lowering` that has its kernels, gives the buffers between steps their places with
+Then add its line to :data:`tvm_schedules.backends.registry.MODULES`, and names for its targets to
+:mod:`tvm_schedules.targets.registry`. Usually a back end lowers the graph with a subclass
+of :class:`tvm_schedules.lowering.base.Lowering` that has its kernels, gives the buffers between steps their places with
 :mod:`tvm_schedules.lowering.memory`, and describes the result with :func:`tvm_schedules.lowering.plan.make_plan`. It
 imports neither another back end nor anything of :mod:`tvm_schedules.artifact`, which asks it only for what is here.
 

@@ -38,7 +38,7 @@ while os.getppid() == int(sys.argv[1]):  # also when the parent is killed, there
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[list[int]]:
-    """So many processes that do nothing but take time from CPUs; none is left afterwards, however this one ends.
+    """So many processes that do nothing but take time from CPUs; none is left afterward, however this one ends.
 
     Yields:
         Their numbers.

@@ -62,7 +62,7 @@ class RemoteModel:
         return tuple(self.board.fetch(tensor) for tensor in self._tensors[first : first + len(self.plan.outputs)])
 
     def time(self, begin: int = 0, end: int | None = None, *, number: int = 1, repeat: int = 10) -> list[float]:
-        """Seconds per run of the steps, on the data that is there; see :meth:`Board.time`."""
+        """Seconds per run of the steps, on the data that is there: :meth:`~tvm_schedules.remote.client.Board.time`."""
         arguments = self.arguments(begin, end)
         return self.board.time(self.library, "tern_main", arguments, number=number, repeat=repeat)
 
@@ -116,7 +116,7 @@ class RpcWorker:
         self._board, self._asked = board, 0
 
     def ask(self, do: str, seconds: float = 0.0) -> dict[str, Any]:
-        """See :class:`Running`."""
+        """See :class:`~tvm_schedules.bench.machines.Running`."""
         if do == "time":
             self._model.set_inputs(self._inputs[self._asked % len(self._inputs)])
             self._asked += 1
@@ -140,7 +140,7 @@ class RpcWorker:
         return [value * 1e6 for value in self._model.time(begin, end, repeat=repeat)]
 
     def close(self) -> None:
-        """See :class:`Running`; what the session holds on the board ends with it."""
+        """See :class:`~tvm_schedules.bench.machines.Running`; what the session holds on the board ends with it."""
 
 
 class PlainBoard:
@@ -150,26 +150,26 @@ class PlainBoard:
         self.board = board
 
     def outputs(self, artifact: Path) -> list[list[Any]]:
-        """See :class:`BoardMachine`."""
+        """See :class:`~tvm_schedules.bench.machines.BoardMachine`."""
         model = RemoteModel(self.board, artifact)
         return [list(model(*run)) for run in load_samples(artifact)[0]]
 
     def cpus(self) -> list[int]:
-        """See :class:`Machine`; which CPUs run is up to TVM there."""
+        """See :class:`~tvm_schedules.bench.machines.Machine`; which CPUs run is up to TVM there."""
         return []
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`Machine`."""
+        """See :class:`~tvm_schedules.bench.machines.Machine`."""
         return {**dict.fromkeys(system.machine()), **self.board.info}
 
     def condition(self) -> dict[str, Any]:
-        """See :class:`Machine`."""
+        """See :class:`~tvm_schedules.bench.machines.Machine`."""
         return {**dict.fromkeys(system.condition()), **(self.board.condition() or {})}
 
     def lacks(self, engine: str) -> str | None:
-        """See :class:`Machine`."""
+        """See :class:`~tvm_schedules.bench.machines.Machine`."""
         return f"the server on {self.board.name} runs no other engines; start tern-board serve there"
 
     def start(self, engine: Engine, artifact: Path, threads: int, cpus: Sequence[int]) -> Running:
-        """See :class:`Machine`."""
+        """See :class:`~tvm_schedules.bench.machines.Machine`."""
         return RpcWorker(self.board, engine, artifact, threads)

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--crowded",
         type=int,
         metavar="N",
-        help="start N busy processes, end them afterwards, and measure everything beside them with 1 thread and with "
+        help="start N busy processes, end them afterward, and measure everything beside them with 1 thread and with "
         "2, unpinned: median, 99th percentile, mean, and their ratios to ours with 1 thread",
     )
     boards = made.add_argument_group("boards")

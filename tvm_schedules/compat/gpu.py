@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -95,12 +95,6 @@ class GpuEmitter(Emitter):
     def either(self, a: Any, b: Any, condition: Any) -> Any:
         """``condition ? a : b`` where only the chosen side is evaluated."""
         return self.t.if_then_else(condition, a, b)
-
-    @contextmanager
-    def unrolled(self, extent: int) -> Iterator[Any]:
-        """A loop that is written out."""
-        with self.b.unroll(0, extent) as i:
-            yield i
 
 
 def prim_func(name: str, kernel: Kernel | Scheduled, flat: bool = False) -> Any:

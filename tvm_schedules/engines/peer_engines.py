@@ -180,7 +180,6 @@ def load_deepsparse(path: str, threads: int) -> Run:
 
 PREPARE = {"openvino": prepare_openvino, "executorch": prepare_executorch, "deepsparse": prepare_deepsparse}
 LOAD = {"openvino": load_openvino, "executorch": load_executorch, "deepsparse": load_deepsparse}
-SUFFIX = {"openvino": ".xml", "executorch": ".pte", "deepsparse": ".onnx"}
 
 
 def check(kind: str) -> dict[str, str]:

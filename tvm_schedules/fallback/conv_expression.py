@@ -10,7 +10,14 @@ __all__ = ["convolution"]
 
 
 def convolution(data: Any, kernel: Any, g: Geometry, width: int) -> Any:
-    """Convolution or transposed convolution of ``data`` [N, C, ...], ``kernel`` from :func:`pack_channels`."""
+    """Convolution or transposed convolution of ``data`` [N, C, ...].
+
+    Args:
+        data: The input.
+        kernel: Of :func:`~tvm_schedules.fallback.conv_geometry.pack_channels`.
+        g: What is convolved how.
+        width: Channels side by side in ``kernel``.
+    """
     from tvm import te, tirx
 
     rank = len(data.shape) - 2

@@ -81,7 +81,7 @@ def lower_fallback(model: onnx.ModelProto, target: TargetSpec, prefix: str, sche
     from tvm_schedules.fallback.relax_import import read
 
     module, inputs, outputs = read(model)
-    # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterwards.
+    # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterward.
     target_json = compat.make_target(target.tvm if target.tvm.get("kind") == "llvm" else {"kind": "llvm"})
     try:
         lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)

@@ -9,7 +9,7 @@ __all__ = ["combined", "expression", "plan"]
 
 
 def plan(data: list[int], indices: list[int], axis: int | None) -> dict[str, Any]:
-    """What both operators have in common.
+    """Describes the copies of both operators in one form.
 
     Args:
         data: Shape of what is copied first.

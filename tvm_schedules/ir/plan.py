@@ -75,7 +75,7 @@ class StepInfo:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return {"name": self.name, "kernel": self.kernel, **self.info}
 
     @classmethod
@@ -113,7 +113,7 @@ class LayerInfo:
     levels: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return {**vars(self), "shape": list(self.shape), "levels": list(self.levels)}
 
     @classmethod
@@ -141,20 +141,21 @@ class Constant:
     """One entry of a plan's list of constants.
 
     Attributes:
-        recipe: Name of a function of :data:`tvm_schedules.packing.registry.RECIPES`.
+        packing: Name of a function of :data:`tvm_schedules.packing.registry.PACKINGS`; files call it ``recipe``.
         params: Its arguments, in JSON types.
         arrays: The arrays that it takes: its own name of each, and the name that it is stored by.
         outputs: Where the arrays that it makes lie, by its own names of them.
     """
 
-    recipe: str
+    packing: str
     params: Mapping[str, Any]
     arrays: Mapping[str, str]
     outputs: Mapping[str, Span]
 
     def to_json(self) -> dict[str, Any]:
         """JSON types, as artifacts store them."""
-        return {**vars(self), "outputs": {name: asdict(span) for name, span in self.outputs.items()}}
+        outputs = {name: asdict(span) for name, span in self.outputs.items()}
+        return {"recipe": self.packing, "params": self.params, "arrays": self.arrays, "outputs": outputs}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Constant:
@@ -184,7 +185,7 @@ class KernelInfo:
     order: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return {**vars(self), "grid": list(self.grid), "order": list(self.order)}
 
     @classmethod
@@ -209,7 +210,7 @@ class Argument:
     nbytes: int = 0
 
     def to_json(self) -> list[Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return [self.kind, self.index, *([self.nbytes] if self.kind == "constant" else [])]
 
 
@@ -226,7 +227,7 @@ class Launch:
     args: tuple[Argument, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         return {"kernel": self.kernel, "args": [argument.to_json() for argument in self.args]}
 
     @classmethod
@@ -252,7 +253,7 @@ class DevicePlan:
     launches: tuple[Launch, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types."""
         made: dict[str, Any] = {"slots": list(self.slots), "slack": self.slack}
         made["kernels"] = [kernel.to_json() for kernel in self.kernels]
         return made | {"launches": [launch.to_json() for launch in self.launches]}

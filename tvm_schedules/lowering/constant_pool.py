@@ -15,7 +15,7 @@ __all__ = ["Constants"]
 
 
 class Constants:
-    """Collects stored arrays and the recipes that expand them.
+    """Collects stored arrays and the packings that expand them.
 
     Attributes:
         arrays: What is stored, by name.
@@ -29,21 +29,21 @@ class Constants:
         self.nbytes = 0
         self._shared: dict[tuple[Any, ...], list[Buffer]] = {}
 
-    def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
-        """What the kernels read."""
-        from tvm_schedules.packing.registry import RECIPES
+    def make(self, packing: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Expands arrays into what the kernels read."""
+        from tvm_schedules.packing.registry import PACKINGS
 
-        return RECIPES[recipe](arrays, params)
+        return PACKINGS[packing](arrays, params)
 
     def add(
-        self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
+        self, prefix: str, packing: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
-        """Stores arrays under ``prefix.name`` and returns a buffer for every array that the recipe makes of them.
+        """Stores arrays under ``prefix.name`` and returns a buffer for every array that the packing makes of them.
 
         Where another array has that name already, for a file may call its nodes anything, a number follows.
         """
         params = params or {}
-        made = self.make(recipe, arrays, params)
+        made = self.make(packing, arrays, params)
         stored = {}
         for name, array in arrays.items():
             key = f"{prefix}.{name}"
@@ -58,7 +58,7 @@ class Constants:
             self.nbytes = offset + array.nbytes
             places[name] = Span(offset, int(array.nbytes))
             buffers[name] = Buffer(f"{prefix}.{name}", array.nbytes, Place("constant", offset))
-        self.entries.append(Constant(recipe, params, stored, places))
+        self.entries.append(Constant(packing, params, stored, places))
         return buffers
 
 

@@ -16,7 +16,7 @@ from tvm_schedules.ir.layout import Halo, Window
 __all__ = ["WORD", "masks_of", "pack", "planes_of"]
 
 WORD = 8
-"""Channels a word."""
+"""How many channels share a word, a bit each."""
 
 
 def planes_of(x: Halo, groups: int, top: int) -> Halo:

@@ -1,7 +1,7 @@
 """Expands what an artifact stores into what the kernels read: numpy only, once, when a library is loaded.
 
 Weights are stored in about as many bits as they have entropy (:mod:`tvm_schedules.ir.ternary_codec`); a kernel wants
-lists of offsets. A plan names for every constant a recipe of this file, its arguments and the stored arrays it starts
+lists of offsets. A plan names for every constant a packing of this file, its arguments and the stored arrays it starts
 from.
 """
 
@@ -30,7 +30,7 @@ from tvm_schedules.packing import (
     tap_lists,
 )
 
-__all__ = ["RECIPES", "expand", "halo_from", "window_from"]
+__all__ = ["PACKINGS", "expand", "halo_from", "window_from"]
 
 Arrays = dict[str, np.ndarray]
 LARGEST_GAP = 4096
@@ -140,7 +140,7 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"values": linear.pack(values, params["dtype"], params["padded"])}
 
 
-RECIPES: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
+PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
     "panel": _panel,
@@ -179,7 +179,7 @@ def expand(constants: Sequence[Constant], nbytes: int, arrays: Mapping[str, np.n
         raise ValueError(f"constants end at {end} bytes, the plan says {nbytes}")
     memory = np.zeros(nbytes, np.uint8)
     for constant in constants:
-        made = RECIPES[constant.recipe]({k: arrays[v] for k, v in constant.arrays.items()}, dict(constant.params))
+        made = PACKINGS[constant.packing]({k: arrays[v] for k, v in constant.arrays.items()}, dict(constant.params))
         for name, span in constant.outputs.items():
             data = np.ascontiguousarray(made[name]).reshape(-1).view(np.uint8)
             if data.nbytes != span.nbytes:

@@ -63,7 +63,7 @@ class Board:
         self.close()
 
     def close(self) -> None:
-        """End the session; libraries and tensors of it must not be used afterwards."""
+        """End the session; libraries and tensors of it must not be used afterward."""
         self._rpc = self._device = None
 
     @contextlib.contextmanager

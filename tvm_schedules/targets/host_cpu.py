@@ -79,10 +79,14 @@ ARM_PARTS = {
 CHECKED = frozenset(X86_FLAGS) | frozenset(ARM_HWCAPS)
 
 
+def linux_name(architecture: str) -> str:
+    """What Linux calls an architecture that other systems or LLVM may call ``amd64`` or ``arm64``."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture)
+
+
 def architecture() -> str:
     """This process' instruction set: ``x86_64``, ``aarch64``, or what :func:`platform.machine` says."""
-    machine = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    return linux_name(platform.machine().lower())
 
 
 def features() -> frozenset[str] | None:

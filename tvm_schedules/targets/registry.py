@@ -16,7 +16,8 @@ _ARM_TRIPLE = "aarch64-linux-gnu"
 _V8 = frozenset({"neon"})
 _V8_CRC = _V8 | {"crc"}
 _V82 = _V8_CRC | {"lse", "rdm", "fullfp16", "dotprod"}
-# The Broadcom chips of the Raspberry Pi 3 and 4 have no AES or SHA instructions, unlike LLVM's models of their cores.
+# AES and SHA instructions are an option of ARM's cores that LLVM's models of these have. Not every chip has them (those
+# of the Raspberry Pi 3 and 4 do not) and no kernel uses them, so that presets for boards do without.
 _NO_CRYPTO = ("-aes", "-sha2")
 
 
@@ -56,7 +57,7 @@ class TargetSpec:
     def architecture(self) -> str:
         """The CPU's architecture as the operating system calls it, or what else the code is for."""
         first = str(self.tvm.get("mtriple", self.tvm["kind"])).split("-")[0]
-        return {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
+        return cpu.linux_name(first)
 
     def to_dict(self) -> dict[str, Any]:
         """What an artifact's metadata say about its target."""
@@ -91,16 +92,19 @@ _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
     "a76": ("cortex-a76", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A76 (dot product)"),
     "neoverse-n1": ("neoverse-n1", ("+neon", "+dotprod"), _V82, "Neoverse N1 (dot product)"),
 }
-_ALIASES = {"pi3": "a53", "pi4": "a72", "pi5": "a76"}
+"""Name -> LLVM's name of the core, attributes, the features that libraries may use, and a line of description."""
+_ALIASES = {"pi3": ("a53", "Raspberry Pi 3"), "pi4": ("a72", "Raspberry Pi 4"), "pi5": ("a76", "Raspberry Pi 5")}
+"""Nickname of a board -> the preset of its core, and the board."""
+_WITHOUT_LLVM = {"c": "C99 source without TVM: microcontrollers, 32-bit ARM, any other CPU"}
+"""Kinds of targets whose name says all of them -> a line of description."""
 
 
 def known() -> dict[str, str]:
     """All target names with a line of description each."""
     names = {"host": "the machine that builds"}
     names.update({name: preset[3] for name, preset in _PRESETS.items()})
-    names.update({alias: f"Raspberry Pi {alias[2]}, same as {name}" for alias, name in _ALIASES.items()})
-    names["c"] = "C99 source without TVM: microcontrollers, 32-bit ARM, any other CPU"
-    return names | gpu.known()
+    names.update({alias: f"{board}, same as {name}" for alias, (name, board) in _ALIASES.items()})
+    return names | _WITHOUT_LLVM | gpu.known()
 
 
 def resolve(name_or_json: str) -> TargetSpec:
@@ -122,12 +126,12 @@ def resolve(name_or_json: str) -> TargetSpec:
         return _from_json(text)
     if text == "host":
         return _host()
-    if text == "c":
-        return TargetSpec(text, {"kind": "c"}, 16, frozenset(), None)
+    if text in _WITHOUT_LLVM:
+        return TargetSpec(text, {"kind": text}, 16, frozenset(), None)
     graphics = gpu.resolve_gpu(text)
     if graphics is not None:
         return TargetSpec(text, graphics, 16, frozenset(), None)
-    preset = _PRESETS.get(_ALIASES.get(text, text))
+    preset = _PRESETS.get(_ALIASES[text][0] if text in _ALIASES else text)
     if preset is None:
         raise TargetError(
             f"target must be one of {', '.join(known())}, or a TVM target as a JSON object, got {name_or_json!r}"
@@ -140,7 +144,7 @@ def resolve(name_or_json: str) -> TargetSpec:
 def _link_triple(triple: str) -> str | None:
     """The triple to cross-link for, None when this machine's own linker makes the same kind of file."""
     arch, *rest = triple.split("-")
-    same_arch = {"arm64": "aarch64", "amd64": "x86_64"}.get(arch, arch) == cpu.architecture()
+    same_arch = cpu.linux_name(arch) == cpu.architecture()
     system = {"Darwin": "darwin", "Windows": "windows"}.get(platform.system(), "linux")
     same_system = any(part.startswith(system) or (system == "darwin" and part.startswith("macos")) for part in rest)
     return None if same_arch and same_system else triple

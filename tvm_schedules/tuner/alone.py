@@ -37,22 +37,22 @@ class Memory(Constants):
         self._cache = cache
         self._parts: list[tuple[Buffer, np.ndarray]] = []
 
-    def make(self, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
+    def make(self, packing: str, arrays: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
         """See :class:`~tvm_schedules.lowering.constant_pool.Constants`."""
-        if recipe == "raw":
-            return super().make(recipe, arrays, params)
+        if packing == "raw":
+            return super().make(packing, arrays, params)
         shapes = tuple((name, array.shape, array.dtype.name) for name, array in arrays.items())
-        key = (recipe, json.dumps(params, sort_keys=True), shapes)
+        key = (packing, json.dumps(params, sort_keys=True), shapes)
         if key not in self._cache:
-            self._cache[key] = super().make(recipe, arrays, params)
+            self._cache[key] = super().make(packing, arrays, params)
         return self._cache[key]
 
     def add(
-        self, prefix: str, recipe: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
+        self, prefix: str, packing: str, arrays: dict[str, np.ndarray], params: dict[str, Any] | None = None
     ) -> dict[str, Buffer]:
         """See :class:`~tvm_schedules.lowering.constant_pool.Constants`."""
-        buffers = super().add(prefix, recipe, arrays, params)
-        made = self.make(recipe, arrays, params or {})
+        buffers = super().add(prefix, packing, arrays, params)
+        made = self.make(packing, arrays, params or {})
         self._parts += [(buffer, made[name]) for name, buffer in buffers.items()]
         return buffers
 

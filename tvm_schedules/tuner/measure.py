@@ -122,7 +122,7 @@ def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> np
 
 
 class Device(Protocol):
-    """Where candidates run."""
+    """Runs candidates and times them."""
 
     def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
         """Seconds of a call ``[turns, candidates]``; the candidates take turns."""

@@ -58,7 +58,7 @@ class Tuned:
     reused: bool
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types, for a report."""
         return {
             "name": self.name,
             "chosen": self.chosen.to_json(),
@@ -147,7 +147,7 @@ class Tuning:
         return str(self.board.name if self.board is not None else getattr(self.device, "name", cpu.name()))
 
     def device_for(self, target: TargetSpec) -> Device:
-        """Where to measure.
+        """What runs and times the candidates.
 
         Raises:
             TunerError: There is nothing to measure libraries for the target on.

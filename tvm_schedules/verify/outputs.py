@@ -83,7 +83,7 @@ class Report:
         return all(output.passed for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields and what follows from them, in JSON types."""
         return {**asdict(self), "outputs": [asdict(output) for output in self.outputs], "passed": self.passed}
 
     @classmethod

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs, matrix_factors, tucker2, tucker2_kernel
+from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs, matrix_factors, tucker2
 from tern_lightning.nn.low_rank_layers import MeasuredLatency
 
 
 def kernel(outputs=6, inputs=5, size=(3, 3), seed=0):
     return torch.randn(outputs, inputs, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def tucker2_kernel(first, core, last):
+    """The kernel ``[O, I, *k]`` that the three convolutions amount to."""
+    return torch.einsum("rs...,or,si->oi...", core, last.flatten(1), first.flatten(1))
 
 
 @pytest.mark.parametrize("size", [(3,), (3, 3), (2, 3, 1)])

@@ -72,7 +72,7 @@ def test_a_layer_that_runs_twice_in_a_step(activation, fit, make_net):
 
 
 def test_a_range_covers_all_calls_of_a_batch(fit, make_net):
-    """The bounds move once for every batch, towards the smallest and the largest value of all its calls."""
+    """The bounds move once for every batch, toward the smallest and the largest value of all its calls."""
     own = ActivationQuantization(bits=8, observe_batches=3, ema=0.5, include=["stem"])
     seen = []
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from tern_lightning.functional import twn
 from tern_lightning.nn.layer_state import LayerState
-from tern_lightning.nn.weight_mask import WeightMask, clear_masks, mask_of, masks, prune, weight_mask
+from tern_lightning.nn.weight_mask import WeightMask, mask_of, masks, prune, weight_mask
 from tern_lightning.quantizers import get_quantizer
 
 
@@ -51,8 +51,6 @@ def test_masks_of_ones_own(make_net):
     prune(net.hidden, keep)
     assert torch.equal(net.hidden.weight != 0, keep)
     assert set(masks(net)) == {"hidden"}
-    clear_masks(net)
-    assert not masks(net)
     with pytest.raises(ValueError, match=r"keep must have the weight's shape \(8, 150\), got \(2, 2\)"):
         prune(net.hidden, torch.ones(2, 2, dtype=torch.bool))
     with pytest.raises(TypeError, match="keep must be bool"):

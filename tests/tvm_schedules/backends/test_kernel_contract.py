@@ -12,14 +12,23 @@ from typing import Any
 
 import pytest
 
-from tvm_schedules.backends.c.lower import CLowering
-from tvm_schedules.backends.cpu.lower import CpuLowering
-from tvm_schedules.backends.gpu.lower import GpuLowering
+from tvm_schedules.backends import registry
 from tvm_schedules.lowering.base import Lowering
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/kernel-names.md").read_text()
-LOWERINGS: dict[str, type[Lowering]] = {"cpu": CpuLowering, "gpu": GpuLowering, "c": CLowering}
+
+
+def lowering_of(package: str) -> type[Lowering]:
+    """The one subclass of Lowering in the module ``lower`` of a back end."""
+    module = importlib.import_module(f"{package}.lower")
+    classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
+    (found,) = [one for one in classes if issubclass(one, Lowering)]
+    return found
+
+
+PACKAGES = [module.rpartition(".")[0] for module in registry.MODULES]
+LOWERINGS = {package.rpartition(".")[2]: lowering_of(package) for package in PACKAGES}
 FILES = [
     (side, path.stem)
     for side in LOWERINGS

@@ -90,7 +90,7 @@ def write_sample(folder: Path, run: Mapping[str, Array], outputs: list[Array]) -
 
 
 class CBackend(Backend):
-    """See the module."""
+    """C source, as :class:`~tvm_schedules.backends.base.Backend` asks for it."""
 
     files = (*SOURCES, SAMPLE)
     not_run = (SAMPLE,)

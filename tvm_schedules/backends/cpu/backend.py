@@ -39,7 +39,7 @@ class _Library(Compiled):
 
 
 class CpuBackend(Backend):
-    """See the module."""
+    """Libraries for CPUs, as :class:`~tvm_schedules.backends.base.Backend` asks for them."""
 
     files = (LIBRARY, PROBE)
     not_run = (PROBE,)

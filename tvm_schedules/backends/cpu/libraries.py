@@ -27,7 +27,7 @@ def load_library(path: str | Path) -> Any:
     """Loads a shared library.
 
     Args:
-        path: The file. It may be replaced, written over or removed afterwards.
+        path: The file. It may be replaced, written over or removed afterward.
 
     Returns:
         ``tvm.runtime.Module``, the same one for the same content.

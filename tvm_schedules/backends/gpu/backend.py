@@ -64,7 +64,7 @@ def open_device(kind: str, source: Callable[[], str], binary: Callable[[], bytes
 
 
 class GpuBackend(Backend):
-    """See the module."""
+    """Kernels for graphics processors, as :class:`~tvm_schedules.backends.base.Backend` asks for them."""
 
     files = (*SOURCES.values(), BINARY)
     not_run = (SOURCES["cuda"],)

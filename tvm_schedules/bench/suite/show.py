@@ -142,7 +142,7 @@ def _layers(entries: Mapping[str, Any]) -> list[Any]:
 
 
 def comparison(changes: Sequence[Change], same_machine: bool) -> list[Any]:
-    """What moved."""
+    """A table of the ratios that moved."""
     from rich.table import Table
 
     table = Table(title="best peer's time by ours, then and now")

@@ -28,7 +28,7 @@ def rules() -> list[Rule]:
     from tvm_schedules.backends.cpu.schedules import (
         concat,
         convolution,
-        fallback,
+        general,
         injective,
         layer_norm,
         matmul,
@@ -40,15 +40,15 @@ def rules() -> list[Rule]:
     )
 
     special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter]
-    return [module.apply for module in (*special, injective, fallback)]
+    return [module.apply for module in (*special, injective, general)]
 
 
 def schedule(function: Any, target: TargetSpec) -> Any:
     """Schedules one PrimFunc of blocks into a private raw-pointer one.
 
-    A rule that fails is skipped (and logged): the next one is tried, and the fallback always succeeds.
+    A rule that fails is skipped (and logged): the next one is tried, and the general one always succeeds.
     """
-    *special, fallback = rules()
+    *special, general = rules()
     for rule in special:
         try:
             result = rule(function, target)
@@ -57,7 +57,7 @@ def schedule(function: Any, target: TargetSpec) -> Any:
             continue
         if result is not None:
             return result
-    return fallback(function, target)
+    return general(function, target)
 
 
 def schedule_program(program: FallbackProgram, functions: dict[str, Any], target: TargetSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.backends.cpu.schedules.injective import PARALLEL_ELEMENTS
-from tvm_schedules.backends.cpu.schedules.writer import Rows, lanes_of, scratch, template, vector_loop
+from tvm_schedules.backends.cpu.schedules.writer import Rows, lanes_of, less_first, scratch, template, vector_loop
 from tvm_schedules.fallback.tags import tag_of
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def apply(function: Any, target: TargetSpec) -> Any:
             reduction = Rows(e, count, lanes)
             reduction.reduce(lambda i, n: e.load(x, base + i, n), lambda a, b: a + b, 0.0, scalar, 0)
             e.store(scalar, e.integer(0), e.load(scalar, e.integer(0)) * e.const(1.0 / count, "float32"))
-
-            def centered(i: Any, n: int) -> Any:
-                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
+            centered = less_first(e, x, base, scalar)
 
             reduction.reduce(lambda i, n: centered(i, n) * centered(i, n), lambda a, b: a + b, 0.0, scalar, 1)
             variance = e.load(scalar, e.integer(1)) * e.const(1.0 / count, "float32")

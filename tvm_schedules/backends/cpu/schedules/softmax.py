@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.backends.cpu.schedules.injective import PARALLEL_ELEMENTS
-from tvm_schedules.backends.cpu.schedules.writer import Rows, evenly, lanes_of, scratch, template, vector_loop
+from tvm_schedules.backends.cpu.schedules.writer import (
+    Rows,
+    evenly,
+    lanes_of,
+    less_first,
+    scratch,
+    template,
+    vector_loop,
+)
 from tvm_schedules.fallback import approximations
 from tvm_schedules.fallback.tags import tag_of
 
@@ -33,9 +41,7 @@ def apply(function: Any, target: TargetSpec) -> Any:
             scalar = scratch(e, 2)
             reduction = Rows(e, count, lanes)
             reduction.reduce(lambda i, n: e.load(x, base + i, n), e.max, _LOWEST, scalar, 0)
-
-            def shifted(i: Any, n: int) -> Any:
-                return e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
+            shifted = less_first(e, x, base, scalar)
 
             if not log:
 

@@ -17,6 +17,7 @@ __all__ = [
     "evenly",
     "flat_parameters",
     "lanes_of",
+    "less_first",
     "registers_of",
     "scratch",
     "template",
@@ -72,6 +73,11 @@ def template(function: Any, body: Callable[..., None]) -> Any:
 def scratch(e: Any, count: int) -> Any:
     """``count`` float32 on the stack, whatever TVM knows about the device; keep it below some tens of KiB."""
     return e.b.alloc_buffer((count,), "float32", scope="local", annotations={"disable_lower_builtin": True})
+
+
+def less_first(e: Any, x: Any, base: Any, scalar: Any) -> Callable[[Any, int], Any]:
+    """The elements ``x[base + i:base + i + n] - scalar[0]`` as a function of ``i`` and ``n``."""
+    return lambda i, n: e.load(x, base + i, n) - e.splat(e.load(scalar, e.integer(0)), n)
 
 
 def accumulators(e: Any, count: int, vectors: int, lanes: int, value: float = 0.0) -> list[Any]:

@@ -71,8 +71,8 @@ def test_slices_of_taps_add_up(target: str) -> None:
     model = net.model(net.quantize(y, STEP, 100))
     x_value = np.random.default_rng(6).normal(size=(1, 70, 5, 6)).astype(np.float32)
     runner = GpuRunner(model, target)
-    recipe = next(c for c in runner.plan.constants if c.recipe == "gpu_conv_dot")
-    assert recipe["params"]["slices"] > 1
+    entry = next(c for c in runner.plan.constants if c.packing == "gpu_conv_dot")
+    assert entry.params["slices"] > 1
     steps = np.abs(runner(x_value)[0] - run_onnx(model, x_value)[0]) / STEP
     assert steps.max() < 1.01
 

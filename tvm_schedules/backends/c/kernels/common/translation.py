@@ -41,7 +41,7 @@ class Translation:
         }
 
     def stored(self, buffer: Buffer) -> tuple[Numbers, dict[str, Any]]:
-        """The stored arrays that a constant buffer is made of, and the recipe's parameters."""
+        """The stored arrays that a constant buffer is made of, and the packing's parameters."""
         assert buffer.place is not None
         entry = self._entries[buffer.place.offset]
         return {name: self._constants.arrays[key] for name, key in entry.arrays.items()}, dict(entry.params)

@@ -75,7 +75,7 @@ class TernaryRows:
 
     @property
     def dense(self) -> int:
-        """Weights."""
+        """How many weights there are in a term, zeros too."""
         return prod(self.weight.codes.shape[1:])
 
     def numbers(self, minus: int = 0) -> dict[str, np.ndarray]:
@@ -92,11 +92,11 @@ class TernaryRows:
         unit = self.quant.scale * self.node.scale
         return self.ctx.numbers(self.node, level * unit, self.node.bias - unit * extra)
 
-    def constants(self, recipe: str, x: Any, **params: Any) -> dict[str, Any]:
-        """Stores the weight, and returns the buffers that the recipe makes of it."""
+    def constants(self, packing: str, x: Any, **params: Any) -> dict[str, Any]:
+        """Stores the weight, and returns the buffers that the packing makes of it."""
         shape = list(self.weight.codes.shape)
         params = {"shape": shape, "window": asdict(self.window), "x": asdict(x), **params}
-        return self.ctx.constants.add(self.node.name, recipe, self.weight.stored, params)
+        return self.ctx.constants.add(self.node.name, packing, self.weight.stored, params)
 
     def geometry(self, x: Any, pieces: int, usual: tuple[int, int]) -> tuple[PixelRows, Destination]:
         """What the specifications of kernels have in common, and where they put the output.
