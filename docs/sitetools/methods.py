@@ -34,8 +34,8 @@ _FUNCTION = re.compile(r":func:`~?tern_lightning\.functional\.(?:\w+\.)?(\w+)`")
 
 
 def title(name: str) -> str:
-    """What a method is called in headings; a new one without an entry has its name."""
-    return NAMES.get(name, name)
+    """What a method is called in headings."""
+    return NAMES[name]
 
 
 def formulas(quantizer: type[Quantizer]) -> dict[str, Callable[..., Any]]:

@@ -51,7 +51,7 @@ def words(part: str) -> str:
 
 def grammar() -> str:
     operation, given, variant = words("operation"), words("input"), words("variant")
-    return f"(({words('weights')})_)?({operation})(_({given}))?(_({variant}))?"
+    return f"(({words('weights or reduction')})_)?({operation})(_({given}))?(_({variant}))?"
 
 
 def module_of(side: str, name: str) -> ModuleType:
