@@ -25,6 +25,15 @@ def joined(name: str, trainer: pl.Trainer, what: str) -> None:
     )
 
 
+def in_eval_mode(module: pl.LightningModule) -> None:
+    """Warn where training starts with a module in evaluation mode, which newer versions of Lightning leave as it is."""
+    if not module.training:
+        rank_zero_warn(
+            "the module is in evaluation mode when training starts: dropout is off and batch normalization keeps its "
+            "statistics. HINT: net.train() before trainer.fit(net)"
+        )
+
+
 def unfinished(name: str, trainer: pl.Trainer, result: str) -> None:
     """Say that training has ended before a callback was done."""
     rank_zero_warn(

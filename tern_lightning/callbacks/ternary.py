@@ -195,6 +195,7 @@ class TernaryCallback(pl.Callback):
         # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
         self._restore(pl_module)
         self._statistics.go_on(pl_module)
+        advice.in_eval_mode(pl_module)
         if self.clock.join(trainer):
             words = phases.describe(trainer, self.start, self.freeze, self.clock.origin)
             advice.joined("TernaryCallback", trainer, f"epochs and fractions of the run count from there, {words}")

@@ -75,3 +75,15 @@ def test_a_checkpoint_without_its_rounding(rounding, fit, make_net, make_trainer
     plain.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     with pytest.warns(UserWarning, match=f"{name} rounds nothing"):
         make_trainer(rounding()).test(plain, data, verbose=False)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_training_in_evaluation_mode_is_said(fit, make_net, mode):
+    net = make_net().train(mode)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(TernaryCallback(start=0), net=net, max_epochs=1)
+    told = [str(one.message) for one in said if "evaluation mode" in str(one.message)]
+    # Lightning before 2.6 puts modules into training mode itself.
+    assert len(told) == (0 if mode or net.training else 1)
+    assert all("net.train()" in text for text in told)
