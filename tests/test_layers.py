@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_every_folder_has_a_layer_and_imports_lower_ones(package, imports) -> No
     assert not upward(imports[package], LAYERS[package])
     there = {name.split(".")[1] if "." in name else "" for name in imports[package]}
     assert there == {*LAYERS[package]}, "a layer without modules"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_page_about_the_architecture_lists_the_layers_in_their_order(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (section,) = [part for part in text.split("\n## ") if part.partition("\n")[0].endswith(f"`{package}`")]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    assert [name for cell in cells for name in re.findall(r"`(\w+)(?:/|\.py)`", cell)] == [*LAYERS[package][:-1]]
 
 
 @pytest.mark.parametrize("package", LAYERS)
