@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,12 +19,19 @@ from tests.tvm_schedules.artifact_nets import conv_net
 SEEDS = range(60)
 
 
+@pytest.mark.parametrize("module", ["tests.fuzz.__main__", "tests.fuzz.child"])
+def test_programs_know_every_reader(module: str) -> None:
+    code = f"import {module}; from tests.fuzz.registry import CASES; print(*CASES, sep=',')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {*done.stdout.strip().split(",")} == registry.CASES.keys()
+
+
 def test_every_reader_is_there() -> None:
     assert {readers.__name__, training_readers.__name__} == {make.__module__ for make in registry.READERS.values()}
     assert registry.READERS.keys() == registry.CASES.keys()
     files = {"metadata", "weights", "codes", "onnx", "checkpoint", "samples", "tuner database", "suite"}
     assert files <= {*registry.CASES}
-    with pytest.raises(ValueError, match=r"readers are metadata, .*; got nothing"):
+    with pytest.raises(ValueError, match=r"readers are .*metadata, .*; got nothing"):
         run.names(["nothing"], list(registry.CASES))
 
 

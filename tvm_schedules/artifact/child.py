@@ -126,7 +126,9 @@ def _warm() -> None:
     with contextlib.suppress(Exception):  # met again by the job that needs it, which reports it
         import tvm  # noqa: F401
 
-        from tvm_schedules.verify import outputs as verify  # noqa: F401
+        import tvm_schedules.backends.cpu.compile
+        import tvm_schedules.backends.cpu.lower
+        import tvm_schedules.verify.outputs  # noqa: F401
 
 
 def _serve(channel: _Channel, job: dict[str, Any]) -> None:

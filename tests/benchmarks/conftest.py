@@ -1,0 +1,3 @@
+from tests.tvm_schedules.conftest import fake_compiler
+
+__all__ = ["fake_compiler"]
