@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tern_lightning.exporter.options import ExportOptions
-from tvm_schedules.cli.common import add_waiting
+from tvm_schedules.cli.common import add_version, add_waiting
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reason
 
@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version(parser)
     add = parser.add_argument
     add("source", type=user_path, help="Lightning checkpoint (.ckpt), state_dict (.pt) or ONNX file (.onnx)")
     what = "directory to write; replaced only on success"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.cli.common import add_waiting, numbers, run
+from tvm_schedules.cli.common import add_version, add_waiting, numbers, run
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, write_file
 from tvm_schedules.errors import BenchError
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "spread and ratios, and how near every layer is to this machine's ceiling. With --rpc or --tracker the same on "
         "boards that run tern-board serve, after verifying the artifact's samples there.",
     )
+    add_version(made)
     made.add_argument("artifact", help="directory made by tern-export")
     made.add_argument(
         "--against", default="onnxruntime", help="alternatives, separated by commas (default: onnxruntime); none"

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Sequence
 
-from tvm_schedules.cli.common import run
+from tvm_schedules.cli.common import add_version, run
 from tvm_schedules.common.console import printable
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.protocol import IDLE_SECONDS, SESSION_SECONDS
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="tern-board", description="Run benchmarks of another machine on this one; needs TVM's runtime alone."
     )
+    add_version(made)
     commands = made.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(
         "serve",

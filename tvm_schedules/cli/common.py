@@ -14,7 +14,24 @@ from typing import Any
 from tvm_schedules.common.console import printable
 from tvm_schedules.errors import TernError, install_hint
 
-__all__ = ["add_waiting", "ended_by_signals", "numbers", "run", "words"]
+__all__ = ["add_version", "add_waiting", "ended_by_signals", "numbers", "run", "words"]
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--version``, which prints the versions of this distribution and of what it works with."""
+    parser.add_argument("--version", action=_Version, nargs=0, help="show versions and exit")
+
+
+class _Version(argparse.Action):
+    """Looks versions up when they are asked for, not at every start of a command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from tvm_schedules.common.version import __version__, versions
+
+        others = versions("torch", "lightning", "onnx", "onnxruntime", "apache-tvm", "numpy")
+        told = ", ".join(f"{name} {number}" for name, number in others.items())
+        print(f"tern-lightning {__version__} ({told})")
+        parser.exit()
 
 
 def run(action: Callable[[], int]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm_schedules.artifact.inspect import Inspection, inspect
 from tvm_schedules.backends import registry
-from tvm_schedules.cli.common import run
+from tvm_schedules.cli.common import add_version, run
 from tvm_schedules.common.console import make_console
 from tvm_schedules.errors import TernError
 from tvm_schedules.ir.plan import Plan
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         description="Show every weight of an ONNX file, an artifact directory or a Lightning checkpoint: shape, zeros, "
         "entropy, stored bits, levels, kernel and reason, sizes.",
     )
+    add_version(made)
     made.add_argument("source", metavar="FILE_OR_DIR", help=".onnx file, artifact directory or checkpoint")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tvm_schedules.cli import bench
@@ -60,3 +64,20 @@ def test_waiting_for_boards_has_the_same_defaults_everywhere() -> None:
     own = bench.parser().parse_args(["artifact"])
     assert (given.tune_timeout, given.tune_wait) == (own.timeout, 2.5)
     assert (own.timeout, own.wait) == (120.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["tern_lightning.cli.export", "tvm_schedules.cli.bench", "tvm_schedules.cli.board", "tvm_schedules.cli.inspect"],
+)
+def test_every_command_tells_its_version(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(module).main
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    stated = re.search(r'^version = "(.*)"$', project, re.MULTILINE)
+    assert stated is not None
+    told = capsys.readouterr().out
+    assert told.startswith(f"tern-lightning {stated[1]} (")
+    assert f"numpy {np.__version__}" in told
