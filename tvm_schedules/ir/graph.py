@@ -10,7 +10,19 @@ import numpy as np
 from tvm_schedules.ir.layout import Triple, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
-__all__ = ["Clip", "DenseWeight", "GlobalPool", "Graph", "Linear", "Node", "Pool", "Quant", "Value", "Windowed"]
+__all__ = [
+    "Clip",
+    "DenseWeight",
+    "GlobalPool",
+    "Graph",
+    "Linear",
+    "Node",
+    "Pool",
+    "Quant",
+    "Recurrent",
+    "Value",
+    "Windowed",
+]
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,35 @@ class Pool(Fused):
 @dataclass
 class GlobalPool(Fused):
     """Average over all pixels."""
+
+
+@dataclass
+class Recurrent(Fused):
+    """The steps of an LSTM, GRU or RNN behind the product with its input, which is a :class:`Linear` of all steps.
+
+    ``inputs`` are, for every direction, what that made, ``[T, B, gates * H]``; then the first hidden state and the
+    first cell state, ``[directions, B, H]`` or ``""`` for zeros. ``outputs`` are all hidden states ``[T, directions, B,
+    H]``, the last ones and the last cell states ``[directions, B, H]``, or ``""`` where nobody reads them. The order of
+    gates is ONNX': input, output, forget, cell; or update, reset, hidden.
+
+    Attributes:
+        weights: Of the hidden state, ``[gates * H, H]`` for every direction.
+        reverse: Which directions begin with the last step.
+        relu: Whether an RNN has ``relu`` in the place of ``tanh``.
+        late_reset: Whether a GRU multiplies by the reset gate behind its matrix, as PyTorch does, not before it.
+        hidden_bias: Of a GRU, what is added behind that matrix, ``[directions, H]``.
+    """
+
+    weights: tuple[Weight, ...] = ()
+    reverse: tuple[bool, ...] = (False,)
+    relu: bool = False
+    late_reset: bool = True
+    hidden_bias: np.ndarray = field(default_factory=lambda: np.zeros((1, 1), np.float32))
+
+    @property
+    def gates(self) -> int:
+        """Products with the hidden state: 4 of an LSTM, 3 of a GRU, 1 of an RNN."""
+        return {"LSTM": 4, "GRU": 3}.get(self.op, 1)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from tvm_schedules.packing import (
     panel_lists,
     pool,
     popcount_linear,
+    recurrent,
     tap_lists,
 )
 
@@ -140,6 +141,18 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"values": linear.pack(values, params["dtype"], params["padded"])}
 
 
+def _recurrent(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    values = []
+    for direction, shape in enumerate(params["shapes"]):
+        own = {name.removeprefix(f"{direction}."): a for name, a in arrays.items() if name.startswith(f"{direction}.")}
+        if "codes" in own:
+            weight = TernaryTensor.from_stored(own, shape)
+            values.append(weight.codes[0] if params["dtype"] == "int8" else weight.dequantize())
+        else:
+            values.append(own["values"])
+    return {"values": recurrent.pack(values, params["gates"], params["dtype"], params["padded"])}
+
+
 PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
@@ -153,6 +166,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "linear": _linear,
     "linear_dot": _linear_dot,
     "popcount_linear": _popcount_linear,
+    "recurrent": _recurrent,
     "gpu_conv_dot": _gpu_conv_dot,
     "gpu_linear_dot": _gpu_linear_dot,
 }

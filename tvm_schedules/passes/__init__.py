@@ -15,11 +15,12 @@ def prepare(graph: Graph) -> Graph:
     Raises:
         ModelError: Something in the graph does not fit together.
     """
-    from tvm_schedules.passes import fuse, quantized, subsample, weights
+    from tvm_schedules.passes import fuse, quantized, recurrent, subsample, weights
 
     weights.run(graph)
     quantized.run(graph)
     subsample.run(graph)
+    recurrent.run(graph)
     fuse.run(graph)
     graph.prune()
     return graph

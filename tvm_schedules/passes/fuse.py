@@ -23,7 +23,7 @@ def run(graph: Graph) -> None:
     in_planes: set[str] = set()
     readers = graph.consumers()
     for index, node in enumerate(list(graph.nodes)):
-        if index in done:
+        if index in done or isinstance(node, Fused):
             continue
         fused = _start(graph, producers, node, in_planes)
         if fused is None:

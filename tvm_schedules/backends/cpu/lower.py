@@ -17,6 +17,7 @@ from tvm_schedules.backends.cpu.kernels import (
     pool,
     popcount_conv,
     popcount_linear,
+    recurrent,
     repack,
     repack_bit_planes,
     repack_bit_rows,
@@ -53,6 +54,7 @@ KERNELS: Sequence[Kernel] = (
     max_pool_stride2,
     pool,
     global_pool,
+    recurrent,
 )
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
