@@ -77,11 +77,15 @@ class Emitter:
 
     def part(self, buffer: Any, start: Any, size: int, dtype: str) -> Any:
         """What of a flat buffer begins at element ``start``; its address is computed here, once."""
-        return self.view(self.b.bind(self.b.address_of(buffer[start])), size, dtype)
+        return self.view(self.bind(self.b.address_of(buffer[start])), size, dtype)
 
     def store(self, buffer: Any, index: Any, value: Any, lanes: int = 1, stride: int = 1) -> None:
         """``buffer[index : index + lanes * stride : stride] = value``."""
         self.b.buffer_store(buffer, value, [self.ramp(index, lanes, stride)])
+
+    def bind(self, value: Any) -> Any:
+        """Computes an expression here, once; without it, every use of an expression is a copy of it."""
+        return self.b.bind(value)
 
     @contextmanager
     def when(self, condition: Any) -> Iterator[None]:

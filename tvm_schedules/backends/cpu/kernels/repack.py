@@ -1,6 +1,7 @@
 """Copies a tensor from one layout to another, converting between float and 8-bit on the way.
 
-Plain tensors are read and written with any strides, so that the rows of a linear layer can become planes and back.
+Plain tensors are read and written with any strides, so that the rows of a linear layer can become planes and back:
+in squares that are turned in registers, where there are enough rows and channels.
 
 Bound by reading and writing memory.
 """
@@ -13,6 +14,7 @@ from itertools import product
 from typing import Any
 
 from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, fill_gap
+from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.layout import ALIGN, Halo
 from tvm_schedules.lowering.rules.repack import NAME, Spec, Strided
@@ -79,9 +81,56 @@ class _Code:
         self.source = e.view(pointers[0], source.elements, source.dtype)
         self.params = e.view(pointers[1], 4, "float32")
         self.target = e.view(pointers[2], target.elements, target.dtype)
+        self.tile = 16 if both else spec.vector // 4
 
     def jobs(self) -> None:
-        """All jobs: a channel of an image each, or a turn of it."""
+        """All jobs: the channels of a tile each, or a channel of an image, or a turn of it."""
+        if self._turns():
+            self._tiles()
+        else:
+            self._channels()
+
+    def _turns(self) -> bool:
+        """Whether planes without phases become rows, or rows planes, and tiles fit into them."""
+        source, target, dims = self.spec.source, self.spec.target, self.spec.source.dims
+        plain = [layout for layout in (source, target) if isinstance(layout, Strided)]
+        rows = len(plain) == 1 and plain[0].strides[1] == 1 and plain[0].strides[4] == source.channels
+        flat = dims[:2] == (1, 1) and self.phase == (1, 1, 1)
+        return rows and flat and min(dims[2], source.channels) >= self.tile
+
+    def _tiles(self) -> None:
+        """Jobs of as many channels as a tile has. Tiles at an edge begin earlier: they write the same values again."""
+        e, source, target, size = self.e, self.spec.source, self.spec.target, self.tile
+        channels, pixels = source.channels, source.dims[2]
+        blocks = -(-channels // size)
+        with e.jobs(source.batch * blocks, self.spec.parallel) as job:
+            n, block = job // blocks, job % blocks
+            if isinstance(target, Halo):
+                with e.loop(size) as i, e.when(block * size + i < channels):
+                    self._surround(target, n * channels + block * size + i, [1, 1, pixels])
+            first = e.min(block * size, e.integer(channels - size))
+            with e.loop(-(-pixels // size)) as i:
+                self._tile(n, first, e.min(e.expr(i * size), e.integer(pixels - size)))
+
+    def _tile(self, n: Any, c: Any, p: Any) -> None:
+        """Copies a square of pixels and channels; bytes are turned rather than floats where a tile has 16 of them."""
+        e, source, target, size = self.e, self.spec.source, self.spec.target, self.tile
+
+        def line(layout: Halo | Strided, i: int) -> Any:
+            if isinstance(layout, Strided):
+                return address(layout, n, c, (0, 0, p + i), 0)
+            return address(layout, n, c + i, (0, 0, p), 0)
+
+        early = source.dtype == "float32" and size == 16
+        lines = [e.load(self.source, line(source, i), size) for i in range(size)]
+        lines = [self._converted(value, size) for value in lines] if early else lines
+        lines = transposed(e, lines)
+        lines = lines if early else [self._converted(value, size) for value in lines]
+        for i, value in enumerate(lines):
+            e.store(self.target, line(target, i), value, size)
+
+    def _channels(self) -> None:
+        """Jobs of a channel of an image, or a turn of it."""
         e, source, target = self.e, self.spec.source, self.spec.target
         with e.jobs(source.batch * source.channels * self.turns, self.spec.parallel) as job:
             plane, turn = job // self.turns, job % self.turns
