@@ -35,6 +35,7 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
         "relax.tanh": _elementwise("tanh", approximations.tanh),
         "relax.erf": _elementwise("erf", approximations.erf),
         "relax.sigmoid": _elementwise("sigmoid", approximations.sigmoid),
+        "relax.power": _power,
         "relax.nn.silu": _elementwise("silu", lambda x: x * approximations.sigmoid(x)),
         "relax.nn.gelu": _elementwise("gelu", _gelu),
         "relax.nn.gelu_tanh": _elementwise("gelu_tanh", _gelu_tanh),
@@ -110,6 +111,42 @@ def _elementwise(name: str, function: Callable[[Any], Any]) -> Legalizer:
         return bb.call_te(compute, call.args[0], primfunc_name_hint=f"tir_{name}")
 
     return legalize
+
+
+def _power(bb: Any, call: Any) -> Any:
+    """Powers of a constant that are products or roots; a call of the C library for every element is no SIMD."""
+    exponent = _constant(call.args[1])
+    usable = (
+        exponent is not None and exponent.size and _is_float32(*call.args) and shape_of(call.args[0]) == shape_of(call)
+    )
+    power = float(exponent.flat[0]) if usable and exponent is not None and np.ptp(exponent) == 0 else None
+    if power not in _POWERS:
+        return default("relax.power")(bb, call)
+    from tvm import te
+
+    def compute(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: _POWERS[power](x(*i)), name="power")
+
+    return bb.call_te(compute, call.args[0], primfunc_name_hint="tir_power")
+
+
+def _root(x: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.sqrt(x)
+
+
+_POWERS: dict[float | None, Callable[[Any], Any]] = {
+    -2.0: lambda x: _f32(1.0) / (x * x),
+    -1.0: lambda x: _f32(1.0) / x,
+    -0.5: lambda x: _f32(1.0) / _root(x),
+    0.5: _root,
+    1.0: lambda x: x,
+    2.0: lambda x: x * x,
+    3.0: lambda x: x * x * x,
+    4.0: lambda x: (x * x) * (x * x),
+}
+"""Powers without a call."""
 
 
 def _f32(value: float) -> Any:

@@ -146,6 +146,12 @@ CASES: dict[str, Build] = {
         for op in ["Sigmoid", "HardSwish", "Tanh", "Exp", "Erf", "Elu", "Softplus", "Mish", "Relu", "LeakyRelu",
         "HardSigmoid", "Abs", "Neg", "Floor", "Sign", "Sin"]
     },
+    **{
+        f"Pow {power}": (lambda power=power: with_constants("Pow", (5, 33), np.float32(power)))
+        for power in (-2, -1, -0.5, 0.5, 1, 1.5, 2, 3, 4)
+    },
+    "Pow of a row": lambda: with_constants("Pow", (5, 33), np.full((1, 33), 2, np.float32)),
+    "Pow by rows": lambda: with_constants("Pow", (1, 33), np.full((5, 33), 2, np.float32)),
     "Gelu": lambda: unary("Gelu", 5, 33),
     "Gelu tanh": lambda: unary("Gelu", 5, 33, approximate="tanh"),
     "Swish": lambda: unary("Swish", 3, 7, opset=24),

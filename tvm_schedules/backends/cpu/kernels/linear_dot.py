@@ -53,6 +53,7 @@ class Spec:
         tile: Vectors of output channels a register block.
         parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
+        residual: Type of a residual ``[M, O]``, or None.
     """
 
     batch: int
@@ -64,6 +65,7 @@ class Spec:
     tile: int
     parallel: bool
     fma: bool
+    residual: str | None = None
 
     @property
     def step(self) -> int:
@@ -102,7 +104,7 @@ def _codes(e: Emitter, spec: Spec, packed: Any, part: int) -> Any:
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, values, scale, bias, params, out`` (scale and bias in whole register blocks)."""
+    """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias of whole blocks)."""
     dot, lanes, tile, K, O = spec.dot, spec.dot.lanes, spec.tile, spec.inputs, spec.outputs  # noqa: E741
     size, i32, f32 = 4 * lanes, f"int32x{lanes}", f"float32x{lanes}"
     u8 = f"uint8x{size}"
@@ -115,7 +117,8 @@ def emit(spec: Spec) -> Any:
         x = e.view(pointers[0], spec.batch * K + 16, "uint8")
         values = e.view(pointers[1], spec.blocks * spec.steps * tile * size, "uint8")
         scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
-        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[5], spec.batch * O, spec.out)
+        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * O, spec.out)
+        residual = e.view(pointers[5], spec.batch * O, spec.residual) if spec.residual else None
 
         def total(m: Any) -> Any:
             """The sum of the pixels whose codes count one too much."""
@@ -132,9 +135,22 @@ def emit(spec: Spec) -> Any:
                 e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
             return e.load(single, 0)
 
+        def added(m: Any, first: Any) -> Any:
+            """The residual of a vector of channels; nothing past the last channel is read."""
+            row, at, edge = e.local(lanes, "float32"), m * O + first, e.expr(first) + lanes
+            with e.when(edge <= O):
+                e.store(row, 0, e.cast(e.load(residual, at, lanes), f32), lanes)
+            if O % lanes:
+                with e.when(edge > O), e.loop(O % lanes) as i, e.when(e.expr(first) < O):
+                    e.store(row, i, e.cast(e.load(residual, at + i), "float32"))
+            return e.load(row, 0, lanes)
+
         def finish(value: Any, m: Any, first: Any) -> None:
             factor, offset = e.load(scale, first, lanes), e.load(bias, first, lanes)
             y = e.fma(value, factor, offset) if spec.fma else value * factor + offset
+            if residual is not None:
+                other, weight = added(m, first), e.splat(e.load(params, 0), lanes)
+                y = e.fma(other, weight, y) if spec.fma else y + other * weight
             low, high = (e.splat(e.load(params, i), lanes) for i in (1, 2))
             y = e.min(e.max(y, low), high)
             if spec.out == "uint8":
@@ -174,13 +190,14 @@ def emit(spec: Spec) -> Any:
                 finish(e.cast(value, f32), m, (block * tile + t) * lanes)
 
     arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
-    return kernel_function([*arguments, ("out", spec.out)], body)
+    extra = [("residual", spec.residual)] if spec.residual else []
+    return kernel_function([*arguments, *extra, ("out", spec.out)], body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes linear layers of 8-bit activations with ternary weights of one level a channel, or int8 weights."""
     dot = available(ctx.target)
-    if dot is None or not isinstance(node, Linear) or node.residual:
+    if dot is None or not isinstance(node, Linear):
         return False
     weight, x = node.weight, ctx.graph.values[node.inputs[0]]
     ternary = isinstance(weight, TernaryTensor)
@@ -206,7 +223,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     tile = ctx.configs.knob(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
     parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
-    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma)
+    residual = ctx.graph.values[node.residual].dtype if node.residual else None
+    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma, residual)
     unit = level * quant.scale * node.scale
     sums = values.astype(np.float64).sum(1)
     numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)
@@ -222,6 +240,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     # Zeros are read and multiplied like all others.
     info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs}
     info |= {"bytes_weights": stored, "reason": reason}
-    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"]]
+    residuals = [ctx.plain(node.residual)] if node.residual else []
+    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
     ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
     return True
