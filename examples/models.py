@@ -57,11 +57,12 @@ class CifarResNet(nn.Module):
         classes: Number of classes.
         width: Channels of the first stage; the others have two and four times as many.
         stride: Of the first convolution; 2 makes everything after it four times cheaper.
+        inputs: Channels of an image.
     """
 
-    def __init__(self, blocks: int, classes: int = 10, width: int = 16, stride: int = 1) -> None:
+    def __init__(self, blocks: int, classes: int = 10, width: int = 16, stride: int = 1, inputs: int = 3) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv_bn(3, width, 3, stride)
+        self.conv1, self.bn1 = conv_bn(inputs, width, 3, stride)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = self._stage(width, width, blocks)
         self.layer2 = self._stage(width, 2 * width, blocks)
@@ -77,7 +78,7 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, None) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[N, 3, 32, 32]`` -> logits ``[N, classes]``."""
+        """Images ``[N, inputs, H, W]``, 32x32 or about so large -> logits ``[N, classes]``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.avgpool(x).flatten(1))
@@ -177,6 +178,34 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[N, 3, 224, 224]`` -> logits ``[N, num_classes]``."""
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+
+
+class SmallMobileNet(nn.Module):
+    """Inverted residuals for images of about 32x32: MobileNetV2's blocks, 96 k parameters.
+
+    Args:
+        classes: Number of classes.
+        inputs: Channels of an image.
+    """
+
+    STAGES = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 32, 2, 2), (4, 64, 2, 1))
+
+    def __init__(self, classes: int = 10, inputs: int = 3) -> None:
+        super().__init__()
+        features: list[nn.Module] = [nn.Sequential(*conv_bn(inputs, 16, 3, 1), nn.ReLU6(inplace=True))]
+        channels = 16
+        for expansion, outputs, repeats, stride in self.STAGES:
+            for index in range(repeats):
+                features.append(InvertedResidual(channels, outputs, stride if index == 0 else 1, expansion))
+                channels = outputs
+        features.append(nn.Sequential(*conv_bn(channels, 256, 1), nn.ReLU6(inplace=True)))
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Linear(256, classes)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[N, inputs, H, W]`` -> logits ``[N, classes]``."""
         return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 

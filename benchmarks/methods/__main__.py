@@ -2,12 +2,15 @@
 
     python -m benchmarks.methods --data digits
     python -m benchmarks.methods --data glyphs --network resnet20-s2
-    python -m benchmarks.methods --data cifar10 --root DIR --network resnet20 --float-epochs 200 --epochs 200
+    python -m benchmarks.methods --data fashion-mnist --validation 5000 --recipes 'twn*' --seeds 0
+    python -m benchmarks.methods --data mnist --data-dir DIR --network mobilenet
+    python -m benchmarks.methods --data cifar10 --data-dir DIR --network resnet20 --float-epochs 200 --epochs 200
     python -m benchmarks.methods --data glyphs --recipes 'twn*' --distill --seeds 0
     python -m benchmarks.methods --data glyphs --report
 
-Every run leaves a JSON file; a later call skips it. Test images are looked at once, when a run is over. Seed 0 of
-everything comes first. The table, the plot and the aims that were missed are made from the files.
+Every run leaves a JSON file; a later call skips it. Test images are looked at once, when a run is over; settings are
+chosen with ``--validation``, which takes training images in their place. Seed 0 of everything comes first. The table,
+the plot and the aims that were missed are made from the files.
 """
 
 from __future__ import annotations
@@ -29,12 +32,17 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.methods import data as compare_data
-from benchmarks.methods.data import Batches, Data
-from benchmarks.methods.recipes import RECIPES, Recipe, choose
+from benchmarks.methods.data import Batches, Data, scaled
+from benchmarks.methods.recipes import RECIPES, Recipe, choose, depthwise
 from benchmarks.methods.report import report
 from benchmarks.methods.training import Learner, Ticker, accuracy, add_biases, fit, logits_of, measure
-from examples.models import CifarResNet
+from examples import datasets
+from examples.models import CifarResNet, SmallMobileNet
+from tern_lightning import export
 from tvm_schedules.common.files import write_file
+
+CALIBRATION = 128
+"""Training images from which the ranges of an exported network's activations come."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +70,32 @@ class Plan:
     precision: str = "32-true"
 
 
-def _digits_net(classes: int) -> nn.Module:
+def _digits_net(classes: int, inputs: int) -> nn.Module:
     from examples.digits import DigitsNet
 
     return DigitsNet()
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "digits": _digits_net,
-    "resnet20": lambda classes: CifarResNet(3, classes),
-    "resnet20-w8": lambda classes: CifarResNet(3, classes, width=8),
-    "resnet20-s2": lambda classes: CifarResNet(3, classes, stride=2),
+    "resnet20": lambda classes, inputs: CifarResNet(3, classes, inputs=inputs),
+    "resnet20-w8": lambda classes, inputs: CifarResNet(3, classes, width=8, inputs=inputs),
+    "resnet20-s2": lambda classes, inputs: CifarResNet(3, classes, stride=2, inputs=inputs),
+    "mobilenet": SmallMobileNet,
 }
-"""By name: the network of ``examples.digits``, ResNet-20, the same half as wide, the same at half the resolution."""
+"""By name, of classes and channels of an image: the network of ``examples.digits``, ResNet-20, the same half as wide,
+the same at half the resolution, inverted residuals (whose depthwise convolutions stay dense)."""
 
 PLANS = {
     "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=3e-3),
     "glyphs": Plan("resnet20-s2", 6, 2, precision="bf16-mixed"),
+    "fashion-mnist": Plan("resnet20-s2", 4, 3, precision="bf16-mixed"),
+    "mnist": Plan("resnet20-s2", 4, 3, precision="bf16-mixed"),
     "cifar10": Plan("resnet20", 200, 100, precision="bf16-mixed"),
+    "cifar100": Plan("resnet20", 200, 100, precision="bf16-mixed"),
 }
+SINCE = Recipe("").settings()
+"""Settings of results that were written before there was a choice."""
 
 
 class Comparison:
@@ -91,10 +106,13 @@ class Comparison:
         plan: Everything else that results depend on, besides recipe and seed.
         output: Directory of the results.
         tell: Called with a name and the share of the run that is done.
+        keep: Write the network of every run as ``NAME/model.onnx``, beside its result.
     """
 
-    def __init__(self, data: Data, plan: Plan, output: Path, tell: Callable[[str, float], None]) -> None:
-        self.data, self.plan, self.output, self.tell = data, plan, output, tell
+    def __init__(
+        self, data: Data, plan: Plan, output: Path, tell: Callable[[str, float], None], keep: bool = False
+    ) -> None:
+        self.data, self.plan, self.output, self.tell, self.keep = data, plan, output, tell, keep
         self._teachers: dict[int, tuple[nn.Module, Tensor | None]] = {}
 
     def float_net(self, seed: int) -> nn.Module:
@@ -102,7 +120,7 @@ class Comparison:
         plan, folder = self.plan, self.output / f"seed-{seed}"
         path, note = folder / "float.pt", folder / "float.json"
         pl.seed_everything(seed, verbose=False)
-        net = NETWORKS[plan.network](self.data.classes)
+        net = NETWORKS[plan.network](self.data.classes, self.data.train[0].shape[1])
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         settings = {key: value for key, value in asdict(plan).items() if key not in ("epochs", "rate", "freeze")}
         wanted = {"data": self.data.digest, "plan": settings}
@@ -117,6 +135,7 @@ class Comparison:
         content = io.BytesIO()
         torch.save(net.state_dict(), content)
         write_file(path, content.getvalue())
+        self._keep(net, folder / "float")
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": "float", "seed": seed, "distill": False, **wanted, **found}
         _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
@@ -133,7 +152,7 @@ class Comparison:
         plan, name = self.plan, recipe.name + ("+kd" if distill else "")
         path = self.output / f"seed-{seed}" / f"{name}.json"
         wanted = {"data": self.data.digest, "plan": asdict(plan), **recipe.settings()}
-        known = _read(path)
+        known = SINCE | _read(path)
         if known.items() >= wanted.items():
             return known
         net = self.float_net(seed)
@@ -147,11 +166,19 @@ class Comparison:
             add_biases(net)
         tick = Ticker(lambda share: self.tell(f"{name}, seed {seed}", share))
         batches = Batches(self.data, plan.batch, seed + 1000, soft)
-        fit(learner, batches, plan.epochs, plan.precision, seed, [*recipe.callbacks(plan.freeze), tick])
+        callbacks = recipe.callbacks(plan.freeze, depthwise(learner))
+        fit(learner, batches, plan.epochs, plan.precision, seed, [*callbacks, tick])
+        self._keep(net, path.with_suffix(""))
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": recipe.name, "seed": seed, "distill": distill, **wanted, **found}
         _write(path, result | {"seconds": round(time.perf_counter() - started, 1)})
         return result
+
+    def _keep(self, net: nn.Module, folder: Path) -> None:
+        """Write the network with 8-bit activations, whose ranges are those of some training images."""
+        if self.keep:
+            images = scaled(self.data.train[0][:CALIBRATION]).contiguous().numpy()
+            export(net, folder, onnx_only=True, samples=images, activations="uint8", allow_zero_layers=True)
 
     def _teacher(self, seed: int) -> tuple[nn.Module, Tensor | None]:
         """The float network and, where training images are always the same, what it says about them."""
@@ -175,7 +202,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=str(__doc__).splitlines()[0])
     made.add_argument("--data", choices=sorted(PLANS), required=True)
-    made.add_argument("--root", type=Path, help="of CIFAR-10: the directory with its binary files")
+    made.add_argument(
+        "--data-dir", type=Path, help="folder with the files of CIFAR's binary version, or of MNIST's format"
+    )
+    made.add_argument(
+        "--validation", type=int, default=0, metavar="N", help="the last N training images in place of the test images"
+    )
+    made.add_argument("--onnx", action="store_true", help="keep every network as model.onnx")
     made.add_argument("--cache", type=Path, help="of the glyphs (default: ~/.cache/tern-lightning)")
     made.add_argument("--train-images", type=int, default=49_600, help="glyphs (default: %(default)s)")
     made.add_argument("--test-images", type=int, default=9_920, help="glyphs (default: %(default)s)")
@@ -194,12 +227,18 @@ def parser() -> argparse.ArgumentParser:
 def load_data(options: argparse.Namespace) -> Data:
     """The data set that was asked for."""
     if options.data == "digits":
-        return compare_data.digits()
-    if options.data == "glyphs":
-        return compare_data.glyphs(options.cache, options.train_images, options.test_images)
-    if options.root is None:
-        raise SystemExit("--data cifar10 needs --root, the directory of its binary files; nothing is downloaded")
-    return compare_data.cifar10(options.root)
+        found = compare_data.digits()
+    elif options.data == "glyphs":
+        found = compare_data.glyphs(options.cache, options.train_images, options.test_images)
+    elif options.data == "fashion-mnist":
+        found = compare_data.mnist(datasets.fashion_mnist(options.data_dir), flip=True)
+    elif options.data_dir is None:
+        raise SystemExit(f"--data {options.data} needs --data-dir, the folder with its files; nothing is downloaded")
+    elif options.data == "mnist":
+        found = compare_data.mnist(options.data_dir, flip=False)
+    else:
+        found = compare_data.cifar(options.data_dir, 10 if options.data == "cifar10" else 100)
+    return compare_data.validation(found, options.validation) if options.validation else found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -210,14 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = PLANS[options.data]
     changes = {name: getattr(options, name) for name in ("network", "float_epochs", "epochs", "precision")}
     plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
-    output = options.output / f"{options.data}-{plan.network}"
+    output = options.output / (f"{options.data}-{plan.network}" + "-validation" * bool(options.validation))
     if not options.report:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning")
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         data, chosen = load_data(options), choose(options.recipes.split(","))
         with Progress(len(chosen) * len(options.seeds.split(","))) as progress:
-            comparison = Comparison(data, plan, output, progress.tell)
+            comparison = Comparison(data, plan, output, progress.tell, options.onnx)
             for seed in (int(text) for text in options.seeds.split(",")):
                 for recipe in chosen:
                     progress.done(comparison.run(recipe, seed, options.distill))

@@ -1,20 +1,22 @@
-"""The data sets of the comparison as whole tensors: digits, glyphs and CIFAR-10 from its local files."""
+"""The data sets of the comparison as whole tensors: digits, glyphs, and the local files of what others compare on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from examples import datasets
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-CIFAR_ROW = 1 + 3 * 32 * 32
+BLACK = -1.0
+"""What :func:`scaled` makes of a pixel of zero."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,22 @@ class Data:
         for tensor in (*self.train, *self.test):
             found.update(tensor.numpy().reshape(-1).data)
         return found.hexdigest()[:16]
+
+
+def validation(data: Data, count: int) -> Data:
+    """The same data with the last images of the training part in place of the test part, to choose settings by.
+
+    Args:
+        data: All images.
+        count: How many of the training part, at least 1; they are trained on no longer.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    images, labels = data.train
+    if not 0 < count < len(labels):
+        raise ValueError(f"count must be in [1, {len(labels) - 1}], got {count}")
+    return replace(data, train=(images[:-count], labels[:-count]), test=(images[-count:], labels[-count:]))
 
 
 def scaled(images: Tensor) -> Tensor:
@@ -74,12 +92,12 @@ class Batches:
             yield batch, labels[index], self.soft[index]
 
 
-def shift(pixels: int, flip: bool = False) -> Augment:
-    """Move every image by up to ``pixels`` in each direction, what comes in is zero; half of them mirrored."""
+def shift(pixels: int, flip: bool = False, fill: float = 0.0) -> Augment:
+    """Move every image by up to ``pixels`` in each direction, what comes in is ``fill``; half of them mirrored."""
 
     def change(images: Tensor, random: torch.Generator) -> Tensor:
         count, _, height, width = images.shape
-        padded = F.pad(images, (pixels,) * 4)
+        padded = F.pad(images, (pixels,) * 4, value=fill)
         down, right = torch.randint(0, 2 * pixels + 1, (2, count, 1, 1), generator=random)
         rows, columns = down + torch.arange(height)[:, None], right + torch.arange(width)
         if flip:
@@ -110,36 +128,27 @@ def glyphs(cache: Path | None, train: int, test: int) -> Data:
     return Data(parts[0], parts[1], len(CHARACTERS), None)
 
 
-def cifar10(root: Path) -> Data:
-    """CIFAR-10 from ``cifar-10-batches-bin``, the binary version of its files (the pickled one could run code).
+def cifar(folder: Path, classes: int) -> Data:
+    """CIFAR-10 or CIFAR-100, see :mod:`examples.datasets`."""
+    found = datasets.cifar10(folder) if classes == 10 else datasets.cifar100(folder)
+    return _of_files(found, shift(4, flip=True))
+
+
+def mnist(folder: Path, flip: bool) -> Data:
+    """A folder in MNIST's format; images have one channel, and move by up to two pixels on black.
 
     Args:
-        root: That directory, or the one that it is in.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is not of the format.
+        folder: With its four files.
+        flip: Whether half of the training images are mirrored, which is right for clothes and wrong for characters.
     """
-    folder = root / "cifar-10-batches-bin"
-    folder = folder if folder.is_dir() else root
-    train = [_cifar_file(folder / f"data_batch_{number}.bin") for number in range(1, 6)]
-    images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
-    return Data((images, labels), _cifar_file(folder / "test_batch.bin"), 10, shift(4, flip=True))
+    return _of_files(datasets.mnist_format(folder), shift(2, flip, BLACK))
 
 
-def _cifar_file(path: Path) -> tuple[Tensor, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; --root must be the directory with the binary version of CIFAR-10 (data_batch_1.bin "
-            "to data_batch_5.bin and test_batch.bin, from cifar-10-binary.tar.gz)"
-        )
-    raw = np.fromfile(path, np.uint8)
-    if len(raw) == 0 or len(raw) % CIFAR_ROW:
-        raise ValueError(f"{path} must consist of rows of {CIFAR_ROW} bytes, got {len(raw)} bytes")
-    rows = torch.from_numpy(raw.reshape(-1, CIFAR_ROW))
-    if rows[:, 0].max() > 9:
-        raise ValueError(f"{path} has label {int(rows[:, 0].max())}; CIFAR-10 has 0 to 9")
-    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
+def _of_files(found: datasets.Images, augment: Augment) -> Data:
+    parts = [
+        (torch.from_numpy(images.copy()), torch.from_numpy(labels)) for images, labels in (found.train, found.test)
+    ]
+    return Data(parts[0], parts[1], found.classes, augment)
 
 
 def _bytes(images: Tensor) -> Tensor:

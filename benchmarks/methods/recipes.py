@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from tern_lightning import (
     BCGD,
     SLR,
+    ActivationQuantization,
     EntropyConstraint,
     PruningSchedule,
+    Rule,
     Schedule,
     StructuredPruning,
     TernaryCallback,
@@ -36,6 +40,10 @@ class Recipe:
         start: When ternary training begins, as a share of the run.
         bias: Whether the convolutions get a bias, for a method that needs one.
         rate: Factor of the learning rate.
+        group: Output and input channels of the blocks at one position of the kernel that are pruned together.
+        pattern: Of ``PruningSchedule``, where it is neither single weights nor such blocks.
+        ends: Whether the first and the last layer become ternary, too.
+        bits: Of the inputs of all layers, which are rounded in training; None leaves them in float.
     """
 
     name: str
@@ -46,25 +54,62 @@ class Recipe:
     start: float = 0.0
     bias: bool = False
     rate: float = 1.0
+    group: tuple[int, int] | None = None
+    pattern: str | None = None
+    ends: bool = False
+    bits: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """What is written beside a result, as plain values: everything but name and ``extras``."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "extras")}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "extras")}
+        return values | {"group": None if self.group is None else list(self.group)}
 
-    def callbacks(self, freeze: float) -> list[Callback]:
-        """The callbacks of a run whose codes are fixed after the share ``freeze`` of it."""
+    def callbacks(self, freeze: float, dense: Sequence[str] = ()) -> list[Callback]:
+        """The callbacks of a run.
+
+        Args:
+            freeze: Share of the run after which codes are fixed.
+            dense: Paths of layers that are neither ternary nor pruned.
+        """
         found: list[Callback] = list(self.extras())
-        if self.zeros is not None:
-            found.append(PruningSchedule(self.zeros, schedule=Schedule("cubic", end=0.5), every=10))
+        if self.zeros is not None or self.pattern is not None:
+            pattern = self.pattern or ("element" if self.group is None else "block")
+            found.append(
+                PruningSchedule(
+                    self.zeros,
+                    schedule=Schedule("cubic", end=0.5),
+                    pattern=pattern,
+                    group=self.group or (1, 1),
+                    kernel=False,
+                    every=10,
+                    exclude=tuple(dense),
+                )
+            )
         if self.method is not None:
-            options = dict(self.options)
-            found.append(TernaryCallback(self.method, None, options, self.start, freeze, verbose=False))
+            rules = [Rule(path) for path in dense]
+            if self.ends:
+                rules.append(Rule("*", self.method, options=dict(self.options)))
+            found.append(TernaryCallback(self.method, rules, dict(self.options), self.start, freeze, verbose=False))
+        if self.bits is not None:
+            found.append(ActivationQuantization(self.bits))
         return found
+
+
+def depthwise(net: nn.Module) -> list[str]:
+    """Paths of depthwise convolutions: nine weights a channel, which are worth their 8 bits."""
+    layers = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    return [path for path, layer in layers if 1 < layer.groups == layer.in_channels]
 
 
 def _pruned(name: str, method: str, options: dict[str, Any], shares: tuple[float, ...]) -> list[Recipe]:
     """Recipes whose zeros are the scheduled ones alone: ``options`` keep the method from making more."""
     return [Recipe(f"{name}-{100 * zeros:g}", method, options, zeros) for zeros in shares]
+
+
+def _grouped(group: tuple[int, int], shares: tuple[float, ...]) -> list[Recipe]:
+    """Recipes that prune blocks of output and input channels at one position of a kernel."""
+    name = f"twn-{group[0]}x{group[1]}"
+    return [Recipe(f"{name}-{100 * zeros:g}", "twn", {"factor": 0.0}, zeros, group=group) for zeros in shares]
 
 
 def _entropy(strength: float) -> Callable[[], list[Callback]]:
@@ -104,6 +149,16 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("ec2t-entropy-0.6", "ec2t", extras=_entropy(0.6)),
     Recipe("ec2t-entropy-0.9", "ec2t", extras=_entropy(0.9)),
     Recipe("ec2t-entropy-1", "ec2t", extras=_entropy(1.0)),
+    *_pruned("twn", "twn", {"factor": 0.0}, (0.5,)),
+    *_pruned("multilevel-2", "multilevel", {"terms": 2, "factor": 0.0}, (0.5,)),
+    *_grouped((2, 1), (0.8, 0.9)),
+    *_grouped((4, 1), (0.8, 0.9)),
+    Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
+    Recipe("twn-ends", ends=True),
+    Recipe("float-a8", None, bits=8),
+    Recipe("twn-a8", bits=8),
+    Recipe("twn-90-a8", "twn", {"factor": 0.0}, 0.9, bits=8),
+    Recipe("multilevel-2-90-a8", "multilevel", {"terms": 2, "factor": 0.0}, 0.9, bits=8),
     Recipe("twn-factor-1.6", options={"factor": 1.6}),
     Recipe("twn-factor-2.05", options={"factor": 2.05}),
     Recipe("twn-factor-2.45", options={"factor": 2.45}),

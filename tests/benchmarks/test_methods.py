@@ -17,14 +17,16 @@ from benchmarks.methods import __main__ as compare_methods
 from benchmarks.methods import data as compare_data
 from benchmarks.methods import report as compare_report
 from benchmarks.methods.__main__ import Comparison, Plan
-from benchmarks.methods.data import Batches, Data, cifar10, scaled, shift
-from benchmarks.methods.recipes import RECIPES, Recipe, choose
+from benchmarks.methods.data import Batches, Data, scaled, shift
+from benchmarks.methods.recipes import RECIPES, Recipe, choose, depthwise
 from benchmarks.methods.training import SHARE, SOFTNESS, Learner, measure
 from examples.models import CifarResNet
 from tern_lightning import TernaryTensor
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
 from tern_lightning.quantizers import get_quantizer, quantizer_names
+from tvm_schedules.artifact.inspect import inspect
 
 PLAN = Plan("tiny", 1, 2, batch=16)
 
@@ -42,47 +44,19 @@ def random_data(count: int = 64, augment: compare_data.Augment | None = None) ->
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compare_methods.NETWORKS, "tiny", lambda classes: CifarResNet(1, classes, width=4))
+    monkeypatch.setitem(compare_methods.NETWORKS, "tiny", lambda classes, inputs: CifarResNet(1, classes, width=4))
 
 
-def cifar_rows(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    rows = np.random.default_rng(seed).integers(0, 256, (count, 3073), dtype=np.uint8)
-    rows[:, 0] = np.arange(count) % 10
-    return rows
-
-
-@pytest.fixture
-def cifar(tmp_path: Path) -> Path:
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    for number in range(1, 6):
-        cifar_rows(4, number).tofile(folder / f"data_batch_{number}.bin")
-    cifar_rows(3, 9).tofile(folder / "test_batch.bin")
-    return tmp_path
-
-
-def test_cifar10_is_read_from_its_binary_files(cifar: Path) -> None:
-    for root in (cifar, cifar / "cifar-10-batches-bin"):
-        data = cifar10(root)
-        assert data.train[0].shape == (20, 3, 32, 32)
-        # Row 5 is the second of the second file: a label, 1024 red bytes, 1024 green ones, 1024 blue ones, row by row.
-        expected = cifar_rows(4, 2)[1]
-        assert int(data.train[1][5]) == expected[0]
-        assert int(data.train[0][5, 1, 2, 7]) == expected[1 + 1024 + 2 * 32 + 7]
-        np.testing.assert_array_equal(data.test[0][2].flatten(), cifar_rows(3, 9)[2, 1:])
-
-
-def test_cifar10_refuses_what_is_not_its_format(cifar: Path) -> None:
-    folder = cifar / "cifar-10-batches-bin"
-    (folder / "test_batch.bin").write_bytes(b"\x0b" + bytes(3072))
-    with pytest.raises(ValueError, match="label 11"):
-        cifar10(cifar)
-    (folder / "test_batch.bin").write_bytes(bytes(100))
-    with pytest.raises(ValueError, match="rows of 3073 bytes, got 100"):
-        cifar10(cifar)
-    (folder / "test_batch.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"test_batch.bin is missing.*--root"):
-        cifar10(cifar)
+def test_validation_is_the_end_of_the_training_part_and_no_test_image() -> None:
+    data = compare_data.digits()
+    part = compare_data.validation(data, 200)
+    assert [len(one[1]) for one in (part.train, part.test)] == [1147, 200]
+    assert torch.equal(torch.cat([part.train[0], part.test[0]]), data.train[0])
+    assert torch.equal(part.test[1], data.train[1][-200:])
+    assert part.digest != data.digest
+    for count in (0, 1347):
+        with pytest.raises(ValueError, match=rf"in \[1, 1346\], got {count}"):
+            compare_data.validation(data, count)
 
 
 def test_digits_are_those_of_the_digits_example() -> None:
@@ -93,14 +67,14 @@ def test_digits_are_those_of_the_digits_example() -> None:
     assert int(data.train[0].max()) == 255
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_shift_gives_crops_of_the_padded_image(flip: bool) -> None:
+@pytest.mark.parametrize(("flip", "fill"), [(False, 0.0), (True, -1.0)])
+def test_shift_gives_crops_of_the_padded_image(flip: bool, fill: float) -> None:
     images = torch.rand(40, 2, 5, 6, generator=torch.Generator().manual_seed(1))
-    moved = shift(2, flip)(images, torch.Generator().manual_seed(0))
+    moved = shift(2, flip, fill)(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
     found = set()
     for image, result in zip(images, moved, strict=True):
-        padded = F.pad(image, (2, 2, 2, 2))
+        padded = F.pad(image, (2, 2, 2, 2), value=fill)
         crops = {(y, x, False): padded[:, y : y + 5, x : x + 6] for y in range(5) for x in range(5)}
         crops |= {(y, x, True): crop.flip(2) for (y, x, _), crop in crops.items()} if flip else {}
         [place] = [place for place, crop in crops.items() if torch.equal(crop, result)]
@@ -182,7 +156,9 @@ def test_measures_of_a_float_and_a_ternary_network() -> None:
 
 def test_networks() -> None:
     found = {
-        name: measure(make(10), image_of(name)) for name, make in compare_methods.NETWORKS.items() if name != "tiny"
+        name: measure(make(10, 1 if name == "digits" else 3), image_of(name))
+        for name, make in compare_methods.NETWORKS.items()
+        if name != "tiny"
     }
     # He et al. (2016), table 6: ResNet-20 has 0.27 million parameters; 41 million multiplications are well known.
     assert found["resnet20"]["bytes"] / 4 == pytest.approx(0.27e6, rel=0.01)
@@ -190,6 +166,30 @@ def test_networks() -> None:
     assert found["resnet20-w8"]["bytes"] == pytest.approx(found["resnet20"]["bytes"] / 4, rel=0.03)
     assert found["resnet20-s2"]["bytes"] == found["resnet20"]["bytes"]
     assert found["resnet20-s2"]["multiplies"] == pytest.approx(found["resnet20"]["multiplies"] / 4, rel=0.01)
+
+
+def test_depthwise_convolutions_stay_dense() -> None:
+    net = compare_methods.NETWORKS["mobilenet"](10, 1)
+    paths = depthwise(net)
+    assert len(paths) == 7  # one for every inverted residual
+    assert all(net.get_submodule(path).weight.shape[1:] == (1, 3, 3) for path in paths)
+    assert depthwise(compare_methods.NETWORKS["resnet20-s2"](10, 1)) == []  # its first layer has one input channel
+
+
+def test_a_network_with_depthwise_convolutions_is_compared(tmp_path: Path) -> None:
+    data, plan = random_data(), replace(PLAN, network="mobilenet")
+    seen: list[nn.Module] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_methods, "accuracy", lambda net, part: seen.append(net) or 0.0)
+        result = Comparison(data, plan, tmp_path, quiet, keep=True).run(choose(["twn-4x1-80"])[0], 0, distill=False)
+    assert result["sparsity"] == pytest.approx(0.8, abs=0.01)
+    layers = ternary_layers(seen[-1])
+    assert len(layers) == 14  # of 23 layers 7 are depthwise, and the first and the last one stay dense
+    for layer in layers.values():
+        zeros = (effective_weight(layer) == 0).unflatten(0, (-1, 4))
+        assert torch.equal(zeros.all(1), zeros.any(1))
+    kinds = [layer.kind for layer in inspect(tmp_path / "seed-0" / "twn-4x1-80" / "model.onnx").layers]
+    assert kinds.count("ternary") == 14
 
 
 def image_of(network: str) -> Tensor:
@@ -397,8 +397,6 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_codes_stay_ternary_after_a_run(tmp_path: Path) -> None:
     """What is measured is what the network computes with: three values a layer."""
-    from tern_lightning.nn.ternary_layers import effective_weight, ternary_layers
-
     comparison = Comparison(random_data(), PLAN, tmp_path, quiet)
     seen: list[nn.Module] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -110,3 +110,20 @@ def hyper_parameters(folder: Path) -> Reader:
         return mutate.damaged(text, [t.encode() for t in texts], random).decode(errors="surrogateescape")
 
     return Reader(make, lambda text, _: parse_hparams([text]), (UsageError,))
+
+
+@reader("images", 1500)
+def images(folder: Path) -> Reader:
+    import gzip
+
+    from examples.datasets import DatasetError, read_idx
+
+    data = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4]) + bytes(range(24))
+    packed = gzip.compress(data)
+
+    def make(random: Random, _: Path) -> bytes:
+        if random.random() < 0.5:
+            return mutate.damaged(packed, [packed, data], random)
+        return gzip.compress(mutate.damaged(data, [data], random))
+
+    return Reader(make, written("a.gz", lambda path: read_idx(path, 3)), (DatasetError,))
