@@ -5,9 +5,11 @@ All work on float32 TIR expressions, scalars or vectors, and keep NaN.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["erf", "exp", "sigmoid", "tanh"]
+__all__ = ["ACTIVATIONS", "erf", "exp", "gelu", "gelu_tanh", "sigmoid", "silu", "tanh"]
 
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts, so that n * ln 2 is exact to 2^-40 (Cody and Waite, Software Manual for the Elementary Functions,
@@ -143,3 +145,56 @@ def tanh(x: Any) -> Any:
 def erf(x: Any) -> Any:
     """Error function; absolute error below 4e-7."""
     return _rational(x, _ERF_CLAMP, _ERF_P, _ERF_Q)
+
+
+def silu(x: Any) -> Any:
+    """``x * sigmoid(x)``."""
+    return _let("x", x, lambda x: x * sigmoid(x))
+
+
+def gelu(x: Any) -> Any:
+    """Gaussian Error Linear Units (2016), ``x * Phi(x)``."""
+    half, dtype = 0.5, str(x.ty.dtype)
+
+    def evaluate(x: Any) -> Any:
+        return x * (_constant(half, dtype) + erf(x * _constant(math.sqrt(half), dtype)) * _constant(half, dtype))
+
+    return _let("x", x, evaluate)
+
+
+def gelu_tanh(x: Any) -> Any:
+    """Its tanh approximation, same paper, section 2."""
+    dtype = str(x.ty.dtype)
+
+    def evaluate(x: Any) -> Any:
+        cubic = x * (_constant(1.0, dtype) + _constant(0.044715, dtype) * x * x)
+        inner = tanh(cubic * _constant(math.sqrt(2.0 / math.pi), dtype))
+        return _constant(0.5, dtype) * x * (_constant(1.0, dtype) + inner)
+
+    return _let("x", x, evaluate)
+
+
+def _gelu_sigmoid(x: Any) -> Any:
+    dtype = str(x.ty.dtype)
+    return _let("x", x, lambda x: x * sigmoid(x * _constant(1.702, dtype)))
+
+
+def _hard_sigmoid(x: Any) -> Any:
+    from tvm import tirx
+
+    dtype = str(x.ty.dtype)
+    zero, three, six = (_constant(value, dtype) for value in (0.0, 3.0, 6.0))
+    return tirx.Min(tirx.Max(x + three, zero), six) * _constant(1 / 6, dtype)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "gelu_sigmoid": _gelu_sigmoid,
+    "silu": silu,
+    "hardswish": lambda x: _let("x", x, lambda x: x * _hard_sigmoid(x)),
+    "hardsigmoid": _hard_sigmoid,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+}
+"""By the names of :data:`tvm_schedules.passes.activations.KINDS`."""

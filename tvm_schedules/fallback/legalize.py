@@ -36,9 +36,9 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
         "relax.erf": _elementwise("erf", approximations.erf),
         "relax.sigmoid": _elementwise("sigmoid", approximations.sigmoid),
         "relax.power": _power,
-        "relax.nn.silu": _elementwise("silu", lambda x: x * approximations.sigmoid(x)),
-        "relax.nn.gelu": _elementwise("gelu", _gelu),
-        "relax.nn.gelu_tanh": _elementwise("gelu_tanh", _gelu_tanh),
+        "relax.nn.silu": _elementwise("silu", approximations.silu),
+        "relax.nn.gelu": _elementwise("gelu", approximations.gelu),
+        "relax.nn.gelu_tanh": _elementwise("gelu_tanh", approximations.gelu_tanh),
         "relax.nn.softmax": _tagged("relax.nn.softmax", _softmax_tag),
         "relax.nn.log_softmax": _tagged("relax.nn.log_softmax", _softmax_tag),
         "relax.nn.layer_norm": _tagged("relax.nn.layer_norm", _layer_norm_tag),
@@ -153,17 +153,6 @@ def _f32(value: float) -> Any:
     from tvm import tirx
 
     return tirx.const(value, "float32")
-
-
-def _gelu(x: Any) -> Any:
-    """Gaussian Error Linear Units (2016), ``x * Phi(x)``."""
-    return x * (_f32(0.5) + approximations.erf(x * _f32(math.sqrt(0.5))) * _f32(0.5))
-
-
-def _gelu_tanh(x: Any) -> Any:
-    """Its tanh approximation, same paper, section 2."""
-    inner = x * (_f32(1.0) + _f32(0.044715) * x * x) * _f32(math.sqrt(2.0 / math.pi))
-    return _f32(0.5) * x * (_f32(1.0) + approximations.tanh(inner))
 
 
 def _as_reshape(bb: Any, call: Any) -> Any:

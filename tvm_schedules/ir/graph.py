@@ -86,7 +86,9 @@ class Node:
 class Fused(Node):
     """A node with a kernel and an epilogue: ``y = clip(acc * scale + bias + residual)``, quantized where the output is.
 
-    ``inputs[0]`` is the data; ``residual`` repeats the name of another input.
+    ``inputs[0]`` is the data; ``residual`` repeats the name of another input. An ``activation``, a function of
+    :mod:`tvm_schedules.passes.activations`, comes after the bounds: ``tail`` are the nodes that it was made of, and the
+    QuantizeLinear behind it, which read ``early``.
     """
 
     scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
@@ -94,6 +96,9 @@ class Fused(Node):
     residual: str | None = None
     clip: Clip = Clip()
     fused: list[str] = field(default_factory=list)
+    activation: str | None = None
+    tail: list[Node] = field(default_factory=list)
+    early: str = ""
 
 
 @dataclass

@@ -25,6 +25,7 @@ from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, win
 from tvm_schedules.lowering.rules import repack
 from tvm_schedules.lowering.schedule_config import ScheduleConfig, ScheduleConfigs
 from tvm_schedules.lowering.steps import Buffer, Place, Step
+from tvm_schedules.passes.activations import split
 from tvm_schedules.passes.quantized import COMMUTING
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -73,7 +74,7 @@ class Lowering(ABC):
 
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         """Takes configurations by the names of nodes; the cost model decides what they leave open."""
-        self.graph, self.target = graph, target
+        self.graph, self.target = split(graph, lambda node: self.activates(graph, node)), target
         self.configs = ScheduleConfigs(overrides or {})
         self.steps: list[Step] = []
         self.constants = Constants()
@@ -85,6 +86,7 @@ class Lowering(ABC):
         self._plain: dict[str, Buffer] = {}
         self._packed: dict[Any, Buffer] = {}
         self._virtual: dict[str, str] = {}
+        graph = self.graph
         self._inputs = {name: i for i, name in enumerate(graph.inputs)}
         self._outputs = {name: i for i, name in enumerate(graph.outputs)}
         self.layouts = self.lay_out([n for n in graph.nodes if in_planes(graph, n)])
@@ -98,6 +100,10 @@ class Lowering(ABC):
         Raises:
             ModelError: The back end has no code for them.
         """
+
+    def activates(self, graph: Graph, node: Fused) -> bool:
+        """Whether a node has a kernel that computes the activation function behind it."""
+        return False
 
     def lay_out(self, planes: list[Node]) -> Layouts:
         """The layouts of what nodes that work in planes read and write."""
@@ -258,7 +264,8 @@ class Lowering(ABC):
     def numbers(self, node: Fused, factor: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray]:
         """Scale, bias and params of an epilogue for ``real = acc * factor + offset (+ residual)``."""
         quant = self.graph.values[node.outputs[0]].quant
-        out = quant or Quant(1.0, 0)
+        end = quant or Quant(1.0, 0)
+        out = Quant(1.0, 0) if node.activation else end
         bias, weight = offset.astype(np.float64) / out.scale + out.zero_point, 0.0
         if node.residual:
             residual = self.graph.values[node.residual].quant or Quant(1.0, 0)
@@ -266,10 +273,11 @@ class Lowering(ABC):
             bias = bias - residual.zero_point * weight
         low, high = self._bounds(node)
         scale = factor / out.scale
-        if quant:
+        if quant and not node.activation:
             # Numbers that stay far inside of 32 bits when multiplied.
             scale, bias = np.clip(scale, -1e4, 1e4), np.clip(bias, -1e8, 1e8)
-        params = np.array([weight, low, max(low, high), 0.0], np.float32)
+        after = [1 / end.scale, end.zero_point] if node.activation else []
+        params = np.array([weight, low, max(low, high), 0.0, *after], np.float32)
         return {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32), "params": params}
 
     def _bounds(self, node: Fused) -> tuple[float, float]:
@@ -299,7 +307,8 @@ class Lowering(ABC):
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
         size = window_of(node).output(x.dims)
         saturates = layout.dtype == "uint8" and self._bounds(node) == (0.0, 255.0)
-        epilogue = Epilogue(layout, size, residual, self.fma, self.target.architecture, saturates, unit)
+        architecture = self.target.architecture
+        epilogue = Epilogue(layout, size, residual, self.fma, architecture, saturates, unit, node.activation)
         return Destination(epilogue, buffers, self._packed[key])
 
     def add_step(self, node: Fused, kernel: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:

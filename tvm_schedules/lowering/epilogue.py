@@ -5,6 +5,8 @@ output)::
 
     y = clip(a * scale[o] + bias[o] + residual * params[0], params[1], params[2])
 
+With an activation function the sum is in units of 1, and ``y = clip(f(sum) * params[4] + params[5], ...)``.
+
 Zero points are folded into ``bias`` beforehand. Rounding is to nearest, ties to even, as ONNX ``QuantizeLinear`` does.
 """
 
@@ -33,6 +35,7 @@ class Epilogue:
         arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
         saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
         unit: Accumulators are multiples of this number, which the scale takes out.
+        activation: An activation function of :mod:`tvm_schedules.passes.activations`, or None.
     """
 
     out: Halo
@@ -42,6 +45,7 @@ class Epilogue:
     arch: str = ""
     saturates: bool = False
     unit: float = 1.0
+    activation: str | None = None
 
     @property
     def arguments(self) -> list[tuple[str, str]]:
@@ -58,7 +62,13 @@ class Epilogue:
 
     def sizes(self, channels: int, mask: int) -> dict[str, int]:
         """Elements of each of :attr:`arguments`, for so many output channels and a mask of that length."""
-        sizes = {"scale": channels, "bias": channels, "params": 4, "mask": mask, "out": self.out.elements}
+        sizes = {
+            "scale": channels,
+            "bias": channels,
+            "params": 6 if self.activation else 4,
+            "mask": mask,
+            "out": self.out.elements,
+        }
         return sizes | ({"residual": self.residual.elements} if self.residual else {})
 
 

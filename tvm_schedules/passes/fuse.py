@@ -9,6 +9,7 @@ import numpy as np
 from tvm_schedules.ir.graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Weight, Windowed
 from tvm_schedules.ir.layout import Triple, Window, spatial3
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.passes import activations
 from tvm_schedules.passes.quantized import parameters, resolve
 from tvm_schedules.passes.weights import as_weight
 
@@ -34,6 +35,9 @@ def run(graph: Graph) -> None:
             if not _take(graph, producers, fused, follower):
                 break
             last = places[id(follower)]
+            done[last] = None
+        for absorbed in _activate(graph, producers, readers, fused, {k: v for k, v in places.items() if v not in done}):
+            last = places[id(absorbed)]
             done[last] = None
         done[last] = fused
         if isinstance(fused, Windowed | Pool):
@@ -70,6 +74,31 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
         identity = Pool(node.name, node.op, [source], [node.inputs[0]])
         return identity if _take(graph, producers, identity, node) else None
     return None
+
+
+def _activate(
+    graph: Graph,
+    producers: dict[str, Node],
+    readers: dict[str, list[Node]],
+    fused: Fused,
+    places: dict[int, int],
+) -> list[Node]:
+    """Lets a layer of 8-bit data compute the activation function behind it; the nodes that it absorbs, in order."""
+    name = fused.outputs[0]
+    layer = isinstance(fused, Windowed | Linear) and fused.weight is not None
+    data, made = graph.values[fused.inputs[0]], graph.values[name]
+    if not layer or data.quant is None or made.quant is not None or fused.clip != Clip() or name in graph.outputs:
+        return []
+    found = activations.find(graph, readers, name)
+    if found is None or any(id(node) not in places for node in found.nodes):
+        return []
+    fused.activation, fused.early, fused.outputs = found.kind, name, [found.nodes[-1].outputs[0]]
+    fused.fused += [node.name for node in found.nodes]
+    fused.tail = list(found.nodes)
+    follower = _follower(graph, readers, fused)
+    if follower is not None and follower.op == "QuantizeLinear" and _take(graph, producers, fused, follower):
+        fused.tail.append(follower)
+    return fused.tail
 
 
 def _follower(graph: Graph, readers: dict[str, list[Node]], fused: Fused) -> Node | None:

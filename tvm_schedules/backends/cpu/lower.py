@@ -29,10 +29,10 @@ from tvm_schedules.backends.cpu.kernels import (
 from tvm_schedules.backends.cpu.kernels.common.accumulators import accumulators_of
 from tvm_schedules.backends.cpu.schedules import schedule_program
 from tvm_schedules.fallback.subgraph import lower_subgraph
-from tvm_schedules.ir.graph import Graph, Node
+from tvm_schedules.ir.graph import Fused, Graph, Node
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
-from tvm_schedules.lowering.layouts import Layouts
+from tvm_schedules.lowering.layouts import Layouts, in_planes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import TargetSpec
 
@@ -71,6 +71,10 @@ class CpuLowering(Lowering):
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
         super().__init__(graph, target, overrides)
+
+    def activates(self, graph: Graph, node: Fused) -> bool:
+        """Kernels in planes compute them; for few rows there is nothing to gain."""
+        return in_planes(graph, node)
 
     def lay_out(self, planes: list[Node]) -> Layouts:
         """Rows of a part of a vector where vectors are a cache line; poolings that need no phases read none."""

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tvm_schedules.compat import Emitter
+from tvm_schedules.fallback.approximations import ACTIVATIONS
 from tvm_schedules.ir.layout import ALIGN, Halo
 from tvm_schedules.lowering.epilogue import Epilogue
 
@@ -47,7 +48,16 @@ def _affine(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual:
     if residual is not None:
         weight = e.splat(e.load(views["params"], 0), lanes)
         y = e.fma(residual, weight, y) if ep.fma else y + residual * weight
-    return y
+    return _activate(e, ep, views, y, lanes) if ep.activation else y
+
+
+def _activate(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
+    """The activation function, then units of the output's quantization step."""
+    y = ACTIVATIONS[ep.activation or ""](y)
+    if ep.out.dtype != "uint8":
+        return y
+    scale, zero = (e.splat(e.load(views["params"], i), lanes) for i in (4, 5))
+    return e.fma(y, scale, zero) if ep.fma else y * scale + zero
 
 
 def _clip(e: Emitter, views: dict[str, Any], y: Any, lanes: int) -> Any:
