@@ -29,18 +29,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.methods import data as compare_data
 from benchmarks.methods.data import Batches, Data, scaled
 from benchmarks.methods.recipes import RECIPES, Recipe, choose, depthwise
 from benchmarks.methods.report import report
-from benchmarks.methods.training import Learner, Ticker, accuracy, add_biases, fit, logits_of, measure
+from benchmarks.methods.training import Learner, Ticker, accuracy, add_biases, fit, measure
 from examples import datasets
 from examples.models import CifarResNet, SmallMobileNet
-from tern_lightning import export
+from tern_lightning import Distillation, export
 from tvm_schedules.common.files import write_file
 
+TEACHING = {"temperature": 2.0, "weight": 0.7}
+"""Arguments of ``Distillation`` where ``--distill`` asks for it."""
 CALIBRATION = 128
 """Training images from which the ranges of an exported network's activations come."""
 
@@ -113,7 +115,6 @@ class Comparison:
         self, data: Data, plan: Plan, output: Path, tell: Callable[[str, float], None], keep: bool = False
     ) -> None:
         self.data, self.plan, self.output, self.tell, self.keep = data, plan, output, tell, keep
-        self._teachers: dict[int, tuple[nn.Module, Tensor | None]] = {}
 
     def float_net(self, seed: int) -> nn.Module:
         """The trained float network of a seed; it is trained when its file is not there."""
@@ -157,17 +158,15 @@ class Comparison:
             return known
         net = self.float_net(seed)
         started = time.perf_counter()
-        soft = None
         learner = Learner(net, plan.rate * recipe.rate)
-        if distill:
-            teacher, soft = self._teacher(seed)
-            learner.teacher = (teacher,)
+        teaching = recipe.teacher or (TEACHING if distill else None)
+        extra = [] if teaching is None else [Distillation(self.float_net(seed), module="net", **teaching)]
         if recipe.bias:
             add_biases(net)
         tick = Ticker(lambda share: self.tell(f"{name}, seed {seed}", share))
-        batches = Batches(self.data, plan.batch, seed + 1000, soft)
+        batches = Batches(self.data, plan.batch, seed + 1000)
         callbacks = recipe.callbacks(plan.freeze, depthwise(learner))
-        fit(learner, batches, plan.epochs, plan.precision, seed, [*callbacks, tick])
+        fit(learner, batches, plan.epochs, plan.precision, seed, [*callbacks, *extra, tick])
         self._keep(net, path.with_suffix(""))
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": recipe.name, "seed": seed, "distill": distill, **wanted, **found}
@@ -179,15 +178,6 @@ class Comparison:
         if self.keep:
             images = scaled(self.data.train[0][:CALIBRATION]).contiguous().numpy()
             export(net, folder, onnx_only=True, samples=images, activations="uint8", allow_zero_layers=True)
-
-    def _teacher(self, seed: int) -> tuple[nn.Module, Tensor | None]:
-        """The float network and, where training images are always the same, what it says about them."""
-        if seed not in self._teachers:
-            teacher = self.float_net(seed).eval()
-            self._teachers = {
-                seed: (teacher, logits_of(teacher, self.data.train[0]) if self.data.augment is None else None)
-            }
-        return self._teachers[seed]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -66,30 +66,28 @@ def scaled(images: Tensor) -> Tensor:
 
 
 class Batches:
-    """Shuffled batches ``(images, labels, soft)``; every pass has another order, the same for the same seed.
+    """Shuffled batches ``(images, labels)``; every pass has another order, the same for the same seed.
 
     Args:
         data: What to draw from.
         size: Images in a batch; what is left over of a pass is not used.
         seed: Of the order.
-        soft: Logits ``[N, classes]`` of another network to go with the images; None for a tensor without columns.
     """
 
-    def __init__(self, data: Data, size: int, seed: int, soft: Tensor | None = None) -> None:
+    def __init__(self, data: Data, size: int, seed: int) -> None:
         self.data, self.size, self.random = data, size, torch.Generator().manual_seed(seed)
-        self.soft = torch.empty(len(data.train[1]), 0) if soft is None else soft
 
     def __len__(self) -> int:
         return len(self.data.train[1]) // self.size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.data.train
         order = torch.randperm(len(labels), generator=self.random)
         for index in order[: len(self) * self.size].split(self.size):
             batch = scaled(images[index])
             if self.data.augment is not None:
                 batch = self.data.augment(batch, self.random)
-            yield batch, labels[index], self.soft[index]
+            yield batch, labels[index]
 
 
 def shift(pixels: int, flip: bool = False, fill: float = 0.0) -> Augment:

@@ -44,6 +44,7 @@ class Recipe:
         pattern: Of ``PruningSchedule``, where it is neither single weights nor such blocks.
         ends: Whether the first and the last layer become ternary, too.
         bits: Of the inputs of all layers, which are rounded in training; None leaves them in float.
+        teacher: Arguments of ``Distillation`` from the float network of the same seed; None for none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Recipe:
     pattern: str | None = None
     ends: bool = False
     bits: int | None = None
+    teacher: dict[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
         """What is written beside a result, as plain values: everything but name and ``extras``."""
@@ -112,6 +114,13 @@ def _grouped(group: tuple[int, int], shares: tuple[float, ...]) -> list[Recipe]:
     return [Recipe(f"{name}-{100 * zeros:g}", "twn", {"factor": 0.0}, zeros, group=group) for zeros in shares]
 
 
+def _taught(of: str, weight: float, temperature: float = 2.0) -> Recipe:
+    """A recipe of TWN with scheduled zeros and a teacher: its share of the loss, and its temperature."""
+    name = f"twn-{of}-teacher-{weight:g}" + (f"-{temperature:g}" if temperature != 2 else "")
+    teacher = {"temperature": temperature, "weight": weight}
+    return Recipe(name, "twn", {"factor": 0.0}, float(of) / 100, teacher=teacher)
+
+
 def _entropy(strength: float) -> Callable[[], list[Callback]]:
     return lambda: [EntropyConstraint(strength, Schedule("linear", end=0.4))]
 
@@ -155,6 +164,11 @@ RECIPES: tuple[Recipe, ...] = (
     *_grouped((4, 1), (0.8, 0.9)),
     Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
     Recipe("twn-ends", ends=True),
+    _taught("90", 0.3),
+    _taught("90", 0.5),
+    _taught("90", 0.7),
+    _taught("90", 1.0),
+    _taught("90", 0.5, 4.0),
     Recipe("float-a8", None, bits=8),
     Recipe("twn-a8", bits=8),
     Recipe("twn-90-a8", "twn", {"factor": 0.0}, 0.9, bits=8),

@@ -15,36 +15,23 @@ from tern_lightning.functional.size import stored_bytes
 from tern_lightning.metrics import CodeEntropy, Operations, Sparsity
 from tern_lightning.nn.ternary_layers import ternary_layers
 
-SOFTNESS, SHARE = 2.0, 0.7
-"""Temperature of distillation, and the share of the loss that it gets."""
-
 
 class Learner(pl.LightningModule):
-    """Trains a network by labels and, where a batch has logits of a teacher, by those.
+    """Trains a network by labels.
 
-    The second loss is Kullback-Leibler divergence at a temperature: Hinton, Vinyals, Dean, "Distilling the Knowledge in
-    a Neural Network" (2015), section 2.
+    Args:
+        net: The network.
+        rate: Learning rate at its peak.
     """
 
-    def __init__(self, net: nn.Module, rate: float, teacher: nn.Module | None = None) -> None:
+    def __init__(self, net: nn.Module, rate: float) -> None:
         super().__init__()
         self.net, self.rate = net, rate
-        self.teacher = (teacher,)  # in a tuple it is no part of this module
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch ``(images, labels, soft)``; ``soft`` may have no columns."""
-        images, labels, soft = batch
-        logits = self.net(images).float()
-        loss = F.cross_entropy(logits, labels)
-        teacher = self.teacher[0]
-        if teacher is not None and soft.shape[1] == 0:
-            with torch.no_grad():
-                soft = teacher(images)
-        if soft.shape[1]:
-            target = F.log_softmax(soft.float() / SOFTNESS, 1)
-            distance = F.kl_div(F.log_softmax(logits / SOFTNESS, 1), target, reduction="batchmean", log_target=True)
-            loss = (1 - SHARE) * loss + SHARE * SOFTNESS**2 * distance
-        return loss
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch ``(images, labels)``."""
+        images, labels = batch
+        return F.cross_entropy(self.net(images).float(), labels)
 
     def configure_optimizers(self) -> Any:
         """AdamW; one cycle over the run."""

@@ -1,6 +1,13 @@
 """Pure math of ternary networks: weight in, :class:`~tern_lightning.ternary_tensor.TernaryTensor` or number out."""
 
 from tern_lightning.functional.absmean import absmean
+from tern_lightning.functional.distillation import (
+    attention_map,
+    attention_transfer,
+    hint,
+    output_distance,
+    soft_targets,
+)
 from tern_lightning.functional.ec2t import EntropyAssignment, ec2t, entropy_assignment, size_factor
 from tern_lightning.functional.frozen import frozen_levels
 from tern_lightning.functional.gradient import attach, straight_through
@@ -22,6 +29,8 @@ __all__ = [
     "absmean",
     "arenas",
     "attach",
+    "attention_map",
+    "attention_transfer",
     "code_entropy",
     "dead_zone_bias",
     "ec2t",
@@ -30,14 +39,17 @@ __all__ = [
     "frozen_levels",
     "gaussian_sparsity",
     "hestia_schedule",
+    "hint",
     "inverse_mills",
     "level_index",
     "nested_terms",
+    "output_distance",
     "residual_terms",
     "seq",
     "seq_gradient",
     "sherry",
     "size_factor",
+    "soft_targets",
     "soft_ternary",
     "sparsity",
     "straight_through",

@@ -13,6 +13,7 @@ from torch import nn
 
 from tern_lightning import (
     ActivationQuantization,
+    Distillation,
     EntropyConstraint,
     EntropyPruning,
     MultiLevelActivation,
@@ -33,6 +34,7 @@ FACTORS = {
     "constraint": [None, "clipping", "entropy pruning"],
     "pruning": [None, "element", "digit"],
     "activation": [None, "8 bits", "levels"],
+    "teacher": [None, "another network"],
     "average": [None, "before", "after"],
     "precision": ["32-true", "bf16-mixed"],
 }
@@ -56,7 +58,12 @@ def covering_rows():
 ROWS = covering_rows()
 
 
-def callbacks(method, constraint, pruning, activation, average, _):
+def another():
+    torch.manual_seed(5)
+    return Net()
+
+
+def callbacks(method, constraint, pruning, activation, teacher, average, _):
     ramp = Schedule("linear", 0.0, 0.5)
     own = [
         TernaryCallback(method, options=OPTIONS.get(method), start=1, freeze=3, bn_batches=2, verbose=False),
@@ -66,6 +73,7 @@ def callbacks(method, constraint, pruning, activation, average, _):
         PruningSchedule(0.6, schedule=ramp, every=2, pattern=pruning) if pruning else None,
         ActivationQuantization(observe_batches=3, learned=True) if activation == "8 bits" else None,
         MultiLevelActivation(2, learning_rate=0.01) if activation == "levels" else None,
+        Distillation(another(), weight=0.3, features=["hidden"]) if teacher else None,
     ]
     own = [one for one in own if one is not None]
     averaging = [EMAWeightAveraging(decay=0.7)] if average else []
@@ -111,7 +119,7 @@ SPLIT = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
 @pytest.mark.parametrize("method", FACTORS["method"])
 def test_two_processes_train_what_one_does(method, fit, make_net):
     # Ranges of 8-bit inputs are averages over processes, so that trained levels stand in for them.
-    row = (method, "clipping", "digit" if method == "multilevel" else "element", "levels", None, "32-true")
+    row = (method, "clipping", "digit" if method == "multilevel" else "element", "levels", None, None, "32-true")
     one, two = (make_net(NoNorm, optimizer="sgd", lr=0.01) for _ in range(2))
     fit(*callbacks(*row), net=one, loader=Shared, max_epochs=4)
     fit(*callbacks(*row), net=two, loader=Shared, max_epochs=4, **SPLIT)
@@ -123,7 +131,7 @@ def test_two_processes_train_what_one_does(method, fit, make_net):
         assert int(different.sum()) <= 0.01 * different.numel()
 
 
-@pytest.mark.parametrize("row", [("ec2t", "clipping", "element", "8 bits", "before", "bf16-mixed")])
+@pytest.mark.parametrize("row", [("ec2t", "clipping", "element", "8 bits", "another network", "before", "bf16-mixed")])
 def test_two_processes_are_resumed(row, fit, make_net, tmp_path):
     """The checkpoints at the end of an interrupted and of an uninterrupted run of two processes are equal."""
     ends = []
