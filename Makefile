@@ -1,4 +1,4 @@
-# Two commands do everything on a bare Python 3.10+: `make demo` and `make test`.
+# Two commands do everything on a bare Python 3.11+: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -9,7 +9,7 @@ COUNT ?= 3
 SEED ?= 0
 FUZZ ?= 1
 
-.PHONY: demo docs docs-links test fuzz test-search mutants test-arm lint types clean help
+.PHONY: demo dist docs docs-links test fuzz test-search mutants test-arm lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
@@ -19,13 +19,14 @@ help:
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make docs    the documentation site, in docs/_build/html; make docs-links asks whether links to other sites lead somewhere"
+	@echo "make dist    wheel and source distribution in dist/, checked, and the wheel tried alone"
 	@echo "make lint    ruff, spelling, pages made of measurements"
 	@echo "make types   mypy"
 	@echo "make clean   remove $(VENV), runs and caches"
 
 # Stamp files say what is installed; a change of pyproject.toml installs anew.
 $(VENV)/.venv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is `$(PYTHON) -V 2>&1`; Python 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is `$(PYTHON) -V 2>&1`; Python 3.11 or newer is needed (make PYTHON=...)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -71,6 +72,17 @@ docs: $(VENV)/.docs
 
 docs-links: $(VENV)/.docs
 	$(RUN) -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
+# The wheel has to be of use where nothing is installed but numpy, as on a board.
+dist: $(VENV)/.dev
+	rm -rf dist build
+	$(PIP) install --quiet build twine
+	$(RUN) -m build --outdir dist . >/dev/null
+	$(RUN) -m twine check --strict dist/*
+	$(PYTHON) -m venv dist/alone
+	dist/alone/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	cd dist && for name in export bench board inspect; do alone/bin/tern-$$name --version || exit 1; done
+	rm -rf dist/alone
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tern_lightning
 import tvm_schedules
+from tvm_schedules.errors import install_hint, missing_explained
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "torchmetrics", "tvm", "onnx", "onnxruntime", "onnxscript", "matplotlib", "sklearn")
@@ -75,6 +77,56 @@ def test_compiling_imports_nothing_of_the_training_half() -> None:
     assert not found & set(TRAINING)
 
 
+def test_a_file_is_exported_without_torch(tmp_path: Path) -> None:
+    """The extra ``tvm`` brings what ``tern-export model.onnx --samples`` needs, and that is not torch."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("tvm")
+    one = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 22]> one (float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }'
+    )
+    onnx.save(one, tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 4), np.float32))
+    arguments = [str(tmp_path / "model.onnx"), "--samples", str(tmp_path / "x.npz"), "--output", str(tmp_path / "out")]
+    found = imported(f"from tern_lightning.cli.export import main; assert main({arguments}) == 0")
+    assert "onnx" in found
+    assert not found & (set(TRAINING) - {"tern_lightning"})
+    assert tvm_schedules.load(tmp_path / "out")(np.array([[-1, 2, -3, 4]], np.float32)).tolist() == [[0, 2, 0, 4]]
+    assert "tern-lightning[board]" in told(
+        f"import tvm_schedules; tvm_schedules.load({str(tmp_path / 'out')!r})", "tvm"
+    )
+
+
+def told(code: str, missing: str) -> str:
+    """What a fresh interpreter says at the end of ``code`` that cannot be run without a package."""
+    code = f"import sys; sys.modules[{missing!r}] = None; {code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "extra"),
+    [
+        ("onnx", "import tvm_schedules; tvm_schedules.build('model.onnx', output='out')", "tvm"),
+        ("torch", "import tern_lightning; tern_lightning.export(None, 'out')", "export"),
+        ("torch", "from tern_lightning import ternarize", "train"),
+    ],
+)
+def test_what_brings_a_missing_package_is_told(missing: str, code: str, extra: str) -> None:
+    assert told(code, missing).endswith(
+        f"the package {missing!r} is missing; install it with: pip install 'tern-lightning[{extra}]'"
+    )
+
+
+def test_the_error_of_another_package_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"^x$"), missing_explained():
+        raise ModuleNotFoundError("x", name="of_the_user.torch")
+    error = ModuleNotFoundError("x", name="onnxruntime")
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    assert "Python 3.11 or newer" in install_hint(error)
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0))
+    assert "tern-lightning[tvm]" in install_hint(error)
+
+
 @pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])
 def test_packages_are_typed(package: str) -> None:
     assert Path(str(importlib.import_module(package).__file__)).with_name("py.typed").is_file()
@@ -97,6 +149,7 @@ def test_both_packages_have_the_version_of_pyproject() -> None:
     stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert stated is not None
     assert tern_lightning.__version__ == tvm_schedules.__version__ == stated[1]
+    assert re.search(rf"^## \[{stated[1]}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("package", ["tern_lightning", "tvm_schedules"])

@@ -5,6 +5,10 @@ All derive from :class:`TernError`, so that a command line catches one class and
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 
 class TernError(Exception):
     """Base class: something about the input, the machine or the artifact is not as it has to be."""
@@ -70,15 +74,45 @@ class TunerError(TernError, RuntimeError):
     """A tuning database that cannot be used, or no device to measure on."""
 
 
-EXTRAS = {"torch": "train", "lightning": "train", "torchmetrics": "train", "onnxscript": "onnx", "rich": "bench"}
+EXTRAS = {
+    **dict.fromkeys(("torch", "lightning", "torchmetrics"), "train"),
+    **dict.fromkeys(("tvm", "tvm_ffi", "onnx", "onnxruntime"), "tvm"),
+    "onnxscript": "onnx",
+    "rich": "bench",
+}
+"""The extra of this package that brings each package."""
 
 
-def install_hint(error: ModuleNotFoundError) -> str:
+def install_hint(error: ModuleNotFoundError, extra: str | None = None) -> str:
     """Says which package is missing and which extra brings it.
 
+    Args:
+        error: Of the import.
+        extra: What to install where the package alone is not enough; None is the extra that brings it.
+
     >>> install_hint(ModuleNotFoundError("No module named 'tvm'", name="tvm"))
-    "the package 'tvm' is missing; install it with: pip install 'tern-lightning[export]'"
+    "the package 'tvm' is missing; install it with: pip install 'tern-lightning[tvm]'"
     """
     package = (error.name or "?").partition(".")[0]
-    extra = EXTRAS.get(package, "export")
+    if package == "onnxruntime" and sys.version_info < (3, 11):
+        return "exports need onnxruntime 1.24, which Python 3.10 does not have: export with Python 3.11 or newer"
+    extra = extra or EXTRAS.get(package, "export")
     return f"the package {package!r} is missing; install it with: pip install 'tern-lightning[{extra}]'"
+
+
+@contextlib.contextmanager
+def missing_explained(extra: str | None = None) -> Iterator[None]:
+    """Adds to the error about a package that is not installed what to install; also a decorator.
+
+    Args:
+        extra: See :func:`install_hint`.
+
+    Raises:
+        ModuleNotFoundError: The block raised it; a module of the user's own stays as it was.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        raise ModuleNotFoundError(install_hint(error, extra), name=error.name) from error

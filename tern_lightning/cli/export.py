@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         # A module of the user that imports something missing says so itself; the hint is for what we import.
         missing = isinstance(error, ModuleNotFoundError) and error.name in OWN_EXTRAS
-        text = install_hint(error) if missing else one_line(error)  # type: ignore[arg-type]
+        extra = "tvm" if options.source.suffix == ".onnx" else "export"
+        text = install_hint(error, extra) if missing else one_line(error)  # type: ignore[arg-type]
         print(f"error: {printable(text)}", file=sys.stderr)
         return 1
     return 0

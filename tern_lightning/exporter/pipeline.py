@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tern_lightning.exporter.options import ExportOptions, keywords_of
+from tvm_schedules.errors import missing_explained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +76,8 @@ def export(module: nn.Module, output: str | os.PathLike[str], options: ExportOpt
         result = tern_lightning.export(net, "out/", target="pi4", samples=images)
         print(result.network.drift)
     """
-    return export_with(module, output, options)
+    with missing_explained("export"):
+        return export_with(module, output, options)
 
 
 def export_with(module: nn.Module, output: str | os.PathLike[str], options: ExportOptions) -> ExportResult:

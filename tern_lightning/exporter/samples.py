@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from tern_lightning.exporter.errors import ExportError
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import read_arrays, reason
+
+if TYPE_CHECKING:  # samples of an ONNX file are read where torch is not installed
+    from torch import nn
 
 Array = NDArray[np.generic]
 Batch = tuple[Array, ...]
@@ -96,7 +97,7 @@ def _arrays(samples: Any) -> Batch:
     items = samples if isinstance(samples, tuple | list) else (samples,)
     arrays = []
     for item in items:
-        array = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+        array = item.detach().cpu().numpy() if hasattr(item, "detach") else item  # a tensor
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
             raise ExportError(f"samples must be arrays or tensors of numbers, got {type(item).__name__}")
         arrays.append(array.astype(np.float32) if array.dtype.kind == "f" else array)
@@ -116,6 +117,8 @@ def _cut(arrays: Batch, size: int | None) -> list[Batch]:
 
 
 def _random_batches(shapes: Sequence[tuple[int, ...]], seed: int, count: int = 8) -> list[Batch]:
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return [tuple(torch.randn(shape, generator=generator).numpy() for shape in shapes) for _ in range(count)]
 

@@ -17,7 +17,7 @@ from tvm_schedules.artifact.process import compiler, prepare
 from tvm_schedules.artifact.samples import write_runs
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Say, quiet
-from tvm_schedules.errors import ModelError, TunerError
+from tvm_schedules.errors import ModelError, TunerError, missing_explained
 from tvm_schedules.frontend import onnx_model
 from tvm_schedules.frontend.onnx_file import read_model
 from tvm_schedules.runtime.model import Model
@@ -72,6 +72,7 @@ class Artifact:
         return load(self.path, threads=threads)
 
 
+@missing_explained()
 def build(
     model: str | os.PathLike[str] | bytes | Any,
     output: str | os.PathLike[str],

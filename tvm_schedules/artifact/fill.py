@@ -99,6 +99,8 @@ def fill(
     say(f"reference: {len(runs)} runs with onnxruntime")
     try:
         expected = reference_outputs(model, runs)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {str(error).strip().splitlines()[0]}") from error
     started = time.perf_counter()

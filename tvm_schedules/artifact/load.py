@@ -14,7 +14,7 @@ from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Stored
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
-from tvm_schedules.errors import ArtifactError, TernError
+from tvm_schedules.errors import ArtifactError, TernError, missing_explained
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.runtime.samples import batch_size
@@ -53,6 +53,7 @@ def constants_of(folder: Path, plan: Plan, content: bytes | None = None) -> Arra
         return expand(constants, plan.constant_bytes, arrays)
 
 
+@missing_explained("board")
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
     """Load an artifact and make it ready to run; one for a graphics processor is put on this machine's.
 

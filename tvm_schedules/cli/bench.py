@@ -93,10 +93,7 @@ def _main(options: argparse.Namespace) -> int:
     from tvm_schedules.bench.crowded import crowded
     from tvm_schedules.bench.measure import bench
 
-    try:
-        log = make_console(stderr=True, soft_wrap=True)
-    except ImportError:
-        raise BenchError("rich is not installed; install it with: pip install rich") from None
+    log = make_console(stderr=True, soft_wrap=True)
     request = _request(options)
     addresses = _addresses(options)
     if options.crowded is not None and (addresses or options.csv or options.plot or options.threads != [1]):
