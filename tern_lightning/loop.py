@@ -15,6 +15,7 @@ from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, weight_of
 from tern_lightning.nn.learned_input import write_learned_inputs
+from tern_lightning.nn.recurrent_weights import PARTS, named_layers
 from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
 from tern_lightning.nn.swap import make_plain, swap_all
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
@@ -189,12 +190,13 @@ def to_plain(module: M, activations: bool = True) -> M:
     make_plain(twin)
     if activations:
         write_learned_inputs(twin)
-    for layer in twin.modules():
+    for _, layer in list(named_layers(twin)):
         if hasattr(type(layer), "_jit_is_scripting"):
             # torch.jit asks for every property; LightningModule's raises where there is no Trainer, but for this.
             layer.__dict__["_jit_is_scripting"] = True
         apply_mask(layer)
         layer.__dict__.pop(MASK_ATTRIBUTE, None)
+        layer.__dict__.pop(PARTS, None)
         hooks = layer._forward_pre_hooks
         for key, hook in list(hooks.items()):
             if isinstance(hook, InputFakeQuantizer):

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tern_lightning.nn.layer_types import channel_axis, find_bias, find_weight, kind_names
+from tern_lightning.nn.layer_types import channel_axis, find_bias, find_weight, kind_names, type_names
+from tern_lightning.nn.recurrent_weights import RecurrentWeight, named_layers, weights_of
 from tern_lightning.nn.survey import Survey, is_unreal, survey
 from tern_lightning.quantizers import Quantizer, get_quantizer
 
@@ -59,12 +60,13 @@ class Rule:
             raise ValueError(f"options of a rule need a method, got {self.options} with method None")
 
     def matches(self, path: str, module: nn.Module) -> bool:
-        """Whether the rule applies to ``module`` at ``path``."""
-        if self.type is not None and self.type not in (base.__name__ for base in type(module).__mro__):
+        """Whether the rule applies to ``module`` at ``path``; one for a recurrent module does to its weights."""
+        if self.type is not None and self.type not in type_names(module):
             return False
+        paths = [path, path.rpartition(".")[0]] if isinstance(module, RecurrentWeight) else [path]
         if self.name.startswith("re:"):
-            return re.fullmatch(self.name[3:], path) is not None
-        return fnmatch.fnmatchcase(path, self.name)
+            return any(re.fullmatch(self.name[3:], one) is not None for one in paths)
+        return any(fnmatch.fnmatchcase(one, self.name) for one in paths)
 
 
 @dataclass(frozen=True)
@@ -241,9 +243,9 @@ def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles
 def _settle_ties(model: nn.Module, decisions: list[Decision]) -> list[Decision]:
     """Leave a weight float that several modules share unless all of them use it in the same ternary form."""
     owners: dict[int, list[str]] = {}
-    for path, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
+    for path, module in named_layers(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and name not in weights_of(module):
                 owners.setdefault(id(parameter), []).append(path)
     by_path = {d.path: d for d in decisions}
     settled = []

@@ -22,6 +22,7 @@ from tern_lightning.callbacks._state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_of, weight_of
+from tern_lightning.nn.recurrent_weights import layer_at, named_layers
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.nn.weight_mask import apply_mask, mask_of, prune, share_mask, weight_mask
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -308,7 +309,7 @@ def choose_digits(targets: Sequence[Target], amount: float) -> dict[str, Tensor]
 def _targets(trainer: pl.Trainer, model: nn.Module, chosen: dict[str, nn.Module]) -> dict[str, Target]:
     """One target for every weight, with all layers of the model and of averaged copies that have it."""
     by_weight: dict[int, Target] = {}
-    for path, layer in model.named_modules(remove_duplicate=False):
+    for path, layer in named_layers(model, remove_duplicate=False):
         weight = find_weight(layer)
         if weight is not None and kind_of(layer) is not None:
             known = by_weight.setdefault(id(weight), Target(path, layer))
@@ -321,7 +322,7 @@ def _targets(trainer: pl.Trainer, model: nn.Module, chosen: dict[str, nn.Module]
         if any(target is other for other in found.values()):
             continue
         target.path, found[path] = path, target
-        target.others += [root.get_submodule(path) for root in copies.values()]
+        target.others += [layer_at(root, path) for root in copies.values()]
         share_mask(weight_mask(target.layer), target.others)
         for member in target.others:
             state = member.__dict__.get("_ternary_state")

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from tern_lightning.nn.layer_types import find_bias, find_weight, weight_of
+from tern_lightning.nn.recurrent_weights import named_layers
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.rules import Decision
 
@@ -40,7 +41,7 @@ def find_copies(trainer: pl.Trainer, layers: Mapping[str, nn.Module]) -> dict[st
 
 
 def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
-    modules = dict(root.named_modules())
+    modules = dict(named_layers(root))
     for path, layer in layers.items():
         other = modules.get(path)
         weight = None if other is None or other is layer else find_weight(other)

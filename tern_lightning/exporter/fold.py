@@ -30,7 +30,7 @@ def fold_batch_norms(network: Network) -> None:
 def _following_norm(layer: Layer) -> ir.Node | None:
     node = layer.node
     output = node.outputs[0]
-    if node.op_type == "MatMul" or output.is_graph_output() or len(output.uses()) != 1:
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or output.is_graph_output() or len(output.uses()) != 1:
         return None
     if node.op_type == "ConvTranspose" and layer.groups > 1:
         return None

@@ -17,7 +17,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass
 class Layer:
-    """One use of a weight by a Conv, ConvTranspose, Gemm or MatMul node.
+    """One use of a weight by a Conv, ConvTranspose, Gemm, MatMul or recurrent node.
 
     Attributes:
         path: Module path, such as ``layer1.0.conv1``.
@@ -27,6 +27,7 @@ class Layer:
         groups: Groups of a convolution.
         ternary: The ternary form of the weight, or None for a dense one.
         parameter: Name of the module's parameter; equal for layers that share one.
+        title: What the node shall be called where it has several weights; else it is called as the layer.
     """
 
     path: str
@@ -36,12 +37,13 @@ class Layer:
     groups: int
     parameter: str
     ternary: TernaryTensor | None = None
+    title: str | None = None
 
     @property
     def node(self) -> ir.Node:
         """The node that multiplies by the weight."""
         (user,) = self.port.consumers()
-        if user.op_type == "Transpose":
+        if user.op_type in ("Transpose", "Concat"):
             (user,) = user.outputs[0].consumers()
         return user
 

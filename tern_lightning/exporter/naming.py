@@ -18,7 +18,7 @@ def name_network(network: Network) -> None:
     graph = network.graph
     RemoveUnusedNodesPass()(network.model)
     _split_outputs(graph)
-    paths = {id(layer.node): layer.path for layer in network.layers}
+    paths = {id(layer.node): layer.title or layer.path for layer in network.layers}
     taken = {str(value.name) for value in graph.inputs} | {f"output_{i}" for i in range(len(graph.outputs))}
     for node in graph:
         base = paths.get(id(node)) or _node_name(node)

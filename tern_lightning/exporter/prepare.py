@@ -12,6 +12,7 @@ from tern_lightning.nn.activation_quantizer import remove_fake_quantizers
 from tern_lightning.nn.copies import fix_normalized_weights, independent_copy
 from tern_lightning.nn.layer_types import channel_axis, find_weight, weight_layers, weight_of
 from tern_lightning.nn.learned_input import write_learned_inputs
+from tern_lightning.nn.recurrent_weights import layer_at
 from tern_lightning.nn.swap import make_plain
 from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -79,7 +80,7 @@ def reference_copy(module: nn.Module, quantized: bool = False) -> nn.Module:
         make_plain(twin)
     twin = twin.to("cpu").float().eval()
     for path, weight in narrow.items():
-        weight_of(twin.get_submodule(path)).data = weight.dequantize().cpu()
+        weight_of(layer_at(twin, path)).data = weight.dequantize().cpu()
     fix_normalized_weights(twin)
     return twin
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from tern_lightning.exporter.errors import ExportError
 from tern_lightning.exporter.graph import Layer, Network, add_constant, attribute, constant, join, module_path
 from tern_lightning.exporter.prepare import from_values
+from tern_lightning.exporter.recurrent import as_placeholders, expand
 from tern_lightning.exporter.slices import rows_of, split_constants
 from tern_lightning.nn.layer_types import weight_layers, weight_name
+from tern_lightning.nn.recurrent_weights import RecurrentWeight
 from tern_lightning.ternary_tensor import TernaryTensor
 
 OPSET = 25  # the first with INT2
@@ -43,7 +45,7 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], ternary: Mapping[str, Ter
     model = _export(module, args)
     names = _Names(module)
     by_parameter = {names.aliases[names.weights[path]]: weight for path, weight in ternary.items()}
-    network = Network(model)
+    network = Network(model, expand(model.graph, names.aliases, names.owners, by_parameter))
     for node in list(model.graph):
         layer = _cut_weight(model.graph, node, len(network.layers), names, by_parameter)
         if layer is not None:
@@ -65,10 +67,12 @@ def _export(module: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
         shapes = ", ".join(str(list(arg.shape)) for arg in args)
         raise ExportError(f"{type(module).__name__}.forward fails on inputs of shape {shapes}: {error}") from error
     try:
-        with _quiet(), _no_fast_path():
+        with _quiet(), _no_fast_path(), as_placeholders(module):
             program = torch.onnx.export(
                 module, args, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, external_data=False
             )
+    except ExportError:
+        raise
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"torch.onnx cannot trace {type(module).__name__}: {reason}") from error
@@ -91,7 +95,10 @@ class _Names:
         self.aliases = {
             name: first.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)
         } | {name: name for name, _ in module.named_buffers(remove_duplicate=False)}
-        self.weights = {path: join(path, weight_name(layer)) for path, layer in weight_layers(module)}
+        self.weights = {
+            path: path if isinstance(layer, RecurrentWeight) else join(path, weight_name(layer))
+            for path, layer in weight_layers(module)
+        }
         self.owners = {name: path for path, name in self.weights.items()}
 
     def path(self, node: ir.Node, parameter: str) -> str:
@@ -174,12 +181,15 @@ def _cut_anonymous(network: Network, names: _Names, ternary: Mapping[str, Ternar
         network.layers.append(Layer(path, port, array, 0, 1, parameter, own or from_values(torch.from_numpy(array), 0)))
 
 
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+
+
 def _settle(graph: ir.Graph, layer: Layer) -> bool:
     """Whether the weight still has its one product after folding; if not, what is left of it becomes a constant."""
     users = layer.port.consumers()
-    if len(users) == 1 and users[0].op_type == "Transpose":
+    if len(users) == 1 and users[0].op_type in ("Transpose", "Concat"):
         users = users[0].outputs[0].consumers()
-    if len(users) == 1 and users[0].op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if len(users) == 1 and users[0].op_type in _PRODUCTS:
         return True
     if layer.port.uses():
         layer.port.replace_all_uses_with(add_constant(graph, layer.parameter, layer.weight))

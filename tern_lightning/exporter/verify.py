@@ -19,6 +19,7 @@ from tern_lightning.exporter.errors import ExportError, VerificationError
 from tern_lightning.exporter.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
 from tern_lightning.nn.activation_quantizer import ActivationRange
 from tern_lightning.nn.layer_types import find_weight
+from tern_lightning.nn.recurrent_weights import named_layers
 
 NOISE = 2.0
 """How far a rounded tensor may be from torch's, in units of what rounding adds to it: uniform noise of a step's width.
@@ -241,7 +242,7 @@ def round_weights(module: nn.Module, dense: Mapping[str, int]) -> nn.Module:
     """Return a copy of a plain module whose dense weights are rounded as INT8 in the exported network."""
     twin = copy.deepcopy(module)
     done: set[int] = set()
-    for path, layer in twin.named_modules(remove_duplicate=False):
+    for path, layer in named_layers(twin, remove_duplicate=False):
         weight = find_weight(layer)
         if path in dense and weight is not None and id(weight) not in done:
             done.add(id(weight))

@@ -43,7 +43,8 @@ def write_weights(network: Network, dense: DenseWeights) -> None:
     """
     store = _Store(network.graph)
     for layer in network.layers:
-        node, name = layer.port.consumers()[0], str(layer.node.name)
+        node = layer.port.consumers()[0]
+        name = layer.path if layer.title else str(layer.node.name)
         if layer.ternary is not None:
             value = _write_ternary(store, name, layer.ternary, node)
         elif dense == "int8":

@@ -198,6 +198,8 @@ def _quantize(
 def _parameter_axis(layer: Layer, module: nn.Module) -> int:
     """Axis of the output channels in the module's own parameter; the graph may hold inputs by outputs turned."""
     found = dict(module.named_parameters(remove_duplicate=False)).get(layer.parameter)
+    if found is not None and found.ndim < layer.weight.ndim:
+        return layer.axis - 1  # of a recurrent layer, whose weight has an axis of one direction in front
     if found is None or layer.weight.ndim != 2:
         return layer.axis
     own = found.detach().cpu().numpy()

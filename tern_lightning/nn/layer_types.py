@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from tern_lightning.nn.recurrent_weights import RecurrentWeight, named_layers
+
 
 @dataclass(frozen=True)
 class LayerKind:
@@ -45,6 +47,7 @@ _KINDS: dict[type[nn.Module] | str, LayerKind] = {
     nn.ConvTranspose2d: _TRANSPOSED,
     nn.ConvTranspose3d: _TRANSPOSED,
     nn.MultiheadAttention: LayerKind("in_proj_weight", "in_proj_bias", borrowed=("out_proj",), one_input=False),
+    RecurrentWeight: LayerKind(bias=None, one_input=False),
     # By name, so that nothing is imported that a network does not use.
     "transformers.pytorch_utils.Conv1D": LayerKind(channel_axis=1),
     "torch_geometric.nn.dense.linear.Linear": LayerKind(),
@@ -61,8 +64,9 @@ def register_layer(
     """Make a layer type known, so that layers of it can be ternary, pruned, rounded and exported like convolutions.
 
     Its forward must read the weight as an attribute of the layer (``self.weight``). Subclasses are known too. Known
-    from the start are the linear and convolution layers and ``MultiheadAttention`` of torch, ``Conv1D`` of transformers
-    and ``Linear`` of torch_geometric.
+    from the start are the linear and convolution layers, ``MultiheadAttention``, ``LSTM``, ``GRU`` and ``RNN`` of torch
+    (each of their weights is a layer, whose path is the parameter's name), ``Conv1D`` of transformers and ``Linear`` of
+    torch_geometric.
 
     Args:
         type: The class, or its full name (``package.module.Class``), which needs no import.
@@ -115,8 +119,19 @@ def kind_of_type(type: type[nn.Module]) -> LayerKind | None:
 
 def kind_names() -> list[str]:
     """Class names of the known types."""
-    names = (kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__ for kind in _KINDS)
+    names: list[str] = []
+    for kind in _KINDS:
+        if kind is RecurrentWeight:
+            names += ["LSTM", "GRU", "RNN"]
+        else:
+            names.append(kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__)
     return list(dict.fromkeys(names))
+
+
+def type_names(layer: nn.Module) -> list[str]:
+    """Names of a layer's class and its base classes; of a recurrent module's weight, those of the module."""
+    named = layer.owner if isinstance(layer, RecurrentWeight) else layer
+    return [base.__name__ for base in _CLASS(named).__mro__]
 
 
 def weight_name(module: nn.Module) -> str:
@@ -153,6 +168,6 @@ def channel_axis(module: nn.Module) -> int:
 
 def weight_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield ``(path, layer)`` of every layer of a known type, a shared layer once for each of its paths."""
-    for path, layer in module.named_modules(remove_duplicate=False):
+    for path, layer in named_layers(module, remove_duplicate=False):
         if kind_of(layer) is not None:
             yield path, layer

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tern_lightning.functional.operations import OperationCount, count_operations
 from tern_lightning.nn.layer_types import channel_axis, find_bias, kind_of, weight_of
+from tern_lightning.nn.recurrent_weights import weights_of
 from tern_lightning.nn.ternary_layers import effective_weight, is_ternary
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -18,7 +19,8 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
     """Count the operations of every convolution and linear layer of a network for one sample, by path.
 
     Those of an nn.MultiheadAttention are the products with its four weights (``out_proj`` by its own path), not those
-    of queries with keys and of weights with values.
+    of queries with keys and of weights with values. Those of recurrent modules are the products with their weights in
+    all steps, each by the weight's own path.
 
     Args:
         module: The network; ternary layers count as such.
@@ -29,6 +31,8 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
     for path, layer in module.named_modules():
         if isinstance(layer, nn.MultiheadAttention):
             handles.append(layer.register_forward_hook(_AttentionCount(path, found), with_kwargs=True))
+        if isinstance(layer, nn.RNNBase):
+            handles.append(layer.register_forward_hook(_RecurrentCount(path, found)))
         kind = kind_of(layer)
         if kind is None or not kind.one_input:
             continue
@@ -49,6 +53,22 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
         for handle in handles:
             handle.remove()
     return found
+
+
+class _RecurrentCount:
+    """Forward hook of a recurrent module that adds the operations of its weights."""
+
+    def __init__(self, path: str, found: dict[str, OperationCount]) -> None:
+        self.path, self.found = path, found
+
+    def __call__(self, module: nn.RNNBase, args: Any, output: Any) -> None:
+        if not isinstance(args[0], Tensor):
+            return  # sequences of several lengths have no number of steps
+        steps = _tokens(args[0], module.batch_first)
+        for name, layer in weights_of(module).items():
+            path = f"{self.path}.{name}".lstrip(".")
+            here = count_operations(_weight_now(layer), steps, module.bias and not name.startswith("weight_hr"))
+            self.found[path] = self.found[path] + here if path in self.found else here
 
 
 def _weight_now(layer: nn.Module) -> Tensor | TernaryTensor:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_of, weight_name, weight_of
+from tern_lightning.nn.recurrent_weights import named_layers
 
 HALVES = ("encoder", "decoder")
 """Names of two modules side by side that are a network each."""
@@ -100,7 +101,7 @@ def is_unreal(module: nn.Module) -> bool:
 
 def outside_metrics(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """All named modules that are not part of a metric, whose networks belong to nobody's training."""
-    named = list(model.named_modules())
+    named = list(named_layers(model))
     loaded = sys.modules.get("torchmetrics")  # where it is not, no module is a metric
     inside = tuple(f"{path}." for path, module in named if loaded is not None and isinstance(module, loaded.Metric))
     return [(path, module) for path, module in named if not path.startswith(inside)]
@@ -261,7 +262,7 @@ class FloatGroup:
 def other_parameters(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[FloatGroup]:
     """Parameters of two and more axes that are not among ``weights``, by the type of their module, the largest first.
 
-    These are above all embeddings, recurrent layers, and parameters that modules multiply by themselves. Vectors
+    These are above all embeddings, and parameters that modules multiply by themselves. Vectors
     (biases, scales of normalization) are not among them.
     """
     known = {id(weight) for weight in weights}

@@ -9,6 +9,8 @@ from torch import nn
 
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import find_bias, kind_of, weight_of
+from tern_lightning.nn.recurrent_layers import fit_class
+from tern_lightning.nn.recurrent_weights import layer_at
 from tern_lightning.nn.ternary_layers import (
     TernaryLayer,
     effective_bias,
@@ -46,7 +48,7 @@ def swap_all(root: nn.Module, states: Mapping[str, LayerState]) -> dict[str, Ter
     for path, layer in list(swapped_layers(root)):
         if path not in states:
             unswap(layer)
-    swapped = {path: swap(root.get_submodule(path), own) for path, own in states.items()}
+    swapped = {path: swap(layer_at(root, path), own) for path, own in states.items()}
     lend(root)
     return swapped
 
@@ -72,8 +74,11 @@ def make_plain(root: nn.Module) -> None:
 def lend(root: nn.Module) -> None:
     """Let layers that read the weight of a child without calling it (nn.MultiheadAttention) find the ternary one.
 
+    Recurrent modules, which have several weights, find theirs too.
+
     To be called after layers of ``root`` have been swapped or given their class back.
     """
+    fit_class(root)
     for owner in root.modules():
         for key in [key for key, hook in owner._forward_pre_hooks.items() if hook is _lend]:
             del owner._forward_pre_hooks[key]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import LayerKind, find_bias, kind_of_type, weight_of
+from tern_lightning.nn.recurrent_weights import named_layers
 from tern_lightning.nn.tracing import as_constant
 from tern_lightning.nn.weight_mask import mask_of
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -120,9 +121,13 @@ class TernaryLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         kind = self._ternary_kind
         if prefix + kind.weight in state_dict:
-            self._ternary_loaded = True
-            if self._ternary_state.running:
-                take_in(self, kind.bias is not None and prefix + kind.bias in state_dict)
+            self._ternary_was_loaded(kind.bias is not None and prefix + kind.bias in state_dict)
+
+    def _ternary_was_loaded(self, with_bias: bool) -> None:
+        """What a weight, or a weight and a bias, that came from a ``state_dict`` mean for the layer."""
+        self._ternary_loaded = True
+        if self._ternary_state.running:
+            take_in(self, with_bias)
 
     def _as_loaded(self) -> bool:
         """Whether the weight is used as it was loaded."""
@@ -165,7 +170,7 @@ def ternary_class(base: type[nn.Module]) -> type[TernaryLayer]:
 
 def swapped_layers(module: nn.Module) -> Iterator[tuple[str, TernaryLayer]]:
     """All layers that :func:`tern_lightning.nn.swap.swap` has changed, with their paths."""
-    return ((path, layer) for path, layer in module.named_modules() if isinstance(layer, TernaryLayer))
+    return ((path, layer) for path, layer in named_layers(module) if isinstance(layer, TernaryLayer))
 
 
 def ternary_layers(module: nn.Module) -> dict[str, TernaryLayer]:

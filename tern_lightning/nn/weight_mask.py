@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.nn.layer_types import find_weight, weight_of
+from tern_lightning.nn.recurrent_weights import named_layers
 
 MASK_ATTRIBUTE = "_weight_mask"
 
@@ -112,7 +113,7 @@ def mask_of(layer: nn.Module) -> Tensor | None:
 
 def masks(module: nn.Module) -> dict[str, Tensor]:
     """The masks of all layers that have pruned weights, by module path."""
-    found = ((path, mask_of(layer)) for path, layer in module.named_modules())
+    found = ((path, mask_of(layer)) for path, layer in named_layers(module))
     return {path: keep for path, keep in found if keep is not None}
 
 
