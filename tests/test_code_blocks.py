@@ -20,7 +20,7 @@ from sybil import Document, Example, Region, Sybil  # noqa: E402
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser  # noqa: E402
 
 from tern_lightning.cli.arguments import make_parser  # noqa: E402
-from tvm_schedules.cli import bench, board, inspect, suite  # noqa: E402
+from tvm_schedules.cli import bench, board, inspect, report, suite  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 MADE = {".venv", ".git", "runs", "_build", "generated"}
@@ -31,9 +31,10 @@ PARSERS = {
     "tern-bench": bench.parser,
     "tern-board": board.parser,
     "tern-inspect": inspect.parser,
+    "tern-report": report.parser,
 }
-LINE = re.compile(r"^(?: {4}|)(?:\w+\$ )?(tern-(?:export|bench|board|inspect) [^\n#]*)", re.MULTILINE)
-MENTION = re.compile(r"`(tern-(?:export|bench|board|inspect)) ([^`\n]*--[^`\n]*)`")
+LINE = re.compile(r"^(?: {4}|)(?:\w+\$ )?(tern-(?:export|bench|board|inspect|report) [^\n#]*)", re.MULTILINE)
+MENTION = re.compile(r"`(tern-(?:export|bench|board|inspect|report)) ([^`\n]*--[^`\n]*)`")
 
 
 def options_of(name: str) -> set[str]:

@@ -3,6 +3,7 @@
 from tern_lightning.callbacks.activation_quantization import ActivationQuantization as ActivationQuantization
 from tern_lightning.callbacks.bcgd import BCGD as BCGD
 from tern_lightning.callbacks.coarse_activation import CoarseActivation as CoarseActivation
+from tern_lightning.callbacks.compression_report import CompressionReport as CompressionReport
 from tern_lightning.callbacks.distillation import Distillation as Distillation
 from tern_lightning.callbacks.entropy import EntropyConstraint as EntropyConstraint
 from tern_lightning.callbacks.entropy import EntropyPruning as EntropyPruning

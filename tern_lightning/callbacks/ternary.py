@@ -216,7 +216,7 @@ class TernaryCallback(pl.Callback):
             self._follow_schedule(trainer, batch_idx)
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
-            self._codes = {one.path: one.ternary.codes for one in self._reports(compare=False)}
+            self._codes = {one.path: one.ternary.codes for one in self.reports(compare=False)}
         first_pass(trainer, pl_module, batch, batch_idx, self._layers, self._scalars)
 
     @override
@@ -238,16 +238,16 @@ class TernaryCallback(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._layers:
-            whole = report.totals(self._reports(compare=False))
+            whole = report.totals(self.reports(compare=False))
             values = {f"ternary/{k}": v for k, v in whole.items()}
             log_values(trainer, pl_module, values, logger=False, sync_dist=True)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         report.check_finite(self._layers, trainer.global_step)
-        report.warn_of_empty(self._reports(compare=False), self._empty, trainer.global_step)
+        report.warn_of_empty(self.reports(compare=False), self._empty, trainer.global_step)
         if self._layers:
-            log_values(trainer, pl_module, report.log_values(self._reports()), sync_dist=True)
+            log_values(trainer, pl_module, report.log_values(self.reports()), sync_dist=True)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -268,7 +268,7 @@ class TernaryCallback(pl.Callback):
         if self.verbose and self._layers:
             now = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-            report.print_summary(self._reports(), now, parameters)
+            report.print_summary(self.reports(), now, parameters)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -392,5 +392,6 @@ class TernaryCallback(pl.Callback):
         for layer in self._layers.values():
             layer._ternary_state.phase = phase
 
-    def _reports(self, compare: bool = True) -> list[report.LayerReport]:
+    def reports(self, compare: bool = True) -> list[report.LayerReport]:
+        """One for every ternary layer, compared with the codes at the epoch's begin unless told otherwise."""
         return report.layer_reports(self._layers, self._codes if compare else {})

@@ -161,6 +161,11 @@ def quantizer_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def quantizer_name(quantizer: Quantizer) -> str:
+    """The name of a quantizer's method, or of its class where that is not registered."""
+    return next((name for name, cls in _REGISTRY.items() if cls is type(quantizer)), type(quantizer).__name__)
+
+
 def get_quantizer(name: str, **options: Any) -> Quantizer:
     """Build a quantizer by the name of its method.
 

@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.fuzz import readers, run, training_readers  # noqa: F401 - they fill the list
+from tests.fuzz import readers, report_readers, run, training_readers  # noqa: F401 - they fill the list
 from tests.fuzz.registry import CASES
 
 SHARE = 240.0

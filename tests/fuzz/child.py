@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz import readers, training_readers  # noqa: F401 - they fill the list
+from tests.fuzz import readers, report_readers, training_readers  # noqa: F401 - they fill the list
 from tests.fuzz.registry import READERS, Reader
 
 

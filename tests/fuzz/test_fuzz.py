@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz import mutate, readers, registry, run, training_readers
+from tests.fuzz import mutate, readers, registry, report_readers, run, training_readers
 from tests.tvm_schedules.artifact_nets import conv_net
 
 SEEDS = range(60)
@@ -27,7 +27,8 @@ def test_programs_know_every_reader(module: str) -> None:
 
 
 def test_every_reader_is_there() -> None:
-    assert {readers.__name__, training_readers.__name__} == {make.__module__ for make in registry.READERS.values()}
+    modules = {readers.__name__, report_readers.__name__, training_readers.__name__}
+    assert modules == {make.__module__ for make in registry.READERS.values()}
     assert registry.READERS.keys() == registry.CASES.keys()
     files = {"metadata", "weights", "codes", "onnx", "checkpoint", "samples", "tuner database", "suite"}
     assert files <= {*registry.CASES}

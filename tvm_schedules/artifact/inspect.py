@@ -39,6 +39,7 @@ class Layer:
         bytes: Stored bytes.
         kernel: Kernel that runs it, None outside of an artifact.
         reason: Why that kernel.
+        step: Name of the artifact's step that computes with it, None outside of an artifact.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Layer:
     bytes: int
     kernel: str | None = None
     reason: str | None = None
+    step: str | None = None
 
     @property
     def weights(self) -> int:
@@ -203,10 +205,10 @@ def _artifact(path: Path) -> Inspection:
             found = onnx_layers(read_model(path / store.MODEL))
     layers = []
     for node, layer in found:
-        step = kernels.get(node) or kernels.get(layer.name) or {}
+        step = kernels.get(node) or kernels.get(layer.name) or {"name": None}
         # The ONNX file has two bits a weight; the artifact's own form is smaller.
         own = {key: step[key] for key in ("bits", "bytes", "kernel", "reason") if key in step}
-        layers.append(Layer(**asdict(layer) | own))
+        layers.append(Layer(**asdict(layer) | own | {"step": step["name"]}))
     files = {name: entry["bytes"] for name, entry in metadata["files"].items() if (path / name).is_file()}
     keys = ("created", "target", "quantization", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}

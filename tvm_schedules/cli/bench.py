@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", metavar="FILE", help="write everything as JSON, after every round")
     made.add_argument("--csv", metavar="FILE", help="write one line per board, engine and number of threads")
     made.add_argument("--plot", metavar="FILE", help="write bar charts (.png, .svg, .pdf)")
+    made.add_argument("--html", metavar="FILE", help="write it with the artifact's layers as a page that stands alone")
     made.add_argument(
         "--crowded",
         type=int,
@@ -96,9 +97,11 @@ def _main(options: argparse.Namespace) -> int:
     log = make_console(stderr=True, soft_wrap=True)
     request = _request(options)
     addresses = _addresses(options)
-    if options.crowded is not None and (addresses or options.csv or options.plot or options.threads != [1]):
+    if options.crowded is not None and (
+        addresses or options.csv or options.plot or options.html or options.threads != [1]
+    ):
         raise BenchError("--crowded is for this machine, 1 and 2 threads, and tables or --json: leave out the rest")
-    for path in filter(None, (options.json, options.csv, options.plot)):
+    for path in filter(None, (options.json, options.csv, options.plot, options.html)):
         check_writable(path)
     if options.plot:
         report.check_plot(options.plot)
@@ -134,11 +137,23 @@ def _main(options: argparse.Namespace) -> int:
         write_file(options.csv, report.to_csv(results))
     if options.plot and any(entry["results"] for entry in results):
         report.plot(results, options.plot)
+    if options.html and any(entry["results"] for entry in results):
+        _write_page(options, results)
     if interrupted:
         log.print("interrupted: this is what was measured before")
     if options.json and (interrupted or any(entry.get("results") for entry in failed)):
         log.print(f"what was measured before is in {options.json}")
     return 130 if interrupted else 1 if failed else 0
+
+
+def _write_page(options: argparse.Namespace, results: Sequence[dict[str, Any]]) -> None:
+    """The measurements beside what is in the artifact, as HTML."""
+    from tvm_schedules.report.page import write_page
+    from tvm_schedules.report.run import read_run
+
+    run = read_run(options.artifact)
+    run.benches = [entry for entry in results if entry["results"]]
+    write_page([run], options.html)
 
 
 def _print(results: Sequence[dict[str, Any]], layers: int | None) -> None:

@@ -11,8 +11,11 @@ from tvm_schedules.artifact.inspect import Inspection, inspect
 from tvm_schedules.backends import registry
 from tvm_schedules.cli.common import add_version, run
 from tvm_schedules.common.console import make_console
+from tvm_schedules.common.files import check_writable, user_path
 from tvm_schedules.errors import TernError
 from tvm_schedules.ir.plan import Plan
+from tvm_schedules.report.page import write_page
+from tvm_schedules.report.run import Run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add_version(made)
     made.add_argument("source", metavar="FILE_OR_DIR", help=".onnx file, artifact directory or checkpoint")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    made.add_argument("--html", metavar="FILE", help="write it as a page that stands alone; see tern-report")
     return made
 
 
@@ -72,7 +76,11 @@ def table(found: Inspection) -> Any:
 
 
 def _main(options: argparse.Namespace) -> int:
+    if options.html:
+        check_writable(options.html)
     found = inspect(options.source)
+    if options.html:
+        write_page([Run(user_path(options.source).resolve().name, found.to_dict())], options.html)
     if options.json:
         print(json.dumps(found.to_dict(), indent=1))
         return 0

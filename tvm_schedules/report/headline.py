@@ -1,0 +1,114 @@
+"""The few numbers that a run is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_schedules.artifact import store
+from tvm_schedules.common.reading import reading
+from tvm_schedules.errors import TernError
+from tvm_schedules.report.run import Run
+
+NOT_ON_DEVICE = (store.MODEL, store.SAMPLES, "probe.so")
+"""Files of an artifact that a device does not need."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The few numbers that a run is judged by; None where a run does not say.
+
+    Attributes:
+        bytes: What a device has to store.
+        float32_bytes: The same weights in float32.
+        weight_bytes: The weights as stored.
+        sparsity: Share of zeros in the ternary layers, in [0, 1].
+        milliseconds: Median latency of our library, on the first machine with the first number of threads.
+        faster: Times that other engines take longer there, by name.
+        metric: The metric that says how good the network is, and its last value.
+    """
+
+    bytes: int | None
+    float32_bytes: int | None
+    weight_bytes: int | None
+    sparsity: float | None
+    milliseconds: float | None
+    faster: dict[str, float]
+    metric: tuple[str, float] | None
+
+
+def headline(run: Run) -> Headline:
+    """The headline of a run.
+
+    Raises:
+        TernError: What the run was read from is damaged.
+    """
+    with reading(f"what is known of {run.name}", TernError):
+        found, stored = run.inspection, None
+        weights, ternary = (found["totals"]["all"], found["totals"]["ternary"]) if found else ({}, {})
+        if found:
+            stored = sum(size for name, size in found["files"].items() if name not in NOT_ON_DEVICE)
+        sparsity = ternary["sparsity"] if ternary.get("layers") else None
+        if sparsity is None and run.training and run.training["epochs"]:
+            sparsity = run.training["epochs"][-1]["values"].get("ternary/sparsity")
+        engines = run.benches[0]["results"][0]["engines"] if run.benches else []
+        ours = [_number(row["median_ms"]) for row in engines if row["name"] == "tern"]
+        faster = {str(row["name"]): _number(row["ratio"]) for row in engines if row["name"] != "tern"}
+        float32, own = _known(weights.get("float32_bytes")), _known(weights.get("bytes"))
+        latency = ours[0] if ours else None
+        return Headline(_known(stored), float32, own, _known(sparsity), latency, faster, _metric(run.training))
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} where a number is expected")
+    return value
+
+
+def _known(value: Any) -> Any:
+    return None if value is None else _number(value)
+
+
+def metrics(training: dict[str, Any] | None) -> list[str]:
+    """Names of what a training logged besides what this package does, the likely measure of quality first."""
+    names: dict[str, None] = {}
+    for epoch in training["epochs"] if training else ():
+        names.update(dict.fromkeys(name for name in dict(epoch["values"]) if not name.startswith("ternary/")))
+    return sorted(names, key=lambda name: (not _says_quality(name), "train" in name, list(names).index(name)))
+
+
+def _says_quality(name: str) -> bool:
+    return any(part in name.lower() for part in ("acc", "f1", "auroc", "iou", "map", "bleu", "top1", "top5"))
+
+
+def _metric(training: dict[str, Any] | None) -> tuple[str, float] | None:
+    for name in metrics(training)[:1]:
+        for epoch in reversed(training["epochs"] if training else []):
+            if epoch["values"].get(name) is not None:
+                return name, _number(epoch["values"][name])
+    return None
+
+
+def table(runs: Sequence[Run]) -> Any:
+    """The headlines as a ``rich`` table."""
+    from rich.table import Table
+
+    made = Table(title=None)
+    for index, column in enumerate(("run", "bytes", "weights", "zeros", "ms", "faster than", "metric")):
+        made.add_column(column, justify="right" if 0 < index < 5 else "left", overflow="fold")
+    for run in runs:
+        line = headline(run)
+        smaller = ""
+        if line.float32_bytes and line.weight_bytes:
+            smaller = f"{line.float32_bytes / line.weight_bytes:.1f} x smaller"
+        made.add_row(
+            run.name,
+            "" if line.bytes is None else f"{line.bytes:,}",
+            smaller,
+            "" if line.sparsity is None else f"{line.sparsity:.1%}",
+            "" if line.milliseconds is None else f"{line.milliseconds:.4g}",
+            ", ".join(f"{name} {ratio:.2f} x" for name, ratio in line.faster.items()),
+            "" if line.metric is None else f"{line.metric[0]} {line.metric[1]:.4g}",
+        )
+    return made
