@@ -158,9 +158,8 @@ def pseudoinverse(gram: Tensor) -> Tensor:
     rank_one = gram / trace.square().clamp_min(1)
     if gram.shape[-1] == 1:
         return rank_one
-    (a, b), (c, d) = (line.unbind(-1) for line in gram.unbind(-2))
-    determinant = (a * d - b * c)[:, None, None]
-    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    determinant = (gram[:, 0, 0] * gram[:, 1, 1] - gram[:, 0, 1] * gram[:, 1, 0])[:, None, None]
+    adjugate = torch.eye(2, dtype=gram.dtype, device=gram.device) * trace - gram
     return torch.where(determinant > 0, adjugate / determinant.clamp_min(1), rank_one)
 
 

@@ -32,7 +32,7 @@ class Steps:
 
     def levels(self, rows: Tensor) -> Tensor:
         """Levels ``[terms, C]`` of least squares for ``[C, n]``; see :func:`fit`."""
-        return fit(self.digits[:, 1:], *between(*above(rows, self.bounds)))
+        return fit(self.digits[:, 1:], between(above(rows, self.bounds)))
 
     def sorted(self, levels: Tensor) -> tuple[Steps, Tensor]:
         """The same weights with positive levels that fall from term to term."""
@@ -77,13 +77,13 @@ class Steps:
         return found
 
 
-def above(rows: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """How many magnitudes of ``[C, n]`` are above each of ``bounds`` ``[K, C]``, and their sum, float64 ``[K, C]``."""
+def above(rows: Tensor, bounds: Tensor) -> Tensor:
+    """Counts of magnitudes of ``[C, n]`` above each of ``bounds`` ``[K, C]`` and their sums, float64 ``[2, K, C]``."""
     if one_block(len(bounds) * rows.numel()):
         # All bounds of a small weight at once, because there every operation costs more than what it does.
         size = rows.abs()
         passed = torch.gt(size, bounds[..., None], out=size.new_empty(len(bounds), *size.shape))
-        return passed.sum(2).double(), passed.mul_(size).sum(2).double()
+        return torch.stack([passed.sum(2), passed.mul_(size).sum(2)]).double()
     parts = []
     for block, *cut in blocks(rows, *bounds[..., None]):
         size = block.abs()
@@ -93,38 +93,36 @@ def above(rows: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
             count = torch.gt(size, bound, out=work).sum(1)
             found += [count, work.mul_(size).sum(1)]
         parts.append(torch.stack(found).double())
-    both = joined(parts, len(rows))
-    return both[::2], both[1::2]
+    return joined(parts, len(rows)).unflatten(0, (-1, 2)).transpose(0, 1)
 
 
-def between(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers and sums above ascending bounds as those from each bound to the next, and above the last."""
-    last = torch.zeros_like(counts[:1])
-    return counts - torch.cat([counts[1:], last]), sums - torch.cat([sums[1:], last])
+def between(tails: Tensor) -> Tensor:
+    """What :func:`above` finds for ascending bounds, as that from each bound to the next, and above the last."""
+    inside = tails.clone()
+    inside[:, :-1] -= tails[:, 1:]
+    return inside
 
 
-def fit(digits: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
+def fit(digits: Tensor, inside: Tensor) -> Tensor:
     """Least-squares levels ``[terms, C]``; where a term is empty or repeats another, of least norm.
 
     Args:
         digits: ``[terms, K, C]``, of the weights between two bounds.
-        counts: How many they are, float64 ``[K, C]``.
-        sums: The sums of their magnitudes, float64 ``[K, C]``.
+        inside: How many they are, and the sums of their magnitudes, float64 ``[2, K, C]``.
     """
-    basis = digits.double().permute(2, 0, 1)
-    gram = (basis * counts.T[:, None]) @ basis.mT
-    levels = (pseudoinverse(gram) @ (basis @ sums.T[..., None])).squeeze(-1).T
-    empty = gram.diagonal(dim1=1, dim2=2).T == 0
-    return torch.where(empty, torch.ones_like(levels), levels).float()
+    basis, (counts, sums) = digits.double().permute(2, 0, 1), inside.permute(0, 2, 1)[:, :, None]
+    products = torch.cat([basis * counts, sums], 1) @ basis.mT
+    gram, right = products[:, :-1], products[:, -1:]
+    levels = (right @ pseudoinverse(gram))[:, 0].T
+    return levels.masked_fill(gram.diagonal(dim1=1, dim2=2).T == 0, 1.0).float()
 
 
 def nearest(levels: Tensor) -> Steps:
     """The codes whose sum of levels ``[terms, C]`` is nearest to a weight."""
-    # A sum's negative is a sum as well: zero, and the positive one of every pair, serve both signs.
-    digits = torch.tensor(list(itertools.product((-1, 0, 1), repeat=len(levels))), device=levels.device)
-    digits = digits[len(digits) // 2 :]
-    # Of equal sums the one with most zeros.
-    digits = digits[(digits != 0).sum(1).argsort(stable=True)].to(levels)
+    # A sum's negative is a sum as well: zero, and the positive one of every pair, serve both signs. Of equal sums the
+    # one with most zeros comes first.
+    every = list(itertools.product((-1, 0, 1), repeat=len(levels)))
+    digits = torch.tensor(sorted(every[len(every) // 2 :], key=_size), dtype=levels.dtype, device=levels.device)
     signed = digits @ levels
     sums, order = torch.sort(signed.abs(), dim=0, stable=True)
     # [terms, sums, C]: the digits of every sum, in the order of the sums of a channel.
@@ -140,43 +138,44 @@ def residual(rows: Tensor, count: Tensor, terms: int, factor: float) -> tuple[St
     """
     total = joined([block.abs().sum(1) for (block,) in blocks(rows)], len(rows))
     bounds = offsets = rows.new_zeros(1, len(rows))
-    counts, sums = count[None].double(), total[None].double()
+    tails = torch.stack([count, total])[:, None].double()
     digits: list[list[int]] = [[]]
-    for _ in range(terms):
+    for term in range(terms):
+        size, mean = len(bounds), tails[1, 0]  # the first residual is the magnitude
         ends = torch.cat([bounds[1:], torch.full_like(bounds[:1], torch.inf)])
-        # The mean magnitude of the residual: of what is above the offset, and of what is below.
-        middle = offsets.clamp(bounds, ends)
-        inner = above(rows, middle[1:]) if len(middle) > 1 else (counts[1:], sums[1:])
-        inner_counts, inner_sums = torch.cat([counts[:1], inner[0]]), torch.cat([sums[:1], inner[1]])
-        outer_counts, outer_sums = between(counts, sums)
-        size_above = inner_sums - (sums - outer_sums) - offsets * (inner_counts - (counts - outer_counts))
-        size_below = offsets * (counts - inner_counts) - (sums - inner_sums)
-        threshold = (factor * (size_above + size_below).sum(0) / count).to(rows.dtype)
+        if term:
+            # The mean magnitude of the residual: of what is above the offset, less that of what is below.
+            middle = offsets.clamp(bounds, ends)
+            inner = torch.cat([tails[:, :1], above(rows, middle[1:])], 1)
+            apart = 2 * (inner - tails) + between(tails)
+            mean = (apart[1] - offsets * apart[0]).sum(0)
+        threshold = (factor * mean / count).to(rows.dtype)
         # Every interval becomes three: digits -1, 0 and 1; the first one has no negative residuals.
-        low = torch.nextafter(offsets - threshold, -torch.ones_like(offsets)).clamp(bounds, ends)[1:]
-        high = (offsets + threshold).clamp(bounds, ends)
-        more_counts, more_sums = above(rows, torch.cat([high, low]))
-        size = len(bounds)
-
-        def woven(own: Tensor, above_high: Tensor, above_low: Tensor) -> Tensor:
-            later = torch.stack([own[1:], above_low, above_high[1:]], 1).flatten(0, 1)
-            return torch.cat([own[:1], above_high[:1], later])
-
-        bounds = woven(bounds, high, low)
-        counts = woven(counts, more_counts[:size], more_counts[size:])
-        sums = woven(sums, more_sums[:size], more_sums[size:])
-        offsets = woven(offsets, offsets, offsets[1:])
-        signs = [0, 1, *[-1, 0, 1] * (size - 1)]
+        new = (offsets + threshold).clamp(bounds, ends)
+        if term:
+            low = torch.nextafter(offsets - threshold, torch.full_like(offsets, -1.0)).clamp(bounds, ends)
+            new = torch.cat([new, low[1:]])
+        order = torch.tensor([0, size, *(n for i in range(1, size) for n in (i, 2 * size + i - 1, size + i))])
         parents = [0, 0, *(one for one in range(1, size) for _ in range(3))]
+        order = order.to(rows.device)
+        tails = torch.cat([tails, above(rows, new)], 1)[:, order]
+        bounds = torch.cat([bounds, new])[order]
+        signs = [0, 1, *[-1, 0, 1] * (size - 1)]
         digits = [[*digits[parent], sign] for parent, sign in zip(parents, signs, strict=True)]
-        sign = torch.tensor(signs, device=rows.device, dtype=torch.float64)[:, None]
-        own_counts, own_sums = between(counts, sums)
-        chosen = (sign.abs() * own_counts).sum(0).clamp_min(1)
-        level = (sign * (own_sums - offsets * own_counts)).sum(0) / chosen
-        offsets = (offsets + sign * level).to(rows.dtype)
+        if term < terms - 1:
+            sign = torch.tensor(signs, device=rows.device, dtype=torch.float64)[:, None]
+            offsets = offsets[parents]
+            own_counts, own_sums = between(tails)
+            chosen = (sign.abs() * own_counts).sum(0).clamp_min(1)
+            level = (sign * (own_sums - offsets * own_counts)).sum(0) / chosen
+            offsets = (offsets + sign * level).to(rows.dtype)
     table = torch.tensor(digits, device=rows.device, dtype=torch.float32).T[..., None].expand(-1, -1, len(rows))
     found = Steps(bounds[1:], table)
-    return found, fit(table[:, 1:], *between(counts[1:], sums[1:]))
+    return found, fit(table[:, 1:], between(tails[:, 1:]))
+
+
+def _size(digits: Sequence[int]) -> int:
+    return sum(map(abs, digits))
 
 
 def _parts(cut: Sequence[Tensor], first: int, second: int) -> tuple[Sequence[Tensor], ...]:
