@@ -23,11 +23,12 @@ __all__ = ["legalization_map"]
 Legalizer = Callable[[Any, Any], Any]
 
 
-def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
+def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Legalizer]:
     """Legalization functions by Relax operator, for ``relax.transform.LegalizeOps``.
 
     Args:
         vector_bytes: Width of a vector register, 16, 32 or 64 bytes; weights are packed for it.
+        transposes: Whether there is a template for transposes, which therefore are not fused with what follows.
     """
     lanes = vector_bytes // 4
     table: dict[str, Legalizer] = {
@@ -46,7 +47,7 @@ def legalization_map(vector_bytes: int) -> dict[str, Legalizer]:
         "relax.cumsum": _cumulative_sum,
         "relax.scatter_elements": _scatter,
         "relax.scatter_nd": _scatter,
-        "relax.permute_dims": _permute,
+        "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes if transposes else 0),
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
     for name in ("sum", "mean", "max", "min", "prod", "variance"):
@@ -161,7 +162,7 @@ def _as_reshape(bb: Any, call: Any) -> Any:
     return relax.op.reshape(call.args[0], shape_of(call)) if call.op.name != "relax.reshape" else call
 
 
-def _permute(bb: Any, call: Any) -> Any:
+def _permute(bb: Any, call: Any, lanes: int) -> Any:
     shape = shape_of(call.args[0])
     axes = call.attrs.axes
     order = [int(a) for a in axes] if axes is not None else list(range(len(shape)))[::-1]
@@ -170,7 +171,25 @@ def _permute(bb: Any, call: Any) -> Any:
         from tvm import relax
 
         return relax.op.reshape(call.args[0], shape_of(call))
-    return default("relax.permute_dims")(bb, call)
+    out = default("relax.permute_dims")(bb, call)
+    shape, order = _merged(shape, order)
+    turned = lanes and order[-1] != len(shape) - 1 and min(shape[-1], shape[order[-1]]) >= lanes
+    if not turned or not _is_float32(call.args[0]):
+        return out
+    return _attach(bb, out, {"kind": "transpose", "shape": shape, "axes": order})
+
+
+def _merged(shape: list[int], order: list[int]) -> tuple[list[int], list[int]]:
+    """The same transpose with fewer axes: those of one element are left out, those that stay neighbors become one."""
+    kept = [axis for axis, size in enumerate(shape) if size != 1]
+    runs: list[list[int]] = []
+    for place in (kept.index(axis) for axis in order if shape[axis] != 1):
+        if runs and runs[-1][-1] == place - 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    ordered = sorted(runs)
+    return [math.prod(shape[kept[place]] for place in run) for run in ordered], [ordered.index(run) for run in runs]
 
 
 def _softmax_tag(call: Any, name: str) -> dict[str, Any]:

@@ -82,9 +82,10 @@ def lower_fallback(model: onnx.ModelProto, target: TargetSpec, prefix: str, sche
 
     module, inputs, outputs = read(model)
     # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterward.
-    target_json = compat.make_target(target.tvm if target.tvm.get("kind") == "llvm" else {"kind": "llvm"})
+    own_code = target.tvm.get("kind") == "llvm"
+    target_json = compat.make_target(target.tvm if own_code else {"kind": "llvm"})
     try:
-        lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
+        lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes, own_code), target_json)
         walk = _Walk(lowered, FallbackProgram(inputs=inputs), prefix, outputs)
         walk.run()
     except _NoLoweringError as error:

@@ -143,7 +143,16 @@ def test_the_fallback_is_correct_when_rules_fail(name: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "name", ["LayerNormalization", "MatMul large", "Conv", "Conv depthwise stride", "ConvTranspose", "MaxPool"]
+    "name",
+    [
+        "LayerNormalization",
+        "Transpose square",
+        "MatMul large",
+        "Conv",
+        "Conv depthwise stride",
+        "ConvTranspose",
+        "MaxPool",
+    ],
 )
 @pytest.mark.parametrize("vector_bytes", [16, 32])
 def test_narrower_vectors(name: str, vector_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:

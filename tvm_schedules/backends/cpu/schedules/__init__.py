@@ -37,9 +37,10 @@ def rules() -> list[Rule]:
         scan,
         scatter,
         softmax,
+        transpose,
     )
 
-    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter]
+    special = [softmax, layer_norm, reduce, matmul, convolution, pool, concat, scan, scatter, transpose]
     return [module.apply for module in (*special, injective, general)]
 
 
