@@ -11,6 +11,7 @@ Bound by reading the weights, which is why they stay packed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,12 @@ NAME = "linear_dot"
 BYTES_AHEAD = {True: 1 << 12, False: 1 << 14}
 """How many bytes ahead weights, packed ones and others, are fetched where a vector is a cache line: from far away."""
 
+MANY_ROWS = 4
+"""Rows from which several at a time use a vector of weights."""
+
+MOST_ROWS = {4: 4, 8: 2, 16: 6}
+"""Rows a register block by lanes: with four vectors of channels, their sums leave registers for weights and pixels."""
+
 MOST_INPUTS = 1 << 18
 """Inputs at most: 32-bit sums of 8-bit pixels times 64 hold more."""
 
@@ -54,6 +61,7 @@ class Spec:
         parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
         residual: Type of a residual ``[M, O]``, or None.
+        rows: Rows a register block; with 8-bit weights alone.
     """
 
     batch: int
@@ -66,6 +74,7 @@ class Spec:
     parallel: bool
     fma: bool
     residual: str | None = None
+    rows: int = 1
 
     @property
     def step(self) -> int:
@@ -164,30 +173,33 @@ def emit(spec: Spec) -> Any:
                 with e.loop(O % lanes) as i, e.when((e.expr(first) < O) & (e.expr(first) + lanes > O)):
                     e.store(out, m * O + first + i, e.load(rest, i))
 
-        with e.jobs(spec.batch * spec.blocks, spec.parallel) as job:
+        rows = spec.rows
+        with e.jobs(-(-spec.batch // rows) * spec.blocks, spec.parallel) as job:
             m, block = job // spec.blocks, job % spec.blocks
+            if rows > 1:  # the last rows are computed twice where the number is no multiple
+                m = e.min(m * rows, e.integer(spec.batch - rows))
             sums = parts if masked else 1
-            acc = [[e.local(lanes, "int32") for _ in range(sums)] for _ in range(tile)]
-            for part in (part for each in acc for part in each):
+            acc = [[[e.local(lanes, "int32") for _ in range(sums)] for _ in range(tile)] for _ in range(rows)]
+            for part in (part for row in acc for each in row for part in each):
                 e.store(part, 0, e.const(0, i32), lanes)
             with e.loop(spec.steps) as s:
                 at = (block * spec.steps + s) * (tile * size)
                 for t in range(tile if size == ALIGN else 0):
                     e.prefetch(values, at + BYTES_AHEAD[spec.ternary] + t * size)
                 packed = [e.load(values, at + t * size, size) for t in range(tile)]
-                for part in range(parts):
-                    first = m * K + s * spec.step + 4 * part
+                for part, row in product(range(parts), range(rows)):
+                    first = (m + row if row else m) * K + s * spec.step + 4 * part
                     quad = e.splat(e.bits(e.load(x, first, 4), "int32"), lanes)
                     pixels = dot.pixels(e, e.bits(quad, u8))
                     for t in range(tile):
-                        own, weight = acc[t][part % sums], e.bits(_codes(e, spec, packed[t], part), f"int8x{size}")
+                        own, weight = acc[row][t][part % sums], e.bits(_codes(e, spec, packed[t], part), f"int8x{size}")
                         e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
             extra = total(m) if masked else None
-            for t in range(tile):
-                found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[t])]
+            for row, t in product(range(rows), range(tile)):
+                found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[row][t])]
                 value = sum(found[1:], found[0])
                 value = value - e.splat(extra, lanes) if extra is not None else value
-                finish(e.cast(value, f32), m, (block * tile + t) * lanes)
+                finish(e.cast(value, f32), m + row if row else m, (block * tile + t) * lanes)
 
     arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
     extra = [("residual", spec.residual)] if spec.residual else []
@@ -219,12 +231,14 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
-    usual = 8 if dot.lanes == 16 and not ternary else 4
+    most = 1 if ternary or batch < MANY_ROWS else MOST_ROWS[dot.lanes]
+    rows = -(-batch // -(-batch // most))
+    usual = 8 if dot.lanes == 16 and not ternary and rows == 1 else 4
     tile = ctx.configs.knob(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
     parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
     residual = ctx.graph.values[node.residual].dtype if node.residual else None
-    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma, residual)
+    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma, residual, rows)
     unit = level * quant.scale * node.scale
     sums = values.astype(np.float64).sum(1)
     numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(available(resolve("host")) is None, reason="need
 
 @pytest.mark.parametrize("residual", ["float", "quantized"])
 @pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "ternary"), [(1, 48, 33, True), (3, 20, 7, False), (20, 64, 80, False)]
+    ("rows", "inputs", "outputs", "ternary"),
+    [(1, 48, 33, True), (3, 20, 7, False), (20, 64, 80, False), (7, 36, 130, False)],
 )
 def test_residuals(rows: int, inputs: int, outputs: int, ternary: bool, residual: str) -> None:
     net = Net((rows, inputs), (rows, outputs))
