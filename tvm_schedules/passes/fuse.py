@@ -125,6 +125,10 @@ def _take(graph: Graph, producers: dict[str, Node], fused: Fused, node: Node) ->
     elif node.op == "QuantizeLinear":
         if graph.values[out].quant is None or parameters(graph, node) is None:
             return False
+    elif node.op in ("Reshape", "Squeeze", "Unsqueeze") and isinstance(fused, Linear):
+        # The rows of a linear layer are rows however many axes they have.
+        if fused.residual or graph.values[out].shape[-1:] != (channels,) or graph.values[out].quant is not None:
+            return False
     elif node.op == "BatchNormalization" and plain:
         parts = [graph.constants.get(n) for n in node.inputs[1:5]]
         if any(p is None for p in parts):

@@ -94,6 +94,18 @@ def test_floats_behind_a_function(image: bool) -> None:
     np.testing.assert_allclose(runner(x)[0], run_onnx(model, x)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_rows_with_more_axes_are_rows() -> None:
+    """Gemm takes matrices alone: tokens of a batch become rows before it, and tokens again behind it."""
+    net = Net((1, 37, 20))
+    x = net.op("Reshape", net.quantize("input_0", 0.03, 110), net.const(np.array([37, 20])))
+    y = net.op("Gemm", x, net.weight((33, 20), 0.5), net.bias(33), transB=1)
+    y = gelu_of_tanh(net, net.op("Reshape", y, net.const(np.array([1, 37, 33]))))
+    model = net.model(net.quantize(net.op("Add", y, y), 0.02, 20))
+    assert activations_of(model) == ["gelu_tanh"]
+    x = np.random.default_rng(0).normal(size=(1, 37, 20)).astype(np.float32)
+    assert np.abs(Runner(model)(x)[0] - run_onnx(model, x)[0]).max() < 0.0201
+
+
 def leaky(net: Net, x: str) -> str:
     return net.op("LeakyRelu", x)
 

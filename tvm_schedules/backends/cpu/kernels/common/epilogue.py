@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from tvm_schedules.backends.cpu.kernels.common.activations import activated
 from tvm_schedules.compat import Emitter
-from tvm_schedules.fallback.approximations import ACTIVATIONS
 from tvm_schedules.ir.layout import ALIGN, Halo
 from tvm_schedules.lowering.epilogue import Epilogue
 
@@ -23,6 +23,7 @@ __all__ = [
     "store_pixels",
     "views_of",
 ]
+
 
 MAGIC = 12582912.0
 """1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
@@ -53,8 +54,9 @@ def _affine(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual:
 
 def _activate(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
     """The activation function, then units of the output's quantization step."""
-    y = ACTIVATIONS[ep.activation or ""](y)
-    if ep.out.dtype != "uint8":
+    exact = ep.out.dtype != "uint8"
+    y = activated(e, ep.activation or "", y, lanes, ep.fma, exact)
+    if exact:
         return y
     scale, zero = (e.splat(e.load(views["params"], i), lanes) for i in (4, 5))
     return e.fma(y, scale, zero) if ep.fma else y * scale + zero

@@ -1,0 +1,63 @@
+"""Activation functions for results of 8 bits: errors below 3e-5 do not show there, and half of the operations do.
+
+Gates of sigmoid shape are ``x / (1 + 2**(x * P(x * x)))`` with a polynomial P; that of GELU is fitted to the normal
+distribution's (minimax over 0 to 6). Others are as in :mod:`tvm_schedules.fallback.approximations`.
+"""
+
+from __future__ import annotations
+
+from math import log2, pi, sqrt
+from typing import Any
+
+from tvm_schedules.compat import Emitter
+from tvm_schedules.fallback.approximations import ACTIVATIONS
+
+__all__ = ["activated"]
+
+_LOG2E = log2(2.718281828459045)
+_EXP2 = (0.00956051, 0.05591704, 0.24024981, 0.69312197, 0.99999919)
+"""2**r for \\|r\\| <= 1/2, relative error 2.7e-6; highest power first, as all polynomials here."""
+_GATES = {
+    "silu": (-_LOG2E,),
+    "sigmoid": (-_LOG2E,),
+    "gelu_sigmoid": (-1.702 * _LOG2E,),
+    "gelu_tanh": (-2 * sqrt(2 / pi) * 0.044715 * _LOG2E, -2 * sqrt(2 / pi) * _LOG2E),
+    "gelu": (0.0010142667033779126, -0.10677574867743085, -2.301121309537491),
+}
+_LARGEST = 40.0
+"""Squares are cut there: beyond it gates are 0 or 1."""
+
+
+def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool) -> Any:
+    """An activation function of a vector of float32.
+
+    Args:
+        e: Emitter of the function.
+        kind: Its name in :data:`tvm_schedules.passes.activations.KINDS`.
+        x: The vector.
+        lanes: Its length.
+        fma: Whether the target multiplies and adds with one rounding in one instruction.
+        exact: Whether float32's precision is asked for.
+    """
+    if exact or kind not in _GATES:
+        return ACTIVATIONS[kind](x)
+    f32 = f"float32x{lanes}"
+    i32 = f32.replace("float", "int")
+
+    def number(value: float) -> Any:
+        return e.const(value, f32)
+
+    def polynomial(at: Any, coefficients: tuple[float, ...]) -> Any:
+        value = number(coefficients[0])
+        for c in coefficients[1:]:
+            value = e.fma(value, at, number(c)) if fma else value * at + number(c)
+        return value
+
+    x = e.bind(x)
+    square = e.bind(e.min(x * x, number(_LARGEST))) if len(_GATES[kind]) > 1 else x
+    power = e.bind(e.min(e.max(x * polynomial(square, _GATES[kind]), number(-126.0)), number(126.0)))
+    near = e.bind(e.round(power))
+    fraction = e.bind(power - near)
+    mantissa = e.bits(polynomial(fraction, _EXP2), i32)
+    exponent = e.cast(near, i32) << e.const(23, i32)
+    return (number(1.0) if kind == "sigmoid" else x) / (number(1.0) + e.bits(mantissa + exponent, f32))
