@@ -20,7 +20,7 @@ def _dtype(value: Any) -> str | None:
     return None if known else "the name of a type of numbers"
 
 
-_TENSOR = {"name": str, "shape": [count], "dtype": _dtype, "batch?": bool}
+_TENSOR = {"name": str, "shape": [count], "dtype": _dtype, "batch?": bool, "in_place?": str}
 _TENSOR |= {"quant?": {"scale": positive, "zero_point": count}}
 _STEP: dict[str, Any] = {"name": str, "kernel": str, "op?": str, "reason?": str, "operand?": str}
 _STEP |= dict.fromkeys(("macs?", "nonzero_macs?", "bytes_weights?", "work?"), count)

@@ -20,6 +20,7 @@ __all__ = [
     "Pool",
     "Quant",
     "Recurrent",
+    "Scatter",
     "Value",
     "Windowed",
 ]
@@ -157,6 +158,23 @@ class Recurrent(Fused):
     def gates(self) -> int:
         """Products with the hidden state: 4 of an LSTM, 3 of a GRU, 1 of an RNN."""
         return {"LSTM": 4, "GRU": 3}.get(self.op, 1)
+
+
+@dataclass
+class Scatter(Fused):
+    """Elements of an output overwritten where it lies: it is a copy of an input by then.
+
+    ``inputs`` are indices and updates, as ONNX has them.
+
+    Attributes:
+        axis: Of ScatterElements, the axis that indices are for; None for ScatterND.
+        shape: Of the tensor as the operator sees it.
+        strides: Elements from one index to the next in every axis of that: a transposed tensor is not moved.
+    """
+
+    axis: int | None = None
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
 
 @dataclass

@@ -37,6 +37,8 @@ class TensorInfo:
         dtype: Numpy's name of the element type.
         quant: Of a float tensor that callers of the C form may give or take in 8 bits instead.
         batch: Whether the first axis counts samples that do not depend on each other.
+        in_place: Of an output, the input that it is apart from a few elements. One step copies it at the begin of the
+            network, and nothing else reads it: who gives both the same memory leaves out these steps, which come first.
     """
 
     name: str
@@ -44,12 +46,14 @@ class TensorInfo:
     dtype: str
     quant: Quant | None = None
     batch: bool = False
+    in_place: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types; ``quant`` and ``batch`` only where they are set."""
+        """JSON types; ``quant``, ``batch`` and ``in_place`` only where they are set."""
         made: dict[str, Any] = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
         if self.quant is not None:
             made["quant"] = {"scale": self.quant.scale, "zero_point": self.quant.zero_point}
+        made |= {} if self.in_place is None else {"in_place": self.in_place}
         return made | ({"batch": True} if self.batch else {})
 
     @classmethod
@@ -57,7 +61,9 @@ class TensorInfo:
         """The inverse of :meth:`to_json`."""
         quant = data.get("quant")
         made = None if quant is None else Quant(quant["scale"], quant["zero_point"])
-        return cls(data["name"], tuple(data["shape"]), data["dtype"], made, bool(data.get("batch")))
+        return cls(
+            data["name"], tuple(data["shape"]), data["dtype"], made, bool(data.get("batch")), data.get("in_place")
+        )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ class Lowering(ABC):
         self.layers: list[dict[str, Any]] = []
         self.derived: dict[Any, Buffer] = {}
         """Other forms of tensors that kernels made for themselves, by what they are."""
+        self.carried: dict[str, str] = {}
+        """Outputs that are inputs apart from a few elements, and these inputs: a back end copies them first of all."""
         self.subgraphs = count()
         """Numbers for the subgraphs of operators without a kernel."""
         self._plain: dict[str, Buffer] = {}
@@ -128,6 +130,9 @@ class Lowering(ABC):
         """
         for name, index in self._inputs.items():
             self._plain[name] = Buffer(name, self._plain_bytes(name), Place("input", index))
+        for name, source in self.carried.items():
+            flat = repack.flat(self.graph, name)
+            self._repack(source, self.plain(source), flat, name, self.new_plain(name), flat)
         waiting: list[Node] = []
         for node in self.graph.nodes:
             if self._is_ours(node):

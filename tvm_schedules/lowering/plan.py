@@ -31,7 +31,7 @@ def make_plan(
 
     def tensors(names: Sequence[str]) -> tuple[TensorInfo, ...]:
         values = [graph.values[name] for name in names]
-        return tuple(TensorInfo(value.name, value.shape, value.dtype) for value in values)
+        return tuple(TensorInfo(v.name, v.shape, v.dtype, in_place=lowering.carried.get(v.name)) for v in values)
 
     def chosen(name: str) -> dict[str, Any]:
         made = lowering.configs.chosen.get(name)

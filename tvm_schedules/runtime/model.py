@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.samples import arguments, batch_size, describe, in_turn, pieces, room
+from tvm_schedules.runtime.stateful import Stateful
 from tvm_schedules.runtime.threads import checked
 from tvm_schedules.runtime.turns import take_turns
 
@@ -127,6 +128,23 @@ class Model(ABC):
             InputError: An input has the wrong name, shape or dtype, or is missing.
         """
         return self._call(args, named)
+
+    def stateful(self, state: Mapping[str, str]) -> Stateful:
+        """Calls that go on from one another: some outputs are inputs of the next call.
+
+        Args:
+            state: Names of outputs, and of the inputs that they are next.
+
+        Raises:
+            InputError: There is no such output or input, or shapes or dtypes differ.
+
+        Example::
+
+            step = tvm_schedules.load("step").stateful({"h_next": "h", "c_next": "c"})
+            for frame in frames:
+                y = step(frame)
+        """
+        return Stateful(self, state)
 
     def _call(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """What :meth:`__call__` does, for those that have a faster way for some calls."""

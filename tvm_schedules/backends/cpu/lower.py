@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from tvm_schedules.backends.cpu.in_place import in_place
 from tvm_schedules.backends.cpu.kernels import (
     dense_conv,
     dense_conv_dot,
@@ -21,6 +22,7 @@ from tvm_schedules.backends.cpu.kernels import (
     repack,
     repack_bit_planes,
     repack_bit_rows,
+    scatter,
     sparse_conv,
     sparse_conv_low_bit,
     sparse_conv_panel,
@@ -39,6 +41,7 @@ from tvm_schedules.targets.registry import TargetSpec
 __all__ = ["COPIERS", "KERNELS", "CpuLowering"]
 
 KERNELS: Sequence[Kernel] = (
+    scatter,
     depthwise_conv_dot,
     popcount_conv,
     dense_conv_dot_channels,
@@ -70,7 +73,9 @@ class CpuLowering(Lowering):
 
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
+        graph, carried = in_place(graph)
         super().__init__(graph, target, overrides)
+        self.carried = carried
 
     def activates(self, graph: Graph, node: Fused) -> bool:
         """Kernels in planes compute them; for few rows there is nothing to gain."""

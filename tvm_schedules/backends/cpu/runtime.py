@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.buffers import ALIGNMENT, aligned, zeros
 from tvm_schedules.runtime.model import SteppedModel
 from tvm_schedules.runtime.samples import fill, share
+from tvm_schedules.runtime.stateful import Stateful
+from tvm_schedules.runtime.turns import take_turns
 
-__all__ = ["CpuModel", "Memory"]
+__all__ = ["CpuModel", "CpuStateful", "Memory"]
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +52,8 @@ class CpuModel(SteppedModel):
         metadata: The artifact's, None for a network that was compiled in memory.
 
     Raises:
-        ArtifactError: The library has no such function, or the constants are not as long as the plan says.
+        ArtifactError: The library has no such function, the constants are not as long as the plan says, or an output
+            cannot have the memory of the input that the plan names.
     """
 
     _only: tuple[Array, Array] | None = None
@@ -71,6 +74,7 @@ class CpuModel(SteppedModel):
         self._use_threads = setter(library)
         if constants.size != plan.constant_bytes:
             raise ArtifactError(f"constants take {constants.size} bytes, the plan says {plan.constant_bytes}")
+        _check_in_place(plan)
         self._library = library
         self._constants = constants
         if not constants.size or constants.ctypes.data % ALIGNMENT:
@@ -95,6 +99,19 @@ class CpuModel(SteppedModel):
                     self._function(*self._whole)
                     return result.copy()
         return self._call(args, named)
+
+    def stateful(self, state: Mapping[str, str]) -> CpuStateful:
+        """See :class:`~tvm_schedules.runtime.model.Model`."""
+        return CpuStateful(self, state)
+
+    def new_memory(self) -> Memory:
+        """Memory for calls beside those of this model."""
+        return Memory(self.plan, self._constants)
+
+    def run_on(self, tensors: Sequence[Any], first: int = 0) -> None:
+        """Run the network from a step on, with arguments that only the caller has."""
+        self._use_threads(self._threads)
+        self._function(*tensors, first, len(self.plan.steps))
 
     def _twin(self) -> CpuModel:
         """Another one with memory of its own; the weights are shared."""
@@ -134,3 +151,69 @@ class CpuModel(SteppedModel):
         self._check_steps(begin, end)
         self._use_threads(self._threads)
         self._function(*self._tensors, begin, end)
+
+
+class CpuStateful(Stateful):
+    """See :class:`~tvm_schedules.runtime.stateful.Stateful`.
+
+    An output that the plan says is its input apart from a few elements has the memory of that input. Any other has a
+    second buffer, and the two change places after every call.
+    """
+
+    _model: CpuModel
+
+    def __init__(self, model: CpuModel, state: Mapping[str, str]) -> None:
+        super().__init__(model, state)
+        self._lock = take_turns(self)
+
+    def _begin(self) -> None:
+        import tvm
+
+        plan, memory = self._model.plan, self._model.new_memory()
+        self._memory, count = memory, len(plan.inputs)
+        outputs = list(memory.outputs)
+        same = [o for o, i in self._pairs.items() if plan.outputs[o].in_place == plan.inputs[i].name]
+        for output in same:
+            outputs[output] = memory.inputs[self._pairs[output]]
+        self.in_place = tuple(plan.inputs[self._pairs[output]].name for output in same)
+        carried = [o for o, entry in enumerate(plan.outputs) if entry.in_place is not None]
+        # The first steps copy what is carried: with memory in common they are left out, all of them.
+        self._first = len(carried) if same else 0
+        inputs = {entry.name: i for i, entry in enumerate(plan.inputs)}
+        self._copied = [(o, inputs[str(plan.outputs[o].in_place)]) for o in carried if same and o not in same]
+        self._turn, self._ends = 0, []
+        for turn in range(2):
+            ends = [list(memory.inputs), list(outputs)]
+            for output, given in self._pairs.items() if turn else ():
+                if output not in same:
+                    ends[0][given], ends[1][output] = memory.outputs[output], memory.inputs[given]
+            self._ends.append(ends)
+        rest = memory.tensors[count + len(outputs) :]
+        self._arguments = [[*map(tvm.runtime.from_dlpack, (*ends[0], *ends[1])), *rest] for ends in self._ends]
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """See :class:`~tvm_schedules.runtime.stateful.Stateful`."""
+        entries = self._model.plan.inputs
+        return {entries[i].name: self._ends[self._turn][0][i] for i in self._pairs.values()}
+
+    def _run(self, arrays: list[Array]) -> list[Array]:
+        inputs, outputs = self._ends[self._turn]
+        given = [array for i, array in enumerate(inputs) if i not in self._pairs.values()]
+        with self._lock:
+            for buffer, array in zip(given, arrays, strict=True):
+                buffer[...] = array
+            for output, source in self._copied:
+                np.copyto(outputs[output], inputs[source])
+            self._model.run_on(self._arguments[self._turn], self._first)
+            self._turn = 1 - self._turn
+            return [array.copy() for i, array in enumerate(outputs) if i not in self._pairs]
+
+
+def _check_in_place(plan: Plan) -> None:
+    """Raise ArtifactError where an output cannot have the memory of the input that a plan names."""
+    inputs = {entry.name: (entry.shape, entry.dtype) for entry in plan.inputs}
+    carried = [entry for entry in plan.outputs if entry.in_place is not None]
+    for entry in carried:
+        if inputs.get(str(entry.in_place)) != (entry.shape, entry.dtype) or len(carried) > len(plan.steps):
+            raise ArtifactError(f"output {entry.name!r} cannot have the memory of input {entry.in_place!r}")
