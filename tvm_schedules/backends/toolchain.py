@@ -41,9 +41,11 @@ def linker(triple: str | None) -> list[str]:
     if triple is None:
         if sys.platform == "darwin":
             shared = ["-shared", "-fPIC", "-undefined", "dynamic_lookup"]
+        # Code on pages of its own would leave up to two pages of the file empty; zig leaves none.
+        dense = ["-Wl,-z,noseparate-code"] if sys.platform == "linux" else []
         for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
             if name and shutil.which(name):
-                return [name, *shared]
+                return [name, *shared, *dense]
         if _has_zig():
             return [*_zig(_zig_triple(f"{cpu.architecture()}-linux-gnu")), *shared]
         raise LinkError(

@@ -28,6 +28,16 @@ def test_links_for_this_machine(objects: list[str], tmp_path: Path) -> None:
     assert ctypes.CDLL(str(tmp_path / "answer.so")).answer() == 42
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of linkers for Linux")
+def test_a_library_has_no_empty_pages(objects: list[str], tmp_path: Path) -> None:
+    plain, wide = tmp_path / "answer.so", tmp_path / "wide.so"
+    linking.link(objects, plain, None)
+    command = linking.linker(None)
+    subprocess.run([*command, "-Wl,-z,separate-code", "-o", str(wide), *objects], check=True)
+    assert ctypes.CDLL(str(wide)).answer() == ctypes.CDLL(str(plain)).answer() == 42
+    assert plain.stat().st_size < wide.stat().st_size - 4000
+
+
 def test_links_without_any_compiler(objects: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ziglang")
     monkeypatch.setattr(linking.shutil, "which", lambda name: None)
