@@ -20,6 +20,7 @@ def name_network(network: Network) -> None:
     _split_outputs(graph)
     paths = {id(layer.node): layer.title or layer.path for layer in network.layers}
     taken = {str(value.name) for value in graph.inputs} | {f"output_{i}" for i in range(len(graph.outputs))}
+    taken |= set(graph.initializers)  # folded constants keep the names of the nodes that made them
     for node in graph:
         base = paths.get(id(node)) or _node_name(node)
         node.name = unique(base, taken)

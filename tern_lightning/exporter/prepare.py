@@ -114,9 +114,23 @@ def from_values(weight: Tensor, axis: int) -> TernaryTensor | None:
 
 
 def check_finite(module: nn.Module) -> None:
-    """Raise ExportError naming the first tensors of ``module`` that hold NaN or infinity."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    bad = [name for name, value in tensors if value.is_floating_point() and not torch.isfinite(value).all()]
+    """Raise ExportError naming the first tensors of ``module`` that hold NaN or infinity.
+
+    Infinities are what masks of attention are made of: they are refused in what is trained or measured only.
+    """
+    measured = {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules(remove_duplicate=False)
+        if "running_var" in part._buffers
+        for name in part._buffers
+    }
+    tensors = [*module.named_parameters(), *module.named_buffers(remove_duplicate=False)]
+    strict = {name for name, _ in module.named_parameters()} | measured
+    bad = [
+        name
+        for name, value in tensors
+        if value.is_floating_point() and (value.isnan().any() or (name in strict and value.isinf().any()))
+    ]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise ExportError(

@@ -65,10 +65,8 @@ def evaluate(
 
     Returns:
         One array for each output, or None: the results' sizes are not known beforehand or too large, they are random,
-        or the operator has subgraphs or is not one that ONNX' reference implementation computes.
+        or the operator has subgraphs or is not one that ONNX' reference implementation or onnxruntime computes.
     """
-    from onnx.reference import ReferenceEvaluator
-
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or _has_subgraph(node):
         return None
     sizes = result_sizes(node, known, opsets)
@@ -80,12 +78,40 @@ def evaluate(
     if not (most.take(total) if isinstance(most, Budget) else total <= most):
         return None
     inputs = {name: known[name] for name in node.input if name}
-    try:
-        results = ReferenceEvaluator(node, opsets=dict(opsets)).run(None, inputs)
-    except Exception:  # what the reference implementation lacks stays in the network
-        return None
-    arrays = [np.asarray(result) for result in results]
-    return arrays if all(array.dtype != object for array in arrays) else None
+    for run in (_by_onnx, _by_onnxruntime):
+        try:
+            arrays = [np.asarray(result) for result in run(node, inputs, opsets)]
+        except Exception:  # what both lack stays in the network
+            continue
+        if all(array.dtype != object for array in arrays):
+            return arrays
+    return None
+
+
+def _by_onnx(node: Any, inputs: dict[str, np.ndarray], opsets: Mapping[str, int]) -> list[Any]:
+    from onnx.reference import ReferenceEvaluator
+
+    return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, inputs))
+
+
+def _by_onnxruntime(node: Any, inputs: dict[str, np.ndarray], opsets: Mapping[str, int]) -> list[Any]:
+    """ONNX' reference implementation fails at numbers without axes in old operator sets, for example."""
+    import onnxruntime
+    from onnx import TypeProto, helper
+
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in inputs.items()
+    ]
+    results = [helper.make_value_info(name, TypeProto()) for name in node.output if name]
+    versions = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    graph = helper.make_graph([node], "node", infos, results)
+    model = helper.make_model(graph, opset_imports=versions, ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made = dict(zip([value.name for value in results], session.run(None, inputs), strict=True))
+    return [made.get(name, np.zeros(0)) for name in node.output]
 
 
 def result_sizes(node: Any, known: Mapping[str, np.ndarray], opsets: Mapping[str, int]) -> list[int] | None:

@@ -89,6 +89,8 @@ def fix_shapes(model: Any, shapes: Mapping[str, Sequence[int]] | None) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in bound:
                 dim.dim_value = bound[dim.dim_param]
+            elif dim.dim_value < 0:  # an open size, as some exporters write it
+                dim.ClearField("dim_value")
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

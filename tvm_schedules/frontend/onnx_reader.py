@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -10,7 +11,16 @@ import numpy as np
 from tvm_schedules.common.dtypes import check_type
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
-from tvm_schedules.frontend.constant_folding import MOST_ELEMENTS, Budget, evaluate, fixed_shape, infer, result_sizes
+from tvm_schedules.frontend.branches import taken
+from tvm_schedules.frontend.constant_folding import (
+    MOST_ELEMENTS,
+    Budget,
+    evaluate,
+    fixed_shape,
+    infer,
+    read_by,
+    result_sizes,
+)
 from tvm_schedules.ir.graph import Graph, Node, Value
 
 __all__ = ["read"]
@@ -22,12 +32,17 @@ _LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
 """Operators that compute a graph any number of times."""
 
 
-def _shape(name: str, kind: Any) -> tuple[int, ...]:
+def _shape(name: str, kind: Any, maker: Node | None) -> tuple[int, ...]:
     shape = fixed_shape(kind)
     if shape is None or min(shape, default=1) <= 0:
         dims = kind.tensor_type.shape.dim if kind.tensor_type.HasField("shape") else None
         text = "?" if dims is None else ", ".join(d.dim_param or str(d.dim_value or "?") for d in dims)
-        raise ShapeError(f"{name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
+        if maker is None:
+            raise ShapeError(f"{name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
+        raise ShapeError(
+            f"{name!r}, output of {maker.op} node {maker.name!r}, has the shape [{text}] although the inputs' are fixed: "
+            "it depends on values, or is empty; make it constant in the network's forward, or leave the node outside"
+        )
     if prod(shape) > MOST_ELEMENTS:
         raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST_ELEMENTS:,} elements")
     return shape
@@ -82,18 +97,21 @@ def read(model: Any) -> Graph:
     inputs = [v for v in graph.input if v.name not in constants]
     types = {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
     opsets = {o.domain: int(o.version) for o in model.opset_import}
-    nodes = _Folder(constants, types, opsets).run(graph.node)
+    outputs = [v.name for v in graph.output]
+    nodes = _Folder(constants, types, opsets, outputs).run(graph.node)
+    makers = {name: node for node in nodes for name in node.outputs if name}
+    live = [v.name for v in inputs] + [name for node in nodes for name in (*node.inputs, *node.outputs)] + outputs
     known = {
-        name: Value(name, _shape(name, kind), _dtype(kind))
-        for name, kind in types.items()
-        if kind.HasField("tensor_type") and name not in constants
+        name: Value(name, _shape(name, types[name], makers.get(name)), _dtype(types[name]))
+        for name in dict.fromkeys(live)
+        if name in types and types[name].HasField("tensor_type") and name not in constants
     }
+    known |= {n: Value(n, constants[n].shape, constants[n].dtype.name) for n in outputs if n in constants}
     for node in nodes:
         for name in node.outputs:
             if name and name not in known and name not in constants:
                 raise ShapeError(f"the shape of {name!r}, output of {node.op} node {node.name!r}, cannot be inferred")
     opset = opsets.get("", opsets.get("ai.onnx", 25))
-    outputs = [v.name for v in graph.output]
     return Graph(graph.name or "network", nodes, known, constants, [v.name for v in inputs], outputs, opset=opset)
 
 
@@ -112,26 +130,54 @@ class _Folder:
     then a layer is applied to a constant.
     """
 
-    def __init__(self, constants: dict[str, np.ndarray], types: dict[str, Any], opsets: dict[str, int]) -> None:
-        self.constants, self.types, self.opsets = constants, types, opsets
+    def __init__(
+        self, constants: dict[str, np.ndarray], types: dict[str, Any], opsets: dict[str, int], outputs: Sequence[str]
+    ) -> None:
+        self.constants, self.types, self.opsets, self.outputs = constants, types, opsets, outputs
         self.budget = Budget(sum(array.size for array in constants.values()))
         self.weighty = {name for name, array in constants.items() if array.dtype.itemsize == 1 and array.ndim > 1}
         self.late: dict[str, Any] = {}  # the nodes of weights, by their results
 
     def run(self, protos: Any) -> list[Node]:
         """The nodes that stay; ``constants`` gets the results of the others, ``types`` what follows from them."""
-        nodes: list[Node] = []
-        taken: set[str] = set()
-        for index, proto in enumerate(protos):
-            name = proto.name if proto.name and proto.name not in taken else f"{proto.name or proto.op_type}_{index}"
-            taken.add(name)
+        kept: list[tuple[str, Any]] = []
+        names: set[str] = set()
+        waiting = list(reversed(protos))
+        while waiting:
+            proto, index = waiting.pop(), len(names)
+            name = proto.name if proto.name and proto.name not in names else f"{proto.name or proto.op_type}_{index}"
+            names.add(name)
+            if proto.output and not proto.output[0]:
+                proto = _with_first_output(proto, f"{name}/unread")
             if proto.op_type == "Constant":
                 self.constants[proto.output[0]] = _constant(proto)
+            elif proto.op_type == "If" and proto.input[0] in self.constants:
+                waiting += reversed(self._branch(proto))
             elif not self._is_shape(proto) and not self._folds(proto):
                 self._infer(proto)
-                attributes = _attributes(proto)
-                nodes.append(Node(name, proto.op_type, list(proto.input), list(proto.output), attributes, proto.domain))
+                kept.append((name, proto))
+        return self._needed(kept)
+
+    def _branch(self, proto: Any) -> list[Any]:
+        from onnx import numpy_helper
+
+        nodes, tensors = taken(proto, bool(np.all(self.constants[proto.input[0]])))
+        self.constants.update({tensor.name: numpy_helper.to_array(tensor) for tensor in tensors})
         return nodes
+
+    def _needed(self, protos: list[tuple[str, Any]]) -> list[Node]:
+        """Nodes of what the outputs are made of, without those of their results that nobody reads."""
+        read = set(self.outputs)
+        nodes = []
+        for name, proto in reversed(protos):
+            outputs = [output if output in read else "" for output in proto.output]
+            if any(outputs):
+                outputs[0] = proto.output[0]  # what tells nodes apart
+                read.update(read_by(proto))
+                while not outputs[-1]:
+                    outputs.pop()
+                nodes.append(Node(name, proto.op_type, list(proto.input), outputs, _attributes(proto), proto.domain))
+        return nodes[::-1]
 
     def _is_shape(self, proto: Any) -> bool:
         """Whether it is the shape, or the size, of a tensor of fixed shape."""
@@ -181,6 +227,14 @@ class _Folder:
             return False
         self.constants.update((name, array) for name, array in zip(proto.output, made, strict=False) if name)
         return True
+
+
+def _with_first_output(proto: Any, name: str) -> Any:
+    """A copy of a node whose first output, which nobody reads, has a name."""
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    copy.output[0] = name
+    return copy
 
 
 def _constant(proto: Any) -> np.ndarray:

@@ -199,6 +199,9 @@ class Lowering(ABC):
         """The tensor in plain form; packed or converted first if it is not yet."""
         if name in self._plain:
             return self._plain[name]
+        if name in self.graph.constants and name in self._outputs:  # a result that no input changes
+            self._plain[name] = self.constants.add(name, "raw", {name: self.graph.constants[name]})[name]
+            return self._plain[name]
         if name in self.graph.constants or name in self.graph.weights:
             raise ModelError(f"{name!r} is a constant where a tensor is expected")
         origin = self._virtual.get(name, name)

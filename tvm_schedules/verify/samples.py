@@ -24,7 +24,8 @@ def split_samples(entries: Sequence[Mapping[str, Any]], samples: Samples) -> lis
     Args:
         entries: Inputs of the network (name, shape, dtype), all sizes fixed.
         samples: One array for a single input, a sequence in the order of the inputs, or a mapping by name. Every array
-            has its input's shape, or a multiple of it along the first axis, the same multiple for all.
+            has its input's shape, or a multiple of it along the first axis, the same multiple for all that have axes; a
+            single number is the same in every run.
 
     Returns:
         One mapping from name to array for every run.
@@ -44,7 +45,8 @@ def split_samples(entries: Sequence[Mapping[str, Any]], samples: Samples) -> lis
                 f"samples of input {entry['name']!r} must have shape {list(shape)} or a multiple of it along the first "
                 f"axis, got {list(array.shape)}"
             )
-        multiples[entry["name"]] = array.shape[0] // shape[0] if shape else 1
+        if shape:
+            multiples[entry["name"]] = array.shape[0] // shape[0]
     if len(set(multiples.values())) > 1:
         raise ShapeError(f"samples must hold the same number of runs for every input, got {multiples}")
     count = next(iter(multiples.values()), 1)

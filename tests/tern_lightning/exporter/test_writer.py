@@ -359,3 +359,36 @@ class TestBadInput:
             write_onnx(net, torch.randn(1, 4), samples=[(np.zeros((2, 4), np.float32),)])
         with pytest.raises(ExportError, match="NaN or infinity"):
             write_onnx(net, torch.randn(1, 4), samples=[(np.full((1, 4), np.inf, np.float32),)])
+
+
+class Anchored(nn.Module):
+    """The second slice of the buffer is folded, and called ``slice_1`` as the third node would be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.register_buffer("anchors", torch.rand(3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return torch.cat([y[:, :2] + self.anchors[:, :2], y[:, 2:] * self.anchors[:, 2:]], 1)
+
+
+class Masked(nn.Module):
+    """A mask of infinities in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.first(x) + self.mask).softmax(-1)
+
+
+@pytest.mark.parametrize("make", [Anchored, Masked])
+def test_buffers_beside_layers(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net, x = make(), torch.randn(3, 4)
+    made = write_onnx(net, x)
+    assert relative_error(run(made.model, x)[0], net(x)) < 1e-5

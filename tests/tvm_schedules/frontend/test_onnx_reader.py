@@ -1,0 +1,117 @@
+"""Graphs that exporters write around a network: branches that shapes decide, results that nobody reads, open sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.tvm_schedules.nets import Runner, run_onnx
+from tvm_schedules.errors import ShapeError
+from tvm_schedules.frontend import onnx_model as onnxtools
+from tvm_schedules.frontend.onnx_reader import read
+
+node, info = helper.make_node, helper.make_tensor_value_info
+FLOAT, I64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def model(
+    nodes: list[Any], shape: Any = (2, 3), outputs: dict[str, Any] | None = None, opset: int = 18, **constants: Any
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    ends = [info(name, FLOAT, dims) for name, dims in (outputs or {"y": None}).items()]
+    graph = helper.make_graph(nodes, "g", [info("x", FLOAT, shape)], ends, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def branch(name: str, nodes: list[Any], *outputs: str, **constants: Any) -> onnx.GraphProto:
+    tensors = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
+    return helper.make_graph(nodes, name, [], [info(output, FLOAT, None) for output in outputs], tensors)
+
+
+def shape_is(rows: int) -> list[Any]:
+    """``c``: whether the first size of ``x`` is that."""
+    value = numpy_helper.from_array(np.int64(rows))
+    return [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]),
+        node("Constant", [], ["k"], value=value),
+        node("Equal", ["n", "k"], ["c"]),
+    ]
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_branch_that_a_shape_decides_is_taken(rows: int) -> None:
+    inner = branch("inner", [node("Mul", ["t", "two"], ["m"])], "m")
+    outer = branch("outer", [node("Neg", ["t"], ["m"])], "m")
+    then = branch("then", [node("Add", ["x", "w"], ["t"]), node("If", ["c"], ["r"], then_branch=inner, else_branch=outer)],
+                  "r", "t", w=np.float32([1, 2, 3]))  # fmt: skip
+    other = branch("else", [node("Identity", ["x"], ["t"])], "w", "t", w=np.float32([[7, 8, 9]] * 2))
+    nodes = [*shape_is(rows), node("If", ["c"], ["y", "z"], name="choice", then_branch=then, else_branch=other)]
+    made = model(nodes, outputs={"y": (None, None), "z": (None, None)}, zero=np.int64(0), two=np.float32(2))
+    graph = read(made)
+    assert "If" not in {one.op for one in graph.nodes}
+    assert all(value.shape == (2, 3) for value in graph.values.values())
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for ours, theirs in zip(Runner(made)(x), run_onnx(made, x), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_branch_that_the_input_decides_stays() -> None:
+    nodes = [
+        node("ReduceSum", ["x"], ["total"], keepdims=0),
+        node("Greater", ["total", "zero"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=branch("t", [node("Neg", ["x"], ["a"])], "a"),
+             else_branch=branch("e", [node("Abs", ["x"], ["b"])], "b")),
+    ]  # fmt: skip
+    assert [one.op for one in read(model(nodes, outputs={"y": (2, 3)}, zero=np.float32(0))).nodes][-1] == "If"
+
+
+def test_results_that_nobody_reads_are_no_part_of_the_graph() -> None:
+    nodes = [
+        node("Dropout", ["x"], ["d", "mask"]),  # whose shape inference of old operator sets does not know
+        node("NonZero", ["x"], ["places"]),
+        node("Neg", ["d"], ["y"]),
+    ]
+    graph = read(model(nodes, outputs={"y": (2, 3)}, opset=9))
+    assert [(one.op, one.outputs) for one in graph.nodes] == [("Dropout", ["d"]), ("Neg", ["y"])]
+
+
+def test_numbers_without_axes_are_folded_in_old_operator_sets() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["n"]),
+        node("Unsqueeze", ["n"], ["u"], axes=[0]),  # which ONNX' reference implementation cannot compute
+        node("Concat", ["u", "rest"], ["to"], axis=0),
+        node("Reshape", ["x", "to"], ["y"]),
+    ]
+    graph = read(model(nodes, outputs={"y": None}, opset=11, one=np.int64(1), rest=np.int64([2])))
+    assert [one.op for one in graph.nodes] == ["Reshape"]
+    assert graph.values["y"].shape == (3, 2)
+
+
+def test_a_shape_that_depends_on_values_names_its_node() -> None:
+    nodes = [node("NonZero", ["x"], ["p"], name="finder"), node("Cast", ["p"], ["y"], to=FLOAT)]
+    with pytest.raises(ShapeError, match=r"'p', output of NonZero node 'finder'.*although the inputs' are fixed"):
+        read(model(nodes))
+
+
+def test_negative_sizes_are_open_ones() -> None:
+    made = model([node("Relu", ["x"], ["y"])], (-1, 3), {"y": (-1, 3)})
+    onnxtools.fix_shapes(made, {"x": (4, 3)})
+    assert read(made).values["y"].shape == (4, 3)
+
+
+@pytest.mark.parametrize("value", [np.float32([[1, 2]]), np.int64([3, 4, 5]), np.array([True, False]), np.float32(7)])
+def test_a_constant_is_a_result(value: np.ndarray) -> None:
+    made = model([node("Relu", ["x"], ["y"]), node("Identity", ["c"], ["z"])], outputs={"y": (2, 3)}, c=value)
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    made.graph.output.append(info("z", kind, value.shape))
+    x = np.float32([[1, -2, 3], [-4, 5, -6]])
+    found = Runner(made)(x)
+    np.testing.assert_array_equal(found[0], np.maximum(x, 0))
+    assert found[1].dtype == value.dtype
+    np.testing.assert_array_equal(found[1].reshape(value.shape), value)
