@@ -67,7 +67,8 @@ def _export(module: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
         shapes = ", ".join(str(list(arg.shape)) for arg in args)
         raise ExportError(f"{type(module).__name__}.forward fails on inputs of shape {shapes}: {error}") from error
     try:
-        with _quiet(), _no_fast_path(), as_placeholders(module):
+        # With gradients attention's results lie in memory in a way that torch.onnx may not find again.
+        with torch.no_grad(), _quiet(), _no_fast_path(), as_placeholders(module):
             program = torch.onnx.export(
                 module, args, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, external_data=False
             )
@@ -75,7 +76,12 @@ def _export(module: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
         raise
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ExportError(f"torch.onnx cannot trace {type(module).__name__}: {reason}") from error
+        hint = (
+            ". Its forward decides by the values of a tensor: let it decide by shapes or options "
+            "(nn.Transformer and its layers: give tgt_is_causal or is_causal)"
+        )
+        hint = hint if "data-dependent" in reason else ""
+        raise ExportError(f"torch.onnx cannot trace {type(module).__name__}: {reason}{hint}") from error
     if program is None:
         raise ExportError(f"torch.onnx gave no graph for {type(module).__name__}")
     return program.model

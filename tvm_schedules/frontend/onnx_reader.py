@@ -40,8 +40,9 @@ def _shape(name: str, kind: Any, maker: Node | None) -> tuple[int, ...]:
         if maker is None:
             raise ShapeError(f"{name!r} has the open shape [{text}]; fix it, e.g. by an input shape with a batch of 1")
         raise ShapeError(
-            f"{name!r}, output of {maker.op} node {maker.name!r}, has the shape [{text}] although the inputs' are fixed: "
-            "it depends on values, or is empty; make it constant in the network's forward, or leave the node outside"
+            f"{name!r}, output of {maker.op} node {maker.name!r}, has the shape [{text}] although the inputs' are "
+            "fixed: it depends on values, or is empty; make it constant in the network's forward, or leave the node "
+            "outside"
         )
     if prod(shape) > MOST_ELEMENTS:
         raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST_ELEMENTS:,} elements")

@@ -392,3 +392,39 @@ def test_buffers_beside_layers(make: type[nn.Module]) -> None:
     net, x = make(), torch.randn(3, 4)
     made = write_onnx(net, x)
     assert relative_error(run(made.model, x)[0], net(x)) < 1e-5
+
+
+class Biased(nn.Module):
+    """Attention with biases of relative places, which are looked up in a trained table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.out, self.table = nn.Linear(8, 8), nn.Linear(8, 4), nn.Parameter(torch.randn(9, 2))
+        self.register_buffer("places", torch.arange(5)[:, None] - torch.arange(5) + 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.q(x).view(*x.shape[:2], 2, 4).transpose(1, 2)
+        bias = self.table[self.places].permute(2, 0, 1)[None]
+        y = nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=bias)
+        return self.out(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def test_attention_with_a_trained_bias() -> None:
+    torch.manual_seed(0)
+    net, x = Biased(), torch.randn(1, 5, 8)
+    assert relative_error(run(write_onnx(net, x).model, x)[0], net(x)) < 1e-5
+
+
+class Deciding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return y if (y == 0).all() else -y
+
+
+def test_a_forward_that_decides_by_values_gets_a_way_out() -> None:
+    with pytest.raises(ExportError, match="let it decide by shapes or options"):
+        write_onnx(Deciding(), torch.randn(2, 4))

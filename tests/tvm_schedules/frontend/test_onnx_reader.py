@@ -47,8 +47,8 @@ def shape_is(rows: int) -> list[Any]:
 def test_a_branch_that_a_shape_decides_is_taken(rows: int) -> None:
     inner = branch("inner", [node("Mul", ["t", "two"], ["m"])], "m")
     outer = branch("outer", [node("Neg", ["t"], ["m"])], "m")
-    then = branch("then", [node("Add", ["x", "w"], ["t"]), node("If", ["c"], ["r"], then_branch=inner, else_branch=outer)],
-                  "r", "t", w=np.float32([1, 2, 3]))  # fmt: skip
+    nested = node("If", ["c"], ["r"], then_branch=inner, else_branch=outer)
+    then = branch("then", [node("Add", ["x", "w"], ["t"]), nested], "r", "t", w=np.float32([1, 2, 3]))
     other = branch("else", [node("Identity", ["x"], ["t"])], "w", "t", w=np.float32([[7, 8, 9]] * 2))
     nodes = [*shape_is(rows), node("If", ["c"], ["y", "z"], name="choice", then_branch=then, else_branch=other)]
     made = model(nodes, outputs={"y": (None, None), "z": (None, None)}, zero=np.int64(0), two=np.float32(2))
