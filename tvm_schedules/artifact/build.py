@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
+
 from tvm_schedules.artifact import store
 from tvm_schedules.artifact.job import SAMPLES, Job
 from tvm_schedules.artifact.load import load
@@ -80,6 +82,7 @@ def build(
     *,
     samples: Samples | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     batch_sizes: Sequence[int] = (),
     verify: bool = True,
     tune: Tuning | str | Path | bool | None = None,
@@ -99,6 +102,8 @@ def build(
             random.
         input_shapes: Sizes for inputs that have open ones in the file. Samples serve as well: an open first dimension
             then becomes 1.
+        constants: Values of inputs that are always the same, such as a sampling rate that the network branches on. They
+            become a part of the network, which has the other inputs only.
         batch_sizes: Numbers of samples to compile the network for beside its own one. A call with many samples runs as
             many as fit by the largest of them, the rest by smaller ones. Each is a library with weights of its own.
         verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host
@@ -114,6 +119,7 @@ def build(
         TargetError: Unknown target.
         LinkError: No linker for the target.
         CompilerError: The compiler's process ended; nothing was changed.
+        InputError: A constant is for no input, or of another type or shape.
         OutputError: ``output`` may not be replaced or cannot be written.
         VerificationError: The outputs differ; nothing is written.
         TunerError: Tuning is not possible, or its file is damaged.
@@ -128,6 +134,7 @@ def build(
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
     proto = read_model(model)
+    onnx_model.fix_inputs(proto, constants or {})
     shapes = dict(input_shapes or {})
     if samples is not None:
         for name, shape in _sample_shapes(proto, samples).items():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.common.reading import reading_model
-from tvm_schedules.errors import ShapeError
+from tvm_schedules.errors import InputError, ShapeError
 
 Array = npt.NDArray[Any]
 
@@ -91,6 +91,37 @@ def fix_shapes(model: Any, shapes: Mapping[str, Sequence[int]] | None) -> None:
                 dim.dim_value = bound[dim.dim_param]
             elif dim.dim_value < 0:  # an open size, as some exporters write it
                 dim.ClearField("dim_value")
+
+
+@reading_model()
+def fix_inputs(model: Any, values: Mapping[str, Any]) -> None:
+    """Make inputs constants, in place.
+
+    Args:
+        model: ``onnx.ModelProto``.
+        values: Arrays by the names of inputs; where a size is open in the model, the array may have any.
+
+    Raises:
+        InputError: There is no such input, or it has another type or shape.
+    """
+    from onnx import numpy_helper
+
+    entries = {entry["name"]: entry for entry in signature(model, "input")}
+    for name, value in values.items():
+        if name not in entries:
+            raise InputError(f"a constant is given for {name!r}, but the model's inputs are {', '.join(entries)}")
+        dtype, shape = np.dtype(entries[name]["dtype"]), entries[name]["shape"]
+        array = np.asarray(value)
+        fits = array.ndim == len(shape) and all(
+            not isinstance(size, int) or size <= 0 or size == own for size, own in zip(shape, array.shape, strict=True)
+        )
+        if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise InputError(
+                f"the constant for input {name!r} must be {dtype} of shape {shape}, got {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
+        model.graph.initializer.append(numpy_helper.from_array(np.array(array, dtype, order="C"), name))
+        model.graph.input.remove(next(entry for entry in model.graph.input if entry.name == name))
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import tvm_schedules
 from tests.tvm_schedules.nets import Runner, run_onnx
-from tvm_schedules.errors import ShapeError
+from tvm_schedules.errors import InputError, ShapeError
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.frontend.onnx_reader import read
 
@@ -115,3 +117,36 @@ def test_a_constant_is_a_result(value: np.ndarray) -> None:
     np.testing.assert_array_equal(found[0], np.maximum(x, 0))
     assert found[1].dtype == value.dtype
     np.testing.assert_array_equal(found[1].reshape(value.shape), value)
+
+
+def by_rate() -> onnx.ModelProto:
+    """The negative of ``x`` at a rate of 8000, else the double."""
+    branches = {
+        "then_branch": branch("then", [node("Neg", ["x"], ["a"])], "a"),
+        "else_branch": branch("else", [node("Add", ["x", "x"], ["b"])], "b"),
+    }
+    made = model([node("Equal", ["rate", "low"], ["c"]), node("If", ["c"], ["y"], **branches)], low=np.int64(8000),
+                 outputs={"y": (2, 3)})  # fmt: skip
+    made.graph.input.append(info("rate", I64, ()))
+    return made
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(8000, -1), (16000, 2)])
+def test_an_input_that_is_always_the_same_decides(rate: int, factor: int, tmp_path: Path) -> None:
+    artifact = tvm_schedules.build(by_rate(), tmp_path / "out", constants={"rate": rate})
+    assert [entry["name"] for entry in artifact.metadata["inputs"]] == ["x"]
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(artifact.load()(x), factor * x)
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"speed": 1}, "given for 'speed', but the model's inputs are x, rate"),
+        ({"rate": 0.5}, r"input 'rate' must be int64 of shape \[\], got float64"),
+        ({"x": np.zeros((3, 2), np.float32)}, r"must be float32 of shape \[2, 3\], got float32 of shape \[3, 2\]"),
+    ],
+)
+def test_constants_that_do_not_fit_are_refused(constants: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        onnxtools.fix_inputs(by_rate(), constants)
