@@ -54,7 +54,8 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.origin, self.fresh = RUN_START, False
+        self.origin: Origin = RUN_START
+        self.fresh: bool = False
 
     def enter(self, trainer: pl.Trainer, restored: bool, known: bool) -> None:
         """Find out, when fit starts, whether this is a new run for the callback.

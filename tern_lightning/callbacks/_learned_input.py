@@ -31,7 +31,8 @@ class LearnedInputs(pl.Callback, ABC):
         if not 0 <= learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be finite and >= 0, got {learning_rate}")
         self.learning_rate = learning_rate
-        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self.include: tuple[str, ...] | None = check_patterns("include", include)
+        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
         self._hooks: dict[str, LearnedInput] = {}
         self._layers: dict[str, nn.Module] = {}
         self._restored: dict[str, Any] = {}

@@ -83,8 +83,9 @@ class WeightCallback(pl.Callback):
     timed: bool = False
 
     def __init__(self, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
-        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
-        self.clock = Clock()
+        self.include: tuple[str, ...] | None = check_patterns("include", include)
+        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
+        self.clock: Clock = Clock()
         self._targets: dict[str, Target] = {}
         self._handles: list[RemovableHandle] = []
         self._restored: dict[str, Any] | None = None

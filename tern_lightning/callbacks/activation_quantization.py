@@ -65,10 +65,15 @@ class ActivationQuantization(Callback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.bits, self.observer, self.percentile = bits, observer, percentile
-        self.observe_batches, self.ema = observe_batches, ema
-        self.learned, self.learning_rate = learned, learning_rate
-        self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
+        self.bits: int = bits
+        self.observer = observer
+        self.percentile: float = percentile
+        self.observe_batches: int = observe_batches
+        self.ema: float = ema
+        self.learned: bool = learned
+        self.learning_rate: float = learning_rate
+        self.include: tuple[str, ...] = _patterns("include", include)
+        self.exclude: tuple[str, ...] = _patterns("exclude", exclude)
         self._validate()
         self._batches = 0
         self._quantizers: dict[str, InputFakeQuantizer] = {}

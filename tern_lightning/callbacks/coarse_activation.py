@@ -41,7 +41,8 @@ class CoarseActivation(LearnedInputs):
         gaussian_step(bits)
         if derivative not in get_args(Derivative):
             raise ValueError(f"derivative must be one of {get_args(Derivative)}, got {derivative!r}")
-        self.bits, self.derivative = bits, derivative
+        self.bits: int = bits
+        self.derivative = derivative
 
     def make(self) -> LearnedInput:
         """A hook for one layer."""

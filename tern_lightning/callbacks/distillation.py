@@ -95,10 +95,16 @@ class Distillation(pl.Callback):
         for name, value in (("feature_weight", feature_weight), ("attention_weight", attention_weight)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")
-        self.temperature, self.weight, self.loss = temperature, weight, loss
-        self.features, self.attention = _pairs("features", features), _pairs("attention", attention)
-        self.feature_weight, self.attention_weight = feature_weight, attention_weight
-        self.module, self.output, self.class_axis = module, output, class_axis
+        self.temperature: float = temperature
+        self.weight: float = weight
+        self.loss = loss
+        self.features: dict[str, str] = _pairs("features", features)
+        self.attention: dict[str, str] = _pairs("attention", attention)
+        self.feature_weight: float = feature_weight
+        self.attention_weight: float = attention_weight
+        self.module: str = module
+        self.output: str | int | None = output
+        self.class_axis: int = class_axis
         self._teacher = Teacher(teacher, module)
         self._watches: tuple[Watch, Watch] | None = None
         self._restored: dict[str, Any] | None = None

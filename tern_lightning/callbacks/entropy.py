@@ -58,10 +58,12 @@ class EntropyConstraint(pl.Callback):
         schedule: Schedule | None = None,
         sustain: float = 0.05,
     ) -> None:
-        self.strength, self.schedule, self.sustain = _strengths(strength), schedule, sustain
+        self.strength: dict[str, float] = _strengths(strength)
+        self.schedule: Schedule | None = schedule
+        self.sustain: float = sustain
         _check_schedule(schedule)
         check_range("sustain", sustain, 0)
-        self.clock = Clock()
+        self.clock: Clock = Clock()
         self._methods: dict[str, EC2T] = {}
         self._restored: dict[str, Any] | None = None
 
@@ -141,7 +143,7 @@ class EntropyPruning(MaskCallback):
         trainer = Trainer(callbacks=[TernaryCallback("ec2t"), EntropyPruning(include=["head", "*.depthwise"])])
     """
 
-    timed = True
+    timed: bool = True
 
     def __init__(
         self,
@@ -156,15 +158,19 @@ class EntropyPruning(MaskCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        self.strength, self.schedule = _strengths(strength), schedule
+        self.strength: dict[str, float] = _strengths(strength)
+        self.schedule: Schedule | None = schedule
         _check_schedule(schedule)
         check_boundary("start", start)
         check_boundary("freeze", freeze)
         check_range("initial_level", initial_level, 0, 1, above=True)
         check_range("floor", floor, 0)
         check_range("sustain", sustain, 0)
-        self.start, self.freeze = start, freeze
-        self.initial_level, self.floor, self.sustain = initial_level, floor, sustain
+        self.start: int | float = start
+        self.freeze: int | float | None = freeze
+        self.initial_level: float = initial_level
+        self.floor: float = floor
+        self.sustain: float = sustain
         self._levels: dict[str, Tensor] = {}
         self._hidden: dict[str, Tensor] = {}
 

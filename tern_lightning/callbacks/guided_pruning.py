@@ -134,7 +134,7 @@ class AccuracyGuidedPruning(MaskCallback):
             raise ValueError(f"tolerance must be finite and >= 0, got {tolerance}")
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
-        self.choice = Choice(scope, pattern, group)
+        self.choice: Choice = Choice(scope, pattern, group)
         if self.choice.n_of_m is not None:
             raise ValueError(f"pattern must be 'element', 'block' or 'digit', got {pattern!r}")
         if start < 1 or epochs < 1:
@@ -143,9 +143,15 @@ class AccuracyGuidedPruning(MaskCallback):
             raise ValueError(f"it must be 0 < min_step <= step < 1, got min_step={min_step}, step={step}")
         if not 0 < max_amount <= 1:
             raise ValueError(f"max_amount must be in (0, 1], got {max_amount}")
-        self.monitor, self.tolerance, self.mode, self.start = monitor, tolerance, mode, start
-        self.step, self.epochs, self.min_step, self.max_amount = step, epochs, min_step, max_amount
-        self.loop = Loop(step=step)
+        self.monitor: str = monitor
+        self.tolerance: float = tolerance
+        self.mode = mode
+        self.start: int = start
+        self.step: float = step
+        self.epochs: int = epochs
+        self.min_step: float = min_step
+        self.max_amount: float = max_amount
+        self.loop: Loop = Loop(step=step)
         self._good: dict[str, Any] | None = None
 
     @override

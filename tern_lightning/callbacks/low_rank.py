@@ -52,10 +52,12 @@ class Candidates(nn.Module):
 
     def __init__(self, layer: nn.Module, ranks: Sequence[int]) -> None:
         super().__init__()
-        self.ranks = tuple(ranks)
-        self.options = nn.ModuleList(LowRankConv(layer, rank) for rank in ranks)
-        self.original = layer.requires_grad_(False)
-        self.theta, self.temperature, self.pull = torch.zeros(len(self.ranks)), 1.0, 0.0
+        self.ranks: tuple[int, ...] = tuple(ranks)
+        self.options: nn.ModuleList = nn.ModuleList(LowRankConv(layer, rank) for rank in ranks)
+        self.original: nn.Module = layer.requires_grad_(False)
+        self.theta: Tensor = torch.zeros(len(self.ranks))
+        self.temperature: float = 1.0
+        self.pull: float = 0.0
         self.shape: ConvShape | None = None
 
     def shares(self) -> Tensor:
@@ -145,9 +147,14 @@ class LowRank(pl.Callback):
         ):
             if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
                 raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
-        self.multiple, self.beta, self.pull, self.temperature = multiple, beta, pull, temperature
-        self.latency, self.learning_rate = latency or macs, learning_rate
-        self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude) or ()
+        self.multiple: int = multiple
+        self.beta: float = beta
+        self.pull: float = pull
+        self.temperature: float = temperature
+        self.latency: Latency = latency or macs
+        self.learning_rate: float = learning_rate
+        self.include: tuple[str, ...] | None = check_patterns("include", include)
+        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
         self.choice: dict[str, int] = {}
         self._steps = 0
         self._layers: dict[str, Candidates] = {}

@@ -44,7 +44,9 @@ class MultiLevelActivation(LearnedInputs):
         super().__init__(learning_rate, include, exclude)
         if terms < 1:
             raise ValueError(f"terms must be at least 1, got {terms}")
-        self.terms, self.signed, self.uniform = terms, signed, uniform
+        self.terms: int = terms
+        self.signed: bool = signed
+        self.uniform: bool = uniform
 
     def make(self) -> LearnedInput:
         """A hook for one layer."""

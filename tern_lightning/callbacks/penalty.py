@@ -43,8 +43,12 @@ class _Penalty:
             raise ValueError(f"form must be 'gradient' or 'proximal', got {form!r}")
         if delta_mode not in ("all", "alive"):
             raise ValueError(f"delta_mode must be 'all' or 'alive', got {delta_mode!r}")
-        self.strength, self.threshold, self.group = strength, threshold, (group[0], group[1])
-        self.form, self.delta_mode, self.kernel = form, delta_mode, kernel
+        self.strength: float = strength
+        self.threshold: float = threshold
+        self.group: tuple[int, int] = (group[0], group[1])
+        self.form = form
+        self.delta_mode = delta_mode
+        self.kernel: bool = kernel
 
     def add_gradient(self, target: Target, strength: float) -> None:
         """Add the penalty's gradient to that of the latent weight, unless the step does not move it."""
@@ -111,8 +115,9 @@ class WeightPenaltyClipping(WeightCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        self.penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
-        self.schedule, self.timed = schedule, schedule is not None
+        self.penalty: _Penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
+        self.schedule: Schedule | None = schedule
+        self.timed: bool = schedule is not None
         self._factor = 1.0
 
     @property
@@ -191,7 +196,7 @@ class StructuredPruning(MaskCallback):
         trainer = Trainer(callbacks=[TernaryCallback("sws"), StructuredPruning(group=(8, 1), prune=0.5)])
     """
 
-    timed = True
+    timed: bool = True
 
     def __init__(
         self,
@@ -213,9 +218,11 @@ class StructuredPruning(MaskCallback):
             raise ValueError(f"dead must be in [0, 1), got {dead}")
         if amount is not None and not 0 <= amount <= 1:
             raise ValueError(f"amount must be None or in [0, 1], got {amount}")
-        self.penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
-        self.prune, self.dead, self.amount = prune, dead, amount
-        self.pruned = False
+        self.penalty: _Penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
+        self.prune: int | float = prune
+        self.dead: float = dead
+        self.amount: float | None = amount
+        self.pruned: bool = False
 
     @override
     def reset(self) -> None:

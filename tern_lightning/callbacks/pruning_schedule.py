@@ -56,7 +56,7 @@ class PruningSchedule(MaskCallback):
         trainer = Trainer(callbacks=[TernaryCallback(), PruningSchedule(0.8, schedule=ramp)])
     """
 
-    timed = True
+    timed: bool = True
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class PruningSchedule(MaskCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        self.choice = Choice(scope, pattern, group, kernel)
+        self.choice: Choice = Choice(scope, pattern, group, kernel)
         if (self.choice.n_of_m is not None) != (amount is None):
             raise ValueError(
                 f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
@@ -80,7 +80,7 @@ class PruningSchedule(MaskCallback):
             raise ValueError(f"amount must be in [0, 1], got {amount}")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        self.schedule = Schedule() if schedule is None else schedule
+        self.schedule: Schedule = Schedule() if schedule is None else schedule
         if (
             not 0
             <= min(self.schedule.initial, self.schedule.final)
@@ -88,8 +88,10 @@ class PruningSchedule(MaskCallback):
             <= 1
         ):
             raise ValueError(f"the schedule's values must be in [0, 1], got {self.schedule}")
-        self.amount, self.every = amount, every
-        self.progress, self._next_step = 0.0, 0
+        self.amount: float | None = amount
+        self.every: int = every
+        self.progress: float = 0.0
+        self._next_step = 0
 
     @override
     def reset(self) -> None:

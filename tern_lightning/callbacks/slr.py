@@ -19,7 +19,7 @@ from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, Target
 from tern_lightning.callbacks._phases import check_boundary, reached
 from tern_lightning.functional.projection import ternary_projection
-from tern_lightning.functional.slr import SETTINGS, Relaxation, penalty_gradient, relax
+from tern_lightning.functional.slr import SETTINGS, Relaxation, Settings, penalty_gradient, relax
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -57,7 +57,7 @@ class SLR(MaskCallback):
             before ``end``.
     """
 
-    timed = True
+    timed: bool = True
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class SLR(MaskCallback):
         if projection not in ("sparsity", "ternary"):
             raise ValueError(f"projection must be 'sparsity' or 'ternary', got {projection!r}")
         sparse = projection == "sparsity"
-        self.choice = Choice(scope, pattern, group)
+        self.choice: Choice = Choice(scope, pattern, group)
         if pattern == "digit":
             raise ValueError("pattern must be 'element', 'block' or 'n:m' for float weights, got 'digit'")
         if (amount is not None) != (sparse and self.choice.n_of_m is None):
@@ -92,16 +92,20 @@ class SLR(MaskCallback):
         if amount is not None and not 0 <= amount <= 1:
             raise ValueError(f"amount must be in [0, 1], got {amount}")
         given = {"rho": rho, "step": step, "m": m, "r": r}
-        self.settings = replace(SETTINGS[projection], **{k: v for k, v in given.items() if v is not None})
+        self.settings: Settings = replace(SETTINGS[projection], **{k: v for k, v in given.items() if v is not None})
         if interval is not None and interval < 1:
             raise ValueError(f"interval must be None or at least 1, got {interval}")
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
         check_boundary("end", end)
-        self.projection, self.amount, self.per_channel = projection, amount, per_channel
-        self.interval, self.end, self.bn_batches = interval, end, bn_batches
+        self.projection = projection
+        self.amount: float | None = amount
+        self.per_channel: bool = per_channel
+        self.interval: int | None = interval
+        self.end: int | float = end
+        self.bn_batches: int = bn_batches
         self.relaxation: Relaxation | None = None
-        self.done = False
+        self.done: bool = False
         self._loss, self._batches, self._round_step = torch.zeros((), dtype=torch.float64), 0, 0
         self._statistics = StatisticsReset()
 

@@ -98,13 +98,18 @@ class TernaryCallback(pl.Callback):
         bn_batches: int = 200,
         verbose: bool = True,
     ) -> None:
-        self.method, self.rules, self.options = method, check_rules(rules), check_options(options)
+        self.method: str = method
+        self.rules: tuple[Rule, ...] = check_rules(rules)
+        self.options: dict[str, Any] = check_options(options)
         get_quantizer(method, **self.options)
         phases.check_boundary("start", start)
         phases.check_boundary("freeze", freeze)
         if bn_batches < 0:
             raise ValueError(f"bn_batches must be >= 0, got {bn_batches}")
-        self.start, self.freeze, self.bn_batches, self.verbose = start, freeze, bn_batches, verbose
+        self.start: int | float = start
+        self.freeze: int | float | None = freeze
+        self.bn_batches: int = bn_batches
+        self.verbose: bool = verbose
         self.preset: PresetData | None = None
         self.phase: Phase = "float"
         self.decisions: list[Decision] = []
@@ -112,12 +117,10 @@ class TernaryCallback(pl.Callback):
         self._copies: dict[str, state.Layers] = {}
         self._codes: dict[str, Tensor] = {}
         self._empty: set[str] = set()
-        self._told_of_loads = False
-        self.clock = Clock()
+        self.clock: Clock = Clock()
         self._unreached: list[str] = []
         self._float_best: list[str] = []
-        self._statistics = StatisticsReset()
-        self._scalars = ScalarTrainer()
+        self._statistics, self._scalars, self._told_of_loads = StatisticsReset(), ScalarTrainer(), False
         self._restored: dict[str, Any] | None = None
 
     @classmethod

@@ -25,8 +25,8 @@ class Operations(Metric):
         {'adds': 28, 'multiplies': 32}
     """
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
     adds: Tensor
     multiplies: Tensor
 
@@ -61,8 +61,8 @@ class MicroNetScore(Metric):
         ValueError: The reference is not known, or ``bits`` is out of range.
     """
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
     parameters_: Tensor
     operations: Tensor
 
@@ -72,7 +72,8 @@ class MicroNetScore(Metric):
             raise ValueError(f"reference must be one of {sorted(REFERENCES)}, got {reference!r}")
         if not 1 <= bits <= 32:
             raise ValueError(f"bits must be in 1 to 32, got {bits}")
-        self.reference, self.bits = reference, bits
+        self.reference: str = reference
+        self.bits: int = bits
         for name in ("parameters_", "operations"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 

@@ -27,8 +27,8 @@ class Compression(Metric):
         15.94
     """
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
     dense: Tensor
     entropy: Tensor
     packed: Tensor

@@ -15,8 +15,8 @@ from tern_lightning.ternary_tensor import TernaryTensor
 class _Ratio(Metric):
     """A share of a whole, summed over updates and processes."""
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
     part: Tensor
     total: Tensor
 

@@ -22,7 +22,8 @@ class GroupSparsity(_Ratio):
 
     def __init__(self, group: Group, kernel: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.group, self.kernel = group, kernel
+        self.group = group
+        self.kernel: bool = kernel
 
     def update(self, ternary: TernaryTensor) -> None:
         """Add one layer."""

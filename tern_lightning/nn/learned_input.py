@@ -35,8 +35,13 @@ class LearnedInput(ABC):
     """Name of the form in checkpoints."""
 
     def __init__(self, size: int) -> None:
-        self.value, self.velocity, self.statistic = torch.ones(size), torch.zeros(size), torch.zeros(2)
-        self.ready = self.observing = self.recording = self.fixed = False
+        self.value: Tensor = torch.ones(size)
+        self.velocity: Tensor = torch.zeros(size)
+        self.statistic: Tensor = torch.zeros(2)
+        self.ready: bool = False
+        self.observing = False
+        self.recording = False
+        self.fixed: bool = False
         self.last: Tensor | None = None
 
     def numbers(self) -> Tensor:
@@ -148,7 +153,9 @@ class MultiLevelInput(LearnedInput):
 
     def __init__(self, terms: int, signed: bool, uniform: bool) -> None:
         super().__init__(1 if uniform else terms)
-        self.terms, self.signed, self.uniform = terms, signed, uniform
+        self.terms: int = terms
+        self.signed: bool = signed
+        self.uniform: bool = uniform
 
     def levels(self) -> Tensor:
         """The levels of all digits, float32 ``[terms]``."""
@@ -206,7 +213,8 @@ class CoarseInput(LearnedInput):
 
     def __init__(self, bits: int, derivative: Derivative) -> None:
         super().__init__(1)
-        self.bits, self.derivative = bits, derivative
+        self.bits: int = bits
+        self.derivative = derivative
 
     def quantize(self, x: Tensor) -> Tensor:
         """The rounded input."""

@@ -61,8 +61,9 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         if ste_clip is not None and not ste_clip > 0:
             raise ValueError(f"ste_clip must be None or > 0, got {ste_clip}")
-        self.per_channel, self.ste_clip = per_channel, ste_clip
-        self.trained = nn.ParameterDict()
+        self.per_channel: bool = per_channel
+        self.ste_clip: float | None = ste_clip
+        self.trained: nn.ParameterDict = nn.ParameterDict()
         self.register_buffer("progress", torch.zeros(()))
 
     @abstractmethod

@@ -47,7 +47,10 @@ class EC2T(Quantizer):
         check_range("initial_level", initial_level, 0, 1, above=True)
         check_range("floor", floor, 0)
         check_range("rate", rate, 0, above=True)
-        self.initial_level, self.floor, self.rate, self.normalize = initial_level, floor, rate, normalize
+        self.initial_level: float = initial_level
+        self.floor: float = floor
+        self.rate: float = rate
+        self.normalize: bool = normalize
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("size_factor", torch.ones(()))
 

@@ -52,7 +52,10 @@ class Hestia(Quantizer):
         check_range("blend", blend, 0, 0.99, above=True)
         check_range("end", end, blend, 1, above=True)
         check_range("eps", eps, 0, above=True)
-        self.temperature, self.blend, self.end, self.eps = temperature, blend, end, eps
+        self.temperature: float = temperature
+        self.blend: float = blend
+        self.end: float = end
+        self.eps: float = eps
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""

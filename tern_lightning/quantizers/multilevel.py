@@ -37,7 +37,9 @@ class MultiLevel(Quantizer):
         check_range("terms", terms, 1, 4)
         check_range("factor", factor, 0)
         check_range("iterations", iterations, 0)
-        self.terms, self.factor, self.iterations = terms, factor, iterations
+        self.terms: int = terms
+        self.factor: float = factor
+        self.iterations: int = iterations
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight; see :func:`tern_lightning.functional.multilevel.multilevel`."""

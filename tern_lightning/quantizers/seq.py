@@ -29,7 +29,8 @@ class SEQ(Quantizer):
         super().__init__(per_channel)
         check_range("eps", eps, 0, above=True)
         check_range("rate", rate, 0, above=True)
-        self.eps, self.rate = eps, rate
+        self.eps: float = eps
+        self.rate: float = rate
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """The ``scale`` ``[C]``, the largest magnitude."""

@@ -31,7 +31,9 @@ class Sherry(Quantizer):
     def __init__(self, warmup: float = 0.1, residual: bool = True, per_channel: bool = False) -> None:
         super().__init__(per_channel)
         check_range("warmup", warmup, 0, 0.99, above=True)
-        self.warmup, self.residual, self.scheduled = warmup, residual, residual
+        self.warmup: float = warmup
+        self.residual: bool = residual
+        self.scheduled: bool = residual
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight; see :func:`tern_lightning.functional.sherry`."""

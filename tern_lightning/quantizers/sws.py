@@ -46,7 +46,9 @@ class SWS(Quantizer):
         check_range("terms", terms, 1, 4)
         if mode not in ("parallel", "sequential"):
             raise ValueError(f"mode must be 'parallel' or 'sequential', got {mode!r}")
-        self.beta, self.terms, self.mode = beta, terms, mode
+        self.beta: float = beta
+        self.terms: int = terms
+        self.mode = mode
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.sws`."""

@@ -36,7 +36,8 @@ class Tequila(Quantizer):
         super().__init__(per_channel)
         check_range("strength", strength, 0)
         check_range("eps", eps, 0, above=True)
-        self.strength, self.eps = strength, eps
+        self.strength: float = strength
+        self.eps: float = eps
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.absmean`."""

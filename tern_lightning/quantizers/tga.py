@@ -70,10 +70,16 @@ class TGA(Quantizer):
             raise ValueError(f"target_sparsity must be in [0, 1), got {target_sparsity}")
         if gradient_limit is not None:
             check_range("gradient_limit", gradient_limit, 0, above=True)
-        self.initial_threshold, self.low, self.high = initial_threshold, low, high
-        self.two_levels, self.detach_stats = two_levels, detach_stats
-        self.target_sparsity, self.penalty_strength = target_sparsity, penalty_strength
-        self.gradient_limit, self.rate, self.symmetric = gradient_limit, rate, not two_levels
+        self.initial_threshold: float = initial_threshold
+        self.low: float = low
+        self.high: float = high
+        self.two_levels: bool = two_levels
+        self.detach_stats: bool = detach_stats
+        self.target_sparsity: float | None = target_sparsity
+        self.penalty_strength: float = penalty_strength
+        self.gradient_limit: float | None = gradient_limit
+        self.rate: float = rate
+        self.symmetric: bool = not two_levels
         self.two_pass = two_pass
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:

@@ -56,8 +56,12 @@ class TTQ(Quantizer):
             raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
         if initial_level is not None:
             check_range("initial_level", initial_level, 0, above=True)
-        self.threshold, self.sparsity, self.initial_level, self.floor = threshold, sparsity, initial_level, floor
-        self.rate, self.normalize = rate, normalize
+        self.threshold: float = threshold
+        self.sparsity: float | None = sparsity
+        self.initial_level: float | None = initial_level
+        self.floor: float = floor
+        self.rate: float = rate
+        self.normalize: bool = normalize
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Levels ``positive`` and ``negative``, ``[C]``: the means of the weights, or ``initial_level``."""

@@ -30,7 +30,8 @@ class TWN(Quantizer):
         super().__init__(per_channel, ste_clip)
         check_range("factor", factor, 0)
         check_range("terms", terms, 1, 4)
-        self.factor, self.terms = factor, terms
+        self.factor: float = factor
+        self.terms: int = terms
 
     def ternary(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> TernaryTensor:
         """Ternarize a float32 weight of any shape; see :func:`tern_lightning.functional.twn`."""

@@ -55,7 +55,7 @@ class Model(ABC):
 
     def __init__(self, plan: Plan, metadata: dict[str, Any] | None = None, threads: int | None = None) -> None:
         self.plan = plan
-        self.metadata = metadata or {}
+        self.metadata: dict[str, Any] = metadata or {}
         self.inputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.inputs]
         self.outputs: list[dict[str, Any]] = [entry.to_json() for entry in plan.outputs]
         self.threads = threads

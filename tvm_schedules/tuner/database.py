@@ -33,7 +33,7 @@ class Database:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = user_path(path, "database")
+        self.path: Path = user_path(path, "database")
         self._entries = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:

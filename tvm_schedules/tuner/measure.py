@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from tvm_schedules import compat
 from tvm_schedules.backends import toolchain as linking
@@ -21,6 +22,7 @@ from tvm_schedules.tuner.alone import Alone
 
 __all__ = ["Device", "Library", "LocalDevice", "RemoteDevice", "WrittenLibrary", "library"]
 
+Array = npt.NDArray[Any]
 FUNCTION = "tune_main"
 CALL = 50e-6
 """Seconds that a measurement takes at least, by repetition: shorter ones measure the clock."""
@@ -39,8 +41,11 @@ class Library:
         count: The number of candidates.
     """
 
-    def __init__(self, module: Any, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
-        self.module, self.arena, self.constants, self.count = module, arena, constants, count
+    def __init__(self, module: Any, arena: Array, constants: Array, count: int) -> None:
+        self.module: Any = module
+        self.arena: Array = arena
+        self.constants: Array = constants
+        self.count: int = count
 
     def write(self, path: Path, target: TargetSpec) -> None:
         """Link it as an artifact's library is, with threads of its own.
@@ -54,7 +59,7 @@ class Library:
 class WrittenLibrary(Library):
     """One that another process has linked."""
 
-    def __init__(self, path: Path, arena: np.ndarray, constants: np.ndarray, count: int) -> None:
+    def __init__(self, path: Path, arena: Array, constants: Array, count: int) -> None:
         super().__init__(None, arena, constants, count)
         self.path = path
 
@@ -66,7 +71,7 @@ class WrittenLibrary(Library):
 def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = False) -> Library:
     """Compile candidates; for ``own_threads`` see :func:`tvm_schedules.backends.cpu.compile.compile_graph`."""
     functions: dict[Any, tuple[Any, Any]] = {}
-    memory: list[np.ndarray] = []
+    memory: list[Array] = []
     starts, arena = [], 64
     for alone in found:
         arena = max(arena, assign_arena(lifetimes(alone.steps), alone.largest_read))
@@ -100,7 +105,7 @@ def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = Fals
     return Library(module, floats.view(np.uint8)[:arena], constants, len(found))
 
 
-def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> np.ndarray:
+def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> Array:
     """Seconds of a call ``[turns, count]``, one candidate after the other in every turn.
 
     Candidates that are far behind at the first look keep that time and are not called again.
@@ -124,7 +129,7 @@ def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> np
 class Device(Protocol):
     """Runs candidates and times them."""
 
-    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> Array:
         """Seconds of a call ``[turns, candidates]``; the candidates take turns."""
 
 
@@ -139,7 +144,7 @@ def _linked(made: Library, target: TargetSpec, load: Callable[[Path], Any]) -> A
 class LocalDevice:
     """This machine, in this process."""
 
-    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> Array:
         """See :class:`Device`."""
         import tvm
 
@@ -177,7 +182,7 @@ class RemoteDevice:
     def __init__(self, board: Any) -> None:
         self.board = board
 
-    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> np.ndarray:
+    def time(self, made: Library, target: TargetSpec, threads: int, turns: int) -> Array:
         """See :class:`Device`."""
         loaded = _linked(made, target, self.board.load)
         self.board.set_threads(loaded, threads)
