@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import lengths, store
 from tvm_schedules.artifact.job import SAMPLES, Job
 from tvm_schedules.artifact.load import load
 from tvm_schedules.artifact.process import compiler, prepare
@@ -84,6 +84,8 @@ def build(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.ArrayLike] | None = None,
     batch_sizes: Sequence[int] = (),
+    shorter: Sequence[Any] = (),
+    pad: Mapping[str, float] | None = None,
     verify: bool = True,
     tune: Tuning | str | Path | bool | None = None,
     progress: Callable[[str], None] | None = None,
@@ -106,6 +108,10 @@ def build(
             become a part of the network, which has the other inputs only.
         batch_sizes: Numbers of samples to compile the network for beside its own one. A call with many samples runs as
             many as fit by the largest of them, the rest by smaller ones. Each is a library with weights of its own.
+        shorter: The same network for shorter sequences, each a library with weights of its own: as ``model``, or shapes
+            of the inputs by name where ``model`` leaves the length open. A call runs the shortest that is long enough.
+        pad: What fills an input behind the end of its sequence, by the input's name; 0 where it is not said. It must
+            not change results, which is tried: the network ignores it by a mask, or reads nothing that comes later.
         verify: Compare the library's outputs with onnxruntime's. For a target that this machine cannot run, a host
             build of the same graph stands in.
         tune: Measure on the device which kernel and which of its numbers is best for every layer, and remember it in a
@@ -114,7 +120,7 @@ def build(
 
     Raises:
         ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator;
-            or it cannot be compiled for other numbers of samples.
+            or it cannot be compiled for other numbers of samples; or padding changes what it computes.
         ValueError: A batch size is less than 1.
         TargetError: Unknown target.
         LinkError: No linker for the target.
@@ -139,22 +145,76 @@ def build(
     if samples is not None:
         for name, shape in _sample_shapes(proto, samples).items():
             shapes.setdefault(name, shape)
+    given = type(proto)()
+    given.CopyFrom(proto)
     onnx_model.fix_shapes(proto, shapes)
+    others = _shorter(given, proto, [(source, shapes) for source in shorter], pad or {})
     runs = None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples)
     how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or quiet)
-    if sizes and spec is not None and not backend.batch_sizes:
-        raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes")
+    if (sizes or others) and spec is not None and not backend.batch_sizes:
+        raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
     with store.replacing(place) as folder:
-        done = _apart(folder, proto, runs, how)
-        if sizes:
-            made = _batches(folder, proto, done["metadata"], sizes, runs, how)
-            done["metadata"] = store.write_metadata(folder, {**done["metadata"], "batches": made})
+        done = _filled(folder, proto, runs, sizes, how)
+        if others:
+            done["metadata"] = _lengths(folder, proto, done["metadata"], others, runs, sizes, how)
     if how.tuning is not None:
         from tvm_schedules.tuner.search import Tuned
 
         how.tuning.layers = [Tuned.from_json(layer) for layer in done["tuning"]]
     report = None if done["report"] is None else verification.Report.from_dict(done["report"])
     return Artifact(place, done["metadata"], report)
+
+
+def _filled(folder: Path, model: Any, runs: Runs | None, sizes: Sequence[int], how: BuildOptions) -> Any:
+    """Fill a directory with a network, and with that for other numbers of samples; returns what :func:`_apart` does."""
+    done = _apart(folder, model, runs, how)
+    if sizes:
+        made = _batches(folder, model, done["metadata"], sizes, runs, how)
+        done["metadata"] = store.write_metadata(folder, {**done["metadata"], "batches": made})
+    return done
+
+
+def _shorter(
+    given: Any, model: Any, sources: Sequence[tuple[Any, Mapping[str, Sequence[int]]]], pad: Mapping[str, float]
+) -> dict[int, tuple[Any, lengths.LengthAxes]]:
+    """Networks for shorter sequences by length, and which axes count.
+
+    Raises:
+        ModelError: They are not one network for several lengths.
+    """
+    found: dict[int, tuple[Any, lengths.LengthAxes]] = {}
+    for source, shapes in sources:
+        other = lengths.read_shorter(source, given, shapes)
+        axes, length = lengths.find_axes(model, other, pad)
+        if any(axes != known for _, known in found.values()):
+            raise ModelError(f"the network of length {length} differs from the longest in other axes than the rest")
+        found[length] = other, axes
+    return found
+
+
+def _lengths(
+    folder: Path,
+    model: Any,
+    metadata: dict[str, Any],
+    others: Mapping[int, tuple[Any, lengths.LengthAxes]],
+    runs: Runs | None,
+    sizes: Sequence[int],
+    how: BuildOptions,
+) -> dict[str, Any]:
+    """Compile a network for shorter sequences, each in a directory of its own; returns the metadata of all."""
+    made = {}
+    for length, (other, axes) in sorted(others.items()):
+        how.say(f"length {length}")
+        own = lengths.cut_runs(runs, axes, length)
+        lengths.check_padding(model, other, own, axes, length)
+        place = folder / f"length-{length}"
+        place.mkdir()
+        done = _filled(place, other, own, sizes, how)
+        for name in store.not_run():  # the network's own are there, beside
+            (place / name).unlink(missing_ok=True)
+        made[place.name] = store.write_metadata(place, done["metadata"])["sha256"]
+    said = lengths.axes_to_json(next(axes for _, axes in others.values()))
+    return store.write_metadata(folder, {**metadata, "lengths": made, "length": said})
 
 
 def _batches(

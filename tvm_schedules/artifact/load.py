@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError, missing_explained
 from tvm_schedules.ir.plan import Plan
+from tvm_schedules.runtime.lengths import LengthAxes, Lengths
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.runtime.samples import batch_size
 from tvm_schedules.runtime.threads import checked
@@ -80,13 +82,13 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         before = store.stamp(folder)
         try:
             with reading(folder, ArtifactError, "; export it again", "cannot be loaded"):
-                model, others = _load(folder, threads, check_hashes)
+                model, others, lengths = _load(folder, threads, check_hashes)
         except TernError:
             if store.stamp(folder) == before:
                 raise
         else:
             if store.stamp(folder) == before:
-                model.loaded_from(Path(os.path.abspath(folder)), _reload, others)
+                model.loaded_from(Path(os.path.abspath(folder)), _reload, others, lengths)
                 return model
     raise ArtifactError(f"{folder} was replaced {TRIES} times while it was being loaded")
 
@@ -103,20 +105,44 @@ def _reload(source: str, threads: int | None, digest: str) -> Model:
     return model
 
 
-def _load(folder: Path, threads: int | None, check_hashes: bool) -> tuple[Model, dict[int, Model]]:
-    """Load what is in a directory that nobody replaces meanwhile; arguments and errors as those of :func:`load`."""
+def _load(
+    folder: Path, threads: int | None, check_hashes: bool, whole: bool = True
+) -> tuple[Model, dict[int, Model], Lengths | None]:
+    """Load what is in a directory that nobody replaces meanwhile; arguments and errors as those of :func:`load`.
+
+    ``whole`` is False for the network of a shorter length, which has none below it.
+    """
     model = _load_one(folder, threads, check_hashes)
     others: dict[int, Model] = {}
-    for name, digest in model.metadata.get("batches", {}).items():
-        if not store.BATCH.fullmatch(name):
-            raise ArtifactError(f"{folder / store.METADATA} names {name!r}, which is no directory of an artifact")
-        if not (folder / name).exists():  # left out on a device
-            continue
-        other = _load_one(folder / name, threads, check_hashes)
-        if other.metadata["sha256"] != digest:
-            raise ArtifactError(f"{folder / name} is damaged: it is not the one that was exported with {folder}")
+    for place in _others(folder, model, "batches", store.BATCH):
+        other = _load_one(place, threads, check_hashes)
+        _check_digest(folder, place, model.metadata["batches"], other)
         others[other.outputs[0]["shape"][0]] = other
-    return model, others
+    said = model.metadata.get("length") if whole else None
+    if said is None:
+        return model, others, None
+    axes = LengthAxes(said["own"], said["inputs"], said["outputs"], said["pad"])
+    shorter: dict[int, Model] = {}
+    for place in _others(folder, model, "lengths", store.LENGTH):
+        other, own, _ = _load(place, threads, check_hashes, False)
+        _check_digest(folder, place, model.metadata["lengths"], other)
+        other.loaded_from(None, None, own)
+        shorter[int(place.name.rpartition("-")[2])] = other
+    return model, others, Lengths(axes, shorter)
+
+
+def _others(folder: Path, model: Model, key: str, names: re.Pattern[str]) -> list[Path]:
+    """The directories that metadata name, but for those that were left out on a device."""
+    listed = model.metadata.get(key, {})
+    for name in listed:
+        if not names.fullmatch(name):
+            raise ArtifactError(f"{folder / store.METADATA} names {name!r}, which is no directory of an artifact")
+    return [folder / name for name in listed if (folder / name).exists()]
+
+
+def _check_digest(folder: Path, place: Path, digests: Mapping[str, str], other: Model) -> None:
+    if other.metadata["sha256"] != digests[place.name]:
+        raise ArtifactError(f"{place} is damaged: it is not the one that was exported with {folder}")
 
 
 def _loaded(metadata: Mapping[str, Any]) -> tuple[str, ...]:

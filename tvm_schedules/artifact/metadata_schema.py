@@ -45,5 +45,7 @@ METADATA = {
     "verification": Maybe({"where": str, "runs": count}),
     "unverified?": Maybe(str),
     "batches?": Every(str),
+    "lengths?": Every(str),
+    "length?": {"own": count, "inputs": Every(count), "outputs": Every(count), "pad": Every(real)},
     "files": Every({"bytes": count, "sha256": str}),
 }

@@ -39,6 +39,17 @@ WORK = ".work"
 """Directory of temporary files while an artifact is made: beside the result, where there is room for it or nowhere."""
 BATCH = re.compile(r"batch-[1-9][0-9]*")
 """Names of directories with the network for another number of samples: code, weights and metadata of their own."""
+LENGTH = re.compile(r"length-[1-9][0-9]*")
+"""The same for shorter sequences; they may hold directories for other numbers of samples."""
+
+
+def parts(folder: Path) -> list[Path]:
+    """An artifact's directory, and those in it that are networks of their own."""
+    found = [folder]
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            found += parts(path) if LENGTH.fullmatch(path.name) else [path] if BATCH.fullmatch(path.name) else []
+    return found
 
 
 def files() -> tuple[str, ...]:
@@ -364,9 +375,9 @@ def _commit(folder: Path, target: Path) -> None:
     known = files()
     if target.is_dir():
         for path in target.iterdir():
-            if path.name not in known and not BATCH.fullmatch(path.name):
+            if path.name not in known and not BATCH.fullmatch(path.name) and not LENGTH.fullmatch(path.name):
                 _take(path, folder / path.name)
-    for place in (folder, *(path for path in folder.iterdir() if BATCH.fullmatch(path.name) and path.is_dir())):
+    for place in parts(folder):
         for name in known:
             if (place / name).is_file():
                 _flush(place / name)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tvm_schedules.ir.plan import Plan
+from tvm_schedules.runtime.lengths import Lengths
 from tvm_schedules.runtime.samples import arguments, batch_size, describe, in_turn, pieces, room
 from tvm_schedules.runtime.stateful import Stateful
 from tvm_schedules.runtime.threads import checked
@@ -27,8 +28,9 @@ class Model(ABC):
 
     The arrays go in by position or by name, in the shapes and dtypes of ``inputs``; a single output comes back as an
     array, several as a tuple. Inputs whose first axis counts samples (those with ``"batch"``) take any number of them,
-    also none: they run in pieces of the compiled size, beside each other in threads where that is faster. Outputs are
-    the caller's own copies. Calls from several threads are safe and take turns, for they share the working memory; give
+    also none: they run in pieces of the compiled size, beside each other in threads where that is faster. Where there
+    is code for several ``lengths``, sequences of up to the longest are padded to the next of them. Outputs are the
+    caller's own copies. Calls from several threads are safe and take turns, for they share the working memory; give
     each thread a ``copy.copy(model)`` to run at the same time, which shares the weights where the back end can.
 
     A model that was loaded from an artifact can be pickled, as ``multiprocessing`` does: what is pickled is the path,
@@ -52,6 +54,7 @@ class Model(ABC):
     _threads: int | None = None
     _again: Callable[..., Model] | None = None
     _others: Mapping[int, Model] = MappingProxyType({})  # the same network, by other numbers of samples
+    _lengths: Lengths | None = None
 
     def __init__(self, plan: Plan, metadata: dict[str, Any] | None = None, threads: int | None = None) -> None:
         self.plan = plan
@@ -61,15 +64,22 @@ class Model(ABC):
         self.threads = threads
         self._lock = take_turns(self)
 
-    def loaded_from(self, source: Path, again: Callable[..., Model], others: Mapping[int, Model]) -> None:
+    def loaded_from(
+        self,
+        source: Path | None,
+        again: Callable[..., Model] | None,
+        others: Mapping[int, Model],
+        lengths: Lengths | None = None,
+    ) -> None:
         """Tells the model where it comes from, and which others there are.
 
         Args:
-            source: The artifact's directory, an absolute path.
+            source: The artifact's directory, an absolute path; None for a part of one.
             again: What loads it in another process: ``again(source, threads, sha256 of the metadata)``.
             others: Models of the same network for other numbers of samples.
+            lengths: The same network for shorter sequences.
         """
-        self.source, self._again, self._others = source, again, others
+        self.source, self._again, self._others, self._lengths = source, again, others, lengths
 
     @property
     def threads(self) -> int | None:
@@ -79,14 +89,19 @@ class Model(ABC):
     @threads.setter
     def threads(self, count: int | None) -> None:
         self._threads = None if count is None else checked(count)
-        for model in self._others.values():
-            model._threads = self._threads
+        for model in (*self._others.values(), *(self._lengths.shorter.values() if self._lengths else ())):
+            model.threads = self._threads
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Numbers of samples that there is compiled code for, in rising order; none where first axes do not count."""
         own = batch_size(self.inputs, self.outputs)
         return tuple(sorted({own, *self._others})) if own else ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of sequences that there is compiled code for, in rising order; none where there is one alone."""
+        return () if self._lengths is None else (*sorted(self._lengths.shorter), self._lengths.axes.own)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({describe(self.inputs)} -> {describe(self.outputs)})"
@@ -97,8 +112,11 @@ class Model(ABC):
         if made is None:
             again, its = self.__reduce__()
             return again(*its)
-        if self.source is not None and self._again is not None:
-            made.loaded_from(self.source, self._again, {size: copy(model) for size, model in self._others.items()})
+        others = {size: copy(model) for size, model in self._others.items()}
+        lengths = self._lengths
+        if lengths is not None:
+            lengths = Lengths(lengths.axes, {length: copy(model) for length, model in lengths.shorter.items()})
+        made.loaded_from(self.source, self._again, others, lengths)
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
@@ -127,7 +145,7 @@ class Model(ABC):
         Raises:
             InputError: An input has the wrong name, shape or dtype, or is missing.
         """
-        return self._call(args, named)
+        return self._call(args, named) if self._lengths is None else self._lengths.call(self, args, named)
 
     def stateful(self, state: Mapping[str, str]) -> Stateful:
         """Calls that go on from one another: some outputs are inputs of the next call.

@@ -98,7 +98,7 @@ class CpuModel(SteppedModel):
                     source[...] = array
                     self._function(*self._whole)
                     return result.copy()
-        return self._call(args, named)
+        return super().__call__(*args, **named)
 
     def stateful(self, state: Mapping[str, str]) -> CpuStateful:
         """See :class:`~tvm_schedules.runtime.model.Model`."""
