@@ -1,13 +1,17 @@
 """Image data sets as whole arrays from their standard local files: MNIST's format, CIFAR-10 and CIFAR-100.
 
 Files are taken for untrusted: sizes are checked before memory is taken, and CIFAR is read from its binary version,
-since the one for Python consists of pickles, which could run code. Nothing is downloaded.
+since the one for Python consists of pickles, which could run code. Nothing is downloaded, except by
+:func:`fetch_fashion_mnist`.
 """
 
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,8 @@ LARGEST = 1 << 28
 SIDE = 32
 """Rows and columns of CIFAR's images."""
 MNIST_CLASSES = 10
+PACKAGE = "dataset-fashion-mnist"
+"""Debian's package of Fashion-MNIST."""
 FASHION_PLACES = ("/usr/share/datasets/fashion-mnist", "~/.cache/tern-lightning/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files, and where ours may be put."""
 
@@ -80,6 +86,34 @@ def fashion_mnist(folder: Path | str | None = None) -> Path:
         f"Fashion-MNIST is not in {', '.join(places)}; on Debian and Ubuntu `apt install dataset-fashion-mnist` brings "
         f"it, elsewhere its four .gz files from github.com/zalandoresearch/fashion-mnist go into {FASHION_PLACES[-1]}"
     )
+
+
+def fetch_fashion_mnist(folder: Path | str = FASHION_PLACES[-1]) -> Path:
+    """Download Debian's package of Fashion-MNIST (31 MB) by apt, and unpack its four files; root is not needed.
+
+    Only for a user who asks for it: nothing else here uses the network.
+
+    Args:
+        folder: Where the files go.
+
+    Raises:
+        DatasetError: There is no apt, or it fails; the message has its words.
+    """
+    place = user_path(folder)
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise DatasetError(f"apt-get and dpkg-deb are not here, which would fetch {PACKAGE} from Debian")
+    with tempfile.TemporaryDirectory() as temporary:
+        for command in (["apt-get", "download", PACKAGE], ["dpkg-deb", "-x", "PACKAGE", "."]):
+            packages = [path.name for path in Path(temporary).glob("*.deb")]
+            words = [packages[0] if word == "PACKAGE" else word for word in command]
+            done = subprocess.run(words, cwd=temporary, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise DatasetError(f"{' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        source = Path(temporary) / FASHION_PLACES[0].lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        for path in source.glob("*-ubyte.gz"):
+            shutil.copy(path, place)
+    return fashion_mnist(place)
 
 
 def _mnist_part(folder: Path, part: str) -> tuple[Bytes, Labels]:

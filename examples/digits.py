@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples.models import BasicBlock, conv_bn
+from examples.training import accuracy, load_rounding, one_cycle, torch_logits, train
 from tern_lightning import ActivationQuantization, TernaryCallback, export
-from tern_lightning.checkpoint import load_module, read_checkpoint
+from tern_lightning.checkpoint import load_module
 from tvm_schedules.common.files import write_file
 
 Images = npt.NDArray[np.float32]
@@ -78,25 +78,7 @@ class DigitsNet(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; one cosine over the run."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams["learning_rate"], weight_decay=1e-3)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.hparams["learning_rate"], total_steps=steps, pct_start=0.1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Lines(pl.Callback):
-    """Progress as one line every fifth epoch, which also a log file can hold."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the loss and the validation accuracy."""
-        epoch, of, values = trainer.current_epoch + 1, trainer.max_epochs, trainer.callback_metrics
-        if epoch % 5 == 0 or epoch == of:
-            print(
-                f"   epoch {epoch:3d} of {of}: loss {values['loss']:.3f}, validation {values['val_acc']:.1%}",
-                flush=True,
-            )
+        return one_cycle(self, self.hparams["learning_rate"])
 
 
 class Digits(pl.LightningDataModule):
@@ -135,85 +117,21 @@ class Digits(pl.LightningDataModule):
         return DataLoader(self.seen, len(self.seen))
 
 
-def train(
-    name: str,
-    net: DigitsNet,
-    epochs: int,
-    output: Path,
-    settings: dict[str, Any],
-    callbacks: Sequence[pl.Callback] = (),
-) -> Path:
-    """Train a network to ``output/<name>.ckpt``, or take up what an earlier call with the same settings left.
-
-    Args:
-        name: Of the run.
-        net: Where it starts.
-        epochs: How long.
-        output: Directory.
-        settings: Everything the result depends on, plain values.
-        callbacks: Of the Trainer.
-
-    Returns:
-        The final checkpoint.
-    """
-    final, last, note = output / f"{name}.ckpt", output / name / "last.ckpt", output / name / "settings.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(settings, sort_keys=True)
-    if not note.is_file() or note.read_text() != text:
-        for old in (final, last):
-            old.unlink(missing_ok=True)
-        write_file(note, text)
-    if final.is_file():
-        print(f"== {name}: {final} is there already")
-        return final
-    resumed = last if last.is_file() else None
-    print(f"== {name}: {epochs} epochs" + (f", resumed from {last}" if resumed else ""), flush=True)
-    pl.seed_everything(settings["seed"], verbose=False)
-    keep = ModelCheckpoint(last.parent, save_last=True, save_top_k=0, every_n_epochs=5)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[keep, Lines(), *callbacks],
-    )
-    trainer.fit(net, Digits(seed=settings["seed"]), ckpt_path=resumed, weights_only=True)
-    trainer.save_checkpoint(final)
-    return final
-
-
-def accuracy(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
-    """Share of rows whose largest logit is the label's."""
-    return float((logits.argmax(1) == labels).mean())
-
-
-@torch.no_grad()
-def torch_logits(net: nn.Module, images: Images) -> npt.NDArray[Any]:
-    """Logits of a module in evaluation mode."""
-    return net.eval()(torch.from_numpy(images)).numpy()
-
-
 def train_both(options: argparse.Namespace, output: Path) -> tuple[nn.Module, DigitsNet]:
     """Float baseline, then the same network ternary with 8-bit activations; both in evaluation mode."""
     settings = {"width": options.width, "seed": options.seed, "epochs": options.epochs}
     pl.seed_everything(options.seed, verbose=False)
     start = DigitsNet(options.width)
-    float_net = load_module(train("float", start, options.epochs, output, settings), DigitsNet)
+    float_net = load_module(
+        train("float", start, Digits(seed=options.seed), options.epochs, output, settings), DigitsNet
+    )
 
     settings = {**settings, "ternary_epochs": options.ternary_epochs, "factor": options.factor}
     net = DigitsNet(options.width)
     net.load_state_dict(float_net.state_dict())
     callbacks = [TernaryCallback(options={"factor": options.factor}), ActivationQuantization(bits=8)]
-    path = train("ternary", net, options.ternary_epochs, output, settings, callbacks)
-    # Weights are ternary in the checkpoint itself; the ranges of activations are in the callback's part of it.
-    ternary_net = DigitsNet(options.width)
-    quantize = ActivationQuantization(bits=8)
-    quantize.load_state_dict(read_checkpoint(path)["callbacks"][quantize.state_key])
-    quantize.install(ternary_net)
-    load_module(path, ternary_net)
-    return float_net, ternary_net
+    path = train("ternary", net, Digits(seed=options.seed), options.ternary_epochs, output, settings, callbacks)
+    return float_net, load_rounding(path, DigitsNet(options.width))
 
 
 def export_all(net: DigitsNet, samples: Images, output: Path) -> dict[str, Any]:

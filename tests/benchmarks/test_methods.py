@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import ttest_rel
 from torch import Tensor, nn
 
 from benchmarks.methods import __main__ as compare_methods
@@ -304,6 +305,32 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "table.md").read_text() == printed.removesuffix("\n")
     assert json.loads((tmp_path / "summary.json").read_text())["rows"][0]["name"] == "float"
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_a_ranking_has_a_paired_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    floats, better, worse = (0.90, 0.92, 0.91), (0.89, 0.90, 0.89), (0.88, 0.895, 0.87)
+    for seed in range(3):
+        run_file(tmp_path, "float", seed, accuracy=0.5)
+        run_file(tmp_path, "float-longer", seed, accuracy=floats[seed])
+        for name, reached in (("twn-90", worse), ("multilevel-2-90", better)):
+            run_file(tmp_path, name, seed, accuracy=reached[seed], sparsity=0.9, entropy=0.5, zeros=0.9)
+    run_file(tmp_path, "ttq-90", 0, accuracy=0.95, sparsity=0.9, entropy=0.5, zeros=0.9)  # of one seed, not ranked
+    run_file(tmp_path, "ttq-90", 3, accuracy=0.95, sparsity=0.9, entropy=0.5, zeros=0.9)  # no float network
+    compare_report.report(tmp_path, "fashion-mnist", ["twn-90", "multilevel-2-90", "ttq-90", "float-longer"])
+    printed = capsys.readouterr().out
+    assert "| lost to float-longer, points |" in printed
+    assert "| twn-90 | 3 | 88.17 ± 1.26 | 2.83 |" in printed
+    assert "| ttq-90 | 1 |" in printed
+    p = ttest_rel(better, worse).pvalue
+    assert (
+        "- at about 90% zeros multilevel-2-90 loses least (1.67), twn-90 is next (2.83); "
+        f"difference 1.17 ± 0.76 over 3 seeds, p = {p:.3f}\n" in printed
+    )
+
+
+def test_the_paired_test_of_few_seeds() -> None:
+    assert compare_report.paired({0: 1.0}, {0: 2.0}) == "one seed says nothing about the order"
+    assert compare_report.paired({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}) == "the same difference in all 2 seeds"
 
 
 def test_aims_of_the_digits_name_every_miss() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.verify_models import verify
 from examples import digits
+from examples.training import train
 from tern_lightning.cli import export as export_command
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +52,14 @@ def test_second_call_trains_nothing_and_other_settings_do(
     run: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"width": 4, "seed": 0, "epochs": 1}
-    first = digits.train("float", digits.DigitsNet(4), 1, tmp_path, settings)
+    first = train("float", digits.DigitsNet(4), digits.Digits(), 1, tmp_path, settings)
     stamp = first.stat().st_mtime_ns
-    assert digits.train("float", digits.DigitsNet(4), 1, tmp_path, settings).stat().st_mtime_ns == stamp
+    assert train("float", digits.DigitsNet(4), digits.Digits(), 1, tmp_path, settings).stat().st_mtime_ns == stamp
     assert "is there already" in capsys.readouterr().out
-    assert digits.train("float", digits.DigitsNet(4), 1, tmp_path, {**settings, "seed": 1}).stat().st_mtime_ns > stamp
+    assert (
+        train("float", digits.DigitsNet(4), digits.Digits(), 1, tmp_path, {**settings, "seed": 1}).stat().st_mtime_ns
+        > stamp
+    )
 
 
 def test_a_board_needs_neither_torch_nor_onnx(run: tuple[Path, dict[str, Any]]) -> None:
