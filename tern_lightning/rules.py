@@ -31,6 +31,7 @@ class Rule:
         options: Options of the method, for example ``{"per_channel": True}``.
         keep_ends: Leave the first and the last of the layers that the rule counts for in float, as in a network of
             their own: ``[Rule("generator.*", "twn", keep_ends=True), Rule("critic.*", "twn", keep_ends=True)]``.
+        optional: May match no layer, which is an error otherwise: for rules that go with several networks.
 
     Raises:
         TypeError: ``name`` is no string, or ``options`` is no dictionary.
@@ -42,6 +43,7 @@ class Rule:
     type: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     keep_ends: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
         check_options(self.options)
@@ -217,7 +219,7 @@ def _rule_ends(by_rule: Mapping[str, Rule | None], found: Survey) -> dict[str, s
 def _check(rule: Rule, model: nn.Module, layers: dict[str, nn.Module], obstacles: Mapping[str, str]) -> None:
     """Raise where a rule matches nothing that it could apply to."""
     matched = [path for path, module in layers.items() if rule.matches(path, module)]
-    if not matched:
+    if not matched and not rule.optional:
         others = [(p, m) for p, m in model.named_modules() if p and not list(m.children()) and rule.matches(p, m)]
         if others and rule.name.strip("*"):
             path, module = others[0]

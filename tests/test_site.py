@@ -88,6 +88,10 @@ def test_pages_of_methods_show_options_presets_and_measurements() -> None:
     row = next(row for row in json.loads(methods.MEASURED.read_text())["rows"] if row["name"] == "sws")
     assert f"{row['accuracy']:.2f} % correct" in text
     assert methods.overview().count("\n") == 2 + len(methods.NAMES)
+    assert "- ResNet-34 on ImageNet: 70.95 % (float 73.31 %)" in text
+    table = methods.published()
+    assert "| `sws-imagenet` | ResNet-34, ImageNet: 70.95 % | 73.31 % |" in table
+    assert "| `ttq-cifar10` | ResNet-56, CIFAR-10: +0.36 points | | abstract |" in table
 
 
 def test_the_table_of_operators_is_what_the_compiler_does(tmp_path: Path) -> None:

@@ -77,8 +77,22 @@ def _presets(name: str) -> list[str]:
         if facts:
             lines += ["", "| | |", "|---|---|"]
             lines += [f"| {key} | {_value(value)} |" for key, value in facts.items()]
-        lines += ["", *([chosen.notes, ""] if chosen.notes else [])]
+        lines += ["", *(f"- {result}" for result in chosen.results), ""]
+        lines += [chosen.notes, ""] if chosen.notes else []
     return lines
+
+
+def published() -> str:
+    """A table of all presets with the accuracies that are published for them."""
+    lines = ["| preset | published | float | where |", "|---|---|---|---|"]
+    for one in (preset(each) for each in presets()):
+        for result in one.results:
+            own = f"{result.accuracy:.2f} %" if result.accuracy is not None else f"{-(result.lost or 0):+.2f} points"
+            other = "" if result.float_accuracy is None else f" {result.float_accuracy:.2f} %"
+            lines.append(f"| `{one.name}` | {result.network}, {result.data}: {own} |{other} | {result.where} |")
+        if not one.results:
+            lines.append(f"| `{one.name}` | not published, or not known to us | | |")
+    return "\n".join([*lines, ""])
 
 
 def _value(value: Any) -> str:
@@ -203,3 +217,4 @@ def write_pages() -> None:
         write_changed(PAGES / f"{name}.md", page(name))
         draw(name, PAGES / f"{name}.svg")
     write_changed(PAGES / "overview.txt", overview())
+    write_changed(PAGES / "published.txt", published())

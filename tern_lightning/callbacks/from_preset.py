@@ -20,7 +20,7 @@ class Preset(PresetData):
     """A method with its published hyper-parameters, and the callbacks that train it so.
 
     The fields, which ``print`` shows, are those of :class:`tern_lightning.recipes.preset.PresetData`: name, paper,
-    source, method, options, layers, start, freeze, companions, recipe and notes.
+    source, method, options, layers, dense, start, freeze, companions, recipe, results and notes.
 
     Example:
         >>> from tern_lightning import preset
@@ -29,8 +29,10 @@ class Preset(PresetData):
     """
 
     def callbacks(self, verbose: bool = True) -> list[pl.Callback]:
-        """The TernaryCallback and its companions, in the order in which a Trainer should have them."""
+        """The TernaryCallback, where there is a method, and its companions, in the order that a Trainer should have."""
         others = [getattr(public, name)(**arguments) for name, arguments in self.companions]
+        if self.method is None:
+            return others
         first = [one for one in others if isinstance(one, public.SLR)]
         ternary = public.TernaryCallback.from_preset(self, verbose=verbose)
         return [*first, ternary, *(one for one in others if one not in first)]

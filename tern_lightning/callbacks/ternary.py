@@ -156,6 +156,8 @@ class TernaryCallback(pl.Callback):
             #       init_args: {name: ttq-cifar10}
         """
         own = find_preset(name) if isinstance(name, str) else name
+        if own.method is None:
+            raise ValueError(f"preset {own.name!r} has no ternary weights; use tern_lightning.preset(name).callbacks()")
         if isinstance(freeze, str) and freeze != "preset":
             raise ValueError(f"freeze must be an epoch, a fraction of the run, None or 'preset', got {freeze!r}")
         merged = {**own.options, **(options or {})}

@@ -167,6 +167,14 @@ def quantizer_name(quantizer: Quantizer) -> str:
     return next((name for name, cls in _REGISTRY.items() if cls is type(quantizer)), type(quantizer).__name__)
 
 
+_BINARY = (
+    "binary weights have no zeros, on which everything here rests: kernels that skip them, pruning, stored forms. The "
+    "nearest is 'twn' with factor=0"
+)
+REFUSED = {"binary": _BINARY, "binaryrelax": _BINARY, "binary_relax": _BINARY}
+"""Published methods that are none here, and why."""
+
+
 def get_quantizer(name: str, **options: Any) -> Quantizer:
     """Build a quantizer by the name of its method.
 
@@ -181,6 +189,8 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
         >>> get_quantizer("twn", factor=0.75).factor
         0.75
     """
+    if name in REFUSED:
+        raise ValueError(f"method {name!r} is not one of {quantizer_names()}: {REFUSED[name]}")
     if name not in _REGISTRY:
         raise ValueError(f"method must be one of {quantizer_names()}, got {name!r}")
     cls = _REGISTRY[name]

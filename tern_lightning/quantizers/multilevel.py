@@ -14,6 +14,10 @@ from tern_lightning.ternary_tensor import TernaryTensor
 class MultiLevel(Quantizer):
     """A sum of ternary terms: residuals, levels by least squares, nearest codes; straight-through gradient.
 
+    A reconstruction: of the paper on multi-level ternary quantization with pruning (Manavi Mofrad, Ansarmohammadi,
+    Salehi) only the abstract was at hand, which has neither the thresholds nor how levels are found. Both are those of
+    the papers that :func:`tern_lightning.functional.multilevel.multilevel` names.
+
     Args:
         terms: Number of terms, 1 to 4.
         factor: Threshold of a residual as a multiple of its mean magnitude, >= 0.

@@ -145,3 +145,11 @@ def test_channel_axis():
     assert channel_axis(nn.ConvTranspose2d(4, 6, 3)) == 1
     assert channel_axis(nn.ConvTranspose2d(4, 4, 3, groups=4)) == channel_axis(nn.Conv2d(4, 4, 3)) == 0
     assert channel_axis(nn.Linear(2, 3)) == 0
+
+
+def test_an_optional_rule_may_match_nothing():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=r"optional=False\) matches no layer"):
+        resolve(model, [Rule("*shortcut*")], "twn")
+    found = resolve(model, [Rule("*shortcut*", optional=True), Rule("2", "twn")], "twn")
+    assert [one.method for one in found] == [None, "twn", "twn"]

@@ -3,12 +3,15 @@
 import dataclasses
 import warnings
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 import tern_lightning
+from examples.models import ResNet18
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.nn.ternary_layers import ternary_layers
+from tern_lightning.nn.weight_mask import mask_of
 from tests.tern_lightning.training_nets import Loader
 
 LAYERS = {"stem", "body.0", "body.3", "hidden", "head"}
@@ -30,6 +33,12 @@ def test_every_preset_trains(name, fit):
         warnings.filterwarnings("error", message="preset")
         trainer, net = fit(*callbacks, max_epochs=2)
     assert torch.isfinite(trainer.callback_metrics["train_loss"])
+    if one.method is None:  # a pruning alone
+        assert not ternary_layers(net)
+        assert any(mask_of(layer) is not None for layer in net.modules())
+        with pytest.raises(ValueError, match=rf"preset '{name}' has no ternary weights; use .*callbacks"):
+            TernaryCallback.from_preset(name)
+        return
     expected = {"inner": INNER, "all": LAYERS, "convolutions": {"stem", "body.0"} | INNER}[one.layers]
     assert set(ternary_layers(net)) == expected
     method = net.hidden._ternary_state.quantizer
@@ -48,6 +57,18 @@ def test_options_and_rules_override(fit):
     _, net = fit(own, max_epochs=1)
     quantizer = net.stem._ternary_state.quantizer
     assert (quantizer.beta, quantizer.ste_clip) == (0.2, 1.0)
+
+
+def test_shortcuts_of_ec2t_stay_float(make_trainer):
+    net = ResNet18(10)
+    plain = pl.LightningModule()
+    plain.net, plain.configure_optimizers = net, lambda: torch.optim.SGD(net.parameters(), 0.1)
+    plain.training_step = lambda batch: net(batch).sum()
+    trainer = make_trainer(*tern_lightning.preset("ec2t-cifar100").callbacks(verbose=False), max_steps=1)
+    trainer.fit(plain, torch.randn(1, 2, 3, 32, 32))
+    paths = set(ternary_layers(net))
+    assert len(paths) == 16  # two convolutions in each of eight blocks
+    assert not any("downsample" in path for path in paths)
 
 
 def test_missing_companions_are_named(fit):
