@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tvm_schedules.ir.graph import Graph, Value
+from tests.tvm_schedules.nets import Net
+from tvm_schedules import pipeline
+from tvm_schedules.backends.cpu.lower import CpuLowering
+from tvm_schedules.errors import ModelError
+from tvm_schedules.ir.graph import GlobalPool, Graph, Value
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.lowering.epilogue import Epilogue
 from tvm_schedules.lowering.rules import dense_conv, repack, sparse_conv
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
+from tvm_schedules.targets.registry import resolve
 
 
 def graph_of(shape: tuple[int, ...], dtype: str = "float32") -> Graph:
@@ -126,3 +134,78 @@ def test_what_an_epilogue_reads() -> None:
     numbers = dict.fromkeys(("scale", "bias", "params", "residual"), "float32")
     assert dict(both.arguments) == {**numbers, "mask": "uint8", "out": "uint8"}
     assert both.sizes(3, 20)["residual"] == beside.elements
+
+
+def lowered(net: Net, *outputs: str, kernel: str | None = None, target: str = "pi5", serial: int = 1000) -> CpuLowering:
+    """A network's steps; ``kernel`` for its convolutions."""
+    graph = pipeline.read_graph(net.model(*outputs))
+    configs = {node.name: ScheduleConfig(kernel) for node in graph.nodes if kernel and node.op == "Conv"}
+    made = CpuLowering(graph, resolve(target), configs)
+    made.serial = serial
+    made.run()
+    return made
+
+
+def spec_of(made: CpuLowering, kernel: str) -> Any:
+    (step,) = (step for step in made.steps if step.kernel == kernel)
+    return step.spec
+
+
+def pooled(op: str, serial: int = 1000) -> Any:
+    """The pooling of a network of one: a window of 4 pixels, 56 times."""
+    net = Net((1, 2, 8, 8))
+    y = net.op(op, net.quantize("input_0", 0.1, 3), kernel_shape=[2, 2], strides=[2, 1])
+    return spec_of(lowered(net, net.quantize(y, 0.1, 3), serial=serial), "pool")
+
+
+def test_threads_share_poolings_of_eight_times_the_work_of_other_layers() -> None:
+    assert [pooled("MaxPool", serial).parallel for serial in (29, 28, 27)] == [False, False, True]
+
+
+def test_the_largest_bytes_are_the_result_where_nothing_changes_them() -> None:
+    assert pooled("MaxPool").plain
+    assert not pooled("AveragePool").plain
+    assert pooled("MaxPool").lanes == 4 * pooled("AveragePool").lanes
+    net = Net((1, 2, 8, 8))
+    y = net.op("MaxPool", net.quantize("input_0", 0.1, 3), kernel_shape=[2, 2], strides=[2, 1])
+    y = net.quantize(net.op("Add", y, net.const(np.full((1, 2, 1, 1), 0.5, np.float32))), 0.1, 3)
+    added = [step.spec.plain for step in lowered(net, y).steps if step.kernel == "pool"]
+    assert added == [True, False]
+
+
+@pytest.mark.parametrize(("serial", "shared"), [(27, False), (26, True)])
+def test_threads_share_global_poolings_of_as_much_work(serial: int, shared: bool) -> None:
+    net = Net((1, 3, 9, 8))  # 216 pixels
+    made = lowered(net, net.op("GlobalAveragePool", net.quantize("input_0", 0.1, 3)), serial=serial)
+    assert spec_of(made, "global_pool").parallel is shared
+
+
+@pytest.mark.parametrize("part", ["scale", "bias"])
+def test_a_global_average_has_one_scale_and_one_bias(part: str) -> None:
+    net = Net((1, 3, 9, 8))
+    graph = pipeline.read_graph(net.model(net.op("GlobalAveragePool", net.quantize("input_0", 0.1, 3))))
+    (node,) = (node for node in graph.nodes if isinstance(node, GlobalPool))
+    setattr(node, part, np.array([1.0, 2.0, 1.0]))
+    with pytest.raises(ModelError, match="fold it into the next layer"):
+        CpuLowering(graph, resolve("pi5")).run()
+
+
+@pytest.mark.parametrize(
+    ("target", "lanes", "tile", "tiles", "block", "blocks"),
+    [
+        ("pi5", 8, 6, (2, 4), 1, (2, 3, 4, 6)),  # 8-bit integers are multiplied into 32-bit sums
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}', 8, 3, (2, 4, 6), 3, (1, 2, 4, 6)),
+    ],
+)
+def test_what_is_measured_of_a_dense_layer(
+    target: str, lanes: int, tile: int, tiles: tuple[int, ...], block: int, blocks: tuple[int, ...]
+) -> None:
+    net = Net((1, 10, 6, 10))
+    weight = net.weight((12, 5, 3, 3), None, int8=True)
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), weight, net.bias(12), pads=[1] * 4, group=2)
+    made = lowered(net, y, kernel="dense", target=target)
+    spec = spec_of(made, "dense")
+    (knobs,) = (knobs for layer, knobs in made.configs.knobs.items() if "tile" in knobs)
+    assert (spec.lanes, spec.tile, spec.block) == (lanes, tile, block)
+    assert (knobs["tile"].others, knobs["block"].others) == (tiles, blocks)
+    assert spec.pixels == -(-spec.x.run((1, 6, 10)) // lanes) * lanes
