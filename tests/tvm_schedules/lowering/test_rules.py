@@ -209,3 +209,19 @@ def test_what_is_measured_of_a_dense_layer(
     assert (spec.lanes, spec.tile, spec.block) == (lanes, tile, block)
     assert (knobs["tile"].others, knobs["block"].others) == (tiles, blocks)
     assert spec.pixels == -(-spec.x.run((1, 6, 10)) // lanes) * lanes
+
+
+@pytest.mark.parametrize(
+    ("zeros", "quantized", "exact", "lanes"), [(0.5, True, True, 8), (0.5, False, False, 4), (None, True, False, 4)]
+)
+def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
+    zeros: float | None, quantized: bool, exact: bool, lanes: int
+) -> None:
+    net = Net((3, 20))
+    x = net.quantize("input_0", 0.1, 3) if quantized else "input_0"
+    y = net.op("Gemm", x, net.weight((10, 20), zeros, int8=quantized), net.bias(10), transB=1)
+    made = lowered(net, y, target="pi4", serial=75)
+    spec = spec_of(made, "linear")
+    assert (spec.exact, spec.lanes, spec.padded) == (exact, lanes, -(-10 // lanes) * lanes)
+    assert not spec.parallel  # 600 multiply-adds
+    assert spec_of(lowered(net, y, target="pi4", serial=74), "linear").parallel
