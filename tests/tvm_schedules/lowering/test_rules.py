@@ -173,9 +173,9 @@ def test_the_largest_bytes_are_the_result_where_nothing_changes_them() -> None:
     assert added == [True, False]
 
 
-@pytest.mark.parametrize(("serial", "shared"), [(27, False), (26, True)])
+@pytest.mark.parametrize(("serial", "shared"), [(54, False), (53, True)])
 def test_threads_share_global_poolings_of_as_much_work(serial: int, shared: bool) -> None:
-    net = Net((1, 3, 9, 8))  # 216 pixels
+    net = Net((2, 3, 9, 8))  # 432 pixels
     made = lowered(net, net.op("GlobalAveragePool", net.quantize("input_0", 0.1, 3)), serial=serial)
     assert spec_of(made, "global_pool").parallel is shared
 
@@ -200,11 +200,15 @@ def test_a_global_average_has_one_scale_and_one_bias(part: str) -> None:
 def test_what_is_measured_of_a_dense_layer(
     target: str, lanes: int, tile: int, tiles: tuple[int, ...], block: int, blocks: tuple[int, ...]
 ) -> None:
-    net = Net((1, 10, 6, 10))
+    net = Net((2, 10, 6, 10))
     weight = net.weight((12, 5, 3, 3), None, int8=True)
     y = net.op("Conv", net.quantize("input_0", 0.1, 3), weight, net.bias(12), pads=[1] * 4, group=2)
-    made = lowered(net, y, kernel="dense", target=target)
+    macs = 12 * 5 * 9 * 2 * 60
+    made = lowered(net, y, kernel="dense", target=target, serial=macs // 4)
     spec = spec_of(made, "dense")
+    assert [step.info["macs"] for step in made.steps if step.kernel == "dense"] == [macs]
+    assert not spec.parallel
+    assert spec_of(lowered(net, y, kernel="dense", target=target, serial=macs // 4 - 1), "dense").parallel
     (knobs,) = (knobs for layer, knobs in made.configs.knobs.items() if "tile" in knobs)
     assert (spec.lanes, spec.tile, spec.block) == (lanes, tile, block)
     assert (knobs["tile"].others, knobs["block"].others) == (tiles, blocks)
