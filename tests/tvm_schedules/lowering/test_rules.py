@@ -11,7 +11,7 @@ from tests.tvm_schedules.nets import Net
 from tvm_schedules import pipeline
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.errors import ModelError
-from tvm_schedules.ir.graph import GlobalPool, Graph, Value
+from tvm_schedules.ir.graph import DenseWeight, GlobalPool, Graph, Linear, Value
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.lowering.epilogue import Epilogue
 from tvm_schedules.lowering.rules import dense_conv, repack, sparse_conv
@@ -227,5 +227,9 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     made = lowered(net, y, target="pi4", serial=75)
     spec = spec_of(made, "linear")
     assert (spec.exact, spec.lanes, spec.padded) == (exact, lanes, -(-10 // lanes) * lanes)
-    assert not spec.parallel  # 600 multiply-adds
+    (node,) = (node for node in made.graph.nodes if isinstance(node, Linear))
+    used = 10 * 20 if isinstance(node.weight, DenseWeight) else np.count_nonzero(node.weight.codes)
+    (info,) = (step.info for step in made.steps if step.kernel == "linear")
+    assert (info["macs"], info["nonzero_macs"]) == (600, 3 * used)
+    assert not spec.parallel
     assert spec_of(lowered(net, y, target="pi4", serial=74), "linear").parallel
