@@ -119,11 +119,16 @@ class Linear(Fused):
 
 @dataclass
 class Pool(Fused):
-    """Maximum or average over a window; a window of one pixel copies (elementwise addition, clipping, requantizing)."""
+    """Maximum or average over a window; a window of one pixel copies (elementwise addition, clipping, requantizing).
+
+    ``gate`` repeats the name of another input, ``[N, C, 1, ...]``: what the planes of a window of one pixel are
+    multiplied by, before everything else. ``tail`` are then all nodes that this one was made of.
+    """
 
     window: Window = field(default_factory=lambda: Window((1, 1, 1)))
     kind: Literal["max", "average"] = "max"
     include_pad: bool = False
+    gate: str | None = None
 
 
 @dataclass

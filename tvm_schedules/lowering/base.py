@@ -104,7 +104,7 @@ class Lowering(ABC):
         """
 
     def activates(self, graph: Graph, node: Fused) -> bool:
-        """Whether a node has a kernel that computes the activation function behind it."""
+        """Whether a node has a kernel that computes the activation function behind it, or its gate."""
         return False
 
     def lay_out(self, planes: list[Node]) -> Layouts:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.ir.graph import Fused, Graph, Node
+from tvm_schedules.ir.graph import Fused, Graph, Node, Pool
 
 __all__ = ["KINDS", "Found", "find", "split"]
 
@@ -139,15 +139,17 @@ def _kind(values: Any) -> str | None:
 
 
 def split(graph: Graph, keeps: Callable[[Fused], bool]) -> Graph:
-    """A graph in which activation functions are nodes again, except behind nodes that keep theirs.
+    """A graph in which activation functions and gates are nodes again, except for those that a kernel computes.
 
     Args:
         graph: A fused graph; it stays as it is.
-        keeps: Whether a node with an activation function has a kernel that computes it.
+        keeps: Whether a node with an activation function or a gate has a kernel that computes it.
     """
     nodes: list[Node] = []
     for node in graph.nodes:
-        if isinstance(node, Fused) and node.activation and not keeps(node):
+        if isinstance(node, Pool) and node.gate and not keeps(node):
+            nodes += node.tail
+        elif isinstance(node, Fused) and node.activation and not keeps(node):
             plain = replace(node, activation=None, tail=[], outputs=[node.early])
             nodes += [plain, *node.tail]
         else:

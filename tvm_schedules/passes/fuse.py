@@ -32,8 +32,10 @@ def run(graph: Graph) -> None:
         done[index] = None
         last = index
         while (follower := _follower(graph, readers, fused)) and places[id(follower)] not in done:
-            if not _take(graph, producers, fused, follower):
+            gated = isinstance(fused, Pool) and fused.gate is not None
+            if (gated and follower.op == "Add") or not _take(graph, producers, fused, follower):
                 break
+            fused.tail += [follower] if gated else []
             last = places[id(follower)]
             done[last] = None
         for absorbed in _activate(graph, producers, readers, fused, {k: v for k, v in places.items() if v not in done}):
@@ -64,6 +66,8 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
         return GlobalPool(node.name, node.op, [source], list(node.outputs)) if fits else None
     if not 3 <= rank <= 5:
         return None
+    if node.op == "Mul":
+        return _gate(graph, node, in_planes)
     if node.op == "Add":
         names = [resolve(graph, producers, name) for name in node.inputs]
         shape = graph.values[node.outputs[0]].shape
@@ -73,6 +77,19 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
     if node.op in ("Add", "Relu", "Clip", "QuantizeLinear", "BatchNormalization") and source in in_planes:
         identity = Pool(node.name, node.op, [source], [node.inputs[0]])
         return identity if _take(graph, producers, identity, node) else None
+    return None
+
+
+def _gate(graph: Graph, node: Node, in_planes: set[str]) -> Pool | None:
+    """A product of planes of floats and one number a plane, as in squeeze-and-excitation."""
+    shape = graph.values[node.outputs[0]].shape
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        if x not in in_planes or gate not in graph.values or graph.values[x].shape != shape:
+            continue
+        value = graph.values[gate]
+        one = value.shape == (*shape[:2], *(1 for _ in shape[2:]))
+        if one and {graph.values[x].dtype, value.dtype} == {"float32"}:
+            return Pool(node.name, "Mul", [x, gate], list(node.outputs), gate=gate, tail=[node])
     return None
 
 

@@ -85,13 +85,15 @@ def test_layers_compute_what_follows_them(name: str) -> None:
     assert (steps > 0.5).mean() < 0.01
 
 
-@pytest.mark.parametrize("image", [False, True])
-def test_floats_behind_a_function(image: bool) -> None:
-    model, shape = network(gelu_of_erf, False, image)
+@pytest.mark.parametrize(
+    ("name", "image"), [("of erf", False), ("of erf", True), ("of tanh", False), ("two nodes", True)]
+)
+def test_floats_behind_a_function(name: str, image: bool) -> None:
+    model, shape = network(WRITTEN[name][1], False, image)
     runner = Runner(model)
     assert "fallback" not in [step.kernel for step in runner.plan.steps]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    np.testing.assert_allclose(runner(x)[0], run_onnx(model, x)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(runner(x)[0], run_onnx(model, x)[0], rtol=2e-5, atol=1e-6)
 
 
 def test_rows_with_more_axes_are_rows() -> None:
@@ -128,6 +130,40 @@ def half(net: Net, x: str) -> str:
 def test_others_stay_nodes(write: Write) -> None:
     model, shape = network(write, True)
     assert activations_of(model) == [None]
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert np.abs(Runner(model)(x)[0] - run_onnx(model, x)[0]).max() < 0.0201
+
+
+def gated(net: Net, x: str) -> str:
+    """Squeeze-and-excitation: planes times numbers that come from all of their pixels."""
+    x = net.op("HardSwish", x)
+    return net.op("Mul", net.op("Sigmoid", net.op("GlobalAveragePool", x)), x)
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_planes_are_multiplied_where_they_are(out: bool) -> None:
+    model, shape = network(gated, out, image=True)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 2
+    (want,), (have,) = run_onnx(model, x), guarded(model, x)
+    products = [step for step in Runner(model).plan.steps if "Mul" in step.info["op"]]
+    assert [step.kernel for step in products] == ["pool"]
+    assert np.abs(want - have).max() < (0.0201 if out else 1e-4)
+
+
+def test_gates_are_nodes_elsewhere() -> None:
+    graph = read_graph(network(gated, True, image=True)[0])
+    ops = [node.op for node in split(graph, lambda node: False).nodes if "Linear" not in node.op]
+    assert ops == ["Conv", "HardSwish", "GlobalAveragePool", "Sigmoid", "Mul"]
+
+
+def per_row(net: Net, x: str) -> str:
+    """A factor for every row of pixels is none for every plane."""
+    x = net.op("HardSwish", x)
+    return net.op("Mul", x, net.op("ReduceMean", x, net.const(np.array([3])), keepdims=1))
+
+
+def test_other_products_stay_nodes() -> None:
+    model, shape = network(per_row, True, image=True)
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     assert np.abs(Runner(model)(x)[0] - run_onnx(model, x)[0]).max() < 0.0201
 

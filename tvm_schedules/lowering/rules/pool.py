@@ -35,6 +35,7 @@ class Spec:
         parallel: Whether threads share the jobs.
         epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
         plain: Whether the largest bytes are the result as they are, by scales and bounds that change nothing.
+        gated: Whether every plane is multiplied by a number of its own.
     """
 
     kind: Literal["max", "average"]
@@ -45,6 +46,7 @@ class Spec:
     parallel: bool
     epilogue: Epilogue
     plain: bool = False
+    gated: bool = False
 
     @property
     def lanes(self) -> int:
@@ -73,13 +75,14 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     changes = (
         not np.all(numbers["scale"] == 1) or np.any(numbers["bias"]) or tuple(numbers["params"][:3]) != (0, 0, 255)
     )
-    plain = node.kind == "max" and x.dtype == ep.out.dtype == "uint8" and not changes
+    plain = node.gate is None and node.kind == "max" and x.dtype == ep.out.dtype == "uint8" and not changes
     vector = ctx.target.vector_bytes
-    spec = Spec(node.kind, x, node.window, quant.zero_point, vector, work > ctx.serial * 8, ep, plain)
+    spec = Spec(node.kind, x, node.window, quant.zero_point, vector, work > ctx.serial * 8, ep, plain, bool(node.gate))
     params = {"x": asdict(x), "window": asdict(node.window), "size": list(ep.size), "length": spec.pixels}
     made = ctx.constants.add(node.name, "divisor", {}, {**params, "include_pad": node.include_pad})
     window = "x".join(str(k) for k in node.window.kernel if k > 1)
     reason = f"{node.kind} over {window}" if window else "elementwise"
-    call = PlanesCall(NAME, spec, [source, made["divisor"]], numbers, end, {"reason": reason})
+    gate = [ctx.plain(node.gate)] if node.gate else []
+    call = PlanesCall(NAME, spec, [source, made["divisor"], *gate], numbers, end, {"reason": reason})
     ctx.add_planes(node, call)
     return True

@@ -19,7 +19,7 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, divisor, <epilogue>``."""
+    """Makes the PrimFunc: ``x, divisor, [gate,] <epilogue>``."""
     ep, x, window = spec.epilogue, spec.x, spec.window
     lanes = spec.lanes
     f32 = f"float32x{lanes}"
@@ -29,7 +29,8 @@ def emit(spec: Spec) -> Any:
     def body(e: Emitter, *pointers: Any) -> None:
         bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
         divisor = e.view(pointers[1], spec.pixels, "float32")
-        views = views_of(e, ep, list(pointers[2:]), x.channels, spec.pixels)
+        gate = e.view(pointers[2], x.batch * x.channels, "float32") if spec.gated else None
+        views = views_of(e, ep, list(pointers[3 if spec.gated else 2 :]), x.channels, spec.pixels)
         with e.jobs(x.batch * x.channels, spec.parallel) as plane:
             n, c = plane // x.channels, plane % x.channels
             with e.loop(spec.pixels // lanes) as i:
@@ -46,8 +47,11 @@ def emit(spec: Spec) -> Any:
                     for value in values[1:]:
                         acc = acc + value
                     acc = (acc - e.const(zeros, f32)) * e.load(divisor, i * lanes, lanes)
+                if gate is not None:
+                    acc = acc * e.splat(e.load(gate, plane), lanes)
                 store = store_bytes if spec.plain else store_pixels
                 store(e, ep, views, acc, n, c, i * lanes, lanes)
             fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
 
-    return kernel_function([("x", x.dtype), ("divisor", "float32"), *ep.arguments], body)
+    gates = [("gate", "float32")] if spec.gated else []
+    return kernel_function([("x", x.dtype), ("divisor", "float32"), *gates, *ep.arguments], body)
