@@ -104,6 +104,14 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         help="batch when only --samples is given (default: 1); several, such as 1,8, are compiled beside each other, "
         "and a call uses the largest that fits",
     )
+    add(
+        "--lengths",
+        type=_batch_sizes,
+        default=[],
+        metavar="N[,N...]",
+        help="shorter sequences (second axis of the inputs) to compile for, beside that of the input; calls are padded "
+        "to the next length",
+    )
     add("--seed", type=int, default=0, help="of random inputs (default: %(default)s)")
 
 
@@ -135,7 +143,7 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
     if not (options.tune_board or options.tune_tracker):
         del shown["tune_timeout"], shown["tune_wait"]
     if options.source.suffix == ".onnx":
-        kept = {"source", "output", "tvm_target", "samples", "input_shape", "batch_size", "no_verify"}
+        kept = {"source", "output", "tvm_target", "samples", "input_shape", "batch_size", "lengths", "no_verify"}
         kept |= {key for key in shown if key.startswith("tune")}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
@@ -157,6 +165,7 @@ def export_options(
         samples=given.samples,
         input_shape=input_shapes(given.input_shape),
         batch_size=given.batch_size or 1,
+        lengths=given.lengths,
         activations=given.activations,
         dense_weights=given.dense_weights,
         bits=given.bits,

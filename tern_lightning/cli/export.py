@@ -87,6 +87,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> None:
+    from tern_lightning.exporter.lengths import shorter_shapes
     from tern_lightning.exporter.pipeline import check_output, check_target, compile_onnx, start_compiler
     from tern_lightning.exporter.samples import collect_batches
 
@@ -113,7 +114,12 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
         batches = [_as_types(batch, kinds) for batch in batches]
     say(f"compiling for {options.tvm_target}")
     sizes = options.batch_size or ()
-    compile_onnx(options.source, place, export_options(options, tune, say), batches, sizes, named)
+    shorter = (
+        shorter_shapes(named or {name: shape for name, (shape, _) in inputs.items()}, options.lengths)
+        if options.lengths
+        else []
+    )
+    compile_onnx(options.source, place, export_options(options, tune, say), batches, sizes, named, shorter)
 
 
 def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:

@@ -78,6 +78,9 @@ class ExportOptions(OnnxOptions):
             library takes any number of samples all the same, as long as they do not depend on each other. Several
             sizes are compiled beside each other, and calls run as many samples as fit by the largest; the first one is
             that of the ONNX file.
+        lengths: Shorter sequences to compile the network for, beside those of the samples: calls are padded to the next
+            length. Sequences run along the second axis of the first input, and of all others that are as long there.
+        pad: What fills an input behind the end of its sequence, by the name of the argument; 0 where it is not said.
         onnx_only: Write ``output/model.onnx`` and compile nothing.
         verify: Hold the ONNX file against the module, and the library against the ONNX file.
         seed: Seed of random inputs.
@@ -90,6 +93,8 @@ class ExportOptions(OnnxOptions):
     samples: Any = None
     input_shape: Shapes | None = None
     batch_size: int | Sequence[int] | None = 1
+    lengths: Sequence[int] = ()
+    pad: Mapping[str, float] | None = None
     onnx_only: bool = False
     seed: int = 0
     tune: Any = None
@@ -100,6 +105,8 @@ class ExportOptions(OnnxOptions):
         if not self.batch_sizes or (self.onnx_only and len(self.batch_sizes) > 1):
             allowed = "one size" if self.onnx_only else "one size or several"
             raise ValueError(f"batch_size must be {allowed}, got {self.batch_size!r}")
+        if self.lengths and self.onnx_only:
+            raise ValueError("lengths are compiled beside each other: they cannot be had with onnx_only")
 
     @property
     def batch_sizes(self) -> tuple[int | None, ...]:

@@ -85,6 +85,7 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     import torch
 
     from tern_lightning.exporter.errors import ExportWarning
+    from tern_lightning.exporter.lengths import shorter_networks
     from tern_lightning.exporter.samples import collect_batches
     from tern_lightning.exporter.writer import write_with
 
@@ -106,7 +107,8 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
         return ExportResult(place, _written(place / "model.onnx", data), network, None, real)
     say(f"compiling for {options.target}")
     more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
-    artifact = compile_onnx(data, place, options, batches, more)
+    shorter = shorter_networks(module, batches, network, options) if options.lengths else []
+    artifact = compile_onnx(data, place, options, batches, more, shorter=shorter)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
@@ -142,6 +144,7 @@ def compile_onnx(
     samples: list[Batch] | None,
     batch_sizes: Sequence[int] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    shorter: Sequence[Any] = (),
 ) -> Artifact:
     """Compile an ONNX network into an artifact directory; see :func:`tvm_schedules.build`.
 
@@ -152,6 +155,7 @@ def compile_onnx(
         samples: Batches of inputs, of which the first verify the library and are stored with it.
         batch_sizes: Batches to compile, where there are several.
         input_shapes: Shapes of the file's inputs by name, where it leaves them open.
+        shorter: The network for shorter sequences, or shapes of the file's inputs for them.
     """
     from tvm_schedules import build
 
@@ -166,6 +170,8 @@ def compile_onnx(
         tune=options.tune,
         progress=options.progress,
         batch_sizes=batch_sizes,
+        shorter=shorter,
+        pad=options.pad,
         **more,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -45,6 +45,7 @@ class OnnxExport:
             activations.
         drift: 8-bit network against the module as it is in evaluation mode: what the change of arithmetic costs. It is
             not held against a tolerance.
+        layer_ranges: Ranges of layer inputs by the layer's path; empty with float activations.
     """
 
     model: onnx.ModelProto
@@ -54,6 +55,7 @@ class OnnxExport:
     float_check: Comparison | None = None
     quantized_check: Comparison | None = None
     drift: Comparison | None = None
+    layer_ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
 
 
 @keywords_of(OnnxOptions)
@@ -185,7 +187,8 @@ def _quantize(
     by_call = _inputs_by_call(draft.sites, tensors, ranges)
     separate_biases(graph)
     model = ir.to_proto(draft.network.model)
-    result = replace(written, model=model, ranges=ranges)
+    by_layer = {path: ranges[str(tensor.value.name)] for tensor in tensors for path in tensor.layers}
+    result = replace(written, model=model, ranges=ranges, layer_ranges=by_layer)
     if not options.verify:
         return result
     rounded = draft.dense if options.dense_kind == "int8" else {}
