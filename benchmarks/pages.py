@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods import answers
 from tvm_schedules.common.files import write_file
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,19 @@ def methods(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def which(folder: Path) -> str:
+    """The page about one change at a time.
+
+    Args:
+        folder: Results of the comparison on Fashion-MNIST.
+
+    Returns:
+        The page's text.
+    """
+    plan = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
+    return "\n".join([NOTE, "", *answers.page(folder, (plan["float_epochs"], plan["epochs"]))])
+
+
 def pages() -> dict[Path, str]:
     """Every page with its text."""
     files = {path.stem.split("-")[-1]: path for path in sorted((ROOT / "benchmarks").glob("baseline-*.json"))}
@@ -123,6 +137,7 @@ def pages() -> dict[Path, str]:
     return {
         PAGES / "cpu.md": cpu({key: json.loads(path.read_text()) for key, path in files.items()}),
         PAGES / "methods.md": methods(folders),
+        PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
     }
 
 

@@ -1,0 +1,126 @@
+"""What one change does, and which recipes nobody beats: the page "Which method?", from the files of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.methods.report import REFERENCES, Row, check, paired, ranking, rows_of
+
+DATA, NETWORK = "fashion-mnist", "resnet20-s2"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two recipes that differ in one thing.
+
+    Attributes:
+        question: What a reader asks.
+        change: What is done, in words.
+        name: The recipe with it.
+        other: The recipe without it.
+    """
+
+    question: str
+    change: str
+    name: str
+    other: str
+
+
+TERMS = "What do two terms give?"
+ENTROPY = "Prune, or make zeros worth their bits?"
+TEACHER = "Does a teacher help?"
+GROUPS = "What do zeros in groups cost, which a CPU can skip?"
+INPUTS = "What do 8-bit inputs of layers cost?"
+ENDS = "What are a float first and last layer worth?"
+LONGER = "What does the float network gain by the epochs that a method has?"
+CHANGES = (
+    *(Change(TERMS, f"two terms at {z} % zeros", f"multilevel-2-{z}", f"twn-{z}") for z in (50, 80, 90, 95)),
+    Change(TERMS, "two terms, zeros as they come", "multilevel-2", "twn"),
+    *(
+        Change(ENTROPY, f"entropy constraint {strength} for pruning to {z} %", f"ec2t-entropy-{strength}", f"twn-{z}")
+        for strength, z in (("0.4", 80), ("0.6", 90))
+    ),
+    *(
+        Change(TEACHER, f"weight {weight}, temperature {heat}, at 90 % zeros", f"twn-90-teacher-{name}", "twn-90")
+        for name, weight, heat in (("0.3", 0.3, 2), ("0.5", 0.5, 2), ("0.7", 0.7, 2), ("1", 1, 2), ("0.5-4", 0.5, 4))
+    ),
+    *(
+        Change(GROUPS, f"{size} output channels together, {z} % zeros", f"twn-{size}x1-{z}", f"twn-{z}")
+        for size in (2, 4)
+        for z in (80, 90)
+    ),
+    Change(INPUTS, "float network", "float-a8", "float-longer"),
+    Change(INPUTS, "twn", "twn-a8", "twn"),
+    Change(INPUTS, "twn at 90 % zeros", "twn-90-a8", "twn-90"),
+    Change(INPUTS, "two terms at 90 % zeros", "multilevel-2-90-a8", "multilevel-2-90"),
+    Change(ENDS, "both ternary", "twn-ends", "twn"),
+    Change(LONGER, "float", "float-longer", "float"),
+)
+ABOUT = """\
+ResNet-20 with a strided first layer on 28x28 images of ten kinds of clothes (60,000 to train on, 10,000 to test). A
+float network is trained for {float_epochs} epochs, then goes on for {epochs} epochs with a recipe. Points are lost to
+`{reference}`: the same network that goes on in float as long as the others do. Settings are those of the comparison on
+[drawn characters](methods-aims.md): none was chosen by these test images. There, more epochs brought back most of what
+many zeros had cost; that is not measured here yet. A row of one seed is a first look. All rows are in
+[Methods](methods.md). `python -m benchmarks.methods --data fashion-mnist` repeats the runs and goes on where it was
+stopped.
+"""
+
+
+def effect(change: Change, rows: Sequence[Row]) -> list[str] | None:
+    """Cells of a change: what, points gained, the test, thousands of bytes more; None where a recipe is missing."""
+    named = {row.name: row for row in rows}
+    if change.name not in named or change.other not in named:
+        return None
+    own, other = named[change.name], named[change.other]
+    both = [seed for seed in own.by_seed if seed in other.by_seed]
+    if not both:
+        return None
+    gained = sum(other.by_seed[seed] - own.by_seed[seed] for seed in both) / len(both)
+    better, worse = (own, other) if gained >= 0 else (other, own)
+    size = "" if own.size is None or other.size is None else f"{(own.size - other.size) / 1e3:+.1f}"
+    return [change.change, f"{gained:+.2f}", paired(better.by_seed, worse.by_seed), size]
+
+
+def frontier(rows: Sequence[Row]) -> list[Row]:
+    """Ternary networks than which no other one is smaller and loses less, by size."""
+    ternary = [row for row in rows if row.sparsity is not None and row.size is not None]
+    ordered = sorted(ternary, key=lambda row: (row.size or 0.0, row.lost))
+    return [row for index, row in enumerate(ordered) if all(row.lost < one.lost for one in ordered[:index])]
+
+
+def page(folder: Path, epochs: tuple[int, int]) -> Iterator[str]:
+    """Lines of the page.
+
+    Args:
+        folder: Results of the comparison.
+        epochs: Of the float network and of a recipe.
+    """
+    reference = REFERENCES[DATA]
+    rows = rows_of(folder, (), reference)
+    yield "# Which method? Figures on Fashion-MNIST"
+    yield ""
+    yield from ABOUT.format(float_epochs=epochs[0], epochs=epochs[1], reference=reference).splitlines()
+    for question in dict.fromkeys(change.question for change in CHANGES):
+        found = [effect(change, rows) for change in CHANGES if change.question == question]
+        measured = [row for row in found if row is not None]
+        yield from ["", f"## {question}", ""]
+        if not measured:
+            yield "Not measured yet."
+            continue
+        yield "| change | points gained | test | kB more |"
+        yield "|---|---:|---|---:|"
+        yield from ("| " + " | ".join(row) + " |" for row in measured)
+    yield from ["", "## Which recipe loses least?", ""]
+    yield from ranking(rows) or ["Not measured yet."]
+    yield from ["", "## Which are worth their bytes?", ""]
+    yield "No other ternary network here is smaller and loses less than one of these."
+    yield from ["", "| recipe | seeds | stored, kB | lost, points | zeros, % |", "|---|---:|---:|---:|---:|"]
+    for row in frontier(rows):
+        cells = [row.name, str(row.seeds), f"{(row.size or 0) / 1e3:.1f}", f"{row.lost:.2f}"]
+        yield "| " + " | ".join([*cells, f"{100 * (row.sparsity or 0):.1f}"]) + " |"
+    yield from ["", "## What was aimed at", ""]
+    yield from check(rows, DATA)
+    yield ""
