@@ -25,7 +25,11 @@ images, labels = (torch.from_numpy(part) for part in data.held_out)
 
 def fit(net: DigitsNet, epochs: int, *callbacks: Callback) -> DigitsNet:
     """Train, and return the network ready to be used."""
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     options: dict[str, Any] = {
         "max_epochs": epochs,
         "accelerator": "cpu",
@@ -52,7 +56,10 @@ print(f"float: {accuracy(start):.1%}")
 
 found = {}
 for bits in (8, 4, 2):
-    callbacks = [TernaryCallback(verbose=False), ActivationQuantization(bits=bits, observe_batches=30)]
+    callbacks = [
+        TernaryCallback(verbose=False),
+        ActivationQuantization(bits=bits, observe_batches=30),
+    ]
     found[bits] = fit(copy.deepcopy(start), 6, *callbacks)
     print(f"ternary, {bits} bits: {accuracy(found[bits]):.1%}")
 

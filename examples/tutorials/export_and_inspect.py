@@ -27,7 +27,11 @@ from tern_lightning import ActivationQuantization, PruningSchedule, TernaryCallb
 
 L.seed_everything(0)
 net, data = DigitsNet(width=16), Digits(batch_size=32)
-callbacks = [TernaryCallback(verbose=False), PruningSchedule(0.8, every=5), ActivationQuantization(observe_batches=20)]
+callbacks = [
+    TernaryCallback(verbose=False),
+    PruningSchedule(0.8, every=5),
+    ActivationQuantization(observe_batches=20),
+]
 quiet: dict[str, Any] = {
     "logger": False,
     "enable_progress_bar": False,
@@ -65,7 +69,9 @@ print(subprocess.run([*inspect, folder], capture_output=True, text=True, check=T
 # %%
 # Where the zeros are, and how many bits a weight takes in the file:
 
-layers = json.loads(subprocess.run([*inspect, "--json", folder], capture_output=True, check=True).stdout)["layers"]
+layers = json.loads(
+    subprocess.run([*inspect, "--json", folder], capture_output=True, check=True).stdout
+)["layers"]
 names = [layer["name"] for layer in layers]
 assert sum(layer["terms"] > 0 for layer in layers) == 9
 

@@ -37,7 +37,11 @@ L.Trainer(max_epochs=5, accelerator="cpu", callbacks=callbacks, **quiet).fit(net
 
 folder = Path(tempfile.mkdtemp()) / "opencl"
 result = tern_lightning.export(net.eval(), folder, target="opencl", samples=data.calibration)
-print(result.artifact.report.text() if result.artifact.report else "there is no OpenCL driver: nothing was verified")
+print(
+    result.artifact.report.text()
+    if result.artifact.report
+    else "there is no OpenCL driver: nothing was verified"
+)
 for path in sorted(folder.iterdir()):
     print(f"{path.stat().st_size:9,} bytes  {path.name}")
 

@@ -60,7 +60,9 @@ print(f"{accuracy(net):.1%} of the held-out digits")
 # ``to_plain`` gives a copy of plain classes with the ternary weights, for any other tool.
 
 plain = tern_lightning.to_plain(net)
-print(type(plain[2]), [round(value, 4) for value in plain.state_dict()["2.weight"].unique().tolist()])
+print(
+    type(plain[2]), [round(value, 4) for value in plain.state_dict()["2.weight"].unique().tolist()]
+)
 assert torch.equal(plain(images), net(images))
 
 # %%

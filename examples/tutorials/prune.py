@@ -36,9 +36,17 @@ class Zeros(Callback):
 
 def fit(epochs: int, *callbacks: Callback) -> float:
     """Train, and return the accuracy on the digits that are held out."""
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[*callbacks], enable_checkpointing=False, **quiet
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[*callbacks],
+        enable_checkpointing=False,
+        **quiet,
     )
     trainer.fit(net.train(), data)
     images, labels = (torch.from_numpy(part) for part in data.held_out)
@@ -54,7 +62,11 @@ print(f"float: {fit(8):.1%} of the held-out digits")
 # the share is the one that we ask for.
 
 zeros = Zeros()
-callbacks = [TernaryCallback("twn", options={"factor": 0.0}, verbose=False), PruningSchedule(0.9, every=5), zeros]
+callbacks = [
+    TernaryCallback("twn", options={"factor": 0.0}, verbose=False),
+    PruningSchedule(0.9, every=5),
+    zeros,
+]
 print(f"ternary, 90 % zeros: {fit(12, *callbacks):.1%} of the held-out digits")
 print(f"zeros after every epoch: {', '.join(f'{share:.0%}' for share in zeros.seen)}")
 assert abs(zeros.seen[-1] - 0.9) < 0.01
@@ -62,7 +74,11 @@ assert abs(zeros.seen[-1] - 0.9) < 0.01
 # %%
 # Small layers lose less than large ones, because one threshold counts for all of them.
 
-paths = [path for path, value in net.state_dict().items() if value.ndim == 4 and not path.startswith("stem")]
+paths = [
+    path
+    for path, value in net.state_dict().items()
+    if value.ndim == 4 and not path.startswith("stem")
+]
 shares = [float((net.state_dict()[path] == 0).float().mean()) for path in paths]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))

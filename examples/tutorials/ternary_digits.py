@@ -51,7 +51,11 @@ batches = DataLoader(TensorDataset(images[:1347], labels[:1347]), batch_size=64,
 
 def fit(net: Net, epochs: int, *callbacks: L.Callback) -> float:
     """Train, and return the accuracy on the digits that are held out."""
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     options: dict[str, Any] = {
         "max_epochs": epochs,
         "accelerator": "cpu",

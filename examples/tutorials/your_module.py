@@ -40,7 +40,8 @@ class Classifier(L.LightningModule):
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.encoder = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        second = nn.Linear(width, width)
+        self.encoder = nn.Sequential(nn.Linear(64, width), nn.ReLU(), second, nn.ReLU())
         self.mixer = Mixer(width, width)
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
 
@@ -71,7 +72,11 @@ batches = DataLoader(TensorDataset(images[:1347], labels[:1347]), batch_size=64,
 L.seed_everything(0)
 net = Classifier()
 trainer = L.Trainer(
-    max_epochs=10, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[TernaryCallback(rules=rules)]
+    max_epochs=10,
+    accelerator="cpu",
+    logger=False,
+    enable_progress_bar=False,
+    callbacks=[TernaryCallback(rules=rules)],
 )
 trainer.fit(net, batches)
 
@@ -88,6 +93,7 @@ for name, value in plain.named_parameters():
     print(f"{name:18} {kind}")
 
 with torch.no_grad():
-    print(f"{(plain(images[1347:]).argmax(1) == labels[1347:]).float().mean():.1%} of the held-out digits")
+    right = plain(images[1347:]).argmax(1) == labels[1347:]
+    print(f"{right.float().mean():.1%} of the held-out digits")
     assert torch.equal(plain(images), net.eval()(images))
 assert len(plain.mixer.mix.unique()) == 3
