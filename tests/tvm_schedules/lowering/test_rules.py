@@ -233,3 +233,43 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     assert (info["macs"], info["nonzero_macs"]) == (600, 3 * used)
     assert not spec.parallel
     assert spec_of(lowered(net, y, target="pi4", serial=74), "linear").parallel
+
+
+def ternary(shape: tuple[int, ...], target: str, serial: int = 1000) -> CpuLowering:
+    net = Net(shape)
+    weight = net.ternary(np.ones((16, shape[1], 1, 1), np.int8), np.ones(16))
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), weight)
+    return lowered(net, y, kernel="sparse", target=target, serial=serial)
+
+
+@pytest.mark.parametrize(
+    ("target", "lanes", "unroll", "blocks", "unrolls"),
+    [
+        ("pi5", 16, 2, (2, 3, 4, 5, 6), (1, 4)),
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}', 32, 1, (2, 3), (2, 4)),
+    ],
+)
+def test_what_is_measured_of_a_sparse_layer(
+    target: str, lanes: int, unroll: int, blocks: tuple[int, ...], unrolls: tuple[int, ...]
+) -> None:
+    """96 pixels and 16 output channels of 10 taps each."""
+    made = ternary((2, 10, 8, 12), target)
+    spec = spec_of(made, "sparse")
+    (knobs,) = (knobs for knobs in made.configs.knobs.values() if "unroll" in knobs)
+    assert (spec.lanes, spec.unroll, spec.block, spec.taps, spec.segments) == (lanes, unroll, 96 // lanes, 160, 0)
+    assert sorted({spec.block, *knobs["block"].others}) == sorted({*blocks, 96 // lanes})
+    assert (knobs["unroll"].others, knobs["chunks"].others) == (unrolls, (1, 2, 4, 8))
+    assert spec.chunks == 16
+    (info,) = (step.info for step in made.steps if step.kernel == "sparse")
+    assert info["macs"] == info["nonzero_macs"] == 160 * 2 * 96
+    assert not spec.parallel  # as a thousand operations a job are not shared
+    shared = [spec_of(ternary((2, 10, 8, 12), target, serial), "sparse").parallel for serial in (960, 959)]
+    assert shared == [False, True]
+
+
+@pytest.mark.parametrize(("channels", "index"), [(16, "uint16"), (17, "int32")])
+def test_offsets_have_two_bytes_where_they_reach_all_inputs(channels: int, index: str) -> None:
+    made = ternary((1, channels, 64, 64), "pi5")
+    spec = spec_of(made, "sparse")
+    assert spec.x.channels * spec.x.plane == channels * 4096
+    assert spec.index == index
