@@ -100,6 +100,7 @@ def with_constants(model: Any, inputs: Arrays) -> tuple[Any, Arrays]:
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    made.ir_version = max(made.ir_version, 4)  # before that, initializers had to be inputs too
     for value, array in list(zip(model.graph.input, inputs, strict=True))[1:]:
         tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), value.name)
         tensor.data_type = value.type.tensor_type.elem_type

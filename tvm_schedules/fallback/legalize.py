@@ -50,8 +50,10 @@ def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Le
         "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes if transposes else 0),
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
-    for name in ("sum", "mean", "max", "min", "prod", "variance"):
+    for name in ("sum", "mean", "prod", "variance"):
         table[f"relax.{name}"] = _tagged(f"relax.{name}", _reduce_tag)
+    for name in ("max", "min"):
+        table[f"relax.{name}"] = _extreme
     for name in ("reshape", "flatten", "squeeze", "expand_dims"):
         table[f"relax.{name}"] = _as_reshape
     for rank in (1, 2, 3):
@@ -235,6 +237,38 @@ def _reduce_tag(call: Any, name: str) -> dict[str, Any] | None:
         "count": math.prod(shape[a] for a in real),
         "inner": math.prod(shape[real[-1] + 1 :]),
     }
+
+
+def _extreme(bb: Any, call: Any) -> Any:
+    """Largest and smallest elements, which may be infinite: TVM's own are no less than the least finite number."""
+    name, dtype, shape = call.op.name, str(call.ty.dtype), shape_of(call.args[0])
+    if not dtype.startswith("float") or not shape or 0 in shape:
+        return default(name)(bb, call)
+    from tvm import te, tirx
+
+    axes = range(len(shape)) if call.attrs.axis is None else sorted(int(a) % len(shape) for a in call.attrs.axis)
+    keeps, largest = bool(call.attrs.keepdims), name.endswith("max")
+    start = -math.inf if largest else math.inf
+    best = te.comm_reducer(
+        (lambda a, b: tirx.Max(a, b)) if largest else (lambda a, b: tirx.Min(a, b)),
+        lambda kind: tirx.const(start, kind),
+        name=name[-3:],
+    )
+
+    def compute(x: Any) -> Any:
+        inner = {axis: te.reduce_axis((0, shape[axis]), name=f"k{axis}") for axis in axes}
+
+        def element(*place: Any) -> Any:
+            outer = iter(p for i, p in enumerate(place) if not keeps or i not in inner)
+            return best(
+                x(*(inner[i] if i in inner else next(outer) for i in range(len(shape)))), axis=[*inner.values()]
+            )
+
+        return te.compute(shape_of(call), element, name=name[-3:])
+
+    result = bb.call_te(compute, call.args[0], primfunc_name_hint=name[-3:])
+    tag = _reduce_tag(call, name) if _is_float32(call.args[0]) else None
+    return result if tag is None else _attach(bb, result, tag)
 
 
 def _concat_tag(call: Any, name: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules import compat
-from tvm_schedules.errors import UnsupportedOperatorError
+from tvm_schedules.errors import ModelError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
     import onnx
@@ -77,28 +77,24 @@ def lower_fallback(model: onnx.ModelProto, target: TargetSpec, prefix: str, sche
         ShapeError: An input has an open dimension.
         ModelError: No nodes' results are asked for, or the front end refuses the model.
     """
-    from tvm_schedules.fallback.legalize import legalization_map
-    from tvm_schedules.fallback.relax_import import read
-
-    module, inputs, outputs = read(model)
-    # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterward.
-    own_code = target.tvm.get("kind") == "llvm"
-    target_json = compat.make_target(target.tvm if own_code else {"kind": "llvm"})
     try:
-        lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes, own_code), target_json)
-        walk = _Walk(lowered, FallbackProgram(inputs=inputs), prefix, outputs)
-        walk.run()
+        walk = _walked(model, target, prefix)
+    except ModelError:
+        raise
     except _NoLoweringError as error:
-        raise UnsupportedOperatorError(f"{_blame(model, str(error))} has no lowering for a CPU; {_REMEDY}") from error
+        raise UnsupportedOperatorError(
+            f"{_blame(model, str(error), target)} has no lowering for a CPU; {_REMEDY}"
+        ) from (error)
     except Exception as error:
-        blamed = _blame(model, str(error), data_dependent=True)
+        blamed = _blame(model, str(error), target, data_dependent=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
         raise UnsupportedOperatorError(f"{blamed} cannot be compiled ({reason}); {_REMEDY}") from error
     for name, function in walk.used.items():
         unavailable = compat.runtime_calls(function)
         if unavailable:
+            blamed = _blame(model, name, target)
             raise UnsupportedOperatorError(
-                f"{_blame(model, name)} needs functions of TVM's full runtime ({', '.join(unavailable)}); {_REMEDY}"
+                f"{blamed} needs functions of TVM's full runtime ({', '.join(unavailable)}); {_REMEDY}"
             )
     schedule(walk.program, walk.used, target)
     return walk.program
@@ -112,14 +108,59 @@ class _NoLoweringError(Exception):
     """A Relax operator, by name, that is still there after lowering."""
 
 
-def _blame(model: onnx.ModelProto, text: str, data_dependent: bool = False) -> str:
-    """The first node that ``text`` mentions, else one whose result's shape depends on data, else the model."""
+def _walked(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> _Walk:
+    """The program of a model, whose functions have no schedules yet."""
+    from tvm_schedules.fallback.legalize import legalization_map
+    from tvm_schedules.fallback.relax_import import read
+
+    module, inputs, outputs = read(model)
+    # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterward.
+    target_json = compat.make_target(target.tvm if target.tvm.get("kind") == "llvm" else {"kind": "llvm"})
+    lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
+    walk = _Walk(lowered, FallbackProgram(inputs=inputs), prefix, outputs)
+    walk.run()
+    return walk
+
+
+def _blame(model: onnx.ModelProto, text: str, target: TargetSpec, data_dependent: bool = False) -> str:
+    """The first node that ``text`` mentions, else the first that does not lower alone, else the model.
+
+    Args:
+        model: What was lowered.
+        text: The reason.
+        target: What for.
+        data_dependent: Whether results whose shapes depend on data are the likely reason.
+    """
     words = text.lower().replace("_", "")
     nodes = [] if data_dependent else [n for n in model.graph.node if n.op_type.lower() in words]
     nodes = nodes or [n for n in model.graph.node if n.op_type in _DATA_DEPENDENT]
-    if not nodes:
+    node = nodes[0] if nodes else _culprit(model, target)
+    if node is None:
         return f"a part of the model (TVM's {text.splitlines()[0][:80] if text else 'operator'})"
-    return f"node {nodes[0].name or nodes[0].output[0]!r}: operator {nodes[0].op_type}"
+    return f"node {node.name or node.output[0]!r}: operator {node.op_type}"
+
+
+def _culprit(model: onnx.ModelProto, target: TargetSpec) -> onnx.NodeProto | None:
+    """The first node that does not lower as a model of its own."""
+    import onnx
+
+    from tvm_schedules.fallback.fold_shapes import value_types
+
+    types = value_types(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        inputs = [name for name in dict.fromkeys(node.input) if name]
+        if not all(name in types for name in (*inputs, *filter(None, node.output))):
+            continue
+        ends = [onnx.helper.make_value_info(name, types[name]) for name in inputs if name not in constants]
+        results = [onnx.helper.make_value_info(name, types[name]) for name in node.output if name]
+        stored = [constants[name] for name in inputs if name in constants]
+        graph = onnx.helper.make_graph([node], "node", ends, results, stored)
+        try:
+            _walked(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=10), target, "alone_")
+        except Exception:
+            return node
+    return None
 
 
 class _Walk:

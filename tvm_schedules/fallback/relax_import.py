@@ -9,6 +9,7 @@ from tvm_schedules.common.names import anonymous
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
 from tvm_schedules.fallback.fold_shapes import fold_shapes, value_types
 from tvm_schedules.fallback.index_guard import guard
+from tvm_schedules.fallback.rewrites import rewritten
 from tvm_schedules.fallback.transpose_pads import with_pads
 from tvm_schedules.frontend.constant_folding import fixed_shape
 
@@ -40,13 +41,10 @@ def read(model: onnx.ModelProto) -> tuple[Any, Tensors, list[str]]:
     outputs = [output.name for output in model.graph.output]
     if not outputs:
         raise ModelError("model: the graph has no output, nothing to compute")
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > _MAX_OPSET:
-            raise ModelError(
-                f"model: opset must be at most {_MAX_OPSET}, got {opset.version}; export with a lower opset"
-            )
     _check_constants(model)
-    model = fold_shapes(_expand(model))
+    model = fold_shapes(_in_known_opset(_expand(model)))
+    types = value_types(model)
+    model = rewritten(model, types)
     types = value_types(model)
     model = guard(with_pads(model, types), types)
     try:
@@ -84,6 +82,43 @@ def _checked(model: onnx.ModelProto) -> Any:
             made, said = (f"{kind}{list(dims)}" for dims, kind in (found, wanted))
             raise _unsupported(node, f"TVM makes {made} of it where ONNX says {said}")
     return compat.first_outputs(module, count)
+
+
+def _in_known_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the latest operator set that TVM reads, where its operators are the same there but for types.
+
+    Raises:
+        ModelError: The installed onnx does not know the operator set.
+        UnsupportedOperatorError: An operator is not; names the node.
+    """
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for opset in result.opset_import:
+        if opset.domain not in ("", "ai.onnx") or opset.version <= _MAX_OPSET:
+            continue
+        known = max(_MAX_OPSET, onnx.defs.onnx_opset_version())
+        if opset.version > known:  # nobody here can tell what its operators are
+            raise ModelError(f"model: opset must be at most {known}, got {opset.version}; export with a lower opset")
+        for node in result.graph.node:
+            if _meaning(node, opset.version) != _meaning(node, _MAX_OPSET):
+                raise _unsupported(node, f"it is another one since opset {_MAX_OPSET}; export with that")
+        opset.version = _MAX_OPSET
+    return result
+
+
+def _meaning(node: onnx.NodeProto, version: int) -> Any:
+    """What ONNX says about a node's operator in an operator set, without the types of its tensors."""
+    import onnx
+
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+    attributes = {name: (str(one.default_value), one.required) for name, one in schema.attributes.items()}
+    ends = [[(one.name, one.option) for one in group] for group in (schema.inputs, schema.outputs)]
+    return attributes, ends, schema.doc.split()
 
 
 def _inputs(model: onnx.ModelProto) -> Tensors:

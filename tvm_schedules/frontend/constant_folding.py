@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FREE", "GROWTH", "MOST_ELEMENTS", "Budget", "evaluate", "fixed_shape", "infer", "read_by", "result_sizes"]
+__all__ = [
+    "FREE",
+    "GROWTH",
+    "MOST_ELEMENTS",
+    "Budget",
+    "evaluate",
+    "fixed_shape",
+    "infer",
+    "read_by",
+    "result_sizes",
+    "run_node",
+]
 
 MOST_ELEMENTS = 1 << 28
 """Elements of any tensor of a network."""
@@ -78,7 +89,7 @@ def evaluate(
     if not (most.take(total) if isinstance(most, Budget) else total <= most):
         return None
     inputs = {name: known[name] for name in node.input if name}
-    for run in (_by_onnx, _by_onnxruntime):
+    for run in (_by_onnx, run_node):
         try:
             arrays = [np.asarray(result) for result in run(node, inputs, opsets)]
         except Exception:  # what both lack stays in the network
@@ -94,8 +105,14 @@ def _by_onnx(node: Any, inputs: dict[str, np.ndarray], opsets: Mapping[str, int]
     return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, inputs))
 
 
-def _by_onnxruntime(node: Any, inputs: dict[str, np.ndarray], opsets: Mapping[str, int]) -> list[Any]:
-    """ONNX' reference implementation fails at numbers without axes in old operator sets, for example."""
+def run_node(node: Any, inputs: Mapping[str, np.ndarray], opsets: Mapping[str, int]) -> list[Any]:
+    """The results of a node by onnxruntime: ONNX' reference implementation does not have all of them.
+
+    Args:
+        node: The ``onnx.NodeProto``.
+        inputs: Values of its inputs.
+        opsets: Version of every operator set.
+    """
     import onnxruntime
     from onnx import TypeProto, helper
 
@@ -110,7 +127,7 @@ def _by_onnxruntime(node: Any, inputs: dict[str, np.ndarray], opsets: Mapping[st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    made = dict(zip([value.name for value in results], session.run(None, inputs), strict=True))
+    made = dict(zip([value.name for value in results], session.run(None, dict(inputs)), strict=True))
     return [made.get(name, np.zeros(0)) for name in node.output]
 
 

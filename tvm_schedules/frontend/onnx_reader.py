@@ -86,14 +86,7 @@ def read(model: Any) -> Graph:
     except Exception as error:
         raise ModelError(f"shape inference fails: {str(error).splitlines()[0]}") from error
     graph = model.graph
-    for proto in graph.node:
-        if proto.op_type in _LOOPS or proto.domain not in ("", "ai.onnx"):
-            kind = f"{proto.domain}::{proto.op_type}" if proto.domain else proto.op_type
-            why = "is a loop" if proto.op_type in _LOOPS else "is not part of ONNX"
-            raise UnsupportedOperatorError(
-                f"node {proto.name or proto.output[0]!r}: the operator {kind} {why}; "
-                "express it with other standard operators in the network's forward, or leave it outside"
-            )
+    _check_operators(graph.node)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in constants]
     types = {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
@@ -107,7 +100,11 @@ def read(model: Any) -> Graph:
         for name in dict.fromkeys(live)
         if name in types and types[name].HasField("tensor_type") and name not in constants
     }
-    known |= {n: Value(n, constants[n].shape, constants[n].dtype.name) for n in outputs if n in constants}
+    for name in outputs:
+        if name in constants:
+            if not constants[name].size:
+                raise ShapeError(f"output {name!r} has the shape {list(constants[name].shape)}: it is empty")
+            known[name] = Value(name, constants[name].shape, constants[name].dtype.name)
     for node in nodes:
         for name in node.outputs:
             if name and name not in known and name not in constants:
@@ -122,6 +119,24 @@ def _check_ends(model: Any) -> None:
         if kind != "tensor_type":
             raise ModelError(f"{value.name!r} is an input or output that is no tensor: {kind}")
         check_type(_dtype(value.type), f"input or output {value.name!r}")
+
+
+def _check_operators(nodes: Any) -> None:
+    """Raises UnsupportedOperatorError, which names the node, for what no later stage takes."""
+    for proto in nodes:
+        name = proto.name or proto.output[0]
+        if proto.op_type in _LOOPS or proto.domain not in ("", "ai.onnx"):
+            kind = f"{proto.domain}::{proto.op_type}" if proto.domain else proto.op_type
+            why = "is a loop" if proto.op_type in _LOOPS else "is not part of ONNX"
+            raise UnsupportedOperatorError(
+                f"node {name!r}: the operator {kind} {why}; "
+                "express it with other standard operators in the network's forward, or leave it outside"
+            )
+        if proto.op_type == "BatchNormalization" and _attributes(proto).get("training_mode"):
+            raise UnsupportedOperatorError(
+                f"node {name!r}: BatchNormalization is in training mode, in which it measures its input; export the "
+                "network in evaluation mode"
+            )
 
 
 class _Folder:

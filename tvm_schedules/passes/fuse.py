@@ -53,6 +53,9 @@ def run(graph: Graph) -> None:
 
 
 def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[str]) -> Fused | None:
+    data = graph.values.get(node.inputs[0]) if node.inputs else None
+    if data is not None and data.dtype != "float32" and data.quant is None:
+        return None  # numbers of other types, and integers that stand for nothing else, have no kernels
     if node.op == "Conv":
         return _convolution(graph, producers, node)
     if node.op in ("Gemm", "MatMul"):

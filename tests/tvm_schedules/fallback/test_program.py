@@ -117,7 +117,7 @@ def test_a_model_without_outputs_is_refused() -> None:
 def test_a_newer_opset_is_refused() -> None:
     model = unary("Relu", 3)
     model.opset_import[0].version = 99
-    with pytest.raises(ModelError, match="at most 26, got 99"):
+    with pytest.raises(ModelError, match=r"at most \d+, got 99"):
         lower(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["apply"]
 
-_HUGE = 3.4028234663852886e38
 _COLUMNS = 128  # accumulators of one task, columns that lie next to each other
-_IDENTITY = {"sum": 0.0, "mean": 0.0, "variance": 0.0, "prod": 1.0, "max": -_HUGE, "min": _HUGE}
+_IDENTITY = {"sum": 0.0, "mean": 0.0, "variance": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 
 
 def _combine(e: Any, operation: str) -> Callable[[Any, Any], Any]:

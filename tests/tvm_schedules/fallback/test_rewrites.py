@@ -1,0 +1,121 @@
+"""Operators that TVM reads as something else than ONNX says, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("tvm")
+
+from tests.tvm_schedules.nets import Runner, run_onnx
+from tvm_schedules.errors import UnsupportedOperatorError
+from tvm_schedules.frontend.onnx_reader import read
+
+RNG = np.random.default_rng(0)
+
+
+def model(
+    op: str, inputs: dict[str, np.ndarray], result: int = TensorProto.FLOAT, opset: int = 19, rank: int | None = None,
+    constants: dict[str, np.ndarray] | None = None, **attributes: Any,
+) -> onnx.ModelProto:  # fmt: skip
+    """One node, whose inputs are ``inputs`` and then ``constants``; an empty array of these is no input."""
+    stored = {name: array for name, array in (constants or {}).items() if array is not None}
+    names = [*inputs, *(name if name in stored else "" for name in constants or {})]
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in inputs.items()
+    ]
+    rank = next(iter(inputs.values())).ndim if rank is None else rank
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], name="node", **attributes)], "g", infos,
+        [helper.make_tensor_value_info("y", result, [None] * rank)],
+        [numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def agree(made: onnx.ModelProto, *inputs: np.ndarray) -> None:
+    (ours,), (theirs,) = Runner(made)(*inputs), run_onnx(made, *inputs)
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scales", "attributes"),
+    [
+        ((1, 1, 0.6, 0.7), {"mode": "linear"}),
+        ((1, 1, 0.6, 2.3), {"mode": "cubic"}),
+        ((1, 1, 0.5, 0.5), {"mode": "linear", "antialias": 1}),
+        ((1, 1, 0.6, 0.5), {"mode": "cubic", "antialias": 1, "cubic_coeff_a": -0.5}),
+        ((1, 1, 0.8, 2), {"mode": "cubic", "exclude_outside": 1}),
+        ((1, 1, 2, 2), {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}),
+        ((0.7, 1.6), {"mode": "linear", "axes": [3, 2]}),
+    ],
+)
+def test_resize(scales: tuple[float, ...], attributes: dict[str, Any]) -> None:
+    x = RNG.standard_normal((1, 3, 8, 7)).astype(np.float32)
+    constants = {"roi": None, "scales": np.float32(scales)}
+    agree(model("Resize", {"x": x}, constants=constants, **attributes), x)
+
+
+def test_resize_of_a_region() -> None:
+    x = RNG.standard_normal((1, 2, 6, 5)).astype(np.float32)
+    constants = {"roi": np.float32([0, 0, 0.2, 0.1, 1, 1, 0.9, 0.8]), "scales": None, "sizes": np.int64([1, 2, 4, 7])}
+    agree(model("Resize", {"x": x}, constants=constants, coordinate_transformation_mode="tf_crop_and_resize",
+                mode="linear"), x)  # fmt: skip
+
+
+@pytest.mark.parametrize(("below", "above"), [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_infinities_of_one_sign(below: int, above: int) -> None:
+    x = np.float32([np.inf, -np.inf, np.nan, 3, -1e38])
+    made = model("IsInf", {"x": x}, TensorProto.BOOL, detect_negative=below, detect_positive=above)
+    np.testing.assert_array_equal(Runner(made)(x)[0], (np.isposinf(x) & bool(above)) | (np.isneginf(x) & bool(below)))
+
+
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize("axes", [[1], [0], [0, 2], [0, 1, 2], [1, 2]])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_the_largest_of_infinities_is_infinite(op: str, axes: list[int], keepdims: int) -> None:
+    x = RNG.standard_normal((3, 5, 4)).astype(np.float32)
+    x[1], x[:, 2], x[:, :, 3] = -np.inf, np.inf, -np.inf
+    rank = 3 if keepdims else 3 - len(axes)
+    agree(model(op, {"x": x}, rank=rank, constants={"axes": np.int64(axes)}, keepdims=keepdims), x)
+
+
+def test_the_largest_of_doubles() -> None:
+    x = np.full((2, 3), -np.inf)
+    agree(model("ReduceMax", {"x": x}, TensorProto.DOUBLE, rank=1, constants={"axes": np.int64([1])}, keepdims=0), x)
+
+
+def test_pools_of_integers_are_no_quantized_numbers() -> None:
+    x = RNG.integers(0, 200, (1, 2, 6, 6)).astype(np.uint8)
+    agree(model("MaxPool", {"x": x}, TensorProto.UINT8, kernel_shape=[3, 3], pads=[1] * 4), x)
+
+
+def test_operators_of_a_later_set_that_only_have_more_types() -> None:
+    x = RNG.standard_normal((1, 8, 2, 3)).astype(np.float32)
+    made, earlier = (model("DepthToSpace", {"x": x}, opset=opset, blocksize=2) for opset in (28, 19))
+    np.testing.assert_array_equal(Runner(made)(x)[0], run_onnx(earlier, x)[0])
+    words = np.uint8([1, 2, 3])
+    changed = model("BitShift", {"x": words, "z": words}, TensorProto.UINT8, opset=28, direction="LEFT")
+    with pytest.raises(UnsupportedOperatorError, match=r"operator BitShift .* since opset 26"):
+        Runner(changed)
+
+
+def test_a_node_that_tvm_does_not_lower_is_named() -> None:
+    x = np.int64([[1, 2], [3, 4]])
+    made = model("Pow", {"x": x, "z": x}, TensorProto.INT64)
+    with pytest.raises(UnsupportedOperatorError, match="node 'node': operator Pow cannot be compiled"):
+        Runner(made)
+
+
+def test_normalization_in_training_mode_is_refused() -> None:
+    x, ones = RNG.standard_normal((2, 3, 4)).astype(np.float32), np.ones(3, np.float32)
+    made = model("BatchNormalization", {"x": x}, constants=dict.fromkeys("abcd", ones), training_mode=1)
+    made.graph.node[0].output.extend(["mean", "variance"])
+    with pytest.raises(UnsupportedOperatorError, match="node 'node': BatchNormalization is in training mode"):
+        read(made)
