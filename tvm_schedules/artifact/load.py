@@ -121,7 +121,7 @@ def _load(
     said = model.metadata.get("length") if whole else None
     if said is None:
         return model, others, None
-    axes = LengthAxes(said["own"], said["inputs"], said["outputs"], said["pad"])
+    axes = _axes(folder, model, said)
     shorter: dict[int, Model] = {}
     for place in _others(folder, model, "lengths", store.LENGTH):
         other, own, _ = _load(place, threads, check_hashes, False)
@@ -129,6 +129,20 @@ def _load(
         other.loaded_from(None, None, own)
         shorter[int(place.name.rpartition("-")[2])] = other
     return model, others, Lengths(axes, shorter)
+
+
+def _axes(folder: Path, model: Model, said: Mapping[str, Any]) -> LengthAxes:
+    """Which axes count the steps of sequences, if the network has them."""
+    for key, entries in (("inputs", model.inputs), ("outputs", model.outputs)):
+        sizes = {entry["name"]: entry["shape"] for entry in entries}
+        for name, axis in said[key].items():
+            if sizes.get(name, [])[axis : axis + 1] != [said["own"]]:
+                raise ArtifactError(
+                    f"{folder / store.METADATA} says that axis {axis} of {name!r} counts {said['own']} steps"
+                )
+    if not said["inputs"]:
+        raise ArtifactError(f"{folder / store.METADATA} names lengths, and no input that has one")
+    return LengthAxes(said["own"], said["inputs"], said["outputs"], said["pad"])
 
 
 def _others(folder: Path, model: Model, key: str, names: re.Pattern[str]) -> list[Path]:

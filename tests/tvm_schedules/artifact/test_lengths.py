@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.tvm_schedules.nets import run_onnx
 from tvm_schedules import build, load
+from tvm_schedules.artifact import store
 from tvm_schedules.errors import ArtifactError, InputError, ModelError
 from tvm_schedules.runtime.model import Model
 
@@ -129,6 +130,23 @@ def test_a_damaged_part_is_found(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(other / "length-7")
     shutil.copytree(folder / "length-3", other / "length-7")
     with pytest.raises(ArtifactError, match="length-7 is damaged"):
+        load(other)
+
+
+@pytest.mark.parametrize(
+    ("length", "why"),
+    [
+        ({"inputs": {"x": 7}}, "axis 7 of 'x' counts 12 steps"),
+        ({"outputs": {"tokens": 2}}, "axis 2 of 'tokens' counts 12 steps"),
+        ({"inputs": {}}, "no input that has one"),
+    ],
+)
+def test_axes_that_are_none_are_found(folder: Path, tmp_path: Path, length: dict[str, object], why: str) -> None:
+    other = tmp_path / "net"
+    shutil.copytree(folder, other)
+    metadata = store.read_metadata(other)
+    store.write_metadata(other, {**metadata, "length": {**metadata["length"], **length}})
+    with pytest.raises(ArtifactError, match=why):
         load(other)
 
 
