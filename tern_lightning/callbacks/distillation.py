@@ -32,7 +32,7 @@ class Distillation(pl.Callback):
 
     as in Distilling the Knowledge in a Neural Network (2015); ``features`` adds distances of the outputs of layers
     (FitNets: Hints for Thin Deep Nets, 2015), ``attention`` those of attention maps (Paying More Attention to
-    Attention, 2017). :mod:`tern_lightning.functional.distillation` has the three losses.
+    Attention, 2017). ``tern_lightning.functional.distillation`` has the three losses.
 
     The teacher gets what ``forward`` was called with inside ``training_step``, without gradients, in evaluation mode
     and in the precision of the run. It is no part of the module, its optimizers or a checkpoint. The loss is
@@ -46,8 +46,9 @@ class Distillation(pl.Callback):
         temperature: T, > 0.
         weight: The share w, in [0, 1].
         loss: ``kl`` for classification; ``mse`` takes the mean squared distance of outputs, for regression.
-        features: Paths of layers whose outputs shall be like the teacher's, by :func:`~tern_lightning.functional.
-            distillation.hint`, in equal shapes; a mapping where they have other names in the teacher.
+        features: Paths of layers whose outputs shall be like the teacher's, by
+            :func:`~tern_lightning.functional.distillation.hint`, in equal shapes; a mapping where they have other
+            names in the teacher.
         feature_weight: Factor of the mean of those losses, >= 0.
         attention: The same for attention maps of layers with positions, whose numbers of channels may differ.
         attention_weight: Factor of the mean of those losses, >= 0; the paper's beta.
