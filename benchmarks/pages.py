@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import measured_pages
 from benchmarks.methods import answers
 from tvm_schedules.common.files import write_file
 
@@ -134,11 +135,33 @@ def pages() -> dict[Path, str]:
     """Every page with its text."""
     files = {path.stem.split("-")[-1]: path for path in sorted((ROOT / "benchmarks").glob("baseline-*.json"))}
     folders = sorted(path.parent for path in RESULTS.rglob("table.md"))
+    baselines = {key: json.loads(path.read_text()) for key, path in files.items()}
+    read = measured_pages.read
+    measured = {
+        "digits": (
+            ("digits.json", "digits-sparse.json"),
+            measured_pages.digits([read("digits"), read("digits-sparse")]),
+        ),
+        "verification": (("verification.json",), measured_pages.verification(read("verification"))),
+        "arm": (("arm.json",), measured_pages.arm(read("arm"))),
+        "milliseconds": (
+            ("milliseconds.json", "../baseline-zen5.json"),
+            measured_pages.milliseconds(read("milliseconds"), baselines["zen5"]),
+        ),
+    }
     return {
-        PAGES / "cpu.md": cpu({key: json.loads(path.read_text()) for key, path in files.items()}),
+        PAGES / "cpu.md": cpu(baselines),
         PAGES / "methods.md": methods(folders),
         PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
+        **{PAGES / f"{name}.md": _measured(*made) for name, made in measured.items()},
     }
+
+
+def _measured(sources: Sequence[str], lines: Sequence[str]) -> str:
+    """A page, and the files that it was made of."""
+    links = " and ".join(f"[{name.split('/')[-1]}](../../benchmarks/measured/{name})" for name in sources)
+    text = "\n".join([NOTE, "", *lines]).rstrip("\n")
+    return f"{text}\n\nMade of {links}.\n".replace("measured/../", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

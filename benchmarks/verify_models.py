@@ -12,6 +12,9 @@ from stage to stage.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import shlex
 import sys
 import tempfile
 import time
@@ -25,6 +28,8 @@ import torch
 
 from benchmarks.random_ternary import random_inputs, randomly_ternary
 from examples.models import MODELS
+from tvm_schedules.common.files import write_file
+from tvm_schedules.engines.system import machine
 
 STAGE_INPUTS = 4
 """Inputs for the comparison stage by stage."""
@@ -143,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100, help="random inputs (default: %(default)s)")
     parser.add_argument("--zeros", type=float, default=0.8, help="fraction of zero weights (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="keep the artifacts here")
+    parser.add_argument("--json", type=Path, help="write what was found, with machine and date")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.models) - set(MODELS))
     if unknown:
@@ -162,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bytes",
     ):
         table.add_column(column, justify="left" if column == "network" else "right")
-    agree = True
+    agree, rows = True, []
     with tempfile.TemporaryDirectory(prefix="verify-models-") as temporary:
         for name in options.models:
             print(f"== {name}", flush=True)
@@ -174,10 +180,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 agree = False
                 continue
             agree &= found.steps <= 1
+            rows.append({**dataclasses.asdict(found), "zeros": options.zeros})
             row = [found.classes, f"{found.relative:.1e}", found.stages, found.steps, f"{found.share:.1e}"]
             row += [f"{found.seconds:.1f}", f"{found.latency:.3f}", f"{found.file_bytes:,}"]
             table.add_row(name, f"{found.equal}/{found.inputs}", f"{found.itself}/{found.inputs}", *map(str, row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if options.json:
+        command = shlex.join(
+            ["python", "-m", "benchmarks.verify_models", *(sys.argv[1:] if arguments is None else arguments)]
+        )
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = json.dumps({"command": command, "when": when, "machine": machine(), "rows": rows}, indent=1)
+        write_file(options.json, text + "\n")
     return 0 if agree else 1
 
 

@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     library_logits = np.concatenate([library(image[None]) for image in images])
     results = {
         "command": " ".join(["python -m examples.digits", *(sys.argv[1:] if arguments is None else arguments)]),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "images": len(labels),
         "accuracy": {
             "float": accuracy(torch_logits(float_net, images), labels),

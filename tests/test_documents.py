@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pages
+from benchmarks import measured_pages, pages
 
 ROOT = Path(__file__).parents[1]
 MADE = {".venv", ".git", "runs", "_build", "generated"}
@@ -87,6 +87,45 @@ def test_figures_of_guides_are_those_of_the_measurements() -> None:
     ratios = baseline["entries"]["resnet18/1"]["ratios"]
     for ours, digits in (("tern 50%", 2), ("tern 80%", 1), ("tern 90%", 2), ("tern 90% float32", 2)):
         assert f"{ratios[ours]['peers']['OpenVINO int8']['ratio']:.{digits}f}" in text, ours
+
+
+def test_figures_of_the_readme_are_those_of_the_measurements() -> None:
+    text = (ROOT / "README.md").read_text()
+    measured = ROOT / "benchmarks" / "measured"
+    ratios = json.loads((ROOT / "benchmarks" / "baseline-zen4.json").read_text())["entries"]["resnet18/1"]["ratios"]
+    sizes = {
+        row["zeros"]: row["file_bytes"]
+        for row in json.loads((measured / "verification.json").read_text())["rows"]
+        if row["name"] == "resnet18"
+    }
+    for zeros in (0.5, 0.8, 0.9):
+        others = ratios[f"tern {zeros:.0%}"]["peers"]
+        row = next(line for line in text.splitlines() if line.startswith(f"| {zeros * 100:.0f} % |"))
+        size, *ratio = [cell.strip() for cell in row.strip("|").split("|")][1:]
+        peers = ("onnxruntime int8", "OpenVINO int8", "ExecuTorch XNNPACK int8")
+        assert ratio == [f"{others[peer]['ratio']:.2f}" for peer in peers]
+        assert zeros not in sizes or size == f"{sizes[zeros] / 1e6:.2f} MB"
+    assert {0.5, 0.8} <= set(sizes)
+    run = json.loads((measured / "digits.json").read_text())
+    accuracy = {"onnxruntime fp32": run["accuracy"]["float"], "tern": run["accuracy"]["exported"]}
+    for engine in run["bench"]["results"][0]["engines"]:
+        if engine["name"] != "onnxruntime 2-bit file":
+            share = f"{100 * accuracy[engine['name']]:.2f} %" if engine["name"] in accuracy else ""
+            row = f"| {share} | {engine['file_bytes']:,} | {1000 * engine['median_ms']:.1f} |".replace("|  |", "| |")
+            assert row in text, engine["name"]
+
+
+def test_pages_of_measurements_say_what_was_measured() -> None:
+    """Machine, date and command, and the figures of the files, on every page that is made of them."""
+    made = {path.name: text for path, text in pages.pages().items()}
+    for name, command in (("digits", "examples.digits"), ("verification", "verify_models"), ("arm", "benchmarks.arm")):
+        data = measured_pages.read(name)
+        text = made[f"{name}.md"]
+        assert command in text
+        assert data["when"][:10] in text
+        assert f"measured/{name}.json" in text
+    found = measured_pages.read("milliseconds")["rows"][0]
+    assert " / ".join(f"{ms:.3g}" for ms in found["ours_ms"]) in made["milliseconds.md"]
 
 
 def test_make_names_its_commands() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n\n".join([*details, f"thousands; {options.zeros:.0%} zeros\n{report.table(rows)}"]))
     if options.json:
         packages = {name: metadata.version(name) for name in ("apache-tvm", "onnxruntime")}
-        machine = {"python": platform.python_version(), "packages": packages}
+        machine: dict[str, Any] = {"python": platform.python_version(), "packages": packages}
+        machine["command"] = shlex.join(
+            ["python", "-m", "benchmarks.arm", *(sys.argv[1:] if arguments is None else arguments)]
+        )
+        machine["when"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         write_file(options.json, json.dumps({**machine, "zeros": options.zeros, "rows": rows}, indent=1) + "\n")
     return 0
 

@@ -1,0 +1,314 @@
+"""Texts of the pages that are made of ``benchmarks/measured``: digits, verification, milliseconds and ARM.
+
+:mod:`benchmarks.pages` writes them. A JSON file there is what a command wrote, with machine, date and command, except
+for ``milliseconds.json``, which keeps what was printed.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MEASURED = Path(__file__).parent / "measured"
+NETWORKS = {
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "resnet18": "ResNet-18",
+    "mobilenetv2": "MobileNetV2",
+    "mlp": "MLP 784-1024-1024-10",
+    "linear1024x1024": "linear 1024x1024",
+    "linear4096x4096": "linear 4096x4096",
+    "linear11008x4096": "linear 11008x4096",
+}
+WORK = {"conv3x3": "convolution 3x3, 64 to 64 channels, 16x16", "depthwise": "depthwise 3x3, dense 8-bit", **NETWORKS}
+CORES = {"a72": "Cortex-A72", "a76": "Cortex-A76"}
+
+
+def read(name: str) -> Any:
+    """A file of :data:`MEASURED`."""
+    return json.loads((MEASURED / f"{name}.json").read_text())
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _text(*sentences: str) -> list[str]:
+    """A paragraph in lines, and an empty one after it."""
+    return [*textwrap.wrap(" ".join(sentences), 130, break_long_words=False, break_on_hyphens=False), ""]
+
+
+def _machine(data: Mapping[str, Any]) -> str:
+    wide = "AVX-512 VNNI" if "avx512vnni" in data["features"] else data["architecture"]
+    return f"{data['cores']} cores of an {data['cpu']} ({wide}), {data['system']}, Python {data['python']}"
+
+
+def _percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def zeros_of(run: Mapping[str, Any]) -> float:
+    """Share of zeros among all ternary weights of a run of ``examples.digits``."""
+    layers = run["exports"]["host"]["layers"].values()
+    return float(sum(one["zeros"] * one["weights"] for one in layers) / sum(one["weights"] for one in layers))
+
+
+def engines_of(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What every engine took in a run of ``examples.digits``, one thread, by its name."""
+    (result,) = (one for one in run["bench"]["results"] if one["threads"] == 1)
+    return {one["name"]: one for one in result["engines"]}
+
+
+def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The page about the example of ``make demo``, of what the example wrote as ``results.json`` at each setting."""
+    first, files = runs[0], [run["bench"]["artifact"]["files"] for run in runs]
+    commands = " and ".join(f"`{run['command']}`" for run in runs)
+    zeros = [f"{_percent(zeros_of(run), 0)} zeros" for run in runs]
+    lines = [
+        "# Handwritten digits, from training to the library",
+        "",
+        *_text(
+            f"Images of 8x8 pixels, {first['images']} held out, a network of {first['parameters'] / 1000:.0f} k",
+            f"parameters, batch 1, one thread of {_machine(first['bench']['machine'])}. Speed differs from run to",
+            f"run, so compare within a column. The commands were {commands} on {first['when'][:10]}; the first is",
+            f"what `make demo` runs. The float32 network has {_percent(first['accuracy']['float'])}.",
+        ),
+        _row("", *(cell for name in zeros for cell in (name, ""))),
+        "|---|" + "---:|" * 2 * len(runs),
+        _row(
+            "accuracy, ternary in torch / library",
+            *(
+                cell
+                for run in runs
+                for cell in (f"{_percent(run['accuracy']['ternary'])} / {_percent(run['accuracy']['exported'])}", "")
+            ),
+        ),
+        _row("", *(cell for _ in runs for cell in ("**bytes**", "**median us**"))),
+    ]
+    names = {
+        "onnxruntime fp32": "onnxruntime float32",
+        "onnxruntime int8": "onnxruntime int8",
+        "onnxruntime 2-bit file": "onnxruntime, the 2-bit file",
+        "tern": "**tern library** (code, weights, metadata)",
+    }
+    for name, title in names.items():
+        found = [engines_of(run)[name] for run in runs]
+        cells = [cell for one in found for cell in (f"{one['file_bytes']:,}", f"{1000 * one['median_ms']:.1f}")]
+        lines.append(_row(title, *(f"**{cell}**" if name == "tern" else cell for cell in cells)))
+    ratios = (
+        cell
+        for run in runs
+        for cell in (
+            "",
+            " / ".join(f"{engines_of(run)[name]['ratio']:.2f}" for name in ("onnxruntime fp32", "onnxruntime int8")),
+        )
+    )
+    stored = " and ".join(f"{one['weights.npz']:,}" for one in files)
+    weights = first["bench"]["artifact"]["quantization"]["ternary_weights"]
+    lines += [
+        _row("float32 / int8 time over tern's", *ratios),
+        "",
+        *_text(
+            f"Of the library {files[0]['model.so']:,} bytes are code, which does not grow with the weights. The file",
+            f"of weights takes {stored} bytes; in float32 the {weights:,} weights of the ternary file take",
+            f"{4 * weights:,}.",
+        ),
+    ]
+    return lines
+
+
+def verification(data: Mapping[str, Any]) -> list[str]:
+    """The page about whole networks, of what ``benchmarks.verify_models --json`` wrote for several shares of zeros."""
+    rows = data["rows"]
+    main = [row for row in rows if row["zeros"] == 0.8]
+    sizes = sorted((row["zeros"], row["file_bytes"]) for row in rows if row["name"] == "resnet18")
+    lines = [
+        "# Libraries against onnxruntime",
+        "",
+        *_text(
+            "Networks with random weights, 80 % of them zero, and 8-bit activations are compared with onnxruntime on",
+            f"{main[0]['inputs']} random inputs: `{data['command']}`, {data['when'][:10]},",
+            f"{_machine(data['machine'])}.",
+        ),
+        _row(
+            "",
+            "top-1 equal",
+            "onnxruntime with itself",
+            "largest difference of a logit",
+            "8-bit tensors",
+            "largest difference, layer by layer",
+            "what a device loads, bytes",
+        ),
+        "|---|" + "---:|" * 6,
+    ]
+    for row in main:
+        unit = "step" if row["steps"] == 1 else "steps"
+        lines.append(
+            _row(
+                NETWORKS[row["name"]],
+                f"{row['equal']} / {row['inputs']}",
+                f"{row['itself']} / {row['inputs']}",
+                f"{100 * row['relative']:.1f} %",
+                str(row["stages"]),
+                f"{row['steps']} {unit}, in {row['share']:.0e} of a tensor",
+                f"{row['file_bytes']:,}",
+            )
+        )
+    lines += [
+        "",
+        *_text(
+            "What a device loads is code, weights and metadata. Zeros show in it: ResNet-18 takes",
+            ", ".join(f"{size / 1e6:.2f} MB at {_percent(zeros, 0)}" for zeros, size in sizes),
+            "zeros (`--zeros`), and 46.8 MB in float32.",
+        ),
+        *_text(
+            "Layer by layer means: every 8-bit tensor against onnxruntime's, computed from the library's 8-bit",
+            "tensors before it. Both sides sum integers exactly, but a value on the edge between two steps may be",
+            "rounded either way, and the layers after it carry that on. Hence the differences of logits. onnxruntime",
+            "has them against itself too, with its optimizations and without; the second column counts the inputs for",
+            "which it gives the same class both times.",
+        ),
+    ]
+    return lines
+
+
+def arm(data: Mapping[str, Any]) -> list[str]:
+    """The page about emulated ARM cores, of what ``benchmarks.arm --json`` wrote."""
+    found = {(row["what"], row["target"], row["engine"]): row for row in data["rows"]}
+    packages = " and ".join(f"{name} {version}" for name, version in data["packages"].items())
+    targets = [name for name in CORES if any(key[1] == name for key in found)]
+    lines = [
+        "# ARM: counted instructions",
+        "",
+        *_text(
+            "No ARM hardware was used. These are instructions for one run, counted by QEMU, in thousands; in",
+            f"brackets cycles as llvm-mca 22 estimates them, without caches. {_percent(data['zeros'], 0)} of the",
+            f"ternary weights are zero, and activations have 8 bits. The command was `{data['command']}`,",
+            f"{data['when'][:10]}, with {packages}. The ratio is ours over onnxruntime's, so less is better for us.",
+        ),
+        _row("", *(cell for name in targets for cell in (CORES[name], "onnxruntime int8", "ratio"))),
+        "|---|" + "---:|" * 3 * len(targets),
+    ]
+    for what in dict.fromkeys(key[0] for key in found):
+        cells = []
+        for target in targets:
+            ours = next(
+                row for (w, t, engine), row in found.items() if (w, t) == (what, target) and "onnx" not in engine
+            )
+            peer = found[what, target, "onnxruntime"]
+            cells += [
+                _counted(ours),
+                _counted(peer),
+                f"{ours['instructions']['all'] / peer['instructions']['all']:.2f}",
+            ]
+        lines.append(_row(WORK[what], *cells))
+    return lines
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    cycles = "" if row["cycles"] is None else f" ({row['cycles'] / 1000:,.0f})"
+    return f"{row['instructions']['all'] / 1000:,.0f}{cycles}"
+
+
+def milliseconds(data: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """The page about times.
+
+    Args:
+        data: ``milliseconds.json``.
+        baseline: That of the Zen 5, which has the ratios of the same runs.
+    """
+    return [*_times(data, baseline), *_steadiness(data), *_quieter(data), *_floats(data)]
+
+
+def _times(data: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[str]:
+    yield from (
+        "# CPUs in milliseconds, and how steady they are",
+        "",
+        *_text(
+            "Each other engine is at its best in 8 bits, DeepSparse also in float at the same zeros.",
+            f"`{data['command']}` measured them in turn on two cores of an AMD EPYC (Zen 5, AVX-512 VNNI), batch 1,",
+            f"medians, {data['when']}. Of each pair of numbers the first is for one thread and the second for two.",
+            "Weights are random; the first layer and the classifier are dense. For the linear layers, one token, the",
+            "best is onnxruntime's 2-bit MatMulNBits. Minima are what unshared cores give.",
+        ),
+        _row("", "zeros", "tern, ms", "the best other engine, ms", "its time / tern's", "of minima"),
+        "|---|" + "---:|" * 5,
+    )
+    for row in data["rows"]:
+        ours = [baseline["entries"][f"{row['case']}/{n}"]["ratios"][f"tern {row['zeros']}%"] for n in (1, 2)]
+        best = [one["peers"][one["best"]] for one in ours]
+        yield _row(
+            NETWORKS[row["case"]],
+            f"{row['zeros']} %",
+            " / ".join(f"{ms:.3g}" for ms in row["ours_ms"]),
+            f"{' / '.join(f'{ms:.3g}' for ms in row['best_ms'])} ({'; '.join(row['best'])})",
+            " / ".join(f"**{one['ratio']:.2f}**" for one in best),
+            " / ".join(f"{one['of_min']:.2f}" for one in best),
+        )
+    yield ""
+
+
+def _steadiness(data: Mapping[str, Any]) -> Iterator[str]:
+    shared, beside = data["resnet18_90_shared_core_ms"], data["resnet18_80_neighbor_ms"]
+    yield from (
+        "## How steady they are",
+        "",
+        *_text(
+            "Speed comes and goes on these machines, as if the virtual CPUs were hyperthreads that the host moves.",
+            f"Two processes that each run ResNet-18 with 90 % zeros on a CPU of their own take {shared['alone']} ms a",
+            f"run for a while, then {shared['neighbor']} (a neighbor on the other half of the core), then both",
+            f"{shared['each_other']} (each other). A neighbor makes sparse kernels slower by half (ResNet-18 at 80 %",
+            f"zeros {beside['ours'][0]} to {beside['ours'][1]} ms) and OpenVINO by less ({beside['OpenVINO'][0]} to",
+            f"{beside['OpenVINO'][1]}), presumably because sparse kernels load a vector for every addition and dense",
+            "ones use a load several times. Ratios of ResNet-18 to the best other engine were in other hours:",
+        ),
+        _row("", "50 % zeros", "80 %", "90 %"),
+        "|---|" + "---:|" * 3,
+        *(_row(one["what"], *(_pair(pair) for pair in one["ratios"])) for one in data["resnet18_hours"]),
+        "",
+    )
+
+
+def _quieter(data: Mapping[str, Any]) -> Iterator[str]:
+    kinds = {"tern 50%": "50 % zeros", "tern 80%": "80 %", "tern 90%": "90 %", "tern 90% float32": "90 %, float32"}
+    found = {(one["case"], one["ours"]): one for one in data["zen4_quieter"]}
+    yield from (
+        "## A quieter hour of the Zen 4",
+        "",
+        *_text(
+            "The [page of ratios](cpu.md) has a later run, in which cores were disturbed. In an earlier and quieter",
+            "one the best other engine's time was so many times tern's, for one and two threads, and in brackets of",
+            "minima:",
+        ),
+        _row("", *kinds.values()),
+        "|---|" + "---:|" * len(kinds),
+    )
+    for case in dict.fromkeys(one["case"] for one in data["zen4_quieter"]):
+        rows = [found.get((case, kind)) for kind in kinds]
+        cells = ["" if one is None else f"{_pair(one['ratios'])} ({_pair(one['ratios_of_min'])})" for one in rows]
+        yield _row(NETWORKS[case], *cells)
+    yield ""
+
+
+def _floats(data: Mapping[str, Any]) -> Iterator[str]:
+    yield from (
+        "## Float32 activations, 90 % zeros",
+        "",
+        *_text(
+            "Here the best other engine is DeepSparse with sparse float32. On the Zen 4 sparse layers of up to",
+            "16,000 codes are straight-line code; the figures of the Zen 5 are from before such code. ResNets are",
+            "better served in 8 bits.",
+        ),
+        _row("", "Zen 4, ms", "Zen 5, ms", "Zen 5, DeepSparse's time / ours"),
+        "|---|" + "---:|" * 3,
+    )
+    for zen4, zen5 in zip(data["zen4_float32_90"], data["zen5_float32_90"], strict=True):
+        times = (" / ".join(f"{ms:.3g}" for ms in one["ours_ms"]) for one in (zen4, zen5))
+        yield _row(NETWORKS[zen4["case"]], *times, _pair(zen5["ratios"]))
+
+
+def _pair(numbers: Sequence[float]) -> str:
+    return " / ".join(f"{number:.2f}" for number in numbers)
