@@ -183,11 +183,11 @@ def _quantize(
         quantize.calibrate(written.model, missing, draft.batches, options.bits, options.percentile) if missing else {}
     )
     ranges = quantize.choose_ranges(tensors, trained, calibrated)
+    by_layer = {path: ranges[str(tensor.value.name)] for tensor in tensors for path in tensor.layers}
     quantize.insert_pairs(graph, tensors, ranges)
     by_call = _inputs_by_call(draft.sites, tensors, ranges)
     separate_biases(graph)
     model = ir.to_proto(draft.network.model)
-    by_layer = {path: ranges[str(tensor.value.name)] for tensor in tensors for path in tensor.layers}
     result = replace(written, model=model, ranges=ranges, layer_ranges=by_layer)
     if not options.verify:
         return result

@@ -255,3 +255,10 @@ def test_wrong_rounding_is_still_found() -> None:
         net(x.clone())
         assert (max(follower.errors["t"]) > 0.02) is (name != "right"), name
         layer._forward_pre_hooks.clear()
+
+
+def test_layers_behind_a_convolution_with_a_bias_have_the_range_of_its_result() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+    made = write_onnx(net, torch.randn(1, 3, 8, 8), activations="uint8")
+    assert set(made.layer_ranges) == {"0", "1", "2"}
+    assert made.layer_ranges["1"] == made.ranges["0"]
