@@ -7,12 +7,13 @@ import logging
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
 
 from tern_lightning.exporter import ExportError, write_onnx
-from tern_lightning.exporter.quantize import calibrate
+from tern_lightning.exporter.quantize import QuantizedTensor, calibrate, choose_ranges
 from tern_lightning.nn.activation_quantizer import ActivationRange
 from tests.tern_lightning.exporter.export_nets import Residual, initializers, make_ternary, ops, run
 
@@ -89,6 +90,20 @@ def test_calibrated_ranges_are_those_of_the_tensors() -> None:
         low, high = min(values.min().item(), 0.0), values.max().item()
         assert written.ranges[tensor].scale == pytest.approx((high - low) / 255, rel=1e-5)
         assert written.ranges[tensor].zero_point == round(-low / ((high - low) / 255))
+
+
+def test_a_tensor_has_the_union_of_its_layers_ranges(caplog: pytest.LogCaptureFixture) -> None:
+    low, high, other = (ActivationRange.from_bounds(*bounds) for bounds in ((-1.0, 1.0), (0.0, 3.0), (0.0, 9.0)))
+    tensors = [
+        QuantizedTensor(ir.Value(name=name), layers, ())
+        for name, layers in {"x": ("a", "b"), "y": ("c", "d"), "z": ("e",), "w": ("d", "e")}.items()
+    ]
+    trained = {"a": low, "b": high, "c": high, "d": high}
+    with caplog.at_level(logging.DEBUG, "tern_lightning.exporter.quantize"):
+        found = choose_ranges(tensors, trained, dict.fromkeys("xyzw", other))
+    assert found == {"x": ActivationRange.union([low, high]), "y": high, "z": other, "w": high}
+    (message,) = caplog.messages  # y's layers agree
+    assert message.startswith("x feeds layers with different ranges")
 
 
 def test_percentile_ignores_an_outlier() -> None:
