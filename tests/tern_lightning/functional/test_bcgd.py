@@ -21,10 +21,10 @@ def test_activation_values():
 
 
 @pytest.mark.parametrize(("derivative", "slope"), [("exact", 3.0), ("mean", 2.0), ("two", 0.0)])
-def test_the_top_level_itself_is_inside(derivative, slope):
-    x, step = torch.tensor([1.5], requires_grad=True), torch.tensor(0.5, requires_grad=True)
-    coarse_activation(x, step, 2, derivative).backward()
-    assert (x.grad.item(), step.grad.item()) == (1.0, slope)
+def test_the_top_level_itself_is_inside_and_zero_is_not(derivative, slope):
+    x, step = torch.tensor([0.0, 1.5], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    coarse_activation(x, step, 2, derivative).sum().backward()
+    assert (x.grad.tolist(), step.grad.item()) == ([0.0, 1.0], slope)
 
 
 @pytest.mark.parametrize(("derivative", "inside"), [("exact", [1.0, 2.0]), ("mean", [2.0, 2.0]), ("two", [0.0, 0.0])])

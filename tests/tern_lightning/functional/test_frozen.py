@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tern_lightning import functional
-from tern_lightning.functional.frozen import frozen_levels, pseudoinverse
+from tern_lightning.functional.frozen import FrozenCodes, frozen_levels, pseudoinverse
 from tern_lightning.functional.multilevel import multilevel
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -76,3 +76,14 @@ def test_frozen_levels_of_ternary_values_are_the_values():
         t = get_quantizer(method, per_channel=True).ternary(torch.randn(5, 40))
         again = functional.frozen_levels(t.dequantize(), t.codes[0], True, True)
         torch.testing.assert_close(again.dequantize(), t.dequantize())
+
+
+def test_levels_have_the_precision_of_the_weight():
+    weight = torch.tensor([[1.0, -3.0, 0.2, 1.3]])
+    codes = torch.tensor([[[1, -1, 0, 1]]], dtype=torch.int8)
+    found = FrozenCodes.of(codes)
+    mean = torch.tensor(5.3 / 3)
+    assert found.values(weight)[0, 0].item() == pytest.approx(mean.item())
+    half = weight.bfloat16()
+    level = (half.float() * codes[0]).sum() / 3
+    assert found.values(half)[0].tolist() == [level.bfloat16().item() * code for code in (1, -1, 0, 1)]

@@ -125,3 +125,8 @@ def test_what_ternary_returns_does_not_change_later():
 def test_options(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
         get_quantizer("ttq", **options)
+
+
+def test_a_weight_at_the_bound_has_no_level():
+    level = torch.ones(1)
+    assert ttq(torch.tensor([[2.0, 1.0, -1.5]]), level, level, 0.5).codes.tolist() == [[[1, 0, -1]]]

@@ -104,6 +104,10 @@ def test_activation_gradients():
     x.grad = None
     multilevel_activation(x, levels.detach(), signed=True).sum().backward()
     assert x.grad.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+    for signed in (False, True):
+        top = torch.tensor([1.5], requires_grad=True)
+        multilevel_activation(top, levels.detach(), signed).backward()
+        assert top.grad.item() == 1
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -53,3 +53,8 @@ def test_proximal_step_solves_its_problem():
         delta = weight.abs().mean().item()
         best = grid[np.argmin((grid - w) ** 2 / 2 + 0.2 * np.abs(grid))] if abs(w) < delta else w
         assert x == pytest.approx(best, abs=1e-3)
+
+
+def test_groups_at_the_threshold_are_not_shrunk():
+    weight = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    assert torch.equal(shrink_groups(weight, 0.2, (1, 1), 1.0), weight)

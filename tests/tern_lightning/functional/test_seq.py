@@ -69,3 +69,13 @@ def test_seq_gradients(per_channel):
 def test_seq_of_masked_weights_is_zero():
     mask = torch.rand(6, 40) < 0.5
     assert not seq(gauss(0), torch.tensor([1.0]), mask=mask).codes[0][~mask].any()
+
+
+def test_the_end_of_the_range_is_inside():
+    quantizer = get_quantizer("seq")
+    quantizer.begin(torch.ones(1, 2))
+    with torch.no_grad():
+        quantizer.trained["scale"].fill_(1)
+    latent = torch.tensor([[0.99, 1.0]], requires_grad=True)
+    quantizer(latent).sum().backward()
+    assert latent.grad.tolist() == [[1.0, 0.0]]

@@ -50,3 +50,8 @@ def test_nothing_kept() -> None:
     assert shared.conditional_mean(values, mask, 0, True).tolist() == [1, 3]
     assert shared.conditional_mean(values, mask, 1, True).tolist() == [3, 1]
     assert shared.conditional_mean(values, mask, 0, False).tolist() == [3]
+
+
+def test_two_weights_that_are_kept_have_a_deviation() -> None:
+    values, keep = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])
+    assert shared.row_std(values, torch.tensor([2.0]), 0, True, keep).item() == pytest.approx(2**0.5)

@@ -108,3 +108,10 @@ def test_the_step_shrinks_and_the_gradient_is_that_of_the_lagrangian():
         step[i] = 1e-6
         up, down = (lagrangian(0.0, [w + s], [z], [x], 0.3) for s in (step, -step))
         assert slope[i].item() == pytest.approx((up - down) / 2e-6, abs=1e-6)
+
+
+def test_weights_in_the_set_leave_multipliers_and_step_finite():
+    w0, z0 = torch.tensor([1.0, 0.2]), torch.tensor([1.0, 0.0])
+    found = relax(Relaxation.begin([w0], [z0], 0.5), [z0], 3.0, lambda v: (z0,), 0.1, m=10.0, r=0.1)
+    assert torch.equal(found.multipliers[0], torch.zeros(2))
+    assert found.step == pytest.approx(0.5 * (1 - 1 / 10))
