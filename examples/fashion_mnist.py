@@ -48,7 +48,6 @@ SEEN = 5_000
 """Training images that are held back to look at while a network trains."""
 CALIBRATION = 128
 """Training images with which an export is verified."""
-HALF = Schedule("cubic", end=0.5)
 
 
 class FashionNet(pl.LightningModule):
@@ -124,21 +123,20 @@ def _scaled(images: datasets.Bytes) -> Images:
     return images.astype(np.float32) / np.float32(255)
 
 
+def _pruned(zeros: float, **options: Any) -> list[pl.Callback]:
+    """TWN whose zeros are those of a schedule alone."""
+    schedule = PruningSchedule(zeros, schedule=Schedule("cubic", end=0.5), **options)
+    return [schedule, TernaryCallback("twn", options={"factor": 0.0}, verbose=False)]
+
+
 NETWORKS: dict[str, Callable[[FashionNet], list[pl.Callback]]] = {
-    "twn": lambda _: [TernaryCallback("twn")],
-    "two-terms": lambda _: [TernaryCallback("multilevel", options={"terms": 2})],
-    "entropy": lambda _: [EntropyConstraint(0.3, Schedule("linear", end=0.4)), TernaryCallback("ec2t")],
-    "zeros-80": lambda _: [PruningSchedule(0.8, schedule=HALF), TernaryCallback("twn", options={"factor": 0.0})],
-    "zeros-90": lambda _: [PruningSchedule(0.9, schedule=HALF), TernaryCallback("twn", options={"factor": 0.0})],
-    "groups-80": lambda _: [
-        PruningSchedule(0.8, schedule=HALF, pattern="block", group=(4, 1), kernel=False),
-        TernaryCallback("twn", options={"factor": 0.0}),
-    ],
-    "taught-90": lambda teacher: [
-        PruningSchedule(0.9, schedule=HALF),
-        TernaryCallback("twn", options={"factor": 0.0}),
-        Distillation(teacher, temperature=2.0, weight=0.5),
-    ],
+    "twn": lambda _: [TernaryCallback("twn", verbose=False)],
+    "two-terms": lambda _: [TernaryCallback("multilevel", options={"terms": 2}, verbose=False)],
+    "entropy": lambda _: [EntropyConstraint(0.3, Schedule("linear", end=0.4)), TernaryCallback("ec2t", verbose=False)],
+    "zeros-80": lambda _: _pruned(0.8),
+    "zeros-90": lambda _: _pruned(0.9),
+    "groups-80": lambda _: _pruned(0.8, pattern="block", group=(4, 1), kernel=False),
+    "taught-90": lambda teacher: [*_pruned(0.9), Distillation(teacher, temperature=2.0, weight=0.5)],
 }
 """By name: the callbacks of a training that starts from the float network. ``groups`` are four output channels at one
 position of a kernel, which are zero together; ``taught`` learns from the float network, too."""

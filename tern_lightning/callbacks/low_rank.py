@@ -99,7 +99,7 @@ class LowRank(pl.Callback):
     After HALOC: Hardware-Aware Automatic Low-Rank Compression for Compact Neural Networks (AAAI 2023), as far as its
     abstract tells: every convolution becomes :math:`\sum_r p_r \, \mathrm{conv}_r(x)` over Tucker-2 factors whose equal
     ranks are multiples of a constant, :math:`p = \mathrm{softmax}(\theta / \tau)`. Optimizer steps alternate: in one
-    the weights move by the task loss and, with ``pull``, the distance of the candidates' features from the original
+    the weights move by the task loss and ``pull`` times the distance of the candidates' features from the original
     layer's, in the next :math:`\theta` by the task loss :math:`+ \beta \log \sum_{l, r} p_{l, r} t_{l, r}` with the
     latencies t.
 
@@ -114,7 +114,7 @@ class LowRank(pl.Callback):
         beta: Weight of the latency, >= 0.
         latency: A function of a :class:`tern_lightning.functional.low_rank.ConvShape` and a rank; None counts
             multiply-accumulate operations. :class:`tern_lightning.nn.low_rank_layers.MeasuredLatency` measures.
-        pull: Weight of the distance of features, >= 0.
+        pull: Weight of the distance of features, >= 0. The paper has such a term; its weight is not known to us.
         temperature: Tau, positive.
         learning_rate: Of Adam for theta, positive.
         include: Patterns of layer paths; None for all trained layers but the first and the last.
@@ -131,7 +131,7 @@ class LowRank(pl.Callback):
         multiple: int = 8,
         beta: float = 0.1,
         latency: Latency | None = None,
-        pull: float = 0.0,
+        pull: float = 0.1,
         temperature: float = 1.0,
         learning_rate: float = 0.05,
         include: Sequence[str] | None = None,
