@@ -20,6 +20,7 @@ from tvm_schedules.common.files import write_file
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "methods" / "results"
+AFTER = ROOT / "benchmarks" / "after_training_results"
 NOTE = "<!-- Made by `python -m benchmarks.pages`. Change the measurement, not this page. -->"
 
 NAMES = {
@@ -45,6 +46,14 @@ Every recipe starts from the same trained float network of a seed and goes on fo
 means 80 % zeros by `PruningSchedule`, `-0.3` the strength of the entropy constraint, `+kd` distillation from the float
 network. `stored` counts ternary codes as exported libraries keep them, and all other parameters as float32. Every run
 is a JSON file beside its table. `python -m benchmarks.methods` repeats them, and goes on where it was stopped.
+"""
+
+
+ABOUT_AFTER = """\
+A trained float network is made ternary by `tern_lightning.post_training`, from 512 training images without labels:
+the first and the last layer stay float, activations too. "Rounded" is what the method does, with batch normalization
+estimated anew, "fitted" chooses codes and levels on the outputs. In brackets are the share of zeros in the ternary
+layers and the time it took. The [guide](../guides/post-training.md) says how it works.
 """
 
 
@@ -131,6 +140,36 @@ def which(folder: Path) -> str:
     return "\n".join([NOTE, "", *answers.page(folder, (plan["float_epochs"], plan["epochs"]))])
 
 
+def after_training(files: Sequence[Path]) -> str:
+    """The page about ternary weights without training.
+
+    Args:
+        files: What ``python -m benchmarks.after_training --write`` wrote.
+
+    Returns:
+        The page's text.
+    """
+    lines = [NOTE, "", "# Without training: accuracy", "", *ABOUT_AFTER.splitlines(), ""]
+    for path in files:
+        data = json.loads(path.read_text())
+        first = [row for row in data["rows"] if row["seed"] == data["rows"][0]["seed"]]
+        ways = list(dict.fromkeys(row["how"] for row in first))
+        accuracy = sum(data["float"]) / len(data["float"])
+        seeds = f"{len(data['float'])} seed{'s' if len(data['float']) > 1 else ''}"
+        lines += [f"## {path.stem}", "", f"Float: {accuracy:.2%}, {seeds}. {data['machine']}, {data['when']}.", ""]
+        lines += [f"`{data['command']}` measures it again.", ""]
+        rows = []
+        for share in dict.fromkeys(row["asked"] for row in first):
+            cells = ["the method's" if share is None else f"{share:.0%}"]
+            for how in ways:
+                found = [row for row in data["rows"] if (row["asked"], row["how"]) == (share, how)]
+                means = [sum(row[key] for row in found) / len(found) for key in ("accuracy", "zeros", "seconds")]
+                cells.append(f"{means[0]:.2%} ({means[1]:.0%}, {means[2]:.0f} s)")
+            rows.append(cells)
+        lines += [*table(["zeros asked", *ways], rows), ""]
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """Every page with its text."""
     files = {path.stem.split("-")[-1]: path for path in sorted((ROOT / "benchmarks").glob("baseline-*.json"))}
@@ -154,6 +193,7 @@ def pages() -> dict[Path, str]:
         PAGES / "methods.md": methods(folders),
         PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
         **{PAGES / f"{name}.md": _measured(*made) for name, made in measured.items()},
+        PAGES / "after-training.md": after_training(sorted(AFTER.glob("*.json"))),
     }
 
 

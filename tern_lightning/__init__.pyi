@@ -1,5 +1,7 @@
 """The public names, listed here only: what type checkers and editors know, and what the package loads on demand."""
 
+from tern_lightning.after_training import PostTrained as PostTrained
+from tern_lightning.after_training import post_training as post_training
 from tern_lightning.callbacks import *  # noqa: F403
 from tern_lightning.exporter.pipeline import export as export
 from tern_lightning.loop import freeze as freeze

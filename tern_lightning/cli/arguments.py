@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   tern-export runs/best.ckpt --model examples.digits:DigitsNet --tvm-target arm --output out/ --samples digits.npz
   tern-export runs/best.ckpt --model pkg.models:Net --hparams width=32 --input-shape 1,3,32,32 --onnx-only --output out/
+  tern-export float.ckpt --model pkg.models:Net --ternarize twn --zeros 0.7 --samples data.npz --output out/
   tern-export model.onnx --tvm-target pi4 --output out/
 """
 
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = "directory to write; replaced only on success"
     add("--output", "-o", type=user_path, required=True, metavar="DIR", help=what)
     _add_network(parser)
+    _add_ternarizing(parser)
     _add_conversion(parser)
     _add_inputs(parser)
     add("--no-verify", action="store_true", help="do not compare what was written with the module")
@@ -70,6 +72,18 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PKG.MOD.NAME",
         help="class of which the checkpoint may hold objects, such as pathlib.PosixPath; repeat it for several",
+    )
+
+
+def _add_ternarizing(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("a float checkpoint", "make it ternary without training, on data").add_argument
+    add("--ternarize", metavar="METHOD", help="method whose codes are the start, for example twn")
+    add("--zeros", type=float, metavar="SHARE", help="share of zeros in every layer, in [0, 1) (default: the method's)")
+    add(
+        "--calibrate",
+        type=user_path,
+        metavar="FILE.npz",
+        help="real inputs to fit the codes on, a few hundred (default: those of --samples)",
     )
 
 

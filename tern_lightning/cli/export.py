@@ -30,8 +30,11 @@ from tvm_schedules.common.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tern_lightning.exporter.pipeline import ExportResult
     from tern_lightning.exporter.samples import Batch
+    from tern_lightning.ternary_tensor import TernaryTensor
     from tvm_schedules.tuner import Tuning
 
 OWN_EXTRAS = ("tvm", "onnx", "onnxscript", "onnxruntime", "rich", "lightning")
@@ -65,6 +68,8 @@ def _run(options: argparse.Namespace) -> None:
     console.print("tern-export", style="bold")
     for name, value in resolved(options).items():
         console.print(f"  {name:<18} {value}")
+    if (options.zeros is not None or options.calibrate) and not options.ternarize:
+        raise UsageError("--zeros and --calibrate are for --ternarize METHOD, which is not given")
     if not options.source.is_file():
         raise UsageError(f"{str(options.source)!r} does not exist or is not a file")
     with console.status("starting") as status:
@@ -91,9 +96,10 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     from tern_lightning.exporter.pipeline import check_output, check_target, compile_onnx, start_compiler
     from tern_lightning.exporter.samples import collect_batches
 
-    if options.model or options.hparams or options.onnx_only or options.allow_class:
+    if options.model or options.hparams or options.onnx_only or options.allow_class or options.ternarize:
         raise UsageError(
-            "--model, --hparams, --allow-class and --onnx-only are for checkpoints; the source is an ONNX file already"
+            "--model, --hparams, --allow-class, --ternarize and --onnx-only are for checkpoints; the source is an ONNX "
+            "file already"
         )
     check_target(options.tvm_target)
     place = check_output(options.output)
@@ -175,11 +181,38 @@ def _export_checkpoint(options: argparse.Namespace, say: Any, tune: Tuning | Non
     levels = attach_learned_inputs(module, checkpoint)
     if levels:
         say(f"{levels} layer inputs with trained levels from the checkpoint")
+    ternary = _ternarize(module, options, say) if options.ternarize else None
     warnings.simplefilter("ignore", ExportWarning)  # they are among the lines
-    result = export_with(module, options.output, export_options(options, tune, say, ranges=ranges or None))
+    found = {"ranges": ranges or None, "ternary": ternary}
+    result = export_with(module, options.output, export_options(options, tune, say, **found))
     if not result.calibrated_on_data and options.activations == "uint8" and len(ranges) < len(result.network.ranges):
         say("warning: 8-bit ranges were calibrated on random numbers; give real inputs with --samples")
     return result
+
+
+def _ternarize(module: nn.Module, options: argparse.Namespace, say: Any) -> dict[str, TernaryTensor]:
+    """Make a float module ternary in place, and return its weights."""
+    import torch
+
+    from tern_lightning.after_training import post_training
+    from tern_lightning.exporter.samples import collect_batches
+
+    file = options.calibrate or options.samples
+    if file is None:
+        raise UsageError("--ternarize needs data to fit the codes on: give --calibrate FILE.npz or --samples FILE.npz")
+    (arrays,), _ = collect_batches(module, file, batch_size=None)
+    parts = zip(*(torch.from_numpy(array).split(64) for array in arrays), strict=True)
+    found = post_training(
+        module,
+        list(parts),
+        options.ternarize,
+        zeros=options.zeros,
+        forward=lambda net, batch: net(*batch),
+        progress=say,
+    )
+    if not found:
+        raise UsageError(f"--ternarize {options.ternarize}: no layer of {type(module).__name__} can be ternary")
+    return {path: one.ternary for path, one in found.items()}
 
 
 if __name__ == "__main__":

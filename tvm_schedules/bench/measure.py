@@ -83,6 +83,17 @@ def _statistics(rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float
     }
 
 
+def _energy(watts: Sequence[float], rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean power of the machine while an engine ran, and millijoules of one run at its median latency."""
+    if not watts:
+        return {"watts": None, "millijoules": None}
+    mean = float(np.mean(watts))
+    return {
+        "watts": mean,
+        "millijoules": mean * float(np.median(np.concatenate([np.asarray(r) for r in rounds]))) / 1e3,
+    }
+
+
 def _steps(metadata: dict[str, Any], times: Sequence[float], ceiling: dict[str, float] | None) -> list[dict[str, Any]]:
     """Per-step table: time, share, work done a second, and how near that is to the CPU's ceiling."""
     total = sum(times) or 1.0
@@ -156,19 +167,25 @@ class _Measurement:
 
     def _rounds(self, entry: dict[str, Any], workers: Sequence[Running]) -> None:
         times: dict[str, list[list[float]]] = {worker.engine.name: [] for worker in workers}
+        watts: dict[str, list[float]] = {worker.engine.name: [] for worker in workers}
+        entry["energy"] = workers[0].ready.get("energy")
         for index in range(self.request.rounds):
             self.say(f"{entry['threads']} threads: round {index + 1} of {self.request.rounds}")
             taken: dict[str, list[float]] = {}
             for offset in range(len(workers)):
                 worker = workers[(index + offset) % len(workers)]
                 time.sleep(0.01)  # the last engine's threads spin a little before they sleep
-                taken[worker.engine.name] = worker.ask("time", self.request.seconds)["us"]
+                answer = worker.ask("time", self.request.seconds)
+                taken[worker.engine.name] = answer["us"]
+                if answer.get("watts") is not None:
+                    watts[worker.engine.name].append(answer["watts"])
             for name, values in taken.items():
                 times[name].append(values)
             entry["engines"] = [
                 {
                     "name": worker.engine.name,
                     **_statistics(times[worker.engine.name], times["tern"]),
+                    **_energy(watts[worker.engine.name], times[worker.engine.name]),
                     "peak_rss_bytes": None,
                     "own_rss_bytes": None,
                     "file_bytes": worker.engine.bytes,

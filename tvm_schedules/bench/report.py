@@ -89,7 +89,18 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     for entry in result["results"]:
         cpus = f" on CPU {', '.join(str(number) for number in entry['cpus'])}" if entry["cpus"] else ""
         table = Table(title=f"{_threads(entry)}{cpus}, {entry['rounds']} of {result['rounds']} interleaved rounds")
-        columns = ("engine", "median ms", "min ms", "IQR ms", "tern faster by", "files", "peak RSS", "rel. error")
+        columns = [
+            "engine",
+            "median ms",
+            "min ms",
+            "IQR ms",
+            "tern faster by",
+            "load s",
+            "own RSS",
+            "files",
+            "peak RSS",
+        ]
+        columns += ["rel. error", *(["mJ a run"] if _metered(entry) else [])]
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in entry["engines"]:
@@ -99,11 +110,15 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 f"{row['min_ms']:.4g}",
                 f"{row['q25_ms']:.4g} - {row['q75_ms']:.4g}",
                 "" if row["name"] == "tern" else f"{row['ratio']:.2f} x",
+                f"{row['load_seconds']:.2g}",
+                _size(row["own_rss_bytes"]),
                 _size(row["file_bytes"]),
                 _size(row["peak_rss_bytes"]),
                 f"{row['relative_error']:.1e}",
+                *([f"{row['millijoules']:.3g}" if row["millijoules"] else "n/a"] if _metered(entry) else []),
             )
         made.append(table)
+        made += _energy_line(entry)
         made += [f"{row['name']} on {row['device']}" for row in entry["engines"] if row.get("device")]
         made += [
             f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]
@@ -139,6 +154,20 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     return made
 
 
+def _metered(entry: dict[str, Any]) -> bool:
+    return any(row.get("millijoules") for row in entry["engines"])
+
+
+def _energy_line(entry: dict[str, Any]) -> list[str]:
+    """Where the energy comes from, or why there is none."""
+    energy = entry.get("energy")
+    if energy is None:
+        return []
+    if energy["sensor"] is None:
+        return [f"energy not measured: {energy['reason']}"]
+    return [f"energy: {energy['sensor']}; all that the machine takes meanwhile, times the median latency"]
+
+
 def _surroundings(result: dict[str, Any]) -> dict[str, Any]:
     """The machine and its condition, for CSV: the highest clock and temperature; empty where unknown."""
     found: dict[str, Any] = {"cpu": result["machine"]["cpu"], "cores": result["machine"]["cores"]}
@@ -158,7 +187,7 @@ def to_csv(results: Sequence[dict[str, Any]]) -> str:
     """One line per board, engine and number of threads."""
     fields = (
         "board", "threads", "name", "median_ms", "min_ms", "q25_ms", "q75_ms", "runs", "ratio", "ratio_of_min",
-        "file_bytes", "peak_rss_bytes", "own_rss_bytes", "load_seconds", "relative_error",
+        "file_bytes", "peak_rss_bytes", "own_rss_bytes", "load_seconds", "relative_error", "watts", "millijoules",
         "device", "cpu", "cores", "governor", "clock_mhz_before", "clock_mhz_after", "temperature_c_before",
         "temperature_c_after", "throttled_before", "throttled_after",
     )  # fmt: skip

@@ -46,12 +46,12 @@ def _limit_memory_to_engine() -> None:
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"
 
 
-def _peer_engines() -> Any:
-    """The neighboring file, by its path: its package need not be there."""
+def _neighbor(name: str) -> Any:
+    """A neighboring file, by its path: its package need not be there."""
     import importlib.util
     from pathlib import Path
 
-    spec = importlib.util.spec_from_file_location("peer_engines", Path(__file__).with_name("peer_engines.py"))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -67,7 +67,7 @@ def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
         model = load(config["artifact"], threads=config["threads"])
         return (lambda inputs: model(*inputs)), model
     if config["engine"] != "onnxruntime":
-        return _peer_engines().LOAD[config["engine"]](config["path"], config["threads"]), None
+        return _neighbor("peer_engines").LOAD[config["engine"]](config["path"], config["threads"]), None
     session = _session(config["path"], config["threads"], config.get("two_bit", False))
     names = [entry.name for entry in session.get_inputs()]
     return (lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))), None
@@ -166,12 +166,16 @@ def busy(cpus: list[int]) -> float:
         return 0.0
 
 
-def _time_alone(run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: float, cpus: list[int]) -> Any:
-    """Latencies, and the share of a CPU that other processes took meanwhile."""
+def _time_alone(
+    run: Callable[[list[Any]], Any], inputs: list[list[Any]], seconds: float, cpus: list[int], meter: Any
+) -> Any:
+    """Latencies, the machine's power, and the share of a CPU that other processes took meanwhile."""
     wall, own, used = time.perf_counter(), time.process_time(), busy(cpus)
+    meter.start()
     latencies = _time(run, inputs, seconds)
+    watts = meter.stop()
     others = (busy(cpus) - used) - (time.process_time() - own)
-    return {"us": latencies, "others": max(0.0, others / max(1e-3, time.perf_counter() - wall))}
+    return {"us": latencies, "watts": watts, "others": max(0.0, others / max(1e-3, time.perf_counter() - wall))}
 
 
 def _save_outputs(run: Callable[[list[Any]], Any], inputs: list[list[Any]], folder: str) -> str:
@@ -211,6 +215,8 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
     answer: dict[str, Any] = {"load_seconds": loaded, "error": relative_error(run, inputs, outputs)}
     if hasattr(model, "device"):
         answer["device"] = model.device.name
+    meter = _neighbor("energy").Meter()
+    answer["energy"] = {"sensor": meter.sensor, "reason": meter.reason}
     while True:
         write(json.dumps(answer))
         line = read()
@@ -220,7 +226,7 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
         if command["do"] == "outputs":
             answer = {"file": _save_outputs(run, inputs, config["artifact"])}
         elif command["do"] == "time":
-            answer = _time_alone(run, inputs, command["seconds"], config.get("cpus", []))
+            answer = _time_alone(run, inputs, command["seconds"], config.get("cpus", []), meter)
         elif command["do"] == "steps":
             answer = {"us": _time_steps(model, inputs[0], command["seconds"])}
         elif command["do"] == "ceiling":
@@ -237,7 +243,7 @@ def serve(config: dict[str, Any], read: Callable[[], str], write: Callable[[str]
 
 def _prepare(config: dict[str, Any], channel: Any) -> None:
     """Make an engine's own file of an ONNX file, or, without one, say which versions there are."""
-    engines, kind = _peer_engines(), config["prepare"]
+    engines, kind = _neighbor("peer_engines"), config["prepare"]
     versions = engines.check(kind)
     if "source" in config:
         engines.PREPARE[kind](config["source"], config["output"], config["samples"])

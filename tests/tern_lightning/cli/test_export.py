@@ -43,6 +43,12 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+class Deep(Net):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
 not_a_class = 3
 """
 
@@ -257,7 +263,7 @@ class TestRefusals:
             (["nowhere.ckpt", *MODEL], "'nowhere.ckpt' does not exist"),
             (["best.ckpt"], "--model pkg.mod:Class is needed"),
             (["best.ckpt", "--model", "user_nets"], "must be pkg.mod:Class"),
-            (["best.ckpt", "--model", "user_nets:Nett"], "no network class 'Nett'; it has ['Net']"),
+            (["best.ckpt", "--model", "user_nets:Nett"], "no network class 'Nett'; it has ['Deep', 'Net']"),
             (["best.ckpt", "--model", "user_nets:not_a_class"], "no network class"),
             (["best.ckpt", "--model", "no_such:Net"], "importing 'no_such' fails"),
             (["best.ckpt", *MODEL, "--onnx-only"], "give samples= (--samples FILE.npz) or input_shape= (--input-shape"),
@@ -322,3 +328,41 @@ def test_as_a_process(place: Path) -> None:
     assert found.returncode == 1
     assert found.stderr.strip().splitlines()[-1].startswith("error: ")
     assert subprocess.run(command[:4], capture_output=True, check=False).returncode == 2
+
+
+@pytest.fixture
+def float_checkpoint(place: Path) -> nn.Module:
+    """``float.ckpt`` of a network whose middle layer can become ternary."""
+    import user_nets
+
+    torch.manual_seed(0)
+    net = user_nets.Deep()
+    torch.save({"state_dict": net.state_dict()}, place / "float.ckpt")
+    return net
+
+
+def test_a_float_checkpoint_becomes_ternary_on_data(
+    place: Path, float_checkpoint: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["float.ckpt", "--model", "user_nets:Deep", "--onnx-only", "--samples", "samples.npz", "-o", "out"]
+    assert main([*command, "--ternarize", "twn", "--zeros", "0.75", "--activations", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "net.2: error of the outputs" in printed
+    assert "75.0%" in printed
+    model = onnx.load(place / "out" / "model.onnx")
+    assert [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT2]
+    assert len(float_checkpoint.net[2].weight.unique()) > 3  # type: ignore[union-attr,index,operator]
+
+
+def test_ternarizing_needs_data_and_a_layer(
+    place: Path, float_checkpoint: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["float.ckpt", "--onnx-only", "-o", "out", "--input-shape", "1,12"]
+    assert "give --calibrate" in fails(capsys, *common, "--model", "user_nets:Deep", "--ternarize", "twn")
+    assert "for --ternarize" in fails(capsys, *common, "--model", "user_nets:Deep", "--zeros", "0.5")
+    (place / "a.onnx").write_bytes(b"")
+    assert "for checkpoints" in fails(capsys, "a.onnx", "-o", "out", "--ternarize", "twn")
+    sizes = ["--ternarize", "twn", "--samples", "samples.npz"]
+    assert "zeros must be in" in fails(capsys, *common, "--model", "user_nets:Deep", *sizes, "--zeros", "2")
+    save_checkpoint(place / "float.ckpt")
+    assert "no layer of Net" in fails(capsys, *common, "--model", "user_nets:Net", *sizes)

@@ -117,6 +117,18 @@ def test_command_line(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     data = json.loads(files["json"].read_text())
     assert [row["name"] for row in data["results"][0]["engines"]] == ["tern"]
     assert files["csv"].read_text().startswith("board,threads,name,median_ms")
+    assert data["results"][0]["energy"].keys() == {"sensor", "reason"}
+    assert "energy" in text
+
+
+def test_energy_has_a_column_where_there_is_a_sensor(result: dict[str, Any]) -> None:
+    (entry,) = result["results"]
+    metered = {**entry, "energy": {"sensor": "RAPL, 1 package", "reason": None}}
+    metered["engines"] = [{**row, "watts": 5.0, "millijoules": 5.0 * row["median_ms"]} for row in entry["engines"]]
+    table, line = report.tables({**result, "results": [metered]})[:2]
+    assert table.columns[-1].header == "mJ a run"
+    assert float(next(iter(table.columns[-1].cells))) == pytest.approx(5 * entry["engines"][0]["median_ms"], rel=0.01)
+    assert "RAPL" in line
 
 
 def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

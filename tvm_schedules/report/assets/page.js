@@ -95,9 +95,10 @@ const latencies = (run) => {
         (item) => `${show.milliseconds(rows[item.dataIndex].median_ms)} ${ratio(rows[item.dataIndex])}`);
       return {
         config: { ...config, plugins: [whiskers] }, label: `Latency on ${text}`,
-        head: ["engine", "median ms", "min ms", "ratio", "load s", "own memory", "file"],
+        head: ["engine", "median ms", "min ms", "ratio", "load s", "own memory", "file", "mJ a run"],
         rows: rows.map((row) => [row.name, show.number(row.median_ms), show.number(row.min_ms), ratio(row),
-          show.number(row.load_seconds, 3), show.bytes(row.own_rss_bytes), show.bytes(row.file_bytes)]),
+          show.number(row.load_seconds, 3), show.bytes(row.own_rss_bytes), show.bytes(row.file_bytes),
+          show.number(row.millijoules, 3)]),
       };
     },
   });

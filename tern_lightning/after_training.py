@@ -1,0 +1,296 @@
+"""Ternary weights for a network that was trained in float, from a few batches of data and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tern_lightning.functional.output_fit import fit_outputs, output_error
+from tern_lightning.nn.layer_types import channel_axis, kind_of, weight_of
+from tern_lightning.quantizers import get_quantizer
+from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
+from tern_lightning.ternary_tensor import TernaryTensor
+
+POSITIONS = 32768
+"""At most so many rows of a layer's inputs (tokens, pixels) are looked at, drawn evenly from all batches."""
+
+
+@dataclass(frozen=True)
+class PostTrained:
+    """What became of one layer.
+
+    Attributes:
+        path: Its path in the module.
+        ternary: Its weight.
+        rounded: Error of its outputs over the data after plain rounding by the method, relative to their size.
+        error: The same with the weight that it got.
+    """
+
+    path: str
+    ternary: TernaryTensor
+    rounded: float
+    error: float
+
+
+@torch.no_grad()
+def post_training(
+    module: nn.Module,
+    data: Any,
+    method: str = "twn",
+    rules: Sequence[Rule] | None = None,
+    options: dict[str, Any] | None = None,
+    zeros: float | None = None,
+    fit: bool = True,
+    batch_norm: bool = True,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, PostTrained]:
+    """Make layers of a trained float network ternary without training, in place, from a few batches of data.
+
+    Layer by layer in the order in which they run: the layer's inputs are gathered with all layers before it ternary
+    already, its codes and levels are chosen so that errors make up for each other on these inputs
+    (:func:`tern_lightning.functional.output_fit.fit_outputs`), and the running statistics of batch normalization are
+    estimated anew. No labels are used. Accuracy falls more than in ternary
+    training, most at many zeros: measure it.
+
+    Weights become exactly ternary by value, in plain layers; :func:`tern_lightning.export` finds them, and where a
+    method has several terms it takes them by ``ternary={path: one.ternary for path, one in result.items()}``.
+
+    Args:
+        module: The trained network; its training mode is given back in the end.
+        data: Batches: a DataLoader or any iterable that can be gone through again, or one array or tensor whose first
+            axis runs over samples, of which a few hundred are usual. Of a batch that is a tuple or a list the first
+            entry is the input.
+        method: Method whose codes and levels are the start, for the layers that no rule matches.
+        rules: Which layers get another method or stay float; without one the first and the last do.
+        options: Options of ``method``.
+        zeros: Share of zeros that every layer gets at least, in [0, 1), the smallest weights of each output for their
+            influence; None leaves it to the method.
+        fit: Choose codes and levels on data; False rounds as the method does and only fits batch normalization.
+        batch_norm: Estimate running statistics anew.
+        forward: Runs the module on a batch, for modules of several inputs; None calls it with the input.
+        progress: Called with a line for every layer.
+
+    Returns:
+        One entry for every ternary layer, in the order in which they run.
+
+    Raises:
+        TypeError: ``rules`` or ``options`` are of a wrong type.
+        ValueError: The method, an option or a rule is wrong, ``zeros`` is out of range, or there is no data.
+
+    Example:
+        >>> torch.manual_seed(0).initial_seed()
+        0
+        >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+        >>> (layer,) = post_training(net, torch.randn(256, 8), zeros=0.5).values()
+        >>> layer.path, layer.error < layer.rounded, len(net[2].weight[0].unique())
+        ('2', True, 3)
+    """
+    if zeros is not None and not 0 <= zeros < 1:
+        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
+    decisions = [one for one in resolve(module, check_rules(rules), method, check_options(options)) if one.method]
+    for one in decisions:
+        get_quantizer(one.method or "", **one.options)
+    run = forward or (lambda network, batch: network(_first(batch)))
+    batches = _batches(data)
+    states = {each: each.training for each in module.modules()}
+    module.eval()
+    done: dict[str, PostTrained] = {}
+    try:
+        for one, called in _in_order(module, decisions, batches, run):
+            inputs = _inputs(module, one.module, batches, run, batch_norm) if called else []
+            found = _layer(one, inputs, zeros, fit)
+            weight_of(one.module).data.copy_(found.ternary.dequantize())
+            done[one.path] = found
+            if progress is not None:
+                progress(f"{one.path}: error of the outputs {found.error:.3f}, rounded {found.rounded:.3f}")
+        if batch_norm:
+            with _fresh_statistics(module):
+                for batch in batches:
+                    run(module, batch)
+    finally:
+        for each, training in states.items():
+            each.training = training
+    return done
+
+
+def _first(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def _batches(data: Any, size: int = 64) -> Iterable[Any]:
+    """Something that can be gone through several times."""
+    if hasattr(data, "__array__") or isinstance(data, Tensor):
+        return list(torch.as_tensor(data).split(size))
+    if iter(data) is data:
+        raise ValueError("data must be batches that can be gone through again, such as a list, got an iterator")
+    return data
+
+
+def _in_order(
+    module: nn.Module, decisions: Sequence[Decision], batches: Iterable[Any], run: Callable[[nn.Module, Any], Any]
+) -> list[tuple[Decision, bool]]:
+    """The layers in the order in which they first run, and whether they are called: others are read by their owner."""
+    order: list[int] = []
+    hooks = [
+        one.module.register_forward_pre_hook(lambda layer, inputs, own=index: order.append(own))
+        for index, one in enumerate(decisions)
+    ]
+    try:
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise ValueError("data must have at least one batch, got none")
+        run(module, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    called = dict.fromkeys(order)
+    return [
+        (decisions[index], index in called)
+        for index in (*called, *(i for i in range(len(decisions)) if i not in called))
+    ]
+
+
+class _Enough(Exception):  # noqa: N818 - it is no error
+    """The layer has its inputs, and what is behind it need not run."""
+
+
+def _inputs(
+    module: nn.Module,
+    layer: nn.Module,
+    batches: Iterable[Any],
+    run: Callable[[nn.Module, Any], Any],
+    batch_norm: bool,
+) -> list[Tensor]:
+    """What a layer gets, batch by batch."""
+    found: list[Tensor] = []
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        found.append(arguments[0].detach().float())
+        raise _Enough
+
+    handle = layer.register_forward_pre_hook(hook)
+    try:
+        with _fresh_statistics(module) if batch_norm else _nothing():
+            for batch in batches:
+                try:
+                    run(module, batch)
+                except _Enough:
+                    continue
+    finally:
+        handle.remove()
+    return found
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _fresh_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch normalization by the batches that run meanwhile, whose mean statistics it has afterward."""
+    own = [one for one in module.modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
+    before = [(one.momentum, {name: value.clone() for name, value in one.named_buffers()}) for one in own]
+    for one in own:
+        one.reset_running_stats()
+        one.momentum, one.training = None, True
+    try:
+        yield
+    finally:
+        for one, (momentum, buffers) in zip(own, before, strict=True):
+            one.momentum, one.training = momentum, False
+            if not one.num_batches_tracked:  # it did not run
+                for name, value in one.named_buffers():
+                    value.copy_(buffers[name])
+
+
+def _layer(one: Decision, inputs: Sequence[Tensor], zeros: float | None, fit: bool) -> PostTrained:
+    """The ternary weight of one layer."""
+    assert one.method is not None
+    axis, weight = channel_axis(one.module), weight_of(one.module).detach().float()
+    grams = _grams(one.module, weight, inputs)
+    pruned = _rounded(one, weight, axis, zeros, grams)
+    start = _rounded(one, weight, axis, None, grams) if fit else pruned  # fitting prunes better
+    rows, plain = (each.movedim(axis, 0).flatten(1).double() for each in (weight, pruned.dequantize()))
+    codes = start.codes.movedim(axis + 1, 1).flatten(2)
+    levels = torch.ones(codes.shape[:2])
+    per = len(rows) // len(grams)
+    size = rounded = error = 0.0
+    for group, gram in enumerate(grams):
+        part = slice(group * per, (group + 1) * per)
+        own, left = rows[part], rows[part] - plain[part]
+        size += ((own @ gram) * own).sum().item()
+        rounded += ((left @ gram) * left).sum().item()
+        if fit:
+            codes[:, part], levels[:, part] = fit_outputs(own, gram, codes[:, part], zeros)
+            error += output_error(own, gram, codes[:, part], levels[:, part].double()).sum().item()
+    found = start
+    if fit:
+        shape = (len(codes), *weight.movedim(axis, 0).shape)
+        found = TernaryTensor(codes.reshape(shape).movedim(1, axis + 1).contiguous(), levels, levels, axis)
+    size = max(size, 1e-30)
+    return PostTrained(one.path, found, (rounded / size) ** 0.5, ((error if fit else rounded) / size) ** 0.5)
+
+
+def _rounded(one: Decision, weight: Tensor, axis: int, zeros: float | None, grams: Sequence[Tensor]) -> TernaryTensor:
+    """The weight as its method rounds it, without those that matter least for each output where zeros are asked for."""
+    quantizer = get_quantizer(one.method or "", **one.options)
+    if zeros is None:
+        return quantizer.ternary(weight, axis)
+    rows = weight.movedim(axis, 0)
+    per = len(rows) // len(grams)
+    influence = rows.flatten(1).abs() * torch.cat([gram.diagonal().sqrt().float().expand(per, -1) for gram in grams])
+    most = int(influence.shape[1] * (1 - zeros) + 1e-6)
+    kept = torch.zeros_like(influence, dtype=torch.bool).scatter_(1, influence.topk(most).indices, True)
+    mask = kept.reshape(rows.shape).movedim(0, axis)
+    found = quantizer.ternary(weight, axis, mask=mask)
+    return TernaryTensor(found.codes * mask, found.positive, found.negative, axis)
+
+
+def _grams(layer: nn.Module, weight: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The Gram matrix of what each group of a layer's outputs multiplies, float64 ``[inputs, inputs]``.
+
+    Layers whose inputs are not known in the order of the weight (transposed and 3-D convolutions, recurrent layers,
+    what another module reads without a call) get the identity: errors in the weight count alike.
+    """
+    columns = weight.numel() // weight.shape[channel_axis(layer)]
+    kind = kind_of(layer)
+    if not inputs:
+        return [torch.eye(columns, dtype=torch.float64)]
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        groups = layer.groups
+        rows = (_patches(layer, x) for x in inputs)
+    elif kind is not None and kind.one_input and weight.ndim == 2 and not isinstance(layer, nn.Conv3d):
+        groups = 1
+        rows = (x.reshape(1, -1, x.shape[-1]) for x in inputs)
+    else:
+        return [torch.eye(columns, dtype=torch.float64)]
+    share = max(1, POSITIONS // max(1, len(inputs)))
+    total = torch.zeros(groups, columns, columns, dtype=torch.float64)
+    for found in rows:
+        step = max(1, found.shape[1] // share)
+        some = found[:, ::step]
+        total += (some.mT @ some).double()
+    return list(total)
+
+
+def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """What a convolution multiplies its weight by: ``[groups, positions, channels in a group * taps]``."""
+    flat = isinstance(layer, nn.Conv1d)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    sizes = [tuple(value) for value in (layer.kernel_size, layer.dilation, layer.stride)]
+    if flat:
+        x, sizes = x[:, :, None], [(1, *size) for size in sizes]
+    kernel, dilation, stride = sizes
+    found = F.unfold(x, kernel, dilation=dilation, stride=stride)
+    taps = found.shape[1] // layer.groups
+    return found.reshape(len(x), layer.groups, taps, -1).permute(1, 0, 3, 2).reshape(layer.groups, -1, taps)
