@@ -52,8 +52,8 @@ is a JSON file beside its table. `python -m benchmarks.methods` repeats them, an
 ABOUT_AFTER = """\
 A trained float network is made ternary by `tern_lightning.post_training`, from 512 training images without labels:
 the first and the last layer stay float, activations too. "Rounded" is what the method does, with batch normalization
-estimated anew, "fitted" chooses codes and levels on the outputs. In brackets are the share of zeros in the ternary
-layers and the time it took. The [guide](../guides/post-training.md) says how it works.
+estimated anew, "fitted" chooses codes and levels on the outputs. In brackets is the share of zeros in the ternary
+layers. The [guide](../guides/post-training.md) says how it works.
 """
 
 
@@ -163,8 +163,8 @@ def after_training(files: Sequence[Path]) -> str:
             cells = ["the method's" if share is None else f"{share:.0%}"]
             for how in ways:
                 found = [row for row in data["rows"] if (row["asked"], row["how"]) == (share, how)]
-                means = [sum(row[key] for row in found) / len(found) for key in ("accuracy", "zeros", "seconds")]
-                cells.append(f"{means[0]:.2%} ({means[1]:.0%}, {means[2]:.0f} s)")
+                means = [sum(row[key] for row in found) / len(found) for key in ("accuracy", "zeros")]
+                cells.append(f"{means[0]:.2%} ({means[1]:.0%})")
             rows.append(cells)
         lines += [*table(["zeros asked", *ways], rows), ""]
     return "\n".join(lines)
