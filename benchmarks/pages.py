@@ -15,12 +15,15 @@ from typing import Any
 
 from benchmarks import measured_pages
 from benchmarks.methods import answers
+from benchmarks.zoo.page import zoo
 from tvm_schedules.common.files import write_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "methods" / "results"
 AFTER = ROOT / "benchmarks" / "after_training_results"
+ZOO = ROOT / "benchmarks" / "zoo"
+ZOO_FILES = ("networks.json", "nodes.json")
 NOTE = "<!-- Made by `python -m benchmarks.pages`. Change the measurement, not this page. -->"
 
 NAMES = {
@@ -191,6 +194,7 @@ def pages() -> dict[Path, str]:
     return {
         PAGES / "cpu.md": cpu(baselines),
         PAGES / "methods.md": methods(folders),
+        PAGES / "zoo.md": f"{NOTE}\n\n{zoo(*(json.loads((ZOO / name).read_text()) for name in ZOO_FILES))}\n",
         PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
         **{PAGES / f"{name}.md": _measured(*made) for name, made in measured.items()},
         PAGES / "after-training.md": after_training(sorted(AFTER.glob("*.json"))),

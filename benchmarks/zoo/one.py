@@ -21,7 +21,7 @@ ROUNDS, SECONDS = 7, 0.2
 """Interleaved rounds, and seconds of an engine in each."""
 
 
-def measure(name: str, folder: Path, timed: bool, keep: Any) -> dict[str, Any]:
+def measure(name: str, folder: Path, timed: bool, keep: Any, quick: bool = False) -> dict[str, Any]:
     """Export a network, let it be verified, and measure it beside onnxruntime.
 
     Args:
@@ -29,9 +29,11 @@ def measure(name: str, folder: Path, timed: bool, keep: Any) -> dict[str, Any]:
         folder: Gets the artifact.
         timed: Whether to measure times.
         keep: Called with what there is after every stage.
+        quick: Stop where code would be generated.
 
     Returns:
-        ``stage``: the last one that was begun; ``result``: ``ok``, ``refused``, ``wrong`` or ``failed``; ``error`` and
+        ``stage``: the last one that was begun; ``result``: ``ok``, ``refused``, ``wrong``, ``failed``, or ``lowered``
+        where it was to be quick; ``error`` and
         ``raised``; ``seconds`` of the export, ``bytes`` of the artifact, ``relative`` difference of the library,
         ``ternary`` layers, ``steps`` by kernel, ``times`` by engine in milliseconds, ``ratios`` to them.
     """
@@ -42,6 +44,9 @@ def measure(name: str, folder: Path, timed: bool, keep: Any) -> dict[str, Any]:
 
     row: dict[str, Any] = {"name": name, "stage": "build", "result": "failed", "error": None}
     try:
+        if quick:
+            _lower(name, folder, row, keep)
+            return row | {"stage": "done", "result": "lowered", "version": tvm_schedules.__version__}
         artifact = _export_file(name, folder, row, keep) if name in FILES else _export(name, folder, row, keep)
         _describe(artifact, row)
         if timed:
@@ -103,6 +108,36 @@ def _export_file(name: str, folder: Path, row: dict[str, Any], keep: Any) -> Pat
     return folder / "artifact"
 
 
+def _lower(name: str, folder: Path, row: dict[str, Any], keep: Any) -> None:
+    """Write a network's file, which is held against torch, and choose kernels for all of it."""
+    import tern_lightning
+    from tvm_schedules import pipeline
+    from tvm_schedules.backends.cpu.lower import CpuLowering
+    from tvm_schedules.frontend import onnx_model
+    from tvm_schedules.frontend.onnx_file import read_model
+    from tvm_schedules.targets.registry import resolve
+
+    if name in FILES:
+        row["stage"] = "lower"
+        model = read_model(FILES[name].load())
+        onnx_model.fix_inputs(model, FILES[name].constants)
+        onnx_model.fix_shapes(model, FILES[name].shapes)
+    else:
+        example = build(name)
+        row["stage"] = "export"
+        keep(row)
+        result = tern_lightning.export(
+            example.module, folder / "artifact", samples=example.inputs, batch_size=example.batch, onnx_only=True
+        )
+        row |= {"stage": "lower", "ternary": len(result.network.ternary)}
+        model = read_model(result.onnx)
+    keep(row)
+    lowering = CpuLowering(pipeline.read_graph(model), resolve("host"), None)
+    lowering.run()
+    kernels = [step.kernel for step in lowering.steps]
+    row["steps"] = {kernel: kernels.count(kernel) for kernel in sorted(set(kernels))}
+
+
 def _describe(artifact: Path, row: dict[str, Any]) -> None:
     from tvm_schedules.artifact import store
     from tvm_schedules.bench import peers
@@ -141,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part.write_text(json.dumps(row))
         part.replace(target)
 
-    keep(measure(name, folder, "--no-times" not in more, keep))
+    keep(measure(name, folder, "--no-times" not in more, keep, "--quick" in more))
 
 
 if __name__ == "__main__":

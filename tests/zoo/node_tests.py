@@ -147,14 +147,19 @@ def judge(case: Any, make: Callable[[Any], Callable[..., Any]]) -> tuple[str, st
             reasons.append(" ".join(str(error).split()))
         except Exception as error:
             return "failed", f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
-    names = {node.op_type for node in case.model.graph.node} | {f"'{value}'" for value in tensors(case.model)}
+    names = set(mentionable(case.model.graph))
     named = all(any(name in reason for name in names) for reason in reasons)
     return "refused" if named else "unnamed", reasons[-1]
 
 
-def tensors(model: Any) -> list[str]:
-    """Names of the tensors of a model's nodes."""
-    return [name for node in model.graph.node for name in (*node.input, *node.output) if name]
+def mentionable(graph: Any) -> Iterator[str]:
+    """What a refusal may name: operators of a graph and of the graphs in its nodes, and quoted names of tensors."""
+    for node in graph.node:
+        yield node.op_type
+        yield from (f"'{name}'" for name in (*node.input, *node.output) if name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from mentionable(attribute.g)
 
 
 def in_memory(model: Any) -> Callable[..., Any]:

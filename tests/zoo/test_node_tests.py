@@ -22,7 +22,7 @@ PASSED = (
     "test_attention_4d_causal", "test_attention_causal_boolmask_nan_robustness", "test_averagepool_2d_ceil",
     "test_basic_conv_with_padding", "test_convtranspose_dilations", "test_depthtospace_crd_mode_example",
     "test_gather_negative_indices", "test_gelu_tanh_1", "test_gemm_default_vector_bias", "test_hardswish",
-    "test_instancenorm_epsilon", "test_isinf_negative", "test_matmul_4d",
+    "test_instancenorm_epsilon", "test_layer_normalization_2d_axis0", "test_isinf_negative", "test_matmul_4d",
     "test_maxpool_2d_dilations", "test_maxpool_2d_uint8", "test_softmax_large_number",
     "test_transpose_all_permutations_0",
     "test_where_example", "test_reshape_negative_dim",
@@ -31,7 +31,7 @@ CONSTANT = (
     "test_reduce_max_keepdims_random", "test_cumsum_1d", "test_resize_downsample_scales_cubic_antialias",
     "test_resize_downsample_scales_linear", "test_slice_neg_steps", "test_expand_dim_changed",
 )  # fmt: skip
-REFUSED = ("test_batchnorm_epsilon_training_mode", "test_layer_normalization_2d_axis0", "test_mod_uint8")
+REFUSED = ("test_batchnorm_epsilon_training_mode", "test_mod_uint8")
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,7 @@ def _expand(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes: list[onnx.NodeProto] = []
         for index, node in enumerate(result.graph.node):
             body = None
-            if node.domain in ("", "ai.onnx") and (node.op_type not in known or node.op_type in _EXPANDED):
+            if node.domain in ("", "ai.onnx") and (node.op_type not in known or _is_misread(node)):
                 types = value_types(result) if types is None else types
                 body = _function_body(node, version, types)
             nodes.extend([node] if body is None else _inline(node, body, version, f"{round_}_{index}"))
@@ -179,6 +179,12 @@ def _expand(model: onnx.ModelProto) -> onnx.ModelProto:
         del result.graph.node[:]
         result.graph.node.extend(nodes)
     return result
+
+
+def _is_misread(node: onnx.NodeProto) -> bool:
+    """Whether TVM has an operator of that name, which is not all that ONNX' is."""
+    statistics = node.op_type == "LayerNormalization" and any(node.output[1:])
+    return node.op_type in _EXPANDED or statistics
 
 
 def _function_body(node: onnx.NodeProto, version: int, types: dict[str, Any]) -> onnx.FunctionProto | None:
