@@ -34,7 +34,7 @@ NEARLY = 0.005
 DEEPEST = 15.0
 """Points below float down to which rows are drawn."""
 DISTILLED = ", distilled"
-PLAIN_TWN = ("twn", "twn-[0-9]*", "twn-factor-*")
+PLAIN_TWN = ("twn", "twn-[0-9][0-9]", "twn-factor-*")
 AGAINST_TWN = (
     ("several levels", "multilevel-2*", False, False),
     ("entropy-constrained", "ec2t-entropy*", False, False),
@@ -234,7 +234,7 @@ def _twn_curve(rows: Sequence[Row], distilled: bool) -> list[tuple[float, float]
 
 
 def _of_kind(rows: Sequence[Row], pattern: str, distilled: bool) -> list[Row]:
-    names = [(row.name.removesuffix("+kd"), row.name.endswith("+kd")) for row in rows]
+    names = [(row.name.removesuffix("+kd"), row.name.endswith("+kd") or "-teacher-" in row.name) for row in rows]
     return [row for row, (name, kd) in zip(rows, names, strict=True) if fnmatchcase(name, pattern) and kd == distilled]
 
 

@@ -328,6 +328,18 @@ def test_a_ranking_has_a_paired_test(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_plain_twn_is_neither_taught_nor_grouped() -> None:
+    def row(name: str, size: float, lost: float) -> compare_report.Row:
+        return compare_report.Row(name, 0.9, 1, 90.0, None, lost, 0.9, 0.5, size, 1.0)
+
+    rows = [row("twn-90", 1000, 3.0), row("twn-80", 2000, 1.0), row("multilevel-2-90", 1500, 1.5)]
+    rows += [row("twn-90-teacher-0.5", 1000, 2.5), row("twn-4x1-90", 800, 1.0), row("twn-90-a8", 1000, 2.0)]
+    lines = compare_report.check(rows, "fashion-mnist")
+    against = " TWN at equal stored bytes: "
+    assert f"- reached: several levels better than plain{against}multilevel-2-90 +0.50" in lines
+    assert f"- reached: distilled better than plain{against}twn-90-teacher-0.5 +0.50" in lines
+
+
 def test_the_paired_test_of_few_seeds() -> None:
     assert compare_report.paired({0: 1.0}, {0: 2.0}) == "one seed says nothing about the order"
     assert compare_report.paired({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}) == "the same difference in all 2 seeds"
