@@ -25,6 +25,7 @@ from tvm_schedules.runtime.model import Model
 from tvm_schedules.targets.registry import TargetSpec, resolve
 from tvm_schedules.verify import batch_axis
 from tvm_schedules.verify import outputs as verification
+from tvm_schedules.verify.layerwise import only_amplified
 from tvm_schedules.verify.reference import reference_outputs
 from tvm_schedules.verify.samples import random_samples
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tvm_schedules.tuner import Tuning
 
 __all__ = ["fill", "run"]
+
+LOOKED_AT = 4
+"""Runs that are looked at layer by layer where outputs alone do not decide."""
 
 Array = npt.NDArray[Any]
 Runs = Sequence[Mapping[str, Array]]
@@ -150,12 +154,16 @@ def _verify(
     """
     backend = registry.for_target(spec)
     runner, used, where = _runner(folder, graph, spec, backend)
-    report = verification.compare_runs(model, verification.run_all(runner, runs), expected, where, runs)
+    outputs = verification.run_all(runner, runs)
+    report = verification.compare_runs(model, outputs, expected, where, runs)
+
+    def probing(probe: Any) -> Any:
+        return pipeline.run_in_memory(pipeline.read_graph(probe), used)
+
+    if not report.passed and report.quantized:
+        report = replace(report, layers=only_amplified(model, runs[:LOOKED_AT], outputs[:LOOKED_AT], probing))
     if not report.passed:
-        first = verification.first_difference(
-            model, runs, lambda probe: pipeline.run_in_memory(pipeline.read_graph(probe), used)
-        )
-        report = replace(report, first_difference=first)
+        report = replace(report, first_difference=verification.first_difference(model, runs, probing))
     report.check()
     if used is spec:
         backend.finish(folder, runner, runs[0])

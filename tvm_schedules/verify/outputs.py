@@ -7,7 +7,8 @@ Pass criterion, for every output over all samples, with ``relative = max|y - ref
   from the reference where the output itself is a quantized tensor. Integer sums are exact on both sides, but a value on
   the edge between two steps may round either way, and such a step travels on through the layers that follow. A deep
   network can amplify it beyond these bounds; then the library passes if it is no further from the reference than twice
-  the distance between onnxruntime's own two ways to compute the file, with and without its 8-bit kernels.
+  the distance between onnxruntime's own two ways to compute the file, with and without its 8-bit kernels, or if every
+  8-bit tensor in it is right given those before it (:func:`tvm_schedules.verify.layerwise.only_amplified`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Report:
         quantized: Whether the network has quantized activations.
         first_difference: On failure the first tensor that differs, where it was looked for.
         limit: Largest relative difference without quantized activations.
+        layers: Number of 8-bit tensors that were found right one by one, where outputs differ by amplified roundings.
     """
 
     outputs: tuple[OutputReport, ...]
@@ -76,11 +78,12 @@ class Report:
     quantized: bool
     first_difference: str | None = None
     limit: float = FLOAT_RELATIVE
+    layers: int | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every output passed."""
-        return all(output.passed for output in self.outputs)
+        """Whether every output passed, or every tensor before them."""
+        return self.layers is not None or all(output.passed for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields and what follows from them, in JSON types."""
@@ -98,9 +101,15 @@ class Report:
         for entry in self.outputs:
             steps = f", {entry.steps:.0f} steps" if entry.steps is not None else ""
             top1 = f", top-1 agreement {entry.top1:.1%}" if entry.top1 is not None else ""
+            verdict = "ok" if entry.passed else "amplified" if self.layers else "MISMATCH"
             lines.append(
-                f"{'ok' if entry.passed else 'MISMATCH'} {entry.name}: max abs {entry.max_abs:.3g} (relative "
+                f"{verdict} {entry.name}: max abs {entry.max_abs:.3g} (relative "
                 f"{entry.relative:.3g}{steps}), cosine {entry.cosine:.6f}{top1}, {self.runs} runs, {self.where}"
+            )
+        if self.layers is not None:
+            lines.append(
+                f"each of the {self.layers} 8-bit tensors is within one step of onnxruntime's, given those before it: "
+                "the network makes single steps grow"
             )
         if self.first_difference is not None:
             lines.append(f"first difference: {self.first_difference}")

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from tests.tvm_schedules.nets import Net, Runner, resnet
-from tvm_schedules.verify.layerwise import compare_layers
+from tvm_schedules.verify import outputs
+from tvm_schedules.verify.layerwise import compare_layers, only_amplified
 
 
 def runner(model: onnx.ModelProto) -> Any:
@@ -45,3 +46,59 @@ def test_a_wrong_layer_is_named_and_the_others_are_not() -> None:
     x_value = np.random.default_rng(0).normal(size=(1, 4, 9, 9)).astype(np.float32)
     layers = compare_layers(model, [{"input_0": x_value}], broken)
     assert [s.steps > 1 for s in layers] == [False, True, False]
+
+
+def two_layers() -> onnx.ModelProto:
+    net = Net((1, 4, 9, 9))
+    x = net.quantize("input_0", 0.03, 128)
+    first = net.quantize(net.op("Conv", x, net.weight((8, 4, 3, 3), 0.5), pads=[1] * 4))
+    return net.model(net.quantize(net.op("Conv", first, net.weight((8, 8, 3, 3), 0.5), pads=[1] * 4)))
+
+
+def test_right_layers_excuse_outputs_that_differ() -> None:
+    model = two_layers()
+    runs = [{"input_0": np.random.default_rng(seed).normal(size=(1, 4, 9, 9)).astype(np.float32)} for seed in range(2)]
+    own = [list(runner(model)(*run.values())) for run in runs]
+    assert only_amplified(model, runs, own, runner) == 3
+    other = [
+        [array + np.float32(array.max()) * (np.arange(9) == 3).astype(array.dtype) for array in run] for run in own
+    ]
+    assert only_amplified(model, runs, other, runner) is None  # the library is not what was looked at
+
+
+@pytest.mark.parametrize("change", ["two steps", "many elements", "error"])
+def test_wrong_layers_excuse_nothing(change: str) -> None:
+    model = two_layers()
+    x = np.random.default_rng(0).normal(size=(1, 4, 9, 9)).astype(np.float32)
+
+    def make(probe: onnx.ModelProto) -> Any:
+        own = runner(probe)
+
+        def run(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+            if change == "error":
+                raise RuntimeError("it cannot be compiled")
+            result = [array.copy() for array in own(*inputs)]
+            inner = next(array for array in result[1:] if array.dtype == np.uint8 and array.shape[1] == 8)
+            if change == "two steps":
+                inner[0, 0, 0, 0] += 2 if inner[0, 0, 0, 0] < 200 else -2
+            else:
+                inner[0, :, :2] ^= 1
+            return tuple(result)
+
+        return run
+
+    assert only_amplified(model, [{"input_0": x}], [list(runner(model)(x))], make) is None
+
+
+def test_a_report_says_what_decided() -> None:
+    entry = outputs.compare("y", np.float32([1.0, 2.0]), np.float32([1.0, 1.0]), None, True)
+    report = outputs.Report((entry,), 1, "library", True)
+    assert not report.passed
+    assert "MISMATCH y" in report.text()
+    excused = outputs.Report((entry,), 1, "library", True, layers=7)
+    assert excused.check().passed
+    assert "amplified y" in excused.text()
+    assert "each of the 7 8-bit tensors" in excused.text()
+    assert outputs.Report.from_dict(excused.to_dict()) == excused
+    old = {key: value for key, value in report.to_dict().items() if key != "layers"}
+    assert outputs.Report.from_dict(old) == report
