@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -348,7 +349,8 @@ def test_a_float_checkpoint_becomes_ternary_on_data(
     assert main([*command, "--ternarize", "twn", "--zeros", "0.75", "--activations", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "net.2: error of the outputs" in printed
-    assert "75.0%" in printed
+    (zeros,) = re.findall(r"net\.2 +32x32 +([\d.]+)%", printed)
+    assert 75 <= float(zeros) < 85
     model = onnx.load(place / "out" / "model.onnx")
     assert [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT2]
     assert len(float_checkpoint.net[2].weight.unique()) > 3  # type: ignore[union-attr,index,operator]
