@@ -110,7 +110,8 @@ def post_training(
             weight_of(one.module).data.copy_(found.ternary.dequantize())
             done[one.path] = found
             if progress is not None:
-                progress(f"{one.path}: error of the outputs {found.error:.3f}, rounded {found.rounded:.3f}")
+                of = "outputs" if called else "weight"
+                progress(f"{one.path}: error of the {of} {found.error:.3f}, rounded {found.rounded:.3f}")
         if batch_norm:
             with _fresh_statistics(module):
                 for batch in batches:

@@ -30,7 +30,7 @@ from tvm_schedules.common.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tern_lightning.exporter.pipeline import ExportResult
     from tern_lightning.exporter.samples import Batch
@@ -201,10 +201,11 @@ def _ternarize(module: nn.Module, options: argparse.Namespace, say: Any) -> dict
     if file is None:
         raise UsageError("--ternarize needs data to fit the codes on: give --calibrate FILE.npz or --samples FILE.npz")
     (arrays,), _ = collect_batches(module, file, batch_size=None)
-    parts = zip(*(torch.from_numpy(array).split(64) for array in arrays), strict=True)
+    parts = list(zip(*(torch.from_numpy(array).split(64) for array in arrays), strict=True))
+    before = _answers(module, parts)
     found = post_training(
         module,
-        list(parts),
+        parts,
         options.ternarize,
         zeros=options.zeros,
         forward=lambda net, batch: net(*batch),
@@ -212,7 +213,23 @@ def _ternarize(module: nn.Module, options: argparse.Namespace, say: Any) -> dict
     )
     if not found:
         raise UsageError(f"--ternarize {options.ternarize}: no layer of {type(module).__name__} can be ternary")
+    after = _answers(module, parts)
+    if before is not None and after is not None:
+        same = float((before.argmax(-1) == after.argmax(-1)).float().mean())
+        cosine = float(torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), 0))
+        say(f"ternary module against the float checkpoint: cosine {cosine:.4f}, top-1 agreement {same:.1%}")
     return {path: one.ternary for path, one in found.items()}
+
+
+def _answers(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Tensor | None:
+    """The outputs of a module in evaluation; None where they are no tensor."""
+    import torch
+
+    training = module.training
+    with torch.no_grad():
+        found = [module.eval()(*batch) for batch in batches]
+    module.train(training)
+    return torch.cat(found) if all(isinstance(one, torch.Tensor) for one in found) else None
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     say(f"tracing {type(module).__name__} on inputs of shape {', '.join(str(list(a.shape)) for a in batches[0])}")
     inputs = [torch.from_numpy(array) for array in batches[0]]
     network = write_with(module, inputs, dataclasses.replace(options, samples=batches))
-    for line in _doubts(module, network):
+    for line in _doubts(module, network, real):
         warnings.warn(line, ExportWarning, stacklevel=4)  # at the call of export
         say(f"warning: {line}")
     data = network.model.SerializeToString()
@@ -112,8 +112,8 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
-def _doubts(module: nn.Module, network: OnnxExport) -> list[str]:
-    """What a user should know about an export that has succeeded."""
+def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:
+    """What a user should know about an export that has succeeded, on real samples or random ones."""
     from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 
     lines = []
@@ -131,8 +131,9 @@ def _doubts(module: nn.Module, network: OnnxExport) -> list[str]:
     if drift is not None and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
         lines.append(
             f"with 8-bit activations {1 - drift.top1:.1%} of the samples have another largest output than the module's "
-            f"(cosine {drift.cosine:.4f}): give real samples, try percentile=99.9, train with ActivationQuantization, "
-            "or export with activations='float32'"
+            f"(cosine {drift.cosine:.4f}): "
+            + ("" if real else "these were drawn at random and say little about real inputs; give real ones, ")
+            + "try percentile=99.9, train with ActivationQuantization, or export with activations='float32'"
         )
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # samples of an ONNX file are read where torch is not install
     from torch import nn
 
 Array = NDArray[np.generic]
+_OF_ARTIFACT = re.compile(r"(input|output)\d+")
 Batch = tuple[Array, ...]
 Shapes = Sequence[int] | Sequence[Sequence[int]]
 SHAPE_HINT = "give samples= (--samples FILE.npz) or input_shape= (--input-shape 1,3,32,32)"
@@ -80,13 +82,19 @@ def load_samples(path: str | os.PathLike[str]) -> Batch:
     """
     path = user_path(path, "samples")
     try:
-        arrays = tuple(read_arrays(path).values())
+        named = read_arrays(path)
+        arrays = tuple(named.values())
     except FileNotFoundError as error:
         raise ExportError(f"samples file {str(path)!r} does not exist") from error
     except Exception as error:  # zip, zlib and header errors have no common class
         raise ExportError(f"samples file {str(path)!r} is not a readable .npz or .npy file: {reason(error)}") from error
     if not arrays:
         raise ExportError(f"samples file {str(path)!r} holds no array")
+    if all(_OF_ARTIFACT.fullmatch(name) for name in named) and "output0" in named:
+        raise ExportError(
+            f"samples file {str(path)!r} is that of an artifact, with outputs and an axis for the runs; "
+            "give the samples that the artifact was made with"
+        )
     return arrays
 
 

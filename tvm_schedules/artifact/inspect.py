@@ -20,6 +20,7 @@ from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 Array = npt.NDArray[Any]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
@@ -136,32 +137,31 @@ def onnx_layers(model: Any) -> list[tuple[str, Layer]]:
     two_bit = _types(model, ("INT2",))
     result = []
     for node in model.graph.node:
-        if node.op_type not in WEIGHTED:
-            continue
-        name = next((name for name in (node.input[1], node.input[0]) if name in constants), None)
-        if name is None:
-            continue
-        label = node.name or name
-        sources = _sources(name, producers, constants)
-        dequantized = [source for source in sources if source.op_type == "DequantizeLinear"]
-        first = dequantized[0].input[0] if dequantized else name
-        path = first.removesuffix(".term0").removesuffix(".weight")
-        if dequantized and all(source.input[0] in two_bit for source in dequantized):
-            layer = _stored_ternary(path, node.op_type, dequantized, constants)
-        elif dequantized:
-            value = constants[name]
-            size = sum(constants[entry].nbytes for source in dequantized for entry in source.input if entry)
-            zeros = float((value == 0).mean())
-            bits = 8 * size / value.size
-            layer = Layer(path, node.op_type, tuple(value.shape), "int8", 0, zeros, None, bits, None, size)
+        if node.op_type in WEIGHTED:
+            names = [name for name in (node.input[1], node.input[0]) if name in constants][:1]
         else:
-            transposed = node.op_type in ("ConvTranspose", "MatMul") or (
-                node.op_type == "Gemm" and not onnxtools.attribute(node, "transB", 0)
-            )
-            value = constants[name]
-            layer = _float_layer(path, node.op_type, value, 1 if transposed and value.ndim > 1 else 0)
-        result.append((label, layer))
+            names = [name for name in node.input[1:3] if name in constants] if node.op_type in RECURRENT else []
+        result += [(node.name or name, _weight(node, name, producers, constants, two_bit)) for name in names]
     return result
+
+
+def _weight(node: Any, name: str, producers: dict[str, Any], constants: dict[str, Array], two_bit: set[str]) -> Layer:
+    """A weight of a node, by the name of the tensor that it reads."""
+    sources = _sources(name, producers, constants)
+    dequantized = [source for source in sources if source.op_type == "DequantizeLinear"]
+    first = dequantized[0].input[0] if dequantized else name
+    path = first.removesuffix(".term0").removesuffix(".weight")
+    if dequantized and all(source.input[0] in two_bit for source in dequantized):
+        return _stored_ternary(path, node.op_type, dequantized, constants)
+    value = constants[name]
+    if dequantized:
+        size = sum(constants[entry].nbytes for source in dequantized for entry in source.input if entry)
+        zeros = float((value == 0).mean())
+        return Layer(path, node.op_type, tuple(value.shape), "int8", 0, zeros, None, 8 * size / value.size, None, size)
+    transposed = node.op_type in ("ConvTranspose", "MatMul") or (
+        node.op_type == "Gemm" and not onnxtools.attribute(node, "transB", 0)
+    )
+    return _float_layer(path, node.op_type, value, 1 if transposed and value.ndim > 1 else 0)
 
 
 def _types(model: Any, names: tuple[str, ...]) -> set[str]:
@@ -202,7 +202,7 @@ def _artifact(path: Path) -> Inspection:
     found = [(entry["name"], _recorded(entry)) for entry in metadata["layers"]]  # what the compiler has written down
     if (path / store.MODEL).is_file():
         with contextlib.suppress(ImportError):  # a board without the onnx package
-            found = onnx_layers(read_model(path / store.MODEL))
+            found = _by_file(onnx_layers(read_model(path / store.MODEL)), found)
     layers = []
     for node, layer in found:
         step = kernels.get(node) or kernels.get(layer.name) or {"name": None}
@@ -214,6 +214,13 @@ def _artifact(path: Path) -> Inspection:
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
     details["memory"] = {key: metadata["memory"].get(key) for key in ("arena_bytes", "constant_bytes", "cortex_m7")}
     return Inspection(str(path), "artifact", tuple(layers), files, details)
+
+
+def _by_file(of_file: list[tuple[str, Layer]], recorded: list[tuple[str, Layer]]) -> list[tuple[str, Layer]]:
+    """The weights as the ONNX file has them; those of recurrent nodes as the compiler has split them."""
+    plain = [(node, layer) for node, layer in of_file if layer.op not in RECURRENT]
+    known = {name for node, layer in of_file for name in (node, layer.name)}
+    return plain + [(node, layer) for node, layer in recorded if node not in known]
 
 
 def _recorded(entry: dict[str, Any]) -> Layer:

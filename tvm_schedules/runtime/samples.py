@@ -76,9 +76,10 @@ def _check(entry: Mapping[str, Any], array: Any) -> None:
     """Raise InputError where an array is not what an input takes."""
     name, shape, dtype = entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"])
     if not isinstance(array, np.ndarray):
-        raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}")
+        cure = "; HINT: .numpy()" if hasattr(array, "numpy") else ""
+        raise InputError(f"input {name!r} must be a numpy array, got {type(array).__name__}{cure}")
     if array.dtype != dtype:
-        raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}")
+        raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}; HINT: .astype({str(dtype)!r})")
     if array.shape == shape:
         return
     same = array.ndim == len(shape) > 0 and array.shape[1:] == shape[1:]

@@ -351,6 +351,7 @@ def test_a_float_checkpoint_becomes_ternary_on_data(
     assert "net.2: error of the outputs" in printed
     (zeros,) = re.findall(r"net\.2 +32x32 +([\d.]+)%", printed)
     assert 75 <= float(zeros) < 85
+    assert re.search(r"against the float checkpoint: cosine [01]\.\d{4}, top-1 agreement \d", printed)
     model = onnx.load(place / "out" / "model.onnx")
     assert [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT2]
     assert len(float_checkpoint.net[2].weight.unique()) > 3  # type: ignore[union-attr,index,operator]
@@ -368,3 +369,11 @@ def test_ternarizing_needs_data_and_a_layer(
     assert "zeros must be in" in fails(capsys, *common, "--model", "user_nets:Deep", *sizes, "--zeros", "2")
     save_checkpoint(place / "float.ckpt")
     assert "no layer of Net" in fails(capsys, *common, "--model", "user_nets:Net", *sizes)
+
+
+def test_samples_of_an_artifact_are_told_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(
+        place / "of_artifact.npz", input0=np.zeros((2, 1, 12), np.float32), output0=np.zeros((2, 1, 4), np.float32)
+    )
+    command = ["best.ckpt", "--model", "user_nets:Net", "--onnx-only", "--samples", "of_artifact.npz", "-o", "out"]
+    assert "is that of an artifact" in fails(capsys, *command)

@@ -11,6 +11,7 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import artifact_nets, fake
 from tests.tvm_schedules.nets import resnet
+from tests.tvm_schedules.recurrent_nets import Case, recurrent
 from tvm_schedules.artifact import inspect as inspection
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.cli.inspect import main
@@ -96,6 +97,20 @@ def test_bytes_of_an_artifact_are_those_in_its_files(tmp_path: Path, target: str
     else:
         assert sum(layer.bytes for layer in found.layers) <= found.details["memory"]["constant_bytes"]
         assert all(layer.bits <= 1.7 for layer in ternary if layer.weights > 1000)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent_weights_are_counted(tmp_path: Path, direction: str) -> None:
+    case = Case("GRU", inputs=8, hidden=8, direction=direction)
+    count = 3 * 8 * (8 + 8) * (2 if direction == "bidirectional" else 1)
+    onnx.save(recurrent(case), tmp_path / "net.onnx")
+    of_file = inspection.inspect(tmp_path / "net.onnx")
+    assert [layer.op for layer in of_file.layers] == ["GRU", "GRU"]
+    assert sum(layer.weights for layer in of_file.layers) == count
+    tvm_schedules.build(recurrent(case), tmp_path / "out")
+    built = inspection.inspect(tmp_path / "out")
+    assert sum(layer.weights for layer in built.layers) == count
+    assert all(layer.kernel for layer in built.layers)
 
 
 def test_checkpoint(tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_runs_are_compared_and_opened_one_by_one(browser: Any, several: Path) ->
     assert page.complaints == []
 
 
+def test_runs_without_quality_or_cost_have_no_empty_chart(browser: Any, tmp_path: Path) -> None:
+    path = write_page([Run("a", INSPECTION), Run("b", training=training())], tmp_path / "apart.html")
+    page = Page(browser, path)
+    assert page.tab.locator("figure", has_text="Quality over cost").count() == 0
+    assert "into one folder" in page.tab.locator("p.notes").first.inner_text()
+    assert page.complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_both_colors(browser: Any, one: Path, scheme: str) -> None:
     page = Page(browser, one, viewport={"width": 390, "height": 800}, color_scheme=scheme)

@@ -285,7 +285,11 @@ const comparison = (runs) => {
     })),
   ];
   const table = element("div", { class: "card" }, sortableTable("Runs", columns, runs));
-  if (!costs.length || !metrics.length) return [table];
+  const whole = runs.some((run) => costs.some(([key]) => known(run.headline[key])) && metrics.some((name) => known(last(run, name))));
+  if (!whole) {
+    const note = "No run has both a quality and a cost: put its artifact and its compression.json into one folder for a chart.";
+    return [element("p", { class: "notes" }, note), table];
+  }
   const chart = figure({
     title: "Quality over cost", note: "The line joins the runs that no other run beats in both.", height: 380,
     choices: [{ label: "quality", options: metrics.map((name) => [name, name]) }, { label: "cost", options: costs.map(([key, text]) => [key, text]) },
