@@ -1,7 +1,7 @@
-"""Texts of the pages that are made of ``benchmarks/measured``: digits, verification, milliseconds and ARM.
+"""Texts of the pages that are made of ``benchmarks/measured``: digits, verification, times and ARM.
 
 :mod:`benchmarks.pages` writes them. A JSON file there is what a command wrote, with machine, date and command, except
-for ``milliseconds.json``, which keeps what was printed.
+for ``milliseconds.json`` and ``training-step.json``, which keep what was printed.
 """
 
 from __future__ import annotations
@@ -312,3 +312,55 @@ def _floats(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _pair(numbers: Sequence[float]) -> str:
     return " / ".join(f"{number:.2f}" for number in numbers)
+
+
+STEP_NAMES = {"float": "the float step against itself", "frozen twn": "`twn`, frozen codes"}
+
+
+def training_step(data: Mapping[str, Any]) -> list[str]:
+    """The page about what a method adds to a training step.
+
+    Args:
+        data: ``training-step.json``.
+    """
+    networks = data["networks"]
+    lines = [
+        "# What a training step costs",
+        "",
+        *_text(
+            "Figures are per cent over the float network's step measured just before, medians of",
+            f"{data['rounds']} rounds, on one thread of an {data['machine']}, {data['when']}: `{data['command']}`",
+            "and the same for `resnet20` with `admm`. ResNet-20's figures vary by up to four points from round",
+            "to round.",
+        ),
+        _row("", *networks.values()),
+        "|---|" + "---:|" * len(networks),
+    ]
+    for name, percent in data["percent"].items():
+        cells = [f"{percent[network]:.1f}" if network in percent else "" for network in networks]
+        lines.append(_row(STEP_NAMES.get(name, f"`{name}`"), *cells))
+    grown = data["memory_percent"]
+    lines += [
+        "",
+        *_text(
+            "Peak memory of the transformer's step grows by",
+            f"{grown['transformer'][0]} to {grown['transformer'][1]} %, most with `hestia`, because its activations",
+            "are small beside its weights; that of ResNet-20 by",
+            f"{grown['resnet20'][0]} to {grown['resnet20'][1]} %.",
+        ),
+        "## Older figures, with other packages beside",
+        "",
+        *_text(
+            "These were measured before methods became cheaper; the range is that of the float step against itself."
+        ),
+    ]
+    older = data["older"]
+    names = dict.fromkeys(name for one in older for name in one["percent"])
+    heads = []
+    for one in older:
+        spread = " to ".join(str(value) for value in dict.fromkeys(one["float"]))
+        heads.append(f"{one['network']}, {one['rounds']} rounds ({spread})")
+    lines += [_row("", *heads), "|---|" + "---:|" * len(older)]
+    for name in names:
+        lines.append(_row(name, *(str(one["percent"].get(name, "")) for one in older)))
+    return [*lines, ""]

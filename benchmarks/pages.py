@@ -186,6 +186,7 @@ def pages() -> dict[Path, str]:
         ),
         "verification": (("verification.json",), measured_pages.verification(read("verification"))),
         "arm": (("arm.json",), measured_pages.arm(read("arm"))),
+        "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
             ("milliseconds.json", "../baseline-zen5.json"),
             measured_pages.milliseconds(read("milliseconds"), baselines["zen5"]),
