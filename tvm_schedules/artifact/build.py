@@ -139,17 +139,7 @@ def build(
     backend = registry.for_target(spec)
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
-    proto = read_model(model)
-    onnx_model.fix_inputs(proto, constants or {})
-    shapes = dict(input_shapes or {})
-    if samples is not None:
-        for name, shape in _sample_shapes(proto, samples).items():
-            shapes.setdefault(name, shape)
-    given = type(proto)()
-    given.CopyFrom(proto)
-    onnx_model.fix_shapes(proto, shapes)
-    others = _shorter(given, proto, [(source, shapes) for source in shorter], pad or {})
-    runs = None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples)
+    proto, runs, others = _read(model, samples, input_shapes or {}, constants or {}, shorter, pad or {})
     how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or quiet)
     if (sizes or others) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
@@ -163,6 +153,28 @@ def build(
         how.tuning.layers = [Tuned.from_json(layer) for layer in done["tuning"]]
     report = None if done["report"] is None else verification.Report.from_dict(done["report"])
     return Artifact(place, done["metadata"], report)
+
+
+def _read(
+    model: Any,
+    samples: Samples | None,
+    input_shapes: Mapping[str, Sequence[int]],
+    constants: Mapping[str, npt.ArrayLike],
+    shorter: Sequence[Any],
+    pad: Mapping[str, float],
+) -> tuple[Any, Runs | None, Any]:
+    """The network with its shapes fixed, the samples run by run, and the networks for shorter sequences."""
+    proto = read_model(model)
+    onnx_model.fix_inputs(proto, constants)
+    shapes = dict(input_shapes)
+    if samples is not None:
+        for name, shape in _sample_shapes(proto, samples).items():
+            shapes.setdefault(name, shape)
+    given = type(proto)()
+    given.CopyFrom(proto)
+    onnx_model.fix_shapes(proto, shapes)
+    others = _shorter(given, proto, [(source, shapes) for source in shorter], pad)
+    return proto, None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples), others
 
 
 def _filled(folder: Path, model: Any, runs: Runs | None, sizes: Sequence[int], how: BuildOptions) -> Any:

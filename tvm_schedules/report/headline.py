@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm_schedules.artifact import store
+from tvm_schedules.backends.cpu.files import PROBE
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TernError
 from tvm_schedules.report.run import Run
 
-NOT_ON_DEVICE = (store.MODEL, store.SAMPLES, "probe.so")
+NOT_ON_DEVICE = (store.MODEL, store.SAMPLES, PROBE)
 """Files of an artifact that a device does not need."""
 
 

@@ -45,9 +45,9 @@ const waterfall = (run) => {
   parts.push(["ternary layers", -saved(ternary), false], ["other layers", -saved((layer) => !ternary(layer)), false]);
   parts.push(["weights as stored", totals.all.bytes, true]);
   if (kind === "artifact") {
-    const code = Object.entries(files).filter(([name]) => !["weights.npz", "model.onnx", "samples.npz", "probe.so"].includes(name));
-    parts.push(["biases, scales, format", (files["weights.npz"] ?? totals.all.bytes) - totals.all.bytes, false]);
-    parts.push(["code", code.reduce((sum, [, size]) => sum + size, 0), false]);
+    const weights = files["weights.npz"] ?? 0; // the C form has them in its code
+    parts.push(["biases, scales, format", (weights || totals.all.bytes) - totals.all.bytes, false]);
+    parts.push(["code", run.headline.bytes - (weights || totals.all.bytes), false]);
     parts.push(["on the device", run.headline.bytes, true]);
   }
   let level = 0;

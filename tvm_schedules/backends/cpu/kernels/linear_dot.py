@@ -112,6 +112,24 @@ def _codes(e: Emitter, spec: Spec, packed: Any, part: int) -> Any:
     return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), i8) >> e.const(6, i8), u8)
 
 
+def _total(e: Emitter, spec: Spec, x: Any, m: Any) -> Any:
+    """The sum of a row's pixels whose codes count one too much."""
+    dot, lanes, K = spec.dot, spec.dot.lanes, spec.inputs
+    size, i32 = 4 * lanes, f"int32x{lanes}"
+    acc, single = e.local(lanes, "int32"), e.local(1, "int32")
+    e.store(acc, 0, e.const(0, i32), lanes)
+    e.store(single, 0, e.integer(0))
+    which = [i if i % 16 < 12 else size + i for i in range(size)]
+    ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
+    with e.loop(K // size) as k:
+        e.store(acc, 0, dot(e, e.load(acc, 0, lanes), e.load(x, m * K + k * size, size), ones), lanes)
+    with e.loop(lanes) as i:
+        e.store(single, 0, e.load(single, 0) + e.load(acc, i))
+    with e.loop(K % size) as k, e.when(k % 16 < 12):
+        e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
+    return e.load(single, 0)
+
+
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias of whole blocks)."""
     dot, lanes, tile, K, O = spec.dot, spec.dot.lanes, spec.tile, spec.inputs, spec.outputs  # noqa: E741
@@ -128,21 +146,6 @@ def emit(spec: Spec) -> Any:
         scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
         params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * O, spec.out)
         residual = e.view(pointers[5], spec.batch * O, spec.residual) if spec.residual else None
-
-        def total(m: Any) -> Any:
-            """The sum of the pixels whose codes count one too much."""
-            acc, single = e.local(lanes, "int32"), e.local(1, "int32")
-            e.store(acc, 0, e.const(0, i32), lanes)
-            e.store(single, 0, e.integer(0))
-            which = [i if i % 16 < 12 else size + i for i in range(size)]
-            ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
-            with e.loop(K // size) as k:
-                e.store(acc, 0, dot(e, e.load(acc, 0, lanes), e.load(x, m * K + k * size, size), ones), lanes)
-            with e.loop(lanes) as i:
-                e.store(single, 0, e.load(single, 0) + e.load(acc, i))
-            with e.loop(K % size) as k, e.when(k % 16 < 12):
-                e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
-            return e.load(single, 0)
 
         def added(m: Any, first: Any) -> Any:
             """The residual of a vector of channels; nothing past the last channel is read."""
@@ -194,7 +197,7 @@ def emit(spec: Spec) -> Any:
                     for t in range(tile):
                         own, weight = acc[row][t][part % sums], e.bits(_codes(e, spec, packed[t], part), f"int8x{size}")
                         e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
-            extra = total(m) if masked else None
+            extra = _total(e, spec, x, m) if masked else None
             for row, t in product(range(rows), range(tile)):
                 found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[row][t])]
                 value = sum(found[1:], found[0])
