@@ -210,6 +210,7 @@ def _artifact(path: Path) -> Inspection:
         own = {key: step[key] for key in ("bits", "bytes", "kernel", "reason") if key in step}
         layers.append(Layer(**asdict(layer) | own | {"step": step["name"]}))
     files = {name: entry["bytes"] for name, entry in metadata["files"].items() if (path / name).is_file()}
+    files[store.METADATA] = (path / store.METADATA).stat().st_size
     keys = ("created", "target", "quantization", "verification", "packages", "inputs", "outputs")
     details = {key: metadata[key] for key in keys} | {key: metadata.get(key) for key in ("code", "unverified")}
     details["memory"] = {key: metadata["memory"].get(key) for key in ("arena_bytes", "constant_bytes", "cortex_m7")}

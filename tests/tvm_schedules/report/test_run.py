@@ -140,7 +140,7 @@ def test_an_artifact_s_layers_know_their_steps(built: Path) -> None:
     assert set(named) <= steps
     assert len(set(named)) == len(named)
     line = headline(run)
-    assert line.bytes == sum((built / name).stat().st_size for name in ("model.so", "weights.npz"))
+    assert line.bytes == sum((built / name).stat().st_size for name in ("model.so", "weights.npz", "metadata.json"))
 
 
 def test_node_data_names_the_outputs_of_the_onnx_file(built: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ const tiles = (run) => {
     const times = line.float32_bytes / line.weight_bytes;
     made.push(tile("weights", show.bytes(line.weight_bytes), `${show.number(times, 3)} times smaller than in float32`));
   }
-  if (found && found.kind === "artifact") made.push(tile("on the device", show.bytes(line.bytes), "code and weights"));
+  if (found && found.kind === "artifact") made.push(tile("on the device", show.bytes(line.bytes), "code, weights, metadata"));
   if (known(line.milliseconds)) {
     const others = Object.entries(line.faster).sort(([, a], [, b]) => a - b);
     const word = others.length ? `${show.number(others[0][1], 3)} times faster than ${others[0][0]}, the next` : null;
@@ -47,7 +47,7 @@ const waterfall = (run) => {
   if (kind === "artifact") {
     const weights = files["weights.npz"] ?? 0; // the C form has them in its code
     parts.push(["biases, scales, format", (weights || totals.all.bytes) - totals.all.bytes, false]);
-    parts.push(["code", run.headline.bytes - (weights || totals.all.bytes), false]);
+    parts.push(["code and metadata", run.headline.bytes - (weights || totals.all.bytes), false]);
     parts.push(["on the device", run.headline.bytes, true]);
   }
   let level = 0;
