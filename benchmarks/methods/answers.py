@@ -49,6 +49,16 @@ CHANGES = (
     *(
         Change(GROUPS, f"{size} output channels together, {z} % zeros", f"twn-{size}x1-{z}", f"twn-{z}")
         for size in (2, 4)
+        for z in (50, 70, 80, 90, 95)
+    ),
+    *(
+        Change(
+            GROUPS,
+            f"a penalty of {strength} on groups of 4 before they are pruned, {z} % zeros",
+            f"twn-4x1-{z}-penalty-{strength}",
+            f"twn-4x1-{z}-at-once",
+        )
+        for strength in ("0.03", "0.1", "0.3")
         for z in (80, 90)
     ),
     Change(INPUTS, "float network", "float-a8", "float-longer"),

@@ -109,9 +109,25 @@ def _pruned(name: str, method: str, options: dict[str, Any], shares: tuple[float
 
 
 def _grouped(group: tuple[int, int], shares: tuple[float, ...]) -> list[Recipe]:
-    """Recipes that prune blocks of output and input channels at one position of a kernel."""
+    """Recipes that prune blocks of output and input channels at one position of a kernel, more and more of them."""
     name = f"twn-{group[0]}x{group[1]}"
     return [Recipe(f"{name}-{100 * zeros:g}", "twn", {"factor": 0.0}, zeros, group=group) for zeros in shares]
+
+
+def _penalized(group: tuple[int, int], shares: tuple[float, ...], strength: float) -> list[Recipe]:
+    """Recipes that shrink such blocks from the start and prune them in the middle, all at once; strength 0: no penalty.
+
+    The penalty shrinks right after a step, so that AdamW does not scale it, and reaches blocks up to twice the mean
+    norm: those of half the mean, which is usual, are too few where four fifths or more are to go.
+    """
+
+    def extras(zeros: float) -> Callable[[], list[Callback]]:
+        how: dict[str, Any] = {"form": "proximal", "threshold": 2.0, "prune": 0.5, "kernel": False}
+        return lambda: [StructuredPruning(group, strength, amount=zeros, **how)]
+
+    name = f"twn-{group[0]}x{group[1]}"
+    end = f"penalty-{strength:g}" if strength else "at-once"
+    return [Recipe(f"{name}-{100 * zeros:g}-{end}", "twn", {"factor": 0.0}, extras=extras(zeros)) for zeros in shares]
 
 
 def _taught(of: str, weight: float, temperature: float = 2.0) -> Recipe:
@@ -160,8 +176,10 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("ec2t-entropy-1", "ec2t", extras=_entropy(1.0)),
     *_pruned("twn", "twn", {"factor": 0.0}, (0.5,)),
     *_pruned("multilevel-2", "multilevel", {"terms": 2, "factor": 0.0}, (0.5,)),
-    *_grouped((2, 1), (0.8, 0.9)),
-    *_grouped((4, 1), (0.8, 0.9)),
+    *_pruned("twn", "twn", {"factor": 0.0}, (0.7,)),
+    *_grouped((2, 1), (0.5, 0.7, 0.8, 0.9, 0.95)),
+    *_grouped((4, 1), (0.5, 0.7, 0.8, 0.9, 0.95)),
+    *(one for strength in (0.0, 0.03, 0.1, 0.3) for one in _penalized((4, 1), (0.8, 0.9), strength)),
     Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
     Recipe("twn-ends", ends=True),
     _taught("90", 0.3),

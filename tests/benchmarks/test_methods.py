@@ -417,3 +417,17 @@ def test_codes_stay_ternary_after_a_run(tmp_path: Path) -> None:
     for layer in layers.values():
         assert len(effective_weight(layer).unique()) <= 3
         assert TernaryTensor.from_values(effective_weight(layer)) is not None
+
+
+@pytest.mark.parametrize("name", ["twn-4x1-80", "twn-4x1-80-at-once", "twn-4x1-80-penalty-0.1"])
+def test_groups_of_output_channels_share_their_zeros(name: str, tmp_path: Path) -> None:
+    comparison = Comparison(random_data(), PLAN, tmp_path, quiet)
+    seen: list[nn.Module] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_methods, "accuracy", lambda net, part: seen.append(net) or 0.0)
+        result = comparison.run(choose([name])[0], 0, distill=False)
+    assert result["sparsity"] == pytest.approx(0.8, abs=0.01)
+    for layer in ternary_layers(seen[-1]).values():
+        weight = effective_weight(layer)
+        alive = (weight != 0).reshape(len(weight) // 4, 4, *weight.shape[1:]).sum(1)
+        assert set(alive.unique().tolist()) <= {0, 4}
