@@ -95,6 +95,11 @@ def _add_conversion(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|JSON",
         help="preset such as host, arm, pi4, c, opencl, cuda, jetson-orin, or a TVM target as JSON",
     )
+    add(
+        "--c-prefix",
+        metavar="NAME",
+        help="with --tvm-target c: what files, functions and macros begin with (default: model)",
+    )
     add("--onnx-only", action="store_true", help="write DIR/model.onnx and compile nothing")
     add("--activations", choices=("uint8", "float32"), default="uint8", help="(default: %(default)s)")
     add("--dense-weights", choices=("int8", "float32"), help="weights that are not ternary (default: as activations)")
@@ -157,7 +162,17 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
     if not (options.tune_board or options.tune_tracker):
         del shown["tune_timeout"], shown["tune_wait"]
     if options.source.suffix == ".onnx":
-        kept = {"source", "output", "tvm_target", "samples", "input_shape", "batch_size", "lengths", "no_verify"}
+        kept = {
+            "source",
+            "output",
+            "tvm_target",
+            "c_prefix",
+            "samples",
+            "input_shape",
+            "batch_size",
+            "lengths",
+            "no_verify",
+        }
         kept |= {key for key in shown if key.startswith("tune")}
         shown = {key: value for key, value in shown.items() if key in kept}
     return {key.replace("_", "-"): value for key, value in shown.items()}
@@ -176,6 +191,7 @@ def export_options(
     """
     return ExportOptions(
         target=given.tvm_target,
+        c_prefix=given.c_prefix,
         samples=given.samples,
         input_shape=input_shapes(given.input_shape),
         batch_size=given.batch_size or 1,

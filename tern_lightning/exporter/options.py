@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -70,6 +71,8 @@ class ExportOptions(OnnxOptions):
 
     Attributes:
         target: Name of a preset such as ``host``, ``arm`` or ``pi4``, or a TVM target as JSON.
+        c_prefix: With the target ``c``, what the names of files, functions and macros begin with, so that several
+            networks go into one program.
         samples: Real inputs for calibration, verification and the artifact: an array or tensor whose first axis runs
             over samples, a tuple of them for several inputs, or an .npz file. None takes random numbers of
             ``input_shape``, or the module's ``example_input_array``.
@@ -90,6 +93,7 @@ class ExportOptions(OnnxOptions):
 
     activations: Activations = "uint8"
     target: str = "host"
+    c_prefix: str | None = None
     samples: Any = None
     input_shape: Shapes | None = None
     batch_size: int | Sequence[int] | None = 1
@@ -102,11 +106,18 @@ class ExportOptions(OnnxOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.c_prefix is not None and self.target != "c":
+            raise ValueError(f"c_prefix is for target 'c', got target {self.target!r}")
         if not self.batch_sizes or (self.onnx_only and len(self.batch_sizes) > 1):
             allowed = "one size" if self.onnx_only else "one size or several"
             raise ValueError(f"batch_size must be {allowed}, got {self.batch_size!r}")
         if self.lengths and self.onnx_only:
             raise ValueError("lengths are compiled beside each other: they cannot be had with onnx_only")
+
+    @property
+    def whole_target(self) -> str:
+        """The target as :func:`tvm_schedules.build` takes it, with the prefix."""
+        return self.target if self.c_prefix is None else json.dumps({"kind": "c", "prefix": self.c_prefix})
 
     @property
     def batch_sizes(self) -> tuple[int | None, ...]:

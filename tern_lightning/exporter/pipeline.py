@@ -92,7 +92,7 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     say = options.progress or log.info
     place = check_output(output, whole=not options.onnx_only)
     if not options.onnx_only:
-        check_target(options.target)
+        check_target(options.whole_target)
         start_compiler()
     sizes = options.batch_sizes
     batches, real = collect_batches(module, options.samples, options.input_shape, sizes[0], options.seed)
@@ -165,7 +165,7 @@ def compile_onnx(
     return build(
         model,
         output=output,
-        target=options.target,
+        target=options.whole_target,
         samples=runs,
         verify=options.verify,
         tune=options.tune,

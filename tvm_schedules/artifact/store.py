@@ -52,9 +52,9 @@ def parts(folder: Path) -> list[Path]:
     return found
 
 
-def files() -> tuple[str, ...]:
-    """Names of all files that an artifact may have, whatever its target."""
-    return (*registry.files(), WEIGHTS, MODEL, SAMPLES, METADATA)
+def has_file(name: str) -> bool:
+    """Whether an artifact may have a file of that name, whatever its target."""
+    return name in (WEIGHTS, MODEL, SAMPLES, METADATA) or registry.has_file(name)
 
 
 def not_run() -> tuple[str, ...]:
@@ -90,11 +90,10 @@ def _plain(value: Any) -> Any:
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Add format, sizes and hashes of the files in ``folder`` to ``metadata`` and write it; returns it."""
-    known = files()
     written = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
-        if path.name in known and path.name != METADATA
+        if has_file(path.name) and path.name != METADATA
     }
     complete = {"format": FORMAT, "version": VERSION, **metadata, "files": written}
     complete = json.loads(json.dumps(complete, default=_plain))
@@ -143,14 +142,14 @@ def read_metadata(
             if old in metadata:
                 metadata[new] = metadata.pop(old)
         schema.check(metadata, form.METADATA)
-    known, optional = files(), not_run()
     for name in metadata["files"]:
-        if name not in known:
+        if not has_file(name):
             raise ArtifactError(f"{folder / METADATA} names {name!r}, which is no file of an artifact")
     later = () if apart is None else apart(metadata)
     for name, entry in metadata["files"].items():
         path = folder / name
-        if name in optional and not path.exists():
+        optional = name in (MODEL, SAMPLES) or (registry.has_file(name) and not registry.needs_file(name))
+        if optional and not path.exists():
             continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing")
@@ -240,7 +239,7 @@ def _check_present(target: Path, said: str, whole: bool) -> None:
     names = {entry.name for entry in target.iterdir()}
     compiled = _is_artifact(target)
     if not whole:
-        if compiled and names & {*registry.files()}:
+        if compiled and any(map(registry.has_file, names)):
             raise OutputError(
                 f"{said} holds a compiled artifact, which another {MODEL} would damage; choose another directory"
             )
@@ -370,17 +369,26 @@ def _link(path: str | Path, place: str | Path) -> None:
         shutil.copy2(path, place, follow_symlinks=False)
 
 
+def _written(folder: Path) -> set[str]:
+    """Names of the files in a directory that an export has left: others beside them are the user's, C too."""
+    known = {*registry.files(), WEIGHTS, MODEL, SAMPLES, METADATA}
+    try:
+        return known | {name for name in json.loads((folder / METADATA).read_text())["files"] if has_file(name)}
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return known
+
+
 def _commit(folder: Path, target: Path) -> None:
     """Flush ``folder`` and put it in the place of ``target``; what was there ends up removed."""
-    known = files()
     if target.is_dir():
+        known = _written(target)
         for path in target.iterdir():
             if path.name not in known and not BATCH.fullmatch(path.name) and not LENGTH.fullmatch(path.name):
                 _take(path, folder / path.name)
     for place in parts(folder):
-        for name in known:
-            if (place / name).is_file():
-                _flush(place / name)
+        for path in place.iterdir():
+            if path.is_file() and has_file(path.name):
+                _flush(path)
         _flush(place)
     if not target.exists():
         folder.rename(target)

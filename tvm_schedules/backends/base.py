@@ -98,7 +98,8 @@ class Backend(ABC):
     """Makes code of fused graphs for some kinds of targets, and runs it."""
 
     files: ClassVar[tuple[str, ...]]
-    """Names of the files that :meth:`Compiled.write` and :meth:`finish` may write; no other back end has them."""
+    """Names of the files that :meth:`Compiled.write` and :meth:`finish` may write; no other back end has them. Those
+    of a network with a name of its own are known by :meth:`has_file`."""
     not_run: ClassVar[tuple[str, ...]] = ()
     """Those of them that a device needs not have to run the network."""
     tunable: ClassVar[bool] = False
@@ -113,6 +114,15 @@ class Backend(ABC):
     """Whether its models are :class:`~tvm_schedules.runtime.model.SteppedModel`, whose steps can run one at a time."""
     process_kept: ClassVar[bool] = True
     """Whether a process that has compiled and verified a network is as good as new for another one."""
+
+    # -- its files ----------------------------------------------------------------------------------------------------
+    def has_file(self, name: str) -> bool:
+        """Whether a name is that of a file which :meth:`Compiled.write` or :meth:`finish` may write."""
+        return name in self.files
+
+    def needs_file(self, name: str) -> bool:
+        """Whether a device has to have that file to run a network."""
+        return self.has_file(name) and name not in self.not_run
 
     # -- building ------------------------------------------------------------------------------------------------------
     @abstractmethod

@@ -11,7 +11,7 @@ from tvm_schedules.errors import ArtifactError, TargetError
 from tvm_schedules.targets import gpu
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["MODULES", "files", "for_artifact", "for_kind", "for_target", "not_run"]
+__all__ = ["MODULES", "files", "for_artifact", "for_kind", "for_target", "has_file", "needs_file", "not_run"]
 
 MODULES = {
     "tvm_schedules.backends.cpu.backend": ("llvm",),
@@ -57,6 +57,16 @@ def for_target(spec: TargetSpec | None) -> Backend:
 def files() -> tuple[str, ...]:
     """Names of the files of all back ends."""
     return tuple(name for module in MODULES for name in import_module(module).BACKEND.files)
+
+
+def has_file(name: str) -> bool:
+    """Whether a back end may write a file of that name."""
+    return any(import_module(module).BACKEND.has_file(name) for module in MODULES)
+
+
+def needs_file(name: str) -> bool:
+    """Whether a device has to have that file of a back end."""
+    return any(import_module(module).BACKEND.needs_file(name) for module in MODULES)
 
 
 def not_run() -> tuple[str, ...]:

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["anonymous", "comment", "identifier"]
+__all__ = ["anonymous", "comment", "identifier", "prefix"]
 
 LONGEST_NAME = 160
 """Characters of a comment."""
+
+_HEADERS = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdarg|stdbool|stddef|stdint"
+    "|stdio|stdlib|string|tgmath|time|wchar|wctype"
+)
+"""Headers of C's library that a file of the same name would hide."""
 
 
 def comment(text: str) -> str:
@@ -50,6 +56,24 @@ def identifier(name: str, side: str, taken: Collection[str] = ()) -> str:
     while plain in taken:
         plain += "_"
     return plain
+
+
+def prefix(text: str) -> str:
+    """A name that a user gives to a network, as it stands in the names of its files, functions and macros.
+
+    Unlike names of a file it is the user's own, so that it is refused where it cannot be used as it is.
+
+    Raises:
+        ValueError: It is no identifier of at most 32 characters, or begins what generated code uses itself.
+
+    >>> prefix("wake_word")
+    'wake_word'
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", text, re.ASCII):
+        raise ValueError(f"prefix must be a letter and at most 31 letters, digits and _, got {text!r}")
+    if _HEADERS.fullmatch(text.lower()) or text.lower().startswith("tern"):
+        raise ValueError(f"prefix must not begin with 'tern' or be a header of C's library, got {text!r}")
+    return text
 
 
 def anonymous(model: onnx.ModelProto) -> onnx.ModelProto:

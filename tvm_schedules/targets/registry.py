@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tvm_schedules.common import names
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TargetError
 from tvm_schedules.targets import gpu
@@ -141,6 +142,26 @@ def resolve(name_or_json: str) -> TargetSpec:
     return TargetSpec(text, spec, 16, features, _link_triple(_ARM_TRIPLE))
 
 
+def c_source(prefix: str) -> TargetSpec:
+    """The target ``c`` for a network with a name of its own, so that several go into one program.
+
+    Args:
+        prefix: What the names of its files, functions and macros begin with, see
+            :func:`tvm_schedules.common.names.prefix`.
+
+    Raises:
+        TargetError: The prefix cannot be used.
+
+    Example:
+        >>> c_source("wake_word").tvm
+        {'kind': 'c', 'prefix': 'wake_word'}
+    """
+    try:
+        return replace(resolve("c"), tvm={"kind": "c", "prefix": names.prefix(prefix)})
+    except ValueError as error:
+        raise TargetError(str(error)) from None
+
+
 def _link_triple(triple: str) -> str | None:
     """The triple to cross-link for, None when this machine's own linker makes the same kind of file."""
     arch, *rest = triple.split("-")
@@ -217,8 +238,12 @@ def _from_json(text: str) -> TargetSpec:
         target = json.loads(text)
     except json.JSONDecodeError as error:
         raise TargetError(f"target is not valid JSON ({error}), got {text[:200]}") from error
+    if target.get("kind") == "c":
+        if unknown := sorted(target.keys() - {"kind", "prefix"}):
+            raise TargetError(f'target JSON of "kind": "c" may have a "prefix", got {unknown}')
+        return c_source(str(target["prefix"])) if "prefix" in target else resolve("c")
     if target.get("kind") != "llvm":
-        raise TargetError(f'target JSON must have "kind": "llvm", got {target.get("kind")!r}')
+        raise TargetError(f'target JSON must have "kind": "llvm" or "c", got {target.get("kind")!r}')
     triple = target.setdefault("mtriple", f"{cpu.architecture()}-linux-gnu")
     if not isinstance(triple, str):
         raise TargetError(f'target JSON must have a string for "mtriple", got {triple!r}')

@@ -27,7 +27,7 @@ class Ref:
 
 @dataclass
 class Call:
-    """One call: ``function(&struct, operands...)``; an operand None is NULL.
+    """One call: ``function(&struct, operands...)``; an operand None is NULL, and ``title`` is the layer's name.
 
     ``quant`` is set where the call converts an input from float, or an output to float: scale and zero point of the
     8-bit side; ``plain`` is then the function that only copies, for callers that give or take 8 bits themselves.
@@ -36,6 +36,7 @@ class Call:
     function: str
     struct: str
     operands: list[Buffer | None]
+    title: str = ""
     quant: tuple[float, int] | None = None
     plain: str | None = None
 

@@ -1,4 +1,4 @@
-"""Compiles ``model.c`` for this machine and calls it: for verification, and for everyone who wants to try it out."""
+"""Compiles a network in C for this machine and calls it: for verification, and for everyone who wants to try it out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_schedules.backends import toolchain as linking
-from tvm_schedules.backends.c.files import SOURCE
+from tvm_schedules.backends.c.files import MODEL, Files
 from tvm_schedules.errors import InputError, LinkError
 from tvm_schedules.ir.plan import Plan
 from tvm_schedules.runtime.model import Model
@@ -25,21 +25,21 @@ Array = npt.NDArray[Any]
 OPTIONS = ("-std=c99", "-O2")
 
 
-def compile_library(folder: Path, output: Path, options: Sequence[str] = ()) -> None:
-    """Compiles the C files in ``folder`` into a shared library for this machine.
+def compile_library(source: Path, output: Path, options: Sequence[str] = ()) -> None:
+    """Compiles the C of a network into a shared library for this machine.
 
     Args:
-        folder: Holds model.c, model.h and model_weights.h.
+        source: The file to compile, with its headers beside it.
         output: The library.
         options: More options for the compiler.
 
     Raises:
         LinkError: No C compiler, or it failed.
     """
-    command = [*linking.linker(None), *OPTIONS, *options, "-o", str(output), str(folder / SOURCE)]
+    command = [*linking.linker(None), *OPTIONS, *options, "-o", str(output), str(source)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
-        raise LinkError(f"compiling {SOURCE} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
+        raise LinkError(f"compiling {source.name} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
 
 
 class CModel(Model):
@@ -53,12 +53,14 @@ class CModel(Model):
         plan: Plan,
         metadata: dict[str, Any] | None = None,
         options: Sequence[str] = (),
+        files: Files = MODEL,
     ) -> None:
         super().__init__(plan, metadata, threads=1)
         with tempfile.TemporaryDirectory() as place:  # the library stays mapped after its file is gone
             library = Path(place) / "model.so"
-            compile_library(folder, library, options)
+            compile_library(folder / files.source, library, options)
             self._library = ctypes.CDLL(str(library))
+        self._function = f"{files.prefix}_run"
 
     def run_quantized(self, *args: Array, **named: Array) -> Any:
         """Runs ``model_run_quantized``: inputs and outputs that have a ``quant`` in the plan are uint8.
@@ -75,7 +77,7 @@ class CModel(Model):
         arrays, count = arguments(inputs, args, named)
 
         def once(given: Sequence[Array]) -> list[Array]:
-            return self._once("model_run_quantized", given, outputs)
+            return self._once(f"{self._function}_quantized", given, outputs)
 
         with self._lock:
             if count is None:
@@ -86,7 +88,7 @@ class CModel(Model):
         return results[0] if len(results) == 1 else tuple(results)
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
-        return self._once("model_run", arrays, self.outputs)
+        return self._once(self._function, arrays, self.outputs)
 
     def _once(self, function: str, arrays: Sequence[Array], outputs: Sequence[dict[str, Any]]) -> list[Array]:
         """Call a function of the library with inputs of the compiled shapes. The lock is held."""

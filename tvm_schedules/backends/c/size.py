@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from tvm_schedules.backends import toolchain as linking
-from tvm_schedules.backends.c.files import SOURCE
 from tvm_schedules.errors import LinkError
 from tvm_schedules.ir.plan import Plan
 
@@ -24,11 +23,11 @@ CORTEX_M7 = ("-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m7+fp_armv8d1
 _ALLOCATED, _WRITABLE, _CODE, _NOBITS = 2, 1, 4, 8
 
 
-def cortex_m7(folder: Path, level: str = "-O2") -> dict[str, int] | None:
+def cortex_m7(source: Path, level: str = "-O2") -> dict[str, int] | None:
     """Sizes of the object file; None where zig is not installed.
 
     Args:
-        folder: Holds model.c, model.h and model_weights.h.
+        source: The file to compile, with its headers beside it.
         level: Optimization of the compiler.
 
     Returns:
@@ -42,10 +41,10 @@ def cortex_m7(folder: Path, level: str = "-O2") -> dict[str, int] | None:
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / "model.o"
         command = [sys.executable, "-m", "ziglang", "cc", *CORTEX_M7, level, "-g0", "-std=c99", "-c"]
-        command += [str(folder / SOURCE), "-o", str(made)]
+        command += [str(source), "-o", str(made)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if done.returncode:
-            raise LinkError(f"compiling {SOURCE} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
+            raise LinkError(f"compiling {source.name} failed: {' '.join(command)}\n{done.stdout[-2000:]}")
         return sections(made.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Writes ``model.c``, ``model.h`` and ``model_weights.h``."""
+"""Writes a network's three files: source, header and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_schedules.backends.c.files import HEADER, SOURCE, WEIGHTS
+from tvm_schedules.backends.c.files import MODEL, Files
 from tvm_schedules.backends.c.program import CTYPES, Call, Program, number
 from tvm_schedules.common.names import comment, identifier
 from tvm_schedules.ir.layout import ALIGN
@@ -26,7 +26,7 @@ _ORDER = (
 """Source files, those that need others after them."""
 
 
-def write(plan: Plan, program: Program, folder: Path, version: str) -> None:
+def write(plan: Plan, program: Program, folder: Path, version: str, files: Files = MODEL) -> None:
     """Writes the three files into ``folder``.
 
     Args:
@@ -34,18 +34,20 @@ def write(plan: Plan, program: Program, folder: Path, version: str) -> None:
         program: Its tables and calls; every buffer has its place.
         folder: Where to.
         version: Of this package, for the files' first line.
+        files: Their names, whose prefix functions and macros have too.
     """
-    text = _Text(plan, program, f"Written by tern-lightning {version}; do not edit.")
-    (folder / WEIGHTS).write_text(text.weights())
-    (folder / HEADER).write_text(text.header())
-    (folder / SOURCE).write_text(text.source())
+    text = _Text(plan, program, f"Written by tern-lightning {version}; do not edit.", files)
+    (folder / files.weights).write_text(text.weights())
+    (folder / files.header).write_text(text.header())
+    (folder / files.source).write_text(text.source())
 
 
 class _Text:
     """Makes the files' text."""
 
-    def __init__(self, plan: Plan, program: Program, notice: str) -> None:
-        self.plan, self.program, self.notice = plan, program, notice
+    def __init__(self, plan: Plan, program: Program, notice: str, files: Files) -> None:
+        self.plan, self.program, self.notice, self.files = plan, program, notice, files
+        self.lower, self.upper = files.prefix, files.prefix.upper()
         self.ends: list[tuple[str, int, TensorInfo, str]] = []  # side, number, entry, name in C
         taken: set[str] = set()
         for side, entries in (("input", plan.inputs), ("output", plan.outputs)):
@@ -57,14 +59,14 @@ class _Text:
     # -- model_weights.h ----------------------------------------------------------------------------------------------
     def weights(self) -> str:
         """Constant tables."""
-        lines = [f"/* Constant tables of model.c. {self.notice} */"]
+        lines = [f"/* Constant tables of {self.files.source}. {self.notice} */"]
         for name, values in self.program.arrays.items():
             kind = "tern_offset" if name in self.program.offsets else CTYPES[values.dtype.name]
             flat = values.ravel()
             floats = flat.dtype == np.float32
             items = [number(v) for v in flat] if floats else list(map(str, flat.tolist()))
             step = 10 if floats else 32
-            lines.append(f"static const {kind} {name}[{max(1, flat.size)}] = {{")
+            lines.append(f"TERN_TABLE static const {kind} {name}[{max(1, flat.size)}] = {{")
             lines += [",".join(items[i : i + step]) + "," for i in range(0, len(items), step)] or ["0"]
             lines.append("};")
         return "\n".join(lines) + "\n"
@@ -78,8 +80,8 @@ class _Text:
         for side, index, entry, name in self.ends:
             shape = "".join(f"[{n}]" for n in entry.shape) or "[1]"
             line = f"{side} {name}: {entry.dtype} {shape}"
-            prefix = f"MODEL_{side.upper()}" + (f"_{index}" if many[side] else "")
-            macros.append(f"typedef {CTYPES[entry.dtype]} {prefix.lower()}_type;")
+            prefix = f"{self.upper}_{side.upper()}" + (f"_{index}" if many[side] else "")
+            macros.append(f"typedef {CTYPES[entry.dtype]} {self.lower}{prefix[len(self.lower) :].lower()}_type;")
             macros.append(f"#define {prefix}_ELEMENTS {max(1, prod(entry.shape))}")
             quant = program.quants.get((side, index))
             if quant:
@@ -91,9 +93,9 @@ class _Text:
         if program.quants:
             quantized = (
                 "\n/* The same for numbers that are in 8 bits already: input q stands for "
-                "(q - MODEL_INPUT_ZERO_POINT) * MODEL_INPUT_SCALE. */\n"
-                f"int model_run_quantized({self._parameters(True)});\n"
-                f"int model_run_quantized_arena(void *arena, size_t arena_bytes, {self._parameters(True)});\n"
+                f"(q - {self.upper}_INPUT_ZERO_POINT) * {self.upper}_INPUT_SCALE. */\n"
+                f"int {self.lower}_run_quantized({self._parameters(True)});\n"
+                f"int {self.lower}_run_quantized_arena(void *arena, size_t arena_bytes, {self._parameters(True)});\n"
             )
         return _HEADER.format(
             notice=self.notice,
@@ -103,6 +105,11 @@ class _Text:
             tables=program.table_bytes,
             parameters=self._parameters(False),
             quantized=quantized,
+            layers=len(program.calls),
+            titles=", ".join(f'"{comment(call.title)}"' for call in program.calls),
+            lower=self.lower,
+            upper=self.upper,
+            weights=self.files.weights,
         )
 
     def _parameters(self, quantized: bool) -> str:
@@ -119,13 +126,14 @@ class _Text:
         flags = "\n".join(f"#define {name} {value}" for name, value in sorted(program.flags.items()))
         kernels = sorted(program.kernels, key=lambda item: _ORDER.index(item[0]))
         parts = [
-            f"/* {self.notice}\n   Compile this one file; it needs model.h and {WEIGHTS} beside it. */",
-            '#include "model.h"',
+            f"/* {self.notice}\n   Compile this file; {self.files.header} and {self.files.weights} lie beside it. */",
+            f'#include "{self.files.header}"',
+            _CONFIG,
             f"/* what this network needs of the kernels below */\n{flags}",
             _load("common.c"),
             f"typedef {program.offset_dtype}_t tern_offset; /* reaches every element that a row's taps read */",
             *(_load(name, dict(words)) for name, words in kernels),
-            f'#include "{WEIGHTS}"',
+            f'#include "{self.files.weights}"',
             *program.structs,
             self._run(),
             self._entries(),
@@ -142,8 +150,10 @@ class _Text:
                     names[id(buffer.root)] = f"m{len(names)}"
                     what = f"/* {comment(buffer.name)}: {buffer.root.nbytes} bytes */"
                     lines.append(f"    void *const {names[id(buffer.root)]} = arena + {place.offset}; {what}")
-        for call in self.program.calls:
+        for index, call in enumerate(self.program.calls):
+            lines.append(f"    TERN_ON_LAYER({index});")
             lines.append(f"    {self._call(call, names)}")
+        lines.append(f"    TERN_ON_LAYER({len(self.program.calls)});")
         ends = ", ".join(f"{'const ' if side == 'input' else ''}void *{name}" for side, _, _, name in self.ends)
         # Whether the ends are in 8 bits matters only where there is a choice.
         choice = "int quantized, " if self.program.quants else ""
@@ -164,6 +174,7 @@ class _Text:
         return f"if (quantized) {call.plain}({arguments}); else {text}" if call.plain else text
 
     def _entries(self) -> str:
+        lower, upper = self.lower, self.upper
         names = [name for _, _, _, name in self.ends]
         check = " || ".join(f"!{name}" for name in names)
         parts = []
@@ -172,17 +183,17 @@ class _Text:
             choice = f"{int(quantized)}, " if self.program.quants else ""
             parameters, listed = self._parameters(quantized), ", ".join(names)
             parts.append(
-                f"int model_run{suffix}_arena(void *arena, size_t arena_bytes, {parameters})\n{{\n"
-                f"    if (!arena || (uintptr_t)arena % 8 || arena_bytes < MODEL_ARENA_BYTES || {check}) return -1;\n"
+                f"int {self.lower}_run{suffix}_arena(void *arena, size_t arena_bytes, {parameters})\n{{\n"
+                f"    if (!arena || (uintptr_t)arena % 8 || arena_bytes < {upper}_ARENA_BYTES || {check}) return -1;\n"
                 f"    tern_run(arena, {choice}{listed});\n    return 0;\n}}"
             )
             parts.append(
-                f"#ifndef MODEL_NO_STATIC_ARENA\nint model_run{suffix}({parameters})\n{{\n"
-                f"    return model_run{suffix}_arena(tern_arena.bytes, sizeof tern_arena.bytes, {listed});\n}}\n#endif"
+                f"#ifndef {self.upper}_NO_STATIC_ARENA\nint {self.lower}_run{suffix}({parameters})\n{{\n"
+                f"    return {lower}_run{suffix}_arena(tern_arena.bytes, {upper}_ARENA_BYTES, {listed});\n}}\n#endif"
             )
         arena = (
-            "#ifndef MODEL_NO_STATIC_ARENA\nstatic union {\n    uint64_t aligned;\n"
-            "    uint8_t bytes[MODEL_ARENA_BYTES];\n} tern_arena;\n#endif"
+            f"#ifndef {self.upper}_NO_STATIC_ARENA\nTERN_ARENA static union {{\n    uint64_t aligned;\n"
+            f"    uint8_t bytes[{self.upper}_ARENA_BYTES];\n}} tern_arena;\n#endif"
         )
         return "\n\n".join([arena, *parts])
 
@@ -198,18 +209,34 @@ def _load(name: str, words: dict[str, str] | None = None) -> str:
     return text
 
 
+_CONFIG = """\
+/* What a program may decide: -DTERN_CONFIG='"my_config.h"' names a file that defines any of these. */
+#ifdef TERN_CONFIG
+#include TERN_CONFIG
+#endif
+#ifndef TERN_TABLE
+#define TERN_TABLE /* where tables lie, such as __attribute__((section(".external_flash"))) */
+#endif
+#ifndef TERN_ARENA
+#define TERN_ARENA /* where the static arena lies, such as __attribute__((section(".dtcm"))) */
+#endif
+#ifndef TERN_ON_LAYER
+#define TERN_ON_LAYER(index) ((void)0) /* before each layer, and behind the last one with its number plus 1 */
+#endif"""
+
 _HEADER = """\
 /* {notice}
 
    {ends}
 
-   Nothing is allocated. Tensors between the layers take MODEL_ARENA_BYTES: a static array, or memory of yours with the
-   functions that end in _arena, which may run at the same time on different arenas (-DMODEL_NO_STATIC_ARENA leaves the
-   static array and the functions that use it away). Of a C library only memcpy and memset are used, if at all; there
-   are no other dependencies. All functions return 0, or -1 when a pointer is NULL or the arena is too small or not
-   aligned to 8 bytes. The tables of model_weights.h take {tables} bytes of flash. */
-#ifndef MODEL_H
-#define MODEL_H
+   Nothing is allocated. Tensors between the layers take {upper}_ARENA_BYTES: a static array, or memory of
+   yours with the functions that end in _arena, which may run at the same time on different arenas
+   (-D{upper}_NO_STATIC_ARENA leaves the static array and the functions that use it away). Of a C library only memcpy and
+   memset are used, if at all; there are no other dependencies. All functions return 0, or -1 when a pointer is NULL or
+   the arena is too small or not
+   aligned to 8 bytes. The tables of {weights} take {tables} bytes of flash. */
+#ifndef {upper}_H
+#define {upper}_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -219,10 +246,13 @@ extern "C" {{
 #endif
 
 {macros}
-#define MODEL_ARENA_BYTES {arena}
+#define {upper}_ARENA_BYTES {arena}
+#define {upper}_LAYERS {layers}
+/* As TERN_ON_LAYER of the source counts them: static const char *const names[] = {upper}_LAYER_NAMES; */
+#define {upper}_LAYER_NAMES {{ {titles} }}
 
-int model_run({parameters});
-int model_run_arena(void *arena, size_t arena_bytes, {parameters});
+int {lower}_run({parameters});
+int {lower}_run_arena(void *arena, size_t arena_bytes, {parameters});
 {quantized}
 #ifdef __cplusplus
 }}

@@ -100,6 +100,8 @@ def test_source_compiles_without_a_warning_and_needs_no_library(tmp_path: Path) 
             "-Wextra",
             "-Wconversion",
             "-Wno-sign-conversion",
+            "-Wdouble-promotion",
+            "-Wfloat-equal",
             "-Werror",
             "-pedantic",
         ]

@@ -39,13 +39,13 @@ enum { TERN_BLOCK = 12, TERN_PART = 4 };
 #else
 static inline float tern_fma(float a, float b, float c)
 {
-    const double product = (double)a * b; /* exact */
-    double sum = product + c;
+    const double product = (double)a * (double)b; /* exact */
+    double sum = product + (double)c;
     const double part = sum - product;
-    const double error = (product - (sum - part)) + (c - part); /* of sum, exact */
+    const double error = (product - (sum - part)) + ((double)c - part); /* of sum, exact */
     uint64_t bits;
     tern_copy_bytes(&bits, &sum, sizeof bits);
-    if (error != 0 && !(bits & 1)) { /* to the odd neighbor, so that rounding to float is the only rounding */
+    if ((error > 0 || error < 0) && !(bits & 1)) { /* to the odd neighbor, so that rounding to float is the only rounding */
         bits += (error > 0) == (sum > 0) ? 1 : (uint64_t)-1;
         tern_copy_bytes(&sum, &bits, sizeof sum);
     }

@@ -14,6 +14,6 @@ static void tern_term_f32(const float *x, int32_t limit, const tern_offset *plus
         const float *from = x + *(minus - tap);
         for (i = 0; i < TERN_BLOCK; i++) sum[i] -= from[i];
     }
-    if (level == 0) for (i = 0; i < TERN_BLOCK; i++) y[i] += sum[i];
+    if (!(level > 0 || level < 0)) for (i = 0; i < TERN_BLOCK; i++) y[i] += sum[i];
     else for (i = 0; i < TERN_BLOCK; i++) y[i] = tern_fma(sum[i], level, y[i]);
 }

@@ -64,7 +64,7 @@ static void tern_term_u8(const uint8_t *x, int32_t limit, const tern_offset *plu
         tern_sum_u8(x, plus, adds, minus, subtracts, sum);
         plus += adds;
         minus -= subtracts;
-        if (level == 0) for (i = 0; i < TERN_BLOCK; i++) y[i] += (float)sum[i];
+        if (!(level > 0 || level < 0)) for (i = 0; i < TERN_BLOCK; i++) y[i] += (float)sum[i];
         else for (i = 0; i < TERN_BLOCK; i++) y[i] = tern_fma((float)sum[i], level, y[i]);
     }
 }

@@ -123,7 +123,7 @@ class Translation:
         """Appends a layer's description and its call."""
         about = f"{step.name}: {step.info.get('reason', step.kernel)}"
         name = self.program.struct(f"tern_{kind}", f"layer_{index}", fields, about)
-        self.program.calls.append(Call(f"tern_{kind}_{suffix}", name, args))
+        self.program.calls.append(Call(f"tern_{kind}_{suffix}", name, args, step.name))
 
     def epilogue_numbers(self, buffers: list[Buffer]) -> Numbers:
         """Scale, bias and params of an epilogue, from its three buffers."""
