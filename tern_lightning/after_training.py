@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tern_lightning.functional.output_fit import fit_outputs, output_error
+from tern_lightning.nn.batch_norm import fresh_statistics
 from tern_lightning.nn.layer_types import channel_axis, kind_of, weight_of
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
@@ -113,7 +113,7 @@ def post_training(
                 of = "outputs" if called else "weight"
                 progress(f"{one.path}: error of the {of} {found.error:.3f}, rounded {found.rounded:.3f}")
         if batch_norm:
-            with _fresh_statistics(module):
+            with fresh_statistics(module):
                 for batch in batches:
                     run(module, batch)
     finally:
@@ -179,7 +179,7 @@ def _inputs(
 
     handle = layer.register_forward_pre_hook(hook)
     try:
-        with _fresh_statistics(module) if batch_norm else _nothing():
+        with fresh_statistics(module) if batch_norm else nullcontext():
             for batch in batches:
                 try:
                     run(module, batch)
@@ -188,29 +188,6 @@ def _inputs(
     finally:
         handle.remove()
     return found
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _fresh_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch normalization by the batches that run meanwhile, whose mean statistics it has afterward."""
-    own = [one for one in module.modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
-    before = [(one.momentum, {name: value.clone() for name, value in one.named_buffers()}) for one in own]
-    for one in own:
-        one.reset_running_stats()
-        one.momentum, one.training = None, True
-    try:
-        yield
-    finally:
-        for one, (momentum, buffers) in zip(own, before, strict=True):
-            one.momentum, one.training = momentum, False
-            if not one.num_batches_tracked:  # it did not run
-                for name, value in one.named_buffers():
-                    value.copy_(buffers[name])
 
 
 def _layer(one: Decision, inputs: Sequence[Tensor], zeros: float | None, fit: bool) -> PostTrained:

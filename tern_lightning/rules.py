@@ -184,6 +184,13 @@ def resolve(
     return _settle_ties(model, decisions)
 
 
+def named_methods(decisions: Sequence[Decision]) -> dict[str, str]:
+    """The methods of ternary layers by path, with their options, as text."""
+    chosen = [one for one in decisions if one.method is not None]
+    options = [", ".join(f"{key}={value!r}" for key, value in sorted(one.options.items())) for one in chosen]
+    return {one.path: f"{one.method}({own})" for one, own in zip(chosen, options, strict=True)}
+
+
 def adapted(decisions: Sequence[Decision]) -> str | None:
     """What to say where trained adapters stand beside frozen layers that stay float; None where there are none."""
     bases = {one.base: None for one in decisions if one.base is not None}

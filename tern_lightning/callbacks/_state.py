@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tern_lightning.nn.layer_types import find_bias, find_weight, weight_of
 from tern_lightning.nn.recurrent_weights import named_layers
 from tern_lightning.nn.ternary_layers import TernaryLayer
-from tern_lightning.rules import Decision
+from tern_lightning.rules import Decision, named_methods
 
 Layers = dict[str, TernaryLayer]
 
@@ -49,13 +49,6 @@ def _is_copy(root: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
         if weight is None or weight is mine or weight.shape != mine.shape:
             return False
     return True
-
-
-def named_methods(decisions: Sequence[Decision]) -> dict[str, str]:
-    """The methods of ternary layers by path, with their options, as text."""
-    chosen = [one for one in decisions if one.method is not None]
-    options = [", ".join(f"{key}={value!r}" for key, value in sorted(one.options.items())) for one in chosen]
-    return {one.path: f"{one.method}({own})" for one, own in zip(chosen, options, strict=True)}
 
 
 def check_methods(state: Mapping[str, Any], decisions: Sequence[Decision]) -> None:

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._batch_norm import StatisticsReset
 from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, Target
 from tern_lightning.callbacks._phases import check_boundary, reached
 from tern_lightning.functional.projection import ternary_projection
 from tern_lightning.functional.slr import SETTINGS, Relaxation, Settings, penalty_gradient, relax
+from tern_lightning.nn.batch_norm import StatisticsReset
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.ternary_tensor import TernaryTensor
 

@@ -12,16 +12,18 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks import _auto as auto
 from tern_lightning.callbacks import _install as install
 from tern_lightning.callbacks import _phases as phases
 from tern_lightning.callbacks import _report as report
 from tern_lightning.callbacks import _state as state
-from tern_lightning.callbacks._batch_norm import StatisticsReset
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
+from tern_lightning.layer_sensitivity import Sensitivity
+from tern_lightning.nn.batch_norm import StatisticsReset
 from tern_lightning.nn.layer_state import PHASES, Phase
 from tern_lightning.nn.layer_types import find_weight
 from tern_lightning.nn.loaded_weights import resume_training
@@ -31,7 +33,7 @@ from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.recipes.lookup import find_preset
 from tern_lightning.recipes.preset import PresetData
-from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
+from tern_lightning.rules import Decision, Rule, check_options, check_rules, named_methods, resolve
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
@@ -66,7 +68,8 @@ class TernaryCallback(pl.Callback):
         rules: Which layers get another method or stay float; the first rule that matches counts. Without a rule the
             first and the last layer stay float, those of each network where there are several (see
             :func:`tern_lightning.nn.survey.network_ends`), and so do layers that no optimizer moves, such as those of a
-            teacher, and adapters of frozen layers.
+            teacher, and adapters of frozen layers. ``"auto"`` looks at these layers when fit starts and leaves float
+            those that cost too much, as :meth:`tern_lightning.Sensitivity.costly` says; the module should be trained.
         options: Options of ``method``, for example ``{"per_channel": True}``.
         start: When ternary training begins: an epoch (int) or a fraction of the run (float). Where a run is continued
             from a checkpoint that knows no TernaryCallback, both count from there.
@@ -91,7 +94,7 @@ class TernaryCallback(pl.Callback):
     def __init__(
         self,
         method: str = "twn",
-        rules: Sequence[Rule] | None = None,
+        rules: Sequence[Rule] | Literal["auto"] | None = None,
         options: dict[str, Any] | None = None,
         start: int | float = 0,
         freeze: int | float | None = 0.6,
@@ -99,7 +102,9 @@ class TernaryCallback(pl.Callback):
         verbose: bool = True,
     ) -> None:
         self.method: str = method
-        self.rules: tuple[Rule, ...] = check_rules(rules)
+        self.auto: bool = isinstance(rules, str) and rules == "auto"
+        self.rules: tuple[Rule, ...] = () if self.auto else check_rules(rules)  # type: ignore[arg-type]
+        self.sensitivity: Sensitivity | None = None
         self.options: dict[str, Any] = check_options(options)
         get_quantizer(method, **self.options)
         phases.check_boundary("start", start)
@@ -116,6 +121,7 @@ class TernaryCallback(pl.Callback):
         self._layers: state.Layers = {}
         self._copies: dict[str, state.Layers] = {}
         self._codes: dict[str, Tensor] = {}
+        self._costly: dict[str, str] = {}
         self._empty: set[str] = set()
         self.clock: Clock = Clock()
         self._unreached: list[str] = []
@@ -299,7 +305,8 @@ class TernaryCallback(pl.Callback):
             "previous": dict(self._codes),
             "scalars": self._scalars.state(),
             "origin": self.clock.state(),
-            "named": state.named_methods(self.decisions),
+            "named": named_methods(self.decisions),
+            "costly": dict(self._costly),
             "float_best": list(self._float_best),
         }
 
@@ -327,9 +334,24 @@ class TernaryCallback(pl.Callback):
             self._float_best = []
             self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
             self._statistics = StatisticsReset()
-        self.decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
+        self.decisions = self._decide(trainer, pl_module)
         install.warn_of_float(self.decisions)
         self._layers, self._copies = install.make_ternary(trainer, pl_module, self.decisions, self.phase)
+
+    def _decide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Decision]:
+        decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
+        if not self.auto:
+            return decisions
+        if self._restored is not None:
+            self._costly = dict(self._restored.get("costly", {}))
+        elif self.clock.fresh:
+            self.sensitivity = auto.look(trainer, pl_module, decisions, self.verbose and trainer.is_global_zero)
+            # The batches of processes differ, and so may what they found.
+            self._costly = trainer.strategy.broadcast(self.sensitivity.costly())
+            if self.verbose and trainer.is_global_zero:
+                self.sensitivity.show()
+        found = resolve(pl_module, auto.as_rules(self._costly), self.method, self.options, trainer.optimizers)
+        return auto.with_reasons(found, self._costly)
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
         """Continue from the state of a checkpoint, after every other callback has loaded its own."""

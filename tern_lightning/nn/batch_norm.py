@@ -1,13 +1,21 @@
-"""Running statistics of batch normalization, estimated anew from ordinary training batches."""
+"""Running statistics of batch normalization, estimated anew from ordinary batches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 OWN_MOMENTUM = "_own_momentum"
+
+
+def with_statistics(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The layers with running statistics, by path."""
+    found = {path: one for path, one in model.named_modules() if isinstance(one, _BatchNorm)}
+    return {path: one for path, one in found.items() if one.running_mean is not None}
 
 
 class StatisticsReset:
@@ -26,8 +34,8 @@ class StatisticsReset:
 
     def start(self, model: nn.Module, batches: int) -> None:
         """Reset the statistics; the average runs over the next ``batches`` training batches."""
-        for path, module in model.named_modules() if batches else ():
-            if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
+        for path, module in with_statistics(model).items() if batches else ():
+            if module.training:
                 # Where another reset is under way, the layer's momentum is not its own.
                 self.momenta[path] = module.__dict__.setdefault(OWN_MOMENTUM, module.momentum)
                 module.reset_running_stats()
@@ -72,3 +80,27 @@ class StatisticsReset:
         """Go on from :meth:`state`."""
         self.left, self.momenta = state["left"], dict(state["momenta"])
         self.go_on(model)
+
+
+@contextmanager
+def fresh_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalize by the batches that run meanwhile, whose mean statistics a network in evaluation has afterward.
+
+    Layers that do not run keep the statistics that they had.
+    """
+    own = with_statistics(model)
+    modes = {path: one.training for path, one in own.items()}
+    before = {path: {name: value.clone() for name, value in one.named_buffers()} for path, one in own.items()}
+    reset = StatisticsReset()
+    for one in own.values():
+        one.training = True
+    reset.start(model, 1)
+    try:
+        yield
+    finally:
+        reset.stop(model)
+        for path, one in own.items():
+            one.training = modes[path]
+            if not one.num_batches_tracked:
+                for name, value in one.named_buffers():
+                    value.copy_(before[path][name])
