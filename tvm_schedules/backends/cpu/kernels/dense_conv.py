@@ -108,10 +108,11 @@ def emit(spec: Spec) -> Any:
             with e.loop(taps) as t:
                 at = e.load(offsets, t) + base
                 factors = acc.factors(values, first + t * tile)
-                for v in range(vectors):
-                    value = acc.pixels(e.load(bx, at + v * lanes, lanes))
-                    for i in range(tile):
-                        acc.add(i * vectors + v, value, factors[i])
+                # One factor at a time: with all of them beside the sums, 16 registers are one too few.
+                pixel = [acc.pixels(e.load(bx, at + v * lanes, lanes)) for v in range(vectors)]
+                for i in range(tile):
+                    for v in range(vectors):
+                        acc.add(i * vectors + v, pixel[v], factors[i])
             for i in range(tile):
                 inner = row_block * tile + i
                 with e.when(inner < per_group):
