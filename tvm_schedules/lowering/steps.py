@@ -24,17 +24,27 @@ class Place:
 
 @dataclass
 class Buffer:
-    """Memory that steps write and read. ``place`` is fixed for inputs, outputs and constants, assigned for the rest."""
+    """Memory that steps write and read.
+
+    ``place`` is fixed for inputs, outputs and constants, assigned for the rest. One with an ``alias`` has none: it is the
+    other's memory from byte ``offset`` on, which only the back end ``c`` sets.
+    """
 
     name: str
     nbytes: int
     place: Place | None = None
     alias: Buffer | None = None
+    offset: int = 0
 
     @property
     def root(self) -> Buffer:
         """The buffer whose memory this one is."""
         return self.alias.root if self.alias else self
+
+    @property
+    def start(self) -> int:
+        """Where it begins in the memory of :attr:`root`, in bytes."""
+        return self.offset + (self.alias.start if self.alias else 0)
 
 
 @dataclass

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from tvm_schedules.backends.base import Say, quiet
+from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.lower import CLowering
+from tvm_schedules.backends.c.parts import Part, in_parts
 from tvm_schedules.backends.c.program import Program
 from tvm_schedules.backends.c.translate import translate
 from tvm_schedules.common.dtypes import C_TYPES
@@ -53,19 +55,39 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     say("choosing kernels and layouts")
     lowering = CLowering(graph, target)
     lowering.run()
+    constants = Translation(lowering.constants)
+
+    def groups(step: Step) -> int:
+        return int(constants.stored(step.args[1])[1]["window"]["groups"])
+
+    lowering.steps = in_parts(lowering.steps, groups, _arena)
     say(f"writing C for {len(lowering.steps)} steps")
     program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
     lives = lifetimes(lowering.steps)
     reuse_residuals(lowering.steps, lives, _residual_and_output)
     plan = make_plan(graph, lowering, assign_arena(lives, 0))
-    return CProgram(_with_tables(plan, program), program)
+    return CProgram(_with_tables(plan, program, lowering.steps), program)
 
 
-def _with_tables(plan: Plan, program: Program) -> Plan:
+def _arena(steps: list[Step]) -> int:
+    """What the arena for steps would take; nothing is given a place."""
+    lives = lifetimes(steps)
+    free = [buffer for step in steps for buffer in step.args if buffer.alias is None]
+    unplaced = [buffer for buffer in free if buffer.place is None]
+    reuse_residuals(steps, lives, _residual_and_output)
+    size = assign_arena(lives, 0)
+    for buffer in free:
+        buffer.alias = None
+    for buffer in unplaced:
+        buffer.place = None
+    return size
+
+
+def _with_tables(plan: Plan, program: Program, steps: list[Step]) -> Plan:
     """A plan that counts what is written as C tables, and says which ends have an 8-bit form."""
 
     def layer(made: LayerInfo) -> LayerInfo:
-        tables = [program.arrays.get(f"{kind}_{places[made.name]}") for kind in ("weight", "level")]
+        tables = [program.arrays.get(f"{kind}_{index}") for kind in ("weight", "level") for index in places[made.name]]
         stored = sum(table.nbytes for table in tables if table is not None)
         return replace(made, bytes=stored, bits=8 * stored / max(1, prod(made.shape)))
 
@@ -76,7 +98,9 @@ def _with_tables(plan: Plan, program: Program) -> Plan:
             for entry, quant in zip(entries, quants, strict=True)
         )
 
-    places = {step.name: index for index, step in enumerate(plan.steps)}
+    places: dict[str, list[int]] = {}
+    for index, step in enumerate(steps):
+        places.setdefault(step.of if isinstance(step, Part) else step.name, []).append(index)
     return replace(
         plan,
         inputs=ends("input", plan.inputs),

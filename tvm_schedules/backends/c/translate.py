@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tvm_schedules.backends.c.kernels import repack
 from tvm_schedules.backends.c.kernels.common.translation import Translation
+from tvm_schedules.backends.c.parts import Part, part_of
 from tvm_schedules.backends.c.program import Call, Program
 from tvm_schedules.lowering.constant_pool import Constants
-from tvm_schedules.lowering.steps import Step
+from tvm_schedules.lowering.steps import Buffer, Step
 
 __all__ = ["translate"]
 
 _FLAGS = (
     "TERN_TRITS", "TERN_GAPS", "TERN_LINEAR_CODES", "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL",
 )  # fmt: skip
+
+
+class _Translation(Translation):
+    """One that gives parts of layers their rows of what is stored."""
+
+    part: Part | None = None
+
+    def stored(self, buffer: Buffer) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See :class:`Translation`."""
+        stored, params = super().stored(buffer)
+        return (stored, params) if self.part is None else part_of(self.part, stored, params)
 
 
 def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Program:
@@ -25,9 +39,10 @@ def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Pro
         constants: Their numbers.
         inputs: dtypes of the network's inputs.
     """
-    translation = Translation(constants)
+    translation = _Translation(constants)
     program = translation.program
     for index, step in enumerate(steps):
+        translation.part = step if isinstance(step, Part) else None
         step.make()(translation, index, step)
     _find_quantized_ends(translation, inputs)
     for buffer in translation.lists:

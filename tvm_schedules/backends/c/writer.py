@@ -148,7 +148,7 @@ class _Text:
                 place = buffer.root.place if buffer else None
                 if buffer and place and place.kind == "arena" and id(buffer.root) not in names:
                     names[id(buffer.root)] = f"m{len(names)}"
-                    what = f"/* {comment(buffer.name)}: {buffer.root.nbytes} bytes */"
+                    what = f"/* {comment(buffer.root.name)}: {buffer.root.nbytes} bytes */"
                     lines.append(f"    void *const {names[id(buffer.root)]} = arena + {place.offset}; {what}")
         for index, call in enumerate(self.program.calls):
             lines.append(f"    TERN_ON_LAYER({index});")
@@ -166,8 +166,10 @@ class _Text:
             place = buffer.root.place
             assert place is not None
             if place.kind == "arena":
-                return names[id(buffer.root)]
-            return next(name for side, index, _, name in self.ends if (side, index) == (place.kind, place.offset))
+                name = names[id(buffer.root)]
+            else:
+                name = next(end[3] for end in self.ends if end[:2] == (place.kind, place.offset))
+            return f"(void *)((uint8_t *){name} + {buffer.start})" if buffer.start else name
 
         arguments = ", ".join([f"&{call.struct}", *map(operand, call.operands)])
         text = f"{call.function}({arguments});"
