@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.lowering.steps import Buffer, Place, Step
 
-__all__ = ["Life", "assign_arena", "assign_slots", "lifetimes", "reuse_residuals"]
+__all__ = ["Life", "Lives", "assign_arena", "assign_slots", "lifetimes", "place_beside", "reuse_residuals"]
 
 
 @dataclass
@@ -61,7 +61,8 @@ def _unplaced(lives: Lives) -> list[Life]:
 def assign_arena(lives: Lives, slack: int) -> int:
     """Gives every buffer without a place one in an arena.
 
-    First fit over lifetimes, once in the order of time and once from the largest buffer down; the smaller arena counts.
+    First fit over lifetimes, in the order of time, from the largest buffer down, from the longest life down
+    and by both; the smallest arena counts.
 
     Args:
         lives: Of :func:`lifetimes`.
@@ -75,10 +76,28 @@ def assign_arena(lives: Lives, slack: int) -> int:
     free = _unplaced(lives)
     by_time = sorted(free, key=lambda life: (life.first, -life.buffer.nbytes))
     by_size = sorted(free, key=lambda life: (-life.buffer.nbytes, life.first))
-    offsets, size = min((_first_fit(order) for order in (by_time, by_size)), key=lambda found: found[1])
+    by_both = sorted(free, key=lambda life: (-life.buffer.nbytes * (life.last - life.first + 1), life.first))
+    by_life = sorted(free, key=lambda life: (life.first - life.last, -life.buffer.nbytes))
+    orders = (by_time, by_size, by_both, by_life)
+    offsets, size = min((_first_fit(order) for order in orders), key=lambda found: found[1])
     for life in free:
         life.buffer.place = Place("arena", offsets[id(life.buffer)])
     return max(size, most) + slack
+
+
+def place_beside(life: Life, lives: Lives) -> int:
+    """Gives one more buffer a place in an arena where all others have theirs; returns its offset, maybe behind them."""
+    placed = [other for other in lives.values() if other.buffer.place and other.buffer.place.kind == "arena"]
+    taken = [(other.buffer.place.offset, other) for other in placed if other.buffer.place]
+    offset = 0
+    for begin, other in sorted(taken, key=lambda entry: entry[0]):
+        if other.first > life.last or other.last < life.first:
+            continue
+        if offset + life.nbytes <= begin:
+            break
+        offset = max(offset, begin + other.nbytes)
+    life.buffer.place = Place("arena", offset)
+    return offset
 
 
 def _first_fit(order: Iterable[Life]) -> tuple[dict[int, int], int]:

@@ -26,8 +26,8 @@ class Place:
 class Buffer:
     """Memory that steps write and read.
 
-    ``place`` is fixed for inputs, outputs and constants, assigned for the rest. One with an ``alias`` has none: it is the
-    other's memory from byte ``offset`` on, which only the back end ``c`` sets.
+    ``place`` is fixed for inputs, outputs and constants, assigned for the rest. One with an ``alias`` has none:
+    it is the other's memory from byte ``offset`` on, which only the back end ``c`` sets.
     """
 
     name: str

@@ -15,7 +15,7 @@ from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.errors import UnsupportedOperatorError
 from tvm_schedules.ir.graph import Graph, Quant
 from tvm_schedules.ir.plan import LayerInfo, Plan, TensorInfo
-from tvm_schedules.lowering.memory import assign_arena, lifetimes, reuse_residuals
+from tvm_schedules.lowering.memory import Life, Lives, assign_arena, lifetimes, place_beside, reuse_residuals
 from tvm_schedules.lowering.plan import make_plan
 from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.targets.registry import TargetSpec
@@ -58,7 +58,10 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     constants = Translation(lowering.constants)
 
     def groups(step: Step) -> int:
-        return int(constants.stored(step.args[1])[1]["window"]["groups"])
+        stored, params = constants.stored(step.args[1])
+        # The scale of a row holds its level only where all rows have equal ones, which a part does not know.
+        whole = "negative" in stored and params["shape"][0] == 1
+        return 0 if whole else int(params["window"]["groups"])
 
     lowering.steps = in_parts(lowering.steps, groups, _arena)
     say(f"writing C for {len(lowering.steps)} steps")
@@ -66,14 +69,32 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     lives = lifetimes(lowering.steps)
     reuse_residuals(lowering.steps, lives, _residual_and_output)
     plan = make_plan(graph, lowering, assign_arena(lives, 0))
+    _place_inputs(plan, program, lives)
     return CProgram(_with_tables(plan, program, lowering.steps), program)
+
+
+def _place_inputs(plan: Plan, program: Program, lives: Lives) -> None:
+    """Finds places in the arena for inputs in 8 bits, so that a caller needs no memory for them elsewhere."""
+    program.arena_with_inputs = plan.arena_bytes or 0
+    inputs = [life for life in lives.values() if life.buffer.place and life.buffer.place.kind == "input"]
+    for life in inputs:
+        assert life.buffer.place is not None
+        index = life.buffer.place.offset
+        entry = plan.inputs[index]
+        if entry.dtype != "uint8" and ("input", index) not in program.quants:
+            continue
+        own = Life(Buffer(entry.name, prod(entry.shape)), 0, life.last)
+        offset = place_beside(own, lives)
+        lives[id(own.buffer)] = own
+        program.input_offsets[index] = offset
+        program.arena_with_inputs = max(program.arena_with_inputs, offset + own.nbytes)
 
 
 def _arena(steps: list[Step]) -> int:
     """What the arena for steps would take; nothing is given a place."""
     lives = lifetimes(steps)
     free = [buffer for step in steps for buffer in step.args if buffer.alias is None]
-    unplaced = [buffer for buffer in free if buffer.place is None]
+    unplaced = [life.buffer for life in lives.values() if life.buffer.place is None]
     reuse_residuals(steps, lives, _residual_and_output)
     size = assign_arena(lives, 0)
     for buffer in free:

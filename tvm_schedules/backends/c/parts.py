@@ -19,13 +19,16 @@ from tvm_schedules.lowering.steps import Buffer, Step
 __all__ = ["Part", "in_parts", "part_of"]
 
 Groups = Callable[[Step], int]
-"""Says how many groups a convolution has."""
+"""Says how many groups a convolution has; 0 of one that has to stay whole."""
 
-COUNTS = (1, 2, 4, 8, 16)
-"""Numbers of parts; each costs the description of a layer in flash."""
+COUNTS = (1, 2, 4, 8)
+"""Numbers of parts."""
 
-SLACK = 0.01
-"""More memory that fewer parts may take."""
+PASSES = 2
+"""How often every chain's number is chosen anew, those of the others being what they are."""
+
+PRICE = 24
+"""Bytes of RAM that one more step has to save: its description takes about 150 bytes of flash."""
 
 _CONVOLUTIONS = (sparse_conv.NAME, dense_conv.NAME)
 
@@ -59,7 +62,7 @@ def part_of(part: Part, stored: dict[str, Any], params: dict[str, Any]) -> tuple
 
 
 def in_parts(steps: list[Step], groups: Groups, arena: Callable[[list[Step]], int]) -> list[Step]:
-    """The steps with their chains in as few parts as the smallest arena allows.
+    """The steps with their chains in parts, where these take less memory than they cost.
 
     Args:
         steps: In execution order, before scratch memory is added.
@@ -67,18 +70,16 @@ def in_parts(steps: list[Step], groups: Groups, arena: Callable[[list[Step]], in
         arena: Plans memory for steps and gives its size; what it has planned is undone.
     """
     chains = _chains(steps, groups)
-    most = [max(n for n in COUNTS if _channels(steps[chain[-1]]) % n == 0) for chain in chains]
-    counts = list(most)
-
-    def size() -> int:
-        return arena(_split(steps, groups, chains, counts))
-
-    least = size() * (1 + SLACK) if chains else 0
-    for index in range(len(chains)):
-        for count in (n for n in COUNTS if _channels(steps[chains[index][-1]]) % n == 0):
-            counts[index] = count
-            if count == most[index] or size() <= least:
-                break
+    allowed = [[n for n in COUNTS if _channels(steps[chain[-1]]) % n == 0] for chain in chains]
+    counts = [counts[-1] for counts in allowed]
+    for _ in range(PASSES):
+        for index, choices in enumerate(allowed):
+            costs = {}
+            for count in choices:
+                counts[index] = count
+                made = _split(steps, groups, chains, counts)
+                costs[count] = arena(made) + PRICE * len(made)
+            counts[index] = min(choices, key=costs.__getitem__)
     return _split(steps, groups, chains, counts)
 
 
@@ -103,7 +104,7 @@ def _chains(steps: Sequence[Step], groups: Groups) -> list[list[int]]:
     found: list[list[int]] = []
     taken: set[int] = set()
     for index, step in enumerate(steps):
-        if index in taken or step.kernel not in _CONVOLUTIONS or step.spec.x.batch > 1 or groups(step) > 1:
+        if index in taken or step.kernel not in _CONVOLUTIONS or step.spec.x.batch > 1 or groups(step) != 1:
             continue
         chain = [index]
         while (after := _next(steps, groups, readers, chain[-1])) is not None and after not in taken:
@@ -135,9 +136,7 @@ def _next(steps: Sequence[Step], groups: Groups, readers: dict[int, list[int]], 
     return after[0] if out.root in [other.root for other in others[:-1]] and groups(step) == 1 else None
 
 
-def _split(
-    steps: Sequence[Step], groups: Groups, chains: Sequence[Sequence[int]], counts: Sequence[int]
-) -> list[Step]:
+def _split(steps: Sequence[Step], groups: Groups, chains: Sequence[Sequence[int]], counts: Sequence[int]) -> list[Step]:
     """All steps; those of a chain where its last one stood."""
     last = {chain[-1]: (chain, count) for chain, count in zip(chains, counts, strict=True) if count > 1}
     inside = {index for chain, _ in last.values() for index in chain}

@@ -53,6 +53,7 @@ class Program:
         calls: In execution order.
         quants: Scale and zero point of the inputs and outputs that callers may give and take in 8 bits, by kind and
             number; empty where some float input has no such form.
+        input_offsets: Where inputs in 8 bits may lie in an arena of ``arena_with_inputs`` bytes, by number.
     """
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -62,6 +63,8 @@ class Program:
     flags: dict[str, int] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     quants: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
+    input_offsets: dict[int, int] = field(default_factory=dict)
+    arena_with_inputs: int = 0
     largest_offset: int = 0
     _known: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
 

@@ -89,6 +89,10 @@ class _Text:
                 line += f"; in 8 bits uint8 q for the number (q - {quant[1]}) * {scale[:-1]}"
                 macros += [f"#define {prefix}_SCALE {scale}", f"#define {prefix}_ZERO_POINT {quant[1]}"]
             lines.append(line)
+            if side == "input" and index in program.input_offsets:
+                macros.append(f"#define {prefix}_OFFSET {program.input_offsets[index]}")
+        if program.input_offsets:
+            macros.append(f"#define {self.upper}_ARENA_BYTES_WITH_INPUT {max(ALIGN, program.arena_with_inputs)}")
         quantized = ""
         if program.quants:
             quantized = (
@@ -109,6 +113,7 @@ class _Text:
             titles=", ".join(f'"{comment(call.title)}"' for call in program.calls),
             lower=self.lower,
             upper=self.upper,
+            inputs=_INPUTS.format(upper=self.upper) if program.input_offsets else "",
             weights=self.files.weights,
         )
 
@@ -211,6 +216,11 @@ def _load(name: str, words: dict[str, str] | None = None) -> str:
     return text
 
 
+_INPUTS = (
+    " An input in 8 bits may lie in an arena of {upper}_ARENA_BYTES_WITH_INPUT bytes, {upper}_INPUT_OFFSET\n"
+    "   bytes behind its start; a call overwrites it."
+)
+
 _CONFIG = """\
 /* What a program may decide: -DTERN_CONFIG='"my_config.h"' names a file that defines any of these. */
 #ifdef TERN_CONFIG
@@ -233,10 +243,10 @@ _HEADER = """\
 
    Nothing is allocated. Tensors between the layers take {upper}_ARENA_BYTES: a static array, or memory of
    yours with the functions that end in _arena, which may run at the same time on different arenas
-   (-D{upper}_NO_STATIC_ARENA leaves the static array and the functions that use it away). Of a C library only memcpy and
-   memset are used, if at all; there are no other dependencies. All functions return 0, or -1 when a pointer is NULL or
-   the arena is too small or not
-   aligned to 8 bytes. The tables of {weights} take {tables} bytes of flash. */
+   (-D{upper}_NO_STATIC_ARENA leaves the static array and the functions that use it away). Of a C library only memcpy
+   and memset are used, if at all; there are no other dependencies. All functions return 0, or -1 when a pointer is NULL
+   or the arena is too small or not
+   aligned to 8 bytes.{inputs} The tables of {weights} take {tables} bytes of flash. */
 #ifndef {upper}_H
 #define {upper}_H
 
