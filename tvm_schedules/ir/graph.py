@@ -9,8 +9,10 @@ import numpy as np
 
 from tvm_schedules.ir.layout import Triple, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.ir.view import NOWHERE, View
 
 __all__ = [
+    "Attention",
     "Clip",
     "DenseWeight",
     "GlobalPool",
@@ -180,6 +182,23 @@ class Scatter(Fused):
     axis: int | None = None
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+
+
+@dataclass
+class Attention(Fused):
+    """``softmax(factor * q k^T + masks) v`` for many pairs of matrices, read and written where they lie in memory.
+
+    ``inputs`` are three tensors, which may be the same one, and the masks; ``q``, ``k``, ``v``, ``masks`` and ``out``
+    say where in them, and in the output, the matrices lie: ``[..., S, D]``, ``[..., T, D]``, ``[..., T, Dv]``,
+    ``[..., S, T]`` and ``[..., S, Dv]``, with the same leading axes.
+    """
+
+    factor: float = 1.0
+    q: View = NOWHERE
+    k: View = NOWHERE
+    v: View = NOWHERE
+    masks: tuple[View, ...] = ()
+    out: View = NOWHERE
 
 
 @dataclass

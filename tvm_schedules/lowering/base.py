@@ -225,6 +225,10 @@ class Lowering(ABC):
         place = self.plain(name).root.place
         return place is not None and place.kind in ("input", "output")
 
+    def has_planes(self, name: str) -> bool:
+        """Whether the tensor was written in planes of rows, from where :meth:`packed` has it without a copy."""
+        return home(self.graph, name, rows=True) in self._packed and name not in self._plain
+
     def packed(self, key: Any) -> Buffer:
         """The tensor in planes of the layout ``key``."""
         if key in self._packed:

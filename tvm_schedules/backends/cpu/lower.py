@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from tvm_schedules.backends.cpu.attention import with_attention
 from tvm_schedules.backends.cpu.in_place import in_place
 from tvm_schedules.backends.cpu.kernels import (
+    attention,
     dense_conv,
     dense_conv_dot,
     dense_conv_dot_channels,
@@ -58,6 +60,7 @@ KERNELS: Sequence[Kernel] = (
     pool,
     global_pool,
     recurrent,
+    attention,
 )
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
@@ -73,7 +76,7 @@ class CpuLowering(Lowering):
 
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
-        graph, carried = in_place(graph)
+        graph, carried = in_place(with_attention(graph))
         super().__init__(graph, target, overrides)
         self.carried = carried
 

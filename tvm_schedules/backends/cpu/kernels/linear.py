@@ -1,9 +1,10 @@
 """Linear layers over plain rows ``[M, K]`` (a few tokens, a classifier): output channels are the vector lanes.
 
 Ternary codes with 8-bit activations add 8-bit products in 16 bits, exact for 128 inputs at a time, then in 32 bits.
-Everything else (several terms, 8-bit dense weights, float activations) multiplies and adds in float32.
+Everything else (several terms, 8-bit dense weights, float activations) multiplies and adds in float32, tiles of rows
+and vectors of output channels at a time; rows of bytes are converted for a tile first.
 
-Bound by reading the weights: there is one multiply-add for each of them and each row.
+Bound by reading the weights for a few rows, and by multiply-adds for many.
 """
 
 from __future__ import annotations
@@ -16,8 +17,37 @@ from tvm_schedules.lowering.rules.linear import NAME, Spec, lower
 
 __all__ = ["NAME", "Spec", "emit", "lower"]
 
+MOST_ROWS = 6
+"""Rows of a tile at most."""
+
+ONE_ROW = 8
+"""Vectors of output channels of a tile of one row: as many sums do not wait for each other."""
+
 STEP = 128
 """Inputs whose products with -1, 0, 1 fit 16 bits: 128 * 255 < 32768."""
+
+
+def _tile(spec: Spec) -> tuple[int, int]:
+    """Rows and vectors of a tile, whose sums are in registers with what one input needs."""
+    total, wide = spec.padded // spec.lanes, spec.vector == 64
+    if spec.exact:
+        return 1, 1
+    if spec.batch == 1:
+        return 1, min(ONE_ROW, total)
+    vectors = min(4 if wide else 2, total)
+    tiles = -(-spec.batch // MOST_ROWS)
+    return -(-spec.batch // tiles), vectors
+
+
+def _convert(e: Emitter, source: Any, start: Any, target: Any, count: int, lanes: int) -> None:
+    """``count`` bytes from ``start`` on as floats."""
+    if count >= lanes:
+        with e.loop(count // lanes) as i:
+            e.store(target, i * lanes, e.cast(e.load(source, start + i * lanes, lanes), f"float32x{lanes}"), lanes)
+    if count % lanes:
+        with e.loop(count % lanes) as i:
+            at = i + count // lanes * lanes
+            e.store(target, at, e.cast(e.load(source, start + at), "float32"))
 
 
 def emit(spec: Spec) -> Any:
@@ -34,7 +64,7 @@ def emit(spec: Spec) -> Any:
     if spec.residual:
         arguments.append(("residual", spec.residual))
     arguments.append(("out", spec.out))
-    blocks = spec.padded // lanes
+    blocks, (rows, vectors) = spec.padded // lanes, _tile(spec)
 
     def body(e: Emitter, *pointers: Any) -> None:
         x, values = e.view(pointers[0], spec.batch * K, spec.x), e.view(pointers[1], K * spec.padded, spec.weights)
@@ -62,32 +92,65 @@ def emit(spec: Spec) -> Any:
                 step(K // STEP * STEP, K % STEP)
             return e.cast(e.load(total, 0, lanes), f32)
 
-        def floats(m: Any, block: Any) -> Any:
-            acc = e.local(lanes, "float32")
-            e.store(acc, 0, e.const(0.0, f32), lanes)
+        def floats(m: Any, block: Any) -> list[Any]:
+            """Sums of a tile, row by row, each of them in the vectors of one buffer."""
+            source, start, pitch = x, m * K, K
+            if spec.x != "float32":
+                source, start = e.scratch(rows * K, "float32"), e.integer(0)
+                _convert(e, x, m * K, source, rows * K, lanes)
+            sums = [e.local(lanes * vectors, "float32") for _ in range(rows)]
+            for acc in sums:
+                for v in range(vectors):
+                    e.store(acc, v * lanes, e.const(0.0, f32), lanes)
             with e.loop(K) as k:
-                pixel = e.splat(e.cast(e.load(x, m * K + k), "float32"), lanes)
-                weight = e.cast(e.load(values, k * spec.padded + block * lanes, lanes), f32)
-                old = e.load(acc, 0, lanes)
-                e.store(acc, 0, e.fma(pixel, weight, old) if spec.fma else old + pixel * weight, lanes)
-            return e.load(acc, 0, lanes)
+                place = k * spec.padded + block * lanes
+                weights = [e.cast(e.load(values, place + v * lanes, lanes), f32) for v in range(vectors)]
+                for r, acc in enumerate(sums):
+                    pixel = e.splat(e.load(source, start + r * pitch + k), lanes)
+                    for v, weight in enumerate(weights):
+                        old = e.load(acc, v * lanes, lanes)
+                        e.store(acc, v * lanes, e.fma(pixel, weight, old) if spec.fma else old + pixel * weight, lanes)
+            return sums
 
-        def result(y: Any) -> Any:
-            return e.cast(e.bits(y + e.const(MAGIC, "float32"), "int32"), "uint8") if spec.out == "uint8" else y
+        def put(y: Any, place: Any, count: int) -> None:
+            """Stores ``count`` results side by side."""
+            kind = f"float32x{count}" if count > 1 else "float32"
+            if residual is not None:
+                other = e.load(residual, place, count)
+                y = y + e.cast(other, kind) * e.splat(e.load(params, 0), count)
+            y = e.min(e.max(y, e.splat(e.load(params, 1), count)), e.splat(e.load(params, 2), count))
+            if spec.out == "uint8":
+                y = e.cast(
+                    e.bits(y + e.const(MAGIC, kind), kind.replace("float", "int")), kind.replace("float32", "uint8")
+                )
+            e.store(out, place, y, count)
 
-        with e.jobs(spec.batch * blocks, spec.parallel) as job:
-            m, block = job // blocks, job % blocks
-            row = e.local(lanes, "float32")
-            acc = integers(m, block) if spec.exact else floats(m, block)
+        def finish(acc: Any, m: Any, block: Any) -> None:
+            """What a vector of sums becomes in a row of the output, as far as there are channels."""
             factor, offset = e.load(scale, block * lanes, lanes), e.load(bias, block * lanes, lanes)
-            e.store(row, 0, e.fma(acc, factor, offset) if spec.fma else acc * factor + offset, lanes)
-            with e.loop(lanes) as i:
-                o = block * lanes + i
-                with e.when(o < O):
-                    y = e.load(row, i)
-                    if residual is not None:
-                        y = y + e.cast(e.load(residual, m * O + o), "float32") * e.load(params, 0)
-                    y = e.min(e.max(y, e.load(params, 1)), e.load(params, 2))
-                    e.store(out, m * O + o, result(y))
+            y, first = e.bind(e.fma(acc, factor, offset) if spec.fma else acc * factor + offset), e.bind(block * lanes)
+            place = m * O + first
+            if O % lanes == 0:
+                put(y, place, lanes)
+                return
+            with e.when(first + lanes <= O):
+                put(y, place, lanes)
+            with e.when(first + lanes > O):
+                row = e.local(lanes, "float32")
+                e.store(row, 0, y, lanes)
+                with e.loop(O % lanes) as i:
+                    put(e.load(row, i), place + i, 1)
+
+        across = -(-blocks // vectors)
+        with e.jobs(-(-spec.batch // rows) * across, spec.parallel) as job:
+            # The last tiles begin earlier: what is computed twice is the same.
+            m = e.bind(e.min(job // across * rows, e.integer(spec.batch - rows)))
+            block = e.bind(e.min(job % across * vectors, e.integer(blocks - vectors)))
+            if spec.exact:
+                finish(integers(m, block), m, block)
+                return
+            for r, acc in enumerate(floats(m, block)):
+                for v in range(vectors):
+                    finish(e.load(acc, v * lanes, lanes), m + r, block + v)
 
     return kernel_function(arguments, body)

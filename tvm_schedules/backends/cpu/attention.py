@@ -1,0 +1,385 @@
+"""Finds attention in a graph, as one operator or as the products and the softmax that it is made of.
+
+What networks do to the three tensors before it (reshapes, transposes, slices of one that has all three) and to the
+result only says where matrices lie: the kernel reads and writes them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod, sqrt
+
+import numpy as np
+
+from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Value
+from tvm_schedules.ir.view import View
+
+__all__ = ["with_attention"]
+
+FEWEST_ROWS = 4
+"""Queries from which it pays to arrange keys and values for the products."""
+
+MOST_REPEATED = 1 << 22
+"""Elements that a constant mask may have when it is written out, where no strides repeat it."""
+
+_RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+"""Operators that change axes only."""
+
+
+def with_attention(graph: Graph) -> Graph:
+    """Writes what is attention as :class:`~tvm_schedules.ir.graph.Attention`.
+
+    Args:
+        graph: A fused graph; it is not changed.
+    """
+    finder = _Finder(graph)
+    made: dict[int, Node] = {}
+    gone: set[int] = set()
+    constants: dict[str, np.ndarray] = {}
+    for node in graph.nodes:
+        found = finder.find(node) if node.op in ("Softmax", "Attention") and not isinstance(node, Fused) else None
+        if found is None:
+            continue
+        made[id(found.nodes[-1])] = found.attention
+        gone.update(id(one) for one in found.nodes)
+        constants |= found.constants
+    if not made:
+        return graph
+    nodes = [made.get(id(node), node) for node in graph.nodes if id(node) in made or id(node) not in gone]
+    values = graph.values | {name: Value(name, array.shape, "float32") for name, array in constants.items()}
+    result = replace(graph, nodes=nodes, values=values, constants=graph.constants | constants)
+    result.prune()
+    return result
+
+
+@dataclass
+class _Found:
+    """An attention, the nodes that it takes the place of in execution order, and masks that were made for it."""
+
+    attention: Attention
+    nodes: list[Node]
+    constants: dict[str, np.ndarray]
+
+
+@dataclass
+class _Scores:
+    """What becomes of the product of queries and keys before the softmax.
+
+    Attributes:
+        product: The product.
+        factor: What it is multiplied by.
+        masks: What is added then, and the shape that the scores have there.
+        nodes: All of these nodes, the product first.
+    """
+
+    product: Node
+    factor: float
+    masks: list[tuple[str, tuple[int, ...]]]
+    nodes: list[Node]
+
+
+class _Finder:
+    """Looks for attention around nodes of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.readers, self.producers = graph, graph.consumers(), graph.producers()
+
+    def find(self, node: Node) -> _Found | None:
+        """The attention that a Softmax or an Attention is part of."""
+        return self._operator(node) if node.op == "Attention" else self._softmax(node)
+
+    # -- the operator --------------------------------------------------------------------------------------------------
+    def _operator(self, node: Node) -> _Found | None:
+        shapes, attrs = self.graph.values, node.attrs
+        inputs = [*node.inputs, *[""] * 4][:4]
+        plain = not any(node.inputs[4:]) and not any(node.outputs[1:]) and not attrs.get("softcap", 0.0)
+        if not plain or any(name not in shapes for name in inputs[:3]):
+            return None
+        if attrs.get("is_causal", 0) and shapes[inputs[0]].shape[-2] != shapes[inputs[1]].shape[-2]:
+            return None
+        heads = [attrs.get("q_num_heads"), attrs.get("kv_num_heads"), attrs.get("kv_num_heads")]
+        views: list[View] = []
+        names: list[str] = []
+        factors = 1.0
+        for name, count in zip(inputs[:3], heads, strict=True):
+            source, view, factor = self._trace(name)
+            if len(view.shape) == 3:
+                batch, length, width = view.shape
+                split = view.reshaped((batch, length, count, width // count)) if count else None
+                if split is None:
+                    return None
+                view = split.transposed((0, 2, 1, 3))
+            if factor != 1.0 and len(views) == 2:  # a factor of the values is none of the scores
+                source, view = name, View.whole(shapes[name].shape)
+                factor = 1.0
+            names.append(source)
+            views.append(view)
+            factors *= factor
+        queries, keys = views[0].shape[1], views[1].shape[1]
+        if len(shapes[node.outputs[0]].shape) not in (3, 4) or queries % keys:
+            return None
+        lead = (views[0].shape[0], keys, queries // keys)
+        grouped = [views[0].reshaped((*lead, *views[0].shape[2:]))]
+        for view in views[1:]:
+            inner = View((*view.shape[:2], 1, *view.shape[2:]), (*view.strides[:2], 0, *view.strides[2:]), view.offset)
+            grouped.append(inner.broadcast((*lead, *view.shape[2:])))
+        q, k, v = grouped
+        if q is None or k is None or v is None:
+            return None
+        scale = float(attrs.get("scale", 0.0) or 1 / sqrt(q.shape[-1]))
+        square = (lead[0], queries, q.shape[-2], k.shape[-2])
+        masks: list[tuple[str, tuple[int, ...]]] = [(inputs[3], square)] if inputs[3] else []
+        constants: dict[str, np.ndarray] = {}
+        if attrs.get("is_causal", 0):
+            constants[f"{node.name}/causal"] = np.triu(np.full(square[-2:], -np.inf, np.float32), 1)
+            masks.append((f"{node.name}/causal", square))
+        rank4 = len(shapes[node.outputs[0]].shape) == 4
+        order = (0, 1, 2, 3) if rank4 else (0, 2, 1, 3)  # with three axes, heads lie side by side in a row
+        scores = _Scores(node, factors * scale, masks, [])
+        return self._made(node, node, scores, (names, (q, k, v)), order, constants)
+
+    # -- products and a softmax ----------------------------------------------------------------------------------------
+    def _softmax(self, node: Node) -> _Found | None:
+        shape = self.graph.values[node.outputs[0]].shape if node.outputs[0] in self.graph.values else ()
+        if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or self.graph.opset < 13:
+            return None
+        last = self._only_reader(node.outputs[0])
+        if last is None or last.op != "MatMul" or isinstance(last, Fused) or last.inputs[0] != node.outputs[0]:
+            return None
+        scores = self._scores(node.inputs[0], shape)
+        if scores is None:
+            return None
+        traced = [self._trace(name) for name in (*scores.product.inputs[:2], last.inputs[1])]
+        if traced[2][2] != 1.0:
+            name = last.inputs[1]
+            traced[2] = name, View.whole(self.graph.values[name].shape), 1.0
+        try:
+            q = traced[0][1].broadcast((*shape[:-1], traced[0][1].shape[-1]))
+            k = traced[1][1].broadcast((*shape[:-2], traced[1][1].shape[-2], shape[-1]))
+            v = traced[2][1].broadcast((*shape[:-2], *traced[2][1].shape[-2:]))
+        except (ValueError, IndexError):
+            return None
+        rank = len(shape)
+        turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
+        scores.factor *= traced[0][2] * traced[1][2]
+        scores.nodes.append(node)
+        return self._made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None, {})
+
+    def _scores(self, name: str, shape: tuple[int, ...]) -> _Scores | None:
+        """From the softmax back to the product: factors, masks and reshapes of the leading axes."""
+        found = _Scores(Node("", "", [], []), 1.0, [], [])
+        while True:
+            node = self.producers.get(name)
+            if node is None or isinstance(node, Fused) or self._only_reader(name) is None:
+                return None
+            here = self.graph.values[name].shape
+            if here[-2:] != shape[-2:]:
+                return None
+            found.nodes.insert(0, node)
+            if node.op == "MatMul":
+                found.product = node
+                return found if here == shape or len(here) == len(shape) == 0 else None
+            constant = self._scalar(node)
+            if node.op in ("Mul", "Div") and constant is not None:
+                found.factor *= constant[1]
+                name = constant[0]
+            elif node.op in ("Reshape", "Squeeze", "Unsqueeze"):
+                name = node.inputs[0]
+            elif node.op == "Add" and found.factor == 1.0:
+                sides = [one for one in node.inputs if self._leads_to_product(one, here)]
+                if len(sides) != 1:
+                    return None
+                name = sides[0]
+                found.masks.append((node.inputs[1 - node.inputs.index(name)], here))
+            else:
+                return None
+
+    def _leads_to_product(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor is made of a product by operators of one operand (or of a constant one)."""
+        for _ in range(8):
+            node = self.producers.get(name)
+            if node is None or isinstance(node, Fused) or self.graph.values[name].shape[-2:] != shape[-2:]:
+                return False
+            if node.op == "MatMul":
+                return True
+            computed = [one for one in node.inputs if one in self.producers]
+            if node.op not in ("Mul", "Div", "Add", "Reshape", "Squeeze", "Unsqueeze") or not computed:
+                return False
+            name = computed[0]
+        return False
+
+    # -- what both have in common --------------------------------------------------------------------------------------
+    def _made(
+        self,
+        last: Node,
+        first: Node,
+        scores: _Scores,
+        operands: tuple[Sequence[str], tuple[View, View, View]],
+        order: tuple[int, ...] | None,
+        constants: dict[str, np.ndarray],
+    ) -> _Found | None:
+        """The node; None where a shape or type is not the kernel's."""
+        graph, (names, (q, k, v)) = self.graph, operands
+        if any(graph.values[n].dtype != "float32" if n in graph.values else True for n in names):
+            return None
+        if any(name in graph.constants or name in graph.weights for name in names) or q.shape[-2] < FEWEST_ROWS:
+            return None
+        masks = []
+        for index, (name, shape) in enumerate(scores.masks):
+            mask = self._mask(name, shape, (*q.shape[:-1], k.shape[-2]), constants, f"{last.name}/mask{index}")
+            if mask is None:
+                return None
+            masks.append(mask)
+        name, nodes = last.outputs[0], [*scores.nodes, last]
+        inner = (*q.shape[:-1], v.shape[-1])
+        folded = graph.values[name].shape
+        if order is not None and len(folded) == 3:
+            folded = (folded[0], folded[1], q.shape[1] * q.shape[2], v.shape[-1])
+        out, after = self._results(name)
+        view = self._written(out, after, folded, order, inner)
+        while view is None and after:
+            after.pop()
+            out = after[-1].outputs[0] if after else name
+            view = self._written(out, after, folded, order, inner)
+        if view is None:
+            return None
+        attention = Attention(
+            last.name, "Attention", [*names, *(m for m, _ in masks)], [out],
+            fused=[node.name for node in [*nodes, *after] if node is not last],
+            factor=scores.factor, q=q, k=k, v=v, masks=tuple(view for _, view in masks), out=view,
+        )  # fmt: skip
+        kept = {name: array for name, array in constants.items() if any(name == m for m, _ in masks)}
+        return _Found(attention, [*nodes, *after], kept)
+
+    def _results(self, name: str) -> tuple[str, list[Node]]:
+        """What reshapes and transposes make of a result that nobody else reads."""
+        nodes: list[Node] = []
+        while (node := self._only_reader(name)) is not None and (node.op in _RESHAPES or node.op == "Transpose"):
+            if isinstance(node, Fused) or self.graph.values[node.outputs[0]].quant or node.inputs[0] != name:
+                break
+            nodes.append(node)
+            name = node.outputs[0]
+        return name, nodes
+
+    def _written(
+        self, out: str, after: Sequence[Node], shape: tuple[int, ...], order: Sequence[int] | None, inner: Sequence[int]
+    ) -> View | None:
+        """Where the result lies in the tensor that the last of these nodes makes of it."""
+        view: View | None = View.whole(self.graph.values[out].shape)
+        for node in reversed(after):
+            before = self.graph.values[node.inputs[0]].shape
+            if view is None:
+                return None
+            if node.op == "Transpose":
+                perm = list(node.attrs.get("perm", range(len(before))[::-1]))
+                view = view.transposed([perm.index(axis) for axis in range(len(perm))])
+            else:
+                view = view.reshaped(before)
+        view = view.reshaped(shape) if view is not None else None
+        if view is not None and order is not None:
+            view = view.transposed(order)
+        return view.reshaped(inner) if view is not None else None
+
+    def _mask(
+        self,
+        name: str,
+        there: tuple[int, ...],
+        shape: tuple[int, ...],
+        constants: dict[str, np.ndarray],
+        new: str,
+    ) -> tuple[str, View] | None:
+        """A mask's tensor and how it lies over the scores ``shape``; ``there`` is the shape that they have with it."""
+        array = constants.get(name, self.graph.constants.get(name))
+        if array is not None and array.dtype == bool:
+            if not array.any(-1).all():
+                return None  # a row without any key
+            array = np.where(array, np.float32(0), np.float32(-np.inf))
+            constants[new], name = array, new
+        if array is not None:
+            own, dtype = array.shape, array.dtype.name
+        elif name in self.graph.values and self.graph.values[name].quant is None:
+            own, dtype = self.graph.values[name].shape, self.graph.values[name].dtype
+        else:
+            return None
+        try:
+            view = View.whole(own).broadcast(there).reshaped(shape)
+        except ValueError:
+            return None
+        if view is None and array is not None and prod(shape) <= MOST_REPEATED:
+            constants[new] = np.ascontiguousarray(np.broadcast_to(array, there).reshape(shape))
+            name, view = new, View.whole(shape)
+        if dtype != "float32" or view is None or (view.strides[-1] not in (0, 1) and view.shape[-1] > 1):
+            return None
+        return name, view
+
+    def _trace(self, name: str) -> tuple[str, View, float]:
+        """The tensor in which another one lies, where, and what it is multiplied by."""
+        node, shape = self.producers.get(name), self.graph.values[name].shape
+        own = name, View.whole(shape), 1.0
+        if node is None or isinstance(node, Fused) or self.graph.values[name].quant:
+            return own
+        scaled = self._scalar(node) if node.op in ("Mul", "Div") else None
+        if scaled is not None and self.graph.values[scaled[0]].shape == shape:
+            source, view, factor = self._trace(scaled[0])
+            return source, view, factor * scaled[1]
+        if not node.inputs or node.inputs[0] not in self.graph.values or node.inputs[0] in self.graph.constants:
+            return own
+        moved = self._moved(node, name, shape)
+        return own if moved is None else moved
+
+    def _moved(self, node: Node, name: str, shape: tuple[int, ...]) -> tuple[str, View, float] | None:
+        """:meth:`_trace` through an operator that moves elements only; None where it does something else."""
+        if node.op not in {*_RESHAPES, "Transpose", "Slice", "Split", "Gather"}:
+            return None
+        source, inner, factor = self._trace(node.inputs[0])
+        view: View | None = None
+        if node.op in _RESHAPES:
+            view = inner.reshaped(shape)
+        elif node.op == "Transpose":
+            view = inner.transposed(node.attrs.get("perm", range(len(inner.shape))[::-1]))
+        elif node.op == "Split":
+            axis = int(node.attrs.get("axis", 0)) % len(inner.shape)
+            sizes = [self.graph.values[one].shape[axis] if one in self.graph.values else None for one in node.outputs]
+            before = sizes[: node.outputs.index(name)]
+            if None not in before:
+                view = inner.cut(axis, sum(size or 0 for size in before), shape[axis])
+        elif node.op == "Slice":
+            view = _sliced(inner, [self.graph.constants.get(one) for one in node.inputs[1:]], shape)
+        else:
+            index = self.graph.constants.get(node.inputs[1])
+            axis = int(node.attrs.get("axis", 0)) % len(inner.shape)
+            if index is not None and index.size == 1:
+                view = inner.cut(axis, int(index.item()) % inner.shape[axis], 1).reshaped(shape)
+        return None if view is None else (source, view, factor)
+
+    def _scalar(self, node: Node) -> tuple[str, float] | None:
+        """The operand of a product or quotient with one number, and the factor."""
+        for index, name in enumerate(node.inputs if len(node.inputs) == 2 else ()):
+            array, other = self.graph.constants.get(name), node.inputs[1 - index]
+            if array is None or array.size != 1 or other not in self.graph.values or (node.op == "Div" and index == 0):
+                continue
+            value = float(array.ravel()[0])
+            return other, 1 / value if node.op == "Div" else value
+        return None
+
+    def _only_reader(self, name: str) -> Node | None:
+        after = self.readers.get(name, [])
+        return after[0] if len(after) == 1 and name not in self.graph.outputs else None
+
+
+def _sliced(view: View, given: Sequence[np.ndarray | None], shape: Mapping[int, int] | Sequence[int]) -> View | None:
+    """A view of a Slice with constant starts, axes and steps, whose result has the shape ``shape``."""
+    if any(array is None for array in given):
+        return None
+    starts, _, *more = ([int(n) for n in array.ravel()] for array in given if array is not None)
+    axes = more[0] if more else list(range(len(starts)))
+    steps = more[1] if len(more) > 1 else [1] * len(starts)
+    for start, axis, step in zip(starts, axes, steps, strict=True):
+        if step < 1:
+            return None
+        axis %= len(view.shape)
+        size = view.shape[axis]
+        begin = min(max(start + size if start < 0 else start, 0), size)
+        view = view.cut(axis, begin, shape[axis], step)
+    return view
