@@ -1,4 +1,4 @@
-"""Nodes that TVM's front end reads as something else than ONNX says, written with operators that it reads right."""
+"""Nodes that TVM's front end lacks, or reads as something else than ONNX says, written with others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvm_schedules.fallback.compositions import COMPOSED, Composition
 from tvm_schedules.frontend.constant_folding import fixed_shape, run_node
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ __all__ = ["rewritten"]
 
 
 def rewritten(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
-    """Puts other nodes in place of those whose attributes TVM ignores.
+    """Puts other nodes in place of those that TVM does not have, or whose attributes it ignores.
 
     Args:
         model: The model; it is not changed.
@@ -37,6 +38,10 @@ def rewritten(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> on
         elif node.op_type == "Resize" and all(name in constants for name in node.input[1:] if name):
             known = {name: numpy_helper.to_array(constants[name]) for name in node.input[1:] if name}
             made = _resize(node, known, types, opset)
+        elif node.op_type in COMPOSED:
+            parts = Composition(node, types)
+            known = {name: numpy_helper.to_array(constants[name]) for name in node.input if name in constants}
+            made = (parts.nodes, parts.constants) if COMPOSED[node.op_type](parts, known) else None
         if made is None:
             nodes.append(node)
             continue

@@ -21,6 +21,7 @@ from tvm_schedules.frontend.constant_folding import (
     read_by,
     result_sizes,
 )
+from tvm_schedules.frontend.quantized_operators import with_plain_operators
 from tvm_schedules.ir.graph import Graph, Node, Value
 
 __all__ = ["read"]
@@ -80,6 +81,7 @@ def read(model: Any) -> Graph:
     import onnx
 
     _check_ends(model)
+    model = with_plain_operators(model)
     try:
         # Without data_prop: it follows numbers through the network without bounds.
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)

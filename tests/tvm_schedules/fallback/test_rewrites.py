@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,61 @@ def test_normalization_in_training_mode_is_refused() -> None:
     made.graph.node[0].output.extend(["mean", "variance"])
     with pytest.raises(UnsupportedOperatorError, match="node 'node': BatchNormalization is in training mode"):
         read(made)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("p", [1, 2])
+def test_norms(p: int, axis: int) -> None:
+    x = RNG.standard_normal((3, 5, 7)).astype(np.float32)
+    x[:, 2], x[1], x[..., 3] = 0, 0, 0
+    agree(model("LpNormalization", {"x": x}, p=p, axis=axis), x)
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("shape", [(1,), (5,), (3, 8), (2, 7, 3)])
+def test_cumulative_products(shape: tuple[int, ...], exclusive: int, reverse: int) -> None:
+    x, axis = RNG.uniform(0.5, 1.5, shape).astype(np.float32), len(shape) // 2
+    if reverse:
+        x = np.flip(x, axis)
+    wanted = np.cumprod(x, axis)
+    if exclusive:
+        first = np.ones_like(np.take(x, [0], axis))
+        wanted = np.concatenate([first, np.delete(wanted, -1, axis)], axis)
+    if reverse:
+        x, wanted = np.ascontiguousarray(np.flip(x, axis)), np.flip(wanted, axis)
+    made = model(
+        "CumProd", {"x": x}, opset=26, constants={"axis": np.int64(axis)}, exclusive=exclusive, reverse=reverse
+    )
+    np.testing.assert_allclose(Runner(made)(x)[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fed", [True, False])
+@pytest.mark.parametrize(("time", "batch"), [(0, 1), (1, 0)])
+def test_reversed_sequences(time: int, batch: int, fed: bool) -> None:
+    x, lengths = RNG.standard_normal((4, 4, 3)).astype(np.float32), np.int64([1, 4, 2, 3])
+    inputs, constants = ({"x": x, "lengths": lengths}, {}) if fed else ({"x": x}, {"lengths": lengths})
+    made = model("ReverseSequence", inputs, constants=constants, time_axis=time, batch_axis=batch)
+    agree(made, *inputs.values())
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 2, 3), (1, 1, 1.5, 1)])
+def test_upsample(mode: str, scales: tuple[float, ...]) -> None:
+    if mode == "linear" and scales[2] != scales[3] and scales[2] % 1:
+        pytest.skip("onnxruntime takes both scales of an image")
+    x = RNG.standard_normal((1, 3, 4, 5)).astype(np.float32)
+    agree(model("Upsample", {"x": x}, opset=9, constants={"scales": np.float32(scales)}, mode=mode), x)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 9), (2, 3, 6, 7), (1, 2, 4, 5, 6)])
+@pytest.mark.parametrize("order", [0, 1])
+def test_maxima_and_their_places(shape: tuple[int, ...], order: int) -> None:
+    rank = len(shape) - 2
+    x = RNG.permutation(math.prod(shape)).reshape(shape).astype(np.float32)
+    options = {"kernel_shape": [3, 2, 3][:rank], "strides": [2] * rank, "pads": [1] * 2 * rank, "storage_order": order}
+    made = model("MaxPool", {"x": x}, **options)
+    made.graph.node[0].output.append("places")
+    made.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, [None] * len(shape)))
+    for ours, theirs in zip(Runner(made)(x), run_onnx(made, x), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
