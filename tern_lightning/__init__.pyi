@@ -13,6 +13,8 @@ from tern_lightning.loop import to_plain as to_plain
 from tern_lightning.nn.compound_scaling import scale_network as scale_network
 from tern_lightning.nn.compound_scaling import search_scaling as search_scaling
 from tern_lightning.nn.layer_types import register_layer as register_layer
+from tern_lightning.own_loop import PreparedLoop as PreparedLoop
+from tern_lightning.own_loop import prepare as prepare
 from tern_lightning.recipes.lookup import presets as presets
 from tern_lightning.rules import Rule as Rule
 from tern_lightning.schedules import Schedule as Schedule
