@@ -8,6 +8,7 @@ from math import prod
 from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.lower import CLowering
+from tvm_schedules.backends.c.operators.site import Operator
 from tvm_schedules.backends.c.parts import Part, in_parts
 from tvm_schedules.backends.c.program import Program
 from tvm_schedules.backends.c.translate import translate
@@ -108,6 +109,8 @@ def _with_tables(plan: Plan, program: Program, steps: list[Step]) -> Plan:
     """A plan that counts what is written as C tables, and says which ends have an 8-bit form."""
 
     def layer(made: LayerInfo) -> LayerInfo:
+        if made.name not in places:  # a matrix of a recurrent layer, which has said what it takes
+            return made
         tables = [program.arrays.get(f"{kind}_{index}") for kind in ("weight", "level") for index in places[made.name]]
         stored = sum(table.nbytes for table in tables if table is not None)
         return replace(made, bytes=stored, bits=8 * stored / max(1, prod(made.shape)))
@@ -138,6 +141,8 @@ def _residual_and_output(step: Step) -> tuple[Buffer, Buffer] | None:
     Kernels write in the order in which they read the residual, so it is enough that no pixel lies behind the place of
     the residual's.
     """
+    if isinstance(step.spec, Operator):
+        return (step.args[0], step.args[-1]) if step.spec.in_place else None
     epilogue = getattr(step.spec, "epilogue", None)
     if epilogue is None or epilogue.residual is None:
         return None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from tvm_schedules.backends.c import operators
 from tvm_schedules.backends.c.kernels import dense_conv, global_pool, linear, pool, repack, sparse_conv
 from tvm_schedules.backends.c.layout import Tight
+from tvm_schedules.backends.c.operators.elementwise import PREFIX
 from tvm_schedules.errors import UnsupportedOperatorError
-from tvm_schedules.ir.graph import Node
+from tvm_schedules.ir.graph import Fused, Graph, Node, Pool, Recurrent
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 from tvm_schedules.lowering.layouts import Layouts
+from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["CLowering"]
 
@@ -29,6 +33,10 @@ class CLowering(Lowering):
     emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
     fma = True
 
+    def __init__(self, graph: Graph, target: TargetSpec) -> None:
+        super().__init__(_with_activations(graph), target)
+        self._readers, self._makers = self.graph.consumers(), self.graph.producers()
+
     def lay_out(self, planes: list[Node]) -> Layouts:
         """Planes that share the halo between them."""
         return Layouts(self.graph, planes, Tight)
@@ -38,17 +46,62 @@ class CLowering(Lowering):
         emit = self.emitters[kernel]
         return lambda: emit
 
+    def bytes_of(self, name: str) -> str | None:
+        """The 8-bit tensor that a tensor is the dequantized form of."""
+        node = self._makers.get(name)
+        if node is None or node.op != "DequantizeLinear":
+            return None
+        value = self.graph.values.get(node.inputs[0])
+        return value.name if value is not None and value.quant is not None else None
+
+    def rounded(self, name: str) -> str | None:
+        """The 8-bit tensor that is all that is made of a tensor."""
+        after = self._readers.get(name, [])
+        if name in self.graph.outputs or len(after) != 1 or after[0].op != "QuantizeLinear":
+            return None
+        value = self.graph.values[after[0].outputs[0]]
+        return value.name if value.quant is not None else None
+
+    def _lower(self, node: Node) -> None:
+        if isinstance(node, Recurrent):
+            self.lower_fallback([node])
+        elif node.op != "QuantizeLinear" or node.outputs[0] not in self._plain:  # an operator may have rounded already
+            super()._lower(node)
+
     def lower_fallback(self, nodes: list[Node]) -> None:
-        """There is C for the kernels only.
+        """Appends the steps of operators over plain tensors, see :mod:`.operators`.
 
         Raises:
-            UnsupportedOperatorError: Always.
+            UnsupportedOperatorError: One has no C.
         """
-        node = nodes[0]
+        for node in nodes:
+            if not operators.lower(operators.Site(self, node)):
+                raise self._refused(node)
+
+    def _refused(self, node: Node) -> UnsupportedOperatorError:
         reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
-        raise UnsupportedOperatorError(
-            f"target c has no code for the operator {node.op} of node {node.name!r}, which {reads}. It has "
-            "convolutions, linear layers, Add of two images, Relu, Clip, batch normalization, pooling, QuantizeLinear, "
-            "DequantizeLinear, Reshape and Flatten. Replace the operator in the network, end the network before it and "
-            "compute the rest in your program, or choose a target with TVM, such as 'arm'"
+        names = ", ".join(name for name in operators.known() if ":" not in name)
+        known = f"this form of the operator {node.op}" if node.op in operators.known() else f"the operator {node.op}"
+        return UnsupportedOperatorError(
+            f"target c has no code for {known} of node {node.name!r}, which {reads}. It has convolutions, linear "
+            f"layers, pooling, QuantizeLinear, DequantizeLinear, Reshape, Flatten, {names}. Replace the operator in "
+            "the network, end the network before it and compute the rest in your program, or choose a target with TVM, "
+            "such as 'arm'"
         )
+
+
+def _with_activations(graph: Graph) -> Graph:
+    """A graph in which an activation function that a layer would compute is one node behind it, not the file's many."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node, Fused) and node.activation and not isinstance(node, Pool):
+            rounding = node.tail[-1:] if node.tail[-1].op == "QuantizeLinear" else []
+            out = rounding[0].inputs[0] if rounding else node.outputs[0]
+            nodes.append(replace(node, activation=None, tail=[], outputs=[node.early]))
+            nodes += [
+                Node(f"{node.name}/{node.activation}", f"{PREFIX}{node.activation}", [node.early], [out]),
+                *rounding,
+            ]
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=nodes)

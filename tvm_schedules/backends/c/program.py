@@ -50,6 +50,7 @@ class Program:
         structs: Text of the layers' descriptions.
         kernels: Source files that are needed, with what takes the place of their placeholders, in order.
         flags: Macros that leave out what this network does not use.
+        operators: C of operators without a file in ``source``, in order.
         calls: In execution order.
         quants: Scale and zero point of the inputs and outputs that callers may give and take in 8 bits, by kind and
             number; empty where some float input has no such form.
@@ -61,6 +62,7 @@ class Program:
     structs: list[str] = field(default_factory=list)
     kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    operators: dict[str, None] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     quants: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
     input_offsets: dict[int, int] = field(default_factory=dict)

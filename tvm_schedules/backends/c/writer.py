@@ -138,6 +138,7 @@ class _Text:
             _load("common.c"),
             f"typedef {program.offset_dtype}_t tern_offset; /* reaches every element that a row's taps read */",
             *(_load(name, dict(words)) for name, words in kernels),
+            *program.operators,
             f'#include "{self.files.weights}"',
             *program.structs,
             self._run(),
@@ -159,6 +160,8 @@ class _Text:
             lines.append(f"    TERN_ON_LAYER({index});")
             lines.append(f"    {self._call(call, names)}")
         lines.append(f"    TERN_ON_LAYER({len(self.program.calls)});")
+        if not names:
+            lines.insert(0, "    (void)arena;")
         ends = ", ".join(f"{'const ' if side == 'input' else ''}void *{name}" for side, _, _, name in self.ends)
         # Whether the ends are in 8 bits matters only where there is a choice.
         choice = "int quantized, " if self.program.quants else ""

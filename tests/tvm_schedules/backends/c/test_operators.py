@@ -1,0 +1,319 @@
+"""Operators over plain tensors as C: onnxruntime's numbers, in floats and in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tests.properties import examples
+from tests.tvm_schedules.backends.c import c_runner as portable
+from tests.tvm_schedules.backends.c.test_c_target import VARIANTS
+from tests.tvm_schedules.compiling import compile_c
+from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.recurrent_nets import Case, recurrent
+from tvm_schedules.backends.c import operators
+from tvm_schedules.errors import UnsupportedOperatorError
+from tvm_schedules.targets.registry import resolve
+
+Make = Callable[..., str]
+F = np.float32
+
+
+def constants(net: Net, *values: object) -> list[str]:
+    return [net.const(np.asarray(value)) for value in values]
+
+
+UNARY: dict[str, dict[str, object]] = {
+    "Sigmoid": {},
+    "Tanh": {},
+    "HardSwish": {},
+    "HardSigmoid": {"alpha": 1 / 6, "beta": 0.5},
+    "Gelu": {},
+    "LeakyRelu": {"alpha": 0.1},
+    "Elu": {"alpha": 0.7},
+    "Relu": {},
+    "Neg": {},
+    "Abs": {},
+    "Exp": {},
+    "Erf": {},
+    "Softsign": {},
+}
+
+IMAGE = (2, 6, 5, 7)
+CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
+    "softmax": ([IMAGE], lambda n, x: n.op("Softmax", x, axis=1)),
+    "softmax of rows": ([(3, 11)], lambda n, x: n.op("Softmax", x)),
+    "gate": ([IMAGE, (2, 6, 1, 1)], lambda n, x, g: n.op("Mul", x, g)),
+    "gate first": ([(2, 6, 1, 1), IMAGE], lambda n, g, x: n.op("Mul", g, x)),
+    "sub": ([IMAGE, (5, 1)], lambda n, x, y: n.op("Sub", x, y)),
+    "one minus": ([IMAGE], lambda n, x: n.op("Sub", n.const(F(1)), x)),
+    "square": ([IMAGE], lambda n, x: n.op("Mul", x, x)),
+    "div": ([IMAGE], lambda n, x: n.op("Div", x, n.const(np.arange(1, 8, dtype=F)))),
+    "max": ([IMAGE, IMAGE], lambda n, x, y: n.op("Max", x, y)),
+    "prelu": ([IMAGE], lambda n, x: n.op("PRelu", x, n.const(np.linspace(-1, 1, 6, dtype=F).reshape(6, 1, 1)))),
+    "concat": ([IMAGE, (2, 3, 5, 7), (2, 1, 5, 7)], lambda n, *x: n.op("Concat", *x, axis=1)),
+    "concat of the last": ([(2, 3), (2, 5)], lambda n, *x: n.op("Concat", *x, axis=-1)),
+    "slice": ([IMAGE], lambda n, x: n.op("Slice", x, *constants(n, [1, 5], [6, -9], [1, 3], [2, -2]))),
+    "transpose": ([IMAGE], lambda n, x: n.op("Transpose", x, perm=[2, 0, 3, 1])),
+    "expand": ([(6, 1, 7)], lambda n, x: n.op("Expand", x, n.const(np.array([2, 1, 5, 1])))),
+    "reflect": ([IMAGE], lambda n, x: n.op("Pad", x, n.const(np.array([0, 0, 2, 3, 0, 0, 1, 0])), mode="reflect")),
+    "edge": ([IMAGE], lambda n, x: n.op("Pad", x, n.const(np.array([0, 1, 2, 0, 0, 0, 1, 9])), mode="edge")),
+    "pad": ([IMAGE], lambda n, x: n.op("Pad", x, *constants(n, [0, 0, 2, 3, 1, 0, 1, 0], F(0.75)))),
+    "shuffle": ([(2, 8, 3, 5)], lambda n, x: n.op("DepthToSpace", x, blocksize=2)),
+    "shuffle crd": ([(2, 8, 3, 5)], lambda n, x: n.op("DepthToSpace", x, blocksize=2, mode="CRD")),
+    "nearest": ([IMAGE], lambda n, x: n.op("Resize", x, "", n.const(F([1, 1, 2, 3])), mode="nearest")),
+    "nearest floor": (
+        [IMAGE],
+        lambda n, x: n.op(
+            "Resize",
+            x,
+            "",
+            "",
+            n.const(np.array([2, 6, 8, 3])),
+            coordinate_transformation_mode="asymmetric",
+            mode="nearest",
+            nearest_mode="floor",
+        ),
+    ),
+    "bilinear": ([IMAGE], lambda n, x: n.op("Resize", x, "", n.const(F([1, 1, 2, 1.5])), mode="linear")),
+    "bilinear by corners": (
+        [IMAGE],
+        lambda n, x: n.op(
+            "Resize",
+            x,
+            "",
+            "",
+            n.const(np.array([2, 6, 9, 4])),
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        ),
+    ),
+    "largest": ([IMAGE], lambda n, x: n.op("ReduceMax", x, n.const(np.array([1, 3])), keepdims=0)),
+    "smallest": ([IMAGE], lambda n, x: n.op("ReduceMin", x, n.const(np.array([2])))),
+    "sum": ([IMAGE], lambda n, x: n.op("ReduceSum", x)),
+    "mean of channels": ([IMAGE], lambda n, x: n.op("ReduceMean", x, n.const(np.array([1])))),
+    "largest pixel": ([IMAGE], lambda n, x: n.op("GlobalMaxPool", x)),
+    "layer norm": (
+        [(3, 4, 10)],
+        lambda n, x: n.op("LayerNormalization", x, *constants(n, n.rng.normal(size=10).astype(F), F(np.arange(10)))),
+    ),
+    "instance norm": (
+        [IMAGE],
+        lambda n, x: n.op("InstanceNormalization", x, *constants(n, F(np.arange(6)), F(np.ones(6)))),
+    ),
+    "batch norm": (
+        [IMAGE],
+        lambda n, x: n.op("BatchNormalization", x, *constants(n, *n.rng.uniform(0.5, 2, (4, 6)).astype(F))),
+    ),
+    "transposed": (
+        [(2, 6, 4, 5)],
+        lambda n, x: n.op(
+            "ConvTranspose",
+            x,
+            n.const(n.rng.normal(size=(6, 2, 3, 4)).astype(F)),
+            n.const(F([1, 2, 3, 4])),
+            group=2,
+            strides=[2, 3],
+            pads=[1, 0, 2, 1],
+            output_padding=[1, 0],
+            dilations=[2, 1],
+        ),
+    ),
+    "transposed, ternary": (
+        [(1, 6, 4, 5)],
+        lambda n, x: n.op(
+            "ConvTranspose", x, n.ternary(n.codes((6, 4, 2, 2), 0.5), n.rng.uniform(1, 2, 4), axis=1), strides=[2, 2]
+        ),
+    ),
+}
+
+
+def inputs_of(shapes: list[tuple[int, ...]], seed: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(F) for shape in shapes]
+
+
+def check(net: Net, output: str, folder: Path, inputs: list[np.ndarray], step: float = 0.0) -> None:
+    """C against onnxruntime; in 8 bits at most one of 100 numbers may be rounded to the other side, by one step."""
+    model = net.model(output)
+    (wanted,) = run_onnx(model, *inputs)
+    (have,) = portable.as_list(portable.host_model(model, folder, VARIANTS["words"])(*inputs))
+    assert have.shape == wanted.shape
+    np.testing.assert_allclose(have, wanted, rtol=2e-5, atol=max(2e-5, step * 1.01))
+    if step:
+        assert np.mean(np.abs(have - wanted) > step / 2) <= 0.01
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_floats(tmp_path: Path, name: str) -> None:
+    shapes, make = CASES[name]
+    net = Net(*shapes)
+    check(net, make(net, *(f"input_{i}" for i in range(len(shapes)))), tmp_path, inputs_of(shapes))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_bytes(tmp_path: Path, name: str) -> None:
+    """Inputs and output have 8 bits, with scales of their own; nothing is a float in between."""
+    shapes, make = CASES[name]
+    net = Net(*shapes)
+    names = [net.quantize(f"input_{i}", 0.02 + 0.005 * i, 120 + i) for i in range(len(shapes))]
+    check(net, net.quantize(make(net, *names), 0.05, 100), tmp_path, inputs_of(shapes), 0.05)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_one_number(tmp_path: Path, name: str) -> None:
+    """Every byte through its table, bit for bit; floats near and far."""
+    net = Net((1, 256))
+    x = F((np.arange(256) - 128) * 0.05)[None]
+    y = net.op(name, net.quantize("input_0", 0.05, 128), **UNARY[name])
+    check(net, net.quantize(y, 0.031, 90), tmp_path / "bytes", [x], 0.031)
+    assert "table8" in (tmp_path / "bytes" / "model.c").read_text()
+    net = Net((1, 1000))
+    far = np.concatenate([np.linspace(-12, 12, 990), [-90, -30, -1e-6, 0, 1e-6, 1e-3, 20, 30, 40, -100]]).astype(F)
+    check(net, net.op(name, "input_0", **UNARY[name]), tmp_path / "floats", [far[None]])
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "HardSwish", "SiLU"])
+def test_activation_behind_a_layer_is_one_step(tmp_path: Path, kind: str) -> None:
+    """A network may write it as several operators."""
+    net = Net((1, 4, 9, 9))
+    x = net.op("Conv", net.quantize("input_0"), net.weight((8, 4, 3, 3), 0.5), net.bias(8), pads=[1] * 4)
+    y = net.op("Mul", x, net.op("Sigmoid", x)) if kind == "SiLU" else net.op(kind, x)
+    y = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((3, 8, 1, 1), 0.5))
+    model = net.model(y)
+    x0 = np.abs(inputs_of([(1, 4, 9, 9)])[0])
+    have = portable.host_model(model, tmp_path)(x0)
+    np.testing.assert_allclose(have, run_onnx(model, x0)[0], atol=0.1)
+    assert sum("each_" in step.kernel for step in portable.generate(model, tmp_path).steps) == 1
+
+
+def test_several_outputs_and_places(tmp_path: Path) -> None:
+    net = Net((2, 7, 3))
+    left = net.op("Split", "input_0", net.const(np.array([4, 3])), outputs=2, axis=1)
+    model = net.model(left, f"{left}_1")
+    model.graph.node.append(helper.make_node("ArgMax", ["input_0"], ["place"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("place", TensorProto.INT64, (2, 3)))
+    (x,) = inputs_of([(2, 7, 3)])
+    x[0, 2] = x[0, 5]  # the first of equal ones
+    for ours, theirs in zip(portable.host_model(model, tmp_path)(x), run_onnx(model, x), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_squeeze_and_excite_and_channel_shuffle_as_the_cpu_library(tmp_path: Path) -> None:
+    """One network with most operators in 8 bits, against this package's library for CPUs."""
+    net = Net((1, 8, 6, 6))
+    x = net.quantize("input_0", 0.02, 128)
+    y = net.quantize(net.op("Relu", net.op("Conv", x, net.weight((8, 8, 3, 3), 0.5), net.bias(8), pads=[1] * 4)), 0.03)
+    s = net.op("Flatten", net.quantize(net.op("GlobalAveragePool", y), 0.02))
+    s = net.op("Gemm", s, net.weight((8, 8), 0.5), net.bias(8), transB=1)
+    s = net.op("Sigmoid", net.quantize(s, 0.03, 128))
+    s = net.op("Reshape", net.quantize(s, 1 / 255), net.const(np.array([1, 8, 1, 1])))
+    y = net.quantize(net.op("Mul", y, s), 0.02)
+    y = net.op("Transpose", net.op("Reshape", y, net.const(np.array([1, 2, 4, 6, 6]))), perm=[0, 2, 1, 3, 4])
+    y = net.quantize(net.op("Reshape", y, net.const(np.array([1, 8, 6, 6]))), 0.02)
+    y = net.op("Conv", y, net.weight((4, 8, 1, 1), 0.4))
+    model, (x0,) = net.model(y), inputs_of([(1, 8, 6, 6)])
+    np.testing.assert_allclose(portable.host_model(model, tmp_path)(x0), Runner(model)(x0)[0], rtol=1e-5, atol=1e-5)
+
+
+RECURRENT = [
+    Case("GRU"),
+    Case("GRU", kind="float", states=True, hidden=7, attrs={"linear_before_reset": 1}),
+    Case("GRU", kind="int8", direction="bidirectional", hidden=5, results=(True, False, False)),
+    Case("LSTM", states=True, hidden=6),
+    Case("LSTM", kind="levels", direction="reverse", results=(False, True, True)),
+    Case("LSTM", direction="bidirectional", batch=1, steps=5, kind="int8"),
+    Case("RNN", kind="ternary", results=(True, True, False)),
+    Case("RNN", kind="float", attrs={"activations": ["Relu"]}, results=(False, True, False)),
+]
+
+
+@pytest.mark.parametrize("case", RECURRENT, ids=lambda case: f"{case.op}-{case.kind}-{case.direction}-{case.hidden}")
+def test_recurrent(tmp_path: Path, case: Case) -> None:
+    model = recurrent(case, seed=3)
+    inputs = inputs_of([tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in model.graph.input])
+    have = portable.as_list(portable.host_model(model, tmp_path, VARIANTS["words"])(*inputs))
+    for ours, theirs in zip(have, run_onnx(model, *inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_frame_by_frame_is_the_whole_sequence(tmp_path: Path) -> None:
+    """A network of one step whose state goes in and comes out."""
+    whole = recurrent(Case("GRU", steps=6, batch=1, states=True), seed=4)
+    frame = recurrent(Case("GRU", steps=1, batch=1, states=True), seed=4)
+    x, h = inputs_of([(6, 1, 8), (1, 1, 8)])
+    want, _ = portable.host_model(whole, tmp_path / "whole")(x, h)
+    step = portable.host_model(frame, tmp_path / "frame")
+    for t in range(6):
+        y, h = step(x[t : t + 1], h)
+        np.testing.assert_array_equal(y[0], want[t])
+
+
+@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    drops=st.tuples(st.integers(0, 31), st.integers(0, 31)),
+    op=st.sampled_from(["Add", "Sub", "Mul", "Max", "Min", "PRelu"]),
+    seed=st.integers(0, 9),
+)
+def test_any_two_shapes(tmp_path: Path, shape: list[int], drops: tuple[int, int], op: str, seed: int) -> None:
+    """Axes of either operand may be 1 and repeated."""
+    shapes = [tuple(1 if drop >> i & 1 else size for i, size in enumerate(shape)) for drop in drops]
+    if op == "PRelu":
+        shapes[0] = tuple(shape)
+    net = Net(*shapes)
+    check(net, net.op(op, "input_0", "input_1"), tmp_path, inputs_of(shapes, seed))
+
+
+@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), shape=st.lists(st.integers(1, 4), min_size=1, max_size=6))
+def test_any_order(tmp_path: Path, data: st.DataObject, shape: list[int]) -> None:
+    net = Net(tuple(shape))
+    perm = data.draw(st.permutations(range(len(shape))))
+    check(net, net.op("Transpose", "input_0", perm=list(perm)), tmp_path, inputs_of([tuple(shape)]))
+
+
+def test_memory_of_operators(tmp_path: Path) -> None:
+    """All cases in one network, every tensor in memory of its own, under the sanitizers."""
+    shapes: list[tuple[int, ...]] = []
+    for own, _ in CASES.values():
+        shapes += [shape for shape in own if shape not in shapes]
+    net, outputs = Net(*shapes), []
+    for own, make in CASES.values():
+        names = [f"input_{shapes.index(shape)}" for shape in own]
+        outputs += [make(net, *names), make(net, *(net.quantize(name, 0.03, 128) for name in names))]
+    outputs.append(net.op("Conv", net.quantize(names[0]), net.weight((3, 6, 1, 1), 0.5)))
+    model, inputs = net.model(*outputs), inputs_of(shapes)
+    plan = portable.generate(model, tmp_path)
+    compiler = portable.sanitizer()
+    if compiler is None:
+        pytest.skip("no C compiler with sanitizers")
+    portable.apart(tmp_path)
+    options = [
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wno-sign-conversion",
+        "-Wdouble-promotion",
+        "-Wfloat-equal",
+        "-Werror",
+    ]
+    options.append("-Wno-unused-parameter")  # the arena, which nothing lies in here
+    program = portable.build_program(tmp_path, plan, [*compiler, *options])
+    wanted = run_onnx(model, *inputs)
+    for ours, theirs in zip(portable.run_program([str(program)], plan, inputs), wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_forms_that_have_no_code_are_named() -> None:
+    assert {"Softmax", "Concat", "GRU", "Resize"} <= operators.known().keys()
+    net = Net((1, 2, 4, 4))
+    model = net.model(net.op("Resize", "input_0", "", net.const(F([1, 1, 2, 2])), mode="cubic"))
+    with pytest.raises(UnsupportedOperatorError, match="no code for this form of the operator Resize"):
+        compile_c(model, resolve("c"))

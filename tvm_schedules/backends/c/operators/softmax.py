@@ -1,0 +1,45 @@
+"""Softmax: exponentials of what is below the largest, over their sum."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tvm_schedules.backends.c.operators.site import MATH, Operator, Site
+
+OPERATORS = ("Softmax",)
+
+CODE = """
+struct tern_softmax {
+    int32_t outer, count, inner;
+    struct tern_number from, to;
+};
+
+static void tern_softmax(const struct tern_softmax *l, const void *x, void *y)
+{
+    int32_t o, i, k;
+    for (o = 0; o < l->outer; o++) {
+        for (i = 0; i < l->inner; i++) {
+            const int32_t first = o * l->count * l->inner + i;
+            float most = tern_get(x, first, l->from), sum = 0;
+            for (k = 1; k < l->count; k++) {
+                const float value = tern_get(x, first + k * l->inner, l->from);
+                most = value > most ? value : most;
+            }
+            for (k = 0; k < l->count; k++) sum += tern_exp(tern_get(x, first + k * l->inner, l->from) - most);
+            for (k = 0; k < l->count; k++) {
+                const int32_t at = first + k * l->inner;
+                tern_put(y, at, tern_exp(tern_get(x, at, l->from) - most) / sum, l->to);
+            }
+        }
+    }
+}
+"""
+
+
+def lower(site: Site) -> bool:
+    """Along one axis; exponentials are computed twice instead of stored."""
+    x, y = site.read(0), site.write()
+    axis = int(site.attrs.get("axis", -1)) % len(x.shape)
+    sizes = {"outer": prod(x.shape[:axis]), "count": x.shape[axis], "inner": prod(x.shape[axis + 1 :])}
+    site.add(Operator("softmax", (MATH, CODE), {**sizes, "from": x.number, "to": y.number}), [x], [y])
+    return True
