@@ -164,6 +164,7 @@ def _pad(site: Site) -> bool:
     x, y = site.read(0), site.write()
     mode = site.attrs.get("mode", "constant")
     mode = mode.decode() if isinstance(mode, bytes) else mode
+    kind: Any = mode
     numbers, rank = pads.tolist(), len(x.shape)
     axes = [axis % rank for axis in given.tolist()] if given is not None else list(range(rank))
     indices = _everything(x.shape)
@@ -174,7 +175,7 @@ def _pad(site: Site) -> bool:
         if mode == "constant":
             indices[axis] = np.pad(indices[axis], (low, high), constant_values=-1)
         else:
-            indices[axis] = np.pad(indices[axis], (low, high), mode=mode)
+            indices[axis] = np.pad(indices[axis], (low, high), mode=kind)
     return _call(site, x, y, _plain(x.shape, indices, y.shape), fill=0.0 if value is None else float(value.ravel()[0]))
 
 

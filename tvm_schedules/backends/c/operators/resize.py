@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -92,5 +93,5 @@ def _places(mode: str, count: int, size: int, scale: float) -> np.ndarray | None
 
 
 def _nearest(mode: str, places: np.ndarray) -> np.ndarray:
-    rounds = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda p: np.floor(p + 0.5)}
+    rounds: dict[str, Any] = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda p: np.floor(p + 0.5)}
     return np.asarray(rounds.get(mode, lambda p: np.ceil(p - 0.5))(places))
