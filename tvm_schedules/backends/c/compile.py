@@ -8,9 +8,9 @@ from math import prod
 from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.lower import CLowering
-from tvm_schedules.backends.c.operators.site import Operator
 from tvm_schedules.backends.c.parts import Part, in_parts
 from tvm_schedules.backends.c.program import Program
+from tvm_schedules.backends.c.site import Operator
 from tvm_schedules.backends.c.translate import translate
 from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.errors import UnsupportedOperatorError

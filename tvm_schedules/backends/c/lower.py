@@ -11,6 +11,7 @@ from tvm_schedules.backends.c import operators
 from tvm_schedules.backends.c.kernels import dense_conv, global_pool, linear, pool, repack, sparse_conv
 from tvm_schedules.backends.c.layout import Tight
 from tvm_schedules.backends.c.operators.elementwise import PREFIX
+from tvm_schedules.backends.c.site import Site
 from tvm_schedules.errors import UnsupportedOperatorError
 from tvm_schedules.ir.graph import Fused, Graph, Node, Pool, Recurrent
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
@@ -46,22 +47,6 @@ class CLowering(Lowering):
         emit = self.emitters[kernel]
         return lambda: emit
 
-    def bytes_of(self, name: str) -> str | None:
-        """The 8-bit tensor that a tensor is the dequantized form of."""
-        node = self._makers.get(name)
-        if node is None or node.op != "DequantizeLinear":
-            return None
-        value = self.graph.values.get(node.inputs[0])
-        return value.name if value is not None and value.quant is not None else None
-
-    def rounded(self, name: str) -> str | None:
-        """The 8-bit tensor that is all that is made of a tensor."""
-        after = self._readers.get(name, [])
-        if name in self.graph.outputs or len(after) != 1 or after[0].op != "QuantizeLinear":
-            return None
-        value = self.graph.values[after[0].outputs[0]]
-        return value.name if value.quant is not None else None
-
     def _lower(self, node: Node) -> None:
         if isinstance(node, Recurrent):
             self.lower_fallback([node])
@@ -75,7 +60,7 @@ class CLowering(Lowering):
             UnsupportedOperatorError: One has no C.
         """
         for node in nodes:
-            if not operators.lower(operators.Site(self, node)):
+            if not operators.lower(Site(self, node, self._readers, self._makers)):
                 raise self._refused(node)
 
     def _refused(self, node: Node) -> UnsupportedOperatorError:

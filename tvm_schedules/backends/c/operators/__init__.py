@@ -1,7 +1,7 @@
 """Operators without a kernel in planes, as C over plain tensors: one small file each.
 
 A file has ``OPERATORS``, the names of ONNX that it takes, and ``lower(site)``, which describes the call for a
-:class:`~tvm_schedules.backends.c.operators.site.Site` and brings its C with it. Files are found by themselves.
+:class:`~tvm_schedules.backends.c.site.Site` and brings its C with it. Files are found by themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 
-from tvm_schedules.backends.c.operators.site import Site
+from tvm_schedules.backends.c.site import Site
 
 __all__ = ["known", "lower"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import MOST_DIMS, Operator, Site, Tensor, loops, strides
+from tvm_schedules.backends.c.site import MOST_DIMS, Operator, Site, Tensor, loops, strides
 
 _C = {
     "Add": "a + b",

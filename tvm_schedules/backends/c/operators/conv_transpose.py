@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import Operator, Site
+from tvm_schedules.backends.c.site import Operator, Site
 from tvm_schedules.ir.graph import DenseWeight
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 

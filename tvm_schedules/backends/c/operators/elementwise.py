@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import MATH, Operator, Site
+from tvm_schedules.backends.c.site import MATH, Operator, Site
 from tvm_schedules.ir.graph import Quant
 from tvm_schedules.passes.activations import KINDS
 from tvm_schedules.passes.activations import OPERATORS as FUNCTIONS

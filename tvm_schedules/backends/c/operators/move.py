@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import MOST_DIMS, Operator, Site, Tensor, strides
+from tvm_schedules.backends.c.site import MOST_DIMS, Operator, Site, Tensor, strides
 
 CODE = """
 struct tern_move {

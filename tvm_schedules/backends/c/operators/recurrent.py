@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import MATH, Operator, Site
+from tvm_schedules.backends.c.site import MATH, Operator, Site
 from tvm_schedules.ir.graph import DenseWeight, Node, Recurrent, Weight
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.operators.site import Operator, Site
+from tvm_schedules.backends.c.site import Operator, Site
 
 OPERATORS = ("Resize",)
 

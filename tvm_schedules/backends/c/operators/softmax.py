@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from tvm_schedules.backends.c.operators.site import MATH, Operator, Site
+from tvm_schedules.backends.c.site import MATH, Operator, Site
 
 OPERATORS = ("Softmax",)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.program import Call
 from tvm_schedules.ir.graph import Node, Quant, Weight
+from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.steps import Buffer, Step
-
-if TYPE_CHECKING:
-    from tvm_schedules.backends.c.lower import CLowering
 
 __all__ = ["MATH", "MOST_DIMS", "Operator", "Site", "Tensor", "loops", "strides"]
 
@@ -167,8 +165,11 @@ class Site:
         attrs: Its attributes.
     """
 
-    def __init__(self, ctx: CLowering, node: Node) -> None:
+    def __init__(
+        self, ctx: Lowering, node: Node, readers: Mapping[str, Sequence[Node]], makers: Mapping[str, Node]
+    ) -> None:
         self._ctx, self.node, self.attrs = ctx, node, node.attrs
+        self._readers, self._makers = readers, makers
         self.graph = ctx.graph
 
     def constant(self, index: int) -> np.ndarray | None:
@@ -191,16 +192,32 @@ class Site:
     def read(self, index: int) -> Tensor:
         """An input that is computed; its bytes where it is the dequantized form of some."""
         name = self.name(index)
-        source = self._ctx.bytes_of(name)
+        source = self._bytes_of(name)
         value = self.graph.values[source or name]
         return Tensor(
             value.name, value.shape, value.dtype, self._ctx.plain(value.name), value.quant if source else None
         )
 
+    def _bytes_of(self, name: str) -> str | None:
+        """The 8-bit tensor that a tensor is the dequantized form of."""
+        node = self._makers.get(name)
+        if node is None or node.op != "DequantizeLinear":
+            return None
+        value = self.graph.values.get(node.inputs[0])
+        return value.name if value is not None and value.quant is not None else None
+
+    def _rounded(self, name: str) -> str | None:
+        """The 8-bit tensor that is all that is made of a tensor."""
+        after = self._readers.get(name, [])
+        if name in self.graph.outputs or len(after) != 1 or after[0].op != "QuantizeLinear":
+            return None
+        value = self.graph.values[after[0].outputs[0]]
+        return value.name if value.quant is not None else None
+
     def write(self, index: int = 0) -> Tensor:
         """An output; the bytes that it is rounded to where nobody reads it as it is."""
         name = self.node.outputs[index]
-        target = self._ctx.rounded(name)
+        target = self._rounded(name)
         value = self.graph.values[target or name]
         return Tensor(
             value.name, value.shape, value.dtype, self._ctx.new_plain(value.name), value.quant if target else None
