@@ -137,7 +137,7 @@ def test_dot_product_library_is_refused_on_a_cpu_without_it(tmp_path: Path) -> N
     assert "this machine (Cortex-A72) does not have: dotprod, fullfp16, lse, rdm; export it for target 'arm'" in last
 
 
-@pytest.mark.parametrize(("target", "middle"), [("a72", "narrow"), ("a76", "dense_dot")])
+@pytest.mark.parametrize(("target", "middle"), [("a72", "narrow"), ("a76", "dense_panel")])
 def test_bits_are_counted_as_on_the_host(target: str, middle: str, tmp_path: Path) -> None:
     model = few_bits()
     x = np.random.default_rng(0).normal(size=(3, 24, 11, 13)).astype(np.float32)

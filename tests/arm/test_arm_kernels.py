@@ -52,13 +52,40 @@ def layers() -> Any:
     return net.model(*found)
 
 
+def odd_layers() -> Any:
+    """Dense convolutions of shapes that leave the ends of all blocks: of channels, taps, pixels, images and groups."""
+    rng = np.random.default_rng(7)
+    net = Net((2, 18, 11, 14), seed=5)
+    x, found = net.quantize("input_0", 0.02, 60), []
+    for index in range(14):
+        groups = int(rng.choice([1, 1, 2, 3, 18]))
+        height, width = (int(rng.integers(1, most)) for most in (5, 8))
+        rows = groups * int(rng.integers(1, 3) if groups == 18 else rng.integers(4, 22))
+        how: dict[str, Any] = {"group": groups, "pads": [int(rng.integers(0, k)) for k in (height, width) * 2]}
+        how |= {"strides": rng.integers(1, 3, 2).tolist(), "dilations": [1 + (index == 3), 1 + (index == 4)]}
+        convs = [
+            net.op("Conv", x, net.weight((rows, 18 // groups, height, width), None, int8=True), net.bias(rows), **how)
+            for _ in range(2)
+        ]
+        found.append(net.quantize(convs[0], 0.03, int(rng.integers(0, 200))))
+        if index % 4 == 0:  # with a residual
+            found.append(net.quantize(net.op("Add", convs[1], found[-1]), 0.05, 90))
+    return net.model(*found)
+
+
+MODELS = {"layers": layers, "odd": odd_layers}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize(("target", "cpu"), [("a72", "cortex-a72"), ("a76", "cortex-a76")])
-def test_every_convolution_gives_the_same_bytes_as_on_the_host(target: str, cpu: str, tmp_path: Path) -> None:
+def test_every_convolution_gives_the_same_bytes_as_on_the_host(
+    name: str, target: str, cpu: str, tmp_path: Path
+) -> None:
     try:
         board.prepare()
     except board.BoardError as error:
         pytest.skip(str(error))
-    model = layers()
+    model = MODELS[name]()
     tvm_schedules.build(model, tmp_path / "host", verify=False)
     artifact = tvm_schedules.build(model, tmp_path / "arm", target, verify=False)
     inputs, wanted = load_samples(artifact.path)
@@ -70,6 +97,6 @@ def test_every_convolution_gives_the_same_bytes_as_on_the_host(target: str, cpu:
     with np.load(output) as file:
         there = [file[name] for name in file.files]
     for index, (board_side, host_side, onnxruntime) in enumerate(zip(there, here, wanted[0], strict=True)):
-        assert np.unique(host_side).size > 5 or index == 4
+        assert np.unique(host_side).size > 5 or (name, index) == ("layers", 4)
         np.testing.assert_array_equal(board_side, host_side, err_msg=f"layer {index}")
-        assert np.abs(board_side - onnxruntime).max() < 0.031
+        assert np.abs(board_side - onnxruntime).max() < 0.051

@@ -19,6 +19,7 @@ from tvm_schedules.packing import (
     bitplanes,
     dense_conv,
     dense_conv_dot,
+    dense_conv_panel,
     depthwise_conv_dot,
     gpu_conv_dot,
     gpu_linear_dot,
@@ -97,6 +98,12 @@ def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return dense_conv_dot.pack(_values(arrays, params), window, x, params["tile"])
 
 
+def _dense_panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    panel = dense_conv_panel.Panel(x, window, params["bytes"], params["shared"])
+    return dense_conv_panel.pack(_values(arrays, params), panel, params["length"], params["tile"])
+
+
 def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return depthwise_conv_dot.pack(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
 
@@ -160,6 +167,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "words": _words,
     "dense": _dense,
     "dense_dot": _dense_dot,
+    "dense_panel": _dense_panel,
     "depthwise_dot": _depthwise_dot,
     "mask": _mask,
     "divisor": _divisor,

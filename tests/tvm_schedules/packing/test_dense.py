@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tvm_schedules.ir.layout import Halo, Window
-from tvm_schedules.packing import dense_conv, dense_conv_dot, depthwise_conv_dot, linear, linear_dot, pool
+from tvm_schedules.packing import (
+    dense_conv,
+    dense_conv_dot,
+    dense_conv_panel,
+    depthwise_conv_dot,
+    linear,
+    linear_dot,
+    pool,
+)
 
 WINDOW = Window((1, 3, 2), (1, 2, 1), ((0, 0), (1, 0), (1, 1)), (1, 1, 2))
 DIMS = (1, 5, 6)
@@ -47,6 +55,40 @@ def test_convolutions_by_blocks(groups: int, tile: int, dot: bool) -> None:
         sums = (packed[group].astype(np.float64) * inputs[None, :, None]).sum(1).ravel()
         np.testing.assert_array_equal(sums[: rows // groups], want[group])
         assert not sums[rows // groups :].any()
+
+
+@pytest.mark.parametrize(("groups", "fan", "rows"), [(1, 3, 6), (2, 9, 20), (1, 8, 8)])
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("shared", [False, True])
+def test_convolutions_over_a_panel(groups: int, fan: int, rows: int, size: int, shared: bool) -> None:
+    x, memory, seen = image_of(fan * groups)
+    values = np.random.default_rng(1).integers(-127, 128, (rows, fan, *WINDOW.kernel)).astype(np.int8)
+    window = Window(WINDOW.kernel, WINDOW.strides, WINDOW.pads, WINDOW.dilations, groups)
+    panel, length = dense_conv_panel.Panel(x, window, size, shared), 32
+    found = dense_conv_panel.pack(values, panel, length, 8)
+    assert len(found["streams"]) == (-(-fan // size) * 2 if shared else -(-fan * 6 // size))
+    per_group, apart = rows // groups, fan * x.phases * x.plane
+    want = np.einsum("gok,gk->go", values.reshape(groups, per_group, -1), seen.reshape(groups, -1))
+    for group in range(groups):
+        held = memory[found["streams"][:, None] + group * apart + np.arange(length)[:, None]].ravel()
+        sums, laid = np.zeros(-(-per_group // 4) * 4), found["values"][group]
+        for first in range(0, len(sums), 8):
+            tile, at = min(8, len(sums) - first), iter(laid[first * len(panel.members) * size :].reshape(-1, size))
+            for begin, (_, _, taps) in zip(found["steps"], panel.steps, strict=True):
+                for tap in range(len(taps)):
+                    pixel = held[begin + tap * size :][:size]
+                    sums[first : first + tile] += [float(pixel @ next(at)) for _ in range(tile)]
+        np.testing.assert_array_equal(sums[:per_group], want[group])
+        assert not sums[per_group:].any()
+
+
+def test_neighboring_taps_are_one_step() -> None:
+    x = Halo(1, 64, (1, 9, 9), "uint8", (11, 10), (0, 1, 1), (0, 1, 1))
+    window = Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
+    panel = dense_conv_panel.Panel.best(x, window, 4, 64)
+    assert (panel.shared, panel.widths, len(panel.streams), panel.reach) == (True, ((3, 48),), 16, 22)
+    few = dense_conv_panel.Panel.best(Halo(1, 3, (1, 9, 9), "uint8", (11, 10), (0, 1, 1), (0, 1, 1)), window, 4, 16)
+    assert (few.shared, few.widths, few.uniform) == (False, ((1, 7),), True)
 
 
 def test_depthwise_runs_are_neighbors() -> None:

@@ -1,8 +1,7 @@
-"""Dense 8-bit convolution with the CPU's four-way dot products (x86 VNNI, Arm SDOT).
+"""Dense 8-bit convolution with x86's four-way dot products (AVX-512 VNNI).
 
 Four taps a lane: for a block of pixels the bytes of each four taps are interleaved once into a panel, which all
-output channels then read. On Arm both factors are signed: the panel holds pixels minus 128, and the bias makes up
-for it.
+output channels then read.
 
 Applies to 8-bit activations with 8-bit weights, or ternary ones with too few zeros to skip. Bound by dot products: a
 block of pixels is interleaved once for all output channels.
@@ -79,7 +78,7 @@ class Spec:
 def interleaved(e: Emitter, taps: list[Any], width: int) -> list[Any]:
     """The bytes of four taps side by side, pixel after pixel; in which order, :func:`.epilogue.fours` tells.
 
-    By what x86 calls unpacking and Arm zipping: bytes first, pairs of them then, within every 16 bytes.
+    By what x86 calls unpacking: bytes first, pairs of them then, within every 16 bytes.
     """
 
     def zipped(a: Any, b: Any, size: int) -> list[Any]:
@@ -169,15 +168,15 @@ def emit(spec: Spec) -> Any:
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes 8-bit convolutions with 8-bit weights, and with ternary ones that have too few zeros for adding up taps."""
     layer = DotLayer.take(ctx, node, NAME, lambda layer: True)
-    if layer is None:
+    if layer is None or layer.dot.arm:
         return False
     x, window, dot = layer.x, layer.window, layer.dot
     per_group = layer.rows // window.groups
-    most, size = _blocks(-(-x.run(window.output(x.dims)) // dot.lanes)) if dot.lanes == 16 else (5, 4)
+    most, size = _blocks(-(-x.run(window.output(x.dims)) // dot.lanes))
     usual = -(-per_group // -(-per_group // most))
-    tile = ctx.configs.knob(node.name, "tile", usual, [t for t in _tiles(dot.lanes) if t <= per_group])
+    tile = ctx.configs.knob(node.name, "tile", usual, [t for t in (4, 6, 8, 12, 14) if t <= per_group])
     block = ctx.configs.knob(node.name, "block", size, (1, 2, 3, 4))
-    layer.finish(NAME, tile, lambda parallel, ep: Spec(x, window, layer.rows, dot, block, tile, parallel, ep))
+    layer.finish(NAME, {"tile": tile}, lambda ep: Spec(x, window, layer.rows, dot, block, tile, layer.parallel, ep))
     return True
 
 
@@ -195,8 +194,3 @@ def _blocks(vectors: int) -> tuple[int, int]:
 
     block = min(BLOCKS, key=time)
     return BLOCKS[block][0], block
-
-
-def _tiles(lanes: int) -> tuple[int, ...]:
-    """Output channels a register block that are worth measuring."""
-    return (4, 6, 8, 12, 14) if lanes == 16 else (2, 4, 5, 6, 8)

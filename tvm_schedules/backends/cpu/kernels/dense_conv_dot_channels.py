@@ -259,10 +259,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         node.name, "chunks", 2 if block == height and row_blocks > 1 else 1, [n for n in (1, 2, 4) if n <= row_blocks]
     )
 
-    def spec(parallel: bool, ep: Epilogue) -> Spec:
-        return Spec(x, window, rows, layer.dot, block, chunks, parallel, ep)
+    def spec(ep: Epilogue) -> Spec:
+        return Spec(x, window, rows, layer.dot, block, chunks, layer.parallel, ep)
 
-    layer.finish(NAME, BLOCK_CHANNELS, spec, ", channels in the lanes")
+    layer.finish(NAME, {"tile": BLOCK_CHANNELS}, spec, ", channels in the lanes")
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -73,35 +73,49 @@ class DotLayer:
         """Output channels."""
         return int(self.values.shape[0])
 
-    def finish(self, kernel: str, tile: int, spec: Callable[[bool, Epilogue], Any], how: str = "") -> None:
+    @property
+    def parallel(self) -> bool:
+        """Whether there is enough to do for threads."""
+        pixels = self.x.batch * prod(self.window.output(self.x.dims))
+        return bool(self.values.size * pixels > self.ctx.serial * 16)
+
+    def finish(
+        self,
+        kernel: str,
+        params: dict[str, Any],
+        spec: Callable[[Epilogue], Any],
+        how: str = "",
+        packing: str = "dense_dot",
+        arrays: Sequence[str] = ("values", "offsets"),
+    ) -> None:
         """Appends the call.
 
         Args:
             kernel: The kernel's name.
-            tile: Output channels a register block.
-            spec: ``spec(parallel, epilogue)`` makes the specification; threads share the jobs if ``parallel``.
+            params: Arguments of the packing beside geometry and shape.
+            spec: ``spec(epilogue)`` makes the specification.
             how: Added to the reason.
+            packing: Of the weights.
+            arrays: What it makes, in the order of the kernel's arguments.
         """
         ctx, node, values = self.ctx, self.node, self.values
         if isinstance(self.weight, TernaryTensor):
-            scale, arrays = self.weight.per_channel.positive[0], self.weight.stored
+            scale, stored_arrays = self.weight.per_channel.positive[0], self.weight.stored
             nonzero, stored = int(np.count_nonzero(values)), self.weight.nbytes()
             reason = f"{self.weight.sparsity():.1%} zeros are too few to skip: dot products of four"
         else:
-            scale, arrays = self.weight.scale, {"values": values}
+            scale, stored_arrays = self.weight.scale, {"values": values}
             nonzero, stored, reason = values.size, values.nbytes, "dense int8 weight, dot products of four"
         source, quant = ctx.packed(input_key(ctx.graph, node)), ctx.input_quant(node)
         factor = scale.astype(np.float64) * quant.scale * node.scale
         sums = values.reshape(self.rows, -1).astype(np.float64).sum(1)
         numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - self.dot.offset) * factor * sums)
-        shape = [1, *values.shape]
-        params = {"window": asdict(self.window), "x": asdict(self.x), "tile": tile, "shape": shape}
-        made = ctx.constants.add(node.name, "dense_dot", arrays, params)
+        params = {"window": asdict(self.window), "x": asdict(self.x), **params, "shape": [1, *values.shape]}
+        made = ctx.constants.add(node.name, packing, stored_arrays, params)
         end = ctx.destination(node, False, self.x)
         pixels = self.x.batch * prod(end.epilogue.size)
         work = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored}
         info = {**work, "reason": reason + how}
         ctx.report(node, self.weight, kernel, reason + how)
-        inputs = [source, made["values"], made["offsets"]]
-        made_spec = spec(values.size * pixels > ctx.serial * 16, end.epilogue)
-        ctx.add_planes(node, PlanesCall(kernel, made_spec, inputs, numbers, end, info))
+        inputs = [source, *(made[name] for name in arrays)]
+        ctx.add_planes(node, PlanesCall(kernel, spec(end.epilogue), inputs, numbers, end, info))

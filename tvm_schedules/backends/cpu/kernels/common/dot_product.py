@@ -30,6 +30,11 @@ class Dot:
     advantage: float
 
     @property
+    def arm(self) -> bool:
+        """Whether it is one of Arm's, whose vectors have four lanes."""
+        return self.lanes == 4
+
+    @property
     def offset(self) -> int:
         """What is subtracted from an 8-bit pixel, and so from its zero point."""
         return 128 if self.signed else 0
@@ -48,6 +53,8 @@ VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False, advantage=2.0)
 FAST_VNNI = replace(VNNI, advantage=2.05)
 """Of cores that do two a cycle (Zen 5, measured)."""
 SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True, advantage=3.0)
+USDOT = Dot("llvm.aarch64.neon.usdot.v4i32.v16i8", 4, signed=False, advantage=3.0)
+"""Of cores with i8mm, which also have products of matrices."""
 
 
 def tap_cost(target: TargetSpec, top: int) -> float:
@@ -82,4 +89,6 @@ def available(target: TargetSpec) -> Dot | None:
     """The dot product of a target, if it has one."""
     if "avx512vnni" in target.features and target.vector_bytes == 64:
         return FAST_VNNI if target.tvm.get("mcpu") == "znver5" else VNNI
+    if "i8mm" in target.features and target.arm64:
+        return USDOT
     return SDOT if "dotprod" in target.features else None

@@ -18,9 +18,11 @@ __all__ = [
     "fill_gap",
     "fours",
     "store_bytes",
+    "store_channels",
     "store_four",
     "store_pairs",
     "store_pixels",
+    "stores_channels",
     "views_of",
 ]
 
@@ -44,7 +46,14 @@ def views_of(e: Emitter, ep: Epilogue, pointers: Sequence[Any], channels: int, m
 
 
 def _affine(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual: Any, o: Any, lanes: int) -> Any:
-    scale, bias = e.splat(e.load(views["scale"], o), lanes), e.splat(e.load(views["bias"], o), lanes)
+    factors = [e.splat(e.load(views[name], o), lanes) for name in ("scale", "bias")]
+    return _scaled(e, ep, views, acc, residual, factors, lanes)
+
+
+def _scaled(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, residual: Any, factors: Sequence[Any], lanes: int
+) -> Any:
+    scale, bias = factors
     y = e.fma(acc, scale, bias) if ep.fma else acc * scale + bias
     if residual is not None:
         weight = e.splat(e.load(views["params"], 0), lanes)
@@ -186,6 +195,64 @@ def store_four(
     store_bytes(e, ep, views, value, n, o, p, count)
 
 
+def stores_channels(ep: Epilogue) -> bool:
+    """Whether :func:`store_channels` has an epilogue's types."""
+    return {ep.out.dtype, ep.residual.dtype if ep.residual else "uint8"} == {"uint8"}
+
+
+def store_channels(e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[Any], n: Any, o: Any, p: Any) -> None:
+    """Epilogue of float32 accumulators of four output channels a vector, where :func:`stores_channels` says so.
+
+    Bytes are transposed, which are a quarter of what the accumulators are.
+
+    Args:
+        e: Emitter of the function.
+        ep: The static part of the epilogue.
+        views: Buffers of the epilogue's arguments.
+        accs: A vector a pixel, whole fours of them.
+        n: Image.
+        o: First of the output channels.
+        p: First pixel.
+    """
+    factors = [e.load(views[name], o, 4) for name in ("scale", "bias")]
+    for at in range(0, len(accs), 8):
+        width = min(8, len(accs) - at)
+        residuals: list[Any] = [None] * width
+        if ep.residual:
+            rows = [e.load(views["residual"], _plane(ep.residual, n, o + c) + p + at, width) for c in range(4)]
+            residuals = [e.cast(e.shuffle(rows, [c * width + i for c in range(4)]), "float32x4") for i in range(width)]
+        ys = [
+            _scaled(e, ep, views, acc, residual, factors, 4)
+            for acc, residual in zip(accs[at : at + width], residuals, strict=True)
+        ]
+        squares = [_narrowed(e, ep, views, ys[i : i + 4]) for i in range(0, width, 4)]
+        each, word = 16 // width, f"int{8 * width}"
+        inside = e.bits(e.splat(e.bits(e.load(views["mask"], p + at, width), word), each), "uint8x16")
+        for first in range(0, 4, each):
+            # Of whole words, or LLVM takes the shuffle apart.
+            order = [4 * i + c for c in range(first, first + each) for i in range(width)]
+            value = e.bits(_filled(e, ep, e.shuffle(squares, order), inside, 16), f"{word}x{each}")
+            for k in range(each):
+                part = e.bits(e.shuffle([value], [k]), f"uint8x{width}")
+                e.store(views["out"], _plane(ep.out, n, o + first + k) + p + at, part, width)
+
+
+def _narrowed(e: Emitter, ep: Epilogue, views: dict[str, Any], ys: list[Any]) -> Any:
+    """Four vectors of float32, rounded and clipped, in 16 bytes, by Arm's instructions.
+
+    Of LLVM's own operations each byte that is shuffled later would be narrowed by itself.
+    """
+    name = "llvm.aarch64.neon.{}"
+    wide = [e.intrinsic("int32x4", name.format("fcvtns.v4i32.v4f32"), y) for y in ys]
+    shorts = [e.intrinsic("int16x4", name.format("sqxtn.v4i16"), value) for value in wide]
+    pairs = [e.shuffle(shorts[i : i + 2], list(range(8))) for i in (0, 2)]
+    value = e.shuffle([e.intrinsic("uint8x8", name.format("sqxtun.v8i8"), pair) for pair in pairs], list(range(16)))
+    if not ep.saturates:
+        low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), 16) for i in (1, 2))
+        value = e.min(e.max(value, low), high)
+    return value
+
+
 def every_fourth(lanes: int) -> list[int]:
     """The pixels of four vectors when the first holds every fourth pixel, the second those behind them, and so on."""
     return [i + 4 * lane for i in range(4) for lane in range(lanes)]
@@ -205,11 +272,15 @@ def store_bytes(
     e: Emitter, ep: Epilogue, views: dict[str, Any], value: Any, n: Any, o: Any, p: Any, lanes: int
 ) -> None:
     """Stores quantized pixels, and the halo's value where no pixel is."""
-    inside = e.load(views["mask"], p, lanes)
+    value = _filled(e, ep, value, e.load(views["mask"], p, lanes), lanes)
+    e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
+
+
+def _filled(e: Emitter, ep: Epilogue, value: Any, inside: Any, lanes: int) -> Any:
     value = value & inside
     if ep.out.fill:
         value = value | (e.const(int(ep.out.fill), f"uint8x{lanes}") & ~inside)
-    e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
+    return value
 
 
 def fill_borders(
