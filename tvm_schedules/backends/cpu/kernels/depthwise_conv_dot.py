@@ -82,12 +82,11 @@ def emit(spec: Spec) -> Any:
                     weight = e.bits(e.splat(e.load(factors, r), lanes), f"int8x{4 * lanes}")
                     for v in range(vectors):
                         # One load has what the dot products of three vectors read.
-                        read = e.load(bx, base + offset + start + v // 3 * 3 * lanes, 4 * lanes)
-                        pixels = e.shuffle([read], [v % 3 * lanes + at for at in spread])
-                        accs[v] = spec.dot(e, accs[v], spec.dot.pixels(e, pixels), weight)
+                        read = spec.dot.pixels(e, e.load(bx, base + offset + start + v // 3 * 3 * lanes, 4 * lanes))
+                        accs[v] = spec.dot(e, accs[v], e.shuffle([read], [v % 3 * lanes + at for at in spread]), weight)
                 return [e.cast(acc, f"float32x{lanes}") for acc in accs]
 
-            blocks, size = (spec.pixels // (4 * lanes) if ep.arch == "x86_64" else 0), 4 * lanes
+            blocks, size = spec.pixels // (4 * lanes), 4 * lanes
             if blocks:
                 with e.loop(blocks) as i:
                     store_four(e, ep, views, sums(i * size, 4), n, o, i * size, range(size))
