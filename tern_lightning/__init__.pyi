@@ -3,6 +3,7 @@
 from tern_lightning.after_training import PostTrained as PostTrained
 from tern_lightning.after_training import post_training as post_training
 from tern_lightning.callbacks import *  # noqa: F403
+from tern_lightning.exporter.estimating import estimate as estimate
 from tern_lightning.exporter.pipeline import export as export
 from tern_lightning.layer_sensitivity import Sensitivity as Sensitivity
 from tern_lightning.layer_sensitivity import sensitivity as sensitivity

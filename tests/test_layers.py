@@ -19,7 +19,7 @@ from tvm_schedules.backends import registry
 # Folders and top-level modules, low to high.
 INFERENCE = """
     errors common ir targets compat frontend passes packing lowering fallback runtime backends pipeline verify tuner
-    artifact remote engines board bench report cli
+    artifact remote estimate engines board bench report cli
 """
 TRAINING = """
     _lazy products ternary_tensor functional quantizers nn metrics rules schedules hessian checkpoint recipes loop

@@ -74,6 +74,10 @@ class TunerError(TernError, RuntimeError):
     """A tuning database that cannot be used, or no device to measure on."""
 
 
+class EstimateError(TernError, ValueError):
+    """A profile table that cannot be used, or a target that nothing is known about."""
+
+
 EXTRAS = {
     **dict.fromkeys(("torch", "lightning", "torchmetrics"), "train"),
     **dict.fromkeys(("tvm", "tvm_ffi", "onnx", "onnxruntime"), "tvm"),

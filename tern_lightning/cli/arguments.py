@@ -47,10 +47,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("source", type=user_path, help="Lightning checkpoint (.ckpt), state_dict (.pt) or ONNX file (.onnx)")
     what = "directory to write; replaced only on success"
     add("--output", "-o", type=user_path, required=True, metavar="DIR", help=what)
-    _add_network(parser)
+    add_network(parser)
     _add_ternarizing(parser)
     _add_conversion(parser)
-    _add_inputs(parser)
+    add_inputs(parser)
     add("--no-verify", action="store_true", help="do not compare what was written with the module")
     add("--allow-zero-layers", action="store_true", help="accept ternary layers with only zeros")
     _add_tuning(parser)
@@ -58,7 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
+def add_network(parser: argparse._ActionsContainer) -> None:
+    """Adds the options that say of which class a checkpoint is."""
     add = parser.add_argument
     add(
         "--model",
@@ -107,7 +108,8 @@ def _add_conversion(parser: argparse.ArgumentParser) -> None:
     add("--percentile", type=float, help="calibrate with this percentile instead of the largest value")
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse._ActionsContainer) -> None:
+    """Adds the options that say what a network's inputs are."""
     add = parser.add_argument
     add(
         "--samples",

@@ -227,6 +227,27 @@ def tuner_database(folder: Path) -> Reader:
     return Reader(lambda random, _: mutate.damaged_json(original, random), written("tuning.json", use), (TunerError,))
 
 
+@reader("profile table", 600)
+def profile_table(folder: Path) -> Reader:
+    from tests.tvm_schedules.estimate.test_fit import made_table
+    from tvm_schedules.errors import EstimateError
+    from tvm_schedules.estimate import table as tables
+
+    place = folder / "made.json"
+    tables.write(place, made_table())
+    original = json.loads(place.read_text())
+    original["rows"] = original["rows"][:20]
+
+    def use(path: Path) -> None:
+        table = tables.read(path)
+        numbers = [1.0] * len(table.rows[0].numbers)
+        if not table.fit.value(table.rows[0].group, numbers) >= 0:
+            raise AssertionError("a negative time")
+        table.library_bytes({"sparse uint8": 3}, 7)
+
+    return Reader(lambda random, _: mutate.damaged_json(original, random), written("table.json", use), (EstimateError,))
+
+
 @reader("suite", 1500)
 def suite(folder: Path) -> Reader:
     from tvm_schedules.bench.suite import baseline, show

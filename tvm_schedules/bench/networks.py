@@ -103,7 +103,7 @@ class Net:
         return model
 
 
-class _Random(Net):
+class RandomNet(Net):
     """Layers with random weights whose outputs stay of the size of their inputs.
 
     ``ranges`` holds (smallest, largest) value of the tensors to quantize, in order; None leaves them in float and notes
@@ -160,7 +160,7 @@ class _Random(Net):
         return self.linear(x, channels, classes, dense=True)
 
 
-def _basic(net: _Random, x: str, inputs: int, outputs: int, stride: int) -> str:
+def _basic(net: RandomNet, x: str, inputs: int, outputs: int, stride: int) -> str:
     """A block of two convolutions of "Deep Residual Learning" (He et al., 2016), projection shortcut (option B)."""
     h = net.relu(net.conv(x, inputs, outputs, 3, stride))
     h = net.conv(h, outputs, outputs, gain=0.4)
@@ -169,8 +169,8 @@ def _basic(net: _Random, x: str, inputs: int, outputs: int, stride: int) -> str:
     return net.relu(net.op("Add", h, x))
 
 
-def _cifar(blocks: int) -> Callable[[_Random], str]:
-    def make(net: _Random) -> str:
+def _cifar(blocks: int) -> Callable[[RandomNet], str]:
+    def make(net: RandomNet) -> str:
         x = net.relu(net.conv(net.mark("input_0"), 3, 16, dense=True))
         inputs = 16
         for stage, outputs in enumerate((16, 32, 64)):
@@ -182,7 +182,7 @@ def _cifar(blocks: int) -> Callable[[_Random], str]:
     return make
 
 
-def _resnet18(net: _Random) -> str:
+def _resnet18(net: RandomNet) -> str:
     x = net.relu(net.conv(net.mark("input_0"), 3, 64, 7, 2, dense=True))
     x = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     inputs = 64
@@ -193,7 +193,7 @@ def _resnet18(net: _Random) -> str:
     return net.classify(x, 512, 1000)
 
 
-def _mobilenetv2(net: _Random) -> str:
+def _mobilenetv2(net: RandomNet) -> str:
     """Sandler et al., 2018, table 2."""
     x = net.relu6(net.conv(net.mark("input_0"), 3, 32, 3, 2, dense=True))
     inputs = 32
@@ -210,20 +210,20 @@ def _mobilenetv2(net: _Random) -> str:
     return net.classify(net.relu6(net.conv(x, 320, 1280, 1)), 1280, 1000)
 
 
-def _mlp(net: _Random) -> str:
+def _mlp(net: RandomNet) -> str:
     x = net.relu(net.linear(net.mark("input_0"), 784, 1024))
     return net.linear(net.relu(net.linear(x, 1024, 1024)), 1024, 10, dense=True)
 
 
-def _one_linear(outputs: int, inputs: int) -> Callable[[_Random], str]:
+def _one_linear(outputs: int, inputs: int) -> Callable[[RandomNet], str]:
     return lambda net: net.linear(net.mark("input_0"), inputs, outputs)
 
 
-def _one_conv(channels: int, k: int, groups: int = 1, dense: bool = False) -> Callable[[_Random], str]:
+def _one_conv(channels: int, k: int, groups: int = 1, dense: bool = False) -> Callable[[RandomNet], str]:
     return lambda net: net.relu(net.conv(net.mark("input_0"), channels, channels, k, 1, groups, dense))
 
 
-Recipe = tuple[tuple[int, ...], Callable[[_Random], str]]
+Recipe = tuple[tuple[int, ...], Callable[[RandomNet], str]]
 
 NETWORKS: dict[str, Recipe] = {
     "resnet20": ((1, 3, 32, 32), _cifar(3)),
@@ -274,11 +274,11 @@ def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0) ->
     if activations not in ("uint8", "float32"):
         raise ValueError(f"activations must be uint8 or float32, got {activations!r}")
     shape, make = recipes[name]
-    plain = _Random(shape, zeros, None, seed)
+    plain = RandomNet(shape, zeros, None, seed)
     model = plain.model(make(plain))
     if activations == "float32":
         return model
-    net = _Random(shape, zeros, _ranges(model, plain.marked, shape, seed), seed)
+    net = RandomNet(shape, zeros, _ranges(model, plain.marked, shape, seed), seed)
     return net.model(make(net))
 
 

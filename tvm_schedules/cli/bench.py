@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_waiting(boards.add_argument)
     made.add_argument_group("suite", "tern-bench --suite --help: networks against the engines of other projects")
+    title = "tern-bench --profile-table FILE --help: times of kernels over shapes and zeros, for tern-estimate"
+    made.add_argument_group("profile table", title)
     return made
 
 
@@ -173,6 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tvm_schedules.cli.suite import main as suite
 
         return suite(words[1:])
+    if any(word.partition("=")[0] == "--profile-table" for word in words):
+        from tvm_schedules.cli.profile import main as profile
+
+        return profile(words)
     options = parser().parse_args(words)
     return run(lambda: _main(options))
 

@@ -46,7 +46,7 @@ def test_counts_of_multiplications_are_those_of_the_papers() -> None:
     """PERF tables of peers count 40.8 M for ResNet-20, 1814 M for ResNet-18, 300.8 M for MobileNetV2."""
     for name, wanted in (("resnet20", 40.8e6), ("resnet18", 1814e6), ("mobilenetv2", 300.8e6)):
         shape, make = networks.NETWORKS[name]
-        net = networks._Random(shape, 0.8, None, 0)
+        net = networks.RandomNet(shape, 0.8, None, 0)
         graph = onnx.shape_inference.infer_shapes(net.model(make(net))).graph
         sizes = {
             v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)

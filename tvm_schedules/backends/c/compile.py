@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -31,10 +32,12 @@ class CProgram:
     Attributes:
         plan: What is known about it.
         program: Tables, descriptions and calls; buffers have their places.
+        steps: What the calls were made of.
     """
 
     plan: Plan
     program: Program
+    steps: Sequence[Step] = ()
 
 
 def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgram:
@@ -71,7 +74,7 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     reuse_residuals(lowering.steps, lives, _residual_and_output)
     plan = make_plan(graph, lowering, assign_arena(lives, 0))
     _place_inputs(plan, program, lives)
-    return CProgram(_with_tables(plan, program, lowering.steps), program)
+    return CProgram(_with_tables(plan, program, lowering.steps), program, lowering.steps)
 
 
 def _place_inputs(plan: Plan, program: Program, lives: Lives) -> None:

@@ -1,0 +1,149 @@
+"""Estimates against what builds give: exact bytes, and times of a table whose coefficients are known."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tvm_schedules
+from tests.properties import examples
+from tests.tvm_schedules.artifact_nets import conv_net, exact_net
+from tests.tvm_schedules.estimate.test_fit import made_table
+from tests.tvm_schedules.nets import Net
+from tvm_schedules.artifact import store
+from tvm_schedules.bench.profile import profile
+from tvm_schedules.cli.estimate import parser, print_estimates
+from tvm_schedules.errors import EstimateError, TargetError, TernError
+from tvm_schedules.estimate import table as tables
+from tvm_schedules.estimate.estimate import estimate
+from tvm_schedules.estimate.features import NAMES, features
+from tvm_schedules.estimate.lowered import lower
+from tvm_schedules.pipeline import read_graph
+from tvm_schedules.targets.registry import resolve
+
+
+@pytest.mark.parametrize("target", ["host", "c"])
+def test_memory_and_weights_are_those_of_the_build(tmp_path: Path, target: str) -> None:
+    artifact = tvm_schedules.build(conv_net(), tmp_path / "out", target, verify=False)
+    (said,) = estimate(tmp_path / "out", [target])
+    memory, inputs = artifact.metadata["memory"], artifact.metadata["inputs"]
+    assert said.ram["arena"] == memory["arena_bytes"]
+    assert said.ram["constants"] == memory["constant_bytes"]
+    assert said.ram["inputs"] == sum(4 * prod(entry["shape"]) for entry in inputs)
+    assert [(step.name, step.kernel) for step in said.steps] == [
+        (step["name"], step["kernel"]) for step in artifact.metadata["steps"]
+    ]
+    layers = {layer["name"]: layer for layer in artifact.metadata["layers"]}
+    for step in said.steps:
+        if step.name in layers:
+            assert step.weight_bytes == layers[step.name]["bytes"]
+            assert step.zeros == layers[step.name]["sparsity"]
+    if target == "host":
+        assert said.stored["weights"] == (tmp_path / "out" / store.WEIGHTS).stat().st_size
+        assert said.ram_bytes == sum(said.ram.values())
+    else:
+        assert said.stored["tables"] == memory["constant_bytes"]
+        assert said.ram_bytes == sum(said.ram.values()) - said.ram["constants"], "tables of C are in flash"
+
+
+def test_times_are_coefficients_times_counts() -> None:
+    table = made_table()
+    (said,) = estimate(conv_net(), ["host"], [table])
+    counted = lower(read_graph(conv_net()), resolve("host")).counted()
+    assert said.seconds == pytest.approx(sum(table.fit.value(*one) for one in counted), rel=1e-9)
+    assert [step.seconds for step in said.steps] == [table.fit.value(*one) for one in counted[:-1]]
+    assert said.error == table.error
+    assert said.source == "made up on a device, 2026-11-29"
+    guessed = [step.seconds for step in said.steps if not step.known]
+    assert said.unknown == pytest.approx(sum(filter(None, guessed)) / said.seconds)
+
+
+def test_cycles_are_divided_by_the_clock() -> None:
+    slow, fast = (estimate(conv_net(), [name], [made_table(target=name, unit="cycles")])[0] for name in ("pi4", "pi5"))
+    assert "Pi" not in slow.source
+    times = [sum(step.seconds or 0 for step in one.steps) for one in (slow, fast)]
+    same = lower(read_graph(conv_net()), resolve("pi4")).counted()
+    fit = made_table(unit="cycles").fit
+    assert slow.seconds == pytest.approx(sum(fit.value(*one) for one in same) / 1.8e9)
+    assert times[1] < times[0]
+
+
+@examples(10)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(3, 20), st.sampled_from([1, 3]), st.floats(0.1, 0.95))
+def test_counts_follow_from_the_codes(channels: int, outputs: int, size: int, k: int, zeros: float) -> None:
+    """Vectors that a sparse kernel adds: one for every weight that is not zero and every vector of the image's run."""
+    net = Net((1, channels, size, size), seed=channels)
+    weight = net.weight((outputs, channels, k, k), zeros, int8=True)
+    model = net.model(net.quantize(net.op("Conv", net.quantize("input_0"), weight, pads=[k // 2] * 4)))
+    steps = [step for step in lower(read_graph(model), resolve("pi4")).steps if step.kernel == "sparse"]
+    for step in steps:
+        numbers = dict(zip(NAMES, features(step), strict=True))
+        pitch = step.spec.x.pitch[1]
+        vectors = -(-((size - 1) * pitch + size) // 16)
+        assert numbers["operations"] == pytest.approx(step.spec.taps * vectors)
+        assert numbers["ends"] == outputs * vectors
+        assert numbers["call"] == 1
+
+
+def test_more_zeros_take_less_time() -> None:
+    times = []
+    for zeros in (0.2, 0.6, 0.9):
+        net = Net((1, 32, 24, 24), seed=1)
+        weight = net.weight((32, 32, 3, 3), zeros, int8=True)
+        model = net.model(net.quantize(net.op("Conv", net.quantize("input_0"), weight, pads=[1] * 4)))
+        (said,) = estimate(model, ["host"], [made_table()])
+        times.append(said.seconds)
+    assert times == sorted(times, reverse=True)
+
+
+def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EstimateError, match="targets must be CPUs, cortex-m7 or c, got 'opencl'"):
+        estimate(conv_net(), ["opencl"])
+    with pytest.raises(TargetError, match="target must be one of"):
+        estimate(conv_net(), ["toaster"])
+    with pytest.raises(EstimateError, match="measured for pi4 is for none of the targets host"):
+        estimate(conv_net(), ["host"], [made_table(target="pi4")])
+    with pytest.raises(EstimateError, match="does not exist; give an"):
+        estimate(tmp_path / "no.onnx")
+
+
+def test_a_target_without_a_table_has_bytes_and_no_time() -> None:
+    (said,) = estimate(conv_net(), ["neoverse-n1"])
+    assert said.seconds is None
+    assert said.error is None
+    assert "--measured" in said.source
+    assert said.stored["weights"] > 0
+
+
+def test_a_profile_measures_every_step(tmp_path: Path) -> None:
+    model = exact_net()
+    table = profile(rounds=1, seconds=0.02, models=[("small", model), ("other", conv_net())])
+    steps = len(lower(read_graph(model), resolve("host")).steps)
+    assert sum(row.network == "small" for row in table.rows) == steps + 1
+    assert all(row.value >= 0 for row in table.rows)
+    assert max(row.value for row in table.rows) < 1
+    assert {library.network for library in table.libraries} == {"small", "other"}
+    assert all(library.code > 4096 and library.metadata > 500 for library in table.libraries)
+    tables.write(tmp_path / "table.json", table)
+    assert tables.read(tmp_path / "table.json").target == "host"
+
+
+@pytest.mark.parametrize("targets", ["host,pi4", "c"])
+def test_the_command_prints_json_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], targets: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(conv_net().SerializeToString())
+    assert print_estimates(path, parser().parse_args([str(path), "--targets", targets, "--json"])) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["target"] for entry in found] == targets.split(",")
+    assert all(np.isfinite(entry["ram_bytes"]) and entry["stored_bytes"] for entry in found)
+    assert print_estimates(path, parser().parse_args([str(path), "--targets", targets, "--steps"])) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name}:" in printed for name in targets.split(",")), "the source of the times"
+    with pytest.raises(TernError, match="--targets must be one name or several"):
+        print_estimates(path, parser().parse_args([str(path), "--targets", ","]))

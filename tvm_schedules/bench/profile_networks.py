@@ -1,0 +1,124 @@
+"""Networks whose layers are measured for a profile table: random chains of layers of many shapes and shares of zeros.
+
+They are the same for every device, as they are made of fixed seeds. What is checked against estimates has to be other
+networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.bench.networks import RandomNet
+
+__all__ = ["networks"]
+
+IMAGES = 14
+"""How many chains of convolutions there are."""
+ROWS = 5
+"""How many chains of linear layers there are."""
+TOKENS = 4
+"""How many networks with attention there are."""
+
+_CHANNELS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 256)
+_SIZES = (7, 8, 12, 14, 16, 20, 24, 28, 32, 40, 48)
+_WIDTHS = (16, 40, 64, 100, 128, 256, 400, 512, 784, 1024)
+_ZEROS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+_MOST = 12_000_000
+"""Multiply-adds of a layer, so that an emulator counts it in seconds."""
+
+
+class _Chain(RandomNet):
+    """A network that grows at its end.
+
+    Attributes:
+        draw: The random numbers that shapes come from; those of :attr:`rng` are for weights.
+    """
+
+    def __init__(self, shape: tuple[int, ...], seed: int, floats: bool) -> None:
+        super().__init__(shape, 0.8, None if floats else [(0.0, 6.0)] * 100, seed)
+        self.draw = np.random.default_rng(1000 + seed)
+        self.x = self.mark("input_0")
+
+    def any(self, values: tuple[Any, ...]) -> Any:
+        """One of the values; also the share of zeros of the next layer is drawn."""
+        self.zeros = float(self.draw.choice(_ZEROS))
+        return values[self.draw.integers(len(values))]
+
+
+def _image(seed: int, floats: bool) -> Any:
+    size = int(np.random.default_rng(seed).choice(_SIZES)) * (3 if seed % 4 == 3 else 1)
+    net = _Chain((1, 3, size, size), seed, floats)
+    channels = net.any(_CHANNELS[:6])
+    stride = 2 if size > 40 else 1
+    net.x = net.relu(net.conv(net.x, 3, channels, net.any((3, 5)), stride, dense=True))
+    size = -(-size // stride)
+    for _ in range(8):
+        channels, size = _layer(net, channels, size)
+    pooled = net.mark(net.op("Flatten", net.op("GlobalAveragePool", net.x)))
+    width = net.any(_WIDTHS[:5])
+    hidden = net.relu(net.linear(pooled, channels, width))
+    return net.model(net.linear(hidden, width, net.any((10, 12, 100)), dense=True))
+
+
+def _layer(net: _Chain, channels: int, size: int) -> tuple[int, int]:
+    """Adds a layer of any kind; returns channels and size of what it writes."""
+    kind = net.any(("3", "3", "3", "1", "1", "5", "residual", "depthwise", "dense", "pool"))
+    outputs, stride = net.any(_CHANNELS), 2 if size >= 12 and net.any((True, False, False)) else 1
+    k = {"1": 1, "5": 5}.get(kind, 3)
+    while outputs > 8 and channels * outputs * k * k * (size // stride) ** 2 > _MOST:
+        outputs //= 2
+    if kind == "pool" and size >= 8:
+        net.x = net.op(net.any(("MaxPool", "AveragePool")), net.x, kernel_shape=[2, 2], strides=[2, 2])
+        net.x = net.x if net.ranges is None else net.mark(net.x)
+        return channels, size // 2
+    if kind == "depthwise":
+        net.x = net.relu(net.conv(net.x, channels, channels, 3, stride, channels, dense=True))
+        return channels, -(-size // stride)
+    if kind == "residual":
+        added = net.op("Add", net.conv(net.x, channels, channels, gain=0.4), net.x)
+        net.x = net.relu(added)
+        return channels, size
+    net.x = net.relu(net.conv(net.x, channels, outputs, k, stride, dense=kind == "dense"))
+    return outputs, -(-size // stride)
+
+
+def _rows(seed: int, floats: bool) -> Any:
+    """Linear layers of one row, or of a few."""
+    rows = (1, 1, 4, 16, 1)[seed % 5]
+    width = int(np.random.default_rng(seed).choice(_WIDTHS))
+    net = _Chain((rows, width), seed, floats)
+    for index in range(7):
+        outputs = net.any(_WIDTHS)
+        net.x = net.relu(net.linear(net.x, width, outputs, dense=index % 3 == 2))
+        width = outputs
+    return net.model(net.linear(net.x, width, 10))
+
+
+def _tokens(seed: int, floats: bool) -> Any:
+    """Attention over a few tokens: operators without kernels of their own."""
+    tokens, width = (8, 16, 24)[seed % 3], (32, 64, 96)[seed % 3]
+    net = _Chain((tokens, width), seed, floats)
+    for _ in range(2):
+        scale = net.const(np.ones(width, np.float32))
+        normed = net.mark(net.op("LayerNormalization", net.x, scale, net.const(np.zeros(width, np.float32)), axis=-1))
+        query, key, value = (net.linear(normed, width, width) for _ in range(3))
+        weights = net.op("Softmax", net.op("MatMul", query, net.op("Transpose", key, perm=[1, 0])), axis=-1)
+        mixed = net.linear(net.mark(net.op("MatMul", weights, value)), width, width)
+        net.x = net.mark(net.op("Add", net.x, mixed))
+        gate = net.op("Sigmoid", net.linear(net.x, width, width))
+        net.x = net.mark(net.op("Concat", net.op("Mul", net.x, gate), net.x, axis=1))
+        net.x = net.mark(net.linear(net.x, 2 * width, width))
+    return net.model(net.linear(net.op("ReduceMean", net.x, net.const(np.array([0])), keepdims=1), width, 10))
+
+
+def networks() -> Iterator[tuple[str, Any]]:
+    """Name and ``onnx.ModelProto`` of every network; the same at each call. Every third one has float activations."""
+    for seed in range(IMAGES):
+        yield f"image{seed}", _image(seed, seed % 3 == 2)
+    for seed in range(ROWS):
+        yield f"rows{seed}", _rows(seed, seed % 3 == 2)
+    for seed in range(TOKENS):
+        yield f"tokens{seed}", _tokens(seed, seed % 3 == 2)

@@ -1,0 +1,123 @@
+"""What the time of a step depends on, read from its lowered form: numbers that a few coefficients are multiplied by.
+
+They count what a kernel does in its loops: vectors of operands, rounds of loops, ends of rows, bytes that come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import Any
+
+from tvm_schedules.lowering.steps import Buffer, Step
+
+__all__ = ["CALL", "NAMES", "call_features", "features", "group"]
+
+NAMES = ("call", "operations", "loads", "rounds", "ends", "rows", "constants", "near", "far", "read", "written")
+"""Names of the numbers.
+
+* ``call``: 1.
+* ``operations``: vectors of sums that an operand is added to, or multiplied and added to.
+* ``loads``: vectors of operands that are loaded for them.
+* ``rounds``: rounds of the loop over taps, or over inputs of a linear layer.
+* ``ends``: vectors of outputs that are scaled, clipped, rounded and stored.
+* ``rows``: blocks of outputs, each with a loop over taps.
+* ``constants``: cache lines of weights.
+* ``near``, ``far``: cache lines of weights for which the first and the second cache have no room, as often as read.
+* ``read``, ``written``: cache lines of inputs and of outputs.
+"""
+
+CALL = "call of a network"
+"""The group of what a call takes beside its steps."""
+
+_LINE = 64
+_FIRST, _SECOND = 24 << 10, 384 << 10
+"""Bytes of weights for which the first and the second cache of common cores have room."""
+_PIXELS = 16
+"""Pixels that copies move at once."""
+
+
+def group(step: Step) -> str:
+    """The steps that share coefficients: those of a kernel and a type of operand."""
+    if step.kernel == "fallback":
+        return f"fallback {step.info['op']}"
+    operand = step.info.get("operand") or getattr(step.spec, "x", None)
+    weights = getattr(step.spec, "weights", None)
+    kinds = [kind for kind in (operand, weights) if isinstance(kind, str)]
+    if step.kernel == "repack":
+        kinds = [step.spec.source.dtype, step.spec.target.dtype]
+    if getattr(step.spec, "exact", False):
+        kinds.append("in integers")
+    return " ".join([step.kernel, *kinds])
+
+
+def features(step: Step) -> list[float]:
+    """The numbers of :data:`NAMES` of a step."""
+    constants, others = _bytes(step.args, True), _bytes(step.args[:-1], False)
+    work = step.info.get("nonzero_macs", step.info.get("work", 0))
+    again = _passes(step.spec)
+    near, far = (again * max(0, constants - size) / _LINE for size in (_FIRST, _SECOND))
+    sizes = [constants / _LINE, near, far, others / _LINE, step.args[-1].nbytes / _LINE]
+    return [1.0, *(float(number) for number in (*_loops(step.spec, float(work)), *sizes))]
+
+
+def call_features(inputs: int, outputs: int, steps: int) -> list[float]:
+    """The same numbers of a call: bytes of its inputs and outputs, and how many steps it has as ``rounds``."""
+    return [1.0, 0.0, 0.0, float(steps), 0.0, 0.0, 0.0, 0.0, 0.0, inputs / _LINE, outputs / _LINE]
+
+
+def _bytes(buffers: Sequence[Buffer], constant: bool) -> int:
+    def is_constant(buffer: Buffer) -> bool:
+        place = buffer.root.place
+        return place is not None and place.kind == "constant"
+
+    return sum(buffer.nbytes for buffer in buffers if is_constant(buffer) == constant)
+
+
+def _passes(spec: Any) -> int:
+    """How often a step reads all its weights."""
+    if hasattr(spec, "inputs"):
+        return int(spec.batch)
+    return _blocks(spec)[1] if hasattr(spec, "epilogue") and hasattr(spec, "pixels") else 1
+
+
+def _loops(spec: Any, work: float) -> tuple[float, ...]:
+    """``operations``, ``loads``, ``rounds``, ``ends`` and ``rows``."""
+    if hasattr(spec, "epilogue") and hasattr(spec, "pixels"):
+        return _planes(spec, work)
+    if hasattr(spec, "inputs") and hasattr(spec, "outputs"):
+        return _linear(spec)
+    x: Any = getattr(spec, "x", None) or getattr(spec, "target", None)
+    if hasattr(x, "channels"):
+        source = getattr(spec, "source", x)
+        lines = source.batch * source.channels * prod(source.dims[:2])
+        return 0.0, lines * ceil(source.dims[2] / _PIXELS), lines, 0.0, x.batch * x.channels
+    return work / _LINE, 0.0, 0.0, 0.0, 0.0
+
+
+def _linear(spec: Any) -> tuple[float, ...]:
+    """Of a layer over rows: inputs times vectors of outputs."""
+    lanes = spec.dot.lanes if hasattr(spec, "dot") else spec.lanes
+    together = spec.step if hasattr(spec, "dot") else 1
+    blocks = spec.batch * ceil(spec.outputs / lanes)
+    vectors = blocks * ceil(spec.inputs / together)
+    return vectors, vectors, vectors / getattr(spec, "tile", 1), spec.batch * spec.outputs, blocks
+
+
+def _planes(spec: Any, work: float) -> tuple[float, ...]:
+    """Of a kernel that computes rows of pixels: taps times vectors, taps times blocks, channels times either."""
+    x, size = spec.x, spec.epilogue.size
+    channels, tile = getattr(spec, "rows", x.channels), getattr(spec, "tile", 1)
+    segments = max(channels, getattr(spec, "segments", 0))
+    taps = work / max(1, x.batch * prod(size))  # of all output channels together
+    taps = taps / 4 if hasattr(spec, "dot") else taps
+    vectors, blocks = _blocks(spec)
+    counts = (taps * vectors, taps / tile * vectors, taps / tile * blocks, channels * vectors, segments * blocks / tile)
+    return tuple(x.batch * count for count in counts)
+
+
+def _blocks(spec: Any) -> tuple[int, int]:
+    """Vectors of pixels in a plane, and blocks of them."""
+    lanes = spec.dot.lanes if hasattr(spec, "dot") else max(1, spec.vector // spec.x.itemsize)
+    lanes = getattr(spec, "lanes", lanes)
+    return ceil(spec.pixels / lanes), ceil(spec.pixels / getattr(spec, "step", lanes * getattr(spec, "block", 1)))
