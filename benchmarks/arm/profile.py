@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             found, library = _count(name, model, options.target, Path(folder))
         rows += found
         libraries.append(library)
-        print(f"{name}: {sum(row.value for row in found) / 1e3:,.0f} k cycles, {time.monotonic() - started:.0f} s", flush=True)
+        cycles, seconds = sum(row.value for row in found), time.monotonic() - started
+        print(f"{name}: {cycles / 1e3:,.0f} k cycles, {seconds:.0f} s", flush=True)
     how = "instructions counted by QEMU, cycles by llvm-mca without caches"
     when = time.strftime("%Y-%m-%d", time.gmtime())
     core = mca.CORES[options.target]
