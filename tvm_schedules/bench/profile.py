@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-import tvm_schedules
 from tvm_schedules.artifact import store
+from tvm_schedules.artifact.build import build
 from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, ThisMachine
@@ -58,7 +58,7 @@ def profile(
     with temporary_folder("profile") as folder:
         for name, model in chosen:
             say(f"compile {name}")
-            tvm_schedules.build(model, folder / name, target, verify=False)
+            build(model, folder / name, target, verify=False)
         taken: dict[str, list[tuple[list[float], float]]] = {name: [] for name, _ in chosen}
         for index in range(rounds):
             for name, _ in chosen:
