@@ -1,7 +1,23 @@
-# Cortex-M7 with single-precision floating point, by the GNU toolchain (Debian: gcc-arm-none-eabi).
+# A Cortex-M by the GNU toolchain (Debian: gcc-arm-none-eabi): -DCORE=cortex-m4, for example.
+set(CORE "cortex-m7" CACHE STRING "cortex-m0plus, cortex-m3, cortex-m4, cortex-m7, cortex-m33 or cortex-m55")
+set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES CORE)
 set(CMAKE_SYSTEM_NAME Generic)
-set(CMAKE_SYSTEM_PROCESSOR cortex-m7)
+set(CMAKE_SYSTEM_PROCESSOR "${CORE}")
 set(CMAKE_C_COMPILER arm-none-eabi-gcc)
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
-set(CMAKE_C_FLAGS_INIT "-mcpu=cortex-m7 -mthumb -mfpu=fpv5-sp-d16 -mfloat-abi=hard -ffreestanding")
-set(CMAKE_EXE_LINKER_FLAGS_INIT "-nostartfiles -nostdlib -lgcc")
+
+# The floating-point unit that chips with this core usually have; cores without one compute floats in software.
+if(CORE STREQUAL "cortex-m4")
+  set(float "-mfpu=fpv4-sp-d16 -mfloat-abi=hard")
+elseif(CORE MATCHES "^cortex-m(7|33)$")
+  set(float "-mfpu=fpv5-sp-d16 -mfloat-abi=hard")
+elseif(CORE STREQUAL "cortex-m55")
+  set(float "-mfloat-abi=hard")
+elseif(CORE MATCHES "^cortex-m(0plus|3)$")
+  set(float "-mfloat-abi=soft")
+else()
+  message(FATAL_ERROR "CORE must be cortex-m0plus, cortex-m3, cortex-m4, cortex-m7, cortex-m33 or cortex-m55, got '${CORE}'")
+endif()
+set(CMAKE_C_FLAGS_INIT "-mcpu=${CORE} -mthumb ${float} -ffreestanding")
+set(CMAKE_EXE_LINKER_FLAGS_INIT "-nostartfiles -nostdlib")
+set(CMAKE_C_STANDARD_LIBRARIES_INIT "-lgcc")

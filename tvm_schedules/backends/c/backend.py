@@ -73,14 +73,14 @@ def _files(tvm: Mapping[str, Any]) -> Files:
         raise ArtifactError(f"the artifact cannot be used: {error}") from None
 
 
-def write_sample(folder: Path, files: Files, run: Mapping[str, Array], outputs: list[Array]) -> bool:
+def write_sample(folder: Path, run: Mapping[str, Array], outputs: list[Array], files: Files = MODEL) -> bool:
     """Writes one input and the output of the C code as a header, for a self-test on the device.
 
     Args:
         folder: Holds the artifact.
-        files: Its files' names.
         run: The inputs by name.
         outputs: What the C code makes of them.
+        files: Its files' names.
 
     Returns:
         Whether it was written: larger samples than :data:`_MOST` elements are not.
@@ -151,7 +151,7 @@ class CBackend(Backend):
         """Adds a sample, see :func:`write_sample`."""
         result = model(**run)
         files = _files(model.metadata["target"]["tvm"])
-        write_sample(folder, files, run, list(result) if isinstance(result, tuple) else [result])
+        write_sample(folder, run, list(result) if isinstance(result, tuple) else [result], files)
 
     def load(self, stored: Stored, threads: int | None) -> CModel:
         """Compiles the files for this machine; one thread runs them."""
