@@ -73,7 +73,21 @@ def odd_layers() -> Any:
     return net.model(*found)
 
 
-MODELS = {"layers": layers, "odd": odd_layers}
+def linears() -> Any:
+    """Linear layers with ends of blocks, ternary ones of more inputs than 16 bits hold sums of, and residuals."""
+    net = Net((3, 2500), seed=2)
+    x, found = net.quantize("input_0", 0.02, 60), []
+    for index, (outputs, zeros) in enumerate([(8, 0.5), (21, None), (9, 0.0), (5, None), (64, 0.9)]):
+        weight = net.weight((outputs, 2500), zeros, int8=True)
+        found.append(net.quantize(net.op("Gemm", x, weight, net.bias(outputs), transB=1), 0.03, 100))
+        other = net.weight((21, outputs), zeros, int8=True)  # few inputs, which are no multiple of a vector
+        y = net.op("Gemm", found[-1], other, net.bias(21), transB=1)
+        y = net.op("Add", y, found[-1]) if outputs == 21 else y
+        found.append(net.quantize(y, 0.03, 10 * index))
+    return net.model(*found)
+
+
+MODELS = {"layers": layers, "odd": odd_layers, "linears": linears}
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -25,6 +25,7 @@ from tvm_schedules.packing import (
     gpu_linear_dot,
     linear,
     linear_dot,
+    linear_widened,
     panel_lists,
     pool,
     popcount_linear,
@@ -114,6 +115,10 @@ def _linear_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"values": made}
 
 
+def _linear_widened(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return {"values": linear_widened.pack(_values(arrays, params), params["ternary"], params["tile"])}
+
+
 def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
     values = _values(arrays, params).reshape(params["shape"][1:])
@@ -173,6 +178,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "divisor": _divisor,
     "linear": _linear,
     "linear_dot": _linear_dot,
+    "linear_widened": _linear_widened,
     "popcount_linear": _popcount_linear,
     "recurrent": _recurrent,
     "gpu_conv_dot": _gpu_conv_dot,

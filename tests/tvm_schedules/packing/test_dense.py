@@ -13,6 +13,7 @@ from tvm_schedules.packing import (
     depthwise_conv_dot,
     linear,
     linear_dot,
+    linear_widened,
     pool,
 )
 
@@ -139,6 +140,20 @@ def test_linear_layers_by_dot_products(outputs: int, inputs: int, ternary: bool)
         # In the highest place the code itself, of two bits with a sign; one more in the others.
         assert (code - 1 if place < 3 else (code ^ 2) - 2) == values[o, i]
     assert found.size * (4 if ternary else 1) >= outputs * inputs
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 4), (9, 70), (8, 64), (17, 33)])
+@pytest.mark.parametrize("ternary", [False, True])
+def test_linear_layers_with_inputs_side_by_side(outputs: int, inputs: int, ternary: bool) -> None:
+    rng, tile = np.random.default_rng(0), 8
+    values = rng.integers(-1, 2, (outputs, inputs)) if ternary else rng.integers(-127, 128, (outputs, inputs))
+    found = linear_widened.pack(values.astype(np.int8), ternary, tile)
+    step = 64 if ternary else 16
+    assert found.shape == (-(-outputs // tile), -(-inputs // step), tile, 16)
+    for o, i in np.ndindex(found.shape[0] * tile, found.shape[1] * step):
+        byte = int(found[o // tile, i // step, o % tile, i % 16])
+        value = ((byte >> i % 64 // 16 * 2 & 3) ^ 2) - 2 if ternary else byte  # two bits with a sign
+        assert value == (values[o, i] if o < outputs and i < inputs else 0)
 
 
 @pytest.mark.parametrize("include_pad", [False, True])

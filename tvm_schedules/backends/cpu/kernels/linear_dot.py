@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available
-from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
+from tvm_schedules.backends.cpu.kernels.common.linear_end import finish_outputs
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Linear
 from tvm_schedules.ir.layout import ALIGN
@@ -147,34 +147,10 @@ def emit(spec: Spec) -> Any:
         params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * O, spec.out)
         residual = e.view(pointers[5], spec.batch * O, spec.residual) if spec.residual else None
 
-        def added(m: Any, first: Any) -> Any:
-            """The residual of a vector of channels; nothing past the last channel is read."""
-            row, at, edge = e.local(lanes, "float32"), m * O + first, e.expr(first) + lanes
-            with e.when(edge <= O):
-                e.store(row, 0, e.cast(e.load(residual, at, lanes), f32), lanes)
-            if O % lanes:
-                with e.when(edge > O), e.loop(O % lanes) as i, e.when(e.expr(first) < O):
-                    e.store(row, i, e.cast(e.load(residual, at + i), "float32"))
-            return e.load(row, 0, lanes)
+        views = {"scale": scale, "bias": bias, "params": params, "residual": residual, "out": out}
 
         def finish(value: Any, m: Any, first: Any) -> None:
-            factor, offset = e.load(scale, first, lanes), e.load(bias, first, lanes)
-            y = e.fma(value, factor, offset) if spec.fma else value * factor + offset
-            if residual is not None:
-                other, weight = added(m, first), e.splat(e.load(params, 0), lanes)
-                y = e.fma(other, weight, y) if spec.fma else y + other * weight
-            low, high = (e.splat(e.load(params, i), lanes) for i in (1, 2))
-            y = e.min(e.max(y, low), high)
-            if spec.out == "uint8":
-                y = e.cast(e.bits(y + e.const(MAGIC, f32), i32), f"uint8x{lanes}")
-            whole = e.expr(first) + lanes <= O
-            with e.when(whole):
-                e.store(out, m * O + first, y, lanes)
-            if O % lanes:
-                rest = e.local(lanes, spec.out)
-                e.store(rest, 0, y, lanes)
-                with e.loop(O % lanes) as i, e.when((e.expr(first) < O) & (e.expr(first) + lanes > O)):
-                    e.store(out, m * O + first + i, e.load(rest, i))
+            finish_outputs(e, spec, lanes, views, value, m, first)
 
         rows = spec.rows
         with e.jobs(-(-spec.batch // rows) * spec.blocks, spec.parallel) as job:
