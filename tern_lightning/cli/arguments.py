@@ -133,6 +133,14 @@ def add_inputs(parser: argparse._ActionsContainer) -> None:
         help="shorter sequences (second axis of the inputs) to compile for, beside that of the input; calls are padded "
         "to the next length",
     )
+    add(
+        "--pad",
+        action="append",
+        default=[],
+        type=_padding,
+        metavar="INPUT=VALUE",
+        help="with --lengths: what an input has behind the end of a sequence (default: 0); repeat it for several",
+    )
     add("--seed", type=int, default=0, help="of random inputs (default: %(default)s)")
 
 
@@ -158,9 +166,37 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _padding(text: str) -> tuple[str, float]:
+    """An input and the number that fills it."""
+    name, equals, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not equals or not name or number != number:
+        raise argparse.ArgumentTypeError(f"must be an input's name, =, and a number, such as mask=1, got {text!r}")
+    return name, number
+
+
+def padding(given: argparse.Namespace) -> dict[str, float] | None:
+    """What fills inputs behind the end of a sequence, by their names; None where nothing is said.
+
+    Raises:
+        UsageError: No lengths are given, or an input is named twice.
+    """
+    if given.pad and not given.lengths:
+        raise UsageError("--pad says what is behind the end of a shorter sequence; it needs --lengths")
+    names = [name for name, _ in given.pad]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--pad names an input twice: {', '.join(names)}")
+    return dict(given.pad) or None
+
+
 def resolved(options: argparse.Namespace) -> dict[str, Any]:
     """What will be done, defaults included, without what does not apply."""
     shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
+    if options.pad:
+        shown["pad"] = [f"{name}={value:g}" for name, value in options.pad]
     if not (options.tune_board or options.tune_tracker):
         del shown["tune_timeout"], shown["tune_wait"]
     if options.source.suffix == ".onnx":
@@ -173,6 +209,7 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
             "input_shape",
             "batch_size",
             "lengths",
+            "pad",
             "no_verify",
         }
         kept |= {key for key in shown if key.startswith("tune")}
@@ -198,6 +235,7 @@ def export_options(
         input_shape=input_shapes(given.input_shape),
         batch_size=given.batch_size or 1,
         lengths=given.lengths,
+        pad=padding(given),
         activations=given.activations,
         dense_weights=given.dense_weights,
         bits=given.bits,

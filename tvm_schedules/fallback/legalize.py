@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.fallback import approximations, scatter
+from tvm_schedules.fallback import approximations, scatter, top
 from tvm_schedules.fallback.conv_geometry import conv_geometry, pack_channels, pack_columns, transposed_geometry
 from tvm_schedules.fallback.tags import KEY, OPAQUE
 
@@ -48,6 +48,7 @@ def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Le
         "relax.scatter_elements": _scatter,
         "relax.scatter_nd": _scatter,
         "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes if transposes else 0),
+        "relax.topk": top.legalize,
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
     for name in ("sum", "mean", "prod", "variance"):

@@ -218,6 +218,41 @@ def open_file(path: str, kind: int = onnx.TensorProto.FLOAT) -> None:
     Path(path).write_bytes(model.SerializeToString())
 
 
+def test_pad_says_what_is_behind_a_sequence(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """A file with an open length, whose mask is one where nothing is."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    monkeypatch.chdir(tmp_path)
+    names = ["x", "padding"]
+    one = numpy_helper.from_array(np.float32(1), "one")
+    axes = numpy_helper.from_array(np.int64([1]), "axes")
+    nodes = [
+        helper.make_node("Sub", ["one", "padding"], ["kept"]),
+        helper.make_node("Mul", ["x", "kept"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "axes"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["kept", "axes"], ["count"], keepdims=0),
+        helper.make_node("Div", ["total", "count"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "length"]) for name in names]
+    graph = helper.make_graph(nodes, "mean", ends, [helper.make_tensor_value_info("y", 1, ["n"])], [one, axes])
+    opsets = [helper.make_opsetid("", 19)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), "mean.onnx")
+    shapes = ["--input-shape", "1,8", "--input-shape", "1,8"]
+    assert main(["mean.onnx", "-o", "out", *shapes, "--lengths", "4", "--pad", "padding=1"]) == 0
+    model = tvm_schedules.load("out")
+    x = np.arange(3, dtype=np.float32)[None]
+    np.testing.assert_allclose(model(x, np.zeros((1, 3), np.float32)), [1.0])
+    capsys.readouterr()
+    for wrong in ("padding", "=1", "padding=much", "padding=nan"):
+        with pytest.raises(SystemExit):
+            main(["mean.onnx", "-o", "out", "--lengths", "4", "--pad", wrong])
+        assert "--pad: must be an input's name" in capsys.readouterr().err
+    assert main(["mean.onnx", "-o", "out", *shapes, "--pad", "padding=1"]) == 1
+    assert "it needs --lengths" in capsys.readouterr().err
+    assert main(["mean.onnx", "-o", "out", *shapes, "--lengths", "4", "--pad", "x=1", "--pad", "x=2"]) == 1
+    assert "names an input twice" in capsys.readouterr().err
+
+
 def test_open_sizes_of_a_file_are_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_file("open.onnx")
     assert main(["open.onnx", "-o", "open", "--tvm-target", "host"]) != 0

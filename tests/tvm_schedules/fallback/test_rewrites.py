@@ -178,3 +178,34 @@ def test_maxima_and_their_places(shape: tuple[int, ...], order: int) -> None:
     made.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, [None] * len(shape)))
     for ours, theirs in zip(Runner(made)(x), run_onnx(made, x), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def top(x: np.ndarray, count: int, **attributes: int) -> onnx.ModelProto:
+    made = model("TopK", {"x": x}, helper.np_dtype_to_tensor_dtype(x.dtype), constants={"k": np.int64([count])},
+                 **attributes)  # fmt: skip
+    made.graph.node[0].output.append("places")
+    made.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, [None] * x.ndim))
+    return made
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_the_first_of_an_order(dtype: str, axis: int, largest: int) -> None:
+    x = RNG.integers(-9, 9, (5, 20, 6)).astype(dtype)  # many are equal
+    made = top(x, 4, axis=axis, largest=largest)
+    for ours, theirs in zip(Runner(made)(x), run_onnx(made, x), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_first_of_infinities_and_what_is_no_number() -> None:
+    x = np.float32([[1, np.nan, -np.inf, np.inf, 2, np.nan]])
+    values, places = Runner(top(x, 6))(x)
+    np.testing.assert_array_equal(places, [[1, 5, 3, 4, 0, 2]])
+    np.testing.assert_array_equal(values, x[:, places[0]])
+
+
+def test_an_order_of_very_many_is_refused_by_name() -> None:
+    x = np.zeros((1, 20_000), np.float32)
+    with pytest.raises(UnsupportedOperatorError, match="'node': operator TopK"):
+        Runner(top(x, 3))
