@@ -16,6 +16,7 @@ pytest.importorskip("tvm")
 pytest.importorskip("onnxruntime")
 
 from tests.tvm_schedules.fallback.test_operators import CASES, check
+from tests.tvm_schedules.nets import Runner
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu import schedules
 from tvm_schedules.backends.cpu.schedules import convolution, matmul, schedule_program, writer
@@ -183,3 +184,22 @@ def test_only_tagged_functions_have_templates() -> None:
     function = te.create_prim_func([x, te.compute((4, 4), lambda i, j: x[i, j] * 2.0)])
     assert tag_of(function) is None
     assert all(rule(function, resolve("host")) is None for rule in (convolution.apply, matmul.apply))
+
+
+@pytest.mark.parametrize("shape", [(1, 56, 56, 96), (1, 64, 9, 80), (5, 11000), (40000, 2), (2, 3, 20000), (50000,)])
+def test_no_quotients_in_loops_over_whole_tensors(shape: tuple[int, ...]) -> None:
+    """A piece of several axes that begins in the middle of one would need some for every element."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "aby"]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", ends[:2], ends[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    program = lower_fallback(model, resolve("host"), "p_", schedule_program)
+    (function,) = program.functions.values()
+    text = function.script()
+    assert "parallel" in text
+    assert "//" not in text
+    assert "%" not in text
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(shape).astype(np.float32) for _ in range(2))
+    np.testing.assert_array_equal(Runner(model)(a, b)[0], a + b)

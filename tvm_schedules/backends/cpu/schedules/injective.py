@@ -21,6 +21,8 @@ __all__ = ["PARALLEL_ELEMENTS", "apply", "arrange"]
 PARALLEL_ELEMENTS = 32768
 """Smaller loops stay serial: waking TVM's threads costs about as much as this many additions."""
 _TASKS = 32
+_SHORTEST = 64
+"""Elements of an inner loop that are worth a loop of their own."""
 
 
 def apply(function: Any, target: TargetSpec) -> Any:
@@ -68,6 +70,20 @@ def _contiguous(region: Any, outer: str, inner: list[str], extents: list[int]) -
     return indices[-len(tail) :] == tail and shape[-len(inner) :] == extents
 
 
+def _peeled(extents: list[int], run: int) -> int:
+    """How many axes one loop has that threads do not share.
+
+    Where all axes are one run, threads share the first of them. A piece of the whole run would begin in the middle of
+    an axis, and TVM then computes every index by quotients and remainders.
+    """
+    if run < len(extents):
+        return run
+    for axis in range(1, run):
+        if math.prod(extents[:axis]) >= 4:
+            return run - axis if math.prod(extents[axis:]) >= _SHORTEST else run
+    return run
+
+
 def arrange(sch: Any, block: Any) -> None:
     """Fuses, splits and parallelizes the loops of one spatial block."""
     loops = sch.get_loops(block)
@@ -76,6 +92,8 @@ def arrange(sch: Any, block: Any) -> None:
     extents = [int(sch.get(loop).extent) for loop in loops]
     total = math.prod(extents)
     run = fusible(sch, block) if len(loops) == len(sch.get(block).iter_vars) else 1
+    if total >= PARALLEL_ELEMENTS:
+        run = _peeled(extents, run)
     inner = sch.fuse(*loops[len(loops) - run :]) if run > 1 else loops[-1]
     outer = loops[: len(loops) - run]
     if total < PARALLEL_ELEMENTS:
