@@ -184,7 +184,9 @@ def _expand(model: onnx.ModelProto) -> onnx.ModelProto:
 def _is_misread(node: onnx.NodeProto) -> bool:
     """Whether TVM has an operator of that name, which is not all that ONNX' is."""
     statistics = node.op_type == "LayerNormalization" and any(node.output[1:])
-    return node.op_type in _EXPANDED or statistics
+    axes = [entry.i for entry in node.attribute if entry.name == "axis"]  # over all of them, TVM's has no code
+    several = node.op_type == "RMSNormalization" and axes not in ([], [-1])
+    return node.op_type in _EXPANDED or statistics or several
 
 
 def _function_body(node: onnx.NodeProto, version: int, types: dict[str, Any]) -> onnx.FunctionProto | None:

@@ -209,3 +209,10 @@ def test_an_order_of_very_many_is_refused_by_name() -> None:
     x = np.zeros((1, 20_000), np.float32)
     with pytest.raises(UnsupportedOperatorError, match="'node': operator TopK"):
         Runner(top(x, 3))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, -3])
+def test_root_mean_squares_of_several_axes(axis: int) -> None:
+    x = RNG.standard_normal((3, 5, 7)).astype(np.float32)
+    scale = RNG.standard_normal(x.shape[axis:]).astype(np.float32)
+    agree(model("RMSNormalization", {"x": x}, opset=23, constants={"scale": scale}, axis=axis), x)
