@@ -159,7 +159,8 @@ def after_training(files: Sequence[Path]) -> str:
         ways = list(dict.fromkeys(row["how"] for row in first))
         accuracy = sum(data["float"]) / len(data["float"])
         seeds = f"{len(data['float'])} seed{'s' if len(data['float']) > 1 else ''}"
-        lines += [f"## {path.stem}", "", f"Float: {accuracy:.2%}, {seeds}. {data['machine']}, {data['when']}.", ""]
+        where = f"on {data.get('images', 'test images')}. {data['machine']}, {data['when']}"
+        lines += [f"## {path.stem}", "", f"Float: {accuracy:.2%}, {seeds}, {where}.", ""]
         lines += [f"`{data['command']}` measures it again.", ""]
         rows = []
         for share in dict.fromkeys(row["asked"] for row in first):

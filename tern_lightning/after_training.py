@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tern_lightning.functional.output_fit import fit_outputs, output_error
+from tern_lightning.functional.output_fit import fit_outputs, matched
 from tern_lightning.nn.batch_norm import fresh_statistics
+from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.layer_types import channel_axis, kind_of, weight_of
+from tern_lightning.nn.recurrent_weights import layer_at
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
 from tern_lightning.ternary_tensor import TernaryTensor
 
+RIDGE = 0.01
+"""How strongly the weight that is fitted is held to the float one, as a share of the mean squared input."""
 POSITIONS = 32768
 """At most so many rows of a layer's inputs (tokens, pixels) are looked at, drawn evenly from all batches."""
 
@@ -29,7 +34,8 @@ class PostTrained:
     Attributes:
         path: Its path in the module.
         ternary: Its weight.
-        rounded: Error of its outputs over the data after plain rounding by the method, relative to their size.
+        rounded: Error of its outputs over the data after plain rounding by the method, relative to their size in the
+            float network.
         error: The same with the weight that it got.
     """
 
@@ -55,10 +61,10 @@ def post_training(
     """Make layers of a trained float network ternary without training, in place, from a few batches of data.
 
     Layer by layer in the order in which they run: the layer's inputs are gathered with all layers before it ternary
-    already, its codes and levels are chosen so that errors make up for each other on these inputs
-    (:func:`tern_lightning.functional.output_fit.fit_outputs`), and the running statistics of batch normalization are
-    estimated anew. No labels are used. Accuracy falls more than in ternary
-    training, most at many zeros: measure it.
+    already, and beside them those of the float network. Codes and levels are chosen so that the layer gives from the
+    former what it gave from the latter: errors make up for each other, also for those of the layers before
+    (:func:`tern_lightning.functional.output_fit.fit_outputs`). Then the running statistics of batch normalization are
+    estimated anew. No labels are used. Accuracy falls more than in ternary training, most at many zeros: measure it.
 
     Weights become exactly ternary by value, in plain layers; :func:`tern_lightning.export` finds them, and where a
     method has several terms it takes them by ``ternary={path: one.ternary for path, one in result.items()}``.
@@ -102,11 +108,13 @@ def post_training(
     batches = _batches(data)
     states = {each: each.training for each in module.modules()}
     module.eval()
+    before = independent_copy(module) if fit else module
     done: dict[str, PostTrained] = {}
     try:
         for one, called in _in_order(module, decisions, batches, run):
-            inputs = _inputs(module, one.module, batches, run, batch_norm) if called else []
-            found = _layer(one, inputs, zeros, fit)
+            networks = {module: one.module, before: layer_at(before, one.path)} if called else {}
+            inputs, wanted = _inputs(networks, batches, run, batch_norm)
+            found = _layer(one, inputs, wanted, zeros, fit)
             weight_of(one.module).data.copy_(found.ternary.dequantize())
             done[one.path] = found
             if progress is not None:
@@ -164,37 +172,45 @@ class _Enough(Exception):  # noqa: N818 - it is no error
 
 
 def _inputs(
-    module: nn.Module,
-    layer: nn.Module,
-    batches: Iterable[Any],
-    run: Callable[[nn.Module, Any], Any],
-    batch_norm: bool,
-) -> list[Tensor]:
-    """What a layer gets, batch by batch."""
-    found: list[Tensor] = []
+    networks: dict[nn.Module, nn.Module], batches: Iterable[Any], run: Callable[[nn.Module, Any], Any], batch_norm: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a layer gets, batch by batch: in the first network, and in the last one on the same batches.
 
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found.append(arguments[0].detach().float())
+    Args:
+        networks: One or two networks with the layer in each; with none there are no inputs.
+        batches: The data, which may come in another order every time.
+        run: Runs a network on a batch.
+        batch_norm: Whether the first network normalizes by these batches.
+    """
+    if not networks:
+        return [], []
+    found: dict[nn.Module, list[Tensor]] = {network: [] for network in networks}
+
+    def hook(own: list[Tensor], _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        own.append(arguments[0].detach().float())
         raise _Enough
 
-    handle = layer.register_forward_pre_hook(hook)
+    first, *_, last = [*networks, *networks]
+    handles = [layer.register_forward_pre_hook(partial(hook, found[one])) for one, layer in networks.items()]
     try:
-        with fresh_statistics(module) if batch_norm else nullcontext():
+        with fresh_statistics(first) if batch_norm else nullcontext():
             for batch in batches:
-                try:
-                    run(module, batch)
-                except _Enough:
-                    continue
+                for network in networks:
+                    with suppress(_Enough):
+                        run(network, batch)
     finally:
-        handle.remove()
-    return found
+        for handle in handles:
+            handle.remove()
+    return found[first], found[last]
 
 
-def _layer(one: Decision, inputs: Sequence[Tensor], zeros: float | None, fit: bool) -> PostTrained:
-    """The ternary weight of one layer."""
+def _layer(
+    one: Decision, inputs: Sequence[Tensor], wanted: Sequence[Tensor], zeros: float | None, fit: bool
+) -> PostTrained:
+    """The ternary weight of one layer, which makes of its ``inputs`` what the float one makes of those ``wanted``."""
     assert one.method is not None
     axis, weight = channel_axis(one.module), weight_of(one.module).detach().float()
-    grams = _grams(one.module, weight, inputs)
+    grams = _products(one.module, weight, inputs, inputs)
     pruned = _rounded(one, weight, axis, zeros, grams)
     start = _rounded(one, weight, axis, None, grams) if fit else pruned  # fitting prunes better
     rows, plain = (each.movedim(axis, 0).flatten(1).double() for each in (weight, pruned.dequantize()))
@@ -202,20 +218,35 @@ def _layer(one: Decision, inputs: Sequence[Tensor], zeros: float | None, fit: bo
     levels = torch.ones(codes.shape[:2])
     per = len(rows) // len(grams)
     size = rounded = error = 0.0
-    for group, gram in enumerate(grams):
+    others = zip(
+        _products(one.module, weight, inputs, wanted), _products(one.module, weight, wanted, wanted), strict=True
+    )
+    for group, (gram, (cross, own)) in enumerate(zip(grams, others, strict=True)):
         part = slice(group * per, (group + 1) * per)
-        own, left = rows[part], rows[part] - plain[part]
-        size += ((own @ gram) * own).sum().item()
-        rounded += ((left @ gram) * left).sum().item()
+        size += _energy(rows[part], own)
         if fit:
-            codes[:, part], levels[:, part] = fit_outputs(own, gram, codes[:, part], zeros)
-            error += output_error(own, gram, codes[:, part], levels[:, part].double()).sum().item()
+            target = matched(rows[part], gram, cross, RIDGE)
+            codes[:, part], levels[:, part] = fit_outputs(target, gram, codes[:, part], zeros)
+            values = (levels[:, part, None].double() * codes[:, part]).sum(0)
+            error += _distance(rows[part], values, gram, cross, own)
+        rounded += _distance(rows[part], plain[part], gram, cross, own)
     found = start
     if fit:
         shape = (len(codes), *weight.movedim(axis, 0).shape)
         found = TernaryTensor(codes.reshape(shape).movedim(1, axis + 1).contiguous(), levels, levels, axis)
     size = max(size, 1e-30)
     return PostTrained(one.path, found, (rounded / size) ** 0.5, ((error if fit else rounded) / size) ** 0.5)
+
+
+def _energy(rows: Tensor, gram: Tensor) -> float:
+    """The squared outputs of all rows over the data."""
+    return ((rows @ gram) * rows).sum().item()
+
+
+def _distance(rows: Tensor, values: Tensor, gram: Tensor, cross: Tensor, own: Tensor) -> float:
+    """The squared difference between ``values`` on the inputs and ``rows`` on those that are wanted."""
+    mixed = ((values @ cross) * rows).sum().item()
+    return max(_energy(values, gram) - 2 * mixed + _energy(rows, own), 0.0)
 
 
 def _rounded(one: Decision, weight: Tensor, axis: int, zeros: float | None, grams: Sequence[Tensor]) -> TernaryTensor:
@@ -233,31 +264,33 @@ def _rounded(one: Decision, weight: Tensor, axis: int, zeros: float | None, gram
     return TernaryTensor(found.codes * mask, found.positive, found.negative, axis)
 
 
-def _grams(layer: nn.Module, weight: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The Gram matrix of what each group of a layer's outputs multiplies, float64 ``[inputs, inputs]``.
+def _products(layer: nn.Module, weight: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """Products of what each group of a layer's outputs multiplies on two sets of inputs, float64 ``[inputs, inputs]``.
 
     Layers whose inputs are not known in the order of the weight (transposed and 3-D convolutions, recurrent layers,
     what another module reads without a call) get the identity: errors in the weight count alike.
     """
     columns = weight.numel() // weight.shape[channel_axis(layer)]
     kind = kind_of(layer)
-    if not inputs:
-        return [torch.eye(columns, dtype=torch.float64)]
+    groups, rows = 1, _flat
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        groups = layer.groups
-        rows = (_patches(layer, x) for x in inputs)
-    elif kind is not None and kind.one_input and weight.ndim == 2 and not isinstance(layer, nn.Conv3d):
-        groups = 1
-        rows = (x.reshape(1, -1, x.shape[-1]) for x in inputs)
-    else:
+        groups, rows = layer.groups, partial(_patches, layer)
+    elif kind is None or not kind.one_input or weight.ndim != 2 or isinstance(layer, nn.Conv3d):
         return [torch.eye(columns, dtype=torch.float64)]
-    share = max(1, POSITIONS // max(1, len(inputs)))
+    if not first:
+        return [torch.eye(columns, dtype=torch.float64)]
+    share = max(1, POSITIONS // len(first))
     total = torch.zeros(groups, columns, columns, dtype=torch.float64)
-    for found in rows:
-        step = max(1, found.shape[1] // share)
-        some = found[:, ::step]
-        total += (some.mT @ some).double()
+    for one, other in zip(first, second, strict=True):
+        left = rows(one)
+        step = max(1, left.shape[1] // share)
+        right = left if other is one else rows(other)
+        total += (left[:, ::step].mT @ right[:, ::step]).double()
     return list(total)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(1, -1, x.shape[-1])
 
 
 def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -60,6 +60,36 @@ def fit_outputs(weight: Tensor, gram: Tensor, codes: Tensor, zeros: float | None
     return best, fitted.float()
 
 
+def matched(weight: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    r"""The weight that makes of a layer's inputs, as nearly as possible, what another weight makes of other ones.
+
+    The inputs :math:`X` of a layer behind ternary layers are not those :math:`Y` of the float network. What minimizes
+    :math:`\|Y w - X v\|^2 + \lambda \|w - v\|^2` is
+
+    .. math:: v = w + (X^T X + \lambda I)^{-1} (X^T Y - X^T X) \, w
+
+    so that the layer makes up for errors of those before it, as in A Greedy Algorithm for Quantizing Neural Networks
+    (2021), equation 2, which compares outputs in the same way.
+
+    Args:
+        weight: :math:`w`, ``[outputs, inputs]``.
+        gram: :math:`X^T X`, ``[inputs, inputs]``.
+        cross: :math:`X^T Y`, ``[inputs, inputs]``.
+        ridge: :math:`\lambda` as a share of the mean of the diagonal of ``gram``, > 0.
+
+    Returns:
+        ``[outputs, inputs]``.
+
+    Example:
+        >>> inputs, wanted = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]])
+        >>> matched(torch.tensor([[3.0]]), inputs.T @ inputs, inputs.T @ wanted, 1e-6)
+        tensor([[6.0000]])
+    """
+    strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    held = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return weight + torch.linalg.solve(held, (cross - gram) @ weight.T).T
+
+
 def _descend(
     weight: Tensor, gram: Tensor, codes: Tensor, most: int, allowed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

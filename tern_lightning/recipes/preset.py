@@ -75,14 +75,19 @@ class Result:
     lost: float | None = None
     where: str = ""
 
-    def __str__(self) -> str:
-        """For example ``ResNet-20 on CIFAR-10: 91.65 % (float 91.70 %), authors' table``."""
+    @property
+    def reached(self) -> str:
+        """The accuracy in words, for example ``91.65 % (float 91.70 %)``."""
         reached = "" if self.accuracy is None else f"{self.accuracy:.2f} %"
         if self.float_accuracy is not None:
             reached += f" (float {self.float_accuracy:.2f} %)"
         if self.lost is not None:
             reached = f"{abs(self.lost):.2f} points {'less' if self.lost > 0 else 'more'} than float"
-        return f"{self.network} on {self.data}: {reached}" + (f", {self.where}" if self.where else "")
+        return reached
+
+    def __str__(self) -> str:
+        """For example ``ResNet-20 on CIFAR-10: 91.65 % (float 91.70 %), authors' table``."""
+        return f"{self.network} on {self.data}: {self.reached}" + (f", {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from tern_lightning import Rule, post_training
-from tern_lightning.after_training import _grams, _patches
+from tern_lightning.after_training import _patches, _products
 from tern_lightning.exporter.prepare import find_ternary
 
 
@@ -58,7 +59,8 @@ def test_patches_of_signals():
 def test_long_data_is_thinned_evenly(monkeypatch):
     monkeypatch.setattr("tern_lightning.after_training.POSITIONS", 8)
     x = torch.arange(32.0)[:, None]
-    (gram,) = _grams(nn.Linear(1, 2), torch.zeros(2, 1), [x[:16], x[16:]])
+    parts = [x[:16], x[16:]]
+    (gram,) = _products(nn.Linear(1, 2), torch.zeros(2, 1), parts, parts)
     assert gram.item() == sum(value**2 for value in range(0, 32, 4))
 
 
@@ -93,6 +95,35 @@ def test_the_error_is_that_of_the_layer_s_outputs():
         bias = before[3].bias[:, None, None]
         wanted, got = before[3](x) - bias, layer(x) - bias
         assert pair == pytest.approx(((wanted - got).square().sum() / wanted.square().sum()).sqrt().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("zeros", [None, 0.5])
+def test_layers_make_up_for_those_before_them(zeros, monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(24, 24), nn.BatchNorm1d(24), nn.ReLU()) for _ in range(8)]
+    reference, x = nn.Sequential(*layers, nn.Linear(24, 3)), torch.randn(512, 24)
+    for _ in range(50):
+        reference(x)
+    wanted, errors = reference.eval()(x), []
+    for ridge in (1e9, 0.01):  # the first one holds every weight to the float one
+        monkeypatch.setattr("tern_lightning.after_training.RIDGE", ridge)
+        made = copy.deepcopy(reference)
+        post_training(made, x, options={"per_channel": True}, zeros=zeros)
+        errors.append((made(x) - wanted).square().mean().item())
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_data_may_come_in_another_order_every_time():
+    def loader(shuffle):
+        random = torch.Generator().manual_seed(4)
+        return DataLoader(TensorDataset(images()), 12, shuffle=shuffle, generator=random)
+
+    one, other = net(), net()
+    ordered, shuffled = (
+        post_training(made, loader(shuffle), batch_norm=False) for made, shuffle in ((one, False), (other, True))
+    )
+    for path, found in ordered.items():
+        assert shuffled[path].error == pytest.approx(found.error, rel=0.05)
 
 
 def test_statistics_are_those_of_the_ternary_network():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tern_lightning.functional.output_fit import fit_levels, fit_outputs, output_error
+from tern_lightning.functional.output_fit import fit_levels, fit_outputs, matched, output_error
 
 
 def problem(seed, outputs, inputs, samples=40):
@@ -32,6 +32,19 @@ def best_error(weight, gram):
     square, wanted = (seen * codes).sum(1), seen @ weight.double()
     saved = torch.where(square > 0, wanted**2 / square.clamp_min(1e-12), 0.0)
     return (weight.double() @ gram.double() @ weight.double() - saved.max()).item()
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.5])
+def test_a_matched_weight_is_the_solution_of_least_squares(ridge):
+    weight, x, gram = problem(0, 3, 5)
+    wanted = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    strength = ridge * gram.diagonal().mean()
+    # One problem of least squares: the data, and below them what holds the weight.
+    left = torch.cat([x, strength.sqrt() * torch.eye(5)]).double()
+    right = torch.cat([wanted @ weight.T, strength.sqrt() * weight.T]).double()
+    found = matched(weight.double(), gram.double(), (x.T @ wanted).double(), ridge)
+    torch.testing.assert_close(found, torch.linalg.lstsq(left, right).solution.T, rtol=1e-4, atol=1e-5)
+    assert torch.equal(matched(weight, gram, gram, ridge), weight)
 
 
 def test_it_comes_near_the_best_of_all_codes():
