@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measured_pages
+from benchmarks.mcu.page import mcu
 from benchmarks.methods import answers
 from benchmarks.zoo.page import zoo
 from tvm_schedules.common.files import write_file
@@ -187,6 +188,10 @@ def pages() -> dict[Path, str]:
         ),
         "verification": (("verification.json",), measured_pages.verification(read("verification"))),
         "arm": (("arm.json",), measured_pages.arm(read("arm"))),
+        "mcu": (
+            ("mcu.json", "../mcu/cmsis_nn.json"),
+            mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),
+        ),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
             ("milliseconds.json", "../baseline-zen5.json"),

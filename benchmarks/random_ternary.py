@@ -41,20 +41,23 @@ def _patches(shape: tuple[int, ...], count: int, random: torch.Generator) -> Ten
 
 
 @torch.no_grad()
-def randomly_ternary(model: nn.Module, shape: tuple[int, ...], zeros: float = 0.8, seed: int = 0) -> nn.Module:
+def randomly_ternary(
+    model: nn.Module, shape: tuple[int, ...], zeros: float = 0.8, seed: int = 0, depthwise: bool = False
+) -> nn.Module:
     """Give a network random weights that are ternary by value, for benchmarks and tests without training.
 
-    The first layer, the last one and depthwise convolutions keep dense weights. What training would give is imitated on
-    :func:`random_inputs`, so that the network tells inputs apart and does not amplify roundings until nothing else is
-    left (a deep random one does, MobileNetV2 by a factor of several hundred): statistics of normalization are
-    estimated, most normalized values pass ReLU, residual branches are damped, and the last layer is fitted by least
-    squares to tell the kinds of inputs apart, so that a class is decided by more than a rounding.
+    The first layer, the last one and, unless asked for, depthwise convolutions keep dense weights. What training would
+    give is imitated on :func:`random_inputs`, so that the network tells inputs apart and does not amplify roundings
+    until nothing else is left (a deep random one does, MobileNetV2 by a factor of several hundred): statistics of
+    normalization are estimated, most normalized values pass ReLU, residual branches are damped, and the last layer is
+    fitted by least squares to tell the kinds of inputs apart, so that a class is decided by more than a rounding.
 
     Args:
         model: The network; it is changed.
         shape: Shape of one input, without the batch.
         zeros: Fraction of zero weights, in [0, 1).
         seed: Of weights and inputs.
+        depthwise: Whether depthwise convolutions are ternary too.
 
     Returns:
         The network in evaluation mode.
@@ -69,7 +72,7 @@ def randomly_ternary(model: nn.Module, shape: tuple[int, ...], zeros: float = 0.
     for layer in layers:
         weight, channels = layer.weight, layer.weight.shape[0]
         deviation = math.sqrt(2 / weight[0].numel())
-        if layer in (layers[0], layers[-1]) or weight.shape[1] == 1:
+        if layer in (layers[0], layers[-1]) or (weight.shape[1] == 1 and not depthwise):
             weight.copy_(deviation * torch.randn(weight.shape, generator=random))
             continue
         codes = (torch.rand(weight.shape, generator=random) >= zeros) * torch.randn(
@@ -110,7 +113,7 @@ def _fit(layer: nn.Module, features: Tensor, kinds: Tensor, random: torch.Genera
     gram = x @ x.T
     rows = torch.linalg.solve(gram + 0.1 * gram.diagonal().mean() * torch.eye(len(x)), y).T @ x
     weight.copy_(0.1 * rows.std() * torch.randn(weight.shape, generator=random))
-    weight[:KINDS] = rows
+    weight[:KINDS] = rows[: len(weight)]
     bias.zero_()
-    bias[:KINDS] = wanted.mean(0)
+    bias[:KINDS] = wanted.mean(0)[: len(bias)]
     bias.sub_(weight @ center)

@@ -1,0 +1,177 @@
+"""Builds a network for a core, runs it on the emulated board under the counting plugin, and reads what that wrote."""
+
+from __future__ import annotations
+
+import bisect
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tvm_schedules
+from benchmarks.mcu.cores import CORES, Core
+from tvm_schedules.backends.c.backend import write_sample
+from tvm_schedules.backends.c.runtime import CModel
+from tvm_schedules.backends.toolchain import linker
+from tvm_schedules.errors import LinkError
+
+__all__ = ["Counted", "McuError", "count", "missing", "prepare"]
+
+HERE = Path(__file__).parent
+CORTEX_M = HERE.parents[1] / "examples" / "c" / "cortex-m"
+GCC = "arm-none-eabi-gcc"
+EMULATOR = "qemu-system-arm"
+EMPTY = "int {run}(const void *x, void *y);\nint {run}(const void *x, void *y) {{ return !x || !y; }}\n"
+
+
+class McuError(Exception):
+    """Something does not compile, does not run or gives wrong numbers."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One network on one core.
+
+    Attributes:
+        instructions: Of one run.
+        flash: Bytes of code and tables, with what is needed of the compiler's library.
+        arena: Bytes of RAM between the layers.
+        stack: Bytes of stack.
+        functions: Instructions by function; functions that were inlined count where they stand.
+    """
+
+    instructions: int
+    flash: int
+    arena: int
+    stack: int
+    functions: dict[str, int]
+
+
+def missing() -> str | None:
+    """Why nothing can be counted here, or None."""
+    for tool, package in ((GCC, "gcc-arm-none-eabi libnewlib-arm-none-eabi"), (EMULATOR, "qemu-system-arm")):
+        if shutil.which(tool) is None:
+            return f"{tool} is missing (Debian: apt-get install {package})"
+    try:
+        linker(None)
+    except LinkError as error:
+        return str(error)
+    return None
+
+
+def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None:
+    """Writes a network as C, with a sample in 8 bits of what the same C gives on this machine.
+
+    Args:
+        model: ONNX.
+        samples: Float inputs ``[n, ...]``.
+        folder: Where the artifact is made.
+        verify: Whether it is compared with onnxruntime.
+    """
+    artifact = tvm_schedules.build(model, folder, "c", samples=samples, verify=verify)
+    library = tvm_schedules.load(artifact.path)
+    assert isinstance(library, CModel)
+    entry = library.inputs[0]
+    quant = entry["quant"]
+    x = samples[:1] / np.float32(quant["scale"])
+    codes = np.clip(np.rint(x) + quant["zero_point"], 0, 255).astype(np.uint8)
+    if not write_sample(folder, {entry["name"]: codes}, [library.run_quantized(codes)]):
+        raise McuError("the sample is too large")
+
+
+def count(folder: Path, core: str, options: Sequence[str] = ("-O3",)) -> Counted:
+    """Counts one run.
+
+    Args:
+        folder: Made by :func:`prepare`.
+        core: Of :data:`~benchmarks.mcu.cores.CORES`.
+        options: Of the compiler, besides the core's.
+
+    Raises:
+        McuError: It does not compile, run, or give the sample's output.
+    """
+    board = CORES[core]
+    with tempfile.TemporaryDirectory(prefix="tern-mcu-") as place:
+        work = Path(place)
+        program, empty = (_program(work, folder, board, options, model) for model in (True, False))
+        counts, symbols = work / "counts", _symbols(program)
+        marks = ",".join(f"{mark}={symbols[f'count_{mark}']:#x}" for mark in ("begin", "end"))
+        command = [EMULATOR, "-M", board.board, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting"]
+        command += ["-kernel", str(program), "-plugin", f"{_plugin(work)},out={counts},{marks}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+        said = dict(re.findall(r"(stack|differ) (\d+)", done.stderr))
+        if done.returncode or said.get("differ") != "0":
+            raise McuError(f"{folder.name} on {core}: status {done.returncode}, {done.stderr.strip()[-1000:]!r}")
+        functions = _by_function(counts.read_text(), symbols)
+        flash = [_flash(path) for path in (program, empty)]
+    arena = int(re.findall(r"define MODEL_ARENA_BYTES (\d+)", (folder / "model.h").read_text())[0])
+    return Counted(sum(functions.values()), flash[0] - flash[1], arena, int(said["stack"]), functions)
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        raise McuError(f"{' '.join(command)}\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def _plugin(work: Path) -> Path:
+    """The plugin as a shared library."""
+    library = work / "insn.so"
+    _run([*linker(None), "-O2", "-fvisibility=hidden", "-o", str(library), str(HERE / "insn.c")])
+    return library
+
+
+def _program(work: Path, folder: Path, core: Core, options: Sequence[str], model: bool) -> Path:
+    """An ELF file of the network, or of one of no layers in its place."""
+    program, script = work / ("program" if model else "empty"), work / "memory.ld"
+    text = (CORTEX_M / "memory.ld").read_text()
+    for name, (address, size) in (("flash", core.flash), ("ram", core.ram)):
+        text = re.sub(
+            rf"(\b{name} \(\w+\) *: ORIGIN = )\w+, LENGTH = \w+", rf"\g<1>{address:#x}, LENGTH = {size}K", text
+        )
+    script.write_text(text)
+    quantized = "model_run_quantized(" in (folder / "model.h").read_text()
+    run = "model_run_quantized" if quantized else "model_run"
+    (work / "empty.c").write_text(EMPTY.format(run=run))
+    # The C library has better memcpy and memset than the startup code's.
+    startup = ["-Dmemcpy=unused_memcpy", "-Dmemset=unused_memset", "-c", str(CORTEX_M / "startup.c")]
+    base = [GCC, *core.options, "-mthumb", "-std=c99", "-ffunction-sections", "-fdata-sections", f"-I{folder}"]
+    _run([*base, "-O2", *startup, "-o", str(work / "startup.o")])
+    _run([*base, "-O2", f"-DRUN={run}", "-c", str(HERE / "main.c"), "-o", str(work / "main.o")])
+    source = folder / "model.c" if model else work / "empty.c"
+    _run([*base, *options, "-c", str(source), "-o", str(work / "model.o")])
+    objects = [str(work / name) for name in ("startup.o", "main.o", "model.o")]
+    _run([*base, "-nostartfiles", "-Wl,--gc-sections", f"-T{script}", *objects, "-o", str(program)])
+    return program
+
+
+def _symbols(program: Path) -> dict[str, int]:
+    """Addresses of the functions."""
+    lines = (line.split() for line in _run(["arm-none-eabi-nm", str(program)]).splitlines())
+    return {name: int(address, 16) & ~1 for address, kind, name in lines if kind in "tTW"}
+
+
+def _flash(program: Path) -> int:
+    """Bytes of code, constants and initial values."""
+    rows = _run(["arm-none-eabi-size", str(program)]).splitlines()
+    text, data, *_ = rows[1].split()
+    return int(text) + int(data)
+
+
+def _by_function(text: str, symbols: dict[str, int]) -> dict[str, int]:
+    """What the plugin wrote, by the function that a block starts in."""
+    names = sorted(symbols, key=lambda name: symbols[name])
+    starts = [symbols[name] for name in names]
+    functions: dict[str, int] = {}
+    for line in text.splitlines():
+        address, length, times = line.split()
+        name = names[bisect.bisect_right(starts, int(address, 16)) - 1]
+        functions[name] = functions.get(name, 0) + int(length) * int(times)
+    return functions
