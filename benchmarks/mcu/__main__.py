@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = list(_rows(wanted, cores, zeros, options, Path(place)))
     print(report.table(rows))
     if options.json:
-        command = shlex.join(["python", "-m", "benchmarks.mcu", *(sys.argv[1:] if arguments is None else arguments)])
+        command = _command(options)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         data = {"when": when, "command": command, "tools": _versions(), "rows": rows}
         write_file(options.json, json.dumps(data, indent=1) + "\n")
@@ -97,6 +97,12 @@ def _rows(
                         heaviest = sorted(found.functions.items(), key=lambda item: -item[1])[: options.functions]
                         print(report.name(row), core, *(f"{what} {n / 1000:,.0f}" for what, n in heaviest), sep="\n  ")
                     yield row
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What counts the same again, without this machine's folders."""
+    words = [*options.what, "--cores", options.cores, "--zeros", options.zeros, f"--options={options.options}"]
+    return shlex.join(["python", "-m", "benchmarks.mcu", *words, *["--depthwise"] * options.depthwise])
 
 
 def _versions() -> dict[str, str]:

@@ -66,7 +66,7 @@ def missing() -> str | None:
 
 
 def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None:
-    """Writes a network as C, with a sample in 8 bits of what the same C gives on this machine.
+    """Writes a network as C, with a sample of what the same C gives on this machine, in 8 bits if it has such a form.
 
     Args:
         model: ONNX.
@@ -77,11 +77,13 @@ def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None
     artifact = tvm_schedules.build(model, folder, "c", samples=samples, verify=verify)
     library = tvm_schedules.load(artifact.path)
     assert isinstance(library, CModel)
-    entry = library.inputs[0]
-    quant = entry["quant"]
-    x = samples[:1] / np.float32(quant["scale"])
-    codes = np.clip(np.rint(x) + quant["zero_point"], 0, 255).astype(np.uint8)
-    if not write_sample(folder, {entry["name"]: codes}, [library.run_quantized(codes)]):
+    entry, x = library.inputs[0], samples[:1]
+    quant = entry.get("quant")
+    if quant:
+        codes = np.rint(x / np.float32(quant["scale"])) + quant["zero_point"]
+        x = np.clip(codes, 0, 255).astype(np.uint8)
+    found = library.run_quantized(x) if quant else library(x)
+    if not write_sample(folder, {entry["name"]: x}, list(found) if isinstance(found, tuple) else [found]):
         raise McuError("the sample is too large")
 
 

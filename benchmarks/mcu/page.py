@@ -32,7 +32,7 @@ def mcu(data: Mapping[str, Any], peers: Mapping[str, Any]) -> list[str]:
     zeros = list(dict.fromkeys(row["zeros"] for row in rows))
     works = list(dict.fromkeys((row["what"], row["depthwise"]) for row in rows))
     found = {(row["core"], row["what"], row["depthwise"], row["zeros"]): row for row in rows}
-    sources = ", ".join(f"{place} {commit}" for place, commit in peers["sources"].items())
+    sources = ", ".join(peers["sources"])
     lines = [
         "# Microcontrollers: counted instructions",
         "",

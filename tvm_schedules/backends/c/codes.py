@@ -1,4 +1,4 @@
-"""Ternary weights as bytes: five a byte, or one byte for every weight that is not zero, whichever is shorter.
+"""Ternary weights as bytes: five a byte, or one byte for every weight that is not zero.
 
 ``source/codes.c`` says how they are read.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.ir.ternary_codec import distances
-
 __all__ = ["encode", "gaps", "trits"]
 
 Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
+
+FAR = 255
+"""The longest distance that one byte holds."""
+LONGER = 1.25
+"""Gaps are read several times faster than trits, which is worth a quarter more bytes."""
 
 _POWERS = np.array([81, 27, 9, 3, 1])
 
@@ -37,26 +40,31 @@ def trits(rows: Codes) -> Bytes:
 
 
 def gaps(rows: Codes) -> Bytes:
-    """Distances between the weights +1, a zero, distances between the weights -1, a zero; for every row.
+    """Distances between the weights +1, two zeros, distances between the weights -1, two zeros; for every row.
 
-    The first distance counts from one before the row. 255 goes on by 254 without a weight.
+    The first distance counts from one before the row. A zero and a number go on by that number without a weight.
 
     Example:
         >>> gaps(np.int8([[0, 1, 1, -1]])).tolist()
-        [2, 1, 0, 4, 0]
+        [2, 1, 0, 0, 4, 0, 0]
     """
-    parts = []
+    parts: list[int] = []
     for row in rows:
         for sign in (1, -1):
-            parts += [distances(np.flatnonzero(row == sign)), np.zeros(1, np.uint8)]
-    return np.concatenate(parts)
+            for step in np.diff(np.flatnonzero(row == sign), prepend=-1).tolist():
+                while step > FAR:
+                    parts += [0, FAR]
+                    step -= FAR
+                parts.append(step)
+            parts += [0, 0]
+    return np.array(parts, np.uint8)
 
 
 def encode(rows: Codes) -> tuple[Bytes, bool]:
-    """The shorter of the two codes, and whether it is :func:`gaps`."""
+    """One of the two codes, and whether it is :func:`gaps`: these where they take up to :data:`LONGER` as much."""
     nonzero = int(np.count_nonzero(rows))
     five = trits(rows)
-    if nonzero + 2 * len(rows) >= len(five):
+    if nonzero + 4 * len(rows) > LONGER * len(five):
         return five, False
     sparse = gaps(rows)
-    return (sparse, True) if len(sparse) < len(five) else (five, False)
+    return (sparse, True) if len(sparse) <= LONGER * len(five) else (five, False)

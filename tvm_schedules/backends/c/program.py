@@ -59,6 +59,7 @@ class Program:
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     offsets: set[str] = field(default_factory=set)
+    fixed: set[str] = field(default_factory=set)
     structs: list[str] = field(default_factory=list)
     kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
@@ -70,14 +71,23 @@ class Program:
     largest_offset: int = 0
     _known: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
 
-    def array(self, name: str, values: np.ndarray, offsets: bool = False) -> Ref:
-        """A constant table; equal ones are stored once. ``offsets``: of the type ``tern_offset``."""
-        key = ("offsets" if offsets else values.dtype.name, str(values.size), values.tobytes())
+    def array(self, name: str, values: np.ndarray, offsets: bool = False, fixed: bool = False) -> Ref:
+        """A constant table; equal ones are stored once.
+
+        Args:
+            name: Of the table.
+            values: Its numbers.
+            offsets: They are of the type ``tern_offset``.
+            fixed: Only cores without floating point have it.
+        """
+        key = (f"{values.dtype.name} {offsets} {fixed}", str(values.size), values.tobytes())
         if key not in self._known:
             self._known[key] = name
             self.arrays[name] = values
             if offsets:
                 self.offsets.add(name)
+            if fixed:
+                self.fixed.add(name)
         return Ref(self._known[key])
 
     def struct(self, kind: str, name: str, fields: Mapping[str, Any], about: str) -> str:
@@ -104,10 +114,16 @@ class Program:
         return "uint16" if self.largest_offset < 1 << 16 else "uint32"
 
     @property
+    def offset_bits(self) -> int:
+        """Its width."""
+        return 8 * np.dtype(self.offset_dtype).itemsize
+
+    @property
     def table_bytes(self) -> int:
-        """Bytes of all constant tables."""
-        width = np.dtype(self.offset_dtype).itemsize
-        return sum(a.size * width if n in self.offsets else a.nbytes for n, a in self.arrays.items())
+        """Bytes of all constant tables, but for those that only cores without floating point have."""
+        width, arrays = np.dtype(self.offset_dtype).itemsize, self.arrays.items()
+        kept = ((n, a) for n, a in arrays if n not in self.fixed)
+        return sum(a.size * width if n in self.offsets else a.nbytes for n, a in kept)
 
 
 def _braces(fields: Mapping[str, Any], depth: int) -> str:

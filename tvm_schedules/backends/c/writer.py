@@ -19,9 +19,11 @@ from tvm_schedules.lowering.steps import Buffer
 __all__ = ["write"]
 
 _ORDER = (
-    "common.c", "codes.c", "offsets.c", "ternary_u8.c", "ternary_f32.c", "ternary.c", "dense.c", "dense_sum.c",
-    "linear.c", "linear_row.c", "linear_sum.c", "pool.c", "pool_planes.c", "global_pool.c", "global_pool_planes.c",
-    "quantize.c", "repack.c", "repack_from_to.c",
+    "common.c", "dsp.c", "mve.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
+    "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
+    "ternary_u8.c", "ternary_f32.c", "ternary.c", "dense.c", "dense_u8.c", "dense_sum.c",
+    "linear.c", "linear_row.c", "linear_sum.c", "linear_codes.c", "linear_dots.c",
+    "pool.c", "pool_planes.c", "global_pool.c", "global_pool_planes.c", "quantize.c", "repack.c", "repack_from_to.c",
 )  # fmt: skip
 """Source files, those that need others after them."""
 
@@ -62,13 +64,16 @@ class _Text:
         lines = [f"/* Constant tables of {self.files.source}. {self.notice} */"]
         for name, values in self.program.arrays.items():
             kind = "tern_offset" if name in self.program.offsets else CTYPES[values.dtype.name]
+            whole = name in self.program.fixed
             flat = values.ravel()
             floats = flat.dtype == np.float32
             items = [number(v) for v in flat] if floats else list(map(str, flat.tolist()))
             step = 10 if floats else 32
+            lines += ["#if defined(TERN_FIXED)"] * whole
             lines.append(f"TERN_TABLE static const {kind} {name}[{max(1, flat.size)}] = {{")
             lines += [",".join(items[i : i + step]) + "," for i in range(0, len(items), step)] or ["0"]
             lines.append("};")
+            lines += ["#endif"] * whole
         return "\n".join(lines) + "\n"
 
     # -- model.h ------------------------------------------------------------------------------------------------------
@@ -136,7 +141,9 @@ class _Text:
             _CONFIG,
             f"/* what this network needs of the kernels below */\n{flags}",
             _load("common.c"),
-            f"typedef {program.offset_dtype}_t tern_offset; /* reaches every element that a row's taps read */",
+            _load("fma.c"),
+            f"typedef {program.offset_dtype}_t tern_offset; /* reaches every element that a row's taps read */\n"
+            f"typedef uint{2 * program.offset_bits}_t tern_pair; /* an offset and a weight */",
             *(_load(name, dict(words)) for name, words in kernels),
             *program.operators,
             f'#include "{self.files.weights}"',

@@ -26,8 +26,14 @@ FUSED = "fma" in resolve("host").features or resolve("host").arm64
 """Whether the library multiplies and adds with one rounding on this machine, as the C code does everywhere."""
 
 
-VARIANTS: dict[str, tuple[str, ...]] = {"vectors": (), "native": ("-march=native",), "words": ("-DTERN_SCALAR",)}
-"""Options of the compiler for the code's variants: 16-byte vectors, with this CPU's multiply-add, 4-byte words."""
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "vectors": (),
+    "native": ("-march=native",),
+    "words": ("-DTERN_SCALAR",),
+    "fixed": ("-DTERN_SCALAR", "-DTERN_FIXED"),
+}
+"""Options of the compiler for the code's variants: 16-byte vectors, with this CPU's multiply-add, 4-byte words, and
+bytes made in whole numbers as on cores without floating point. tests/arm has those of Cortex-M cores."""
 
 
 def equal(model: onnx.ModelProto, folder: Path, *inputs: np.ndarray, variants: tuple[str, ...] = ("vectors",)) -> None:
@@ -53,7 +59,7 @@ def random(*shape: int, seed: int = 5) -> np.ndarray:
 def test_convolution(tmp_path: Path, case: Case) -> None:
     net, y, out = build(case)
     inputs = [random(*s, seed=case.seed) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
-    equal(net.model(y), tmp_path, *inputs, variants=("native", "words"))
+    equal(net.model(y), tmp_path, *inputs, variants=("native", "words", "fixed"))
 
 
 @pytest.mark.parametrize("zero", [None, 40])
@@ -120,7 +126,7 @@ def test_rows_longer_than_sixteen_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("int8", [False, True])
 def test_residual_network_and_its_quantized_entry(tmp_path: Path, int8: bool) -> None:
     model = resnet([(16, 1), (32, 2), (32, 1)], 17, 0.8, int8=int8)
-    equal(model, tmp_path, random(1, 3, 17, 17))
+    equal(model, tmp_path, random(1, 3, 17, 17), variants=("vectors", "fixed"))
     library = portable.host_model(model, tmp_path)
     quant = library.inputs[0]["quant"]
     assert quant == {"scale": pytest.approx(0.02), "zero_point": 128}

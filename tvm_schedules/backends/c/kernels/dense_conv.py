@@ -1,17 +1,13 @@
-"""Convolution with 8-bit or float weights as C (``source/dense_sum.c``).
+"""Convolution with 8-bit or float weights as C (``source/dense_u8.c``, ``dense_sum.c``).
 
 Bound by multiply-adds, which the C compiler vectorizes where it can.
 """
 
 from __future__ import annotations
 
-from tvm_schedules.backends.c.kernels.common.translation import (
-    Translation,
-    operands,
-    sum_words,
-    tap_offsets,
-    type_words,
-)
+import numpy as np
+
+from tvm_schedules.backends.c.kernels.common.translation import Translation, operands, tap_offsets, type_words
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.lowering.rules.dense_conv import NAME, Spec, lower
 from tvm_schedules.lowering.steps import Step
@@ -20,7 +16,7 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 
 
 def emit(t: Translation, index: int, step: Step) -> None:
-    """A convolution with 8-bit or float weights (``source/dense_sum.c``)."""
+    """A convolution with 8-bit or float weights (``source/dense_u8.c``, ``dense_sum.c``)."""
     spec, x = step.spec, step.spec.x
     stored, params = t.stored(step.args[1])
     values = stored["values"]
@@ -34,10 +30,25 @@ def emit(t: Translation, index: int, step: Step) -> None:
         "channel": x.phases * x.plane,
     }
     fields |= t.geometry(x, rows, params["window"]["groups"])
-    fields["finish"] = t.finish(index, spec.epilogue, t.epilogue_numbers(step.args[3:6]))
+    exact = x.dtype == "uint8" and values.dtype == np.int8
+    sums = _sums(values) if exact else None
+    fields["finish"] = t.finish(index, spec.epilogue, t.epilogue_numbers(step.args[3:6]), sums)
     suffix = f"{SHORT[x.dtype]}_{SHORT[values.dtype.name]}"
-    sums = sum_words(x.dtype, values.dtype.name, "sum[i]")
-    t.program.need("dense.c")
-    t.program.need("dense_sum.c", **type_words(x.dtype, values.dtype.name), **sums)
     residual, out = operands(spec.epilogue, step.args)
-    t.call(index, step, "dense", suffix, fields, [step.args[0], residual, out])
+    buffers = [step.args[0], residual, out]
+    t.program.need("dense.c")
+    if exact:
+        t.need_finish("i32")
+        t.program.need("dsp.c")
+        t.program.need("dense_u8.c")
+        buffers.append(t.scratch(step, 2 * (fan * len(taps) + 1)))  # pairs of an offset and a weight
+    else:
+        t.need_finish("f32")
+        t.program.need("dense_sum.c", **type_words(x.dtype, values.dtype.name))
+    t.call(index, step, "dense", suffix, fields, buffers)
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """The largest absolute sum of every row, with bytes."""
+    rows = values.reshape(len(values), -1).astype(np.int64)
+    return 255 * np.maximum(np.maximum(rows, 0).sum(1), np.maximum(-rows, 0).sum(1))

@@ -1,6 +1,6 @@
-"""Linear layers as C; ternary codes are unpacked row by row (``source/linear_sum.c``).
+"""Linear layers as C: bytes are added up while the codes are read, others times unpacked rows (``source/linear*.c``).
 
-Bound by multiply-adds; unpacking the codes is shared by all rows.
+Bound by reading the codes; with dense weights, by multiply-adds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.kernels.common.translation import NULL, Translation, sum_words, type_words
+from tvm_schedules.backends.c.kernels.common.translation import NULL, Translation, type_words
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.rules.linear import NAME, Spec, lower
@@ -19,21 +19,18 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 
 
 def emit(t: Translation, index: int, step: Step) -> None:
-    """A linear layer (``source/linear_sum.c``)."""
+    """A linear layer (``source/linear*.c``)."""
     spec = step.spec
     stored, params = t.stored(step.args[1])
     numbers = t.epilogue_numbers(step.args[2:5])
     factor, low, high, _ = numbers["params"]
     fields: dict[str, Any] = {"weight": NULL, "level": NULL, "terms": 1}
-    dtype, scratch = spec.weights, None
-    if "codes" in stored:
+    dtype, ternary, exact = spec.weights, "codes" in stored, spec.x == "uint8" and spec.weights == "int8"
+    if ternary:
         weight = TernaryTensor.from_stored(stored, params["shape"])
         fields["codes"] = t.codes(index, weight.codes[..., None], np.zeros(1, np.int64), 1)
         fields["level"], fields["terms"] = t.levels(index, weight)[0], weight.terms
-        t.program.flag("TERN_LINEAR_CODES")
-        scratch = t.scratch(step, spec.inputs, np.dtype(dtype).itemsize)
     else:
-        t.program.flag("TERN_LINEAR_CODES", 0)
         fields["weight"] = t.program.array(f"weight_{index}", stored["values"])
     fields |= {
         "scale": t.program.array(f"scale_{index}", numbers["scale"][: spec.outputs]),
@@ -48,9 +45,16 @@ def emit(t: Translation, index: int, step: Step) -> None:
         "output_float": spec.out == "float32",
     }
     t.program.need("codes.c")
-    t.program.need("linear_row.c", **type_words("", dtype))
     t.program.need("linear.c")
-    t.program.need("linear_sum.c", **type_words(spec.x, dtype), **sum_words(spec.x, dtype, "sum"))
-    args = [arg for arg in step.args if arg is not scratch]
-    operands = [args[0], args[5] if spec.residual else None, args[-1], scratch]
-    t.call(index, step, "linear", f"{SHORT[spec.x]}_{SHORT[dtype]}", fields, operands)
+    operands = [step.args[0], step.args[5] if spec.residual else None, step.args[-1]]
+    if exact:
+        kind = "codes" if ternary else "dots"
+        t.program.need("dsp.c")
+        t.program.need(f"linear_{kind}.c")
+    else:
+        kind = f"{SHORT[spec.x]}_{SHORT[dtype]}"
+        t.program.flag("TERN_LINEAR_CODES", int(ternary))
+        t.program.need("linear_row.c", **type_words("", dtype))
+        t.program.need("linear_sum.c", **type_words(spec.x, dtype))
+        operands.append(t.scratch(step, spec.inputs, np.dtype(dtype).itemsize) if ternary else None)
+    t.call(index, step, "linear", kind, fields, operands)

@@ -38,6 +38,7 @@ def emit(t: Translation, index: int, step: Step) -> None:
         "average": spec.kind == "average",
         "finish": t.finish(index, ep, t.epilogue_numbers(step.args[2:5])),
     }
+    t.need_finish("f32")
     t.program.need("pool.c")
     t.program.need("pool_planes.c", **type_words(x.dtype))
     residual, out = operands(ep, step.args)

@@ -5,7 +5,9 @@ Bound by additions: the pixels of a list are loaded and added one block after th
 
 from __future__ import annotations
 
-from tvm_schedules.backends.c.kernels.common.translation import Translation, operands, tap_offsets, type_words
+import numpy as np
+
+from tvm_schedules.backends.c.kernels.common.translation import NULL, Translation, operands, tap_offsets, type_words
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower
@@ -27,12 +29,28 @@ def emit(t: Translation, index: int, step: Step) -> None:
     fields = {"codes": codes, "level": level, "terms": terms, "unequal": unequal}
     fields["limit"] = params["limit"]
     fields |= t.geometry(x, rows, window["groups"])
-    fields["finish"] = t.finish(index, spec.epilogue, numbers)
+    taps_of_sign, exact = _taps(weight.codes), x.dtype == "uint8" and level is NULL
+    fields["finish"] = t.finish(index, spec.epilogue, numbers, np.minimum(255 * taps_of_sign, 32767) if exact else None)
     short = SHORT[x.dtype]
     t.program.need("codes.c")
     t.program.need("offsets.c")
+    if x.dtype == "uint8":
+        for source in ("dsp.c", "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c"):
+            t.program.need(source)
+        t.need_finish("i16")
+    if x.dtype == "float32" or level is not NULL or taps_of_sign.max() > params["limit"]:
+        t.program.flag("TERN_LEVELS")
+        t.program.need(f"term_{short}.c")
+        t.program.need("ternary_terms.c", **type_words(x.dtype))
+        t.need_finish("f32")
     t.program.need(f"ternary_{short}.c")
     t.program.need("ternary.c", **type_words(x.dtype))
     residual, out = operands(spec.epilogue, step.args)
     scratch = t.scratch(step, fan * len(taps) + 4 + terms * codes["capacity"])
     t.call(index, step, "ternary", short, fields, [step.args[0], residual, out, scratch])
+
+
+def _taps(codes: np.ndarray) -> np.ndarray:
+    """The number of weights of one sign in every row of ``[terms, rows, ...]``, of the sign that has more of them."""
+    flat = codes.reshape(*codes.shape[:2], -1)
+    return np.maximum((flat == 1).sum(2), (flat == -1).sum(2)).max(0)

@@ -3,26 +3,72 @@
 
 #if defined(__GNUC__)
 #define tern_copy_bytes __builtin_memcpy
+#define tern_set_bytes __builtin_memset
+#define TERN_KEEP_LOOP(i) __asm__("" : "+r"(i)) /* a loop that is neither unrolled nor made a call of memset */
 #else
 #include <string.h>
 #define tern_copy_bytes memcpy
+#define tern_set_bytes memset
+#define TERN_KEEP_LOOP(i) ((void)(i))
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #error "pixels are read several at a time, in the order of a little-endian CPU"
 #endif
 
-/* Pixels are summed two bytes at a time: a word holds 16-bit lanes. Kernels work on blocks of TERN_BLOCK pixels; they
-   may read, never write, up to that many elements past a tensor's last one, which every tensor has room for. */
-#if defined(__GNUC__) && (defined(__ARM_NEON) || defined(__SSE2__)) && !defined(TERN_SCALAR)
-typedef uint16_t tern_word __attribute__((vector_size(16)));
-#define TERN_HIGH(word) ((word) >> 8)
-#define TERN_EACH(apply) apply(0) apply(1)
-enum { TERN_BLOCK = 32, TERN_PART = 32 };
+/* The code has a variant for what the CPU has; all give the same numbers. Kernels work on blocks of TERN_BLOCK pixels; they
+   may read, never write, up to that many elements past a tensor's last one, which every tensor has room for. Dense
+   weights are multiplied with TERN_PART pixels at a time. TERN_SCALAR asks for plain C. */
+#if defined(TERN_SCALAR) || !defined(__GNUC__)
+#define TERN_WORDS 1
+#elif defined(__ARM_NEON) || defined(__SSE2__)
+#define TERN_VECTORS 1 /* of 16 bytes, by the compiler's vector types */
+#elif defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE >= 3
+#include <arm_mve.h>
+#define TERN_MVE 1     /* Helium: Cortex-M55, M85 */
+#define TERN_DSP 1
+#elif defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && defined(__ARM_FEATURE_UNALIGNED)
+#define TERN_DSP 1     /* two 16-bit lanes a register: Cortex-M4, M7, M33 */
 #else
-typedef uint32_t tern_word;
-#define TERN_HIGH(word) (((word) >> 8) & 0x00ff00ffu)
-#define TERN_EACH(apply) apply(0) apply(1) apply(2)
+#define TERN_WORDS 1
+#endif
+
+#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && !defined(__SOFTFP__) && !defined(TERN_SCALAR)
+#define TERN_CONVERTS 1 /* floats are rounded to integers, as the rounding mode says, by an instruction that saturates */
+#endif
+
+/* Without floating point, bytes are made from sums in whole numbers, the same ones; a few are decided by the floats. */
+#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen))
+#define TERN_FIXED 1
+#endif
+#if defined(TERN_FIXED)
+#define TERN_FIXED_TABLE(table) table
+#else
+#define TERN_FIXED_TABLE(table) NULL
+#endif
+
+/* Loops are worth their size also where the rest of a firmware is compiled for size (-DTERN_AS_COMPILED: not here). */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && UINTPTR_MAX == 0xffffffffu \
+    && !defined(TERN_AS_COMPILED)
+#pragma GCC optimize("O3")
+#endif
+
+/* Once in the program, not once for every layer: the compiler would copy kernels to fit the layers' numbers. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define TERN_KERNEL static __attribute__((noinline, noclone))
+#elif defined(__GNUC__)
+#define TERN_KERNEL static __attribute__((noinline))
+#else
+#define TERN_KERNEL static
+#endif
+
+#if defined(TERN_VECTORS)
+enum { TERN_BLOCK = 32, TERN_PART = 32 };
+#elif defined(TERN_MVE)
+enum { TERN_BLOCK = 32, TERN_PART = 16 };
+#elif defined(TERN_DSP)
+enum { TERN_BLOCK = 16, TERN_PART = 8 };
+#else
 enum { TERN_BLOCK = 12, TERN_PART = 4 };
 #endif
 
@@ -37,7 +83,7 @@ enum { TERN_BLOCK = 12, TERN_PART = 4 };
 #define tern_fma __builtin_fmaf
 #endif
 #else
-static inline float tern_fma(float a, float b, float c)
+static inline float tern_fma_double(float a, float b, float c)
 {
     const double product = (double)a * (double)b; /* exact */
     double sum = product + (double)c;
@@ -51,6 +97,11 @@ static inline float tern_fma(float a, float b, float c)
     }
     return (float)sum;
 }
+#if defined(TERN_FIXED)
+static float tern_fma(float a, float b, float c); /* fma.c: in whole numbers */
+#else
+#define tern_fma tern_fma_double
+#endif
 #endif
 
 static inline float tern_clip(float y, float low, float high)
@@ -59,14 +110,51 @@ static inline float tern_clip(float y, float low, float high)
     return y < high ? y : high;
 }
 
-/* To the nearest integer, ties to even, for |y| < 2**22: 1.5 * 2**23 leaves it in the low bits of the mantissa. */
+/* To the nearest integer, ties to even. */
 static inline int32_t tern_round(float y)
 {
-    uint32_t bits;
+#if defined(TERN_CONVERTS)
+    float bits;
+    int32_t whole;
+    __asm__("vcvtr.s32.f32 %0, %1" : "=t"(bits) : "t"(y));
+    tern_copy_bytes(&whole, &bits, sizeof whole);
+    return whole;
+#else
+    uint32_t bits; /* for |y| < 2**22: 1.5 * 2**23 leaves it in the low bits of the mantissa */
     y += 12582912.0f;
     tern_copy_bytes(&bits, &y, sizeof bits);
     return (int32_t)(bits - 0x4b400000u);
+#endif
 }
+
+/* Of sums that become bytes: first all bytes are written, then tern_clamp holds them within the bounds. */
+#if defined(TERN_CONVERTS)
+typedef int32_t tern_bound; /* rounding keeps the order, so it may come before clipping */
+#define tern_bound_of tern_round
+static inline uint8_t tern_byte(float y, tern_bound low, tern_bound high)
+{
+    int32_t whole = tern_round(y);
+    (void)low, (void)high;
+    __asm__("usat %0, #8, %1" : "=r"(whole) : "r"(whole));
+    return (uint8_t)whole;
+}
+static inline void tern_clamp(uint8_t *out, int32_t count, tern_bound low, tern_bound high)
+{
+#if defined(TERN_MVE)
+    (void)out, (void)count, (void)low, (void)high; /* vectors are clipped as they are made */
+#else
+    if (low > 0 || high < 255) for (; count-- > 0; out++) *out = (uint8_t)(*out < low ? low : *out > high ? high : *out);
+#endif
+}
+#else
+typedef float tern_bound;
+#define tern_bound_of(y) (y)
+static inline uint8_t tern_byte(float y, tern_bound low, tern_bound high)
+{
+    return (uint8_t)tern_round(tern_clip(y, low, high));
+}
+#define tern_clamp(out, count, low, high) ((void)0)
+#endif
 
 /* A tensor in planes, one for each channel, with halos: the padding of convolutions lies around and between the rows. */
 struct tern_planes {
@@ -75,69 +163,3 @@ struct tern_planes {
     int32_t depth, height, width, slice, row; /* pixels; elements from slice to slice and from row to row */
     float fill;            /* what the halo holds */
 };
-
-/* What follows a sum: y = clip(sum * scale + bias + residual * factor), rounded to 8 bits for an 8-bit output. */
-struct tern_finish {
-    const float *scale, *bias; /* for each channel */
-    float factor, low, high;
-    int32_t residual_plane, residual_origin;
-    uint8_t residual_float, output_float;
-    int32_t channels, run; /* run: elements from the first to the last pixel */
-    struct tern_planes out;
-};
-
-static void tern_fill(void *plane, int32_t from, int32_t count, float value, int is_float)
-{
-    int32_t i;
-    if (TERN_FLOAT_OUTPUT && is_float) {
-        float *out = (float *)plane + from;
-        for (i = 0; i < count; i++) out[i] = value;
-    } else {
-        uint8_t *out = (uint8_t *)plane + from;
-        for (i = 0; i < count; i++) out[i] = (uint8_t)value;
-    }
-}
-
-/* Writes the halo of a plane: before, between and behind the rows. */
-static void tern_border(const struct tern_planes *p, int32_t index, void *out, int is_float)
-{
-    const int32_t first = index * p->plane + p->origin;
-    int32_t d, h, at = 0;
-    tern_fill(out, first - p->front, p->front, p->fill, is_float);
-    for (d = 0; d < p->depth; d++) {
-        for (h = 0; h < p->height; h++) {
-            const int32_t row = d * p->slice + h * p->row;
-            tern_fill(out, first + at, row - at, p->fill, is_float);
-            at = row + p->width;
-        }
-    }
-    tern_fill(out, first + at, p->end - at, p->fill, is_float);
-}
-
-/* Writes the pixels at, at + 1, ... of a channel from their sums y, which are used up; with the last ones, the halo. */
-static void tern_finish(const struct tern_finish *f, int32_t image, int32_t channel, int32_t at, float *y,
-                        const void *residual, void *out)
-{
-    const int32_t index = image * f->channels + channel;
-    const int32_t to = index * f->out.plane + f->out.origin + at;
-    const int32_t beside = index * f->residual_plane + f->residual_origin + at;
-    const int32_t count = f->run - at < TERN_BLOCK ? f->run - at : TERN_BLOCK;
-    const float scale = f->scale[channel], bias = f->bias[channel], low = f->low, high = f->high;
-    int32_t i;
-    for (i = 0; i < count; i++) y[i] = tern_fma(y[i], scale, bias);
-    if (TERN_FLOAT_RESIDUAL && f->residual_float) {
-        const float *r = (const float *)residual + beside;
-        for (i = 0; i < count; i++) y[i] = tern_fma(r[i], f->factor, y[i]);
-    } else if (TERN_BYTE_RESIDUAL && residual) {
-        const uint8_t *r = (const uint8_t *)residual + beside;
-        for (i = 0; i < count; i++) y[i] = tern_fma((float)r[i], f->factor, y[i]);
-    }
-    if (TERN_FLOAT_OUTPUT && f->output_float) {
-        float *o = (float *)out + to;
-        for (i = 0; i < count; i++) o[i] = tern_clip(y[i], low, high);
-    } else {
-        uint8_t *o = (uint8_t *)out + to;
-        for (i = 0; i < count; i++) o[i] = (uint8_t)tern_round(tern_clip(y[i], low, high));
-    }
-    if (at + TERN_BLOCK >= f->run) tern_border(&f->out, index, out, f->output_float);
-}

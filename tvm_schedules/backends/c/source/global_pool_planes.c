@@ -1,4 +1,4 @@
-static void tern_global_pool_@X@(const struct tern_global_pool *l, const @XTYPE@ *x, void *out)
+TERN_KERNEL void tern_global_pool_@X@(const struct tern_global_pool *l, const @XTYPE@ *x, void *out)
 {
     int32_t index, d, h, w;
     for (index = 0; index < l->planes; index++) {

@@ -8,3 +8,20 @@ struct tern_linear {
     int32_t terms, rows, inputs, outputs;
     uint8_t residual_float, output_float;
 };
+
+/* Writes count outputs of row m, from o on, from their sums. */
+static void tern_linear_put(const struct tern_linear *l, int32_t m, int32_t o, int32_t count, const float *sum,
+                            const void *residual, void *out)
+{
+    const float *const scale = l->scale + o, *const bias = l->bias + o, factor = l->factor, low = l->low, high = l->high;
+    const int32_t at = m * l->outputs + o;
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        float y = tern_fma(sum[i], scale[i], bias[i]);
+        if (residual && l->residual_float) y = tern_fma(((const float *)residual)[at + i], factor, y);
+        else if (residual) y = tern_fma((float)((const uint8_t *)residual)[at + i], factor, y);
+        y = tern_clip(y, low, high);
+        if (l->output_float) ((float *)out)[at + i] = y;
+        else ((uint8_t *)out)[at + i] = (uint8_t)tern_round(y);
+    }
+}

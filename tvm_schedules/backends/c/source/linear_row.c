@@ -4,11 +4,13 @@ static const uint8_t *tern_row_@W@(const struct tern_codes *l, const uint8_t *co
 {
     if (TERN_GAPS && (!TERN_TRITS || l->gaps)) {
         int sign;
-        for (sign = 1; sign >= 0; sign--) {
-            int32_t at = -1, gap;
-            while ((gap = *code++) != 0) {
-                at += gap == 255 ? 254 : gap;
-                if (gap != 255) weight[at] = (@WTYPE@)(weight[at] + (sign ? plus : -minus));
+        for (sign = 1; sign >= 0; sign--, code += 2) {
+            int32_t at = -1;
+            for (; code[0] || code[1]; code++) {
+                if (*code) {
+                    at += *code;
+                    weight[at] = (@WTYPE@)(weight[at] + (sign ? plus : -minus));
+                } else at += *++code;
             }
         }
     } else if (TERN_TRITS) {

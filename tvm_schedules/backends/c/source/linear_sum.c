@@ -1,4 +1,4 @@
-static void tern_linear_@X@_@W@(const struct tern_linear *l, const @XTYPE@ *x, const void *residual, void *out, void *scratch)
+TERN_KERNEL void tern_linear_@X@_@W@(const struct tern_linear *l, const @XTYPE@ *x, const void *residual, void *out, void *scratch)
 {
     const uint8_t *code = l->codes.data;
     int32_t o, m, k, t;
@@ -15,21 +15,9 @@ static void tern_linear_@X@_@W@(const struct tern_linear *l, const @XTYPE@ *x, c
         }
         for (m = 0; m < l->rows; m++) {
             const @XTYPE@ *from = x + m * l->inputs;
-            const int32_t at = m * l->outputs + o;
-            @SUM@ sum = 0;
-            float y;
-            for (k = 0; k < l->inputs; k++) {
-                const @SUM@ w = weight[k];
-                sum = @MAC:from[k]@;
-            }
-            y = tern_fma((float)sum, l->scale[o], l->bias[o]);
-            if (residual) {
-                y = tern_fma(l->residual_float ? ((const float *)residual)[at] : (float)((const uint8_t *)residual)[at],
-                             l->factor, y);
-            }
-            y = tern_clip(y, l->low, l->high);
-            if (l->output_float) ((float *)out)[at] = y;
-            else ((uint8_t *)out)[at] = (uint8_t)tern_round(y);
+            float sum = 0;
+            for (k = 0; k < l->inputs; k++) sum = tern_fma((float)from[k], (float)weight[k], sum);
+            tern_linear_put(l, m, o, 1, &sum, residual, out);
         }
     }
 }

@@ -21,18 +21,24 @@ static const uint8_t *tern_offsets(const struct tern_codes *l, const uint8_t *co
     tern_offset *plus = list, *minus = list + l->capacity;
     if (TERN_GAPS && (!TERN_TRITS || l->gaps)) {
         const tern_offset *at = table - 1;
-        int32_t gap;
-        while ((gap = *code++) != 0) {
-            at += gap;
-            if (gap == 255) at--;
-            else *plus++ = *at;
+        for (;;) {
+            while (*code) {
+                at += *code++;
+                *plus++ = *at;
+            }
+            if (!code[1]) break;
+            at += code[1];
+            code += 2;
         }
-        at = table - 1;
-        while ((gap = *code++) != 0) {
-            at += gap;
-            if (gap == 255) at--;
-            else *--minus = *at;
+        for (at = table - 1, code += 2;; code += 2) {
+            while (*code) {
+                at += *code++;
+                *--minus = *at;
+            }
+            if (!code[1]) break;
+            at += code[1];
         }
+        code += 2;
     } else if (TERN_TRITS) {
         const tern_offset *end = table + l->channels * l->taps;
         for (; table < end; table += 5) {

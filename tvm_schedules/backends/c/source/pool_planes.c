@@ -1,4 +1,4 @@
-static void tern_pool_@X@(const struct tern_pool *l, const @XTYPE@ *x, const void *residual, void *out)
+TERN_KERNEL void tern_pool_@X@(const struct tern_pool *l, const @XTYPE@ *x, const void *residual, void *out)
 {
     int32_t image, channel, at, tap, i;
     for (image = 0; image < l->images; image++) {
@@ -16,7 +16,7 @@ static void tern_pool_@X@(const struct tern_pool *l, const @XTYPE@ *x, const voi
                         y[i] = (y[i] - l->zeros) * (l->divisor ? l->divisor[at + i] : l->share);
                     }
                 }
-                tern_finish(&l->finish, image, channel, at, y, residual, out);
+                tern_finish_f32(&l->finish, image, channel, at, y, residual, out);
             }
         }
     }

@@ -1,20 +1,45 @@
-static void tern_repack_@X@_@Y@(const struct tern_repack *l, const @XTYPE@ *x, @YTYPE@ *out)
+/* A row of count elements, every step-th of x. */
+static inline void tern_repack_row_@X@_@Y@(const struct tern_repack *l, const @XTYPE@ *x, int32_t step, @YTYPE@ *out,
+                                        int32_t out_step, int32_t count)
 {
-    int32_t n, c, i, j, k, d, h, w;
-    for (w = 0; w < l->to_elements; w++) out[w] = (@YTYPE@)l->fill;
+    int32_t w = 0;
+    for (; w + 4 <= count; w += 4, x += 4 * step, out += 4 * out_step) {
+        out[0] = @CONVERT:x[0]@;
+        out[out_step] = @CONVERT:x[step]@;
+        out[2 * out_step] = @CONVERT:x[2 * step]@;
+        out[3 * out_step] = @CONVERT:x[3 * step]@;
+    }
+    for (; w < count; w++, x += step, out += out_step) {
+        out[0] = @CONVERT:x[0]@;
+        TERN_KEEP_LOOP(w);
+    }
+    (void)l; /* where nothing is converted */
+}
+
+TERN_KERNEL void tern_repack_@X@_@Y@(const struct tern_repack *l, const @XTYPE@ *x, @YTYPE@ *out)
+{
+    const int32_t step = l->from[4] * l->steps[2], out_step = l->to[4];
+    int32_t n, c, i, j, k, d, h;
+    if (sizeof *out == 1) tern_set_bytes(out, (uint8_t)l->fill, (size_t)l->to_elements);
+    else for (i = 0; i < l->to_elements; i++) out[i] = (@YTYPE@)l->fill;
     for (n = 0; n < l->images; n++)
     for (c = 0; c < l->channels; c++)
     for (i = 0; i < l->steps[0]; i++)
     for (j = 0; j < l->steps[1]; j++)
     for (k = 0; k < l->steps[2]; k++) {
-        const int32_t plane = (i * l->steps[1] + j) * l->steps[2] + k, step = l->from[4] * l->steps[2];
-        for (d = 0; d * l->steps[0] + i < l->depth; d++)
-        for (h = 0; h * l->steps[1] + j < l->height; h++) {
-            const @XTYPE@ *from = x + l->from_origin + n * l->from[0] + c * l->from[1] + k * l->from[4]
-                + (d * l->steps[0] + i) * l->from[2] + (h * l->steps[1] + j) * l->from[3];
-            @YTYPE@ *to = out + l->to_origin + n * l->to[0] + c * l->to[1] + plane * l->to_plane
-                + d * l->to[2] + h * l->to[3];
-            for (w = 0; w * l->steps[2] + k < l->width; w++) to[w * l->to[4]] = @CONVERT:from[w * step]@;
+        const int32_t plane = (i * l->steps[1] + j) * l->steps[2] + k, count = (l->width - k + l->steps[2] - 1) / l->steps[2];
+        const @XTYPE@ *slice = x + l->from_origin + n * l->from[0] + c * l->from[1] + k * l->from[4]
+            + i * l->from[2] + j * l->from[3];
+        @YTYPE@ *out_slice = out + l->to_origin + n * l->to[0] + c * l->to[1] + plane * l->to_plane;
+        for (d = i; d < l->depth; d += l->steps[0], slice += l->steps[0] * l->from[2], out_slice += l->to[2]) {
+            const @XTYPE@ *from = slice;
+            @YTYPE@ *to = out_slice;
+            for (h = j; h < l->height; h += l->steps[1], from += l->steps[1] * l->from[3], to += l->to[3]) {
+                if (sizeof *from != sizeof *to) tern_repack_row_@X@_@Y@(l, from, step, to, out_step, count);
+                else if (step == 1 && out_step == 1) tern_repack_row_@X@_@Y@(l, from, 1, to, 1, count);
+                else if (step == 2 && out_step == 1) tern_repack_row_@X@_@Y@(l, from, 2, to, 1, count);
+                else tern_repack_row_@X@_@Y@(l, from, step, to, out_step, count);
+            }
         }
     }
 }

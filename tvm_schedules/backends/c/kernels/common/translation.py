@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends.c.codes import encode
+from tvm_schedules.backends.c.fixed import fixed
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -15,10 +16,12 @@ from tvm_schedules.lowering.epilogue import Epilogue
 from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.packing.registry import window_from
 
-__all__ = ["NULL", "Translation", "operands", "strides_of", "sum_words", "tap_offsets", "type_words"]
+__all__ = ["NULL", "SUMS", "Translation", "operands", "strides_of", "tap_offsets", "type_words"]
 
 Numbers = dict[str, np.ndarray]
 NULL = Ref("NULL")
+SUMS = {"i16": "int16_t", "i32": "int32_t", "f32": "float"}
+"""Types of the sums that an epilogue takes: exact ones of bytes in 16 and 32 bits, and floats."""
 
 
 class Translation:
@@ -54,8 +57,15 @@ class Translation:
             self.lists.append(buffer)
         return buffer
 
-    def finish(self, index: int, ep: Epilogue, numbers: Numbers) -> dict[str, Any]:
-        """Fields of a ``struct tern_finish``."""
+    def finish(self, index: int, ep: Epilogue, numbers: Numbers, sums: np.ndarray | None = None) -> dict[str, Any]:
+        """Fields of a ``struct tern_finish``.
+
+        Args:
+            index: Of the step.
+            ep: The static part of the epilogue.
+            numbers: ``scale``, ``bias`` and ``params``.
+            sums: The largest absolute sum of every channel, where sums are integers.
+        """
         out, residual, program = ep.out, ep.residual, self.program
         program.flag("TERN_FLOAT_OUTPUT", int(out.dtype == "float32"))
         if residual:
@@ -78,7 +88,36 @@ class Translation:
             "channels": out.channels,
             "run": out.run(ep.size),
             "out": planes,
+            **self._fixed(index, ep, numbers, sums),
         }
+
+    def _fixed(self, index: int, ep: Epilogue, numbers: Numbers, sums: np.ndarray | None) -> dict[str, Any]:
+        """Fields of the epilogue in whole numbers; none where it is made of floats on every core."""
+        residual = ep.residual.dtype if ep.residual else None
+        if sums is None or ep.out.dtype != "uint8" or residual == "float32":
+            return {}
+        factor, low, high, _ = numbers["params"]
+        found = fixed(numbers["scale"], numbers["bias"], float(factor) if residual else 0.0, sums)
+        if found is None:
+            return {}
+        table = self.program.array(f"fixed_{index}", found.table, fixed=True)
+        return {
+            "fixed": Ref(f"TERN_FIXED_TABLE({table.text})"),
+            "fixed_residual": found.residual,
+            "fixed_shift": found.shift,
+            "fixed_bits": found.bits,
+            "fixed_near": found.near,
+            "fixed_low": np.rint(low).astype(int),
+            "fixed_high": np.rint(high).astype(int),
+        }
+
+    def need_finish(self, sums: str) -> None:
+        """Asks for the epilogue of sums of a type of :data:`SUMS`."""
+        self.program.need("mve.c")
+        self.program.need("finish.c")
+        if sums != "f32":
+            self.program.need("finish_fixed.c", S=sums, SUM=SUMS[sums])
+        self.program.need("finish_sums.c", S=sums, SUM=SUMS[sums])
 
     def codes(self, index: int, codes: np.ndarray, taps: np.ndarray, channel: int) -> dict[str, Any]:
         """Codes ``[terms, rows, channels, taps]`` in the order of the taps' addresses."""
@@ -89,7 +128,8 @@ class Translation:
         self.program.flag("TERN_GAPS" if gaps else "TERN_TRITS")
         self.program.flag("TERN_TERMS", terms)
         return {
-            "data": self.program.array(f"weight_{index}", data),
+            # Gaps are read up to eight at a time.
+            "data": self.program.array(f"weight_{index}", np.pad(data, (0, 7 if gaps else 0))),
             "tap": self.program.array(f"tap_{index}", taps[order], offsets=True),
             "channels": channels,
             "taps": len(taps),
@@ -151,13 +191,6 @@ def type_words(x: str, weight: str = "") -> dict[str, str]:
         if dtype:
             words |= {letter: SHORT[dtype], f"{letter}TYPE": CTYPES[dtype]}
     return words
-
-
-def sum_words(x: str, weight: str, total: str) -> dict[str, str]:
-    """How products are added up: exactly where both are integers, else with one rounding each."""
-    if x == "uint8" and weight == "int8":
-        return {"SUM": "int32_t", "MAC": f"{total} + w * \\1"}
-    return {"SUM": "float", "MAC": f"tern_fma((float)\\1, w, {total})"}
 
 
 def strides_of(layout: Any) -> tuple[int, list[int]]:

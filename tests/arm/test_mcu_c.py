@@ -1,0 +1,69 @@
+"""The C form on emulated Cortex-M boards, in every variant of the code: the host's numbers, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.mcu import count
+from benchmarks.mcu.cores import CORES
+from tests.tvm_schedules.nets import Net, resnet
+
+pytestmark = pytest.mark.skipif(count.missing() is not None, reason=str(count.missing()))
+
+
+def two_terms() -> onnx.ModelProto:
+    """Two terms, unequal levels, a float tensor between, many taps of one sign, a row of gaps that no byte holds."""
+    net = Net((1, 40, 7, 9), seed=3)
+    x = net.quantize("input_0", 0.02, 7)
+    codes = np.ones((6, 40, 3, 3), np.int8)
+    codes[1], codes[2, 1:39] = -1, 0
+    y = net.op("Conv", x, net.ternary(codes, np.full(6, 2e-3)), pads=[1] * 4)
+    y = net.op("Conv", net.quantize(y, 0.1, 100), net.weight((9, 6, 3, 3), 0.5, 2), net.bias(9), strides=[2, 2])
+    y = net.op("Add", net.op("Conv", net.quantize(y, 0.05, 120), net.weight((9, 9, 1, 1), 0.4)), y)
+    y = net.quantize(net.op("MaxPool", net.quantize(y, 0.05, 120), kernel_shape=[2, 2]), 0.05, 120)
+    return net.model(net.op("Gemm", net.op("Flatten", y), net.weight((5, 54), 0.5, 2), net.bias(5), transB=1))
+
+
+def lines() -> onnx.ModelProto:
+    """Linear layers: gaps, trits, dense with a rest of outputs and inputs; more than one row; outputs in 8 bits."""
+    net = Net((3, 1203), seed=4)
+    x = net.quantize("input_0", 0.03, 128)
+    for inputs, outputs, zeros in ((1203, 37, 0.99), (37, 18, 0.4), (18, 11, None), (11, 6, 0.8)):
+        x = net.op("Gemm", x, net.weight((outputs, inputs), zeros, int8=True), net.bias(outputs), transB=1)
+        x = net.quantize(net.op("Relu", x), 0.02, 3)
+    return net.model(x)
+
+
+NETWORKS = {
+    "resnet": lambda: resnet([(16, 1), (24, 2), (24, 1)], 13, 0.8),
+    "many zeros": lambda: resnet([(16, 1), (24, 2)], 9, 0.95, int8=False),
+    "two terms": two_terms,
+    "lines": lines,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_core_has_the_hosts_numbers(name: str, tmp_path: Path) -> None:
+    model = NETWORKS[name]()
+    shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    samples = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    count.prepare(model, samples, tmp_path / "model", verify=False)
+    for core in CORES:
+        assert count.count(tmp_path / "model", core).instructions > 1000
+
+
+def test_a_core_with_more_instructions_takes_fewer(tmp_path: Path) -> None:
+    """That the variants are chosen at all."""
+    count.prepare(NETWORKS["resnet"](), np.ones((1, 3, 13, 13), np.float32), tmp_path / "model", verify=False)
+    m0, m3, m4, m55 = (count.count(tmp_path / "model", core).instructions for core in ("m0+", "m3", "m4", "m55"))
+    assert m55 < 0.6 * m4
+    assert m4 < 0.6 * m3
+    assert m3 < m0
+    for core in ("m4", "m55"):  # hot loops stay fast where the rest of a firmware is compiled for size
+        small = count.count(tmp_path / "model", core, ("-Os",)).instructions
+        assert small < 1.05 * (m4 if core == "m4" else m55)
+        assert count.count(tmp_path / "model", core, ("-Os", "-DTERN_AS_COMPILED")).instructions > small

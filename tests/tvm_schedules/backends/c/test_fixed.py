@@ -1,0 +1,75 @@
+"""The epilogue in whole numbers against the float formula, computed by numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.properties import examples
+from tvm_schedules.backends.c.fixed import MOST, Fixed, fixed
+
+
+def floats(scale: np.ndarray, bias: np.ndarray, factor: float, sums: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """Bytes by the float formula: both steps exact in float64 but for what float32 rounds."""
+    y = (sums.astype(np.float64) * scale.astype(np.float64) + bias.astype(np.float64)).astype(np.float32)
+    y = (residual.astype(np.float64) * np.float32(factor) + y.astype(np.float64)).astype(np.float32)
+    return np.clip(np.rint(y), 0, 255).astype(np.int64)
+
+
+def whole(found: Fixed, sums: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes as source/finish_fixed.c computes them, and which of them are left to floats."""
+    table = found.table.astype(np.int64)
+    p = (sums >> found.shift) * table[:, :1] + table[:, 1:] + residual * found.residual
+    assert np.abs(p).max() < 2**31
+    rest = p & ((1 << found.bits) - 1)
+    left = (rest <= found.near) | (rest >= (1 << found.bits) - found.near)
+    return np.clip(p >> found.bits, 0, 255), left
+
+
+@examples(200)
+@given(
+    seed=st.integers(0, 2**31),
+    largest=st.integers(1, 3_000_000),
+    reach=st.floats(0.01, 600),
+    middle=st.floats(-300, 300),
+    factor=st.sampled_from([0.0, 0.004, 0.7, -1.3]),
+)
+def test_same_bytes_where_floats_do_not_decide(
+    seed: int, largest: int, reach: float, middle: float, factor: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    most = rng.integers(1, largest, 5, endpoint=True)
+    scale = (rng.uniform(-1, 1, 5) * reach / largest).astype(np.float32)
+    bias = rng.uniform(middle - 50, middle + 50, 5).astype(np.float32)
+    sums = rng.integers(-most[:, None], most[:, None], (5, 400), endpoint=True)
+    residual = rng.integers(0, 256, (5, 400)) if factor else np.zeros((5, 400), np.int64)
+    found = fixed(scale, bias, float(np.float32(factor)), most)
+    assert found is not None
+    ours, left = whole(found, sums, residual)
+    theirs = floats(scale[:, None], bias[:, None], factor, sums, residual)
+    np.testing.assert_array_equal(ours[~left], theirs[~left])
+    assert left.mean() < 2 * MOST
+
+
+def test_few_are_left_to_floats_in_a_usual_layer() -> None:
+    rng = np.random.default_rng(0)
+    found = fixed(rng.uniform(0.005, 0.02, 64), rng.uniform(-20, 20, 64), 0.0, np.full(64, 58 * 255))
+    assert found is not None
+    assert 2 * found.near < 0.02 * 2**found.bits
+
+
+def test_middles_between_two_bytes_are_left_to_floats() -> None:
+    """2.5 rounds to 2 and 3.5 to 4: halves of bytes are no business of whole numbers."""
+    scale, bias = np.float32([0.5]), np.float32([0])
+    found = fixed(scale, bias, 0.0, np.array([400]))
+    assert found is not None
+    _, left = whole(found, np.arange(400)[None], np.zeros((1, 400), np.int64))
+    assert left[0, 1::2].all()
+    assert not left[0, ::2].any()
+
+
+def test_numbers_out_of_reach_are_left_to_floats() -> None:
+    assert fixed(np.float32([1e4]), np.float32([0]), 0.0, np.array([30_000])) is None
+    assert fixed(np.float32([np.inf]), np.float32([0]), 0.0, np.array([1])) is None
+    assert fixed(np.float32([]), np.float32([]), 0.0, np.array([], np.int64)) is None
