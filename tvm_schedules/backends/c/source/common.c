@@ -98,6 +98,9 @@ static inline float tern_fma_double(float a, float b, float c)
     return (float)sum;
 }
 #if defined(TERN_FIXED)
+#if defined(__GNUC__)
+__attribute__((unused))
+#endif
 static float tern_fma(float a, float b, float c); /* fma.c: in whole numbers */
 #else
 #define tern_fma tern_fma_double
