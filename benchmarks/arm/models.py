@@ -25,6 +25,7 @@ class Layer:
         stride: In both directions.
         groups: Channel groups.
         dense: 8-bit weights in place of ternary ones.
+        shared: Neighboring output channels whose zeros are at the same places.
     """
 
     fan: int
@@ -34,6 +35,7 @@ class Layer:
     stride: int = 1
     groups: int = 1
     dense: bool = False
+    shared: int = 1
 
     def _shape(self) -> tuple[int, ...]:
         return self.rows, self.fan, self.kernel, self.kernel
@@ -44,7 +46,7 @@ class Layer:
     def ours(self, zeros: float) -> Any:
         """ONNX model in this package's form; the input is quantized and packed by another step."""
         net = Net((1, self.fan * self.groups, self.size, self.size), seed=1)
-        weight = net.weight(self._shape(), None if self.dense else zeros, int8=True)
+        weight = net.weight(self._shape(), None if self.dense else zeros, int8=True, shared=self.shared)
         conv = net.op("Conv", net.quantize("input_0"), weight, net.bias(self.rows), **self._attributes())
         return net.model(net.quantize(net.op("Relu", conv)))
 
@@ -78,10 +80,13 @@ class Layer:
 
 LAYERS = {
     "conv3x3": Layer(64, 64, 16, 3),
+    "conv3x3-shared2": Layer(64, 64, 16, 3, shared=2),
+    "conv3x3-shared4": Layer(64, 64, 16, 3, shared=4),
     "conv3x3-stride2": Layer(64, 64, 16, 3, stride=2),
     "conv3x3-32": Layer(16, 16, 32, 3),
     "conv3x3-8": Layer(64, 64, 8, 3),
     "conv1x1": Layer(64, 64, 16, 1),
+    "conv1x1-shared4": Layer(64, 64, 16, 1, shared=4),
     "stem": Layer(3, 16, 32, 3, dense=True),
     "depthwise": Layer(1, 64, 16, 3, groups=64, dense=True),
 }

@@ -25,17 +25,22 @@ class Net(networks.Net):
 
     packed = staticmethod(pack_int2)
 
-    def weight(self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False) -> str:
-        """A random weight: ternary with that share of zeros, or dense (float or int8) where it is None."""
+    def weight(
+        self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False, shared: int = 1
+    ) -> str:
+        """A random weight: ternary with that share of zeros, or dense (float or int8) where it is None.
+
+        So many neighboring output channels have their zeros at the same places, ``shared``.
+        """
         scale = self.rng.uniform(0.5, 1.5, shape[0]) / np.sqrt(np.prod(shape[1:]))
         if zeros is None and int8:
             values = self.rng.integers(-127, 128, shape).astype(np.int8)
             return self.int8(values, scale / 64)
         if zeros is None:
             return self.const((self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
-        out = self.ternary(self.codes(shape, zeros), scale)
+        out = self.ternary(self.codes(shape, zeros, shared), scale)
         for t in range(1, terms):
-            out = self.op("Add", out, self.ternary(self.codes(shape, zeros), scale / 2**t))
+            out = self.op("Add", out, self.ternary(self.codes(shape, zeros, shared), scale / 2**t))
         return out
 
     def bias(self, channels: int) -> str:

@@ -59,10 +59,11 @@ class Net:
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attrs))
         return name
 
-    def codes(self, shape: tuple[int, ...], zeros: float) -> np.ndarray:
-        """Random codes -1, 0, 1 with about that share of zeros."""
+    def codes(self, shape: tuple[int, ...], zeros: float, shared: int = 1) -> np.ndarray:
+        """Random codes -1, 0, 1 with about that share of zeros, which ``shared`` neighboring channels share."""
         signs = self.rng.choice([-1, 1], shape)
-        return (signs * (self.rng.random(shape) >= zeros)).astype(np.int8)
+        kept = self.rng.random((-(-shape[0] // shared), *shape[1:])) >= zeros
+        return (signs * np.repeat(kept, shared, axis=0)[: shape[0]]).astype(np.int8)
 
     @staticmethod
     def packed(codes: np.ndarray) -> bytes:
@@ -111,10 +112,15 @@ class RandomNet(Net):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], zeros: float, ranges: Sequence[tuple[float, float]] | None, seed: int
+        self,
+        shape: tuple[int, ...],
+        zeros: float,
+        ranges: Sequence[tuple[float, float]] | None,
+        seed: int,
+        shared: int = 1,
     ) -> None:
         super().__init__(shape, seed=seed)
-        self.zeros, self.ranges = zeros, ranges
+        self.zeros, self.ranges, self.shared = zeros, ranges, shared
         self.marked: list[str] = []
 
     def mark(self, x: str) -> str:
@@ -130,7 +136,9 @@ class RandomNet(Net):
         fan = float(np.prod(shape[1:]))
         spread = gain * self.rng.uniform(0.75, 1.25, shape[0])
         if not dense:
-            return self.ternary(self.codes(shape, self.zeros), spread * np.sqrt(2 / (fan * (1 - self.zeros))))
+            return self.ternary(
+                self.codes(shape, self.zeros, self.shared), spread * np.sqrt(2 / (fan * (1 - self.zeros)))
+            )
         values = np.clip(np.rint(self.rng.normal(0, 40, shape)), -127, 127).astype(np.int8)
         scale = spread * np.sqrt(2 / fan) / 40
         if self.ranges is not None:
@@ -251,7 +259,7 @@ LAYERS: dict[str, Recipe] = {
 """Single layers, whose time is compared with what the machine can do."""
 
 
-def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0) -> Any:
+def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0, shared: int = 1) -> Any:
     """Makes a network.
 
     Args:
@@ -259,6 +267,7 @@ def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0) ->
         zeros: Share of zeros in the ternary layers, in [0, 1).
         activations: ``"uint8"``, with ranges of random inputs, or ``"float32"``.
         seed: Of weights and inputs.
+        shared: So many neighboring output channels of a ternary layer have their zeros at the same places.
 
     Returns:
         ``onnx.ModelProto`` of one input ``input_0`` and one output.
@@ -274,11 +283,11 @@ def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0) ->
     if activations not in ("uint8", "float32"):
         raise ValueError(f"activations must be uint8 or float32, got {activations!r}")
     shape, make = recipes[name]
-    plain = RandomNet(shape, zeros, None, seed)
+    plain = RandomNet(shape, zeros, None, seed, shared)
     model = plain.model(make(plain))
     if activations == "float32":
         return model
-    net = RandomNet(shape, zeros, _ranges(model, plain.marked, shape, seed), seed)
+    net = RandomNet(shape, zeros, _ranges(model, plain.marked, shape, seed), seed, shared)
     return net.model(make(net))
 
 

@@ -93,6 +93,12 @@ class Emitter:
         with self.b.If(condition), self.b.Then():
             yield
 
+    @contextmanager
+    def whilst(self, condition: Any) -> Iterator[None]:
+        """``while condition:``; what it reads from memory is read before every round."""
+        with self.b.While(condition):
+            yield
+
     # -- expressions --------------------------------------------------------------------------------------------------
     def ramp(self, index: Any, lanes: int, stride: int = 1) -> Any:
         """Indices of a vector access."""

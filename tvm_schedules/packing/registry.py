@@ -27,6 +27,7 @@ from tvm_schedules.packing import (
     linear_dot,
     linear_widened,
     panel_lists,
+    pattern_lists,
     pool,
     popcount_linear,
     recurrent,
@@ -87,6 +88,13 @@ def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return panel_lists.pack(
         flat, **{k: params[k] for k in ("places", "channel", "limit", "share", "unroll")}, panel=params["channels"]
     )
+
+
+def _patterns(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    codes, window, x = _values(arrays, params), window_from(params["window"]), halo_from(params["x"])
+    flat = codes.reshape(len(codes), -1)
+    groups = pattern_lists.members(flat, params["size"])
+    return pattern_lists.pack(flat, tap_lists.addresses(window, x), groups, params["limit"], params["index"])
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
@@ -169,6 +177,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "raw": _raw,
     "taps": _taps,
     "panel": _panel,
+    "patterns": _patterns,
     "words": _words,
     "dense": _dense,
     "dense_dot": _dense_dot,

@@ -7,7 +7,7 @@ import numpy as np
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
-__all__ = ["pack", "split_levels", "taps_limit"]
+__all__ = ["addresses", "pack", "split_levels", "taps_limit"]
 
 
 def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +27,13 @@ def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
 def taps_limit(x: Halo, largest: int = 255) -> int:
     """Taps of one sign in a segment at most: what 16-bit sums of values up to ``largest`` hold; float has no limit."""
     return 32767 // largest if x.dtype == "uint8" else 1 << 30
+
+
+def addresses(window: Window, x: Halo) -> np.ndarray:
+    """Where the pixels of every tap of a row of weights begin, int64 ``[C / groups * taps]``, in the first group."""
+    table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
+    fan = x.channels // window.groups
+    return (np.arange(fan)[:, None] * (x.phases * x.plane) + table).ravel()
 
 
 def pack(
@@ -50,7 +57,7 @@ def pack(
         ``level`` float32 ``[segments]``, ``order`` int32 ``[O]`` (which row each of these is).
     """
     terms, rows, fan = codes.shape[:3]
-    table = np.array([x.offset(0, phase, shift) for phase, shift in window.taps()], np.int64)
+    table = addresses(window, x)
     per_channel = x.phases * x.plane
     offsets: list[np.ndarray] = []
     counts: list[int] = []
@@ -60,7 +67,7 @@ def pack(
     order = np.lexsort(((flat < 0).sum((0, 2)), (flat > 0).sum((0, 2)), job))
     for o in order:
         first = (o * window.groups // rows) * fan
-        address = ((np.arange(fan) + first)[:, None] * per_channel + table).ravel()
+        address = first * per_channel + table
         for t in range(terms):
             plus, minus = np.sort(address[flat[t, o] > 0]), np.sort(address[flat[t, o] < 0])
             if t and not len(plus) and not len(minus):

@@ -30,6 +30,7 @@ from tvm_schedules.backends.cpu.kernels import (
     sparse_conv,
     sparse_conv_low_bit,
     sparse_conv_panel,
+    sparse_conv_patterns,
     sparse_conv_unrolled,
 )
 from tvm_schedules.backends.cpu.kernels.common.accumulators import accumulators_of
@@ -48,6 +49,7 @@ KERNELS: Sequence[Kernel] = (
     scatter,
     depthwise_conv_dot,
     popcount_conv,
+    sparse_conv_patterns,
     dense_conv_dot_channels,
     dense_conv_dot,
     dense_conv_dot_panel,

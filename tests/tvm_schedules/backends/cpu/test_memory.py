@@ -24,6 +24,10 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
     q = straight.op("Conv", straight.op("Relu", q), straight.weight((9, 30, 3, 2), 0.9, terms=2), pads=[0, 1, 2, 1])
     panel = Net((1, 130, 14, 14))
     p = panel.op("Conv", panel.quantize("input_0", 0.03, 7), panel.weight((64, 130, 3, 3), 0.8), pads=[1] * 4)
+    shared = Net((1, 90, 14, 13))
+    s = shared.op(
+        "Conv", shared.quantize("input_0", 0.03, 7), shared.weight((42, 90, 3, 3), 0.6, shared=4), pads=[1] * 4
+    )
     dense = Net((1, 3, 21, 25))
     d = dense.op("Conv", dense.quantize("input_0", 0.03, 7), dense.weight((9, 3, 5, 5), None, int8=True), pads=[2] * 4)
     d = dense.quantize(dense.op("Relu", d), 0.03, 0)
@@ -47,6 +51,7 @@ def nets() -> dict[str, tuple[object, tuple[int, ...]]]:
         "straight-line code": (straight.model(q), (2, 6, 13, 11)),
         "few bits": (few_bits(), (1, 24, 11, 13)),
         "panel": (panel.model(panel.quantize(p, 0.03, 9)), (1, 130, 14, 14)),
+        "patterns": (shared.model(shared.quantize(s, 0.03, 9)), (1, 90, 14, 13)),
         "dense, pooling of rows": (dense.model(dense.quantize(d, 0.03, 0)), (1, 3, 21, 25)),
         "dense, small image": (lanes.model(lanes.quantize(v, 0.03, 9)), (2, 70, 7, 7)),
         "rows": (rows.model(z), (37, 50)),

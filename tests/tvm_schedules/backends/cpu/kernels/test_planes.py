@@ -19,7 +19,7 @@ from tvm_schedules.passes import prepare
 from tvm_schedules.targets.registry import resolve
 
 sizes = st.integers(1, 12)
-KERNELS = ("panel", "straight", "sparse", "dense", "dense_dot", "dense_channels", "narrow", "depthwise_dot")
+KERNELS = ("patterns", "panel", "straight", "sparse", "dense", "dense_dot", "dense_channels", "narrow", "depthwise_dot")
 """Those that write convolutions into planes: as many vectors as their blocks have, of whatever size these are."""
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
 # Two blocks of 36 and 27 floats, of which the last one's whole vectors would end at 68 of 64.
@@ -49,7 +49,7 @@ def test_a_small_plane_has_room_for_one_vector(dtype: str) -> None:
 @example(replace(CAUSAL, dims=(43, 2), kernel=(2, 2), pads=(0, 0, 1, 1)), "panel", 1)
 def test_what_a_kernel_stores_ends_in_the_plane(target: str, case: Case, kernel: str, block: int) -> None:
     """By the numbers that kernels are made of: of the stores themselves only few would meet a plane that is done."""
-    if kernel in ("panel", "straight"):  # others take what these do not
+    if kernel in ("patterns", "panel", "straight"):  # others take what these do not
         case = replace(case, groups=1, terms=1, zero=None, zeros=case.zeros or 0.8)
     net, y, _ = build(case)
     graph = prepare(read(read_model(net.model(y))))

@@ -66,6 +66,13 @@ class Bytes:
             old = self.e.load(part, first, count)
             self.e.store(part, first, old + term if sign > 0 else old - term, count)
 
+    def join(self, other: Bytes, at: int, width: int, sign: int) -> None:
+        """Adds the accumulators of a vector of others, or takes them away."""
+        both = zip(self._registers(at, width), other.words, strict=True)
+        for (part, first, count, _), words in both:
+            old, term = self.e.load(part, first, count), self.e.load(words, first, count)
+            self.e.store(part, first, old + term if sign > 0 else old - term, count)
+
     def _terms(self, pixels: Any, width: int) -> tuple[Any, Any]:
         word = self.e.bits(pixels, f"uint16x{width // 2}")
         return word, word >> self.e.const(8, f"uint16x{width // 2}")
@@ -158,10 +165,12 @@ class Wide:
     """Accumulators of 8-bit pixels in 16-bit lanes, widened as they are added: on Arm one instruction does both."""
 
     parts = 1
+    memory = ("uint16",)
+    """What :meth:`save` needs, one for a pixel."""
     unit = 1.0
 
     def __init__(self, e: Emitter, spec: Block) -> None:
-        self.e = e
+        self.e, self.spec = e, spec
         self.total = e.local(spec.block * spec.vector, "uint16")
 
     def zero(self, at: int, width: int) -> None:
@@ -172,6 +181,21 @@ class Wide:
         """Adds pixels, or takes them away."""
         old, term = self.e.load(self.total, at, width), self.e.cast(pixels, f"uint16x{width}")
         self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
+
+    def join(self, other: Wide, at: int, width: int, sign: int) -> None:
+        """Adds the accumulators of a vector of others, or takes them away."""
+        old, term = self.e.load(self.total, at, width), self.e.load(other.total, at, width)
+        self.e.store(self.total, at, old + term if sign > 0 else old - term, width)
+
+    def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Puts the accumulators of a row aside."""
+        base = row * (self.spec.block * self.spec.vector)
+        self.e.store(memory[0], base + at, self.e.load(self.total, at, width), width)
+
+    def recall(self, memory: list[Any], row: Any, at: int, width: int) -> None:
+        """Goes on with accumulators that were put aside."""
+        base = row * (self.spec.block * self.spec.vector)
+        self.e.store(self.total, at, self.e.load(memory[0], base + at, width), width)
 
     def values(self, at: int, width: int) -> list[Any]:
         """The accumulated values as float32."""

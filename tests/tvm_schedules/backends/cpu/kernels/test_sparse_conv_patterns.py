@@ -1,0 +1,131 @@
+"""The kernel of channels that share taps: exactly what a naive sum gives, over random shapes; where it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.properties import examples
+from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, build
+from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case as Rounded
+from tests.tvm_schedules.backends.cpu.kernels.test_kernels import cases as rounded_cases
+from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import LEVELS, Case, Layer, cases, convolve
+from tests.tvm_schedules.compiling import compile_model
+from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tvm_schedules import pipeline
+from tvm_schedules.backends.cpu.lower import CpuLowering
+from tvm_schedules.lowering.schedule_config import ScheduleConfig
+from tvm_schedules.targets.registry import resolve
+
+TOPS = ((0, 255), (9, 255), (0, 127), (3, 15), (0, 3))
+"""Zero point and largest integer of activations of eight, seven, four and two bits."""
+AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
+VNNI = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "cascadelake"}'
+
+
+def forced(model: object, **numbers: int) -> Runner:
+    def choose(graph: object, target: object) -> dict[str, ScheduleConfig]:
+        nodes = graph.nodes  # type: ignore[attr-defined]
+        return {node.name: ScheduleConfig.of("patterns", numbers) for node in nodes if node.op in ("Conv", "Gemm")}
+
+    # Small layers, too, have their jobs dealt out as threads would share them.
+    with mock.patch("tvm_schedules.lowering.base.Lowering.serial", 0):
+        runner = Runner(compile_model(model, resolve("host"), None, choose))
+    assert "patterns" in {step.kernel for step in runner.plan.steps}
+    return runner
+
+
+def exact(case: Case, shared: int, **numbers: int) -> None:
+    layer = Layer((case.batch, case.fan, *case.dims), case.form, case.seed)
+    codes = layer.net.codes((case.rows, case.fan, *case.kernel), case.zeros, shared)
+    assume(codes.any())
+    name = layer.net.ternary(codes, np.full(case.rows, LEVELS[0]))
+    y = layer.net.op(
+        "Conv", layer.data, name, pads=list(case.pads), strides=list(case.strides), dilations=list(case.dilations)
+    )
+    runner = forced(layer.net.model(y), **numbers)
+    data, rounded = layer.input()
+    np.testing.assert_array_equal(runner(data)[0], convolve(rounded, codes * LEVELS[0], case))
+
+
+@examples(30)
+@given(
+    cases(), st.integers(2, 11), st.sampled_from([1, 2, 3, 4]), st.sampled_from([2, 3, 4]), st.integers(1, 6),
+    st.integers(1, 3), st.sampled_from(TOPS),
+)  # fmt: skip
+def test_sums_are_exact(
+    case: Case, rows: int, shared: int, size: int, block: int, chunks: int, form: tuple[int, int]
+) -> None:
+    assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
+    case = replace(case, groups=1, rows=rows, form=form)
+    exact(case, shared, size=size, block=block, chunks=chunks)
+
+
+@examples(12)
+@given(rounded_cases(), st.integers(2, 9), st.sampled_from([2, 4]), st.integers(1, 3))
+def test_what_follows_the_sums_agrees_with_onnxruntime(case: Rounded, rows: int, size: int, block: int) -> None:
+    assume(max(case.dims) > 1)
+    case = replace(case, groups=1, terms=1, rows=rows, zero=case.zero or 0, zeros=min(case.zeros or 0.5, 0.9))
+    net, y, out = build(case)
+    rng = np.random.default_rng(case.seed)
+    inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.fan, *case.dims), out)]
+    model = net.model(y)
+    try:
+        runner = forced(model, size=size, block=block)
+    except AssertionError:
+        assume(False)  # all codes are zero
+    for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
+        if case.out_zero is None:
+            np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
+        else:
+            assert np.abs(have - want).max(initial=0) < 1.01 * STEP
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("pixels", [5, 14])
+def test_sums_too_long_for_sixteen_bits_go_on_in_float(size: int, pixels: int) -> None:
+    net = Net((1, 60, pixels, pixels))
+    codes = np.ones((5, 60, 3, 3), np.int8)
+    codes[1] = -1
+    codes[2, ::2] = -1
+    codes[3] = 0
+    y = net.op("Conv", net.quantize("input_0", 1.0, 0), net.ternary(codes, np.full(5, 1.0)), pads=[1] * 4)
+    model, data = net.model(y), [np.full((1, 60, pixels, pixels), 255, np.float32)]
+    np.testing.assert_array_equal(forced(model, size=size)(*data)[0], run_onnx(model, *data)[0])
+
+
+def test_a_linear_layer_of_many_rows_is_a_convolution_of_one_pixel() -> None:
+    net = Net((37, 50))
+    codes = net.codes((34, 50), 0.6, 4)
+    y = net.op("Gemm", net.quantize("input_0", 1.0, 7), net.ternary(codes, np.full(34, 0.5)), transB=1)
+    data = np.random.default_rng(0).integers(-7, 240, (37, 50)).astype(np.float32)
+    np.testing.assert_array_equal(forced(net.model(y), size=4)(data)[0], data @ codes.T * 0.5)
+
+
+def kernel_of(zeros: float, shared: int, target: str, k: int = 3, permuted: bool = False) -> str:
+    net = Net((1, 64, 28, 28))
+    codes = net.codes((64, 64, k, k), zeros, shared)
+    codes = net.rng.permutation(codes) if permuted else codes
+    y = net.op("Conv", net.quantize("input_0"), net.ternary(codes, np.full(64, 0.05)), pads=[k // 2] * 4)
+    lowering = CpuLowering(pipeline.read_graph(net.model(net.quantize(y))), resolve(target))
+    lowering.run()
+    return next(step.kernel for step in lowering.steps if hasattr(step.spec, "epilogue") and step.spec.epilogue)
+
+
+@pytest.mark.parametrize("target", [AVX2, VNNI, "a53", "a72", "a76"], ids=["avx2", "vnni", "a53", "a72", "a76"])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_shared_zeros_are_used(target: str, permuted: bool) -> None:
+    """At 80 % zeros, in groups of four, whether they stand side by side or not; and not where nothing is shared."""
+    assert kernel_of(0.8, 4, target, permuted=permuted) == "patterns"
+    assert kernel_of(0.8, 1, target) != "patterns"
+
+
+def test_dot_products_are_for_dense_weights_that_share_nothing() -> None:
+    assert kernel_of(0.5, 4, "a76") == kernel_of(0.5, 4, VNNI) == "patterns"
+    assert kernel_of(0.4, 1, "a76").startswith("dense_")
+    assert kernel_of(0.4, 1, VNNI).startswith("dense_")

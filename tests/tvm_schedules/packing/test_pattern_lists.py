@@ -1,0 +1,85 @@
+"""Lists of patterns, read as the kernel reads them: what they sum is the product with the codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.tvm_schedules.packing.codes import random_codes
+from tvm_schedules.packing import pattern_lists
+from tvm_schedules.packing.pattern_lists import END, digits
+
+
+def shared_codes(rng: np.random.Generator, rows: int, taps: int, zeros: float, shared: int) -> np.ndarray:
+    kept = np.repeat(rng.random((-(-rows // shared), taps)) >= zeros, shared, axis=0)[:rows]
+    return (rng.choice([-1, 1], (rows, taps)) * kept).astype(np.int8)
+
+
+@given(
+    st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40), st.sampled_from([2, 3, 4]),
+    st.sampled_from([1, 2, 5, 1000]), st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([1, 2, 4]),
+    st.sampled_from(["uint16", "int32"]),
+)  # fmt: skip
+def test_lists_add_up_to_a_product(
+    seed: int, rows: int, taps: int, size: int, limit: int, zeros: float, shared: int, index: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = shared_codes(rng, rows, taps, zeros, shared)
+    assume(codes.any())
+    address = rng.permutation(3 * taps)[:taps]
+    groups = pattern_lists.members(codes, size)
+    found = pattern_lists.pack(codes, address, groups, limit, index)
+    offsets, starts, first = (found[name] for name in ("offsets", "starts", "first"))
+    assert (offsets.dtype, starts.dtype, first.dtype) == (index, np.int32, np.int32)
+    assert sorted(groups.ravel()[:rows].tolist()) == list(range(rows))
+    patterns = pattern_lists.used(codes, groups)
+    pixels = rng.integers(0, 256, 3 * taps)
+    have = np.zeros((len(groups), size), np.int64)
+    joins = lists = added = 0
+    for g in range(len(groups)):
+        for segment in range(first[g], first[g + 1]):
+            place, counts = int(starts[segment]), np.zeros((2, size), np.int64)
+            for pattern in patterns:
+                code, before = np.array(digits(pattern, size)), added
+                for sign in (1, -1):
+                    own = []
+                    while offsets[place] != END[index]:
+                        own.append(int(offsets[place]))
+                        place += 1
+                    place += 1
+                    assert own == sorted(own)
+                    have[g] += sign * code * pixels[own].sum()
+                    counts += len(own) * np.stack([sign * code > 0, sign * code < 0])
+                    lists, added = lists + bool(own), added + len(own)
+                joins += np.count_nonzero(code) if added > before else 0
+            assert counts.max() <= limit
+            assert place == (starts[segment + 1] if segment + 1 < len(starts) else len(offsets))
+    want = codes.astype(np.int64) @ pixels[address]
+    np.testing.assert_array_equal(have, want[groups])
+    assert pattern_lists.work(codes[:, np.argsort(address)], groups, limit) == (added, joins, lists)
+
+
+def test_digits_are_all_patterns_up_to_the_sign() -> None:
+    for size in (2, 3, 4):
+        most = (3**size - 1) // 2
+        assert len({digits(pattern, size) for pattern in range(-most, most + 1)}) == 3**size
+        for pattern in range(1, most + 1):
+            assert digits(-pattern, size) == tuple(-digit for digit in digits(pattern, size))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_channels_that_share_their_zeros_are_found_wherever_they_are(size: int) -> None:
+    rng = np.random.default_rng(0)
+    codes = shared_codes(rng, 16, 60, 0.7, size)
+    patterns = 2 ** (size - 1)
+    for order in (np.arange(16), rng.permutation(16)):
+        groups = pattern_lists.members(codes[order], size)
+        assert len(pattern_lists.used(codes[order], groups)) == patterns
+        work = pattern_lists.work(codes[order], groups, 1000)
+        assert work.taps * size == np.count_nonzero(codes)
+    # Nothing is shared: neighbors stay together.
+    groups = pattern_lists.members(random_codes(rng, (7, 50), 0.0), size)
+    assert groups.ravel()[:7].tolist() == list(range(7))
+    assert set(groups.ravel()[7:].tolist()) == {6}
