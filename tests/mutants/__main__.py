@@ -17,7 +17,7 @@ from tests.mutants.explained import explanations
 
 PACKAGES = ["tern_lightning", "tvm_schedules"]
 SLACK = 30.0
-"""Seconds that tests of a change may take above four times what they took when they were measured."""
+"""CPU seconds that tests of a change may take above four times the seconds that they took when they were measured."""
 
 
 def judge(tree: Copy, record: Record, mutant: Mutant, most: float) -> str:

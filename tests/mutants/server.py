@@ -1,7 +1,7 @@
 """A process that has imported what its first line of input names (torch, TVM), and forks for every run of tests.
 
-Then it reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, and answers with a
-line, ``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
+Then it reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, where the limit is one
+of CPU time in any one process, so that a busy machine makes no difference, and answers with a line, ``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import contextlib
 import gc
 import importlib
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -21,6 +23,10 @@ from typing import Any
 import pytest
 
 from tests.mutants import touch
+
+WAITING = 10
+"""How many times its limit of CPU time a run may take on the clock: one that waits for ever uses none."""
+_OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 
 
 def _tests(job: dict[str, Any], folder: Path) -> int:
@@ -47,6 +53,9 @@ def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         try:
             os.setsid()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            most = math.ceil(job["seconds"])
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
             log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
             for number in (1, 2):
                 os.dup2(log, number)
@@ -55,7 +64,7 @@ def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             status = _tests(job, folder)
         finally:
             os._exit(status)
-    end, ended = time.monotonic() + job["seconds"], None
+    end, ended = time.monotonic() + WAITING * job["seconds"], None
     try:
         while ended is None and time.monotonic() < end:
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -68,7 +77,7 @@ def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     result = folder / "result"
     found = json.loads(result.read_text()) if result.exists() else None
     return {
-        "status": "timeout" if ended is None else code,
+        "status": "timeout" if ended is None or code in _OUT_OF_TIME else code,
         "result": found,
         "log": (folder / "log").read_text()[-2000:],
     }

@@ -91,6 +91,20 @@ def test_what_tests_notice(tree: Copy, record: Record, change: str, result: str)
     assert tree.text("share.py") == SOURCE
 
 
+def test_the_limit_is_one_of_cpu_time(tmp_path: Path) -> None:
+    (tmp_path / "test_time.py").write_text(
+        "import time\ndef test_sleep(): time.sleep(5)\ndef test_work():\n    while True: pass\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "copy").mkdir()
+    copy = Copy(tmp_path / "copy", tmp_path, preloaded=())
+    try:
+        assert copy.run(["test_time.py::test_sleep"], 4)["status"] == 0
+        assert copy.run(["test_time.py::test_work"], 4)["status"] == "timeout"
+    finally:
+        copy.close()
+
+
 def test_tests_that_call_a_function_come_before_those_whose_processes_do(tree: Copy, record: Record) -> None:
     share = Mutant("share.py", 5, "", "share", "", "", 0, 0)
     assert [test for test, _ in record.tests(share)] == ["test_share.py::test_share"]

@@ -87,3 +87,13 @@ def test_levels_have_the_precision_of_the_weight():
     half = weight.bfloat16()
     level = (half.float() * codes[0]).sum() / 3
     assert found.values(half)[0].tolist() == [level.bfloat16().item() * code for code in (1, -1, 0, 1)]
+
+
+def test_each_of_several_levels_has_the_precision_of_the_weight():
+    weight = torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    codes = multilevel(weight.float(), 2).codes
+    frozen = FrozenCodes.of(codes, per_channel=True)
+    levels = frozen.levels(weight.float()).positive[..., None]
+    whole, rounded = ((codes * one).sum(0).bfloat16() for one in (levels, levels.bfloat16().float()))
+    assert not torch.equal(whole, rounded)
+    assert torch.equal(frozen.values(weight), rounded)
