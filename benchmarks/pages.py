@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import measured_pages
 from benchmarks.mcu.page import mcu
-from benchmarks.methods import answers
+from benchmarks.methods import aims, answers
 from benchmarks.zoo.page import zoo
 from tvm_schedules.common.files import write_file
 
@@ -202,6 +202,7 @@ def pages() -> dict[Path, str]:
         PAGES / "cpu.md": cpu(baselines),
         PAGES / "methods.md": methods(folders),
         PAGES / "zoo.md": f"{NOTE}\n\n{zoo(*(json.loads((ZOO / name).read_text()) for name in ZOO_FILES))}\n",
+        PAGES / "methods-aims.md": "\n".join([NOTE, "", *aims.page(RESULTS)]) + "\n",
         PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
         **{PAGES / f"{name}.md": _measured(*made) for name, made in measured.items()},
         PAGES / "after-training.md": after_training(sorted(AFTER.glob("*.json"))),

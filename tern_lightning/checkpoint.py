@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tern_lightning.nn.activation_quantizer import input_quantizers
 from tern_lightning.nn.learned_input import learned_hooks
 from tvm_schedules.common.files import user_path
+from tvm_schedules.common.near import meant
 from tvm_schedules.common.reading import reading, reason
 
 
@@ -188,7 +189,8 @@ def _build(
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = sorted(set(given) - set(parameters)) if not takes_all else []
     if unknown:
-        raise CheckpointError(f"{cls.__name__} takes {list(parameters)}, got the unknown hyper-parameters {unknown}")
+        wrong = f"got the unknown hyper-parameters {unknown}{meant(unknown[0], parameters)}"
+        raise CheckpointError(f"{cls.__name__} takes {list(parameters)}, {wrong}")
     # Names with an underscore are notes of LightningCLI.
     saved = {k: v for k, v in (checkpoint.get("hyper_parameters") or {}).items() if not str(k).startswith("_")}
     bundle = checkpoint.get("hparams_name")

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tvm_schedules.common.near import meant
+
 Shape = Literal["constant", "linear", "cubic", "cosine", "step"]
 Unit = Literal["epoch", "step", "fraction"]
 
@@ -49,7 +51,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, value, allowed in (("shape", self.shape, get_args(Shape)), ("unit", self.unit, get_args(Unit))):
             if value not in allowed:
-                raise ValueError(f"{name} of a schedule must be one of {allowed}, got {value!r}")
+                raise ValueError(f"{name} of a schedule must be one of {allowed}, got {value!r}{meant(value, allowed)}")
         if not 0 <= self.begin <= self.end < math.inf:
             raise ValueError(f"a schedule needs 0 <= begin <= end, got begin={self.begin}, end={self.end}")
         if self.unit == "fraction" and self.end > 1:

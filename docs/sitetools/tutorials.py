@@ -14,8 +14,17 @@ ORDER = [
     "your_module.py",
     "plain_pytorch.py",
     "export_and_inspect.py",
+    "raspberry_pi.py",
+    "jetson.py",
+    "cortex_m.py",
     "opencl.py",
 ]
+
+
+NOISY = (
+    "lightning", "lightning.pytorch", "lightning.fabric", "onnxscript", "onnx_ir", "tern_lightning", "tvm_schedules",
+)  # fmt: skip
+"""Loggers whose messages are about no tutorial."""
 
 
 class Order:
@@ -31,7 +40,7 @@ class Order:
 
 def quiet(settings: dict[str, Any], script: str) -> None:
     """Leave out what Lightning and the exporter say about devices and passes: no tutorial is about that."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "onnxscript", "onnx_ir", "tern_lightning"):
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

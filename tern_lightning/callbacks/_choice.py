@@ -11,6 +11,10 @@ from torch import Tensor
 
 from tern_lightning.callbacks._masking import Target, choose_digits
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
+from tvm_schedules.common.near import check_choice, meant
+
+PATTERNS = ("element", "block", "digit")
+"""Names of patterns; the others are ``n:m``."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,12 @@ class Choice:
     kernel: bool = True
 
     def __post_init__(self) -> None:
-        if self.scope not in ("global", "layer"):
-            raise ValueError(f"scope must be 'global' or 'layer', got {self.scope!r}")
+        check_choice("scope", self.scope, ("global", "layer"))
         counts = self.n_of_m
-        if self.pattern not in ("element", "block", "digit") and (counts is None or not 0 < counts[0] < counts[1]):
+        if self.pattern not in PATTERNS and (counts is None or not 0 < counts[0] < counts[1]):
             raise ValueError(
-                f"pattern must be 'element', 'block', 'digit' or 'n:m' with 0 < n < m, got {self.pattern!r}"
+                f"pattern must be 'element', 'block', 'digit' or 'n:m' with 0 < n < m, "
+                f"got {self.pattern!r}{meant(self.pattern, PATTERNS)}"
             )
         if len(self.group) != 2 or min(self.group) < 1:
             raise ValueError(f"group must be two sizes >= 1, got {self.group}")

@@ -44,8 +44,8 @@ class LayerReport:
         found = {
             "sparsity": self.ternary.sparsity(),
             "entropy": self.ternary.entropy(),
-            "positive": positive,
-            "negative": negative,
+            "positive_level": positive,
+            "negative_level": negative,
         }
         return found if self.flips is None else {**found, "flips": self.flips}
 
@@ -136,7 +136,9 @@ def print_summary(reports: Sequence[LayerReport], phases: Mapping[str, str], par
     table.add_section()
     table.add_row("all", "", "", zeros, bits, "", flips, f"{stored:,}")
     share = f"{weights:,} of {parameters:,} parameters are ternary"
-    table.caption = f"{share}, {4 * weights / stored:.1f} times smaller than in float"
+    smaller = f"{4 * weights / stored:.1f} times smaller than in float"
+    words = "bits/weight: entropy of the codes -1, 0 and 1; levels: what +1 and -1 stand for; flips: codes that changed"
+    table.caption = f"{share}, {smaller}\n{words} in the last epoch"
     _print(table)
 
 

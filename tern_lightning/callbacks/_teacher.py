@@ -18,6 +18,7 @@ from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.learned_input import learned_hooks
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tvm_schedules.common.files import user_path
+from tvm_schedules.common.near import meant
 
 TeacherSource: TypeAlias = nn.Module | str | os.PathLike[str] | None
 
@@ -114,8 +115,9 @@ def part_of(module: nn.Module, path: str) -> nn.Module:
         return module.get_submodule(path)
     except AttributeError:
         names = [name for name, _ in module.named_children()]
+        hint = f"it has {names}{meant(path, names)}"
         raise MisconfigurationException(
-            f"module must be the path of a part of {type(module).__name__}, got {path!r}; it has {names}"
+            f"module must be the path of a part of {type(module).__name__}, got {path!r}; {hint}"
         ) from None
 
 

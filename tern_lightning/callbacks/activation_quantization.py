@@ -20,6 +20,7 @@ from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
+from tvm_schedules.common.near import check_choice
 
 
 class ActivationQuantization(Callback):
@@ -88,7 +89,8 @@ class ActivationQuantization(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks, those that are there already are kept, and say what is quantized."""
         self._install(pl_module)
-        rank_zero_info(f"{len(self._quantizers)} layer inputs are quantized to {self.bits} bits ({self.observer})")
+        count, chosen = len(self._quantizers), ", ".join(self._quantizers)
+        rank_zero_info(f"the inputs of {count} layers are quantized to {self.bits} bits ({self.observer}): {chosen}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks where there is no training."""
@@ -158,10 +160,9 @@ class ActivationQuantization(Callback):
     def _validate(self) -> None:
         try:
             check_bits(self.bits)
+            check_choice("observer", self.observer, ("minmax", "percentile"))
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        if self.observer not in ("minmax", "percentile"):
-            raise MisconfigurationException(f"observer must be 'minmax' or 'percentile', got {self.observer!r}")
         if not 50 < self.percentile <= 100:
             raise MisconfigurationException(f"percentile must be in (50, 100], got {self.percentile}")
         if self.observe_batches < 1:

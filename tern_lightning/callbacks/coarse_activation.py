@@ -8,6 +8,7 @@ from typing import get_args
 from tern_lightning.callbacks._learned_input import LearnedInputs
 from tern_lightning.functional.bcgd import Derivative, gaussian_step
 from tern_lightning.nn.learned_input import CoarseInput, LearnedInput
+from tvm_schedules.common.near import meant
 
 
 class CoarseActivation(LearnedInputs):
@@ -40,7 +41,8 @@ class CoarseActivation(LearnedInputs):
         super().__init__(learning_rate, include, exclude)
         gaussian_step(bits)
         if derivative not in get_args(Derivative):
-            raise ValueError(f"derivative must be one of {get_args(Derivative)}, got {derivative!r}")
+            hint = meant(derivative, get_args(Derivative))
+            raise ValueError(f"derivative must be one of {get_args(Derivative)}, got {derivative!r}{hint}")
         self.bits: int = bits
         self.derivative = derivative
 

@@ -18,6 +18,7 @@ from typing_extensions import override
 from tern_lightning.callbacks._teacher import Teacher, TeacherSource, part_of
 from tern_lightning.functional.distillation import attention_transfer, hint, output_distance, soft_targets
 from tern_lightning.nn.watch import Seen, Watch
+from tvm_schedules.common.near import check_choice
 
 Paths = Sequence[str] | Mapping[str, str]
 """Layers of the student, or those of the student with those of the teacher."""
@@ -91,8 +92,7 @@ class Distillation(pl.Callback):
             raise ValueError(f"temperature must be finite and > 0, got {temperature}")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], got {weight}")
-        if loss not in ("kl", "mse"):
-            raise ValueError(f"loss must be 'kl' or 'mse', got {loss!r}")
+        check_choice("loss", loss, ("kl", "mse"))
         for name, value in (("feature_weight", feature_weight), ("attention_weight", attention_weight)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")

@@ -20,6 +20,7 @@ from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, zero_digit_share, zero_share
 from tern_lightning.callbacks._state import find_copies
 from tern_lightning.nn.ternary_layers import TernaryLayer, freeze
+from tvm_schedules.common.near import check_choice
 
 Action = Literal["raise", "restore", "none"]
 
@@ -132,8 +133,7 @@ class AccuracyGuidedPruning(MaskCallback):
         super().__init__(include, exclude)
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise ValueError(f"tolerance must be finite and >= 0, got {tolerance}")
-        if mode not in ("max", "min"):
-            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        check_choice("mode", mode, ("max", "min"))
         self.choice: Choice = Choice(scope, pattern, group)
         if self.choice.n_of_m is not None:
             raise ValueError(f"pattern must be 'element', 'block' or 'digit', got {pattern!r}")

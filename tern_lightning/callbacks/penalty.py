@@ -19,6 +19,7 @@ from tern_lightning.functional.patterns import expand_groups, group_norms, keep_
 from tern_lightning.functional.penalty import DeltaMode, shrink_groups, weight_penalty, weight_penalty_gradient
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
+from tvm_schedules.common.near import check_choice
 
 
 class _Penalty:
@@ -39,10 +40,8 @@ class _Penalty:
             raise ValueError(f"threshold must be finite and > 0, got {threshold}")
         if len(group) != 2 or min(group) < 1:
             raise ValueError(f"group must be two sizes >= 1, got {group}")
-        if form not in ("gradient", "proximal"):
-            raise ValueError(f"form must be 'gradient' or 'proximal', got {form!r}")
-        if delta_mode not in ("all", "alive"):
-            raise ValueError(f"delta_mode must be 'all' or 'alive', got {delta_mode!r}")
+        check_choice("form", form, ("gradient", "proximal"))
+        check_choice("delta_mode", delta_mode, ("all", "alive"))
         self.strength: float = strength
         self.threshold: float = threshold
         self.group: tuple[int, int] = (group[0], group[1])

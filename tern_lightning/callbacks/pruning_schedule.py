@@ -32,7 +32,8 @@ class PruningSchedule(MaskCallback):
     processes are not supported.
 
     Args:
-        amount: Share of the chosen weights to prune, in [0, 1]. None with a pattern ``n:m``, which implies it.
+        amount: Share of the chosen weights to prune, in [0, 1]. At least as many are zero in the end: a ternarizer
+            makes zeros of some of the others. None with a pattern ``n:m``, which implies it.
         scope: ``global`` compares the weights of all chosen layers, ``layer`` prunes the same share of every layer.
         schedule: How the amount is reached, from ``schedule.initial`` to ``schedule.final`` times the amount; None for
             a cubic one over the first half of the run.

@@ -22,6 +22,7 @@ from tern_lightning.functional.slr import SETTINGS, Relaxation, Settings, penalt
 from tern_lightning.nn.batch_norm import StatisticsReset
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_choice
 
 
 class SLR(MaskCallback):
@@ -78,8 +79,7 @@ class SLR(MaskCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        if projection not in ("sparsity", "ternary"):
-            raise ValueError(f"projection must be 'sparsity' or 'ternary', got {projection!r}")
+        check_choice("projection", projection, ("sparsity", "ternary"))
         sparse = projection == "sparsity"
         self.choice: Choice = Choice(scope, pattern, group)
         if pattern == "digit":

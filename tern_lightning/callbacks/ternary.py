@@ -50,10 +50,12 @@ class TernaryCallback(pl.Callback):
 
     Every checkpoint holds the ternary network under the float model's keys, so that it can be loaded without this
     package; the latent weights, and what a method trains besides them, are in the callback's state, from which
-    ``fit(ckpt_path=...)`` continues. Averaged copies of the model share the latter. Sparsity, entropy, flip ratio and
-    levels are logged at the end of every epoch under ``ternary/<layer>/<what>`` and, for all layers together,
-    ``ternary/sparsity``, ``ternary/entropy`` and ``ternary/flips``; in the float phase they say what the method would
-    give.
+    ``fit(ckpt_path=...)`` continues. Averaged copies of the model share the latter.
+
+    At the end of every epoch it logs for all layers together ``ternary/sparsity`` (share of zeros), ``ternary/entropy``
+    (bits a weight) and ``ternary/flips`` (share of codes that changed in the epoch). It logs the same for every layer
+    as ``ternary/<layer>/...``, with ``positive_level`` and ``negative_level``, the magnitudes that +1 and -1 stand for
+    (their mean where there are several). In the float phase these numbers say what the method would give.
 
     A Trainer takes one of these callbacks (of two, Lightning says that their ``state_key`` is the same); several
     methods are ``rules`` of one. An optimizer that gets a layer's weight only later in the run (``BaseFinetuning``)

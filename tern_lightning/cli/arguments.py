@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tern_lightning.exporter.options import ExportOptions
 from tvm_schedules.cli.common import add_version, add_waiting
 from tvm_schedules.common.files import user_path
+from tvm_schedules.common.near import meant
 from tvm_schedules.common.reading import reason
 
 if TYPE_CHECKING:
@@ -299,7 +300,8 @@ def import_class(spec: str) -> type[nn.Module]:
         known = [
             n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, nn.Module) and v is not nn.Module
         ]
-        raise UsageError(f"--model {spec!r}: {module_name} has no network class {class_name!r}; it has {sorted(known)}")
+        hint = f"it has {sorted(known)}{meant(class_name, known)}"
+        raise UsageError(f"--model {spec!r}: {module_name} has no network class {class_name!r}; {hint}")
     return found
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from tvm_schedules.common.near import check_choice, meant
+
 if TYPE_CHECKING:
     from tern_lightning.exporter.samples import Batch, Shapes
     from tern_lightning.nn.activation_quantizer import ActivationRange
@@ -52,10 +54,8 @@ class OnnxOptions:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        if self.activations not in ("float32", "uint8"):
-            raise ValueError(f"activations must be 'float32' or 'uint8', got {self.activations!r}")
-        if self.dense_weights not in (None, "float32", "int8"):
-            raise ValueError(f"dense_weights must be 'float32', 'int8' or None, got {self.dense_weights!r}")
+        check_choice("activations", self.activations, ("float32", "uint8"))
+        check_choice("dense_weights", self.dense_weights, (None, "float32", "int8"))
         if self.percentile is not None and not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
 
@@ -88,7 +88,8 @@ class ExportOptions(OnnxOptions):
         verify: Hold the ONNX file against the module, and the library against the ONNX file.
         seed: Seed of random inputs.
         tune: Measure which kernels are best on the device, see :func:`tvm_schedules.build`.
-        progress: Called with a line at every stage.
+        progress: Called with a line at every stage. Default: the lines go to the logger ``tern_lightning`` at level
+            INFO, or to standard error where that is a terminal.
     """
 
     activations: Activations = "uint8"
@@ -149,7 +150,9 @@ def keywords_of(
             try:
                 given = signature.bind(*args, **keywords).arguments
             except TypeError as error:
-                raise TypeError(f"{function.__name__}(): {error}") from None
+                wrong = [name for name in keywords if name not in signature.parameters]
+                hint = meant(wrong[0], signature.parameters) if wrong else ""
+                raise TypeError(f"{function.__name__}(): {error}{hint}") from None
             first, second = (given.pop(name) for name in names)
             return function(first, second, options(**given))  # type: ignore[call-arg]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tern_lightning.exporter.options import ExportOptions, keywords_of
+from tvm_schedules.common.console import reporter
 from tvm_schedules.errors import missing_explained
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     from tern_lightning.exporter.samples import collect_batches
     from tern_lightning.exporter.writer import write_with
 
-    say = options.progress or log.info
+    say = options.progress or reporter(log)
+    options = dataclasses.replace(options, progress=say)
     place = check_output(output, whole=not options.onnx_only)
     if not options.onnx_only:
         check_target(options.whole_target)
@@ -130,8 +132,8 @@ def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:
     drift = network.drift
     if drift is not None and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
         lines.append(
-            f"with 8-bit activations {1 - drift.top1:.1%} of the samples have another largest output than the module's "
-            f"(cosine {drift.cosine:.4f}): "
+            f"the exported network has 8-bit activations, and for {1 - drift.top1:.1%} of the samples another one of "
+            f"its outputs is the largest than of the module's (cosine of all outputs {drift.cosine:.4f}): "
             + ("" if real else "these were drawn at random and say little about real inputs; give real ones, ")
             + "try percentile=99.9, train with ActivationQuantization, or export with activations='float32'"
         )

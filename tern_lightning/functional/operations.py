@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import meant
 
 REFERENCES: dict[str, tuple[float, float]] = {"imagenet": (6.9e6, 1170e6), "cifar100": (36.5e6, 10.49e9)}
 """Parameters and operations that the challenge divides by: MobileNetV2-1.4 and WRN-28-10."""
@@ -124,6 +125,7 @@ def micronet_score(parameters: float, operations: float, reference: str = "cifar
         ValueError: The reference is not known.
     """
     if reference not in REFERENCES:
-        raise ValueError(f"reference must be one of {sorted(REFERENCES)}, got {reference!r}")
+        hint = meant(reference, REFERENCES)
+        raise ValueError(f"reference must be one of {sorted(REFERENCES)}, got {reference!r}{hint}")
     by_parameters, by_operations = REFERENCES[reference]
     return parameters / by_parameters + operations / by_operations

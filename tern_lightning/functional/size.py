@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import meant
 from tvm_schedules.ir import ternary_codec as huffman
 
 Format = Literal["two_bit", "mask_sign", "trits", "csr", "huffman"]
@@ -28,7 +29,7 @@ def code_bytes(ternary: TernaryTensor, form: Format) -> int | None:
         ValueError: There is no such format.
     """
     if form not in FORMATS:
-        raise ValueError(f"form must be one of {FORMATS}, got {form!r}")
+        raise ValueError(f"form must be one of {FORMATS}, got {form!r}{meant(form, FORMATS)}")
     if form == "huffman":
         return len(encode(ternary, form))
     total = 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from tern_lightning.functional.patterns import Group, group_norms
 from tern_lightning.functional.statistics import _ratio_compute
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_choice
 
 Side = Literal["output", "input"]
 
@@ -68,5 +69,4 @@ def sign_balance(ternary: TernaryTensor) -> Tensor:
 
 def check_side(side: str) -> None:
     """Raise ValueError unless ``side`` is ``output`` or ``input``."""
-    if side not in ("output", "input"):
-        raise ValueError(f"side must be 'output' or 'input', got {side!r}")
+    check_choice("side", side, ("output", "input"))

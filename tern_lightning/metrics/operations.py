@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from tern_lightning.functional.operations import REFERENCES, count_operations, counted_parameters, micronet_score
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import meant
 
 
 class Operations(Metric):
@@ -69,7 +70,8 @@ class MicroNetScore(Metric):
     def __init__(self, reference: str = "cifar100", bits: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if reference not in REFERENCES:
-            raise ValueError(f"reference must be one of {sorted(REFERENCES)}, got {reference!r}")
+            hint = meant(reference, REFERENCES)
+            raise ValueError(f"reference must be one of {sorted(REFERENCES)}, got {reference!r}{hint}")
         if not 1 <= bits <= 32:
             raise ValueError(f"bits must be in 1 to 32, got {bits}")
         self.reference: str = reference

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from tern_lightning.nn.operations import module_operations
+from tvm_schedules.common.near import check_choice
 
 DEPTHS = (1.0, 1.2, 1.4, 1.6, 1.7, 1.9)
 """Depth factors of EC2T's grid, whose width factors 1.4, 1.3, 1.2, 1.1, 1.1, 1.0 double the operations."""
@@ -213,8 +214,7 @@ def scaling_candidates(
     Raises:
         ValueError: ``cost`` is not known, ``inputs`` are missing, or nothing is cheap enough.
     """
-    if cost not in ("operations", "parameters"):
-        raise ValueError(f"cost must be 'operations' or 'parameters', got {cost!r}")
+    check_choice("cost", cost, ("operations", "parameters"))
     if cost == "operations" and not inputs:
         raise ValueError("cost='operations' needs inputs, the arguments of the network's forward; got none")
     if not factor > 0 or not step > 0:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.low_rank import ConvShape, matrix_factors, tucker2
+from tvm_schedules.common.near import meant
 
 M = TypeVar("M", bound=nn.Module)
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -111,7 +112,8 @@ def low_rank(module: M, ranks: Mapping[str, int]) -> M:
         layer = layers.get(path)
         if layer is None or not path or not can_be_low_rank(layer):
             known = [name for name, other in layers.items() if can_be_low_rank(other)]
-            raise ValueError(f"{path!r} is no layer that can be of low rank; there are {known[:20]}")
+            hint = f"there are {known[:20]}{meant(path, known)}"
+            raise ValueError(f"{path!r} is no layer that can be of low rank; {hint}")
         factored = LowRankLinear(layer, rank) if isinstance(layer, nn.Linear) else LowRankConv(layer, rank)
         replace_module(module, path, factored.train(layer.training))
     return module

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import meant
 
 _REGISTRY: dict[str, type[Quantizer]] = {}
 Q = TypeVar("Q", bound="type[Quantizer]")
@@ -192,12 +193,13 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
     if name in REFUSED:
         raise ValueError(f"method {name!r} is not one of {quantizer_names()}: {REFUSED[name]}")
     if name not in _REGISTRY:
-        raise ValueError(f"method must be one of {quantizer_names()}, got {name!r}")
+        raise ValueError(f"method must be one of {quantizer_names()}, got {name!r}{meant(name, _REGISTRY)}")
     cls = _REGISTRY[name]
     allowed = list(inspect.signature(cls).parameters)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise ValueError(f"options of method {name!r} must be among {allowed}, got {unknown}")
+        hint = meant(unknown[0], allowed)
+        raise ValueError(f"options of method {name!r} must be among {allowed}, got {unknown}{hint}")
     return cls(**options)
 
 

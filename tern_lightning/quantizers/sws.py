@@ -9,6 +9,7 @@ from torch import Tensor
 from tern_lightning.functional.sws import sws
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_choice
 
 
 @register("sws")
@@ -44,8 +45,7 @@ class SWS(Quantizer):
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {beta}")
         check_range("terms", terms, 1, 4)
-        if mode not in ("parallel", "sequential"):
-            raise ValueError(f"mode must be 'parallel' or 'sequential', got {mode!r}")
+        check_choice("mode", mode, ("parallel", "sequential"))
         self.beta: float = beta
         self.terms: int = terms
         self.mode = mode

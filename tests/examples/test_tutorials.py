@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples" / "tutorials").glob("*.py") if path.name != "__init__.py")
-NEEDS = {"export_and_inspect": "tvm", "opencl": "tvm"}
+NEEDS = dict.fromkeys(("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m"), "tvm")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

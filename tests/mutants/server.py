@@ -1,7 +1,8 @@
 """A process that has imported what its first line of input names (torch, TVM), and forks for every run of tests.
 
-Then it reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``, where the limit is one
-of CPU time in any one process, so that a busy machine makes no difference, and answers with a line, ``{"status": pytest's, or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
+Then it reads a line of JSON for each run, ``{"tests": [...], "seconds": limit, "touch": bool}``. The limit is one of
+CPU time in any one process, so that a busy machine makes no difference. It answers with a line, ``{"status": pytest's,
+or "timeout", "result": what the plugin wrote}``. Its working directory is the copy.
 """
 
 from __future__ import annotations

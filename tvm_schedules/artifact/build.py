@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import shutil
@@ -18,7 +19,8 @@ from tvm_schedules.artifact.load import load
 from tvm_schedules.artifact.process import compiler, prepare
 from tvm_schedules.artifact.samples import write_runs
 from tvm_schedules.backends import registry
-from tvm_schedules.backends.base import Say, quiet
+from tvm_schedules.backends.base import Say
+from tvm_schedules.common.console import reporter
 from tvm_schedules.errors import ModelError, TunerError, missing_explained
 from tvm_schedules.frontend import onnx_model
 from tvm_schedules.frontend.onnx_file import read_model
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from tvm_schedules.tuner import Tuning
 
 __all__ = ["Artifact", "BuildOptions", "build"]
+
+log = logging.getLogger(__name__)
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -116,7 +120,8 @@ def build(
             build of the same graph stands in.
         tune: Measure on the device which kernel and which of its numbers is best for every layer, and remember it in a
             file: True, the file's path, or a :class:`~tvm_schedules.tuner.Tuning`. Otherwise a cost model decides.
-        progress: Called with a line of text before each stage.
+        progress: Called with a line of text before each stage. Default: the lines go to the logger ``tvm_schedules`` at
+            level INFO, or to standard error where that is a terminal.
 
     Raises:
         ModelError: The model cannot be read, has open shapes, weights that are not finite, or an unsupported operator;
@@ -140,7 +145,7 @@ def build(
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
     proto, runs, others = _read(model, samples, input_shapes or {}, constants or {}, shorter, pad or {})
-    how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or quiet)
+    how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or reporter(log))
     if (sizes or others) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
     with store.replacing(place) as folder:

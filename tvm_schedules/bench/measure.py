@@ -16,6 +16,7 @@ from tvm_schedules.backends.cpu.files import PROBE
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, Running, ThisMachine
 from tvm_schedules.common.files import temporary_folder, user_path
+from tvm_schedules.common.near import meant
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.remote.client import ConnectionLostError
@@ -50,7 +51,8 @@ class Request:
         """
         for name in self.against:
             if name not in peers.KNOWN:
-                raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}")
+                hint = meant(name, peers.KNOWN)
+                raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}{hint}")
         if not self.threads:
             raise BenchError("threads must be one number or several, got none")
         try:

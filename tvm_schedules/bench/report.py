@@ -76,6 +76,13 @@ def _verification(report: dict[str, Any] | None) -> list[str]:
     ]
 
 
+CAPTION = (
+    "IQR: middle half of the runs; tern faster by: median over tern's; load s: seconds from the file to the first run; "
+    "own RSS: peak RSS without what the process had before; rel. error: largest difference from the outputs that the "
+    "artifact has stored, over the largest of them"
+)
+
+
 def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
     """``rich`` tables and lines: for every number of threads the engines, then the layers.
 
@@ -117,6 +124,7 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
                 f"{row['relative_error']:.1e}",
                 *([f"{row['millijoules']:.3g}" if row["millijoules"] else "n/a"] if _metered(entry) else []),
             )
+        table.caption = CAPTION
         made.append(table)
         made += _energy_line(entry)
         made += [f"{row['name']} on {row['device']}" for row in entry["engines"] if row.get("device")]

@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+CAPTION = (
+    "zeros: share of the weights; entropy: bits a weight that its codes -1, 0 and 1 need at least, by how often each "
+    "occurs; bits: what a weight takes in the file; levels: what +1 and -1 stand for, the smallest and the largest"
+)
+
+
 def _levels(levels: tuple[float, float] | None) -> str:
     if levels is None:
         return ""
@@ -44,7 +50,7 @@ def table(found: Inspection) -> Any:
     from rich.table import Table
 
     artifact = found.kind == "artifact"
-    made = Table(title=f"{found.kind} {found.path}", show_footer=True)
+    made = Table(title=f"{found.kind} {found.path}", show_footer=True, caption=CAPTION)
     totals = found.totals()["all"]
     compression = f"{totals['compression']:.1f} x smaller" if totals["compression"] else ""
     footers = {

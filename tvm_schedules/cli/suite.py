@@ -14,6 +14,7 @@ from tvm_schedules.bench.suite.cases import CASES
 from tvm_schedules.cli.common import run, words
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, temporary_folder, user_path, write_file
+from tvm_schedules.common.near import meant
 from tvm_schedules.errors import BenchError
 
 
@@ -62,8 +63,8 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
     groups = {case.group for case in CASES.values()}
     unknown = [name for name in names if name not in CASES and name not in groups]
     if unknown:
-        known = ", ".join([*sorted(groups), *CASES])
-        raise BenchError(f"--only must name cases or groups ({known}), got {', '.join(unknown)}")
+        known, hint = ", ".join([*sorted(groups), *CASES]), meant(unknown[0], [*groups, *CASES])
+        raise BenchError(f"--only must name cases or groups ({known}), got {', '.join(unknown)}{hint}")
     return [name for name, case in CASES.items() if name in names or case.group in names]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["make_console", "plain", "printable"]
+__all__ = ["make_console", "plain", "printable", "reporter"]
 
 
 def printable(text: object) -> str:
@@ -18,6 +21,22 @@ def printable(text: object) -> str:
     conv\x1b[2J\u202e
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def reporter(log: logging.Logger) -> Callable[[str], None]:
+    """Where lines of progress go unless a caller says: to the log, or to standard error where somebody looks at it.
+
+    Args:
+        log: Takes the lines at level INFO where it is on, as it is where a program has set up logging so.
+    """
+
+    def say(line: str) -> None:
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", line, stacklevel=2)
+        elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+            print(printable(line), file=sys.stderr, flush=True)
+
+    return say
 
 
 def plain(text: object) -> Text:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm_schedules import compat
+from tvm_schedules.common.near import meant
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote.client import Board
 from tvm_schedules.remote.protocol import (
@@ -127,9 +128,8 @@ def request(
             "--host ADDRESS --port PORT"
         ) from error
     if key not in known:
-        raise BoardError(
-            f"no board with key {key!r} at the tracker {host}:{port}; there are: {', '.join(known) or 'none'}"
-        )
+        there = f"{', '.join(known) or 'none'}{meant(key, known)}"
+        raise BoardError(f"no board with key {key!r} at the tracker {host}:{port}; there are: {there}")
     name = f"{key}@{host}:{port}"
     if say is not None:
         say(f"waiting for a free {key}, at most {wait:g} s")

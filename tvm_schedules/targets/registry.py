@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tvm_schedules.common import names
+from tvm_schedules.common.near import meant
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import TargetError
 from tvm_schedules.targets import gpu
@@ -135,7 +136,8 @@ def resolve(name_or_json: str) -> TargetSpec:
     preset = _PRESETS.get(_ALIASES[text][0] if text in _ALIASES else text)
     if preset is None:
         raise TargetError(
-            f"target must be one of {', '.join(known())}, or a TVM target as a JSON object, got {name_or_json!r}"
+            f"target must be one of {', '.join(known())}, or a TVM target as a JSON object, "
+            f"got {name_or_json!r}{meant(text, known())}"
         )
     mcpu, mattr, features, _ = preset
     spec = {"kind": "llvm", "mtriple": _ARM_TRIPLE, "mcpu": mcpu, "mattr": list(mattr)}

@@ -21,8 +21,8 @@ def test_log(fit, record):
         entropy = -sum(share * share.log2() for share in shares if share > 0).item()
         assert logged[f"ternary/{path}/sparsity"] == pytest.approx(shares[1].item())
         assert logged[f"ternary/{path}/entropy"] == pytest.approx(entropy)
-        assert logged[f"ternary/{path}/positive"] == pytest.approx(values.max().item())
-        assert logged[f"ternary/{path}/negative"] == pytest.approx(-values.min().item())
+        assert logged[f"ternary/{path}/positive_level"] == pytest.approx(values.max().item())
+        assert logged[f"ternary/{path}/negative_level"] == pytest.approx(-values.min().item())
         assert 0 <= logged[f"ternary/{path}/flips"] <= 1
         zeros, bits, count = zeros + (values == 0).sum().item(), bits + entropy * values.numel(), count + values.numel()
     assert logged["ternary/sparsity"] == pytest.approx(zeros / count)
