@@ -74,11 +74,11 @@ if missing:
 else:
     build = folder.parent / "m7"
     toolchain = f"-DCMAKE_TOOLCHAIN_FILE={source / 'cortex-m' / 'gcc.cmake'}"
-    make = ["cmake", "-S", source, "-B", build, f"-DMODEL_DIR={folder}", toolchain]
+    make = ["cmake", "-S", str(source), "-B", str(build), f"-DMODEL_DIR={folder}", toolchain]
     board = ["qemu-system-arm", "-M", "mps2-an500", "-nographic", "-semihosting"]
     subprocess.run(make, check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
-    run = [*board, "-kernel", build / "demo.elf"]
+    subprocess.run(["cmake", "--build", str(build)], check=True, capture_output=True)
+    run = [*board, "-kernel", str(build / "demo.elf")]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True)
     said = done.stdout + done.stderr  # the emulator's console is the latter
     print(said)
