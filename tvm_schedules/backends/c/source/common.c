@@ -53,6 +53,13 @@
 #pragma GCC optimize("O3")
 #endif
 
+/* Helpers, which not every network uses. */
+#if defined(__GNUC__)
+#define TERN_INLINE static inline __attribute__((unused))
+#else
+#define TERN_INLINE static inline
+#endif
+
 /* Once in the program, not once for every layer: the compiler would copy kernels to fit the layers' numbers. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define TERN_KERNEL static __attribute__((noinline, noclone))
@@ -83,7 +90,7 @@ enum { TERN_BLOCK = 12, TERN_PART = 4 };
 #define tern_fma __builtin_fmaf
 #endif
 #else
-static inline float tern_fma_double(float a, float b, float c)
+TERN_INLINE float tern_fma_double(float a, float b, float c)
 {
     const double product = (double)a * (double)b; /* exact */
     double sum = product + (double)c;
@@ -107,14 +114,14 @@ static float tern_fma(float a, float b, float c); /* fma.c: in whole numbers */
 #endif
 #endif
 
-static inline float tern_clip(float y, float low, float high)
+TERN_INLINE float tern_clip(float y, float low, float high)
 {
     y = y > low ? y : low;
     return y < high ? y : high;
 }
 
 /* To the nearest integer, ties to even. */
-static inline int32_t tern_round(float y)
+TERN_INLINE int32_t tern_round(float y)
 {
 #if defined(TERN_CONVERTS)
     float bits;
@@ -134,14 +141,14 @@ static inline int32_t tern_round(float y)
 #if defined(TERN_CONVERTS)
 typedef int32_t tern_bound; /* rounding keeps the order, so it may come before clipping */
 #define tern_bound_of tern_round
-static inline uint8_t tern_byte(float y, tern_bound low, tern_bound high)
+TERN_INLINE uint8_t tern_byte(float y, tern_bound low, tern_bound high)
 {
     int32_t whole = tern_round(y);
     (void)low, (void)high;
     __asm__("usat %0, #8, %1" : "=r"(whole) : "r"(whole));
     return (uint8_t)whole;
 }
-static inline void tern_clamp(uint8_t *out, int32_t count, tern_bound low, tern_bound high)
+TERN_INLINE void tern_clamp(uint8_t *out, int32_t count, tern_bound low, tern_bound high)
 {
 #if defined(TERN_MVE)
     (void)out, (void)count, (void)low, (void)high; /* vectors are clipped as they are made */
@@ -152,7 +159,7 @@ static inline void tern_clamp(uint8_t *out, int32_t count, tern_bound low, tern_
 #else
 typedef float tern_bound;
 #define tern_bound_of(y) (y)
-static inline uint8_t tern_byte(float y, tern_bound low, tern_bound high)
+TERN_INLINE uint8_t tern_byte(float y, tern_bound low, tern_bound high)
 {
     return (uint8_t)tern_round(tern_clip(y, low, high));
 }

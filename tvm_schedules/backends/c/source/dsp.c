@@ -1,5 +1,5 @@
 #if defined(TERN_DSP)
-static inline uint32_t tern_word_at(const void *x)
+TERN_INLINE uint32_t tern_word_at(const void *x)
 {
     uint32_t word;
     tern_copy_bytes(&word, x, sizeof word);
@@ -7,13 +7,13 @@ static inline uint32_t tern_word_at(const void *x)
 }
 
 /* Bytes 0 and 2, or 1 and 3, of a word in lanes of 16 bits. */
-static inline uint32_t tern_even(uint32_t word)
+TERN_INLINE uint32_t tern_even(uint32_t word)
 {
     __asm__("uxtb16 %0, %1" : "=r"(word) : "r"(word));
     return word;
 }
 
-static inline uint32_t tern_odd(uint32_t word)
+TERN_INLINE uint32_t tern_odd(uint32_t word)
 {
     __asm__("uxtb16 %0, %1, ror #8" : "=r"(word) : "r"(word));
     return word;
@@ -24,7 +24,7 @@ struct tern_unaligned {
 } __attribute__((packed, may_alias));
 
 /* Adds the products of four signed bytes with such lanes to sum; one piece, so that few registers are taken at a time. */
-static inline int32_t tern_dot(const int8_t *bytes, uint32_t even, uint32_t odd, int32_t sum)
+TERN_INLINE int32_t tern_dot(const int8_t *bytes, uint32_t even, uint32_t odd, int32_t sum)
 {
     uint32_t low, high;
     __asm__("ldr %1, %3\n\tsxtb16 %2, %1, ror #8\n\tsxtb16 %1, %1\n\tsmlad %0, %1, %4, %0\n\tsmlad %0, %2, %5, %0"
@@ -34,7 +34,7 @@ static inline int32_t tern_dot(const int8_t *bytes, uint32_t even, uint32_t odd,
 }
 
 /* Adds the products of four bytes with the lower half of weight to four sums. */
-static inline void tern_mac_word(const uint8_t *x, int32_t weight, int32_t *s0, int32_t *s1, int32_t *s2, int32_t *s3)
+TERN_INLINE void tern_mac_word(const uint8_t *x, int32_t weight, int32_t *s0, int32_t *s1, int32_t *s2, int32_t *s3)
 {
     const uint32_t word = tern_word_at(x);
     uint32_t lanes = tern_even(word);
@@ -47,7 +47,7 @@ static inline void tern_mac_word(const uint8_t *x, int32_t weight, int32_t *s0, 
 
 /* A pointer further by a byte of a word. */
 #define TERN_FORWARD(byte, rotated) \
-    static inline const uint8_t *tern_forward_##byte(const uint8_t *x, uint32_t word) \
+    TERN_INLINE const uint8_t *tern_forward_##byte(const uint8_t *x, uint32_t word) \
     { \
         __asm__("uxtab %0, %0, %1" rotated : "+r"(x) : "r"(word)); \
         return x; \
