@@ -28,6 +28,7 @@ CPUS = {
     "a72": "cortex-a72",
     "a76": "cortex-a76",
     "neoverse-n1": "neoverse-n1",
+    "neoverse-n2": "max,sve=off",  # QEMU 7.2 has no neoverse-n2; this one has i8mm too
 }
 """Target of this package -> core that QEMU emulates."""
 

@@ -19,6 +19,7 @@ CORES = {
     "a72": "cortex-a72",
     "a76": "cortex-a76",
     "neoverse-n1": "neoverse-n1",
+    "neoverse-n2": "neoverse-n2",
 }
 """Target -> core that LLVM has a model of; cortex-a72 and cortex-a76 share the one of cortex-a57."""
 

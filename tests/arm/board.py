@@ -45,6 +45,7 @@ PARTS = {  # of /proc/cpuinfo, from Linux' arch/arm64/include/asm/cputype.h, and
     "cortex-a72": ("0xd08", ""),
     "cortex-a76": ("0xd0b", " atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),
     "neoverse-n1": ("0xd0c", " atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),
+    "max,sve=off": ("0xd49", " atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp asimdfhm i8mm bf16"),
 }
 CPUINFO = """processor\t: {number}
 BogoMIPS\t: 108.00

@@ -94,8 +94,11 @@ def linears() -> Any:
 MODELS = {"layers": layers, "odd": odd_layers, "linears": linears}
 
 
+CORES = {"a72": "cortex-a72", "a76": "cortex-a76", "neoverse-n2": "max,sve=off"}
+
+
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize(("target", "cpu"), [("a72", "cortex-a72"), ("a76", "cortex-a76")])
+@pytest.mark.parametrize(("target", "cpu"), CORES.items())
 def test_every_convolution_gives_the_same_bytes_as_on_the_host(
     name: str, target: str, cpu: str, tmp_path: Path
 ) -> None:

@@ -18,9 +18,12 @@ _ARM_TRIPLE = "aarch64-linux-gnu"
 _V8 = frozenset({"neon"})
 _V8_CRC = _V8 | {"crc"}
 _V82 = _V8_CRC | {"lse", "rdm", "fullfp16", "dotprod"}
+_I8MM = _V82 | {"i8mm", "bf16", "fp16fml"}
 # AES and SHA instructions are an option of ARM's cores that LLVM's models of these have. Not every chip has them (those
 # of the Raspberry Pi 3 and 4 do not) and no kernel uses them, so that presets for boards do without.
 _NO_CRYPTO = ("-aes", "-sha2")
+# The kernels are written for vectors of 16 bytes, whatever SVE's have.
+_NO_SVE = ("-sve", "-sve2")
 
 
 SMALLEST_L1 = 32 << 10
@@ -92,10 +95,22 @@ _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
     "a55": ("cortex-a55", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A55 (dot product)"),
     "a72": ("cortex-a72", ("+neon", *_NO_CRYPTO), _V8_CRC, "Cortex-A72"),
     "a76": ("cortex-a76", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A76 (dot product)"),
+    "a78": ("cortex-a78", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A78 (dot product)"),
+    "x1": ("cortex-x1", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-X1 (dot product)"),
     "neoverse-n1": ("neoverse-n1", ("+neon", "+dotprod"), _V82, "Neoverse N1 (dot product)"),
+    "neoverse-n2": ("neoverse-n2", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse N2 (matrix products, i8mm)"),
+    "neoverse-v1": ("neoverse-v1", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse V1 (matrix products, i8mm)"),
+    "neoverse-v2": ("neoverse-v2", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse V2 (matrix products, i8mm)"),
 }
 """Name -> LLVM's name of the core, attributes, the features that libraries may use, and a line of description."""
-_ALIASES = {"pi3": ("a53", "Raspberry Pi 3"), "pi4": ("a72", "Raspberry Pi 4"), "pi5": ("a76", "Raspberry Pi 5")}
+_ALIASES = {
+    "pi3": ("a53", "Raspberry Pi 3"),
+    "pi4": ("a72", "Raspberry Pi 4"),
+    "pi5": ("a76", "Raspberry Pi 5"),
+    "graviton2": ("neoverse-n1", "AWS Graviton2"),
+    "graviton3": ("neoverse-v1", "AWS Graviton3"),
+    "graviton4": ("neoverse-v2", "AWS Graviton4"),
+}
 """Nickname of a board -> the preset of its core, and the board."""
 _WITHOUT_LLVM = {"c": "C99 source without TVM: microcontrollers, 32-bit ARM, any other CPU"}
 """Kinds of targets whose name says all of them -> a line of description."""

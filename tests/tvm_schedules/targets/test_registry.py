@@ -33,6 +33,15 @@ def test_dot_product_only_where_the_core_has_it(name: str, dotprod: bool) -> Non
     assert spec.tvm["mtriple"] == "aarch64-linux-gnu"
 
 
+@pytest.mark.parametrize(
+    ("name", "i8mm"), [("a78", False), ("x1", False), ("graviton2", False), ("graviton3", True), ("neoverse-n2", True)]
+)
+def test_products_of_matrices_only_where_the_core_has_them(name: str, i8mm: bool) -> None:
+    spec = targets.resolve(name)
+    assert {"dotprod", "i8mm"} & spec.features == {"dotprod"} | ({"i8mm"} if i8mm else set())
+    assert not {"sve", "sve2"} & (spec.features | targets._llvm_features(spec.tvm))
+
+
 def test_host_has_only_what_the_cpu_has() -> None:
     spec = targets.resolve("host")
     assert spec.triple is None

@@ -1,7 +1,7 @@
 """Dense 8-bit convolution with Arm's dot products of one element of a vector, or products of small matrices (i8mm).
 
 A band of pixels is copied into a panel, a few channels side by side, which all output channels and all taps then read:
-a tap is a shift in it. A register block is twelve pixels of eight output channels. Dot products take weights of four
+a tap is a shift in it. A register block is some pixels of eight output channels. Dot products take weights of four
 channels from one register and a pixel from an element of another, so neighboring taps share the pixels that are loaded.
 The sums, four channels of a pixel a register, are transposed for the epilogue.
 
@@ -37,8 +37,8 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 NAME = "dense_panel"
 """What artifacts and tuning databases call this kernel."""
 
-PIXELS = 12
-"""Pixels a register block."""
+PIXELS = {False: 12, True: 8}
+"""Pixels a register block, with dot products and with products of matrices, whose pixels take more registers."""
 CHANNELS = 8
 """Output channels a register block."""
 PANEL_BYTES = 32 << 10
@@ -90,12 +90,17 @@ class Spec:
     @property
     def length(self) -> int:
         """Pixels of a stream."""
-        return stream_length(self.band, self.panel)
+        return stream_length(self.band * self.strip, self.panel)
 
     @property
     def bands(self) -> int:
         """Bands of an image."""
-        return -(-self.pixels // (PIXELS * self.band))
+        return -(-self.pixels // (self.strip * self.band))
+
+    @property
+    def strip(self) -> int:
+        """Pixels a register block."""
+        return PIXELS[self.matrix]
 
     @property
     def per_group(self) -> int:
@@ -103,9 +108,9 @@ class Spec:
         return self.rows // self.window.groups
 
 
-def stream_length(band: int, panel: Panel) -> int:
-    """Pixels of a stream for a band of so many register blocks, in whole vectors of bytes."""
-    return -(-(band * PIXELS + panel.reach) // 16) * 16
+def stream_length(pixels: int, panel: Panel) -> int:
+    """Pixels of a stream for a band of so many, in whole vectors of bytes."""
+    return -(-(pixels + panel.reach) // 16) * 16
 
 
 class _Block(Protocol):
@@ -199,7 +204,7 @@ class _Code:
         image, share = x.channels * x.phases * x.plane, x.channels // groups * x.phases * x.plane
         with e.jobs(x.batch * groups * spec.bands, spec.parallel) as job:
             place, rest = job % spec.bands, job // spec.bands
-            group, n, start = rest % groups, rest // groups, place * (spec.band * PIXELS)
+            group, n, start = rest % groups, rest // groups, place * (spec.band * spec.strip)
             memory = e.scratch(len(self.panel.streams) * self.size * self.length, "uint8")
             self._fill(memory, n * image + group * share + start, start)
             full, rest_of = divmod(self.per_group, CHANNELS)
@@ -225,14 +230,14 @@ class _Code:
     def _channels(self, memory: Any, n: Any, group: Any, place: Any, inner: Any, channels: int) -> None:
         """A band of a register block of output channels, from the group's channel ``inner`` on."""
         e, spec, ep = self.e, self.spec, self.spec.epilogue
-        full, tail = divmod(spec.pixels, PIXELS)
+        full, tail = divmod(spec.pixels, spec.strip)
         first, o = group * self.group_bytes + inner * self.per_channel, group * self.per_group + inner
         with e.loop(e.min(e.integer(spec.band), full - place * spec.band)) as strip:
-            self._strip(memory, n, o, first, place * (spec.band * PIXELS), strip * PIXELS, channels, PIXELS)
+            self._strip(memory, n, o, first, place * (spec.band * spec.strip), strip * spec.strip, channels, spec.strip)
         if tail:
-            last = full * PIXELS - (spec.bands - 1) * spec.band * PIXELS
+            last = full * spec.strip - (spec.bands - 1) * spec.band * spec.strip
             with e.when(place == spec.bands - 1):
-                begin = e.integer((spec.bands - 1) * spec.band * PIXELS)
+                begin = e.integer((spec.bands - 1) * spec.band * spec.strip)
                 self._strip(memory, n, o, first, begin, e.integer(last), channels, tail)
         where = {"planes": channels, "block": place, "blocks": spec.bands}
         fill_borders(e, ep.out, self.views["out"], n, o, spec.pixels, **where)
@@ -288,15 +293,21 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     x, window = layer.x, layer.window
     matrix = "i8mm" in ctx.target.features
     panel = Panel.best(x, window, 8 if matrix else 4, layer.rows // window.groups)
-    strips = -(-x.run(window.output(x.dims)) // PIXELS)
+    size = PIXELS[matrix]
+    strips = -(-x.run(window.output(x.dims)) // size)
     per_pixel = len(panel.streams) * panel.bytes_
-    most = max(LEAST_STRIPS, (PANEL_BYTES // per_pixel - panel.reach) // PIXELS)
+    most = max(LEAST_STRIPS, (PANEL_BYTES // per_pixel - panel.reach) // size)
     bands = -(-strips // most)
     if layer.parallel:
         bands = max(bands, min(JOBS, strips // LEAST_STRIPS))
     usual = -(-strips // max(1, bands))
     band = ctx.configs.knob(node.name, "band", usual, [n for n in (3, 6, 12, 24, 48) if n <= strips])
-    params = {"bytes": panel.bytes_, "shared": panel.shared, "length": stream_length(band, panel), "tile": CHANNELS}
+    params = {
+        "bytes": panel.bytes_,
+        "shared": panel.shared,
+        "length": stream_length(band * size, panel),
+        "tile": CHANNELS,
+    }
 
     def spec(ep: Epilogue) -> Spec:
         return Spec(x, window, layer.rows, matrix, layer.dot, panel.shared, band, layer.parallel, ep)
