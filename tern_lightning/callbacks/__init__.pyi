@@ -2,6 +2,10 @@
 
 from tern_lightning.callbacks.activation_quantization import ActivationQuantization as ActivationQuantization
 from tern_lightning.callbacks.bcgd import BCGD as BCGD
+from tern_lightning.callbacks.budgets import LatencyBudget as LatencyBudget
+from tern_lightning.callbacks.budgets import OperationBudget as OperationBudget
+from tern_lightning.callbacks.budgets import SizeBudget as SizeBudget
+from tern_lightning.callbacks.budgets import SparsityBudget as SparsityBudget
 from tern_lightning.callbacks.coarse_activation import CoarseActivation as CoarseActivation
 from tern_lightning.callbacks.compression_report import CompressionReport as CompressionReport
 from tern_lightning.callbacks.distillation import Distillation as Distillation

@@ -38,11 +38,7 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
             continue
 
         def count(layer: Any, args: Any, output: Tensor, path: str = path) -> None:
-            turned = bool(getattr(layer, "transposed", False))
-            outputs = weight_of(layer).shape[channel_axis(layer)]
-            tensor, channels = (args[0], layer.in_channels) if turned else (output, outputs)
-            positions = tensor.numel() // (args[0].shape[0] * channels)
-            weight = _weight_now(layer)
+            weight, positions = _weight_now(layer), _positions(layer, args, output)
             here = count_operations(weight, positions, find_bias(layer) is not None, channel_axis(layer))
             found[path] = found[path] + here if path in found else here
 
@@ -53,6 +49,44 @@ def module_operations(module: nn.Module, *inputs: Any) -> dict[str, OperationCou
         for handle in handles:
             handle.remove()
     return found
+
+
+@torch.no_grad()
+def layer_positions(module: nn.Module, *inputs: Any) -> dict[str, tuple[int, int]]:
+    """How often the weights of every convolution and linear layer are applied to one sample, and how many there are.
+
+    Args:
+        module: The network.
+        inputs: Arguments of its forward, with a batch of samples first.
+
+    Returns:
+        By path; layers that have several inputs, and recurrent ones, are not among them.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    handles = []
+    for path, layer in module.named_modules():
+        kind = kind_of(layer)
+        if kind is not None and kind.one_input:
+
+            def count(layer: Any, args: Any, output: Tensor, path: str = path) -> None:
+                before = found[path][0] if path in found else 0
+                found[path] = before + _positions(layer, args, output), weight_of(layer).numel()
+
+            handles.append(layer.register_forward_hook(count))
+    try:
+        module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _positions(layer: Any, args: Any, output: Tensor) -> int:
+    """How often one sample's call of a layer applies each of its weights."""
+    turned = bool(getattr(layer, "transposed", False))
+    outputs = weight_of(layer).shape[channel_axis(layer)]
+    tensor, channels = (args[0], layer.in_channels) if turned else (output, outputs)
+    return int(tensor.numel() // (args[0].shape[0] * channels))
 
 
 class _RecurrentCount:

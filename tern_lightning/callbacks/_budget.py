@@ -1,0 +1,256 @@
+"""What the callbacks with a budget share: they find out together how much of every layer is pruned."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from tern_lightning.callbacks import _advice as advice
+from tern_lightning.callbacks._budget_solver import solve
+from tern_lightning.callbacks._clock import position
+from tern_lightning.callbacks._logs import log_values
+from tern_lightning.callbacks._masking import MaskCallback, Target
+from tern_lightning.functional.patterns import keep_largest
+from tern_lightning.nn.ternary_layers import effective_weight
+from tern_lightning.schedules import Schedule
+from tvm_schedules.estimate.curves import Curves
+
+_OPTIONS = 65
+"""Shares of pruned weights that are compared for a layer."""
+_MEMORY = 0.98
+"""Of the mean square of gradients, from one step to the next."""
+
+
+class Budget(MaskCallback):
+    """Base of callbacks that prune until a cost of the network is within a limit.
+
+    All budgets of a Trainer act together: the first one prunes for all of them.
+
+    Args:
+        limit: What the network may cost, > 0.
+        schedule: How the cost goes from where it is to the limit, from 0 to 1; None for a cubic one over the first
+            half of the run.
+        every: Optimizer steps from one choice to the next, at least 1.
+        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
+            last.
+        exclude: Patterns of layers that are left out.
+
+    Attributes:
+        curves: What the layers cost by their zeros; known when fit starts.
+        multiplier: The price of the cost, in damage; what dual ascent has found.
+    """
+
+    timed: bool = True
+
+    def __init__(
+        self,
+        limit: float,
+        schedule: Schedule | None,
+        every: int,
+        most: float,
+        include: Sequence[str] | None,
+        exclude: Sequence[str],
+    ) -> None:
+        super().__init__(include, exclude)
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        if not 0 < most < 1:
+            raise ValueError(f"most must be in (0, 1), got {most}")
+        self.limit: float = limit
+        self.schedule: Schedule = Schedule() if schedule is None else schedule
+        if (self.schedule.initial, self.schedule.final) != (0, 1):
+            raise ValueError(f"the schedule must go from 0 to 1, got {self.schedule}")
+        self.every: int = every
+        self.most: float = most
+        self.curves: Curves | None = None
+        self.multiplier: float = 1e-3
+        self.first: float | None = None
+        self._next_step = 0
+        self._gradients: dict[str, Tensor] = {}
+        self._group: list[Budget] = []
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What logs call it, with the unit."""
+
+    @abstractmethod
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
+        """What the layers cost by their zeros."""
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name, include=self.include, exclude=self.exclude)
+
+    @override
+    def reset(self) -> None:
+        self.curves, self.multiplier, self.first = None, 1e-3, None
+        self._next_step, self._gradients = 0, {}
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        position(trainer, self.schedule.unit)
+        super().on_fit_start(trainer, pl_module)
+        self._group = [one for one in trainer.callbacks if isinstance(one, Budget)]  # type: ignore[attr-defined]
+        first = self._group[0]
+        if (self.include, self.exclude) != (first.include, first.exclude):
+            raise MisconfigurationException(
+                "all budgets of a Trainer choose zeros together and need the same include and exclude, got "
+                f"{self.include}, {self.exclude} beside {first.include}, {first.exclude}"
+            )
+        if self.curves is None:
+            self.curves = self.measure(trainer, pl_module)
+        least = self.curves.total(dict.fromkeys(self.curves.values, self.most))
+        if least > self.limit:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the network cannot reach {self.limit:.6g} ({self.name}); with {self.most:.1%} "
+                f"zeros in every layer it is {least:.6g}, of which {self.curves.fixed:.6g} do not depend on zeros. "
+                "HINT: raise the budget, include more layers, or make the network smaller"
+            )
+
+    @property
+    def _leads(self) -> bool:
+        return bool(self._group) and self._group[0] is self
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self._leads:
+            for target, _ in self._of(optimizer):
+                grad = target.weight.grad
+                if grad is not None:
+                    now = grad.detach().float().square().mean()
+                    before = self._gradients.get(target.path)
+                    self._gradients[target.path] = now if before is None else before.to(now).lerp(now, 1 - _MEMORY)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._leads or batch_idx % trainer.accumulate_grad_batches or trainer.global_step < self._next_step:
+            return
+        if len(self._gradients) < len(self._targets):
+            return  # nothing is known about what zeros cost before the first step
+        self._next_step = trainer.global_step + self.every
+        zeros = self.zeros()
+        allowed = []
+        for one in self._group:
+            assert one.curves is not None
+            now = one.curves.total(zeros)
+            one.first = now if one.first is None else one.first
+            share = one.clock.value(one.schedule, trainer, batch_idx)
+            allowed.append(one.limit if one.first <= one.limit else one.first + share * (one.limit - one.first))
+        if any(one.curves.total(zeros) > limit for one, limit in zip(self._group, allowed, strict=True) if one.curves):
+            self.set_masks(self.choose(zeros, allowed), trainer.optimizers)
+
+    @torch.no_grad()
+    def zeros(self) -> dict[str, float]:
+        """The share of every layer's weights that are zero in forward."""
+        found = ((path, effective_weight(target.layer)) for path, target in self._targets.items())
+        return {path: float((weight == 0).float().mean()) for path, weight in found}
+
+    @torch.no_grad()
+    def choose(self, zeros: Mapping[str, float], allowed: Sequence[float]) -> dict[str, Tensor]:
+        """The masks with which all budgets are met, as far as the zeros are foreseen.
+
+        Args:
+            zeros: Of :meth:`zeros`.
+            allowed: What each of the budgets may be.
+        """
+        shares, damage = {}, []
+        for path, target in self._targets.items():
+            pruned = 0.0 if target.keep is None else float((~target.keep).float().mean())
+            shares[path] = np.linspace(pruned, max(pruned, self.most), _OPTIONS)
+            damage.append(_lost(target, shares[path]) * float(self._gradients[path]))
+        whole = sum(float(one[-1]) for one in damage) or 1.0
+        costs = []
+        for one, limit in zip(self._group, allowed, strict=True):
+            assert one.curves is not None
+            left = max(limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
+            # Of the weights that are kept a ternarizer makes some zero, here as many as now.
+            further = {path: (zeros[path] - own[0]) / max(1e-9, 1 - own[0]) for path, own in shares.items()}
+            foreseen = {path: own + (1 - own) * max(0.0, further[path]) for path, own in shares.items()}
+            values = one.curves.values
+            costs.append([np.interp(foreseen[path], one.curves.shares, values[path]) / left for path in shares])
+        start = np.array([one.multiplier for one in self._group])
+        found, multipliers = solve([one / whole for one in damage], costs, start)
+        for one, value in zip(self._group, multipliers, strict=True):
+            one.multiplier = float(value)
+        keeps = {}
+        for (path, target), option in zip(self._targets.items(), found, strict=True):
+            (keeps[path],) = keep_largest([target.weight], float(shares[path][option]), [target.keep])
+        return keeps
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._leads:
+            super().on_train_epoch_end(trainer, pl_module)
+        log_values(trainer, pl_module, {f"budget/{self.name}": self.estimate()}, prog_bar=True, sync_dist=True)
+        log_values(trainer, pl_module, {f"budget/{self.name}/limit": self.limit}, sync_dist=True)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._leads:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._targets and self.estimate() > self.limit * (1 + 1e-6):
+            said = f"{self.name} is {self.estimate():.6g}, and the budget {self.limit:.6g}"
+            advice.unfinished(type(self).__name__, trainer, said)
+
+    def estimate(self) -> float:
+        """What the network costs with the zeros that it has now.
+
+        Raises:
+            RuntimeError: No fit has started.
+        """
+        if self.curves is None:
+            raise RuntimeError("a budget knows what a network costs when fit has started")
+        return self.curves.total(self.zeros())
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if not self._targets or self.curves is None:
+            return {}
+        curves = {"fixed": self.curves.fixed, "shares": list(self.curves.shares)}
+        state = {"curves": {**curves, "values": {path: list(v) for path, v in self.curves.values.items()}}}
+        gradients = {path: value.cpu() for path, value in self._gradients.items()}
+        steered = {"multiplier": self.multiplier, "first": self.first, "next_step": self._next_step}
+        return {"masks": self.masks_state(), "gradients": gradients, **state, **steered, **self.origin()}
+
+    @override
+    def restore(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        self.load_masks(state["masks"])
+        values = {path: tuple(v) for path, v in state["curves"]["values"].items()}
+        self.curves = Curves(state["curves"]["fixed"], tuple(state["curves"]["shares"]), values)
+        self._gradients = {
+            path: value.to(self._targets[path].weight.device) for path, value in state["gradients"].items()
+        }
+        self.multiplier, self.first, self._next_step = state["multiplier"], state["first"], state["next_step"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_group": []}
+
+
+def _lost(target: Target, shares: np.ndarray) -> np.ndarray:
+    """The sum of the squares of the weights that are pruned at every share, without those that are pruned now."""
+    sizes = target.weight.detach().float().square().flatten().sort().values.cumsum(0).double().cpu().numpy()
+    counts = np.round(shares * sizes.size).astype(int)
+    return np.where(counts > 0, sizes[np.maximum(counts, 1) - 1], 0.0)

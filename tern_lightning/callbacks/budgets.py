@@ -1,0 +1,328 @@
+"""Prune until a network is within a budget: of zeros, of operations, of bytes, of milliseconds on a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from typing_extensions import override
+
+from tern_lightning.callbacks._budget import Budget
+from tern_lightning.nn.layer_types import channel_axis
+from tern_lightning.nn.operations import layer_positions
+from tern_lightning.schedules import Schedule
+from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.estimate.curves import Curves
+
+Shapes = Sequence[int] | Sequence[Sequence[int]]
+
+
+def _positive(name: str, value: float) -> float:
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a number above zero, got {value}")
+    return float(value)
+
+
+class SparsityBudget(Budget):
+    """Prune until a share of the weights is zero, at the least damage.
+
+    Which layers get how many zeros follows from what they lose: squares of the pruned weights times the layer's mean
+    square of gradients, a diagonal second-order estimate of the loss. Zeros of the ternarizer count.
+
+    Args:
+        zeros: Share of all chosen weights that is to be zero, in (0, 1).
+        schedule: How the share is reached; None for a cubic one over the first half of the run.
+        every: Optimizer steps from one choice to the next, at least 1.
+        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: The budget cannot be reached.
+
+    Example::
+
+        trainer = Trainer(callbacks=[TernaryCallback(), SparsityBudget(0.85)])
+    """
+
+    def __init__(
+        self,
+        zeros: float,
+        schedule: Schedule | None = None,
+        every: int = 20,
+        most: float = 0.98,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if not 0 < zeros < 1:
+            raise ValueError(f"zeros must be in (0, 1), got {zeros}")
+        super().__init__(1 - zeros, schedule, every, most, include, exclude)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "kept"
+
+    @override
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
+        sizes = {path: target.weight.numel() for path, target in self._targets.items()}
+        whole = sum(sizes.values())
+        return Curves(0.0, (0.0, 1.0), {path: (size / whole, 0.0) for path, size in sizes.items()})
+
+
+class _WithInputs(Budget):
+    """A budget that has to run the network once: on ``example_input_array`` or on random numbers."""
+
+    def __init__(self, input_shape: Shapes | None, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.input_shape: Shapes | None = input_shape
+
+    def shapes(self, pl_module: pl.LightningModule) -> list[tuple[int, ...]]:
+        """The shapes of the network's inputs, for one sample."""
+        example, given = pl_module.example_input_array, self.input_shape
+        if given is not None:
+            several = given if isinstance(given[0], Sequence) else [given]
+            return [tuple(int(size) for size in one) for one in several]  # type: ignore[union-attr]
+        if example is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} runs the network once and needs the shape of its input: set the module's "
+                "example_input_array, or give input_shape"
+            )
+        tensors = [example] if isinstance(example, Tensor) else list(example)
+        return [(1, *tensor.shape[1:]) for tensor in tensors]
+
+
+class OperationBudget(_WithInputs):
+    """Prune until the network makes at most so many additions, at the least damage.
+
+    A weight that is not zero is one addition wherever it is applied; weights of layers that are not chosen count whole.
+    See :class:`SparsityBudget` for what is damage.
+
+    Args:
+        operations: Additions for one sample in all convolutions and linear layers, > 0.
+        input_shape: Shape of the input with the batch, or a sequence of shapes; None takes the module's
+            ``example_input_array``.
+        schedule: How the number is reached; None for a cubic one over the first half of the run.
+        every: Optimizer steps from one choice to the next, at least 1.
+        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: The budget cannot be reached, or the input's shape is not known.
+
+    Example::
+
+        trainer = Trainer(callbacks=[TernaryCallback(), OperationBudget(5e6, input_shape=(1, 3, 32, 32))])
+    """
+
+    def __init__(
+        self,
+        operations: float,
+        input_shape: Shapes | None = None,
+        schedule: Schedule | None = None,
+        every: int = 20,
+        most: float = 0.98,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        limit = _positive("operations", operations)
+        super().__init__(input_shape, limit, schedule, every, most, include, exclude)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "operations"
+
+    @override
+    @torch.no_grad()
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
+        inputs = [torch.zeros(shape, device=pl_module.device) for shape in self.shapes(pl_module)]
+        modes = {module: module.training for module in pl_module.modules()}
+        pl_module.eval()
+        try:
+            positions = layer_positions(pl_module, *inputs)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        dense = {path: float(count * weights) for path, (count, weights) in positions.items()}
+        chosen = {path: dense[path] for path in self._targets if path in dense}
+        missing = sorted(set(self._targets) - set(chosen))
+        if missing:
+            raise MisconfigurationException(f"OperationBudget cannot count layers {missing}; HINT: exclude={missing}")
+        fixed = sum(dense.values()) - sum(chosen.values())
+        return Curves(fixed, (0.0, 1.0), {path: (value, 0.0) for path, value in chosen.items()})
+
+
+class _Estimated(_WithInputs):
+    """A budget of an estimate on a target: of the network's ONNX form, lowered at several shares of zeros."""
+
+    def __init__(self, target: str, of: str, activations: str, measured: Any, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if activations not in ("uint8", "float32"):
+            raise ValueError(f"activations must be 'uint8' or 'float32', got {activations!r}")
+        self.target, self.of, self.activations, self.measured = target, of, activations, measured
+
+    @override
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
+        from tvm_schedules.errors import TernError
+        from tvm_schedules.estimate.curves import curves
+        from tvm_schedules.estimate.table import read
+        from tvm_schedules.estimate.targets import device
+
+        model = self._exported(pl_module)
+        try:
+            tables = [] if self.measured is None else [read(self.measured)]
+            on = device(self.target, tables)
+            return curves(model, list(self._targets), on, self.of)
+        except TernError as error:
+            raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
+
+    def _exported(self, pl_module: pl.LightningModule) -> Any:
+        """The network's ONNX form, with any ternary weights in the chosen layers."""
+        from tern_lightning.exporter.writer import to_onnx
+
+        modes = {module: module.training for module in pl_module.modules()}
+        generator = torch.Generator().manual_seed(0)
+        shapes = self.shapes(pl_module)
+        ternary = {path: _any_codes(one.layer, one.weight, generator) for path, one in self._targets.items()}
+        with torch.random.fork_rng():
+            inputs = [torch.randn(shape, generator=generator).to(pl_module.device) for shape in shapes]
+            try:
+                return to_onnx(pl_module, inputs, activations=self.activations, ternary=ternary, verify=False)
+            finally:
+                for module, training in modes.items():
+                    module.training = training
+
+
+def _any_codes(layer: nn.Module, weight: Tensor, generator: torch.Generator) -> TernaryTensor:
+    """Codes of a weight's shape, other ones for every layer: a file holds equal weights once."""
+    state = layer.__dict__.get("_ternary_state")
+    terms = int(getattr(getattr(state, "quantizer", None), "terms", 1))
+    codes = torch.randint(-1, 2, (terms, *weight.shape), generator=generator, dtype=torch.int8)
+    levels = torch.full((terms, 1), 0.05)
+    return TernaryTensor(codes, levels, levels, channel_axis(layer))
+
+
+class SizeBudget(_Estimated):
+    """Prune until what a device stores of the network has at most so many bytes, at the least damage.
+
+    Stored codes take about as many bits as they have entropy, so that zeros make files smaller. The weights of the
+    network are packed for several shares of zeros when fit starts, and what lies between is interpolated. See
+    :class:`SparsityBudget` for what is damage.
+
+    Args:
+        bytes: Bytes, > 0.
+        of: ``library``: code, weights and metadata for ``target``; ``flash``: tables of the C form, with the code where
+            its size is known.
+        target: CPU that the library is for; not with ``flash``.
+        activations: ``uint8`` or ``float32``, as the network will be exported.
+        input_shape: Shape of the input with the batch, or a sequence of shapes; None takes the module's
+            ``example_input_array``.
+        schedule: How the size is reached; None for a cubic one over the first half of the run.
+        every: Optimizer steps from one choice to the next, at least 1.
+        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: The budget cannot be reached, or the network cannot be estimated.
+
+    Example::
+
+        trainer = Trainer(callbacks=[TernaryCallback(), SizeBudget(60_000, of="flash")])
+    """
+
+    def __init__(
+        self,
+        bytes: int,
+        of: Literal["library", "flash"] = "library",
+        target: str = "host",
+        activations: Literal["uint8", "float32"] = "uint8",
+        input_shape: Shapes | None = None,
+        schedule: Schedule | None = None,
+        every: int = 20,
+        most: float = 0.98,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if of not in ("library", "flash"):
+            raise ValueError(
+                f"of must be 'library' or 'flash', got {of!r}; the ONNX file has two bits a weight, whatever they are"
+            )
+        where = "c" if of == "flash" else target
+        limit = _positive("bytes", bytes)
+        super().__init__(where, "bytes", activations, None, input_shape, limit, schedule, every, most, include, exclude)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "flash_bytes" if self.target == "c" else f"{self.target}_bytes"
+
+
+class LatencyBudget(_Estimated):
+    """Prune until the network is estimated to take at most so many milliseconds on a target, at the least damage.
+
+    The time of every layer is estimated for several shares of zeros when fit starts, see
+    :doc:`the guide </guides/estimating>` for where such times are from and how far to trust them. See
+    :class:`SparsityBudget` for what is damage. It is the time of one sample with one thread.
+
+    Args:
+        target: ``host``, ``pi4`` and so on: a CPU that there is a table of, or that of ``measured``.
+        milliseconds: For one sample, > 0.
+        measured: Table of ``tern-bench --profile-table`` for the target.
+        activations: ``uint8`` or ``float32``, as the network will be exported.
+        input_shape: Shape of the input with the batch, or a sequence of shapes; None takes the module's
+            ``example_input_array``.
+        schedule: How the time is reached; None for a cubic one over the first half of the run.
+        every: Optimizer steps from one choice to the next, at least 1.
+        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        include: Patterns of layer paths; None for all trained layers but the first and the last.
+        exclude: Patterns of layers that are left out.
+
+    Raises:
+        ValueError: An argument is out of range.
+        MisconfigurationException: The budget cannot be reached, or the network cannot be estimated.
+
+    Example::
+
+        budget = LatencyBudget("pi4", milliseconds=5, input_shape=(1, 3, 32, 32))
+        trainer = Trainer(callbacks=[TernaryCallback(), budget])
+    """
+
+    def __init__(
+        self,
+        target: str,
+        milliseconds: float,
+        measured: str | None = None,
+        activations: Literal["uint8", "float32"] = "uint8",
+        input_shape: Shapes | None = None,
+        schedule: Schedule | None = None,
+        every: int = 20,
+        most: float = 0.98,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        limit = _positive("milliseconds", milliseconds)
+        super().__init__(
+            target, "seconds", activations, measured, input_shape, limit, schedule, every, most, include, exclude
+        )
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{self.target}_ms"
+
+    @override
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
+        made = super().measure(trainer, pl_module)
+        values = {path: tuple(1e3 * value for value in own) for path, own in made.values.items()}
+        return Curves(1e3 * made.fixed, made.shares, values)

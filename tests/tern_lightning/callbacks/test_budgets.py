@@ -1,0 +1,195 @@
+"""Budgets: met, combined, resumed bit for bit, and refused where they cannot be met."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from tern_lightning import LatencyBudget, OperationBudget, SizeBudget, SparsityBudget, TernaryCallback
+from tern_lightning.callbacks._budget_solver import solve
+from tern_lightning.nn.operations import layer_positions
+from tern_lightning.nn.ternary_layers import effective_weight
+from tern_lightning.schedules import Schedule
+from tests.properties import examples
+from tests.tern_lightning.training_nets import Record, Save
+from tests.tern_lightning.training_runs import assert_same, everything
+from tests.tvm_schedules.estimate.test_fit import made_table
+from tvm_schedules.estimate import table as tables
+from tvm_schedules.estimate.curves import SHARES, Curves, curves
+from tvm_schedules.estimate.targets import device
+
+LAYERS = ("body.0", "body.3", "hidden")
+RAMP = Schedule("linear", 0.0, 0.5)
+INPUT = (1, 1, 8, 8)
+
+
+def ternary(**options):
+    return TernaryCallback(**{"verbose": False, "freeze": None, **options})
+
+
+def zeros(net):
+    found = [effective_weight(net.get_submodule(path)) for path in LAYERS]
+    return sum(int((weight == 0).sum()) for weight in found) / sum(weight.numel() for weight in found)
+
+
+def sparsity(amount=0.8, **options):
+    return SparsityBudget(amount, **{"schedule": RAMP, "every": 1, **options})
+
+
+def operations(amount=6000, **options):
+    return OperationBudget(amount, **{"input_shape": INPUT, "schedule": RAMP, "every": 1, **options})
+
+
+@examples(60)
+@given(st.integers(1, 4), st.integers(1, 2), st.integers(0, 10_000))
+def test_the_choice_is_near_the_best_of_all(layers: int, budgets: int, seed: int) -> None:
+    """Against every choice there is, of convex damages and straight costs: never over, and at most a step worse."""
+    random, options = np.random.default_rng(seed), 6
+    damage = [np.concatenate([[0.0], random.uniform(0, 1, options - 1)]).cumsum().cumsum() for _ in range(layers)]
+    damage = [one / sum(other[-1] for other in damage) for one in damage]
+    sizes = random.uniform(0.2, 1, (budgets, layers))
+    left = random.uniform(0.2, 1.2, (budgets, 1)) * sizes.sum(1, keepdims=True)
+    costs = [[size * np.linspace(1, 0, options) for size in row] for row in sizes / left]
+
+    def lost(found):
+        return sum(one[k] for one, k in zip(damage, found, strict=True))
+
+    def over(found):
+        return max(sum(cost[k] for cost, k in zip(row, found, strict=True)) for row in costs) > 1 + 1e-9
+
+    found, multipliers = solve(damage, costs, np.full(budgets, 1e-3))
+    assert not over(found)
+    assert (multipliers > 0).all()
+    best = min(lost(one) for one in itertools.product(range(options), repeat=layers) if not over(one))
+    step = max(float(np.diff(one).max()) for one in damage)
+    assert best - 1e-9 <= lost(found) <= best + budgets * step + 1e-9
+
+
+def test_a_budget_that_nothing_meets_gives_what_costs_least() -> None:
+    found, _ = solve([np.array([0.0, 1.0])] * 2, [[np.array([9.0, 2.0])] * 2], np.array([1e-3]))
+    assert found == [1, 1]
+
+
+@pytest.mark.parametrize("method", [None, "twn", "absmean"])
+def test_sparsity_is_met_with_float_and_ternary_layers(method, fit) -> None:
+    budget = sparsity(include=LAYERS)
+    _, net = fit(*([ternary(method=method)] if method else []), budget)
+    assert zeros(net) == pytest.approx(0.8, abs=0.03)
+    assert zeros(net) >= 0.8 - 1e-6
+    assert budget.estimate() <= 0.2 + 1e-6
+
+
+def test_operations_are_met_and_counted_right(fit) -> None:
+    budget = operations(include=LAYERS)
+    _, net = fit(ternary(method="twn"), budget)
+    positions = {"stem": 64, "body.0": 16, "body.3": 16, "hidden": 1, "head": 1}
+    assert {path: count for path, (count, _) in layer_positions(net, torch.zeros(INPUT)).items()} == positions
+    weights = {path: effective_weight(net.get_submodule(path)) for path in positions}
+    additions = sum(
+        int((w != 0).sum() if path in LAYERS else w.numel()) * positions[path] for path, w in weights.items()
+    )
+    assert budget.estimate() == pytest.approx(additions, rel=1e-6)
+    assert 0.85 * 6000 <= additions <= 6000
+
+
+def test_layers_that_are_applied_often_are_pruned_more_for_operations(fit) -> None:
+    by_operations, by_zeros = operations(6500, include=LAYERS), sparsity(include=LAYERS)
+    fit(by_operations)
+    fit(by_zeros)
+    shares = [one.zeros()["body.0"] - one.zeros()["hidden"] for one in (by_operations, by_zeros)]
+    assert shares[0] > shares[1] + 0.1
+
+
+def test_two_budgets_are_met_together(fit) -> None:
+    both = [sparsity(0.7, include=LAYERS), operations(6500, include=LAYERS)]
+    record = Record()
+    _, net = fit(ternary(method="twn"), *both, logger=record)
+    assert zeros(net) >= 0.7 - 1e-6
+    assert both[1].estimate() <= 6500 * (1 + 1e-6)
+    last = max(step for name, step in record.values if name == "budget/operations")
+    assert record.values["budget/operations", last] == pytest.approx(both[1].estimate())
+    assert record.values["budget/operations/limit", last] == 6500
+    assert record.values["budget/kept", last] == pytest.approx(1 - zeros(net))
+
+
+@pytest.mark.parametrize("name", ["step3", "step9", "step14", "epoch1"])
+def test_a_resumed_run_is_the_uninterrupted_one(name, fit, make_net, tmp_path) -> None:
+    def callbacks():
+        return [ternary(method="twn", start=1), sparsity(0.75, include=LAYERS), operations(7000, include=LAYERS)]
+
+    trainer, net = fit(*callbacks(), Save(tmp_path / "whole"))
+    expected = everything(trainer, net, tmp_path / "end.ckpt")
+    other = make_net()
+    torch.nn.init.ones_(other.hidden.weight)
+    trainer, net = fit(*callbacks(), net=other, ckpt_path=tmp_path / "whole" / f"{name}.ckpt")
+    assert_same(everything(trainer, net, tmp_path / "resumed.ckpt"), expected)
+
+
+def test_an_impossible_budget_says_what_can_be_reached(fit) -> None:
+    with pytest.raises(
+        MisconfigurationException, match=r"cannot reach 2000 \(operations\); with 98.0% zeros .* it is 3"
+    ):
+        fit(operations(2000, include=LAYERS))
+    with pytest.raises(MisconfigurationException, match=r"cannot reach 0.01 \(kept\); with 98.0% zeros"):
+        fit(sparsity(0.99, include=LAYERS))
+
+
+def test_arguments_out_of_range_are_refused(fit) -> None:
+    with pytest.raises(ValueError, match=r"zeros must be in \(0, 1\), got 1.0"):
+        SparsityBudget(1.0)
+    with pytest.raises(ValueError, match="operations must be a number above zero, got -1"):
+        OperationBudget(-1)
+    with pytest.raises(ValueError, match="of must be 'library' or 'flash', got 'file'"):
+        SizeBudget(1000, of="file")
+    with pytest.raises(ValueError, match="milliseconds must be a number above zero"):
+        LatencyBudget("pi4", 0)
+    with pytest.raises(ValueError, match="most must be in"):
+        sparsity(most=1.0)
+    with pytest.raises(MisconfigurationException, match="needs the shape of its input: set the module's"):
+        fit(operations(input_shape=None, include=LAYERS))
+    with pytest.raises(MisconfigurationException, match="need the same include and exclude"):
+        fit(sparsity(include=LAYERS), operations(include=["hidden"]))
+    with pytest.raises(MisconfigurationException, match="LatencyBudget: target neoverse-n1: no table"):
+        fit(LatencyBudget("neoverse-n1", 1.0, input_shape=INPUT, include=LAYERS))
+
+
+def test_latency_is_met_and_what_is_exported_takes_as_long(fit, tmp_path) -> None:
+    import tern_lightning
+
+    tables.write(tmp_path / "table.json", made_table())
+    options = {"measured": str(tmp_path / "table.json"), "input_shape": INPUT, "schedule": RAMP, "every": 1}
+    probe = LatencyBudget("host", 1e3, include=LAYERS, **options)
+    fit(ternary(method="twn"), probe, max_epochs=1)
+    limit = 0.5 * (probe.estimate() + probe.curves.total(dict.fromkeys(LAYERS, 0.98)))
+    budget = LatencyBudget("host", limit, include=LAYERS, **options)
+    _, net = fit(ternary(method="twn"), budget)
+    assert budget.estimate() <= limit * (1 + 1e-6)
+    (said,) = tern_lightning.estimate(net, ["host"], [made_table()], input_shape=INPUT)
+    assert 1e3 * said.seconds == pytest.approx(budget.estimate(), rel=0.05)
+
+
+def test_curves_of_bytes_fall_with_zeros(make_net) -> None:
+    from tern_lightning.exporter.writer import to_onnx
+    from tern_lightning.ternary_tensor import TernaryTensor
+
+    net = make_net().eval()
+    generator = torch.Generator().manual_seed(1)
+    codes = {p: torch.randint(-1, 2, (1, *net.get_submodule(p).weight.shape), generator=generator) for p in LAYERS}
+    level = torch.ones(1, 1)
+    weights = {path: TernaryTensor(one.to(torch.int8), level, level) for path, one in codes.items()}
+    model = to_onnx(net, torch.zeros(INPUT), ternary=weights, activations="uint8", verify=False)
+    made = curves(model, LAYERS, device("host"), "bytes")
+    assert made.shares == SHARES
+    for path in LAYERS:
+        assert made.values[path][2] > made.values[path][-1]
+    everywhere = [made.total(dict.fromkeys(LAYERS, share)) for share in SHARES]
+    assert everywhere[2] > everywhere[5] > everywhere[-1] > 0
+
+
+def test_curves_interpolate() -> None:
+    made = Curves(5.0, (0.0, 0.5, 1.0), {"a": (4.0, 2.0, 0.0), "b": (1.0, 1.0, 0.0)})
+    assert made.total({"a": 0.25, "b": 0.75}) == pytest.approx(5 + 3 + 0.5)
