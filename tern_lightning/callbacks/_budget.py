@@ -26,6 +26,8 @@ from tvm_schedules.estimate.curves import Curves
 
 _OPTIONS = 65
 """Shares of pruned weights that are compared for a layer."""
+_MARGIN = 0.01
+"""How far below a limit is aimed, as the ternarizer's zeros move from one choice to the next."""
 _MEMORY = 0.98
 """Of the mean square of gradients, from one step to the next."""
 
@@ -142,16 +144,18 @@ class Budget(MaskCallback):
     ) -> None:
         if not self._leads or batch_idx % trainer.accumulate_grad_batches or trainer.global_step < self._next_step:
             return
-        if len(self._gradients) < len(self._targets):
-            return  # nothing is known about what zeros cost before the first step
-        self._next_step = trainer.global_step + self.every
+        if len(self._gradients) == len(self._targets):  # before the first step nothing is known about what zeros cost
+            self._next_step = trainer.global_step + self.every
+            self._steer(trainer, [one.clock.value(one.schedule, trainer, batch_idx) for one in self._group])
+
+    def _steer(self, trainer: pl.Trainer, progress: Sequence[float]) -> None:
+        """Prunes where a budget is exceeded, each at its own share of the way."""
         zeros = self.zeros()
         allowed = []
-        for one in self._group:
+        for one, share in zip(self._group, progress, strict=True):
             assert one.curves is not None
             now = one.curves.total(zeros)
             one.first = now if one.first is None else one.first
-            share = one.clock.value(one.schedule, trainer, batch_idx)
             allowed.append(one.limit if one.first <= one.limit else one.first + share * (one.limit - one.first))
         if any(one.curves.total(zeros) > limit for one, limit in zip(self._group, allowed, strict=True) if one.curves):
             self.set_masks(self.choose(zeros, allowed), trainer.optimizers)
@@ -179,7 +183,7 @@ class Budget(MaskCallback):
         costs = []
         for one, limit in zip(self._group, allowed, strict=True):
             assert one.curves is not None
-            left = max(limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
+            left = max((1 - _MARGIN) * limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
             # Of the weights that are kept a ternarizer makes some zero, here as many as now.
             further = {path: (zeros[path] - own[0]) / max(1e-9, 1 - own[0]) for path, own in shares.items()}
             foreseen = {path: own + (1 - own) * max(0.0, further[path]) for path, own in shares.items()}
@@ -208,6 +212,9 @@ class Budget(MaskCallback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._leads and len(self._gradients) == len(self._targets):
+            done = [one.clock.value(one.schedule, trainer) for one in self._group]
+            self._steer(trainer, done)  # the last step may have moved zeros
         super().on_train_end(trainer, pl_module)
         if self._targets and self.estimate() > self.limit * (1 + 1e-6):
             said = f"{self.name} is {self.estimate():.6g}, and the budget {self.limit:.6g}"
