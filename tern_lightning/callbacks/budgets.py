@@ -87,8 +87,8 @@ class _WithInputs(Budget):
         """The shapes of the network's inputs, for one sample."""
         example, given = pl_module.example_input_array, self.input_shape
         if given is not None:
-            several = given if isinstance(given[0], Sequence) else [given]
-            return [tuple(int(size) for size in one) for one in several]  # type: ignore[union-attr]
+            several: Any = given if isinstance(given[0], Sequence) else [given]
+            return [tuple(int(size) for size in one) for one in several]
         if example is None:
             raise MisconfigurationException(
                 f"{type(self).__name__} runs the network once and needs the shape of its input: set the module's "
@@ -164,7 +164,7 @@ class OperationBudget(_WithInputs):
 class _Estimated(_WithInputs):
     """A budget of an estimate on a target: of the network's ONNX form, lowered at several shares of zeros."""
 
-    def __init__(self, target: str, of: str, activations: str, measured: Any, *arguments: Any) -> None:
+    def __init__(self, target: str, of: str, activations: Any, measured: Any, *arguments: Any) -> None:
         super().__init__(*arguments)
         if activations not in ("uint8", "float32"):
             raise ValueError(f"activations must be 'uint8' or 'float32', got {activations!r}")
