@@ -23,7 +23,7 @@ INFERENCE = """
 """
 TRAINING = """
     _lazy products ternary_tensor functional quantizers nn metrics rules schedules hessian checkpoint recipes loop
-    evaluation layer_sensitivity after_training callbacks own_loop exporter cli
+    evaluation layer_sensitivity after_training exporter callbacks own_loop cli
 """
 LAYERS = {"tvm_schedules": (*INFERENCE.split(), ""), "tern_lightning": (*TRAINING.split(), "")}
 """The public names of a package, ``""``, are above all that it has."""
