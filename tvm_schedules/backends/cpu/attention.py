@@ -33,33 +33,33 @@ def with_attention(graph: Graph) -> Graph:
     Args:
         graph: A fused graph; it is not changed.
     """
-    finder = _Finder(graph)
-    made: dict[int, Node] = {}
+    own = replace(graph, values=dict(graph.values), constants=dict(graph.constants))
+    finder = _Finder(own)
+    made: dict[int, list[Node]] = {}
     gone: set[int] = set()
-    constants: dict[str, np.ndarray] = {}
     for node in graph.nodes:
+        finder.before = []
         found = finder.find(node) if node.op in ("Softmax", "Attention") and not isinstance(node, Fused) else None
-        if found is None:
-            continue
-        made[id(found.nodes[-1])] = found.attention
-        gone.update(id(one) for one in found.nodes)
-        constants |= found.constants
+        if found is not None:
+            made[id(found.nodes[-1])] = [*finder.before, found.attention]
+            gone.update(id(one) for one in found.nodes)
     if not made:
         return graph
-    nodes = [made.get(id(node), node) for node in graph.nodes if id(node) in made or id(node) not in gone]
-    values = graph.values | {name: Value(name, array.shape, "float32") for name, array in constants.items()}
-    result = replace(graph, nodes=nodes, values=values, constants=graph.constants | constants)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        kept = [] if id(node) in gone else [node]
+        nodes += made.get(id(node), kept)
+    result = replace(own, nodes=nodes)
     result.prune()
     return result
 
 
 @dataclass
 class _Found:
-    """An attention, the nodes that it takes the place of in execution order, and masks that were made for it."""
+    """An attention, and the nodes that it takes the place of in execution order."""
 
     attention: Attention
     nodes: list[Node]
-    constants: dict[str, np.ndarray]
 
 
 @dataclass
@@ -80,10 +80,16 @@ class _Scores:
 
 
 class _Finder:
-    """Looks for attention around nodes of one graph."""
+    """Looks for attention around nodes of one graph.
+
+    Attributes:
+        graph: Its values and constants get those of masks that are made.
+        before: Nodes that make masks for what is being looked at.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.readers, self.producers = graph, graph.consumers(), graph.producers()
+        self.before: list[Node] = []
 
     def find(self, node: Node) -> _Found | None:
         """The attention that a Softmax or an Attention is part of."""
@@ -130,14 +136,13 @@ class _Finder:
         scale = float(attrs.get("scale", 0.0) or 1 / sqrt(q.shape[-1]))
         square = (lead[0], queries, q.shape[-2], k.shape[-2])
         masks: list[tuple[str, tuple[int, ...]]] = [(inputs[3], square)] if inputs[3] else []
-        constants: dict[str, np.ndarray] = {}
         if attrs.get("is_causal", 0):
-            constants[f"{node.name}/causal"] = np.triu(np.full(square[-2:], -np.inf, np.float32), 1)
-            masks.append((f"{node.name}/causal", square))
+            future = np.triu(np.full(square[-2:], -np.inf, np.float32), 1)
+            masks.append((self._constant(f"{node.name}/causal", future), square))
         rank4 = len(shapes[node.outputs[0]].shape) == 4
         order = (0, 1, 2, 3) if rank4 else (0, 2, 1, 3)  # with three axes, heads lie side by side in a row
         scores = _Scores(node, factors * scale, masks, [])
-        return self._made(node, node, scores, (names, (q, k, v)), order, constants)
+        return self._made(node, node, scores, (names, (q, k, v)), order)
 
     # -- products and a softmax ----------------------------------------------------------------------------------------
     def _softmax(self, node: Node) -> _Found | None:
@@ -164,7 +169,7 @@ class _Finder:
         turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
         scores.factor *= traced[0][2] * traced[1][2]
         scores.nodes.append(node)
-        return self._made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None, {})
+        return self._made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None)
 
     def _scores(self, name: str, shape: tuple[int, ...]) -> _Scores | None:
         """From the softmax back to the product: factors, masks and reshapes of the leading axes."""
@@ -217,7 +222,6 @@ class _Finder:
         scores: _Scores,
         operands: tuple[Sequence[str], tuple[View, View, View]],
         order: tuple[int, ...] | None,
-        constants: dict[str, np.ndarray],
     ) -> _Found | None:
         """The node; None where a shape or type is not the kernel's."""
         graph, (names, (q, k, v)) = self.graph, operands
@@ -227,7 +231,7 @@ class _Finder:
             return None
         masks = []
         for index, (name, shape) in enumerate(scores.masks):
-            mask = self._mask(name, shape, (*q.shape[:-1], k.shape[-2]), constants, f"{last.name}/mask{index}")
+            mask = self._mask(name, shape, (*q.shape[:-1], k.shape[-2]), f"{last.name}/mask{index}")
             if mask is None:
                 return None
             masks.append(mask)
@@ -249,8 +253,7 @@ class _Finder:
             fused=[node.name for node in [*nodes, *after] if node is not last],
             factor=scores.factor, q=q, k=k, v=v, masks=tuple(view for _, view in masks), out=view,
         )  # fmt: skip
-        kept = {name: array for name, array in constants.items() if any(name == m for m, _ in masks)}
-        return _Found(attention, [*nodes, *after], kept)
+        return _Found(attention, [*nodes, *after])
 
     def _results(self, name: str) -> tuple[str, list[Node]]:
         """What reshapes and transposes make of a result that nobody else reads."""
@@ -281,37 +284,50 @@ class _Finder:
             view = view.transposed(order)
         return view.reshaped(inner) if view is not None else None
 
-    def _mask(
-        self,
-        name: str,
-        there: tuple[int, ...],
-        shape: tuple[int, ...],
-        constants: dict[str, np.ndarray],
-        new: str,
-    ) -> tuple[str, View] | None:
+    def _mask(self, name: str, there: tuple[int, ...], shape: tuple[int, ...], new: str) -> tuple[str, View] | None:
         """A mask's tensor and how it lies over the scores ``shape``; ``there`` is the shape that they have with it."""
-        array = constants.get(name, self.graph.constants.get(name))
+        array = self.graph.constants.get(name)
         if array is not None and array.dtype == bool:
             if not array.any(-1).all():
                 return None  # a row without any key
             array = np.where(array, np.float32(0), np.float32(-np.inf))
-            constants[new], name = array, new
-        if array is not None:
-            own, dtype = array.shape, array.dtype.name
-        elif name in self.graph.values and self.graph.values[name].quant is None:
-            own, dtype = self.graph.values[name].shape, self.graph.values[name].dtype
-        else:
+            name = self._constant(new, array)
+        elif array is None and name in self.graph.values and self.graph.values[name].dtype == "bool":
+            name = self._numbers(name, new)
+        if array is None and (name not in self.graph.values or self.graph.values[name].quant):
             return None
+        own = array.shape if array is not None else self.graph.values[name].shape
+        dtype = array.dtype.name if array is not None else self.graph.values[name].dtype
         try:
             view = View.whole(own).broadcast(there).reshaped(shape)
         except ValueError:
             return None
         if view is None and array is not None and prod(shape) <= MOST_REPEATED:
-            constants[new] = np.ascontiguousarray(np.broadcast_to(array, there).reshape(shape))
-            name, view = new, View.whole(shape)
+            name = self._constant(new, np.ascontiguousarray(np.broadcast_to(array, there).reshape(shape)))
+            view = View.whole(shape)
         if dtype != "float32" or view is None or (view.strides[-1] not in (0, 1) and view.shape[-1] > 1):
             return None
         return name, view
+
+    def _unused(self, name: str) -> str:
+        while name in self.graph.values or name in self.graph.constants:  # a file may call its tensors anything
+            name += "'"
+        return name
+
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        """A new constant of this name, or of one like it."""
+        name = self._unused(name)
+        self.graph.constants[name] = array
+        return name
+
+    def _numbers(self, name: str, new: str) -> str:
+        """What is added to scores, of a tensor that is true where a key may be seen."""
+        zero = self._constant(f"{new}/seen", np.zeros((), np.float32))
+        lowest = self._constant(f"{new}/unseen", np.full((), -np.inf, np.float32))
+        out = self._unused(new)
+        self.graph.values[out] = Value(out, self.graph.values[name].shape, "float32")
+        self.before.append(Node(out, "Where", [name, zero, lowest], [out]))
+        return out
 
     def _trace(self, name: str) -> tuple[str, View, float]:
         """The tensor in which another one lies, where, and what it is multiplied by."""

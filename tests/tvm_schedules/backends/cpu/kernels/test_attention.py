@@ -172,6 +172,15 @@ def test_one_tensor_has_queries_keys_and_values(how: str) -> None:
     assert set(kernels(net.model(rows))) == {"attention"}  # nothing moves a tensor around
 
 
+def test_a_mask_that_is_computed_in_true_and_false() -> None:
+    net = Net()
+    names = [net.input(name, 2, 3, 9, 8) for name in "qkv"]
+    allowed = net.node("Greater", net.input("m", 2, 1, 9, 9), net.constant(np.float32(-1)))
+    result = net.node("Attention", *names, allowed)
+    net.arrays[-1][..., 0] = 1.0  # no row without a key
+    net.check(result)
+
+
 def test_not_a_number_stays_one() -> None:
     net = Net()
     names = [net.input(name, 1, 1, 9, 8) for name in "qkv"]
