@@ -158,6 +158,18 @@ def _step(module: pl.LightningModule, name: str, batch: Any, index: int, values:
     return found
 
 
+def training_loss(module: pl.LightningModule, batch: Any, index: int = 0) -> Tensor:
+    """The loss that ``training_step`` gives for a batch, with its graph; what the step logs is dropped.
+
+    Raises:
+        ValueError: It gives none.
+    """
+    found = _step(module, "training_step", batch, index, _Values())
+    if not isinstance(found, Tensor):
+        raise ValueError(f"training_step of {type(module).__name__} must return a loss, got {found!r}")
+    return found
+
+
 def to_device(module: nn.Module, batch: Any) -> Any:
     """A batch where the module is, as the Trainer would give it, with a LightningModule's own hooks."""
     place = next((one.device for one in module.parameters()), torch.device("cpu"))

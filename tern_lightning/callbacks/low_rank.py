@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,9 +18,10 @@ from typing_extensions import override
 
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import check_patterns, select_layers
+from tern_lightning.evaluation import training_loss
 from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs
 from tern_lightning.nn.layer_types import weight_of
-from tern_lightning.nn.low_rank_layers import LowRankConv, can_be_low_rank, replace_module
+from tern_lightning.nn.low_rank_layers import LatencyTable, LowRankConv, can_be_low_rank, replace_module
 
 Latency = Callable[[ConvShape, int], float]
 
@@ -101,7 +104,8 @@ class LowRank(pl.Callback):
     ranks are multiples of a constant, :math:`p = \mathrm{softmax}(\theta / \tau)`. Optimizer steps alternate: in one
     the weights move by the task loss and ``pull`` times the distance of the candidates' features from the original
     layer's, in the next :math:`\theta` by the task loss :math:`+ \beta \log \sum_{l, r} p_{l, r} t_{l, r}` with the
-    latencies t.
+    latencies t. The paper takes theta's batches from data that weights are not trained on: give them by ``held_out``,
+    and weights move in every step of the optimizer, :math:`\theta` after each of them.
 
     This is a run of its own. While it goes on, the network has the candidates' structure, also in checkpoints, from
     which the search is resumed with this callback. When fit ends, every convolution is replaced by its chosen factors,
@@ -112,8 +116,11 @@ class LowRank(pl.Callback):
     Args:
         multiple: Candidates are the multiples of this number, >= 1.
         beta: Weight of the latency, >= 0.
-        latency: A function of a :class:`tern_lightning.functional.low_rank.ConvShape` and a rank; None counts
-            multiply-accumulate operations. :class:`tern_lightning.nn.low_rank_layers.MeasuredLatency` measures.
+        latency: A function of a :class:`tern_lightning.functional.low_rank.ConvShape` and a rank, or a file of
+            :class:`tern_lightning.nn.low_rank_layers.LatencyTable`. None counts multiply-accumulate operations, and
+            :class:`tern_lightning.nn.low_rank_layers.MeasuredLatency` measures here.
+        held_out: Batches for theta that are not those of training, such as a DataLoader that does not shuffle; they
+            are gone through again and again. None takes every second training batch.
         pull: Weight of the distance of features, >= 0. The paper has such a term; its weight is not known to us.
         temperature: Tau, positive.
         learning_rate: Of Adam for theta, positive.
@@ -130,7 +137,8 @@ class LowRank(pl.Callback):
         self,
         multiple: int = 8,
         beta: float = 0.1,
-        latency: Latency | None = None,
+        latency: Latency | str | os.PathLike[str] | None = None,
+        held_out: Iterable[Any] | None = None,
         pull: float = 0.1,
         temperature: float = 1.0,
         learning_rate: float = 0.05,
@@ -151,7 +159,13 @@ class LowRank(pl.Callback):
         self.beta: float = beta
         self.pull: float = pull
         self.temperature: float = temperature
-        self.latency: Latency = latency or macs
+        self.latency: Latency = LatencyTable(latency) if isinstance(latency, str | os.PathLike) else latency or macs
+        if held_out is not None and iter(held_out) is held_out:
+            raise ValueError("held_out must be batches that can be gone through again, such as a list, got an iterator")
+        self.held_out: Iterable[Any] | None = held_out
+        self._held: Iterator[Any] | None = None
+        self._position = 0
+        self._selected = 0
         self.learning_rate: float = learning_rate
         self.include: tuple[str, ...] | None = check_patterns("include", include)
         self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
@@ -189,7 +203,7 @@ class LowRank(pl.Callback):
         pl_module.configure_model()  # idempotent by contract; Lightning calls it only later
         present = {path: m for path, m in pl_module.named_modules() if isinstance(m, Candidates)}
         if not present:
-            self._steps, self.choice = 0, {}
+            self._steps, self._selected, self._position, self._held, self.choice = 0, 0, 0, None, {}
             for path, layer in select_layers(pl_module, self.include, self.exclude).items():
                 if can_be_low_rank(layer) and not isinstance(layer, nn.Linear):
                     weight = weight_of(layer)
@@ -215,7 +229,10 @@ class LowRank(pl.Callback):
                 for path, layer in self._layers.items():
                     layer.theta.copy_(saved["theta"][path])
             self._optimizer.load_state_dict(saved["adam"])
-            self._steps = saved["steps"]
+            self._steps = self._selected = saved["steps"]
+            if self.held_out is not None:
+                self._position = saved.get("held_out", 0)
+                self._held = islice(iter(self.held_out), self._position, None)
 
     @override
     def on_train_batch_start(
@@ -232,12 +249,38 @@ class LowRank(pl.Callback):
     ) -> None:
         assert self._optimizer is not None
         if self._selecting:
-            self._select(trainer)
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            grads = [layer.theta.grad for layer in self._layers.values()]
+            self._select(trainer, grads, 1.0 if scaler is None else scaler.get_scale())
             # Weights without a gradient do not move in this step, neither by momentum nor by decay.
             for parameter in pl_module.parameters():
                 parameter.grad = None
         self._optimizer.zero_grad()
         self._steps += 1
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.held_out is None or self._selected == self._steps:
+            return
+        self._selected = self._steps
+        for layer in self._layers.values():
+            layer.pull = 0.0
+        other = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(self._next_held_out()))
+        with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+            loss = training_loss(pl_module, other, self._position - 1)
+        self._select(trainer, torch.autograd.grad(loss, [layer.theta for layer in self._layers.values()]), 1.0)
+
+    def _next_held_out(self) -> Any:
+        assert self.held_out is not None
+        for _ in range(2):
+            self._held = iter(self.held_out) if self._held is None else self._held
+            for batch in self._held:
+                self._position += 1
+                return batch
+            self._held, self._position = None, 0
+        raise MisconfigurationException("held_out of LowRank must have at least one batch, got none")
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -263,6 +306,7 @@ class LowRank(pl.Callback):
             "choice": {path: layer.chosen() for path, layer in self._layers.items()},
             "adam": self._optimizer.state_dict(),
             "steps": self._steps,
+            "held_out": self._position,
         }
 
     @override
@@ -282,19 +326,17 @@ class LowRank(pl.Callback):
 
     @property
     def _selecting(self) -> bool:
-        return self._steps % 2 == 1
+        return self.held_out is None and self._steps % 2 == 1
 
-    def _select(self, trainer: pl.Trainer) -> None:
+    def _select(self, trainer: pl.Trainer, grads: Sequence[Tensor | None], scale: float) -> None:
         """Move theta by the gradients of the task loss, averaged over processes, and of the latency."""
         assert self._optimizer is not None
         thetas = [layer.theta for layer in self._layers.values()]
-        flat = torch.cat([torch.zeros_like(t) if t.grad is None else t.grad for t in thetas]).detach()
+        found = zip(thetas, grads, strict=True)
+        flat = torch.cat([torch.zeros_like(t) if grad is None else grad for t, grad in found]).detach() / scale
         if trainer.world_size > 1:
             torch.distributed.all_reduce(flat)
             flat = flat / trainer.world_size
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            flat = flat / scaler.get_scale()
         flat = torch.where(flat.isfinite(), flat, torch.zeros_like(flat))
         with torch.enable_grad():
             slopes = torch.autograd.grad(self.beta * self.expected_latency().log(), thetas)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.low_rank import ConvShape, matrix_factors, tucker2
+from tvm_schedules.common.files import user_path, write_file
 from tvm_schedules.common.near import meant
+from tvm_schedules.common.reading import read_json, reading
 
 M = TypeVar("M", bound=nn.Module)
+FORMAT = "tern-latency"
+"""``format`` of a file of latencies."""
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
@@ -159,3 +167,52 @@ class MeasuredLatency:
                 times.append(time.perf_counter() - start)
             self.table[key] = min(times[1:])
         return self.table[key]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write what has been measured as JSON, which :class:`LatencyTable` reads.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        rows = [{**asdict(shape), "rank": rank, "seconds": took} for (shape, rank), took in self.table.items()]
+        return write_file(path, json.dumps({"format": FORMAT, "rows": rows}, indent=1) + "\n")
+
+
+class LatencyTable:
+    """Latencies of low-rank convolutions from a JSON file, measured where the network will run.
+
+    The file is ``{"format": "tern-latency", "rows": [...]}``. Each row has the fields of
+    :class:`tern_lightning.functional.low_rank.ConvShape`, the ``rank`` (null for the layer itself) and ``seconds``, or
+    any other unit: only ratios count. :meth:`MeasuredLatency.save` writes such a file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = user_path(path, "path")
+        data = read_json(self.path, ValueError, "table of latencies")
+        with reading(f"the table of latencies {self.path}", ValueError):
+            if data["format"] != FORMAT:
+                raise ValueError(f"{self.path} must have format {FORMAT!r}, got {data['format']!r}")
+            self.table = {_key(row): float(row["seconds"]) for row in data["rows"]}
+
+    def __call__(self, shape: ConvShape, rank: int | None = None) -> float:
+        """The latency for a rank, or that of the layer itself.
+
+        Raises:
+            ValueError: The table does not have it.
+        """
+        if (shape, rank) not in self.table:
+            raise ValueError(f"{self.path} has no row for {shape} with rank {rank}")
+        return self.table[shape, rank]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[ConvShape, int | None]:
+    channels = (int(row["inputs"]), int(row["outputs"]))
+    sizes = [tuple(map(int, row[name])) for name in ("kernel", "stride", "size", "result")]
+    return ConvShape(*channels, *sizes), None if row["rank"] is None else int(row["rank"])

@@ -43,3 +43,4 @@ TTQ = _lost("CIFAR-10", {"ResNet-32": -0.04, "ResNet-44": -0.16, "ResNet-56": -0
 EC2T_CIFAR10 = _results("CIFAR-10", {"ResNet-20": (91.01, 91.67)}, "the authors' table, 63.9 % zeros")
 EC2T_CIFAR100 = _results("CIFAR-100", {"ResNet-44, scaled": (80.13, 81.47)}, "the authors' table, 90.5 % zeros")
 EC2T_IMAGENET = _results("ImageNet", {"EfficientNet-B1": (75.05, 78.43)}, "the authors' table, with the pruning")
+HALOC = (*_lost("CIFAR-10", {"ResNet-20": -0.07, "VGG-16": -0.38}), *_lost("ImageNet", {"ResNet-18": -0.9}))

@@ -1,5 +1,7 @@
 """Networks of low rank and the search of their ranks."""
 
+import itertools
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch import nn
 
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.callbacks.low_rank import Candidates, LowRank
-from tern_lightning.nn.low_rank_layers import LowRankConv, MeasuredLatency, low_rank
+from tern_lightning.functional.low_rank import ConvShape
+from tern_lightning.nn.low_rank_layers import LatencyTable, LowRankConv, MeasuredLatency, low_rank
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tests.tern_lightning.training_nets import Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
@@ -135,6 +138,71 @@ class Two(Net):
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
+
+
+def held_out(count=3):
+    x, y = samples(32)
+    return [(x[i * 8 : i * 8 + 8] + 0.1, y[i * 8 : i * 8 + 8]) for i in range(count)]
+
+
+def test_theta_moves_by_held_out_batches_alone_and_weights_in_every_step(fit, make_net):
+    seen = []
+
+    class Seen(Net):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    class Moves(pl.Callback):
+        def __init__(self):
+            self.thetas, self.weights = [], []
+
+        def on_train_batch_end(self, trainer, net, outputs, batch, batch_idx):
+            self.thetas.append(net.body.theta.detach().clone())
+            self.weights.append(net.head.weight.detach().clone())
+
+    moves, batches = Moves(), held_out()
+    fit(search(held_out=batches, beta=0.0), moves, net=make_net(Seen), max_epochs=2)
+    assert [any(torch.equal(x, one) for one, _ in batches) for x in seen] == [False, True] * 8
+    wanted = [batches[i % 3][0] for i in range(8)]
+    assert all(torch.equal(x, one) for x, one in zip(seen[1::2], wanted, strict=True))
+    for values in (moves.thetas, moves.weights):
+        assert all(not torch.equal(a, b) for a, b in itertools.pairwise(values))
+
+
+@pytest.mark.parametrize("name", ["step3", "epoch1", "step14"])
+def test_a_resumed_search_goes_on_with_the_next_held_out_batch(name, fit, make_net, tmp_path):
+    options = {"held_out": held_out()}
+    whole, first = fit(search(**options), Save(tmp_path), net=make_net(Net))
+    resumed, second = fit(search(**options), net=make_net(Net), ckpt_path=tmp_path / f"{name}.ckpt")
+    assert_same(everything(resumed, second, tmp_path / "a.ckpt"), everything(whole, first, tmp_path / "b.ckpt"))
+
+
+def test_latencies_come_from_a_file(fit, make_net, tmp_path):
+    measured = MeasuredLatency(repeats=1)
+    shape = ConvShape(8, 8, (3, 3), (1, 1), (8, 8), (8, 8))
+    for rank in (2, 4, 6, 8):
+        measured.table[shape, rank] = {2: 5.0, 4: 1.0, 6: 6.0, 8: 7.0}[rank]
+    path = measured.save(tmp_path / "latency.json")
+    assert LatencyTable(path).table == measured.table
+    callback = search(latency=path, beta=100.0)
+    fit(callback, net=make_net(Net))
+    assert callback.choice == {"body": 4}
+    with pytest.raises(ValueError, match="has no row for ConvShape"):
+        LatencyTable(path)(shape, 3)
+    path.write_text('{"format": "other", "rows": []}')
+    with pytest.raises(ValueError, match="must have format 'tern-latency', got 'other'"):
+        LatencyTable(path)
+    path.write_text('{"format": "tern-latency", "rows": [{"rank": 1}]}')
+    with pytest.raises(ValueError, match="is damaged"):
+        LatencyTable(path)
+
+
+def test_held_out_batches_must_come_again(fit, make_net):
+    with pytest.raises(ValueError, match="gone through again"):
+        search(held_out=iter(held_out()))
+    with pytest.raises(MisconfigurationException, match="at least one batch"):
+        fit(search(held_out=[]), net=make_net(Net))
 
 
 def test_errors(fit, make_net):
