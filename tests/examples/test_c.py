@@ -1,4 +1,4 @@
-"""examples/c: every core's build by its command line, libraries for other build systems."""
+"""examples/c: every core's build by its command line, libraries for other build systems, the streaming network."""
 
 from __future__ import annotations
 
@@ -141,3 +141,16 @@ def test_zephyr_module(artifact: Path, tmp_path: Path) -> None:
         subprocess.run(["cmake", "-S", tmp_path, "-B", folder, *options], check=True, capture_output=True)
         subprocess.run(["cmake", "--build", folder], check=True, capture_output=True)
         assert bool(list(folder.rglob("libmodule.a"))) == on
+
+
+@pytest.mark.slow
+def test_keywords(tmp_path: Path) -> None:
+    """A short training; the programs hear what the module hears."""
+    command = [sys.executable, str(EXAMPLE / "keywords.py"), "--output", str(tmp_path), "--steps", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLE.parents[1])
+    assert not done.returncode, done.stderr[-3000:]
+    runs = ["here:"] if not missing("cmake") else []
+    if runs and not missing("arm-none-eabi-gcc", "qemu-system-arm"):
+        runs.append("on an emulated Cortex-M4:")
+    assert all(text in done.stdout for text in runs)
+    assert done.stdout.count("as trained") == len(runs)
