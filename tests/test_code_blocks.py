@@ -19,8 +19,9 @@ sybil = pytest.importorskip("sybil")
 from sybil import Document, Example, Region, Sybil  # noqa: E402
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser  # noqa: E402
 
+from tern_lightning.cli import estimate  # noqa: E402
 from tern_lightning.cli.arguments import make_parser  # noqa: E402
-from tvm_schedules.cli import bench, board, inspect, report, suite  # noqa: E402
+from tvm_schedules.cli import bench, board, inspect, profile, report, suite  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 MADE = {".venv", ".git", "runs", "_build", "generated"}
@@ -30,18 +31,19 @@ PARSERS = {
     "tern-export": make_parser,
     "tern-bench": bench.parser,
     "tern-board": board.parser,
+    "tern-estimate": estimate.make_parser,
     "tern-inspect": inspect.parser,
     "tern-report": report.parser,
 }
-LINE = re.compile(r"^(?: {4}|)(?:\w+\$ )?(tern-(?:export|bench|board|inspect|report) [^\n#]*)", re.MULTILINE)
-MENTION = re.compile(r"`(tern-(?:export|bench|board|inspect|report)) ([^`\n]*--[^`\n]*)`")
+LINE = re.compile(r"^(?: {4}|)(?:\w+\$ )?(tern-(?:export|bench|board|estimate|inspect|report) [^\n#]*)", re.MULTILINE)
+MENTION = re.compile(r"`(tern-(?:export|bench|board|estimate|inspect|report)) ([^`\n]*--[^`\n]*)`")
 
 
 def options_of(name: str) -> set[str]:
-    """Every option of a command, those of its subcommands and of the suite included."""
+    """Every option of a command, those of its subcommands, of the suite and of profile tables included."""
     parsers: list[argparse.ArgumentParser] = [PARSERS[name]()]
     if name == "tern-bench":
-        parsers.append(suite.parser())
+        parsers += [suite.parser(), profile.parser()]
     found = {"--suite"} if name == "tern-bench" else set()
     while parsers:
         for action in parsers.pop()._actions:
@@ -54,8 +56,9 @@ def options_of(name: str) -> set[str]:
 def understood(example: Example) -> None:
     """Parse a whole command line as the command would."""
     name, *arguments = shlex.split(example.parsed)
+    made = profile.parser() if "--profile-table" in arguments else PARSERS[name]()
     try:
-        PARSERS[name]().parse_args(arguments)
+        made.parse_args(arguments)
     except SystemExit:
         pytest.fail(f"not understood: {example.parsed}")
 

@@ -97,6 +97,9 @@ def _loops(spec: Any, work: float) -> tuple[float, ...]:
 
 def _linear(spec: Any) -> tuple[float, ...]:
     """Of a layer over rows: inputs times vectors of outputs."""
+    if not hasattr(spec, "dot") and not hasattr(spec, "lanes"):  # inputs are the lanes
+        vectors = spec.batch * spec.blocks * spec.steps
+        return vectors, vectors, vectors, spec.batch * spec.outputs, spec.batch * spec.blocks
     lanes = spec.dot.lanes if hasattr(spec, "dot") else spec.lanes
     together = spec.step if hasattr(spec, "dot") else 1
     blocks = spec.batch * ceil(spec.outputs / lanes)

@@ -18,6 +18,8 @@ from tvm_schedules.lowering.rules import dense_conv, repack, sparse_conv
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
 
+AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
+
 
 def graph_of(shape: tuple[int, ...], dtype: str = "float32") -> Graph:
     return Graph("net", [], {"x": Value("x", shape, dtype)}, {}, ["x"], ["x"])
@@ -196,7 +198,7 @@ def test_a_global_average_has_one_scale_and_one_bias(part: str) -> None:
     ("target", "lanes", "tile", "tiles", "block", "blocks"),
     [
         ("pi5", 8, 6, (2, 4), 1, (2, 3, 4, 6)),  # 8-bit integers are multiplied into 32-bit sums
-        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}', 8, 3, (2, 4, 6), 3, (1, 2, 4, 6)),
+        (AVX2, 8, 3, (2, 4, 6), 3, (1, 2, 4, 6)),
     ],
 )
 def test_what_is_measured_of_a_dense_layer(
@@ -218,7 +220,7 @@ def test_what_is_measured_of_a_dense_layer(
 
 
 @pytest.mark.parametrize(
-    ("zeros", "quantized", "exact", "lanes"), [(0.5, True, True, 8), (0.5, False, False, 4), (None, True, False, 4)]
+    ("zeros", "quantized", "exact", "lanes"), [(0.5, True, True, 16), (0.5, False, False, 8), (None, True, False, 8)]
 )
 def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     zeros: float | None, quantized: bool, exact: bool, lanes: int
@@ -226,7 +228,7 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     net = Net((3, 20))
     x = net.quantize("input_0", 0.1, 3) if quantized else "input_0"
     y = net.op("Gemm", x, net.weight((10, 20), zeros, int8=quantized), net.bias(10), transB=1)
-    made = lowered(net, y, target="pi4", serial=75)
+    made = lowered(net, y, target=AVX2, serial=75)
     spec = spec_of(made, "linear")
     assert (spec.exact, spec.lanes, spec.padded) == (exact, lanes, -(-10 // lanes) * lanes)
     (node,) = (node for node in made.graph.nodes if isinstance(node, Linear))
@@ -234,7 +236,17 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     (info,) = (step.info for step in made.steps if step.kernel == "linear")
     assert (info["macs"], info["nonzero_macs"]) == (600, 3 * used)
     assert not spec.parallel
-    assert spec_of(lowered(net, y, target="pi4", serial=74), "linear").parallel
+    assert spec_of(lowered(net, y, target=AVX2, serial=74), "linear").parallel
+
+
+@pytest.mark.parametrize("zeros", [0.5, None])
+def test_linear_layers_of_bytes_add_up_in_16_bits_on_arm_without_dot_products(zeros: float | None) -> None:
+    net = Net((3, 20))
+    x = net.quantize("input_0", 0.1, 3)
+    x = net.quantize(net.op("Relu", x), 0.1, 3)  # the network's own input may not be read past its end
+    y = net.op("Gemm", x, net.weight((10, 20), zeros, int8=True), net.bias(10), transB=1)
+    spec = spec_of(lowered(net, y, target="pi4"), "linear_widened")
+    assert (spec.ternary, spec.blocks, spec.steps) == (zeros is not None, 2, 1 if zeros is not None else 2)
 
 
 def ternary(shape: tuple[int, ...], target: str, serial: int = 1000) -> CpuLowering:
@@ -248,7 +260,7 @@ def ternary(shape: tuple[int, ...], target: str, serial: int = 1000) -> CpuLower
     ("target", "lanes", "unroll", "blocks", "unrolls"),
     [
         ("pi5", 16, 2, (2, 3, 4, 5, 6), (1, 4)),
-        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}', 32, 1, (2, 3), (2, 4)),
+        (AVX2, 32, 1, (2, 3), (2, 4)),
     ],
 )
 def test_what_is_measured_of_a_sparse_layer(
