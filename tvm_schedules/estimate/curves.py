@@ -73,26 +73,38 @@ def curves(model: Any, layers: Sequence[str], on: Device, of: str, shares: Seque
     missing = [path for path, own in weights.items() if not own]
     if missing:
         raise EstimateError(f"layers {', '.join(missing)} are not ternary in the exported network")
-    rows: dict[str, list[float]] = {path: [] for path in layers}
-    rest = []
+    sizes = {path: sum(prod(tensor.dims) for tensor in own) for path, own in weights.items()}
+    parts = {path: size / sum(sizes.values()) for path, size in sizes.items()}
+    found_at = []
     for share in shares:
         for path, own in weights.items():
             for index, tensor in enumerate(own):
                 tensor.raw_data = _codes(tuple(tensor.dims), share, f"{path}{index}")
-        said = estimate_graph(read_graph(copy), on)
-        each = _of_layers(said, layers, of)
-        for path, value in each.items():
-            rows[path].append(value)
-        rest.append((float(said.seconds or 0.0) if of == "seconds" else said.stored_bytes) - sum(each.values()))
-    # What is between the layers, such as the compression of the whole file, changes a little: that is theirs by size.
-    fixed = min(rest)
-    sizes = {path: sum(prod(tensor.dims) for tensor in own) for path, own in weights.items()}
-    whole = sum(sizes.values())
+        found_at.append(estimate_graph(read_graph(copy), on))
+    return _seconds(found_at, parts, shares) if of == "seconds" else _bytes(found_at, parts, shares)
+
+
+def _seconds(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares: Sequence[float]) -> Curves:
+    """The times of the layers' steps; what else changes between the shares, such as copies, is theirs by size."""
+    rows = [_of_layers(said, list(parts)) for said in found]
+    rest = [float(said.seconds or 0.0) - sum(row.values()) for said, row in zip(found, rows, strict=True)]
     values = {
-        path: tuple(value + (extra - fixed) * sizes[path] / whole for value, extra in zip(row, rest, strict=True))
-        for path, row in rows.items()
+        path: tuple(row[path] + (more - min(rest)) * part for row, more in zip(rows, rest, strict=True))
+        for path, part in parts.items()
     }
-    return Curves(fixed, tuple(shares), values)
+    return Curves(min(rest), tuple(shares), values)
+
+
+def _bytes(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares: Sequence[float]) -> Curves:
+    """The stored weights, by the layers' sizes: with the same share of zeros a weight takes the same in all of them.
+
+    What is not weights is an estimate that jumps from kernel to kernel, and counts as fixed: the largest of them.
+    """
+    weights = [said.stored.get("weights", said.stored.get("tables", 0)) for said in found]
+    others = max(said.stored_bytes - own for said, own in zip(found, weights, strict=True))
+    least = min(weights)
+    values = {path: tuple(part * (own - least) for own in weights) for path, part in parts.items()}
+    return Curves(float(others + least), tuple(shares), values)
 
 
 def _codes(shape: tuple[int, ...], zeros: float, name: str) -> bytes:
@@ -103,11 +115,11 @@ def _codes(shape: tuple[int, ...], zeros: float, name: str) -> bytes:
     return bytes(pack_int2(codes.reshape(shape)))
 
 
-def _of_layers(said: TargetEstimate, layers: Sequence[str], of: str) -> dict[str, float]:
-    """The part of every layer: its steps, which may be several."""
+def _of_layers(said: TargetEstimate, layers: Sequence[str]) -> dict[str, float]:
+    """Seconds of every layer: of its steps, which may be several."""
     wanted = dict.fromkeys(layers, 0.0)
     for step in said.steps:
         path = step.name if step.name in wanted else step.name.rpartition("/")[0]
         if path in wanted:
-            wanted[path] += float(step.seconds or 0.0) if of == "seconds" else step.weight_bytes
+            wanted[path] += float(step.seconds or 0.0)
     return wanted
