@@ -4,13 +4,13 @@ import copy
 import warnings
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from tern_lightning import to_plain
 from tern_lightning.exporter import ExportError, write_onnx
+from tern_lightning.exporter.runtime import run_onnx
 from tern_lightning.functional import twn
 
 parametrizations = nn.utils.parametrizations
@@ -42,8 +42,7 @@ def test_export(kind, activations):
     before, expected = net.state_dict(), net(x).detach().numpy()
     written = write_onnx(net, x, activations=activations)
     assert (set(written.ternary), written.dense) == ({"4"}, ("0", "2"))
-    session = onnxruntime.InferenceSession(written.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    found = run_onnx(written.model, [x.numpy()])[0]
     tolerance = 1e-5 if activations == "float32" else 0.05
     assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
     # The module is as it was, and can be trained on.
