@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
-from tests.tvm_schedules.compiling import compile_c, compile_model
+from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tests.tvm_schedules.recurrent_nets import Case, recurrent
 from tvm_schedules.errors import ModelError
@@ -94,8 +94,3 @@ def test_refuses_lengths_and_computed_weights() -> None:
     fed.graph.input.append(onnx.helper.make_tensor_value_info("R", 1, list(array.dims)))
     with pytest.raises(ModelError, match=r"node 'layer': RNN cannot be compiled: its weight 'R' is computed"):
         compile_model(fed, resolve("host"))
-
-
-def test_c_says_which_node_it_has_no_kernel_for() -> None:
-    with pytest.raises(ModelError, match="LSTM node 'layer'"):
-        compile_c(recurrent(Case("LSTM")), resolve("c"))
