@@ -378,6 +378,8 @@ def test_threads_are_woken_for_what_may_take_long(operator: str | None, wakes: b
 def test_a_short_network_wakes_threads_when_it_is_called_often(tmp_path: Path) -> None:
     """In a process of its own: threads sleep after one call, and take part after many at once."""
     tvm_schedules.build(networks.build("mlp", 0.8), tmp_path / "mlp", "host", samples=networks.samples("mlp"))
+    if b"tern_workers" not in (tmp_path / "mlp" / "model.so").read_bytes():
+        pytest.skip("on this CPU no loop of the network is shared among threads")
     code = f"""
 import os, time, tvm_schedules
 from tvm_schedules.artifact import load_samples
