@@ -294,7 +294,7 @@ class LatencyBudget(_Estimated):
 
     Example::
 
-        budget = LatencyBudget("pi4", milliseconds=5, input_shape=(1, 3, 32, 32))
+        budget = LatencyBudget("pi4", milliseconds=5, measured="pi4.json", input_shape=(1, 3, 32, 32))
         trainer = Trainer(callbacks=[TernaryCallback(), budget])
     """
 
