@@ -134,7 +134,7 @@ def _peer(model: Path, inputs: dict[str, Any], cpu: str, folder: Path, hot: int)
 
 
 def layer(name: str, zeros: float, target: str, folder: Path, hot: int = 0, peer: bool = True) -> dict[str, Region]:
-    """Counts one layer of :data:`.models.LAYERS`.
+    """Counts one layer of :data:`.models.LAYERS` or :data:`.models.LINEARS`.
 
     Args:
         name: Which.
@@ -145,15 +145,19 @@ def layer(name: str, zeros: float, target: str, folder: Path, hot: int = 0, peer
         peer: Whether to count onnxruntime too.
 
     Returns:
-        ``tern``: the convolution's step; ``onnxruntime``: a session of one ``QLinearConv``, less the call.
+        ``tern``: the layer's step; ``tern whole``: with the copies from float and to float; ``onnxruntime``, for
+        convolutions: a session of one ``QLinearConv``, less the call.
 
     Raises:
         board.BoardError: Something cannot be prepared or failed, or a result is wrong.
     """
-    one = models.LAYERS[name]
-    steps, _ = _tern(one.ours(zeros), target, folder, hot)
-    found = {"tern": next(s["region"] for s in steps if s["op"] == "Conv")}
-    if peer:
+    one: models.Layer | models.LinearLayer = models.LAYERS[name] if name in models.LAYERS else models.LINEARS[name]
+    steps, regions = _tern(one.ours(zeros), target, folder, hot)
+    found = {
+        "tern": max((step["region"] for step in steps), key=lambda region: region.counts["all"]),
+        "tern whole": regions["network"],
+    }
+    if peer and isinstance(one, models.Layer):
         path = folder / "peer.onnx"
         path.write_bytes(one.peer())
         found["onnxruntime"] = _peer(path, {"x": one.peer_input()}, CPUS[target], folder, hot)

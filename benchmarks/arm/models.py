@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tests.tvm_schedules.nets import Net, resnet
+from tvm_schedules.bench import networks
 
-__all__ = ["LAYERS", "Layer", "nothing", "resnet20"]
+__all__ = ["LAYERS", "LINEARS", "NETWORKS", "Layer", "LinearLayer", "nothing", "resnet20"]
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,44 @@ LAYERS = {
     "conv3x3-8": Layer(64, 64, 8, 3),
     "conv1x1": Layer(64, 64, 16, 1),
     "conv1x1-shared4": Layer(64, 64, 16, 1, shared=4),
+    "dense3x3": Layer(64, 64, 16, 3, dense=True),
     "stem": Layer(3, 16, 32, 3, dense=True),
-    "depthwise": Layer(1, 64, 16, 3, groups=64, dense=True),
+    "depthwise": Layer(1, 128, 16, 3, groups=128, dense=True),
 }
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer of one row of 8-bit inputs, which gives floats.
+
+    Args:
+        inputs: Inputs.
+        outputs: Outputs.
+        dense: 8-bit weights in place of ternary ones.
+    """
+
+    inputs: int
+    outputs: int
+    dense: bool = False
+
+    def ours(self, zeros: float) -> Any:
+        """ONNX model in this package's form; the input is quantized by another step."""
+        net = Net((1, self.inputs), seed=1)
+        weight = net.weight((self.outputs, self.inputs), None if self.dense else zeros, int8=True)
+        x = net.quantize("input_0", 0.02, 3)
+        return net.model(net.op("Gemm", x, weight, net.bias(self.outputs), transB=1))
+
+
+LINEARS = {"linear": LinearLayer(1024, 1024), "classifier": LinearLayer(1280, 1000, dense=True)}
 
 
 def resnet20(zeros: float) -> Any:
     """ResNet-20 for 32x32 images: dense 8-bit stem and classifier, ternary layers between."""
     return resnet([(16, 1)] * 3 + [(32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)], 32, zeros)
+
+
+NETWORKS = {"resnet20": resnet20, "mobilenetv2": lambda zeros: networks.build("mobilenetv2", zeros)}
+"""Name -> what makes the network with such a share of zeros."""
 
 
 def nothing(path: Path) -> Path:

@@ -10,10 +10,11 @@ from benchmarks.arm.count import CLASSES, Region
 __all__ = ["blocks", "row", "steps", "table"]
 
 
-def row(what: str, target: str, engine: str, region: Region, cycles: bool) -> dict[str, Any]:
-    """One engine's figures in JSON types; ``cycles`` are None without LLVM's tools."""
+def row(what: str, target: str, engine: str, region: Region, cycles: bool, zeros: float | None) -> dict[str, Any]:
+    """One engine's figures in JSON types; ``cycles`` are None without LLVM's tools, ``zeros`` where all is dense."""
     return {
         "what": what,
+        "zeros": zeros,
         "target": target,
         "engine": engine,
         "instructions": region.counts,
@@ -38,7 +39,7 @@ def _aligned(rows: list[list[str]]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Thousands of instructions by class and of cycles, and their ratios to onnxruntime's on the same CPU."""
-    lines = [["what", "target", "engine", *CLASSES, "ratio", "cycles", "ratio"]]
+    lines = [["what", "target", "engine", "zeros", *CLASSES, "ratio", "cycles", "ratio"]]
     peers = {(r["what"], r["target"]): r for r in rows if r["engine"] == "onnxruntime"}
     for r in rows:
         peer = peers.get((r["what"], r["target"]))
@@ -46,7 +47,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratio = f"{r['instructions']['all'] / peer['instructions']['all']:.3f}" if ours and peer else ""
         timed = f"{r['cycles'] / peer['cycles']:.3f}" if ours and peer and r["cycles"] and peer["cycles"] else ""
         counts = [_thousands(r["instructions"][k]) for k in CLASSES]
-        lines.append([r["what"], r["target"], r["engine"], *counts, ratio, _thousands(r["cycles"]), timed])
+        zeros = "" if r["zeros"] is None else f"{r['zeros']:.0%}"
+        lines.append([r["what"], r["target"], r["engine"], zeros, *counts, ratio, _thousands(r["cycles"]), timed])
     return _aligned(lines)
 
 

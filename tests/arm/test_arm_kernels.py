@@ -91,7 +91,23 @@ def linears() -> Any:
     return net.model(*found)
 
 
-MODELS = {"layers": layers, "odd": odd_layers, "linears": linears}
+def winograd() -> Any:
+    """3x3 convolutions of images with ends of tiles, channels with ends of blocks, and weights whose sums wrap."""
+    net = Net((2, 21, 9, 14), seed=11)
+    x, found = net.quantize("input_0", 0.02, 70), []
+    for rows, zeros, pads in [(19, None, [1] * 4), (8, None, [0] * 4), (13, 0.3, [2, 0, 1, 1]), (32, None, [1] * 4)]:
+        weight = net.weight((rows, 21, 3, 3), zeros, int8=True)
+        found.append(net.quantize(net.op("Conv", x, weight, net.bias(rows), pads=pads), 0.03, 100))
+        if rows == 19:  # planes that such a kernel wrote, read by another one, and a residual
+            inner = net.op("Conv", found[-1], net.weight((19, 19, 3, 3), None, int8=True), net.bias(19), pads=[1] * 4)
+            found.append(net.quantize(net.op("Add", inner, found[-1]), 0.05, 90))
+    signs = np.where(np.random.default_rng(0).random((8, 21, 3, 3)) < 0.9, 127, -127).astype(np.int8)
+    large = net.op("Conv", x, net.int8(signs, np.full(8, 1e-4)), net.bias(8), pads=[1] * 4)
+    found.append(net.quantize(large, 0.5, 128))
+    return net.model(*found)
+
+
+MODELS = {"winograd": winograd, "layers": layers, "odd": odd_layers, "linears": linears}
 
 
 CORES = {"a72": "cortex-a72", "a76": "cortex-a76", "neoverse-n2": "max,sve=off"}

@@ -20,6 +20,7 @@ from tvm_schedules.packing import (
     dense_conv,
     dense_conv_dot,
     dense_conv_panel,
+    dense_conv_winograd,
     depthwise_conv_dot,
     gpu_conv_dot,
     gpu_linear_dot,
@@ -113,6 +114,10 @@ def _dense_panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return dense_conv_panel.pack(_values(arrays, params), panel, params["length"], params["tile"])
 
 
+def _winograd(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return {"values": dense_conv_winograd.pack(_values(arrays, params), params["tile"])}
+
+
 def _depthwise_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return depthwise_conv_dot.pack(arrays["values"], window_from(params["window"]), halo_from(params["x"]))
 
@@ -182,6 +187,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "dense": _dense,
     "dense_dot": _dense_dot,
     "dense_panel": _dense_panel,
+    "winograd": _winograd,
     "depthwise_dot": _depthwise_dot,
     "mask": _mask,
     "divisor": _divisor,

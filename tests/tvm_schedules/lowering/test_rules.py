@@ -249,6 +249,39 @@ def test_linear_layers_of_bytes_add_up_in_16_bits_on_arm_without_dot_products(ze
     assert (spec.ternary, spec.blocks, spec.steps) == (zeros is not None, 2, 1 if zeros is not None else 2)
 
 
+@pytest.mark.parametrize(
+    ("target", "shape", "zeros", "how", "kernel"),
+    [
+        ("pi4", (64, 64, 3, 3), None, {}, "winograd"),
+        ("pi4", (64, 64, 3, 3), 0.4, {}, "winograd"),
+        ("pi4", (64, 64, 3, 3), 0.8, {}, "sparse"),
+        ("pi4", (64, 64, 3, 3), None, {"strides": [2, 2]}, "dense"),
+        ("pi4", (64, 32, 3, 3), None, {"group": 2}, "dense"),
+        ("pi4", (2, 64, 3, 3), None, {}, "dense"),  # transforms of many channels for few sums
+        ("pi4", (64, 1, 3, 3), None, {"group": 64}, "depthwise_widened"),
+        ("pi5", (64, 64, 3, 3), None, {}, "dense_panel"),
+        ("pi5", (64, 1, 3, 3), None, {"group": 64}, "depthwise_dot"),
+    ],
+)
+def test_kernels_of_3x3_convolutions_on_arm(
+    target: str, shape: tuple[int, ...], zeros: float | None, how: dict[str, Any], kernel: str
+) -> None:
+    net = Net((1, 64, 16, 16))
+    weight = net.weight(shape, zeros, int8=True)
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), weight, net.bias(shape[0]), pads=[1] * 4, **how)
+    assert spec_of(lowered(net, net.quantize(y, 0.1, 3), target=target), kernel)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "block", "blocks"), [(16, 8, 2), (4, 4, 1), (9, 9, 1), (15, 5, 3), (49, 7, 7), (1, 1, 1)]
+)
+def test_blocks_of_tiles_are_large_and_full(tiles: int, block: int, blocks: int) -> None:
+    net = Net((1, 64, 4, 4 * tiles))
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), net.weight((64, 64, 3, 3), None, int8=True), pads=[1] * 4)
+    spec = spec_of(lowered(net, net.quantize(y, 0.1, 3), target="pi4"), "winograd")
+    assert (spec.block, spec.blocks) == (block, blocks)
+
+
 def ternary(shape: tuple[int, ...], target: str, serial: int = 1000) -> CpuLowering:
     net = Net(shape)
     weight = net.ternary(np.ones((16, shape[1], 1, 1), np.int8), np.ones(16))

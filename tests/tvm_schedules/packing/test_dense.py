@@ -10,6 +10,7 @@ from tvm_schedules.packing import (
     dense_conv,
     dense_conv_dot,
     dense_conv_panel,
+    dense_conv_winograd,
     depthwise_conv_dot,
     linear,
     linear_dot,
@@ -154,6 +155,54 @@ def test_linear_layers_with_inputs_side_by_side(outputs: int, inputs: int, terna
         byte = int(found[o // tile, i // step, o % tile, i % 16])
         value = ((byte >> i % 64 // 16 * 2 & 3) ^ 2) - 2 if ternary else byte  # two bits with a sign
         assert value == (values[o, i] if o < outputs and i < inputs else 0)
+
+
+# Lavin and Gray's matrices for F(4x4, 3x3), of pixels and of sums. Rows of weights were times 4, 6, 6, 24, 24 and 1.
+PIXELS = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+SUMS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+FACTORS = 24 // np.array([4, 6, 6, 24, 24, 1])
+
+
+@pytest.mark.parametrize(("rows", "fan"), [(1, 1), (5, 8), (9, 11)])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_winograds_weights_give_the_sums_modulo_32_bits(rows: int, fan: int, extreme: bool) -> None:
+    rng = np.random.default_rng(rows)
+    values, pixels = rng.integers(-128, 128, (rows, fan, 1, 3, 3)), rng.integers(-128, 128, (fan, 6, 6))
+    if extreme:
+        values, pixels = np.where(values < 0, -128, 127), np.where(pixels < 0, -128, 127)
+    packed = dense_conv_winograd.pack(values.astype(np.int8), 8)
+    assert packed.shape == (-(-rows // 8), 36, -(-fan // 8) * 8, 8)
+    weights = packed.transpose(0, 3, 2, 1).reshape(-1, packed.shape[2], 6, 6).astype(np.int64)
+    assert not weights[rows:].any()
+    assert not weights[:, fan:].any()
+    transformed = np.einsum("ik,ckl,jl->cij", PIXELS, pixels, PIXELS)
+    assert np.abs(transformed).max() < 1 << 15
+    products = (weights[:rows, :fan] * transformed).sum(1)
+    scaled = SUMS * FACTORS
+    found = np.einsum("ik,okl,jl->oij", scaled, products, scaled)
+    want = np.zeros((rows, 4, 4), np.int64)
+    for i, j in np.ndindex(3, 3):
+        want += np.einsum("oc,cij->oij", values[:, :, 0, i, j], pixels[:, i : i + 4, j : j + 4])
+    np.testing.assert_array_equal(found, 576 * want)
+    low = (found * pow(9, -1, 1 << 32) & 0xFFFFFFFF).astype(np.uint32).view(np.int32) >> 6
+    np.testing.assert_array_equal(low, want)
+
+
+def test_winograds_sums_have_26_bits() -> None:
+    full = np.full((2, 230, 1, 3, 3), 127, np.int8)  # 229 channels of 127 and -128 as pixels are 33,505,344 in all
+    assert dense_conv_winograd.holds(full[:, :229])
+    assert not dense_conv_winograd.holds(full)
+    full[1] = 0
+    assert not dense_conv_winograd.holds(-full)
 
 
 @pytest.mark.parametrize("include_pad", [False, True])

@@ -39,6 +39,7 @@ class Spec:
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
+        arm: Whether the target is a 64-bit Arm, whose instructions may be called by name.
     """
 
     source: Halo | Strided
@@ -46,6 +47,7 @@ class Spec:
     vector: int
     parallel: bool
     fma: bool = False
+    arm: bool = False
 
 
 def strided(graph: Graph, name: str, rows: bool) -> Strided:

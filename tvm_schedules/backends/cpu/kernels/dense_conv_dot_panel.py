@@ -17,12 +17,10 @@ from tvm_schedules.backends.cpu.kernels.common.dot_layer import DotLayer
 from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot
 from tvm_schedules.backends.cpu.kernels.common.epilogue import (
     fill_borders,
-    store_channels,
-    store_pixels,
-    stores_channels,
+    store_quads,
     views_of,
 )
-from tvm_schedules.backends.cpu.kernels.common.tiles import transposed, zipped
+from tvm_schedules.backends.cpu.kernels.common.tiles import zipped
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import Halo, Window
@@ -267,18 +265,8 @@ class _Code:
                 block.step(memory, self._place(steps + k) + begins, self.values, first + (k + taps) * each, width)
             steps, taps = steps + count, taps + count * width
         for quad in range(-(-channels // 4)):
-            self._finish(block.sums(quad), n, o + 4 * quad, begin + strip, min(4, channels - 4 * quad))
-
-    def _finish(self, sums: list[Any], n: Any, o: Any, p: Any, channels: int) -> None:
-        """The epilogue of up to four output channels from ``o`` on, of the pixels from ``p`` on."""
-        e, ep = self.e, self.spec.epilogue
-        rows = [e.cast(value, "float32x4") for value in sums]
-        if channels == 4 and stores_channels(ep):
-            store_channels(e, ep, self.views, rows, n, o, p)
-            return
-        for at in range(0, len(rows), 4):
-            for c, value in enumerate(transposed(e, rows[at : at + 4])[:channels]):
-                store_pixels(e, ep, self.views, value, n, o + c, p + at, 4)
+            end = (n, o + 4 * quad, begin + strip, min(4, channels - 4 * quad))
+            store_quads(e, spec.epilogue, self.views, block.sums(quad), *end)
 
     def _place(self, step: Any) -> Any:
         """Where a step begins in the panel."""

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tvm_schedules.backends.cpu.kernels.common.activations import activated
+from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.layout import ALIGN, Halo
 from tvm_schedules.lowering.epilogue import Epilogue
@@ -22,6 +23,7 @@ __all__ = [
     "store_four",
     "store_pairs",
     "store_pixels",
+    "store_quads",
     "stores_channels",
     "views_of",
 ]
@@ -235,6 +237,30 @@ def store_channels(e: Emitter, ep: Epilogue, views: dict[str, Any], accs: list[A
             for k in range(each):
                 part = e.bits(e.shuffle([value], [k]), f"uint8x{width}")
                 e.store(views["out"], _plane(ep.out, n, o + first + k) + p + at, part, width)
+
+
+def store_quads(
+    e: Emitter, ep: Epilogue, views: dict[str, Any], sums: Sequence[Any], n: Any, o: Any, p: Any, channels: int
+) -> None:
+    """Epilogue of int32 accumulators of up to four output channels a vector, of the pixels from ``p`` on.
+
+    Args:
+        e: Emitter of the function.
+        ep: The static part of the epilogue.
+        views: Buffers of the epilogue's arguments.
+        sums: A vector a pixel, whole fours of them.
+        n: Image.
+        o: First of the output channels.
+        p: First pixel.
+        channels: How many output channels there are.
+    """
+    rows = [e.cast(value, "float32x4") for value in sums]
+    if channels == 4 and stores_channels(ep):
+        store_channels(e, ep, views, rows, n, o, p)
+        return
+    for at in range(0, len(rows), 4):
+        for c, value in enumerate(transposed(e, rows[at : at + 4])[:channels]):
+            store_pixels(e, ep, views, value, n, o + c, p + at, 4)
 
 
 def _narrowed(e: Emitter, ep: Epilogue, views: dict[str, Any], ys: list[Any]) -> Any:
