@@ -114,6 +114,19 @@ def _grouped(group: tuple[int, int], shares: tuple[float, ...]) -> list[Recipe]:
     return [Recipe(f"{name}-{100 * zeros:g}", "twn", {"factor": 0.0}, zeros, group=group) for zeros in shares]
 
 
+def _thresholds(shares: tuple[float, ...]) -> list[Recipe]:
+    """Recipes in which TWN's own threshold stays on beside a schedule: a few zeros more, and no binary network first.
+
+    While the schedule is still at its start, weights without a threshold are all plus or minus one level.
+    """
+    groups = {"twn": None, "twn-2x1": (2, 1), "twn-4x1": (4, 1)}
+    return [
+        Recipe(f"{name}-{100 * zeros:g}-threshold", zeros=zeros, group=group)
+        for name, group in groups.items()
+        for zeros in shares
+    ]
+
+
 def _penalized(group: tuple[int, int], shares: tuple[float, ...], strength: float) -> list[Recipe]:
     """Recipes that shrink such blocks from the start and prune them in the middle, all at once; strength 0: no penalty.
 
@@ -180,6 +193,7 @@ RECIPES: tuple[Recipe, ...] = (
     *_grouped((2, 1), (0.5, 0.7, 0.8, 0.9, 0.95)),
     *_grouped((4, 1), (0.5, 0.7, 0.8, 0.9, 0.95)),
     *(one for strength in (0.0, 0.03, 0.1, 0.3) for one in _penalized((4, 1), (0.8, 0.9), strength)),
+    *_thresholds((0.5, 0.7, 0.8, 0.9, 0.95)),
     Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
     Recipe("twn-ends", ends=True),
     _taught("90", 0.3),

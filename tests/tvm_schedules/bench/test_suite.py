@@ -42,6 +42,13 @@ def test_networks_have_the_asked_zeros(name: str, ternary: int) -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.02)
 
 
+def test_cases_are_networks_that_can_be_made() -> None:
+    known = {**networks.NETWORKS, **networks.LINEAR, **networks.LAYERS}
+    assert {case.network for case in CASES.values()} == set(known)
+    shared = CASES["resnet18-shared4"]
+    assert (shared.network, shared.shared, CASES["resnet18"].network) == ("resnet18", 4, "resnet18")
+
+
 def test_counts_of_multiplications_are_those_of_the_papers() -> None:
     """PERF tables of peers count 40.8 M for ResNet-20, 1814 M for ResNet-18, 300.8 M for MobileNetV2."""
     for name, wanted in (("resnet20", 40.8e6), ("resnet18", 1814e6), ("mobilenetv2", 300.8e6)):

@@ -21,16 +21,23 @@ class Case:
     """One network.
 
     Args:
-        name: Key of the tables in :mod:`~tvm_schedules.bench.networks`.
+        name: Key of the tables in :mod:`~tvm_schedules.bench.networks`, and ``-shared4`` for ``shared``.
         group: ``network``, ``linear`` or ``layer``; layers are not compared with peers.
         targets: What is to be reached: best peer's time by ours, by share of zeros.
         floats: Whether 32-bit float activations are measured as well.
+        shared: So many neighboring output channels have their zeros at the same places, as trained blocks do.
     """
 
     name: str
     group: str
     targets: dict[int, float]
     floats: bool = False
+    shared: int = 1
+
+    @property
+    def network(self) -> str:
+        """Key of the tables in :mod:`~tvm_schedules.bench.networks`."""
+        return self.name.removesuffix(f"-shared{self.shared}")
 
 
 CASES = {
@@ -39,6 +46,7 @@ CASES = {
         Case("resnet20", "network", {50: 1.0, 80: 1.8, 90: 2.0}, True),
         Case("resnet56", "network", {50: 1.0, 80: 1.8, 90: 2.0}, True),
         Case("resnet18", "network", {50: 1.0, 80: 2.0, 90: 3.0}, True),
+        Case("resnet18-shared4", "network", {50: 1.5, 80: 3.0, 90: 4.2}, shared=4),
         Case("mobilenetv2", "network", {50: 1.0, 80: 1.6, 90: 2.0}, True),
         Case("mlp", "network", {50: 1.2, 80: 1.5, 90: 2.0}),
         *(Case(name, "linear", {}) for name in networks.LINEAR),

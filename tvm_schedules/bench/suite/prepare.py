@@ -111,7 +111,7 @@ def contenders(
         ours[f"tern {FLOAT_ZEROS}% float32"] = (FLOAT_ZEROS, "float32")
     found = []
     for name, (zeros, activations) in ours.items():
-        path = _library(case.name, folder, zeros, activations, say, tune)
+        path = _library(case, folder, zeros, activations, say, tune)
         engine = peers.ours(path, store.read_metadata(path))
         made = Engine(name, engine.kind, engine.path, engine.bytes)
         found.append(Contender(made, path, zeros, ours=True, floats=activations == "float32"))
@@ -143,15 +143,15 @@ def contenders(
     return found, skipped
 
 
-def _library(name: str, folder: Path, zeros: int, activations: str, say: Say, tune: Any) -> Path:
+def _library(case: Case, folder: Path, zeros: int, activations: str, say: Say, tune: Any) -> Path:
     """Our library, made anew when the package has changed."""
     suffix = ("-float32" if activations == "float32" else "") + ("-tuned" if tune else "")
 
     def make(path: Path) -> None:
-        say(f"{name}: build for {zeros}% zeros, {activations} activations")
+        say(f"{case.name}: build for {zeros}% zeros, {activations} activations")
         extra = {"tune": tune} if tune else {}
-        samples = networks.samples(name)
-        build(networks.build(name, zeros / 100, activations), path, "host", samples=samples, **extra)
+        model = networks.build(case.network, zeros / 100, activations, shared=case.shared)
+        build(model, path, "host", samples=networks.samples(case.network), **extra)
 
     return _kept(folder / f"tern-{zeros}{suffix}", source_hash(), make)
 

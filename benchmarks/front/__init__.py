@@ -1,0 +1,1 @@
+"""Accuracy over time: what structure that was trained gains."""

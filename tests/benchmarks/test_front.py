@@ -1,0 +1,67 @@
+"""What the page of accuracy over time says of structure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.front import page
+from benchmarks.front.__main__ import found
+from benchmarks.methods.recipes import RECIPES
+from benchmarks.methods.report import Row
+
+
+def row(name: str, lost: float, seeds: int = 2) -> Row:
+    by_seed = {seed: lost + 0.1 * seed for seed in range(seeds)}
+    return Row(name, 0.8, seeds, 90.0, None, lost, 0.82, 1.0, 9.0, 1.0, by_seed)
+
+
+ROWS = [
+    row("twn-50-threshold", 1.0),
+    row("twn-80-threshold", 2.0),
+    row("twn-70-threshold", 2.5),  # slower and worse than the one before: not on the curve
+    row("twn-90-threshold", 4.0),
+    row("twn-4x1-80-threshold", 1.5),
+    row("twn-4x1-95-threshold", 5.0),
+]
+TIMES = dict(zip((one.name for one in ROWS), (4.0, 2.0, 3.0, 1.0, 1.0, 0.5), strict=True))
+
+
+def test_gains_are_read_off_the_curve_of_single_weights() -> None:
+    """Fours at 80 % take 1 ms and lose 1.5: single weights lose 4.0 in 1 ms, and 1.5 in 3 ms."""
+    (best, points, saved), (fast, no_points, no_saved) = page.gains(ROWS, TIMES)
+    assert (best.name, points) == ("twn-4x1-80-threshold", 2.5)
+    assert saved == pytest.approx(1 - 1 / 3)
+    assert (fast.name, no_points, no_saved) == ("twn-4x1-95-threshold", None, None)
+
+
+def data() -> dict[str, object]:
+    counted = {"twn-50-threshold": {"a72": {"instructions": 9.0, "cycles": 1234.0}}}
+    used = {"patterns": 3, "pool": 1}
+    rows = [{"recipe": n, "ms": ms, "kernels": used, "counted": counted.get(n, {})} for n, ms in TIMES.items()]
+    peers = [{"recipe": name, "ms": 7.0, "kernels": {}, "counted": {}} for name in (page.FLOAT, page.PEER)]
+    return {"rows": rows + peers, "cores": ["a72"], "machine": {"cpu": "Some CPU"}, "when": "2000-01-01"}
+
+
+def test_page_says_what_was_found() -> None:
+    text = "\n".join(page.page(data(), ROWS, (4, 3)))
+    assert "takes 7.000 ms in our library and 7.000 ms in onnxruntime" in text
+    assert "| 80 %, single weights | 82.0 | 2 | 1.00 ± 0.07 | 4.0000 | 1,234 | 3 patterns |" in text
+    assert "- this CPU, fours: worth it: at best +2.50 points at equal time (80 % pruned), +67 % of time saved" in text
+    assert "- this CPU, pairs: not comparable" in text
+    assert "- Cortex-A72, fours: not comparable" in text
+
+
+def test_recipes_of_the_page_are_there() -> None:
+    kinds = [page.kind(row(recipe.name, 0.0)) for recipe in RECIPES]
+    assert {kind: kinds.count(kind) for kind in page.KINDS.values()} == {"single weights": 5, "pairs": 5, "fours": 5}
+
+
+def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no float/model\.onnx: train with --onnx"):
+        found(tmp_path, 0, ["*"])
+    for name in ("twn-80", "float", "ttq"):
+        (tmp_path / "seed-0" / name).mkdir(parents=True)
+        (tmp_path / "seed-0" / name / "model.onnx").touch()
+    assert list(found(tmp_path, 0, ["twn*"])) == ["float", "twn-80"]
