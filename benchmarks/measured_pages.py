@@ -1,4 +1,4 @@
-"""Texts of the pages that are made of ``benchmarks/measured``: digits, verification, times and ARM.
+"""Texts of the pages that are made of ``benchmarks/measured``: digits, verification, times, shared zeros and ARM.
 
 :mod:`benchmarks.pages` writes them. A JSON file there is what a command wrote, with machine, date and command, except
 for ``milliseconds.json`` and ``training-step.json``, which keep what was printed.
@@ -312,6 +312,41 @@ def _floats(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _pair(numbers: Sequence[float]) -> str:
     return " / ".join(f"{number:.2f}" for number in numbers)
+
+
+def shared_zeros(data: Mapping[str, Any]) -> list[str]:
+    """The page about zeros that output channels share, of what ``benchmarks.shared_zeros --json`` wrote."""
+    avx2 = " with AVX2" if "avx2" in data["machine"]["features"] else ""
+    lines = [
+        "# Shared zeros: single layers",
+        "",
+        *_text(
+            f"3x3 layers of 8-bit activations with random codes, on one thread of an {data['machine']['cpu']}{avx2},",
+            f"{data['when'][:10]}: `{data['command']}`. Our two kernels and onnxruntime's",
+            f'dense int8 took turns, and the least time of {data["turns"]} turns counts. "Lists" is the faster of the',
+            'kernels that read lists of single channels. "Chosen" is what a build takes. The',
+            "[guide](../guides/shared-zeros.md) says how such weights are trained.",
+        ),
+        _row(
+            "channels, image",
+            "zeros",
+            "channels that share them",
+            "lists, us",
+            "shared, us",
+            "onnxruntime, us",
+            "lists / shared",
+            "onnxruntime / shared",
+            "chosen",
+        ),
+        "|---|" + "---:|" * 7 + "---|",
+    ]
+    for row in data["rows"]:
+        times = [row[f"{name}_us"] for name in ("lists", "shared", "onnxruntime")]
+        ratios = (f"{time / times[1]:.2f}" for time in (times[0], times[2]))
+        layer = f"{row['channels']}, {row['size']}x{row['size']}"
+        counts = (_percent(row["zeros"], 0), str(row["group"]))
+        lines.append(_row(layer, *counts, *(f"{time:.0f}" for time in times), *ratios, f"`{row['chosen']}`"))
+    return lines
 
 
 STEP_NAMES = {"float": "the float step against itself", "frozen twn": "`twn`, frozen codes"}

@@ -187,6 +187,7 @@ def pages() -> dict[Path, str]:
             measured_pages.digits([read("digits"), read("digits-sparse")]),
         ),
         "verification": (("verification.json",), measured_pages.verification(read("verification"))),
+        "shared-zeros": (("shared-zeros.json",), measured_pages.shared_zeros(read("shared-zeros"))),
         "arm": (("arm.json",), measured_pages.arm(read("arm"))),
         "mcu": (
             ("mcu.json", "../mcu/cmsis_nn.json"),

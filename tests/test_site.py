@@ -94,26 +94,49 @@ def test_pages_of_methods_show_options_presets_and_measurements() -> None:
     assert "| `ttq-cifar10` | ResNet-56, CIFAR-10: +0.36 points | | abstract |" in table
 
 
-def test_the_table_of_operators_is_what_the_compiler_does(tmp_path: Path) -> None:
+def test_the_operators_of_c_are_those_that_it_knows() -> None:
+    """Both ways: what its back end has is accepted and in the table, and nothing else is."""
     pytest.importorskip("tvm")
-    from onnx import TensorProto, helper
     from sitetools import operators
 
-    import tvm_schedules
-    from tvm_schedules.errors import UnsupportedOperatorError
+    from tvm_schedules.backends.c.operators import known
+
+    kernels = {"Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten"}
+    own = {name for name in known() if ":" not in name} | kernels | {"QuantizeLinear", "DequantizeLinear"}
+    found = operators.supported("c")
+    assert {name for name, forms in found.items() if any(forms)} == own
+    assert found["Softmax"] == (True, True)
+    assert found["Sqrt"] == (False, True)
+    assert found["ArgMax"] == (True, False)
+    assert found["Gather"] == (False, False)
+
+
+def test_graphics_processors_have_the_operators_of_the_cpu_but_recurrent_ones() -> None:
+    pytest.importorskip("tvm")
+    from sitetools import operators
+
+    asked = operators.supported("opencl", ["GRU", "LSTM", "RNN", "LogSoftmax"])
+    assert asked == {"GRU": (False, False), "LSTM": (False, False), "RNN": (False, False), "LogSoftmax": (True, True)}
+
+
+def test_kernels_are_listed() -> None:
+    from sitetools import operators
 
     assert set(operators.kernels("cpu")) >= {"sparse", "dense", "linear", "repack"}
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node("Sqrt", ["x"], ["y"])],
-            "one",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
-        ),
-        opset_imports=[helper.make_opsetid("", 22)],
-        ir_version=10,
-    )
-    found = operators.supported("c", ["Sqrt", "Relu"])
-    assert found == {"Sqrt": False, "Relu": True}
-    with pytest.raises(UnsupportedOperatorError, match="Sqrt"):
-        tvm_schedules.build(model.SerializeToString(), output=tmp_path / "out", target="c", verify=False)
+
+
+@pytest.mark.slow
+def test_the_operators_of_the_cpu_are_those_that_it_takes() -> None:
+    """What is listed is compiled and agrees with onnxruntime; what is listed as refused is refused."""
+    pytest.importorskip("tvm")
+    pytest.importorskip("onnxruntime")
+    from sitetools import operators
+
+    from benchmarks.zoo.operators import ACCEPTED, tests_of, verdict
+
+    asked = json.loads(operators.ASKED.read_text())
+    wrong = [one for one, name in asked["accepted"].items() if verdict(name)[0] not in ACCEPTED]
+    assert wrong == []
+    assert [one for one, name in asked["refused"].items() if verdict(name)[0] != "refused"] == []
+    assert asked["accepted"].keys() | asked["refused"].keys() <= tests_of().keys()
+    assert len(asked["accepted"]) > 100

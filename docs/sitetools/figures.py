@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.measured_pages import zeros_of
 from sitetools.links import ROOT
 
 RESULTS = ROOT / "benchmarks" / "methods" / "results"
+MEASURED = ROOT / "benchmarks" / "measured"
 
 
 def figures() -> dict[str, Any]:
@@ -19,8 +21,10 @@ def figures() -> dict[str, Any]:
         ``lost`` to float and the ``size`` in kB, from the comparison on drawn characters with two epochs and with
         eight. ``zen4``: by network, kind of library and engine, how many times as fast the library is, on one thread.
         ``digits``: the accuracy of the float network of ``make demo`` and the share of one image in per cent.
+        ``shared``: how many times as fast layers whose zeros are shared are, see :func:`_shared`. ``sizes``: installed
+        packages in MB, programs for boards without Python in KB, a ResNet-20 as C in KB.
     """
-    run = json.loads((ROOT / "benchmarks" / "measured" / "digits.json").read_text())
+    run = json.loads((MEASURED / "digits.json").read_text())
     return {
         "glyphs": _recipes("glyphs-resnet20-s2"),
         "glyphs_longer": _recipes("8-epochs/glyphs-resnet20-s2"),
@@ -29,7 +33,10 @@ def figures() -> dict[str, Any]:
             "float": f"{100 * run['accuracy']['float']:.2f} %",
             "images": str(run["images"]),
             "one": f"{100 / run['images']:.2f}",
+            "zeros": f"{100 * zeros_of(run):.0f} %",
         },
+        "shared": _shared(json.loads((MEASURED / "shared-zeros.json").read_text())["rows"]),
+        "sizes": _sizes(json.loads((MEASURED / "sizes.json").read_text())),
     }
 
 
@@ -45,6 +52,30 @@ def _recipe(row: Mapping[str, Any]) -> dict[str, str]:
     if row["size"] is not None:
         found["size"] = f"{row['size'] / 1000:.1f}"
     return found
+
+
+def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Ratios of all layers in words, ``lists`` and ``onnxruntime`` over ours, by kind: ``80 by 4`` and the like."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        kind = found.setdefault(f"{100 * row['zeros']:.0f} by {row['group']}", {"lists": [], "onnxruntime": []})
+        for peer, ratios in kind.items():
+            ratios.append(row[f"{peer}_us"] / row["shared_us"])
+    return {
+        kind: {
+            peer: f"{', '.join(f'{one:.1f}' for one in ratios[:-1])} and {ratios[-1]:.1f}"
+            for peer, ratios in peers.items()
+        }
+        for kind, peers in found.items()
+    }
+
+
+def _sizes(data: Mapping[str, Any]) -> dict[str, str]:
+    libraries = sum(size for name, size in data["programs"].items() if name.startswith("lib"))
+    packages = {name: f"{one['bytes'] / 1e6:.0f} MB" for name, one in data["installed"].items()}
+    programs = {name: f"{size / 1000:.0f} KB" for name, size in data["programs"].items()}
+    network = {part: f"{data['c'][part] / 1000:.0f} KB" for part in ("flash", "ram")}
+    return {**packages, **programs, **network, "runtime": f"{libraries / 1e6:.1f} MB"}
 
 
 def _ratios(machine: str) -> dict[str, dict[str, dict[str, str]]]:

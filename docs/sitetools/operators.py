@@ -1,102 +1,145 @@
-"""Which operators target ``c`` has, found by asking it: small networks are compiled, each with one operator."""
+"""Tables of operators and kernels, asked of the code: small networks are lowered for ``c``, each with one operator."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from sitetools.links import DOCS, write_changed
+from sitetools.links import DOCS, ROOT, write_changed
 
 PAGES = DOCS / "generated" / "operators"
+ASKED = ROOT / "benchmarks" / "zoo" / "operators.json"
+FORMS = ("floats", "bytes")
+"""What an operator works on: floats, or tensors that are rounded to 8 bits, as its result is."""
 Case = tuple[tuple[int, ...], list[Any], dict[str, Any]]
 IMAGE = (1, 8, 6, 6)
 ROW = (1, 8)
-WEIGHT = np.zeros((8, 8, 3, 3), np.float32)
+STEPS = (3, 1, 8)
+WEIGHT = np.linspace(-1, 1, 8 * 8 * 9, dtype=np.float32).reshape(8, 8, 3, 3)
 ONE = np.ones(8, np.float32)
+SCALE, ZERO = np.full((), 0.1, np.float32), np.full((), 128, np.uint8)
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+TWO = ("Add", "Concat")
+"""Operators of two computed tensors, as a residual is."""
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that are there in pairs, in both forms."""
 
 
 def _cases() -> dict[str, Case]:
     """Input shape, constant inputs and attributes of a small node of every operator that is asked for."""
     ints = lambda *values: np.array(values, np.int64)  # noqa: E731
-    zero, scale = np.zeros((), np.uint8), np.full((), 0.1, np.float32)
-    plain = ["Identity", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "Elu", "Exp", "Sqrt", "Softmax"]
-    cases: dict[str, Case] = {name: (IMAGE, [], {}) for name in plain}
-    cases |= {name: (IMAGE, [np.ones(IMAGE, np.float32)], {}) for name in ("Add", "Sub", "Mul", "Div", "Max")}
+    plain = (
+        "Identity Relu LeakyRelu Sigmoid Tanh Gelu HardSwish HardSigmoid Elu Exp Sqrt Softmax Abs Neg Erf Reciprocal"
+    )
+    plain += (
+        " Softplus Softsign Swish Cos Log Sum GlobalAveragePool GlobalMaxPool Flatten Transpose ReduceMax ReduceMin"
+    )
+    plain += " ReduceMean ReduceSum LogSoftmax Add Concat"
+    cases: dict[str, Case] = {name: (IMAGE, [], {}) for name in plain.split()}
+    cases |= {name: (IMAGE, [np.ones(IMAGE, np.float32)], {}) for name in ("Sub", "Mul", "Div", "Max", "Min", "Pow")}
     cases |= {name: (IMAGE, [], {"kernel_shape": [2, 2], "strides": [2, 2]}) for name in ("MaxPool", "AveragePool")}
-    cases |= {name: (IMAGE, [], {}) for name in ("GlobalAveragePool", "GlobalMaxPool", "Flatten")}
-    cases |= {name: (IMAGE, [ONE, ONE], {}) for name in ("InstanceNormalization",)}
+    cases |= {name: (IMAGE, [], {"axis": 1}) for name in ("ArgMax", "ArgMin", "Concat")}
+    cases |= {name: (STEPS, _matrices(gates), {"hidden_size": 8}) for name, gates in GATES.items()}
+    cases |= {name: (IMAGE, [SCALE, ZERO], {}) for name in PAIR}
     others: dict[str, Case] = {
         "Conv": (IMAGE, [WEIGHT], {"pads": [1, 1, 1, 1]}),
         "ConvTranspose": (IMAGE, [WEIGHT], {}),
         "Gemm": (ROW, [WEIGHT[:, :, 0, 0], ONE], {}),
         "MatMul": (ROW, [WEIGHT[:, :, 0, 0]], {}),
         "BatchNormalization": (IMAGE, [ONE, ONE, ONE, ONE], {}),
+        "InstanceNormalization": (IMAGE, [ONE, ONE], {}),
+        "GroupNormalization": (IMAGE, [ONE, ONE], {"num_groups": 2}),
         "LayerNormalization": (ROW, [ONE, ONE], {}),
         "Clip": (IMAGE, [np.float32(0), np.float32(6)], {}),
         "PRelu": (IMAGE, [ONE[:, None, None]], {}),
-        "Concat": (IMAGE, [np.ones(IMAGE, np.float32)], {"axis": 1}),
         "Pad": (IMAGE, [ints(0, 0, 1, 1, 0, 0, 1, 1)], {}),
         "Slice": (IMAGE, [ints(0), ints(2), ints(1)], {}),
+        "Split": (IMAGE, [ints(8)], {"axis": 1}),
+        "Expand": (IMAGE, [ints(2, 8, 6, 6)], {}),
         "Reshape": (IMAGE, [ints(1, 288)], {}),
-        "Transpose": (IMAGE, [], {"perm": [0, 2, 3, 1]}),
         "Gather": (IMAGE, [ints(0, 2)], {"axis": 1}),
-        "ReduceMean": (IMAGE, [ints(2, 3)], {}),
         "Resize": (IMAGE, [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], {}),
-        "QuantizeLinear": (IMAGE, [scale, zero], {}),
         "DepthToSpace": (IMAGE, [], {"blocksize": 2}),
     }
-    return cases | others
+    return dict(sorted((cases | others).items()))
 
 
-def model_of(name: str) -> bytes:
-    """A network of a layer and one operator after it, as ONNX."""
+def _matrices(gates: int) -> list[np.ndarray]:
+    """The weights of a recurrent operator of eight units."""
+    made = np.linspace(-1, 1, gates * 64, dtype=np.float32).reshape(1, gates * 8, 8)
+    return [made, made[:, ::-1].copy()]
+
+
+def model_of(name: str, form: str = "floats") -> bytes:
+    """A network of a layer and one operator after it, as ONNX.
+
+    Args:
+        name: Of the operator.
+        form: One of :data:`FORMS`.
+    """
     from onnx import TensorProto, helper, numpy_helper, shape_inference
 
     shape, constants, attributes = _cases()[name]
-    names = [f"c{index}" for index in range(len(constants))]
-    first = WEIGHT[:, :, :1, :1] if len(shape) == 4 else WEIGHT[:, :, 0, 0]
-    before = helper.make_node("Conv" if len(shape) == 4 else "MatMul", ["x", "first"], ["h"])
-    others = ["x"] if name == "Add" else names  # a sum of two images, as a residual is
-    nodes = [before, helper.make_node(name, ["h", *others], ["y"], **attributes)]
-    kept = [numpy_helper.from_array(np.ascontiguousarray(first), "first")]
-    kept += [numpy_helper.from_array(np.asarray(value), key) for key, value in zip(names, constants, strict=True)]
-    if name == "QuantizeLinear":  # and back, so that the output is float
-        nodes[1].output[0] = "q"
-        nodes.append(helper.make_node("DequantizeLinear", ["q", *names], ["y"]))
+    kept = {f"c{index}": value for index, value in enumerate(constants)}
+    first = np.ascontiguousarray(WEIGHT[:, :, :1, :1] if len(shape) == 4 else WEIGHT[:, :, 0, 0])
+    nodes = [helper.make_node("Conv" if len(shape) == 4 else "MatMul", ["x", "first"], ["h"])]
+    if name in PAIR:
+        nodes += _rounded("h", "y")
+    elif form == "bytes":
+        nodes += [*_rounded("h", "h8"), *_rounded("x", "x8")]
+        nodes.append(helper.make_node(name, ["h8", *(["x8"] if name in TWO else kept)], ["z"], **attributes))
+        nodes += _rounded("z", "y")
+    else:
+        nodes.append(helper.make_node(name, ["h", *(["x"] if name in TWO else kept)], ["y"], **attributes))
+    made_of = {"first": first, "scale": SCALE, "zero": ZERO, **kept}
+    known = shape if name == "GroupNormalization" else None  # a function in ONNX, whose shapes are not inferred
+    result = TensorProto.INT64 if name.startswith("Arg") and form == "floats" else TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        kept,
+        [helper.make_tensor_value_info("y", result, known)],
+        [numpy_helper.from_array(np.asarray(value), key) for key, value in made_of.items()],
+        value_info=[helper.make_tensor_value_info("z", TensorProto.FLOAT, known)] if known else None,
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    return bytes(shape_inference.infer_shapes(made).SerializeToString())
+    opset = helper.make_opsetid("", 24 if name == "Swish" else 22)
+    return bytes(shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[opset])).SerializeToString())
 
 
-def supported(target: str, operators: Sequence[str] | None = None) -> dict[str, bool]:
-    """Whether a target compiles each of some operators, or of all that there is a case for."""
-    import tvm_schedules
+def _rounded(tensor: str, result: str) -> list[Any]:
+    """A tensor rounded to 8 bits, as numbers again."""
+    from onnx import helper
+
+    return [
+        helper.make_node("QuantizeLinear", [tensor, "scale", "zero"], [f"{tensor}_q"]),
+        helper.make_node("DequantizeLinear", [f"{tensor}_q", "scale", "zero"], [result]),
+    ]
+
+
+def supported(target: str, operators: Sequence[str] | None = None) -> dict[str, tuple[bool, ...]]:
+    """Which of :data:`FORMS` a target compiles, of each of some operators or of all that there is a case for."""
+    from tvm_schedules import pipeline
     from tvm_schedules.errors import UnsupportedOperatorError
+    from tvm_schedules.targets.registry import resolve
 
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in operators or sorted(_cases()):
-            try:
-                tvm_schedules.build(model_of(name), output=Path(folder) / name, target=target, verify=False)
-            except UnsupportedOperatorError:
-                found[name] = False
-            else:
-                found[name] = True
-    return found
+    def compiles(name: str, form: str) -> bool:
+        if name.startswith("Arg") and form == "bytes":
+            return False  # its result is a number of an element, and no tensor that is rounded
+        try:
+            pipeline.compile_graph(pipeline.read_graph(model_of(name, form)), spec)
+        except UnsupportedOperatorError:
+            return False
+        return True
+
+    spec = resolve(target)
+    return {name: tuple(compiles(name, form) for form in FORMS) for name in operators or _cases()}
 
 
 def kernels(back_end: str) -> dict[str, str]:
@@ -112,17 +155,29 @@ def kernels(back_end: str) -> dict[str, str]:
     }
 
 
+def compared() -> set[str]:
+    """Operators that tests compare with onnxruntime over odd shapes, on CPUs and through OpenCL."""
+    from tests.tvm_schedules.fallback.operator_cases import CASES
+
+    return {node.op_type for build in CASES.values() for node in build().graph.node}
+
+
 def write_pages() -> None:
     """Write the tables that the pages of back ends include."""
     from tvm_schedules.backends import registry
-    from tvm_schedules.compat.operators import known_onnx_operators
 
-    found = supported("c")
-    lines = ["| Operator | target `c` |", "|---|---|"]
-    lines += [f"| {name} | {'yes' if there else ''} |" for name, there in found.items()]
+    lines = ["| Operator | on floats | on bytes |", "|---|---|---|"]
+    for name, forms in supported("c").items():
+        lines.append(f"| {name} | {' | '.join('yes' if there else '' for there in forms)} |")
     write_changed(PAGES / "c.txt", "\n".join(lines) + "\n")
     for back_end in (module.split(".")[-2] for module in registry.MODULES):
         rows = [f"| `{name}` | {text} |" for name, text in sorted(kernels(back_end).items())]
         write_changed(PAGES / f"kernels-{back_end}.txt", "\n".join(["| Kernel | |", "|---|---|", *rows]) + "\n")
-    names = sorted(name for name in known_onnx_operators() if "." not in name)
-    write_changed(PAGES / "general.txt", ", ".join(f"`{name}`" for name in names) + "\n")
+    asked, here = json.loads(ASKED.read_text()), compared()
+    write_changed(PAGES / "compared.txt", _listed(here))
+    write_changed(PAGES / "accepted.txt", _listed(set(asked["accepted"]) - here))
+    write_changed(PAGES / "refused.txt", _listed(set(asked["refused"]) - here))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) + "\n"

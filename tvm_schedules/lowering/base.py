@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tvm_schedules.common.reading import reading_model
-from tvm_schedules.errors import ModelError
+from tvm_schedules.errors import ModelError, UnsupportedOperatorError
 from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -162,7 +162,10 @@ class Lowering(ABC):
     def _lower(self, node: Node) -> None:
         if isinstance(node, Fused):
             if not any(self._takes(kernel, node) for kernel in self._in_order(node)):
-                raise ModelError(f"no kernel takes the {node.op} node {node.name!r}")
+                raise UnsupportedOperatorError(
+                    f"no kernel of this target takes the {node.op} node {node.name!r}; choose a target for CPUs "
+                    "(such as 'host' or 'arm'), or leave the node outside of the network"
+                )
         elif node.op in COMMUTING:
             source = self.plain(node.inputs[0])
             self._plain[node.outputs[0]] = Buffer(node.outputs[0], source.nbytes, source.place, source)

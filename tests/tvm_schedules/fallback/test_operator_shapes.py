@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.tvm_schedules.compiling import compile_model
+from tests.tvm_schedules.fallback.operator_cases import f, graph, ints
 from tests.tvm_schedules.fallback.program_runner import compile_onnx
-from tests.tvm_schedules.fallback.test_operators import f, graph, inputs_of, ints, reference
+from tests.tvm_schedules.fallback.test_operators import inputs_of, reference
 from tests.tvm_schedules.guarded import guarded
 from tvm_schedules import compat
 from tvm_schedules.errors import UnsupportedOperatorError

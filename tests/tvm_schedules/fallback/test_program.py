@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 pytest.importorskip("onnxruntime")
 
-from tests.tvm_schedules.fallback.test_operators import check, f, graph, ints, same, unary, with_constants
+from tests.tvm_schedules.fallback.operator_cases import f, graph, ints, same, unary, with_constants
+from tests.tvm_schedules.fallback.test_operators import check
 from tvm_schedules.backends.cpu.schedules import schedule_program
 from tvm_schedules.errors import ModelError, ShapeError, UnsupportedOperatorError
 from tvm_schedules.fallback.program import FallbackProgram, lower_fallback

@@ -75,7 +75,7 @@ def test_the_first_kernel_that_takes_a_node_has_it() -> None:
     assert [step.make() for step in made.steps] == [("first", 4), ("first", 4), ("second", 4)]
     made = lowered(graph, node_b="second", node_y="first")
     assert [step.kernel for step in made.steps] == ["first", "second", "second"]
-    with pytest.raises(ModelError, match="no kernel takes the D node 'node_y'"):
+    with pytest.raises(ModelError, match="no kernel of this target takes the D node 'node_y'"):
         lowered(graph_of(fused("D", "x", "y"), outputs=("y",)))
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 pytest.importorskip("onnxruntime")
 
-from tests.tvm_schedules.fallback.test_operators import CASES, check
+from tests.tvm_schedules.fallback.operator_cases import CASES
+from tests.tvm_schedules.fallback.test_operators import check
 from tests.tvm_schedules.nets import Runner
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu import schedules

@@ -8,7 +8,8 @@ import pytest
 
 from tests.tvm_schedules.backends.gpu.runners import GpuRunner
 from tests.tvm_schedules.compiling import compile_gpu
-from tests.tvm_schedules.fallback.test_operators import CASES, inputs_of, reference
+from tests.tvm_schedules.fallback.operator_cases import CASES
+from tests.tvm_schedules.fallback.test_operators import inputs_of, reference
 from tvm_schedules.backends.gpu import nvrtc
 from tvm_schedules.errors import LinkError
 from tvm_schedules.targets.registry import resolve
