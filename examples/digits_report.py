@@ -27,14 +27,14 @@ def engines(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**measured[name], "title": title} for name, title in ROWS.items() if name in measured]
 
 
-def show(results: Mapping[str, Any], output: Path) -> None:
-    """Print accuracies, sizes, latencies and where everything is."""
+def show(results: Mapping[str, Any], output: Path, console: Any = None) -> None:
+    """Print accuracies, sizes, latencies and where everything is, to a console of ``rich`` or to standard output."""
     from rich.console import Console
     from rich.table import Table
 
     from tvm_schedules.bench.report import machine_line
 
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     bench, rows = results["bench"], engines(results)
     threads = bench["results"][0]["threads"]
 

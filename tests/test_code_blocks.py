@@ -24,7 +24,7 @@ from tern_lightning.cli.arguments import make_parser  # noqa: E402
 from tvm_schedules.cli import bench, board, inspect, profile, report, suite  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-MADE = {".venv", ".git", "runs", "_build", "generated"}
+MADE = {".venv", ".git", "runs", "build", "_build", "generated"}
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not MADE & set(path.parts))
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 PARSERS = {

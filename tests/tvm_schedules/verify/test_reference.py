@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("onnxruntime")
 
-from tvm_schedules.verify.reference import reference_outputs  # noqa: E402
+from tvm_schedules.verify.reference import reference_outputs
 
 
 def large_bytes() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
