@@ -11,8 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples" / "tutorials").glob("*.py") if path.name != "__init__.py")
-COMPILED = ("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m", "groups", "transformer")
-NEEDS = dict.fromkeys(COMPILED, "tvm")
+NEEDS = dict.fromkeys(("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m"), "tvm")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -31,9 +30,7 @@ def test_tutorial(script: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    ends = (
-        "held-out digits", "bits", "top-1 agreement", "test images", "there is no OpenCL driver: nothing was verified",
-    )  # fmt: skip
+    ends = ("held-out digits", "bits", "top-1 agreement", "there is no OpenCL driver: nothing was verified")
     assert any(end in done.stdout for end in ends)
 
 
@@ -43,4 +40,4 @@ def test_tutorial_is_short(script: Path) -> None:
 
 
 def test_there_are_tutorials() -> None:
-    assert len(SCRIPTS) >= 16
+    assert len(SCRIPTS) >= 7
