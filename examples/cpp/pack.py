@@ -1,7 +1,8 @@
 """Makes an artifact ready for the C++ runner: ``python examples/cpp/pack.py ARTIFACT OUTPUT``.
 
-Writes ``model.so``, ``constants.bin`` (the weights as the kernels read them), ``plan.txt`` (shapes and sizes), and of
-the first stored sample ``input0.bin``, ... and ``expected0.bin``, ... (onnxruntime's outputs).
+Writes ``model.so``, ``constants.bin`` (the weights as the kernels read them), ``plan.txt`` (shapes and sizes), the same
+three in a folder for each version of the code (target ``arm``), and of the first stored sample ``input0.bin``, ... and
+``expected0.bin``, ... (onnxruntime's outputs).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.artifact.load import constants_of, plan_of
@@ -22,6 +24,19 @@ def pack(artifact: Path, output: Path) -> None:
     Raises:
         ArtifactError: Not an artifact, a damaged one, or one without a library for TVM's runtime.
     """
+    metadata = _pack_code(artifact, output)
+    for name in metadata.get("versions", {}):
+        if store.read_metadata(artifact / name)["sha256"] != metadata["versions"][name]:
+            raise ArtifactError(f"{artifact / name} is not the one that was exported with {artifact}")
+        _pack_code(artifact / name, output / name)
+    inputs, expected = load_samples(artifact)
+    for name, arrays in (("input", inputs[0]), ("expected", expected[0])):
+        for index, array in enumerate(arrays):
+            (output / f"{name}{index}.bin").write_bytes(array.tobytes())
+
+
+def _pack_code(artifact: Path, output: Path) -> dict[str, Any]:
+    """Write what runs one version of a network; returns its metadata."""
     metadata = store.read_metadata(artifact)
     if LIBRARY not in metadata["files"]:
         raise ArtifactError(f"{artifact} has no {LIBRARY}: it was exported for target {metadata['target']['name']!r}")
@@ -32,14 +47,12 @@ def pack(artifact: Path, output: Path) -> None:
     lines = [f"architecture {metadata['target']['architecture']}", f"steps {len(plan.steps)}"]
     lines += [f"arena {plan.arena_bytes}", f"constants {plan.constant_bytes}"]
     lines += [f"feature {name}" for name in metadata["target"]["features"]]
+    lines += [f"version {name}" for name in metadata.get("versions", {})]
     for side, entries in (("input", plan.inputs), ("output", plan.outputs)):
         for entry in entries:
             lines.append(" ".join([side, entry.dtype, *(str(size) for size in entry.shape)]))
     (output / "plan.txt").write_text("\n".join(lines) + "\n")
-    inputs, expected = load_samples(artifact)
-    for name, arrays in (("input", inputs[0]), ("expected", expected[0])):
-        for index, array in enumerate(arrays):
-            (output / f"{name}{index}.bin").write_bytes(array.tobytes())
+    return metadata
 
 
 if __name__ == "__main__":

@@ -63,6 +63,28 @@ static bool fill(const ffi::Tensor& into, const std::string& path) {
   return file && file.read(static_cast<char*>(into.data_ptr()), size).gcount() == size && file.peek() == EOF;
 }
 
+// The values of a key in a folder's plan.txt, in its order.
+static std::vector<std::string> listed(const std::string& folder, const std::string& wanted) {
+  std::ifstream plan(folder + "/plan.txt");
+  std::vector<std::string> found;
+  for (std::string line, key, word; std::getline(plan, line);)
+    if (std::istringstream(line) >> key >> word && key == wanted) found.push_back(word);
+  return found;
+}
+
+// Where the code for this CPU is: the first of an artifact's versions whose features are all there, else its own.
+static std::string version_of(const std::string& folder) {
+  std::vector<std::string> present = board::features();
+  for (const std::string& name : listed(folder, "version")) {
+    std::vector<std::string> needed = listed(folder + "/" + name, "feature");
+    bool all = !needed.empty();
+    for (const std::string& feature : needed)
+      all = all && std::find(present.begin(), present.end(), feature) != present.end();
+    if (all) return folder + "/" + name;
+  }
+  return folder;
+}
+
 struct Network {
   std::vector<ffi::Tensor> inputs, outputs, rest;  // rest: arena, constants
   std::vector<std::string> lacking;
@@ -127,8 +149,9 @@ int main(int argc, char** argv) {
     int64_t repeat = argc > 2 ? number(argv[2], 0, 1000000000, "REPEAT") : 20;
     int64_t threads = argc > 3 ? number(argv[3], 1, 1024, "THREADS") : 1;
     setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
-    Network network(folder);
-    ffi::Function main = ffi::Module::LoadFromFile(folder + "/model.so")->GetFunction("tern_main").value();
+    std::string code = version_of(folder);
+    Network network(code);
+    ffi::Function main = ffi::Module::LoadFromFile(code + "/model.so")->GetFunction("tern_main").value();
     for (size_t i = 0; i < network.inputs.size(); ++i)
       if (!fill(network.inputs[i], folder + "/input" + std::to_string(i) + ".bin"))
         throw std::runtime_error("input" + std::to_string(i) + ".bin is missing or of another size");

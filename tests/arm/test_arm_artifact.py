@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import tvm_schedules
 from tests.arm import board
 from tests.tvm_schedules import artifact_nets
 from tests.tvm_schedules.nets import few_bits, resnet
-from tvm_schedules.artifact import load_samples
+from tvm_schedules.artifact import load_samples, store
 
 pytestmark = [
     pytest.mark.arm,
@@ -25,7 +27,7 @@ RUN = """
 import sys
 import numpy as np
 from tvm_schedules import load
-from tvm_schedules.artifact import load_samples
+from tvm_schedules.artifact import load_samples, store
 artifact, output, compare = sys.argv[1:]
 inputs, _ = load_samples(artifact)
 found = []
@@ -125,6 +127,42 @@ def test_resnet20_gives_the_same_classes_and_numbers_as_on_the_host(target: str,
     # The last layer leaves the 8-bit domain: its scale and bias are float, and may differ in the last bit.
     np.testing.assert_allclose(there, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
     np.testing.assert_array_equal(there.argmax(-1), wanted.argmax(-1))
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory, exact: onnx.ModelProto) -> Path:
+    path = tmp_path_factory.mktemp("versions") / "out"
+    tvm_schedules.build(exact, path, "arm")
+    return path
+
+
+VERSIONS = {"cortex-a72": "arm", "cortex-a76": "arm-dotprod", "max,sve=off": "arm-i8mm"}
+
+
+@pytest.mark.parametrize(("cpu", "version"), VERSIONS.items())
+def test_an_artifact_for_any_arm_has_the_version_of_a_core(
+    cpu: str, version: str, versions: Path, host: Path, tmp_path: Path
+) -> None:
+    inputs, _ = load_samples(versions)
+    here = np.stack([tvm_schedules.load(host)(*run) for run in inputs])
+    for found in run_on_board(versions, cpu, tmp_path):
+        np.testing.assert_array_equal(found, here)
+    code = f"import tvm_schedules; print(tvm_schedules.load({str(versions)!r}).metadata['target']['name'])"
+    done = board.run(["-c", code], cpu)
+    assert done.stdout.strip() == version, done.stderr[-3000:]
+
+
+def test_versions_may_be_left_out_and_not_exchanged(versions: Path, tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("without", "other")]
+    for place in places:
+        shutil.copytree(versions, place)
+    shutil.rmtree(places[0] / "core-arm-dotprod")
+    written = json.loads((places[1] / "core-arm-dotprod/metadata.json").read_text())
+    store.write_metadata(places[1] / "core-arm-dotprod", {**written, "created": "later"})
+    code = "import sys, tvm_schedules; print(tvm_schedules.load(sys.argv[1]).metadata['target']['name'])"
+    assert board.run(["-c", code, str(places[0])], "cortex-a76").stdout.strip() == "arm"
+    done = board.run(["-c", code, str(places[1])], "cortex-a76")
+    assert "core-arm-dotprod is damaged: it is not the one that was exported with" in done.stderr
 
 
 def test_dot_product_library_is_refused_on_a_cpu_without_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import operator
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,9 +149,9 @@ def build(
     if (sizes or others) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
     with store.replacing(place) as folder:
-        done = _filled(folder, proto, runs, sizes, how)
-        if others:
-            done["metadata"] = _lengths(folder, proto, done["metadata"], others, runs, sizes, how)
+        done = _whole(folder, proto, others, runs, sizes, how)
+        if spec is not None and spec.versions and how.tuning is None:
+            done["metadata"] = _versions(folder, proto, done["metadata"], others, runs, sizes, how)
     if how.tuning is not None:
         from tvm_schedules.tuner.search import Tuned
 
@@ -180,6 +180,47 @@ def _read(
     onnx_model.fix_shapes(proto, shapes)
     others = _shorter(given, proto, [(source, shapes) for source in shorter], pad)
     return proto, None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples), others
+
+
+def _whole(
+    folder: Path,
+    model: Any,
+    others: Mapping[int, tuple[Any, lengths.LengthAxes]],
+    runs: Runs | None,
+    sizes: Sequence[int],
+    how: BuildOptions,
+) -> Any:
+    """Fill a directory with a network, for all numbers of samples and lengths; returns what :func:`_apart` does."""
+    done = _filled(folder, model, runs, sizes, how)
+    if others:
+        done["metadata"] = _lengths(folder, model, done["metadata"], others, runs, sizes, how)
+    return done
+
+
+def _versions(
+    folder: Path,
+    model: Any,
+    metadata: dict[str, Any],
+    others: Mapping[int, tuple[Any, lengths.LengthAxes]],
+    runs: Runs | None,
+    sizes: Sequence[int],
+    how: BuildOptions,
+) -> dict[str, Any]:
+    """Compile a network for better CPUs too, each in a directory of its own; returns the metadata of all.
+
+    They are not verified again: what stands in for the target's own code stands in for theirs.
+    """
+    made = {}
+    assert how.spec is not None
+    for spec in how.spec.versions:
+        how.say(f"version for {spec.name}")
+        place = folder / f"core-{spec.name}"
+        place.mkdir()
+        done = _whole(place, model, others, runs, sizes, replace(how, spec=spec, verify=False))
+        for name in store.not_run():  # the network's own are there, beside
+            (place / name).unlink(missing_ok=True)
+        made[place.name] = store.write_metadata(place, done["metadata"])["sha256"]
+    return store.write_metadata(folder, {**metadata, "versions": made})
 
 
 def _filled(folder: Path, model: Any, runs: Runs | None, sizes: Sequence[int], how: BuildOptions) -> Any:

@@ -21,6 +21,7 @@ from tvm_schedules.runtime.lengths import LengthAxes, Lengths
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.runtime.samples import batch_size
 from tvm_schedules.runtime.threads import checked
+from tvm_schedules.targets import host_cpu
 
 Array = npt.NDArray[Any]
 TRIES = 5
@@ -82,7 +83,7 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
         before = store.stamp(folder)
         try:
             with reading(folder, ArtifactError, "; export it again", "cannot be loaded"):
-                model, others, lengths = _load(folder, threads, check_hashes)
+                model, others, lengths = _load(_version(folder), threads, check_hashes)
         except TernError:
             if store.stamp(folder) == before:
                 raise
@@ -91,6 +92,24 @@ def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = T
                 model.loaded_from(Path(os.path.abspath(folder)), _reload, others, lengths)
                 return model
     raise ArtifactError(f"{folder} was replaced {TRIES} times while it was being loaded")
+
+
+def _version(folder: Path) -> Path:
+    """The directory of the version for the best CPU of those that this one is as good as: of several, or the only one.
+
+    Raises:
+        ArtifactError: Not an artifact, or a version in it is another artifact's.
+    """
+    metadata = store.read_metadata(folder, check_hashes=False)
+    listed = metadata.get("versions", {})
+    present = host_cpu.features() if listed and host_cpu.architecture() == metadata["target"]["architecture"] else None
+    for place in _others(folder, metadata, "versions", store.CORE):
+        own = store.read_metadata(place, check_hashes=False)
+        if own["sha256"] != listed[place.name]:
+            raise ArtifactError(f"{place} is damaged: it is not the one that was exported with {folder}")
+        if present is not None and present.issuperset(own["target"]["features"]):
+            return place
+    return folder
 
 
 def _reload(source: str, threads: int | None, digest: str) -> Model:
@@ -114,7 +133,7 @@ def _load(
     """
     model = _load_one(folder, threads, check_hashes)
     others: dict[int, Model] = {}
-    for place in _others(folder, model, "batches", store.BATCH):
+    for place in _others(folder, model.metadata, "batches", store.BATCH):
         other = _load_one(place, threads, check_hashes)
         _check_digest(folder, place, model.metadata["batches"], other)
         others[other.outputs[0]["shape"][0]] = other
@@ -123,7 +142,7 @@ def _load(
         return model, others, None
     axes = _axes(folder, model, said)
     shorter: dict[int, Model] = {}
-    for place in _others(folder, model, "lengths", store.LENGTH):
+    for place in _others(folder, model.metadata, "lengths", store.LENGTH):
         other, own, _ = _load(place, threads, check_hashes, False)
         _check_digest(folder, place, model.metadata["lengths"], other)
         other.loaded_from(None, None, own)
@@ -145,9 +164,9 @@ def _axes(folder: Path, model: Model, said: Mapping[str, Any]) -> LengthAxes:
     return LengthAxes(said["own"], said["inputs"], said["outputs"], said["pad"])
 
 
-def _others(folder: Path, model: Model, key: str, names: re.Pattern[str]) -> list[Path]:
+def _others(folder: Path, metadata: Mapping[str, Any], key: str, names: re.Pattern[str]) -> list[Path]:
     """The directories that metadata name, but for those that were left out on a device."""
-    listed = model.metadata.get(key, {})
+    listed = metadata.get(key, {})
     for name in listed:
         if not names.fullmatch(name):
             raise ArtifactError(f"{folder / store.METADATA} names {name!r}, which is no directory of an artifact")

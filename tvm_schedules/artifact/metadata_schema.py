@@ -44,6 +44,7 @@ METADATA = {
     "code?": {"source?": str, "binary?": str, "images?": [str]},
     "verification": Maybe({"where": str, "runs": count}),
     "unverified?": Maybe(str),
+    "versions?": Every(str),
     "batches?": Every(str),
     "lengths?": Every(str),
     "length?": {"own": count, "inputs": Every(count), "outputs": Every(count), "pad": Every(real)},

@@ -41,6 +41,8 @@ BATCH = re.compile(r"batch-[1-9][0-9]*")
 """Names of directories with the network for another number of samples: code, weights and metadata of their own."""
 LENGTH = re.compile(r"length-[1-9][0-9]*")
 """The same for shorter sequences; they may hold directories for other numbers of samples."""
+CORE = re.compile(r"core-[a-z0-9][a-z0-9-]*")
+"""The same for CPUs that have more than the artifact's target asks for; they may hold both other kinds."""
 
 
 def parts(folder: Path) -> list[Path]:
@@ -48,8 +50,14 @@ def parts(folder: Path) -> list[Path]:
     found = [folder]
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
-            found += parts(path) if LENGTH.fullmatch(path.name) else [path] if BATCH.fullmatch(path.name) else []
+            nested = LENGTH.fullmatch(path.name) or CORE.fullmatch(path.name)
+            found += parts(path) if nested else [path] if BATCH.fullmatch(path.name) else []
     return found
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of a directory with a network of its own, for :func:`parts`."""
+    return any(kind.fullmatch(name) for kind in (BATCH, LENGTH, CORE))
 
 
 def has_file(name: str) -> bool:
@@ -383,7 +391,7 @@ def _commit(folder: Path, target: Path) -> None:
     if target.is_dir():
         known = _written(target)
         for path in target.iterdir():
-            if path.name not in known and not BATCH.fullmatch(path.name) and not LENGTH.fullmatch(path.name):
+            if path.name not in known and not is_part(path.name):
                 _take(path, folder / path.name)
     for place in parts(folder):
         for path in place.iterdir():

@@ -54,6 +54,11 @@ class TargetSpec:
     triple: str | None
 
     @property
+    def versions(self) -> tuple[TargetSpec, ...]:
+        """Targets whose code an artifact has too, for CPUs that are more than this one; the best first."""
+        return tuple(resolve(name) for name in _VERSIONS.get(self.name, ()))
+
+    @property
     def l1_bytes(self) -> int:
         """The first-level data cache: 48 KiB of CPUs that are known to have so much, else the smallest."""
         return 48 << 10 if self.tvm.get("mcpu") in _LARGER_L1 else SMALLEST_L1
@@ -90,7 +95,7 @@ class TargetSpec:
 
 
 _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
-    "arm": ("generic", ("+neon",), _V8, "any 64-bit ARM (ARMv8-A NEON, no dot product)"),
+    "arm": ("generic", ("+neon",), _V8, "any 64-bit ARM: three versions, of which the best for a core is loaded"),
     "a53": ("cortex-a53", ("+neon", *_NO_CRYPTO), _V8_CRC, "Cortex-A53"),
     "a55": ("cortex-a55", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A55 (dot product)"),
     "a72": ("cortex-a72", ("+neon", *_NO_CRYPTO), _V8_CRC, "Cortex-A72"),
@@ -101,8 +106,12 @@ _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
     "neoverse-n2": ("neoverse-n2", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse N2 (matrix products, i8mm)"),
     "neoverse-v1": ("neoverse-v1", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse V1 (matrix products, i8mm)"),
     "neoverse-v2": ("neoverse-v2", ("+neon", "+i8mm", *_NO_SVE), _I8MM, "Neoverse V2 (matrix products, i8mm)"),
+    "arm-dotprod": ("generic", ("+v8.2a", "+dotprod"), _V82, "any 64-bit ARM with dot products"),
+    "arm-i8mm": ("generic", ("+v8.2a", "+dotprod", "+i8mm"), _V82 | {"i8mm"}, "any 64-bit ARM with i8mm"),
 }
 """Name -> LLVM's name of the core, attributes, the features that libraries may use, and a line of description."""
+_VERSIONS = {"arm": ("arm-i8mm", "arm-dotprod")}
+"""Target -> targets whose code an artifact has too, for CPUs that are more than the target asks for; the best first."""
 _ALIASES = {
     "pi3": ("a53", "Raspberry Pi 3"),
     "pi4": ("a72", "Raspberry Pi 4"),
