@@ -81,7 +81,7 @@ dist: $(VENV)/.dev
 	$(RUN) -m twine check --strict dist/*
 	$(PYTHON) -m venv dist/alone
 	dist/alone/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
-	cd dist && for name in export bench board inspect report; do alone/bin/tern-$$name --version || exit 1; done
+	cd dist && for name in export bench board inspect report estimate; do alone/bin/tern-$$name --version || exit 1; done
 	rm -rf dist/alone
 
 lint: $(VENV)/.dev

@@ -29,6 +29,30 @@ def test_links_lead_to_files(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def anchors(path: Path) -> set[str]:
+    """What links can name in a document: its headings, as code hosts and the site spell them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"(?m)^#+ (.+)$", text)
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_headings(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", path.read_text())
+    assert [link for link in links if link[1] not in anchors(path.parent / link[0] if link[0] else path)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_addresses_of_other_sites_are_whole(path: Path) -> None:
+    """Their form only: ``make docs-links`` asks whether they lead somewhere."""
+    found = re.findall(r"\]\((\w+:[^)]*)\)|<(https?:[^>]*)>", path.read_text())
+    wrong = [
+        one for pair in found for one in pair if one and not re.fullmatch(r"https://[\w.-]+\.[a-z]+(/[^\s<>]*)?", one)
+    ]
+    assert wrong == []
+
+
 def test_promises_have_tests() -> None:
     rows = [line for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
     promises = [line for line in rows if "`tests/" in line]
