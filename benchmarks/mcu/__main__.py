@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         zeros = [-1.0]
     if not all(0 <= share < 1 for share in zeros):
         made.error(f"--zeros must be percentages from 0 to below 100, got {options.zeros}")
-    if reason := count.missing():
+    if reason := next(filter(None, map(count.missing, cores)), None):
         print(reason, file=sys.stderr)
         return 1
     before = json.loads(Path(options.compare).read_text())["rows"] if options.compare else None
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         command = _command(options)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        data = {"when": when, "command": command, "tools": _versions(), "rows": rows}
+        data = {"when": when, "command": command, "tools": _versions(cores), "rows": rows}
         write_file(options.json, json.dumps(data, indent=1) + "\n")
     if before is None:
         return 0
@@ -105,9 +105,10 @@ def _command(options: argparse.Namespace) -> str:
     return shlex.join(["python", "-m", "benchmarks.mcu", *words, *["--depthwise"] * options.depthwise])
 
 
-def _versions() -> dict[str, str]:
-    """Of compiler and emulator."""
-    tools = (count.GCC, count.EMULATOR)
+def _versions(cores: Sequence[str]) -> dict[str, str]:
+    """Of compilers and emulators."""
+    families = [CORES[core].tools for core in cores]
+    tools = dict.fromkeys(tool for family in families for tool in (f"{family.prefix}gcc", family.emulator))
     lines = (subprocess.run([tool, "--version"], capture_output=True, text=True).stdout for tool in tools)
     return {tool: text.splitlines()[0] for tool, text in zip(tools, lines, strict=True)}
 

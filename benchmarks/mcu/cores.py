@@ -3,8 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["CORES", "Core"]
+__all__ = ["CORES", "Core", "Tools"]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What compiles and runs code for a family of cores.
+
+    Args:
+        prefix: Of the names of GCC and its tools.
+        emulator: QEMU's program.
+        startup: C file that calls ``main`` and has ``say``.
+        packages: Debian's packages of all of them.
+        options: Of the compiler, for every core.
+        machine: Of QEMU, for every board.
+    """
+
+    prefix: str
+    emulator: str
+    startup: Path
+    packages: str
+    options: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
+
+
+_HERE = Path(__file__).parent
+ARM = Tools(
+    "arm-none-eabi-",
+    "qemu-system-arm",
+    _HERE.parents[1] / "examples" / "c" / "cortex-m" / "startup.c",
+    "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
+    ("-mthumb",),
+)
+RISCV = Tools(
+    "riscv64-unknown-elf-",
+    "qemu-system-riscv32",
+    _HERE / "riscv" / "startup.c",
+    "gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf qemu-system-misc",
+    ("--specs=picolibc.specs", "-march=rv32imc", "-mabi=ilp32"),
+    ("-bios", "none"),
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +57,9 @@ class Core:
         board: QEMU's machine.
         flash: Address and KiB of the memory that the code lies in.
         ram: Address and KiB of the other.
+        tools: Its family's.
+        zig: CPU of ziglang's clang, which compiles the network where GCC does not know the core; else "".
+        machine: Of QEMU.
     """
 
     title: str
@@ -24,6 +67,9 @@ class Core:
     board: str
     flash: tuple[int, int] = (0, 4096)
     ram: tuple[int, int] = (0x20000000, 4096)
+    tools: Tools = ARM
+    zig: str = ""
+    machine: tuple[str, ...] = ()
 
 
 CORES = {
@@ -41,5 +87,17 @@ CORES = {
     ),
     "m55": Core(
         "Cortex-M55", ("-mcpu=cortex-m55", "-mfloat-abi=hard"), "mps3-an547", flash=(0, 512), ram=(0x21000000, 2048)
+    ),
+    "rv32imc": Core("RISC-V rv32imc", (), "virt", (0x80000000, 4096), (0x80400000, 4096), RISCV),
+    # Vectors of integers, without floating point; GCC 12 does not make them.
+    "rv32imc+v": Core(
+        "RISC-V rv32imc with zve32x",
+        (),
+        "virt",
+        (0x80000000, 4096),
+        (0x80400000, 4096),
+        RISCV,
+        "generic_rv32+m+c+zve32x+zvl128b",
+        ("-cpu", "rv32,v=true,vlen=128"),
     ),
 }

@@ -6,6 +6,7 @@ import bisect
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,7 @@ from tvm_schedules.errors import LinkError
 __all__ = ["Counted", "McuError", "count", "missing", "prepare"]
 
 HERE = Path(__file__).parent
-CORTEX_M = HERE.parents[1] / "examples" / "c" / "cortex-m"
-GCC = "arm-none-eabi-gcc"
-EMULATOR = "qemu-system-arm"
+MEMORY = HERE.parents[1] / "examples" / "c" / "cortex-m" / "memory.ld"
 EMPTY = "int {run}(const void *x, void *y);\nint {run}(const void *x, void *y) {{ return !x || !y; }}\n"
 
 
@@ -53,11 +52,12 @@ class Counted:
     functions: dict[str, int]
 
 
-def missing() -> str | None:
-    """Why nothing can be counted here, or None."""
-    for tool, package in ((GCC, "gcc-arm-none-eabi libnewlib-arm-none-eabi"), (EMULATOR, "qemu-system-arm")):
+def missing(core: str = "m4") -> str | None:
+    """Why nothing can be counted here for a core, or None."""
+    tools = CORES[core].tools
+    for tool in (f"{tools.prefix}gcc", tools.emulator):
         if shutil.which(tool) is None:
-            return f"{tool} is missing (Debian: apt-get install {package})"
+            return f"{tool} is missing (Debian: apt-get install {tools.packages})"
     try:
         linker(None)
     except LinkError as error:
@@ -102,16 +102,17 @@ def count(folder: Path, core: str, options: Sequence[str] = ("-O3",)) -> Counted
     with tempfile.TemporaryDirectory(prefix="tern-mcu-") as place:
         work = Path(place)
         program, empty = (_program(work, folder, board, options, model) for model in (True, False))
-        counts, symbols = work / "counts", _symbols(program)
+        counts, symbols = work / "counts", _symbols(program, board)
         marks = ",".join(f"{mark}={symbols[f'count_{mark}']:#x}" for mark in ("begin", "end"))
-        command = [EMULATOR, "-M", board.board, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting"]
-        command += ["-kernel", str(program), "-plugin", f"{_plugin(work)},out={counts},{marks}"]
+        command = [board.tools.emulator, "-M", board.board, *board.tools.machine, *board.machine, "-nographic"]
+        command += ["-monitor", "none", "-serial", "none", "-semihosting", "-kernel", str(program)]
+        command += ["-plugin", f"{_plugin(work)},out={counts},{marks}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
         said = dict(re.findall(r"(stack|differ) (\d+)", done.stderr))
         if done.returncode or said.get("differ") != "0":
             raise McuError(f"{folder.name} on {core}: status {done.returncode}, {done.stderr.strip()[-1000:]!r}")
         functions = _by_function(counts.read_text(), symbols)
-        flash = [_flash(path) for path in (program, empty)]
+        flash = [_flash(path, board) for path in (program, empty)]
     arena = int(re.findall(r"define MODEL_ARENA_BYTES (\d+)", (folder / "model.h").read_text())[0])
     return Counted(sum(functions.values()), flash[0] - flash[1], arena, int(said["stack"]), functions)
 
@@ -133,7 +134,7 @@ def _plugin(work: Path) -> Path:
 def _program(work: Path, folder: Path, core: Core, options: Sequence[str], model: bool) -> Path:
     """An ELF file of the network, or of one of no layers in its place."""
     program, script = work / ("program" if model else "empty"), work / "memory.ld"
-    text = (CORTEX_M / "memory.ld").read_text()
+    text = MEMORY.read_text()
     for name, (address, size) in (("flash", core.flash), ("ram", core.ram)):
         text = re.sub(
             rf"(\b{name} \(\w+\) *: ORIGIN = )\w+, LENGTH = \w+", rf"\g<1>{address:#x}, LENGTH = {size}K", text
@@ -143,26 +144,34 @@ def _program(work: Path, folder: Path, core: Core, options: Sequence[str], model
     run = "model_run_quantized" if quantized else "model_run"
     (work / "empty.c").write_text(EMPTY.format(run=run))
     # The C library has better memcpy and memset than the startup code's.
-    startup = ["-Dmemcpy=unused_memcpy", "-Dmemset=unused_memset", "-c", str(CORTEX_M / "startup.c")]
-    base = [GCC, *core.options, "-mthumb", "-std=c99", "-ffunction-sections", "-fdata-sections", f"-I{folder}"]
+    startup = ["-Dmemcpy=unused_memcpy", "-Dmemset=unused_memset", "-c", str(core.tools.startup)]
+    sections = ["-std=c99", "-ffunction-sections", "-fdata-sections", f"-I{folder}"]
+    base = [f"{core.tools.prefix}gcc", *core.options, *core.tools.options, *sections]
     _run([*base, "-O2", *startup, "-o", str(work / "startup.o")])
     _run([*base, "-O2", f"-DRUN={run}", "-c", str(HERE / "main.c"), "-o", str(work / "main.o")])
     source = folder / "model.c" if model else work / "empty.c"
-    _run([*base, *options, "-c", str(source), "-o", str(work / "model.o")])
+    compiler = [*_zig(core), *sections] if core.zig else base
+    _run([*compiler, *options, "-c", str(source), "-o", str(work / "model.o")])
     objects = [str(work / name) for name in ("startup.o", "main.o", "model.o")]
     _run([*base, "-nostartfiles", "-Wl,--gc-sections", f"-T{script}", *objects, "-o", str(program)])
     return program
 
 
-def _symbols(program: Path) -> dict[str, int]:
+def _zig(core: Core) -> list[str]:
+    """The compiler of ziglang for a 32-bit RISC-V core without an operating system."""
+    zig = [sys.executable, "-m", "ziglang", "cc"]
+    return [*zig, "-target", "riscv32-freestanding", f"-mcpu={core.zig}", "-mabi=ilp32"]
+
+
+def _symbols(program: Path, core: Core) -> dict[str, int]:
     """Addresses of the functions."""
-    lines = (line.split() for line in _run(["arm-none-eabi-nm", str(program)]).splitlines())
+    lines = (line.split() for line in _run([f"{core.tools.prefix}nm", str(program)]).splitlines())
     return {name: int(address, 16) & ~1 for address, kind, name in lines if kind in "tTW"}
 
 
-def _flash(program: Path) -> int:
+def _flash(program: Path, core: Core) -> int:
     """Bytes of code, constants and initial values."""
-    rows = _run(["arm-none-eabi-size", str(program)]).splitlines()
+    rows = _run([f"{core.tools.prefix}size", str(program)]).splitlines()
     text, data, *_ = rows[1].split()
     return int(text) + int(data)
 

@@ -1,6 +1,6 @@
-"""Ternary weights as bytes: five a byte, or one byte for every weight that is not zero.
+"""Ternary weights as bytes: five or four a byte, or one byte for every weight that is not zero.
 
-``source/codes.c`` says how they are read.
+``source/codes.c`` says how those of convolutions are read, ``source/linear_codes.c`` those of linear layers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["encode", "gaps", "trits"]
+__all__ = ["WINDOW", "encode", "gaps", "lists", "places", "trits"]
 
 Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
@@ -17,6 +17,9 @@ FAR = 255
 """The longest distance that one byte holds."""
 LONGER = 1.25
 """Gaps are read several times faster than trits, which is worth a quarter more bytes."""
+
+WINDOW = 256
+"""Weights that one byte tells apart."""
 
 _POWERS = np.array([81, 27, 9, 3, 1])
 
@@ -68,3 +71,44 @@ def encode(rows: Codes) -> tuple[Bytes, bool]:
         return five, False
     sparse = gaps(rows)
     return (sparse, True) if len(sparse) <= LONGER * len(five) else (five, False)
+
+
+def lists(rows: Codes) -> Bytes | None:
+    """Places of the weights +1 and -1 in every row, :data:`WINDOW` weights after the other.
+
+    For each window: the number of weights +1, their places, the number of weights -1, and theirs.
+
+    Returns:
+        None where some number is not below :data:`WINDOW`, or where :func:`trits` are shorter by more than
+        :data:`LONGER`.
+
+    Example:
+        >>> lists(np.int8([[0, 1, 0, 0, 0, 0, 0, 1, -1] + 24 * [0]])).tolist()
+        [2, 1, 7, 1, 8]
+    """
+    windows = -(-rows.shape[1] // WINDOW)
+    length = int(np.count_nonzero(rows)) + 2 * windows * len(rows)
+    if length > LONGER * len(rows) * -(-rows.shape[1] // 5):
+        return None
+    parts: list[int] = []
+    for row in rows:
+        for start in range(0, row.size, WINDOW):
+            for sign in (1, -1):
+                found = np.flatnonzero(row[start : start + WINDOW] == sign)
+                if found.size >= WINDOW:
+                    return None
+                parts += [found.size, *found.tolist()]
+    return np.array(parts, np.uint8)
+
+
+def places(rows: Codes, inputs: npt.NDArray[np.integer], shifts: npt.NDArray[np.integer]) -> Bytes:
+    """Four weights a byte, two bits of weight + 1 each; zeros fill a row's last group of bytes.
+
+    Args:
+        rows: ``[rows, n]`` of -1, 0, 1.
+        inputs: ``[bytes of a group, 4]``, which of a group's inputs the weights of a byte belong to.
+        shifts: ``[4]``, at which bits of the byte they stand.
+    """
+    group = inputs.size
+    digits = np.pad(rows.astype(np.int64) + 1, ((0, 0), (0, -rows.shape[1] % group)))
+    return (digits.reshape(rows.shape[0], -1, group)[:, :, inputs] << shifts).sum(-1).astype(np.uint8).ravel()

@@ -12,10 +12,21 @@ from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.common.names import comment
 from tvm_schedules.lowering.steps import Buffer
 
-__all__ = ["Call", "Program", "Ref"]
+__all__ = ["CORES", "KINDS", "Call", "Program", "Ref"]
 
 CTYPES = {name: made.name for name, made in C_TYPES.items()}
 SHORT = {name: made.short for name, made in C_TYPES.items()}
+
+CORES = ("plain", "dsp", "mve")
+"""Kinds of cores that may have tables of their own, in the order of ``TERN_BY_CORE``."""
+
+KINDS = {
+    "plain": "!defined(TERN_DSP)",
+    "dsp": "(defined(TERN_DSP) && !defined(TERN_MVE))",
+    "mve": "defined(TERN_MVE)",
+    "fixed": "defined(TERN_FIXED)",
+}
+"""Kinds of cores, and when the preprocessor compiles for one; ``fixed``: without floating point."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,8 @@ class Program:
 
     Attributes:
         arrays: Constant tables: name -> array.
+        offsets: Those of the type ``tern_offset``.
+        only: Those that some kinds of cores have, of :data:`KINDS`.
         structs: Text of the layers' descriptions.
         kernels: Source files that are needed, with what takes the place of their placeholders, in order.
         flags: Macros that leave out what this network does not use.
@@ -59,7 +72,7 @@ class Program:
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     offsets: set[str] = field(default_factory=set)
-    fixed: set[str] = field(default_factory=set)
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     structs: list[str] = field(default_factory=list)
     kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
@@ -71,24 +84,41 @@ class Program:
     largest_offset: int = 0
     _known: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
 
-    def array(self, name: str, values: np.ndarray, offsets: bool = False, fixed: bool = False) -> Ref:
+    def array(self, name: str, values: np.ndarray, offsets: bool = False, only: tuple[str, ...] = ()) -> Ref:
         """A constant table; equal ones are stored once.
 
         Args:
             name: Of the table.
             values: Its numbers.
             offsets: They are of the type ``tern_offset``.
-            fixed: Only cores without floating point have it.
+            only: The kinds of cores that have it, of :data:`KINDS`; none: all.
         """
-        key = (f"{values.dtype.name} {offsets} {fixed}", str(values.size), values.tobytes())
+        key = (f"{values.dtype.name} {offsets} {only}", str(values.size), values.tobytes())
         if key not in self._known:
             self._known[key] = name
             self.arrays[name] = values
             if offsets:
                 self.offsets.add(name)
-            if fixed:
-                self.fixed.add(name)
+            if only:
+                self.only[name] = only
         return Ref(self._known[key])
+
+    def by_core(self, name: str, tables: Mapping[str, np.ndarray]) -> Ref:
+        """A table of which every kind of core has its own form; kinds with the same form share it.
+
+        Args:
+            name: Of the form of portable C; those of others end with their kind.
+            tables: By :data:`CORES`.
+        """
+        forms: dict[tuple[str, bytes], list[str]] = {}
+        for core in CORES:
+            forms.setdefault((tables[core].dtype.name, tables[core].tobytes()), []).append(core)
+        names: dict[str, str] = {}
+        for cores in forms.values():
+            own = name if cores[0] == CORES[0] else f"{name}_{cores[0]}"
+            made = self.array(own, tables[cores[0]], only=() if len(cores) == len(CORES) else tuple(cores))
+            names |= dict.fromkeys(cores, made.text)
+        return Ref(f"TERN_BY_CORE({', '.join(names[core] for core in CORES)})")
 
     def struct(self, kind: str, name: str, fields: Mapping[str, Any], about: str) -> str:
         """The description of a layer; returns its name."""
@@ -120,10 +150,12 @@ class Program:
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of all constant tables, but for those that only cores without floating point have."""
-        width, arrays = np.dtype(self.offset_dtype).itemsize, self.arrays.items()
-        kept = ((n, a) for n, a in arrays if n not in self.fixed)
-        return sum(a.size * width if n in self.offsets else a.nbytes for n, a in kept)
+        """Bytes of all constant tables of a core, the most that any kind has."""
+        width = np.dtype(self.offset_dtype).itemsize
+        sizes = {n: a.size * width if n in self.offsets else a.nbytes for n, a in self.arrays.items()}
+        return max(
+            sum(size for n, size in sizes.items() if {core, "fixed"} & set(self.only.get(n, (core,)))) for core in CORES
+        )
 
 
 def _braces(fields: Mapping[str, Any], depth: int) -> str:

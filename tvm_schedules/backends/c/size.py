@@ -62,7 +62,7 @@ def told(plan: Plan) -> list[str]:
     ram = f"RAM: {plan.arena_bytes:,} bytes of arena, a stack of about 1 KB; {ends} bytes are the caller's"
     sizes = plan.details["cortex_m7"]
     if not sizes:
-        tables = f"flash: {plan.constant_bytes:,} bytes of tables, and the code"
+        tables = f"flash: up to {plan.constant_bytes:,} bytes of tables, and the code"
         return [ram, f"{tables} (with ziglang installed it is measured)"]
     total = f"flash: {sizes['code'] + sizes['constants']:,} bytes on a Cortex-M7 (-O2)"
     return [ram, f"{total}: {sizes['constants']:,} of tables, {sizes['code']:,} of code"]

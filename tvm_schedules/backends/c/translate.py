@@ -16,8 +16,8 @@ from tvm_schedules.lowering.steps import Buffer, Step
 __all__ = ["translate"]
 
 _FLAGS = (
-    "TERN_TRITS", "TERN_GAPS", "TERN_LEVELS", "TERN_LINEAR_CODES", "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL",
-    "TERN_BYTE_RESIDUAL",
+    "TERN_TRITS", "TERN_GAPS", "TERN_LISTS", "TERN_EACH_WEIGHT", "TERN_LEVELS", "TERN_LINEAR_CODES",
+    "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL",
 )  # fmt: skip
 
 

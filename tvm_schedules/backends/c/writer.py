@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_schedules.backends.c.files import MODEL, Files
-from tvm_schedules.backends.c.program import CTYPES, Call, Program, number
+from tvm_schedules.backends.c.program import CTYPES, KINDS, Call, Program, number
 from tvm_schedules.common.names import comment, identifier
 from tvm_schedules.ir.layout import ALIGN
 from tvm_schedules.ir.plan import Plan, TensorInfo
@@ -22,7 +22,7 @@ _ORDER = (
     "common.c", "dsp.c", "mve.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
     "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
     "ternary_u8.c", "ternary_f32.c", "ternary.c", "dense.c", "dense_u8.c", "dense_sum.c",
-    "linear.c", "linear_row.c", "linear_sum.c", "linear_codes.c", "linear_dots.c",
+    "linear.c", "linear_put.c", "linear_row.c", "linear_sum.c", "linear_codes.c", "linear_dots.c",
     "pool.c", "pool_planes.c", "global_pool.c", "global_pool_planes.c", "quantize.c", "repack.c", "repack_from_to.c",
 )  # fmt: skip
 """Source files, those that need others after them."""
@@ -64,16 +64,16 @@ class _Text:
         lines = [f"/* Constant tables of {self.files.source}. {self.notice} */"]
         for name, values in self.program.arrays.items():
             kind = "tern_offset" if name in self.program.offsets else CTYPES[values.dtype.name]
-            whole = name in self.program.fixed
+            only = self.program.only.get(name)
             flat = values.ravel()
             floats = flat.dtype == np.float32
             items = [number(v) for v in flat] if floats else list(map(str, flat.tolist()))
             step = 10 if floats else 32
-            lines += ["#if defined(TERN_FIXED)"] * whole
+            lines += [f"#if {' || '.join(KINDS[kind] for kind in only)}"] if only else []
             lines.append(f"TERN_TABLE static const {kind} {name}[{max(1, flat.size)}] = {{")
             lines += [",".join(items[i : i + step]) + "," for i in range(0, len(items), step)] or ["0"]
             lines.append("};")
-            lines += ["#endif"] * whole
+            lines += ["#endif"] if only else []
         return "\n".join(lines) + "\n"
 
     # -- model.h ------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ _HEADER = """\
    (-D{upper}_NO_STATIC_ARENA leaves the static array and the functions that use it away). Of a C library only memcpy
    and memset are used, if at all; there are no other dependencies. All functions return 0, or -1 when a pointer is NULL
    or the arena is too small or not
-   aligned to 8 bytes.{inputs} The tables of {weights} take {tables} bytes of flash. */
+   aligned to 8 bytes.{inputs} The tables of {weights} take up to {tables} bytes of flash. */
 #ifndef {upper}_H
 #define {upper}_H
 

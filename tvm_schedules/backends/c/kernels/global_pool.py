@@ -5,6 +5,8 @@ Bound by additions.
 
 from __future__ import annotations
 
+from math import prod
+
 from tvm_schedules.backends.c.kernels.common.translation import Translation, type_words
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.lowering.rules.global_pool import NAME, Spec, lower
@@ -22,6 +24,9 @@ def emit(t: Translation, index: int, step: Step) -> None:
     fields |= {"planes": x.batch * x.channels, "plane": x.plane, "origin": x.origin}
     fields |= dict(zip(("depth", "height", "width"), x.dims, strict=True))
     fields |= {"slice": steps[0], "row": steps[1], "output_float": spec.out == "float32"}
+    run, between = x.run(x.dims), (x.run(x.dims) - prod(x.dims)) * int(x.fill)
+    if x.dtype == "uint8" or not x.fill:  # floats add up to the same numbers only where the halo adds nothing
+        fields |= {"run": run, "between": between}
     words = {"SUM": "int32_t" if x.dtype == "uint8" else "float"}
     t.program.need("global_pool.c")
     t.program.need("global_pool_planes.c", **type_words(x.dtype), **words)

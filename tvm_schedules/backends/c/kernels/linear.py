@@ -1,6 +1,6 @@
-"""Linear layers as C: bytes are added up while the codes are read, others times unpacked rows (``source/linear*.c``).
+"""Linear layers as C: bytes are added up while the table is read, others times unpacked rows (``source/linear*.c``).
 
-Bound by reading the codes; with dense weights, by multiply-adds.
+Bound by reading the table; with dense weights, by multiply-adds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_schedules.backends.c.kernels.common import linear_tables
 from tvm_schedules.backends.c.kernels.common.translation import NULL, Translation, type_words
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -26,7 +27,9 @@ def emit(t: Translation, index: int, step: Step) -> None:
     factor, low, high, _ = numbers["params"]
     fields: dict[str, Any] = {"weight": NULL, "level": NULL, "terms": 1}
     dtype, ternary, exact = spec.weights, "codes" in stored, spec.x == "uint8" and spec.weights == "int8"
-    if ternary:
+    if exact:
+        fields |= _by_core(t, index, stored, params)
+    elif ternary:
         weight = TernaryTensor.from_stored(stored, params["shape"])
         fields["codes"] = t.codes(index, weight.codes[..., None], np.zeros(1, np.int64), 1)
         fields["level"], fields["terms"] = t.levels(index, weight)[0], weight.terms
@@ -49,7 +52,8 @@ def emit(t: Translation, index: int, step: Step) -> None:
     operands = [step.args[0], step.args[5] if spec.residual else None, step.args[-1]]
     if exact:
         kind = "codes" if ternary else "dots"
-        t.program.need("dsp.c")
+        for source in ("dsp.c", "mve.c", "linear_put.c"):
+            t.program.need(source)
         t.program.need(f"linear_{kind}.c")
     else:
         kind = f"{SHORT[spec.x]}_{SHORT[dtype]}"
@@ -58,3 +62,13 @@ def emit(t: Translation, index: int, step: Step) -> None:
         t.program.need("linear_sum.c", **type_words(spec.x, dtype))
         operands.append(t.scratch(step, spec.inputs, np.dtype(dtype).itemsize) if ternary else None)
     t.call(index, step, "linear", kind, fields, operands)
+
+
+def _by_core(t: Translation, index: int, stored: dict[str, np.ndarray], params: dict[str, Any]) -> dict[str, Any]:
+    """The weight in the form that each kind of core reads."""
+    if "codes" in stored:
+        tables, lists = linear_tables.ternary(TernaryTensor.from_stored(stored, params["shape"]).codes[0])
+        t.program.flag("TERN_LISTS" if lists else "TERN_EACH_WEIGHT")
+        return {"weight": t.program.by_core(f"weight_{index}", tables), "lists": lists}
+    tables, fours = linear_tables.dense(stored["values"])
+    return {"weight": t.program.by_core(f"weight_{index}", tables), "fours": fours}

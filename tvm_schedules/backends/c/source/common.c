@@ -21,7 +21,7 @@
    weights are multiplied with TERN_PART pixels at a time. TERN_SCALAR asks for plain C. */
 #if defined(TERN_SCALAR) || !defined(__GNUC__)
 #define TERN_WORDS 1
-#elif defined(__ARM_NEON) || defined(__SSE2__)
+#elif defined(__ARM_NEON) || defined(__SSE2__) || (defined(__riscv_vector) && defined(__clang__))
 #define TERN_VECTORS 1 /* of 16 bytes, by the compiler's vector types */
 #elif defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE >= 3
 #include <arm_mve.h>
@@ -31,6 +31,21 @@
 #define TERN_DSP 1     /* two 16-bit lanes a register: Cortex-M4, M7, M33 */
 #else
 #define TERN_WORDS 1
+#endif
+
+/* What differs by core, as tables do. */
+#if defined(TERN_MVE)
+#define TERN_BY_CORE(plain, dsp, mve) mve
+#elif defined(TERN_DSP)
+#define TERN_BY_CORE(plain, dsp, mve) dsp
+#else
+#define TERN_BY_CORE(plain, dsp, mve) plain
+#endif
+
+/* Nothing is read that does not lie aligned, or compilers would read bytes. */
+#if defined(__GNUC__) && ((defined(__arm__) && !defined(__ARM_FEATURE_UNALIGNED)) \
+    || (defined(__riscv) && !defined(__riscv_misaligned_fast)))
+#define TERN_ALIGNED 1
 #endif
 
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && !defined(__SOFTFP__) && !defined(TERN_SCALAR)

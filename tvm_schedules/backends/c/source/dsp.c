@@ -19,17 +19,10 @@ TERN_INLINE uint32_t tern_odd(uint32_t word)
     return word;
 }
 
-struct tern_unaligned {
-    uint32_t word;
-} __attribute__((packed, may_alias));
-
-/* Adds the products of four signed bytes with such lanes to sum; one piece, so that few registers are taken at a time. */
-TERN_INLINE int32_t tern_dot(const int8_t *bytes, uint32_t even, uint32_t odd, int32_t sum)
+/* Adds the products of two lanes to sum. */
+TERN_INLINE int32_t tern_two_products(uint32_t a, uint32_t b, int32_t sum)
 {
-    uint32_t low, high;
-    __asm__("ldr %1, %3\n\tsxtb16 %2, %1, ror #8\n\tsxtb16 %1, %1\n\tsmlad %0, %1, %4, %0\n\tsmlad %0, %2, %5, %0"
-            : "+r"(sum), "=&r"(low), "=&r"(high)
-            : "m"(*(const struct tern_unaligned *)bytes), "r"(even), "r"(odd));
+    __asm__("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
     return sum;
 }
 
@@ -44,13 +37,4 @@ TERN_INLINE void tern_mac_word(const uint8_t *x, int32_t weight, int32_t *s0, in
     __asm__("smlabb %0, %1, %2, %0" : "+r"(*s1) : "r"(lanes), "r"(weight));
     __asm__("smlatb %0, %1, %2, %0" : "+r"(*s3) : "r"(lanes), "r"(weight));
 }
-
-/* A pointer further by a byte of a word. */
-#define TERN_FORWARD(byte, rotated) \
-    TERN_INLINE const uint8_t *tern_forward_##byte(const uint8_t *x, uint32_t word) \
-    { \
-        __asm__("uxtab %0, %0, %1" rotated : "+r"(x) : "r"(word)); \
-        return x; \
-    }
-TERN_FORWARD(0, "") TERN_FORWARD(1, ", ror #8") TERN_FORWARD(2, ", ror #16") TERN_FORWARD(3, ", ror #24")
 #endif

@@ -14,19 +14,21 @@ struct tern_finish {
 TERN_KERNEL void tern_border_u8(const struct tern_planes *p, uint8_t *first)
 {
     const uint8_t fill = (uint8_t)p->fill;
-    int32_t d, h, at = 0;
+    const int32_t gap = p->row - p->width;
+    int32_t d, h, k, at;
     tern_set_bytes(first - p->front, fill, (size_t)p->front);
     for (d = 0; d < p->depth; d++) {
-        int32_t row = d * p->slice;
-        for (h = 0; h < p->height; h++, row += p->row) {
-            for (; at < row; at++) {
-                first[at] = fill;
-                TERN_KEEP_LOOP(at);
+        at = d * p->slice + p->width;
+        for (h = 1; h < p->height; h++, at += p->row) {
+            if (gap == 1) first[at] = fill;
+            else if (gap == 2) first[at] = first[at + 1] = fill;
+            else for (k = 0; k < gap; k++) {
+                first[at + k] = fill;
+                TERN_KEEP_LOOP(k);
             }
-            at = row + p->width;
         }
+        tern_set_bytes(first + at, fill, (size_t)((d + 1 < p->depth ? (d + 1) * p->slice : p->end) - at));
     }
-    tern_set_bytes(first + at, fill, (size_t)(p->end - at));
 }
 
 TERN_KERNEL void tern_border_f32(const struct tern_planes *p, float *first)

@@ -1,65 +1,92 @@
+/* Bytes times ternary weights. A layer's table has one of two forms: lists of places, or weights one after the other. */
+#define TERN_PLACES 256 /* of a list, so that each is a byte */
 #if defined(TERN_MVE)
-/* Adds up what the gaps of one sign lead to; x lies one before the row. Eight gaps are added up to eight places, and what
-   lies there is gathered; a zero among them ends the list, or is followed by a number that only goes on. */
-static inline const uint8_t *tern_sum_gaps(const uint8_t *code, const uint8_t *x, int32_t *sum)
+#define TERN_GROUP 64   /* inputs that are read together: byte j holds the weights of j, j + 16, j + 32, j + 48 */
+#elif defined(TERN_DSP)
+#define TERN_GROUP 16   /* a word: of inputs 4 q + b at bit 4 q + 2 (b & 1) of the half b / 2 */
+#else
+#define TERN_GROUP 5    /* trits, as in codes.c */
+#endif
+
+#if TERN_LISTS
+/* Adds up what a list leads to: its length, and the places. */
+TERN_INLINE const uint8_t *tern_sum_list(const uint8_t *code, const uint8_t *x, int32_t *sum)
 {
     uint32_t total = 0;
-    for (;;) {
-        uint16x8_t places = vldrbq_u16(code), half;
-        const uint32_t zeros = vcmpeqq_n_u16(places, 0); /* two bits a lane */
-        uint32_t carry = 0;
-        places = vaddq_u16(places, vshlcq_u16(places, &carry, 16));
-        carry = 0;
-        places = vaddq_u16(places, vshlcq_u16(places, &carry, 32));
-        carry = 0;
-        half = vshlcq_u16(places, &carry, 32);
-        carry = 0;
-        places = vaddq_u16(places, vshlcq_u16(half, &carry, 32));
-        if (!zeros) {
-            total = vaddvaq_u16(total, vldrbq_gather_offset_u16(x, places));
-            x += vgetq_lane_u16(places, 7);
-            code += 8;
-        } else {
-            const uint32_t lanes = (uint32_t)__builtin_ctz(zeros) / 2;
-            total = vaddvaq_u16(total, vldrbq_gather_offset_z_u16(x, places, vctp16q(lanes)));
-            if (!code[lanes + 1]) {
-                *sum = (int32_t)total;
-                return code + lanes + 2;
-            }
-            for (; *code; code++) x += *code;
-            x += code[1];
-            code += 2;
-        }
-    }
-}
+#if defined(TERN_DSP) && !defined(TERN_MVE)
+    uint32_t count, a, b, one = 1; /* a product of a * 1 + total + b adds two numbers at once */
+#define TERN_TWO "ldrb %[a], [%[code]], #1\n\tldrb %[b], [%[code]], #1\n\tldrb %[a], [%[x], %[a]]\n\t" \
+    "ldrb %[b], [%[x], %[b]]\n\tumaal %[total], %[a], %[b], %[one]\n\t"
+    __asm__("ldrb %[count], [%[code]], #1\n\t"
+            "lsls %[a], %[count], #31\n\titt mi\n\tldrbmi %[total], [%[code]], #1\n\tldrbmi %[total], [%[x], %[total]]\n\t"
+            "bcc 1f\n\t" TERN_TWO
+            "1: lsls %[a], %[count], #29\n\tbpl 2f\n\t" TERN_TWO TERN_TWO
+            "2: lsrs %[count], %[count], #3\n\tbeq 4f\n\t"
+            "3:" TERN_TWO TERN_TWO TERN_TWO TERN_TWO "subs %[count], #1\n\tbne 3b\n\t"
+            "4:"
+            : [code] "+r"(code), [total] "+r"(total), [count] "=&r"(count), [a] "=&r"(a), [b] "=&r"(b)
+            : [x] "r"(x), [one] "r"(one) : "cc", "memory");
+#undef TERN_TWO
 #else
-/* Adds up what the gaps of one sign lead to; x lies one before the row. */
-static inline const uint8_t *tern_sum_gaps(const uint8_t *code, const uint8_t *x, int32_t *sum)
-{
-    int32_t total = 0, gap;
-    for (;;) {
-#if defined(TERN_DSP)
-        uint32_t word = tern_word_at(code); /* four gaps at a time while none of them is zero */
-        for (; ((word - 0x01010101u) & ~word & 0x80808080u) == 0; word = tern_word_at(code += 4)) {
-            total += *(x = tern_forward_0(x, word));
-            total += *(x = tern_forward_1(x, word));
-            total += *(x = tern_forward_2(x, word));
-            total += *(x = tern_forward_3(x, word));
-        }
+    int32_t count = *code++;
+#if defined(TERN_MVE)
+    for (; count > 0; count -= 16, code += 16) {
+        const mve_pred16_t some = vctp8q((uint32_t)count);
+        total = vaddvaq_u8(total, vldrbq_gather_offset_z_u8(x, vldrbq_u8(code), some));
+    }
+    code += count;
+#else
+    for (; count >= 4; count -= 4, code += 4) total += (uint32_t)x[code[0]] + x[code[1]] + x[code[2]] + x[code[3]];
+    for (; count > 0; count--) {
+        total += x[*code++];
+        TERN_KEEP_LOOP(count);
+    }
 #endif
-        for (; (gap = *code++) != 0; total += *x) x += gap;
-        if ((gap = *code++) == 0) break;
-        x += gap;
+#endif
+    *sum = (int32_t)total;
+    return code;
+}
+
+TERN_INLINE const uint8_t *tern_sum_lists(const uint8_t *code, const uint8_t *x, int32_t inputs, int32_t *sum)
+{
+    int32_t total = 0, k, plus, minus;
+    for (k = 0; k < inputs; k += TERN_PLACES) {
+        code = tern_sum_list(code, x + k, &plus);
+        code = tern_sum_list(code, x + k, &minus);
+        total += plus - minus;
     }
     *sum = total;
     return code;
 }
-
 #endif
 
-/* Adds up the products of x and trits, which are 0, 1, 2 here; all is the sum of x. */
-static inline const uint8_t *tern_sum_trits(const uint8_t *code, const uint8_t *x, int32_t count, int32_t all, int32_t *sum)
+#if TERN_EACH_WEIGHT
+/* Adds up the products of x and weights that are 0, 1, 2 here, in whole groups. */
+TERN_INLINE const uint8_t *tern_sum_groups(const uint8_t *code, const uint8_t *x, int32_t groups, int32_t *sum)
 {
+#if defined(TERN_MVE)
+    const uint8x16_t m0 = vdupq_n_u8(3), m1 = vdupq_n_u8(12), m2 = vdupq_n_u8(48), m3 = vdupq_n_u8(192);
+    uint32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* of 1, 4, 16 and 64 times the weights */
+    for (; groups > 0; groups--, code += 16, x += 64) {
+        const uint8x16_t all = vldrbq_u8(code);
+        s0 = vmladavaq_u8(s0, vandq_u8(all, m0), vldrbq_u8(x));
+        s1 = vmladavaq_u8(s1, vandq_u8(all, m1), vldrbq_u8(x + 16));
+        s2 = vmladavaq_u8(s2, vandq_u8(all, m2), vldrbq_u8(x + 32));
+        s3 = vmladavaq_u8(s3, vandq_u8(all, m3), vldrbq_u8(x + 48));
+    }
+    *sum += (int32_t)(s0 + (s1 >> 2) + (s2 >> 4) + (s3 >> 6));
+#elif defined(TERN_DSP)
+    int32_t total = *sum, q;
+    for (; groups > 0; groups--, code += 4) {
+        uint32_t all = tern_word_at(code);
+        for (q = 0; q < 4; q++, all >>= 4, x += 4) {
+            const uint32_t word = tern_word_at(x);
+            total = tern_two_products(all & 0x00030003u, tern_even(word), total);
+            total = tern_two_products(all >> 2 & 0x00030003u, tern_odd(word), total);
+        }
+    }
+    *sum = total;
+#else
 #if defined(__thumb__) && !defined(__thumb2__)
 #define TERN_TRIT rest = (rest & 255) * 3; total += (int32_t)(rest >> 8) * *x++;
     uint32_t rest; /* no product of 64 bits */
@@ -67,40 +94,48 @@ static inline const uint8_t *tern_sum_trits(const uint8_t *code, const uint8_t *
 #define TERN_TRIT rest = (uint64_t)(uint32_t)rest * 3; total += (int32_t)(rest >> 32) * *x++;
     uint64_t rest;
 #endif
-    int32_t total = -all, i;
-    for (; count >= 5; count -= 5) {
+    int32_t total = *sum;
+    for (; groups > 0; groups--) {
         rest = (uint32_t)*code++ << (sizeof rest == 8 ? 24 : 0);
         TERN_TRIT TERN_TRIT TERN_TRIT TERN_TRIT TERN_TRIT
     }
-    if (count) {
-        rest = (uint32_t)*code++ << (sizeof rest == 8 ? 24 : 0);
-        for (i = 0; i < count; i++) { TERN_TRIT }
-    }
 #undef TERN_TRIT
     *sum = total;
+#endif
     return code;
 }
+#endif
 
-/* Bytes times ternary weights, added up while the codes are read. */
+/* Bytes times ternary weights, added up while the table is read. */
 TERN_KERNEL void tern_linear_codes(const struct tern_linear *l, const uint8_t *x, const void *residual, void *out)
 {
-    int32_t m, o, i, k;
+    int32_t m, o, i;
     for (m = 0; m < l->rows; m++, x += l->inputs) {
-        const uint8_t *code = l->codes.data;
-        int32_t all = 0, sum = 0, minus;
-        if (TERN_TRITS && (!TERN_GAPS || !l->codes.gaps)) for (k = 0; k < l->inputs; k++) all += x[k];
+        const uint8_t *code = l->weight;
+#if TERN_EACH_WEIGHT
+        const int32_t groups = l->inputs / TERN_GROUP, rest = l->inputs % TERN_GROUP;
+        uint8_t last[TERN_GROUP] = {0};
+        int32_t all = 0;
+        for (i = 0; i < l->inputs; i++) all += x[i];
+        for (i = 0; i < rest; i++) last[i] = x[groups * TERN_GROUP + i];
+#endif
         for (o = 0; o < l->outputs; o += TERN_BLOCK) {
             const int32_t count = l->outputs - o < TERN_BLOCK ? l->outputs - o : TERN_BLOCK;
-            float y[TERN_BLOCK];
+            int32_t sum[TERN_BLOCK];
             for (i = 0; i < count; i++) {
-                if (TERN_GAPS && (!TERN_TRITS || l->codes.gaps)) {
-                    code = tern_sum_gaps(code, x - 1, &sum);
-                    code = tern_sum_gaps(code, x - 1, &minus);
-                    sum -= minus;
-                } else if (TERN_TRITS) code = tern_sum_trits(code, x, l->inputs, all, &sum);
-                y[i] = (float)sum;
+#if TERN_LISTS
+                if (!TERN_EACH_WEIGHT || l->lists) {
+                    code = tern_sum_lists(code, x, l->inputs, &sum[i]);
+                    continue;
+                }
+#endif
+#if TERN_EACH_WEIGHT
+                sum[i] = -all;
+                code = tern_sum_groups(code, x, groups, &sum[i]);
+                if (rest) code = tern_sum_groups(code, last, 1, &sum[i]);
+#endif
             }
-            tern_linear_put(l, m, o, count, y, residual, out);
+            tern_linear_put_sums(l, m, o, count, sum, residual, out);
         }
     }
 }

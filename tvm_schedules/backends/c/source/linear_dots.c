@@ -1,58 +1,104 @@
-/* Sums of products of bytes with four rows of weights, each stride behind the one before. */
-static inline void tern_dots(const uint8_t *x, const int8_t *weight, int32_t stride, int32_t count, int32_t *sum)
+#if defined(TERN_DSP) && !defined(TERN_MVE)
+/* Four rows of weights stand together: for four inputs four words, of rows 0 and 1, then of rows 2 and 3, first with
+   inputs 0 and 2, then with 1 and 3. A half is 256 times the weight of the even row and that of the odd one, so that
+   both are summed by one product; what the odd one has summed too is taken away. Up to 256 inputs no bit is lost. */
+static const uint32_t *tern_dots(const uint8_t *x, const uint32_t *weight, int32_t count, int32_t *sum)
 {
-    int32_t k = 0, r;
-#if defined(TERN_MVE)
-    int32_t all[4] = {0};
-#endif
+    while (count > 0) {
+        const int32_t some = count < 256 ? count : 256;
+        const uint8_t *const end = x + some;
+        int32_t both0 = 0, odd0 = 0, both1 = 0, odd1 = 0;
+        register uint32_t w0 __asm__("r4"), w1 __asm__("r5"), w2 __asm__("r6"), w3 __asm__("r8");
+        uint32_t even, odd;
+        do {
+            __asm__("ldr %[even], [%[x]], #4\n\tldmia %[w]!, {r4, r5, r6, r8}\n\t"
+                    "uxtb16 %[odd], %[even], ror #8\n\tuxtb16 %[even], %[even]\n\t"
+                    "smlad %[b0], %[w0], %[even], %[b0]\n\tsxtb16 %[w0], %[w0]\n\tsmlad %[o0], %[w0], %[even], %[o0]\n\t"
+                    "smlad %[b1], %[w1], %[even], %[b1]\n\tsxtb16 %[w1], %[w1]\n\tsmlad %[o1], %[w1], %[even], %[o1]\n\t"
+                    "smlad %[b0], %[w2], %[odd], %[b0]\n\tsxtb16 %[w2], %[w2]\n\tsmlad %[o0], %[w2], %[odd], %[o0]\n\t"
+                    "smlad %[b1], %[w3], %[odd], %[b1]\n\tsxtb16 %[w3], %[w3]\n\tsmlad %[o1], %[w3], %[odd], %[o1]"
+                    : [x] "+r"(x), [w] "+r"(weight), [b0] "+r"(both0), [o0] "+r"(odd0), [b1] "+r"(both1), [o1] "+r"(odd1),
+                      [even] "=&r"(even), [odd] "=&r"(odd), [w0] "=&r"(w0), [w1] "=&r"(w1), [w2] "=&r"(w2), [w3] "=&r"(w3)
+                    : : "memory");
+        } while (x != end);
+        sum[0] += (both0 - odd0) >> 8, sum[1] += odd0, sum[2] += (both1 - odd1) >> 8, sum[3] += odd1;
+        count -= some;
+    }
+    return weight;
+}
+#elif defined(TERN_MVE)
+/* Sums of products of bytes with four rows of weights, count behind each other: of x - 128, which is signed, and 128
+   times the weights. */
+static inline void tern_dots(const uint8_t *x, const int8_t *weight, int32_t count, int32_t *sum)
+{
+    const int8_t *w1 = weight + count, *w2 = w1 + count, *w3 = w2 + count;
+    const uint8x16_t half = vdupq_n_u8(128);
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, all0 = 0, all1 = 0, all2 = 0, all3 = 0, groups;
+    int8x16_t lanes, w;
+#define TERN_ROW(load, row, total, all) w = load(row), total = vmladavaq_s8(total, lanes, w), all = vaddvaq_s8(all, w);
+#define TERN_ROWS(load) TERN_ROW(load, weight, s0, all0) TERN_ROW(load, w1, s1, all1) TERN_ROW(load, w2, s2, all2) \
+    TERN_ROW(load, w3, s3, all3)
+#define TERN_SOME(row) vldrbq_z_s8(row, some)
+    for (groups = count >> 4; groups > 0; groups--) {
+        lanes = vreinterpretq_s8_u8(veorq_u8(vldrbq_u8(x), half));
+        TERN_ROWS(vldrbq_s8)
+        x += 16, weight += 16, w1 += 16, w2 += 16, w3 += 16;
+    }
+    if (count & 15) {
+        const mve_pred16_t some = vctp8q((uint32_t)count & 15);
+        lanes = vreinterpretq_s8_u8(veorq_u8(vldrbq_z_u8(x, some), half));
+        TERN_ROWS(TERN_SOME)
+    }
+    sum[0] = s0 + 128 * all0, sum[1] = s1 + 128 * all1, sum[2] = s2 + 128 * all2, sum[3] = s3 + 128 * all3;
+#undef TERN_ROW
+#undef TERN_ROWS
+#undef TERN_SOME
+}
+#else
+/* Sums of products of bytes with four rows of weights, count behind each other. */
+static inline void tern_dots(const uint8_t *x, const int8_t *weight, int32_t count, int32_t *sum)
+{
+    int32_t k, r;
     for (r = 0; r < 4; r++) sum[r] = 0;
-#if defined(TERN_MVE)
-    for (; k + 16 <= count; k += 16) { /* of x - 128, which is signed, and 128 times the weights */
-        const int8x16_t lanes = vreinterpretq_s8_u8(veorq_u8(vldrbq_u8(x + k), vdupq_n_u8(128)));
-        for (r = 0; r < 4; r++) {
-            const int8x16_t w = vldrbq_s8(weight + r * stride + k);
-            sum[r] = vmladavaq_s8(sum[r], lanes, w);
-            all[r] = vaddvaq_s8(all[r], w);
-        }
-    }
-    for (r = 0; r < 4; r++) sum[r] += 128 * all[r];
-#elif defined(TERN_DSP)
-    {
-        const int8_t *w0 = weight, *w2 = weight + 2 * stride;
-        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (; k + 4 <= count; k += 4, x += 4, w0 += 4, w2 += 4) {
-            const uint32_t word = tern_word_at(x), even = tern_even(word), odd = tern_odd(word);
-            s0 = tern_dot(w0, even, odd, s0);
-            s1 = tern_dot(w0 + stride, even, odd, s1);
-            s2 = tern_dot(w2, even, odd, s2);
-            s3 = tern_dot(w2 + stride, even, odd, s3);
-            TERN_KEEP_LOOP(w0); /* not as four pointers, for which there are no registers */
-            TERN_KEEP_LOOP(w2);
-        }
-        x -= k;
-        sum[0] = s0, sum[1] = s1, sum[2] = s2, sum[3] = s3;
-    }
+    for (k = 0; k < count; k++) for (r = 0; r < 4; r++) sum[r] += x[k] * weight[r * count + k];
+}
 #endif
-    for (; k < count; k++) for (r = 0; r < 4; r++) sum[r] += x[k] * weight[r * stride + k];
+
+static int32_t tern_dot_row(const uint8_t *x, const int8_t *weight, int32_t count)
+{
+    int32_t sum = 0;
+    for (; count > 0; count--) sum += *x++ * *weight++;
+    return sum;
 }
 
-/* Bytes times dense weights of 8 bits, four outputs at a time. */
+/* Bytes times dense weights of 8 bits, where more than one row can be summed at a time four outputs at once. */
 TERN_KERNEL void tern_linear_dots(const struct tern_linear *l, const uint8_t *x, const void *residual, void *out)
 {
-    const int8_t *const weight = l->weight;
-    int32_t m, o, k, r, sum[4];
-    float y[4];
+    int32_t m, o, i, sum[TERN_BLOCK];
     for (m = 0; m < l->rows; m++, x += l->inputs) {
-        for (o = 0; o + 4 <= l->outputs; o += 4) {
-            tern_dots(x, weight + o * l->inputs, l->inputs, l->inputs, sum);
-            for (r = 0; r < 4; r++) y[r] = (float)sum[r];
-            tern_linear_put(l, m, o, 4, y, residual, out);
-        }
-        for (; o < l->outputs; o++) {
-            int32_t one = 0;
-            for (k = 0; k < l->inputs; k++) one += x[k] * weight[o * l->inputs + k];
-            y[0] = (float)one;
-            tern_linear_put(l, m, o, 1, y, residual, out);
+        const int8_t *weight = l->weight;
+        for (o = 0; o < l->outputs; o += TERN_BLOCK) {
+            const int32_t count = l->outputs - o < TERN_BLOCK ? l->outputs - o : TERN_BLOCK;
+            i = 0;
+#if !defined(TERN_DSP) || defined(TERN_MVE)
+            for (; i + 4 <= count; i += 4, weight += 4 * l->inputs) tern_dots(x, weight, l->inputs, sum + i);
+#else
+            if (l->fours) for (; i + 4 <= count; i += 4) {
+                const int32_t whole = l->inputs & ~3, rest = l->inputs & 3;
+                const uint32_t *words = (const uint32_t *)(const void *)weight;
+                sum[i] = sum[i + 1] = sum[i + 2] = sum[i + 3] = 0;
+                words = tern_dots(x, words, whole, sum + i);
+                if (rest) {
+                    uint8_t last[4] = {0};
+                    int32_t k;
+                    for (k = 0; k < rest; k++) last[k] = x[whole + k];
+                    words = tern_dots(last, words, 4, sum + i);
+                }
+                weight = (const int8_t *)words;
+            }
+#endif
+            for (; i < count; i++, weight += l->inputs) sum[i] = tern_dot_row(x, weight, l->inputs);
+            tern_linear_put_sums(l, m, o, count, sum, residual, out);
         }
     }
 }

@@ -30,7 +30,7 @@ static inline void tern_split(tern_word all, tern_word odd, int16_t *sum)
 #endif
 }
 
-#if defined(__arm__) && !defined(__ARM_FEATURE_UNALIGNED) && defined(TERN_WORDS)
+#if defined(TERN_ALIGNED) && defined(TERN_WORDS)
 /* Words, halfwords or bytes are read, whatever lies aligned: the core has no other access. */
 #define TERN_WORD(i) ((const uint32_t *)__builtin_assume_aligned(from, 4))[i]
 #define TERN_HALF(i) ((const uint16_t *)__builtin_assume_aligned(from, 2))[i]

@@ -100,7 +100,7 @@ class Translation:
         found = fixed(numbers["scale"], numbers["bias"], float(factor) if residual else 0.0, sums)
         if found is None:
             return {}
-        table = self.program.array(f"fixed_{index}", found.table, fixed=True)
+        table = self.program.array(f"fixed_{index}", found.table, only=("fixed",))
         return {
             "fixed": Ref(f"TERN_FIXED_TABLE({table.text})"),
             "fixed_residual": found.residual,
