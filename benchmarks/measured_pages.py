@@ -23,8 +23,6 @@ NETWORKS = {
     "linear4096x4096": "linear 4096x4096",
     "linear11008x4096": "linear 11008x4096",
 }
-WORK = {"conv3x3": "convolution 3x3, 64 to 64 channels, 16x16", "depthwise": "depthwise 3x3, dense 8-bit", **NETWORKS}
-CORES = {"a72": "Cortex-A72", "a76": "Cortex-A76"}
 
 
 def read(name: str) -> Any:
@@ -32,11 +30,12 @@ def read(name: str) -> Any:
     return json.loads((MEASURED / f"{name}.json").read_text())
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
-def _text(*sentences: str) -> list[str]:
+def paragraph(*sentences: str) -> list[str]:
     """A paragraph in lines, and an empty one after it."""
     return [*textwrap.wrap(" ".join(sentences), 130, break_long_words=False, break_on_hyphens=False), ""]
 
@@ -70,15 +69,15 @@ def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "# Handwritten digits, from training to the library",
         "",
-        *_text(
+        *paragraph(
             f"Images of 8x8 pixels, {first['images']} held out, a network of {first['parameters'] / 1000:.0f} k",
             f"parameters, batch 1, one thread of {_machine(first['bench']['machine'])}. Speed differs from run to",
             f"run, so compare within a column. The commands were {commands} on {first['when'][:10]}; the first is",
             f"what `make demo` runs. The float32 network has {_percent(first['accuracy']['float'])}.",
         ),
-        _row("", *(cell for name in zeros for cell in (name, ""))),
+        table_row("", *(cell for name in zeros for cell in (name, ""))),
         "|---|" + "---:|" * 2 * len(runs),
-        _row(
+        table_row(
             "accuracy, ternary in torch / library",
             *(
                 cell
@@ -86,7 +85,7 @@ def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
                 for cell in (f"{_percent(run['accuracy']['ternary'])} / {_percent(run['accuracy']['exported'])}", "")
             ),
         ),
-        _row("", *(cell for _ in runs for cell in ("**bytes**", "**median us**"))),
+        table_row("", *(cell for _ in runs for cell in ("**bytes**", "**median us**"))),
     ]
     names = {
         "onnxruntime fp32": "onnxruntime float32",
@@ -97,7 +96,7 @@ def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for name, title in names.items():
         found = [engines_of(run)[name] for run in runs]
         cells = [cell for one in found for cell in (f"{one['file_bytes']:,}", f"{1000 * one['median_ms']:.1f}")]
-        lines.append(_row(title, *(f"**{cell}**" if name == "tern" else cell for cell in cells)))
+        lines.append(table_row(title, *(f"**{cell}**" if name == "tern" else cell for cell in cells)))
     ratios = (
         cell
         for run in runs
@@ -109,9 +108,9 @@ def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     stored = " and ".join(f"{one['weights.npz']:,}" for one in files)
     weights = first["bench"]["artifact"]["quantization"]["ternary_weights"]
     lines += [
-        _row("float32 / int8 time over tern's", *ratios),
+        table_row("float32 / int8 time over tern's", *ratios),
         "",
-        *_text(
+        *paragraph(
             f"Of the library {files[0]['model.so']:,} bytes are code, which does not grow with the weights. The file",
             f"of weights takes {stored} bytes; in float32 the {weights:,} weights of the ternary file take",
             f"{4 * weights:,}.",
@@ -128,12 +127,12 @@ def verification(data: Mapping[str, Any]) -> list[str]:
     lines = [
         "# Libraries against onnxruntime",
         "",
-        *_text(
+        *paragraph(
             "Networks with random weights, 80 % of them zero, and 8-bit activations are compared with onnxruntime on",
             f"{main[0]['inputs']} random inputs: `{data['command']}`, {data['when'][:10]},",
             f"{_machine(data['machine'])}.",
         ),
-        _row(
+        table_row(
             "",
             "top-1 equal",
             "onnxruntime with itself",
@@ -147,7 +146,7 @@ def verification(data: Mapping[str, Any]) -> list[str]:
     for row in main:
         unit = "step" if row["steps"] == 1 else "steps"
         lines.append(
-            _row(
+            table_row(
                 NETWORKS[row["name"]],
                 f"{row['equal']} / {row['inputs']}",
                 f"{row['itself']} / {row['inputs']}",
@@ -159,12 +158,12 @@ def verification(data: Mapping[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        *_text(
+        *paragraph(
             "What a device loads is code, weights and metadata. Zeros show in it: ResNet-18 takes",
             ", ".join(f"{size / 1e6:.2f} MB at {_percent(zeros, 0)}" for zeros, size in sizes),
             "zeros (`--zeros`), and 46.8 MB in float32.",
         ),
-        *_text(
+        *paragraph(
             "Layer by layer means: every 8-bit tensor against onnxruntime's, computed from the library's 8-bit",
             "tensors before it. Both sides sum integers exactly, but a value on the edge between two steps may be",
             "rounded either way, and the layers after it carry that on. Hence the differences of logits. onnxruntime",
@@ -173,44 +172,6 @@ def verification(data: Mapping[str, Any]) -> list[str]:
         ),
     ]
     return lines
-
-
-def arm(data: Mapping[str, Any]) -> list[str]:
-    """The page about emulated ARM cores, of what ``benchmarks.arm --json`` wrote."""
-    found = {(row["what"], row["target"], row["engine"]): row for row in data["rows"]}
-    packages = " and ".join(f"{name} {version}" for name, version in data["packages"].items())
-    targets = [name for name in CORES if any(key[1] == name for key in found)]
-    lines = [
-        "# ARM: counted instructions",
-        "",
-        *_text(
-            "No ARM hardware was used. These are instructions for one run, counted by QEMU, in thousands; in",
-            f"brackets cycles as llvm-mca 22 estimates them, without caches. {_percent(data['zeros'], 0)} of the",
-            f"ternary weights are zero, and activations have 8 bits. The command was `{data['command']}`,",
-            f"{data['when'][:10]}, with {packages}. The ratio is ours over onnxruntime's, so less is better for us.",
-        ),
-        _row("", *(cell for name in targets for cell in (CORES[name], "onnxruntime int8", "ratio"))),
-        "|---|" + "---:|" * 3 * len(targets),
-    ]
-    for what in dict.fromkeys(key[0] for key in found):
-        cells = []
-        for target in targets:
-            ours = next(
-                row for (w, t, engine), row in found.items() if (w, t) == (what, target) and "onnx" not in engine
-            )
-            peer = found[what, target, "onnxruntime"]
-            cells += [
-                _counted(ours),
-                _counted(peer),
-                f"{ours['instructions']['all'] / peer['instructions']['all']:.2f}",
-            ]
-        lines.append(_row(WORK[what], *cells))
-    return lines
-
-
-def _counted(row: Mapping[str, Any]) -> str:
-    cycles = "" if row["cycles"] is None else f" ({row['cycles'] / 1000:,.0f})"
-    return f"{row['instructions']['all'] / 1000:,.0f}{cycles}"
 
 
 def milliseconds(data: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
@@ -227,20 +188,20 @@ def _times(data: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[str
     yield from (
         "# CPUs in milliseconds, and how steady they are",
         "",
-        *_text(
+        *paragraph(
             "Each other engine is at its best in 8 bits, DeepSparse also in float at the same zeros.",
             f"`{data['command']}` measured them in turn on two cores of an AMD EPYC (Zen 5, AVX-512 VNNI), batch 1,",
             f"medians, {data['when']}. Of each pair of numbers the first is for one thread and the second for two.",
             "Weights are random; the first layer and the classifier are dense. For the linear layers, one token, the",
             "best is onnxruntime's 2-bit MatMulNBits. Minima are what unshared cores give.",
         ),
-        _row("", "zeros", "tern, ms", "the best other engine, ms", "its time / tern's", "of minima"),
+        table_row("", "zeros", "tern, ms", "the best other engine, ms", "its time / tern's", "of minima"),
         "|---|" + "---:|" * 5,
     )
     for row in data["rows"]:
         ours = [baseline["entries"][f"{row['case']}/{n}"]["ratios"][f"tern {row['zeros']}%"] for n in (1, 2)]
         best = [one["peers"][one["best"]] for one in ours]
-        yield _row(
+        yield table_row(
             NETWORKS[row["case"]],
             f"{row['zeros']} %",
             " / ".join(f"{ms:.3g}" for ms in row["ours_ms"]),
@@ -256,7 +217,7 @@ def _steadiness(data: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "## How steady they are",
         "",
-        *_text(
+        *paragraph(
             "Speed comes and goes on these machines, as if the virtual CPUs were hyperthreads that the host moves.",
             f"Two processes that each run ResNet-18 with 90 % zeros on a CPU of their own take {shared['alone']} ms a",
             f"run for a while, then {shared['neighbor']} (a neighbor on the other half of the core), then both",
@@ -265,9 +226,9 @@ def _steadiness(data: Mapping[str, Any]) -> Iterator[str]:
             f"{beside['OpenVINO'][1]}), presumably because sparse kernels load a vector for every addition and dense",
             "ones use a load several times. Ratios of ResNet-18 to the best other engine were in other hours:",
         ),
-        _row("", "50 % zeros", "80 %", "90 %"),
+        table_row("", "50 % zeros", "80 %", "90 %"),
         "|---|" + "---:|" * 3,
-        *(_row(one["what"], *(_pair(pair) for pair in one["ratios"])) for one in data["resnet18_hours"]),
+        *(table_row(one["what"], *(_pair(pair) for pair in one["ratios"])) for one in data["resnet18_hours"]),
         "",
     )
 
@@ -278,18 +239,18 @@ def _quieter(data: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "## A quieter hour of the Zen 4",
         "",
-        *_text(
+        *paragraph(
             "The [page of ratios](cpu.md) has a later run, in which cores were disturbed. In an earlier and quieter",
             "one the best other engine's time was so many times tern's, for one and two threads, and in brackets of",
             "minima:",
         ),
-        _row("", *kinds.values()),
+        table_row("", *kinds.values()),
         "|---|" + "---:|" * len(kinds),
     )
     for case in dict.fromkeys(one["case"] for one in data["zen4_quieter"]):
         rows = [found.get((case, kind)) for kind in kinds]
         cells = ["" if one is None else f"{_pair(one['ratios'])} ({_pair(one['ratios_of_min'])})" for one in rows]
-        yield _row(NETWORKS[case], *cells)
+        yield table_row(NETWORKS[case], *cells)
     yield ""
 
 
@@ -297,17 +258,17 @@ def _floats(data: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "## Float32 activations, 90 % zeros",
         "",
-        *_text(
+        *paragraph(
             "Here the best other engine is DeepSparse with sparse float32. On the Zen 4 sparse layers of up to",
             "16,000 codes are straight-line code; the figures of the Zen 5 are from before such code. ResNets are",
             "better served in 8 bits.",
         ),
-        _row("", "Zen 4, ms", "Zen 5, ms", "Zen 5, DeepSparse's time / ours"),
+        table_row("", "Zen 4, ms", "Zen 5, ms", "Zen 5, DeepSparse's time / ours"),
         "|---|" + "---:|" * 3,
     )
     for zen4, zen5 in zip(data["zen4_float32_90"], data["zen5_float32_90"], strict=True):
         times = (" / ".join(f"{ms:.3g}" for ms in one["ours_ms"]) for one in (zen4, zen5))
-        yield _row(NETWORKS[zen4["case"]], *times, _pair(zen5["ratios"]))
+        yield table_row(NETWORKS[zen4["case"]], *times, _pair(zen5["ratios"]))
 
 
 def _pair(numbers: Sequence[float]) -> str:
@@ -320,14 +281,14 @@ def shared_zeros(data: Mapping[str, Any]) -> list[str]:
     lines = [
         "# Shared zeros: single layers",
         "",
-        *_text(
+        *paragraph(
             f"3x3 layers of 8-bit activations with random codes, on one thread of an {data['machine']['cpu']}{avx2},",
             f"{data['when'][:10]}: `{data['command']}`. Our two kernels and onnxruntime's",
             f'dense int8 took turns, and the least time of {data["turns"]} turns counts. "Lists" is the faster of the',
             'kernels that read lists of single channels. "Chosen" is what a build takes. The',
             "[guide](../guides/shared-zeros.md) says how such weights are trained.",
         ),
-        _row(
+        table_row(
             "channels, image",
             "zeros",
             "channels that share them",
@@ -345,7 +306,7 @@ def shared_zeros(data: Mapping[str, Any]) -> list[str]:
         ratios = (f"{time / times[1]:.2f}" for time in (times[0], times[2]))
         layer = f"{row['channels']}, {row['size']}x{row['size']}"
         counts = (_percent(row["zeros"], 0), str(row["group"]))
-        lines.append(_row(layer, *counts, *(f"{time:.0f}" for time in times), *ratios, f"`{row['chosen']}`"))
+        lines.append(table_row(layer, *counts, *(f"{time:.0f}" for time in times), *ratios, f"`{row['chosen']}`"))
     return lines
 
 
@@ -362,22 +323,22 @@ def training_step(data: Mapping[str, Any]) -> list[str]:
     lines = [
         "# What a training step costs",
         "",
-        *_text(
+        *paragraph(
             "Figures are per cent over the float network's step measured just before, medians of",
             f"{data['rounds']} rounds, on one thread of an {data['machine']}, {data['when']}: `{data['command']}`",
             "and the same for `resnet20` with `admm`. ResNet-20's figures vary by up to four points from round",
             "to round.",
         ),
-        _row("", *networks.values()),
+        table_row("", *networks.values()),
         "|---|" + "---:|" * len(networks),
     ]
     for name, percent in data["percent"].items():
         cells = [f"{percent[network]:.1f}" if network in percent else "" for network in networks]
-        lines.append(_row(STEP_NAMES.get(name, f"`{name}`"), *cells))
+        lines.append(table_row(STEP_NAMES.get(name, f"`{name}`"), *cells))
     grown = data["memory_percent"]
     lines += [
         "",
-        *_text(
+        *paragraph(
             "Peak memory of the transformer's step grows by",
             f"{grown['transformer'][0]} to {grown['transformer'][1]} %, most with `hestia`, because its activations",
             "are small beside its weights; that of ResNet-20 by",
@@ -385,7 +346,7 @@ def training_step(data: Mapping[str, Any]) -> list[str]:
         ),
         "## Older figures, with other packages beside",
         "",
-        *_text(
+        *paragraph(
             "These were measured before methods became cheaper; the range is that of the float step against itself."
         ),
     ]
@@ -395,7 +356,7 @@ def training_step(data: Mapping[str, Any]) -> list[str]:
     for one in older:
         spread = " to ".join(str(value) for value in dict.fromkeys(one["float"]))
         heads.append(f"{one['network']}, {one['rounds']} rounds ({spread})")
-    lines += [_row("", *heads), "|---|" + "---:|" * len(older)]
+    lines += [table_row("", *heads), "|---|" + "---:|" * len(older)]
     for name in names:
-        lines.append(_row(name, *(str(one["percent"].get(name, "")) for one in older)))
+        lines.append(table_row(name, *(str(one["percent"].get(name, "")) for one in older)))
     return [*lines, ""]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measured_pages
+from benchmarks import arm_page, measured_pages
 from benchmarks.mcu.page import mcu
 from benchmarks.methods import aims, answers
 from benchmarks.zoo.page import zoo
@@ -188,7 +188,10 @@ def pages() -> dict[Path, str]:
         ),
         "verification": (("verification.json",), measured_pages.verification(read("verification"))),
         "shared-zeros": (("shared-zeros.json",), measured_pages.shared_zeros(read("shared-zeros"))),
-        "arm": (("arm.json",), measured_pages.arm(read("arm"))),
+        "arm": (
+            ("arm.json", "arm-peers.json", "arm-32.json"),
+            arm_page.page(read("arm"), read("arm-peers"), read("arm-32")),
+        ),
         "mcu": (
             ("mcu.json", "../mcu/cmsis_nn.json"),
             mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),

@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-peer", action="store_true", help="do not count onnxruntime")
     made.add_argument("--steps", action="store_true", help="also show a network's steps")
     made.add_argument("--hot", type=int, default=0, metavar="N", help="also show the N hottest blocks of code")
-    made.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    made.add_argument("--json", metavar="FILE", help="write everything as JSON, after every count")
+    made.add_argument("--add", action="store_true", help="keep what else FILE has, of earlier runs with other work")
     return made
 
 
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     cycles = tools.llvm_tool("llvm-mca") is not None
     if not cycles:
         print(f"no estimate of cycles: llvm-mca {tools.LLVM} is missing (apt-get install llvm-22)", file=sys.stderr)
+    command = shlex.join(["python", "-m", "benchmarks.arm", *(sys.argv[1:] if arguments is None else arguments)])
     rows: list[dict[str, Any]] = []
     details: list[str] = []
     for what, target in product(wanted, targets):
@@ -78,17 +80,24 @@ def main(arguments: list[str] | None = None) -> int:
                     details.append(f"{title}, {target}, {engine}\n{code}")
             if plan and options.steps:
                 details.append(f"{title}, {target}\n{report.steps(plan, target, cycles)}")
+            if options.json:
+                _write(Path(options.json), rows, command, options.add)
             print(f"{title}, {target}: {found['tern'].counts['all'] / 1000:,.0f}", file=sys.stderr, flush=True)
     print("\n\n".join([*details, f"thousands\n{report.table(rows)}"]))
-    if options.json:
-        packages = {name: metadata.version(name) for name in ("apache-tvm", "onnxruntime")}
-        machine: dict[str, Any] = {"python": platform.python_version(), "packages": packages}
-        machine["command"] = shlex.join(
-            ["python", "-m", "benchmarks.arm", *(sys.argv[1:] if arguments is None else arguments)]
-        )
-        machine["when"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_file(options.json, json.dumps({**machine, "rows": rows}, indent=1) + "\n")
     return 0
+
+
+def _write(path: Path, rows: list[dict[str, Any]], command: str, add: bool) -> None:
+    """Writes the rows, and those of other work that an earlier run has written, with all commands."""
+    packages = {name: metadata.version(name) for name in ("apache-tvm", "onnxruntime")}
+    made: dict[str, Any] = {"python": platform.python_version(), "packages": packages, "command": [command]}
+    made["when"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if add and path.is_file():
+        earlier = json.loads(path.read_text())
+        own = {(one["what"], one["target"], one["zeros"]) for one in rows}
+        rows = [*(one for one in earlier["rows"] if (one["what"], one["target"], one["zeros"]) not in own), *rows]
+        made["command"] = list(dict.fromkeys([*earlier["command"], command]))
+    write_file(path, json.dumps({**made, "rows": rows}, indent=1) + "\n")
 
 
 def _shares(what: str, shares: list[float]) -> list[float | None]:

@@ -19,11 +19,12 @@ _V8 = frozenset({"neon"})
 _V8_CRC = _V8 | {"crc"}
 _V82 = _V8_CRC | {"lse", "rdm", "fullfp16", "dotprod"}
 _V82_I8MM = _V82 | {"i8mm"}
-# LLVM's own models of cores with i8mm give loops of sums a tenth more instructions, and more cycles by these models.
-_WITH_I8MM = ("+v8.2a", "+dotprod", "+i8mm")
 # AES and SHA instructions are an option of ARM's cores that LLVM's models of these have. Not every chip has them (those
 # of the Raspberry Pi 3 and 4 do not) and no kernel uses them, so that presets for boards do without.
 _NO_CRYPTO = ("-aes", "-sha2")
+_WITH_DOT = ("cortex-a76", ("+neon", "+dotprod", *_NO_CRYPTO), _V82)
+# LLVM's own model of the Neoverse N2 gives loops of sums a tenth more instructions, and more cycles by that model.
+_WITH_I8MM = ("cortex-a76", ("+neon", "+dotprod", "+i8mm", *_NO_CRYPTO), _V82_I8MM)
 
 SMALLEST_L1 = 32 << 10
 """Bytes of the first-level data cache that every CPU has."""
@@ -98,15 +99,15 @@ _PRESETS: dict[str, tuple[str, tuple[str, ...], frozenset[str], str]] = {
     "a53": ("cortex-a53", ("+neon", *_NO_CRYPTO), _V8_CRC, "Cortex-A53"),
     "a55": ("cortex-a55", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A55 (dot product)"),
     "a72": ("cortex-a72", ("+neon", *_NO_CRYPTO), _V8_CRC, "Cortex-A72"),
-    "a76": ("cortex-a76", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A76 (dot product)"),
+    "a76": (*_WITH_DOT, "Cortex-A76 (dot product)"),
     "a78": ("cortex-a78", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-A78 (dot product)"),
     "x1": ("cortex-x1", ("+neon", "+dotprod", *_NO_CRYPTO), _V82, "Cortex-X1 (dot product)"),
     "neoverse-n1": ("neoverse-n1", ("+neon", "+dotprod"), _V82, "Neoverse N1 (dot product)"),
-    "neoverse-n2": ("generic", _WITH_I8MM, _V82_I8MM, "Neoverse N2 (matrix products, i8mm)"),
-    "neoverse-v1": ("generic", _WITH_I8MM, _V82_I8MM, "Neoverse V1 (matrix products, i8mm)"),
-    "neoverse-v2": ("generic", _WITH_I8MM, _V82_I8MM, "Neoverse V2 (matrix products, i8mm)"),
-    "arm-dotprod": ("generic", ("+v8.2a", "+dotprod"), _V82, "any 64-bit ARM with dot products"),
-    "arm-i8mm": ("generic", _WITH_I8MM, _V82_I8MM, "any 64-bit ARM with i8mm"),
+    "neoverse-n2": (*_WITH_I8MM, "Neoverse N2 (matrix products, i8mm)"),
+    "neoverse-v1": (*_WITH_I8MM, "Neoverse V1 (matrix products, i8mm)"),
+    "neoverse-v2": (*_WITH_I8MM, "Neoverse V2 (matrix products, i8mm)"),
+    "arm-dotprod": (*_WITH_DOT, "any 64-bit ARM with dot products"),
+    "arm-i8mm": (*_WITH_I8MM, "any 64-bit ARM with i8mm"),
 }
 """Name -> LLVM's name of the core, attributes, the features that libraries may use, and a line of description."""
 _VERSIONS = {"arm": ("arm-i8mm", "arm-dotprod")}
