@@ -11,6 +11,8 @@ ORDER = [
     "ternary_digits.py",
     "prune.py",
     "activations.py",
+    "groups.py",
+    "budgets.py",
     "post_training.py",
     "your_module.py",
     "fashion_mnist.py",

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples" / "tutorials").glob("*.py") if path.name != "__init__.py")
-NEEDS = dict.fromkeys(("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m"), "tvm")
+COMPILED = ("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m", "groups")
+NEEDS = dict.fromkeys(COMPILED, "tvm")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -43,4 +44,4 @@ def test_tutorial_is_short(script: Path) -> None:
 
 
 def test_there_are_tutorials() -> None:
-    assert len(SCRIPTS) >= 7
+    assert len(SCRIPTS) >= 14
