@@ -1,4 +1,4 @@
-"""``python -m benchmarks.estimate``: estimates beside measured latency and bytes, for ten networks of no profile table.
+"""``python -m benchmarks.estimate``: estimates beside measured latency and bytes, for networks of no profile table.
 
 The estimates are made first. Then every network is compiled and measured with one thread in turns; of a network the
 smallest of the rounds' lower quartiles counts, as in profile tables: what other processes take is not in it.
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 import tvm_schedules
+from benchmarks.latency import measure, quickest
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.cpu.files import LIBRARY
-from tvm_schedules.bench import networks, peers
+from tvm_schedules.bench import networks
 from tvm_schedules.bench.machines import ThisMachine
-from tvm_schedules.bench.profile import QUARTILE
 from tvm_schedules.common.files import temporary_folder, user_path, write_file
 from tvm_schedules.estimate.estimate import TargetEstimate, estimate
 
@@ -31,7 +31,11 @@ SUITE = (
     ("resnet20", 0.8, "uint8"),
     ("resnet20", 0.5, "uint8"),
     ("resnet20", 0.9, "float32"),
+    ("resnet20", 0.95, "uint8"),
+    ("resnet56", 0.8, "uint8"),
+    ("resnet56", 0.9, "float32"),
     ("mlp", 0.8, "uint8"),
+    ("mlp", 0.9, "float32"),
     ("mobilenetv2", 0.8, "uint8"),
 )
 """Networks of ``tern-bench --suite``: name, share of zeros, activations."""
@@ -89,20 +93,11 @@ def run(folder: Path, measured: Sequence[str], rounds: int, seconds: float) -> t
         artifact = artifact.with_name(f"{artifact.name}-artifact")
         if not artifact.is_dir():
             tvm_schedules.build(model, artifact, verify=False)
-        rows.append({**_row(name, said, artifact), "artifact": str(artifact), "times": []})
+        rows.append({**_row(name, said, artifact), "artifact": str(artifact)})
         print(f"{name}: estimated {rows[-1]['estimate_ms']:.4g} ms", flush=True)
-    machine = ThisMachine()
-    for _ in range(rounds):
-        for row in rows:
-            artifact = Path(row["artifact"])
-            engine = peers.ours(artifact, store.read_metadata(artifact))
-            running = machine.start(engine, artifact, 1, machine.cpus()[:1])
-            row["times"].append(float(np.percentile(running.ask("time", seconds)["us"], QUARTILE)) / 1e3)
-            row["measured_steps"] = running.ask("steps", seconds)["us"]
-            running.close()
-    for row in rows:
-        row["measured_ms"] = min(row["times"])
-        del row["artifact"]
+    artifacts = [Path(row.pop("artifact")) for row in rows]
+    for row, found in zip(rows, measure(artifacts, rounds, seconds, steps=True), strict=True):
+        row |= {"times": found["times"], "measured_steps": found["steps"], "measured_ms": quickest(found)}
     return rows, said
 
 
@@ -162,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     right, total = ordered(rows)
     print(f"{right} of {total} pairs that differ by {APART:.0%} are ordered right; the error bar is ±{said.error:.0%}")
     if options.json:
-        words = sys.argv[1:] if arguments is None else arguments
+        words = [f"--rounds={options.rounds}", f"--seconds={options.seconds:g}", "--json", options.json.name]
         about: dict[str, Any] = {"command": shlex.join(["python", "-m", "benchmarks.estimate", *words])}
         about |= {"when": time.strftime("%Y-%m-%d", time.gmtime()), "machine": ThisMachine().describe()}
         about |= {"source": said.source, "error": said.error}

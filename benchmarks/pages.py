@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arm_page, measured_pages
+from benchmarks.estimate_page import estimates
 from benchmarks.mcu.page import mcu
 from benchmarks.methods import aims, answers
 from benchmarks.zoo.page import zoo
@@ -196,6 +197,7 @@ def pages() -> dict[Path, str]:
             ("mcu.json", "../mcu/cmsis_nn.json"),
             mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),
         ),
+        "estimate": (("estimate.json",), estimates(read("estimate"))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
             ("milliseconds.json", "../baseline-zen5.json"),

@@ -28,6 +28,11 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.net, self.rate = net, rate
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of images ``[N, C, H, W]``."""
+        logits: Tensor = self.net(images)
+        return logits
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch ``(images, labels)``."""
         images, labels = batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tvm_schedules.artifact.build import build
 from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import Machine, ThisMachine
-from tvm_schedules.bench.profile_networks import networks
+from tvm_schedules.bench.profile_networks import large, networks
 from tvm_schedules.common.files import temporary_folder
 from tvm_schedules.estimate.fit import Row
 from tvm_schedules.estimate.lowered import Lowered, lower
@@ -53,7 +54,7 @@ def profile(
         TernError: A network cannot be compiled or run there.
     """
     here, say = machine or ThisMachine(), progress or (lambda line: None)
-    chosen = list(models if models is not None else networks())
+    chosen = list(models if models is not None else chain(networks(), large()))
     spec, rows, libraries = resolve(target), [], []
     with temporary_folder("profile") as folder:
         for name, model in chosen:

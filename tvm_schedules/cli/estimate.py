@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
         type=words,
         default=["host"],
         metavar="NAMES",
-        help="separated by commas: host, pi3, pi4, pi5, other CPU targets of tern-export, cortex-m7, c (default: host)",
+        help="separated by commas: host, pi3, pi4, pi5, cortex-m4, cortex-m7, cortex-m55, c, "
+        "other CPU targets of tern-export (default: host)",
     )
     made.add_argument(
         "--measured",

@@ -100,7 +100,7 @@ def estimate(
     Args:
         source: An ONNX file, its bytes or an ``onnx.ModelProto``, with fixed shapes; or an artifact's directory, whose
             ONNX file is taken.
-        targets: Names of CPU targets, ``cortex-m7``, or ``c`` (bytes alone).
+        targets: Names of CPU targets, ``cortex-m4``, ``cortex-m7``, ``cortex-m55``, or ``c`` (bytes alone).
         measured: Profile tables of ``tern-bench --profile-table``; each is for the target that it was made for.
 
     Raises:

@@ -23,7 +23,9 @@ NAMES = ("call", "operations", "loads", "rounds", "ends", "rows", "constants", "
 * ``ends``: vectors of outputs that are scaled, clipped, rounded and stored.
 * ``rows``: blocks of outputs, each with a loop over taps.
 * ``constants``: cache lines of weights.
-* ``near``, ``far``: cache lines of weights for which the first and the second cache have no room, as often as read.
+* ``near``, ``far``: cache lines of weights for which the first and the second cache have no room, as often as read;
+  ``far`` also those of inputs and outputs. Of a call all that a network reads and writes, as far as all of it together
+  has no room: between calls of a step that is timed alone it stays where it is.
 * ``read``, ``written``: cache lines of inputs and of outputs.
 """
 
@@ -48,6 +50,11 @@ def group(step: Step) -> str:
         kinds = [step.spec.source.dtype, step.spec.target.dtype]
     if getattr(step.spec, "exact", False):
         kinds.append("in integers")
+    end = getattr(step.spec, "epilogue", None)
+    written, activation = getattr(getattr(end, "out", None), "dtype", "uint8"), getattr(end, "activation", None)
+    kinds += [f"then {activation}"] if activation else []
+    if operand == "uint8" and written != "uint8":
+        kinds.append(f"to {written}")
     return " ".join([step.kernel, *kinds])
 
 
@@ -57,13 +64,24 @@ def features(step: Step) -> list[float]:
     work = step.info.get("nonzero_macs", step.info.get("work", 0))
     again = _passes(step.spec)
     near, far = (again * max(0, constants - size) / _LINE for size in (_FIRST, _SECOND))
+    far += max(0, others + step.args[-1].nbytes - _SECOND) / _LINE
     sizes = [constants / _LINE, near, far, others / _LINE, step.args[-1].nbytes / _LINE]
     return [1.0, *(float(number) for number in (*_loops(step.spec, float(work)), *sizes))]
 
 
-def call_features(inputs: int, outputs: int, steps: int) -> list[float]:
-    """The same numbers of a call: bytes of its inputs and outputs, and how many steps it has as ``rounds``."""
-    return [1.0, 0.0, 0.0, float(steps), 0.0, 0.0, 0.0, 0.0, 0.0, inputs / _LINE, outputs / _LINE]
+def call_features(steps: Sequence[Step], memory: int, inputs: int, outputs: int) -> list[float]:
+    """The same numbers of a call, with the number of its steps as ``rounds``.
+
+    Args:
+        steps: The steps.
+        memory: Bytes of the arena.
+        inputs: Bytes of all inputs.
+        outputs: Bytes of all outputs.
+    """
+    constants = sum(_bytes(step.args, True) for step in steps)
+    touched = sum(buffer.nbytes for step in steps for buffer in step.args) / _LINE
+    near, far = (touched * max(0.0, 1 - size / max(1, constants + memory)) for size in (_FIRST, _SECOND))
+    return [1.0, 0.0, 0.0, float(len(steps)), 0.0, 0.0, 0.0, near, far, inputs / _LINE, outputs / _LINE]
 
 
 def _bytes(buffers: Sequence[Buffer], constant: bool) -> int:
@@ -87,6 +105,8 @@ def _loops(spec: Any, work: float) -> tuple[float, ...]:
         return _planes(spec, work)
     if hasattr(spec, "inputs") and hasattr(spec, "outputs"):
         return _linear(spec)
+    if hasattr(spec, "queries"):
+        return _attention(spec)
     x: Any = getattr(spec, "x", None) or getattr(spec, "target", None)
     if hasattr(x, "channels"):
         source = getattr(spec, "source", x)
@@ -105,6 +125,18 @@ def _linear(spec: Any) -> tuple[float, ...]:
     blocks = spec.batch * ceil(spec.outputs / lanes)
     vectors = blocks * ceil(spec.inputs / together)
     return vectors, vectors, vectors / getattr(spec, "tile", 1), spec.batch * spec.outputs, blocks
+
+
+def _attention(spec: Any) -> tuple[float, ...]:
+    """Two products of matrices, their panels, and the exponential function of the scores as ``ends``."""
+    pairs, keys, tile = prod(spec.q.view.shape[:-2]), spec.keys, spec.tile(spec.vectors(spec.keys))
+    vectors, wide, panel = spec.padded // spec.lanes, ceil(spec.width / spec.lanes), spec.vectors(spec.width)
+    tiles = ceil(spec.queries / tile)
+    rows = tiles * tile
+    products = rows * (spec.depth * vectors + keys * ceil(wide / panel) * panel)
+    panels = keys * (spec.depth + spec.width) / spec.lanes
+    rounds = tiles * (spec.depth * vectors / spec.vectors(spec.keys) + keys * ceil(wide / panel))
+    return tuple(float(pairs * count) for count in (products, panels, rounds, rows * vectors, spec.queries))
 
 
 def _planes(spec: Any, work: float) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ class Lowered:
         made = [(group(step), tuple(features(step))) for step in self.steps]
         ends = (self.plan.inputs, self.plan.outputs)
         inputs, outputs = (sum(prod(one.shape) * np.dtype(one.dtype).itemsize for one in side) for side in ends)
-        return [*made, (CALL, tuple(call_features(inputs, outputs, len(self.steps))))]
+        return [*made, (CALL, tuple(call_features(self.steps, self.plan.arena_bytes or 0, inputs, outputs)))]
 
     def kernels(self) -> dict[str, int]:
         """How many different kernels of each group there are: what the size of the code depends on."""

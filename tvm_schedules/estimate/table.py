@@ -1,6 +1,7 @@
 """Profile tables: what the kernels of a device took over many shapes and shares of zeros, as a file, and fits to them.
 
-A table with the unit ``cycles`` was counted on an emulated core, one with ``seconds`` was measured on a device.
+A table with the unit ``cycles`` or ``instructions`` was counted on an emulated core, one with ``seconds`` was measured
+on a device.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Library", "Table", "packaged", "read", "write"]
 
 FORMAT = 1
 _ADVICE = "; make it again with tern-bench --profile-table"
-_FLOORS = {"seconds": 1e-6, "cycles": 500.0}
+_FLOORS = {"seconds": 1e-6, "cycles": 500.0, "instructions": 500.0}
 """Differences that do not count much, by unit."""
 
 _LIBRARY = {"network": str, "kernels": schema.Every(schema.count), "steps": schema.count, "code": schema.count}
@@ -67,7 +68,7 @@ class Table:
     Attributes:
         device: What was measured, in words.
         target: Name of the target that the code was for.
-        unit: ``seconds`` or ``cycles``.
+        unit: ``seconds``, ``cycles`` or ``instructions``.
         how: How the values came about, in words.
         when: The day.
         rows: The measurements of steps.

@@ -12,8 +12,15 @@ from tvm_schedules.targets.registry import TargetSpec, resolve
 
 __all__ = ["Device", "device"]
 
-CLOCKS = {"pi3": 1.4e9, "pi4": 1.8e9, "pi5": 2.4e9, "cortex-m7": 480e6}
-"""Cycles a second: those of a Raspberry Pi 3 B+, of a 4 since 2021, of a 5, and of an STM32H7."""
+CLOCKS = {
+    "pi3": 1.4e9, "pi4": 1.8e9, "pi5": 2.4e9, "cortex-m4": 168e6, "cortex-m7": 480e6, "cortex-m55": 400e6,
+}  # fmt: skip
+"""Cycles a second: those of a Raspberry Pi 3 B+, of a 4 since 2021, of a 5, of an STM32F4, an STM32H7 and
+an Ensemble."""
+
+CYCLES = {"cortex-m4": 1.4, "cortex-m7": 0.8, "cortex-m55": 1.4}
+"""Cycles an instruction: assumed, not measured. A Cortex-M4 loads in two cycles and jumps in up to four, a Cortex-M7
+issues two instructions at once, and a Cortex-M55 has vectors in two halves."""
 
 _BOARDS = {"a53": "pi3", "a72": "pi4", "a76": "pi5"}
 """Cores whose clock is that of a board with them."""
@@ -21,7 +28,7 @@ _BOARDS = {"a53": "pi3", "a72": "pi4", "a76": "pi5"}
 _CORES = {"cortex-a53": "a53", "cortex-a72": "a72", "cortex-a76": "a76"}
 """LLVM's names of cores that there are tables of."""
 
-_C = {"cortex-m7": "c", "c": "c"}
+_C = {**dict.fromkeys(CYCLES, "c"), "c": "c"}
 """Targets that are C: microcontrollers by name."""
 
 
@@ -50,7 +57,7 @@ def device(name: str, measured: Sequence[Table] = ()) -> Device:
     """What is known about a target.
 
     Args:
-        name: Of a CPU target of :func:`tvm_schedules.targets.registry.known`, ``cortex-m7`` or ``c``.
+        name: Of a CPU target of :func:`tvm_schedules.targets.registry.known`, of :data:`CYCLES`, or ``c``.
         measured: Profile tables that take precedence, for the targets that they name.
 
     Raises:
@@ -59,7 +66,9 @@ def device(name: str, measured: Sequence[Table] = ()) -> Device:
     """
     spec = resolve(_C.get(name, name))
     if spec.tvm["kind"] not in ("llvm", "c"):
-        raise EstimateError(f"targets must be CPUs, cortex-m7 or c, got {name!r}: measure that one with tern-bench")
+        raise EstimateError(
+            f"targets must be CPUs, {', '.join(CYCLES)} or c, got {name!r}: measure that one with tern-bench"
+        )
     for one in measured:
         if one.target == name:
             return _device(name, spec, one, f"{one.how} on {one.device}, {one.when}", True)
@@ -74,11 +83,14 @@ def device(name: str, measured: Sequence[Table] = ()) -> Device:
 
 
 def _device(name: str, spec: TargetSpec, table: Table, source: str, near: bool, clock: float | None = None) -> Device:
-    if table.unit == "cycles":
+    if table.unit != "seconds":
         clock = clock or CLOCKS.get(name) or CLOCKS.get(_BOARDS.get(name, ""))
-        if clock is None:
-            raise EstimateError(f"the table for {name} has cycles, and the clock of {name} is not known")
-        return Device(name, spec, table, 1 / clock, source, near)
+        cycles = 1.0 if table.unit == "cycles" else CYCLES.get(name)
+        if clock is None or cycles is None:
+            raise EstimateError(f"the table for {name} has {table.unit}, and the clock of {name} is not known")
+        if table.unit == "instructions":
+            source += f", {cycles:g} cycles each, which is assumed"
+        return Device(name, spec, table, cycles / clock, f"{source}; the error is that against counts", near)
     return Device(name, spec, table, 1.0, source, near)
 
 

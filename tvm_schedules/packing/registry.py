@@ -163,7 +163,8 @@ def _linear(arrays: Arrays, params: dict[str, Any]) -> Arrays:
         values = weight.codes[0] if params["dtype"] == "int8" else weight.dequantize()
     else:
         values = arrays["values"]
-    return {"values": linear.pack(values, params["dtype"], params["padded"])}
+    padded = params["padded"]  # artifacts of earlier releases have no other width
+    return {"values": linear.pack(values, params["dtype"], padded, params.get("width", padded))}
 
 
 def _recurrent(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -74,6 +74,42 @@ def test_cycles_are_divided_by_the_clock() -> None:
     assert times[1] < times[0]
 
 
+def test_instructions_are_cycles_by_a_factor_that_the_source_states() -> None:
+    (said,) = estimate(conv_net(), ["cortex-m4"], [made_table(target="cortex-m4", unit="instructions")])
+    fit = made_table(unit="instructions").fit
+    instructions = sum(fit.value(*one) for one in lower(read_graph(conv_net()), resolve("c")).counted())
+    assert said.seconds == pytest.approx(instructions * 1.4 / 168e6)
+    assert "1.4 cycles each, which is assumed" in said.source
+
+
+def test_attention_counts_whole_panels_and_more_tokens_take_more() -> None:
+    """Products of queries and keys: every panel of keys is whole, whatever their number."""
+    counts = []
+    for tokens in (17, 24, 50):
+        net = Net((1, 2, tokens, 16))
+        turned = net.op("Transpose", "input_0", perm=[0, 1, 3, 2])
+        weights = net.op("Softmax", net.op("MatMul", "input_0", turned), axis=-1)
+        made = lower(read_graph(net.model(net.op("MatMul", weights, "input_0"))), resolve("host"))
+        (step,) = [step for step in made.steps if step.kernel == "attention"]
+        numbers = dict(zip(NAMES, features(step), strict=True))
+        assert numbers["operations"] >= 2 * tokens * (16 * tokens + tokens * 16) / step.spec.lanes
+        assert numbers["rows"] == 2 * tokens
+        counts.append(numbers["operations"])
+    assert counts == sorted(counts)
+
+
+def test_a_call_counts_what_caches_have_no_room_for() -> None:
+    numbers = {}
+    for name, width in (("small", 64), ("large", 2048)):
+        net = Net((1, width))
+        weight = net.weight((width, width), 0.5, int8=True)
+        model = net.model(net.op("Gemm", net.quantize("input_0"), weight, transB=1))
+        values = lower(read_graph(model), resolve("host")).counted()[-1][1]
+        numbers[name] = dict(zip(NAMES, values, strict=True))
+    assert numbers["small"]["far"] == 0
+    assert numbers["large"]["far"] > 0
+
+
 @examples(10)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(3, 20), st.sampled_from([1, 3]), st.floats(0.1, 0.95))
 def test_counts_follow_from_the_codes(channels: int, outputs: int, size: int, k: int, zeros: float) -> None:
@@ -103,7 +139,9 @@ def test_more_zeros_take_less_time() -> None:
 
 
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EstimateError, match="targets must be CPUs, cortex-m7 or c, got 'opencl'"):
+    with pytest.raises(
+        EstimateError, match="targets must be CPUs, cortex-m4, cortex-m7, cortex-m55 or c, got 'opencl'"
+    ):
         estimate(conv_net(), ["opencl"])
     with pytest.raises(TargetError, match="target must be one of"):
         estimate(conv_net(), ["toaster"])

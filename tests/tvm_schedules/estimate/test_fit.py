@@ -95,7 +95,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({"format": 2}, "another version"),
         ({"names": ["call"]}, "another version"),
-        ({"unit": "hours"}, "unit must be one of seconds, cycles, got 'hours'"),
+        ({"unit": "hours"}, "unit must be one of seconds, cycles, instructions, got 'hours'"),
         ({"rows": []}, "no measurements"),
         ({"rows": [{"network": "a", "group": "b", "numbers": [1.0], "value": 1.0}]}, "has 1 numbers instead of"),
         ({"libraries": 3}, "libraries must be a list"),

@@ -116,9 +116,11 @@ def test_depthwise_runs_are_neighbors() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_linear_layers_with_outputs_side_by_side(dtype: str) -> None:
     values = np.arange(-6, 6).reshape(3, 4)
-    found = linear.pack(values, dtype, 5)
+    found = linear.pack(values, dtype, 5, 5)
     assert found.dtype == dtype
-    assert found.tolist() == [[*column, 0, 0] for column in values.T.tolist()]
+    assert found.tolist() == [[[*column, 0, 0] for column in values.T.tolist()]]
+    blocks = linear.pack(values, dtype, 4, 2)
+    assert blocks.tolist() == [[[a, b] for a, b, _ in values.T.tolist()], [[c, 0] for *_, c in values.T.tolist()]]
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(3, 4), (9, 21), (16, 32), (17, 33)])

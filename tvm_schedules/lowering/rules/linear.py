@@ -92,6 +92,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
     for name in ("scale", "bias"):
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
+    # On a CPU a block of exact sums reads its weights in one go; on others the threads of all blocks read side by side.
+    params |= {"width": spec.lanes} if exact and ctx.target.tvm["kind"] == "llvm" else {}
     made = ctx.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
     numeric = ctx.constants.add(node.name, "raw", numbers)
     residuals = [ctx.plain(node.residual)] if node.residual else []

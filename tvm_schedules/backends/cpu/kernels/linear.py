@@ -82,7 +82,7 @@ def emit(spec: Spec) -> Any:
                 with e.loop(count) as j:
                     k = first + j
                     pixel = e.splat(e.cast(e.load(x, m * K + k), "int16"), lanes)
-                    weight = e.cast(e.load(values, k * spec.padded + block * lanes, lanes), i16)
+                    weight = e.cast(e.load(values, (block * K + k) * lanes, lanes), i16)
                     e.store(short, 0, e.load(short, 0, lanes) + pixel * weight, lanes)
                 e.store(total, 0, e.load(total, 0, lanes) + e.cast(e.load(short, 0, lanes), i32), lanes)
 

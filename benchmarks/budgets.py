@@ -1,0 +1,173 @@
+"""``LatencyBudget`` beside uniform sparsity at the same latency: ``python -m benchmarks.budgets``.
+
+Every float network is made ternary twice for each budget: with the same share of zeros in every layer, and with zeros
+where the budget puts them. The budget is what the uniform network is estimated to take. Everything else is the same::
+
+    python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000
+    python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
+
+Every run leaves a JSON file, and a later call skips it. ``--write`` measures the exported networks with one thread in
+turns and puts the result among the committed ones, from which ``python -m benchmarks.pages`` makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tvm_schedules
+from benchmarks.latency import measure, quickest
+from benchmarks.methods.__main__ import PLANS, Comparison, load_data
+from benchmarks.methods.__main__ import parser as methods_parser
+from benchmarks.methods.recipes import Recipe
+from benchmarks.methods.training import accuracy
+from tern_lightning import LatencyBudget, PruningSchedule, Schedule
+from tvm_schedules.bench.machines import ThisMachine
+from tvm_schedules.common.files import write_file
+from tvm_schedules.estimate.estimate import estimate
+
+RESULT = Path(__file__).with_name("measured") / "budgets.json"
+ZEROS = (0.8, 0.9, 0.95)
+"""Shares of zeros of the uniform networks, whose latencies are the budgets."""
+TARGET = "host"
+EVERY = 10
+"""Optimizer steps from one choice of zeros to the next."""
+SECONDS = 0.3
+"""For a network in a round."""
+
+
+def uniform(zeros: float) -> Recipe:
+    """The same share of zeros in every layer."""
+
+    def extras() -> list[Any]:
+        return [PruningSchedule(zeros, "layer", Schedule("cubic", end=0.5), every=EVERY)]
+
+    return Recipe(f"uniform-{100 * zeros:g}", "twn", {"factor": 0.0}, extras=extras)
+
+
+def budget(milliseconds: float, shape: Sequence[int]) -> Recipe:
+    """As many milliseconds; the rest is that of :func:`uniform`."""
+
+    def extras() -> list[Any]:
+        ramp = Schedule("cubic", end=0.5)
+        return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), schedule=ramp, every=EVERY)]
+
+    return Recipe(f"budget-{1e3 * milliseconds:.1f}-us", "twn", {"factor": 0.0}, extras=extras)
+
+
+def pair(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:
+    """Both networks of a seed and a budget, trained or found: a row each, with the folder of ``model.onnx``."""
+    shape = (1, *comparison.data.train[0].shape[1:])
+    rows: list[dict[str, Any]] = []
+    for how in ("uniform", "budget"):
+        recipe = uniform(zeros) if how == "uniform" else budget(rows[0]["estimate_ms"], shape)
+        found = comparison.run(recipe, seed, False)
+        network = comparison.output / f"seed-{seed}" / recipe.name
+        (said,) = estimate(network / "model.onnx", [TARGET])
+        if said.seconds is None:
+            raise SystemExit(f"nothing is known about times: {said.source}")
+        row = {
+            "seed": seed,
+            "zeros": zeros,
+            "how": how,
+            **{key: found[key] for key in ("accuracy", "sparsity", "adds")},
+        }
+        row |= {"estimate_ms": 1e3 * said.seconds, "network": str(network)}
+        row["layers"] = {step.name: step.zeros for step in said.steps if step.zeros is not None}
+        rows.append(row)
+        print(
+            f"seed {seed}, {how}, {zeros:.0%}: {row['accuracy']:.2%}, {row['sparsity']:.1%} zeros, "
+            f"{row['estimate_ms']:.4f} ms",
+            flush=True,
+        )
+    return rows
+
+
+def measured(rows: Sequence[dict[str, Any]], rounds: int) -> None:
+    """Compiles and measures every network; adds ``measured_ms``."""
+    artifacts = []
+    for row in rows:
+        network = Path(row.pop("network"))
+        artifacts.append(network / "artifact")
+        if not artifacts[-1].is_dir():
+            tvm_schedules.build(network / "model.onnx", artifacts[-1], TARGET, verify=False)
+    for row, times in zip(rows, measure(artifacts, rounds, SECONDS), strict=True):
+        row["measured_ms"] = quickest(times)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Accuracy over measured latency, a point a network, and means as lines."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "budgets"
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for how, marker in (("uniform", "o"), ("budget", "s")):
+        own = [row for row in rows if row["how"] == how]
+        points = axes.plot([r["measured_ms"] for r in own], [100 * r["accuracy"] for r in own], marker, markersize=4)
+        groups = [[row for row in own if row["zeros"] == zeros] for zeros in ZEROS]
+        means = [[sum(r[key] for r in one) / len(one) for key in ("measured_ms", "accuracy")] for one in groups if one]
+        axes.plot([x for x, _ in means], [100 * y for _, y in means], color=points[0].get_color(), label=how)
+    axes.set(xlabel="measured, ms", ylabel="accuracy, %")
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _about(options: argparse.Namespace, comparison: Comparison) -> dict[str, Any]:
+    """What a result depends on, and the command that repeats it."""
+    command = f"python -m benchmarks.budgets --data {options.data} --data-dir DIR --seeds {options.seeds}"
+    for name in ("images", "network", "float_epochs", "epochs", "precision"):
+        if (value := getattr(options, name)) is not None:
+            command += f" --{name.replace('_', '-')} {value}"
+    when = time.strftime("%Y-%m-%d", time.gmtime())
+    about = {"command": f"{command} --write", "when": when, "machine": ThisMachine().describe(), "data": options.data}
+    counts = {"images": len(comparison.data.train[1]), "test_images": len(comparison.data.test[1])}
+    return {**about, **counts, "plan": asdict(comparison.plan)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing, print, and measure where that is asked for."""
+    parser = methods_parser()
+    parser.prog, parser.description = "python -m benchmarks.budgets", str(__doc__).splitlines()[0]
+    parser.set_defaults(output=Path("runs/budgets"))
+    parser.add_argument("--images", type=int, metavar="N", help="train on the first N images (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often every network is measured (default: 7)")
+    parser.add_argument("--write", action="store_true", help="measure, and put the result among the committed ones")
+    options = parser.parse_args(arguments)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    torch.set_num_threads(1)
+    changes = {name: getattr(options, name) for name in ("network", "float_epochs", "epochs", "precision")}
+    plan = replace(PLANS[options.data], **{name: value for name, value in changes.items() if value is not None})
+    data = load_data(options)
+    if options.images:
+        data = replace(data, train=(data.train[0][: options.images], data.train[1][: options.images]))
+    output = options.output / f"{options.data}-{plan.network}"
+    comparison = Comparison(data, plan, output, lambda name, share: None, keep=True)
+    floats, rows = [], []
+    for seed in (int(text) for text in options.seeds.split(",")):
+        floats.append(accuracy(comparison.float_net(seed), data.test))
+        print(f"seed {seed}: float {floats[-1]:.2%}", flush=True)
+        for zeros in ZEROS:
+            rows += pair(comparison, seed, zeros)
+    if options.write:
+        measured(rows, options.rounds)
+        result = {**_about(options, comparison), "float": floats, "rows": rows}
+        print(write_file(RESULT, json.dumps(result, indent=1) + "\n"))
+        plot(rows, RESULT.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
