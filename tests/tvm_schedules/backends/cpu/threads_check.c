@@ -224,6 +224,13 @@ int main(int count, char **words) {
       if ((threads = enter(&own, 1)) > 1) check(leave(&own) == 0, "a program without loops");
     check(threads == 4 && many >= ENOUGH, "many short loops have all threads");
     programs((uint64_t)times, 10);
+    sleepy();
+    for (many = 1, threads = 1; many < 10000 && threads == 1; many++) {
+      if ((threads = enter(&own, 1)) > 1) check(leave(&own) == 0, "a program without loops");
+      for (int64_t until = now() + 2 * OFTEN; threads == 1 && now() < until;); /* the loop, on a slow CPU */
+      ended();
+    }
+    check(threads == 4 && many >= ENOUGH, "the time that loops take themselves does not count");
   }
   never_rests();
   say(FEW + 2, 0);

@@ -52,7 +52,7 @@ enum {
   PERIODS = 10,        /* that often, for a thread that runs a long job */
   YIELDING = 1000000,  /* nanoseconds that an idle thread yields before it sleeps */
   FEW = 4,             /* threads for a short loop at most: it is over before more have begun */
-  OFTEN = 100000,      /* nanoseconds from one short loop to the next that are not long */
+  OFTEN = 100000,      /* nanoseconds from the end of one short loop to the next that are not long */
   ENOUGH = 20,         /* short loops in a row from which they are worth waking threads for: it takes 50 microseconds */
   AGAIN = 500000,      /* nanoseconds until threads that fell asleep in a program are woken for its next loops */
   REST = 2,            /* a caller that was held up does without others for so many times as long, and for twice as
@@ -91,7 +91,7 @@ struct Pool {
   atomic_flag busy;
   int started;       /* threads, with the caller */
   int count;         /* loops that are written down */
-  int64_t last;      /* when a short loop last found threads asleep, in nanoseconds */
+  _Atomic int64_t last; /* when a short loop that found threads asleep last began or ended, in nanoseconds */
   int often;         /* how many times in a row it was not long before that */
   int64_t woken;     /* when threads were last woken in the middle of a program */
   int64_t rest, rested; /* how long callers last did without others, and until when */
@@ -117,6 +117,7 @@ static int leave(Pool *pool);
 static Pool own; /* of zeros, so that it takes no bytes in the file */
 static Pool *_Atomic used = &own;
 static _Thread_local int wanted; /* threads for the loops of the calling thread; 0 before it has said */
+static _Thread_local int alone;  /* whether the calling thread runs a short loop alone, as others of its own pool sleep */
 
 #define GET(value) atomic_load_explicit(&(value), memory_order_relaxed)
 #define SET(value, to) atomic_store_explicit(&(value), to, memory_order_relaxed)
@@ -430,13 +431,20 @@ static int better_alone(Pool *pool, int threads) {
   for (int i = 1; i < threads; i++) sleepers += GET(pool->of[i].asleep);
   if (!sleepers) return 0;
   int64_t time = now();
-  pool->often = time - pool->last < OFTEN ? pool->often + 1 : 0;
-  pool->last = time;
-  return pool->often < ENOUGH;
+  pool->often = time - GET(pool->last) < OFTEN ? pool->often + 1 : 0;
+  SET(pool->last, time);
+  return alone = pool->often < ENOUGH;
+}
+
+/* A loop is over that better_alone() may have had run alone: what matters is the time between loops, not theirs. */
+static void ended(void) {
+  if (alone) SET(own.last, now());
+  alone = 0;
 }
 
 /* Has the pool for the calling thread until leave(), if the number of threads that it returns is more than 1. */
 static int enter(Pool *pool, int brief) {
+  alone = 0;
   if (!wanted) wanted = usual_threads();
   int threads = wanted < MOST ? wanted : MOST;
   if (brief && threads > FEW) threads = FEW;
@@ -512,7 +520,9 @@ int32_t tern_jobs(int32_t jobs, int32_t least) {
 int32_t tern_run(void) {
   Pool *pool = mine.open ? mine.pool : NULL;
   mine.open = 0;
-  return pool ? pool->leave(pool) : 0;
+  if (pool) return pool->leave(pool);
+  ended();
+  return 0;
 }
 
 static int launch(Body body, void *data, int tasks) {
@@ -529,7 +539,11 @@ static int launch(Body body, void *data, int tasks) {
   }
   Pool *pool = GET(used);
   int threads = pool->enter(pool, !WAKES);
-  if (threads <= 1) return run(body, data, 0, tasks ? tasks : 1, tasks ? tasks : 1, 0);
+  if (threads <= 1) {
+    int status = run(body, data, 0, tasks ? tasks : 1, tasks ? tasks : 1, 0);
+    ended();
+    return status;
+  }
   pool->add(pool, body, data, tasks ? tasks : threads, 1, 0);
   return pool->leave(pool);
 }
