@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -12,7 +12,11 @@ from torch import Tensor
 
 from tern_lightning.functional.blocks import blocks, joined, viewed
 from tern_lightning.functional.shared import spread, to_rows
+from tern_lightning.functional.spare import SpareMemory
 from tern_lightning.ternary_tensor import TernaryTensor
+
+TINY = 1e-20
+"""The least magnitude of a level by which something is divided."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class FrozenCodes:
         symmetric: One level for both signs.
         per_channel: One level (pair) per output channel instead of one for the layer.
         channel_axis: Axis of the output channels in the weight.
+        spare: Memory of weights and gradients that are no longer used, or None.
     """
 
     codes: Tensor
@@ -35,6 +40,7 @@ class FrozenCodes:
     symmetric: bool = True
     per_channel: bool = False
     channel_axis: int = 0
+    spare: SpareMemory | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     @torch.no_grad()
@@ -47,7 +53,7 @@ class FrozenCodes:
         sizes = torch.stack([row.abs().sum(1, dtype=torch.float64) for row in rows])
         gram.diagonal(dim1=1, dim2=2).copy_(sizes.T)
         inverse = pseudoinverse(gram)
-        return cls(codes, inverse, sizes == 0, symmetric, per_channel, channel_axis)
+        return cls(codes, inverse, sizes == 0, symmetric, per_channel, channel_axis, SpareMemory())
 
     def to(self, device: torch.device) -> FrozenCodes:
         """The same on a device."""
@@ -67,7 +73,8 @@ class FrozenCodes:
 
         The gradient is that of the levels, at the cost of a second projection.
         """
-        rule = (self.symmetric, self.per_channel, self.channel_axis)
+        spare = None if torch.compiler.is_compiling() else self.spare
+        rule = (self.symmetric, self.per_channel, self.channel_axis, spare)
         found: Tensor = _Project.apply(latent, self.codes, self.inverse, self.empty, rule)
         return found
 
@@ -87,22 +94,38 @@ class FrozenCodes:
             return (sums * self.inverse[:, 0, 0]).float()
         return (self.inverse @ sums.double().T[..., None]).squeeze(-1).T.float()
 
+    @property
+    def one_level(self) -> bool:
+        """Whether the weight is the codes times one number."""
+        return self.symmetric and not self.per_channel and len(self.codes) == 1
+
+    def weigh(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Where there is one level: weight and level ``[1, 1]``, never zero, of a contiguous float32 latent."""
+        found = self._empty(latent)
+        out, rows, codes = (one.view(1, -1) for one in (found, latent, self.codes))
+        level = self._fit(self._first_column(out, rows, [codes]))
+        # By one that is so small, outputs do not change.
+        level = torch.where(level.abs() < TINY, TINY, level)
+        out.mul_(level)
+        return found, level
+
+    def gradient(self, product: Tensor) -> Tensor:
+        """Gradient of the latent weight, where there is one level, of the product ``[1, 1]`` of codes and gradient."""
+        found = self._empty(self.codes[0])
+        amount = (product * self.inverse[:, 0]).float()
+        for into, codes in blocks(found.view(1, -1), self.codes.view(1, -1)):
+            into.copy_(codes).mul_(amount)
+        return found
+
     def _project(self, latent: Tensor) -> Tensor:
-        found = torch.empty_like(latent, dtype=torch.float32)
+        found = self._empty(latent)
         views = [viewed(one, self.channel_axis, self.per_channel) for one in (found, latent.float(), *self.codes)]
         if any(view is None for view in views):
             columns = zip(self._levels(latent.float()), _columns(self.codes, self.symmetric), strict=True)
             parts = [column.mul_(spread(_as(level, latent), found, self.channel_axis)) for level, column in columns]
             return sum(parts[1:], parts[0]).to(latent.dtype)
         out, rows, *terms = cast(list[Tensor], views)
-        cut = blocks(out, rows, *terms)
-        work, parts = torch.empty_like(cut[0][0]), []
-        for into, block, *codes in cut:
-            # The first column is made where the result will be, because fresh memory costs more than the arithmetic.
-            product = work if work.shape == into.shape else work[: len(into), : into.shape[1]]
-            sums = [torch.mul(one, block, out=product).sum(1) for one in _columns(codes, self.symmetric, into)]
-            parts.append(sums[0][None] if len(sums) == 1 else torch.stack(sums))
-        level, *others = _as(self._fit(joined(parts, len(rows))), latent)[..., None].unbind()
+        level, *others = _as(self._fit(self._first_column(out, rows, terms)), latent)[..., None].unbind()
         out.mul_(level)
         for into, *both in blocks(out, *terms, *others) if others else ():
             later = islice(_columns(both[: len(terms)], self.symmetric), 1, None)
@@ -110,12 +133,29 @@ class FrozenCodes:
                 into.add_(column.mul_(other))
         return found.to(latent.dtype)
 
+    def _first_column(self, out: Tensor, rows: Tensor, terms: Sequence[Tensor]) -> Tensor:
+        """Scalar products ``[columns, C]`` of all columns with the rows, and the first column in ``out``."""
+        cut = blocks(out, rows, *terms)
+        work, parts = torch.empty_like(cut[0][0]), []
+        for into, block, *codes in cut:
+            # The first column is made where the result will be, because fresh memory costs more than the arithmetic.
+            product = work if work.shape == into.shape else work[: len(into), : into.shape[1]]
+            sums = [torch.mul(one, block, out=product).sum(1) for one in _columns(codes, self.symmetric, into)]
+            parts.append(sums[0][None] if len(sums) == 1 else torch.stack(sums))
+        return joined(parts, len(rows))
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like, dtype=torch.float32) if self.spare is None else self.spare.empty_like(like)
+
+
+Rule = tuple[bool, bool, int, SpareMemory | None]
+
 
 class _Project(torch.autograd.Function):
     """The orthogonal projection on the weights that the codes allow, which is its own adjoint."""
 
     @staticmethod
-    def forward(latent: Tensor, codes: Tensor, inverse: Tensor, empty: Tensor, rule: tuple[bool, bool, int]) -> Tensor:
+    def forward(latent: Tensor, codes: Tensor, inverse: Tensor, empty: Tensor, rule: Rule) -> Tensor:
         return FrozenCodes(codes, inverse, empty, *rule)._project(latent)
 
     @staticmethod

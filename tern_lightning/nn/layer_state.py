@@ -58,7 +58,7 @@ class LayerState:
                 if limit is not None:
                     found = limit_terms(weight, found, limit, self.quantizer.symmetric)
         else:
-            found = self._frozen(weight).levels(weight)
+            found = self.frozen(weight).levels(weight)
         if latent.dtype == torch.float32:
             return found
         positive, negative = (level.to(latent.dtype).float() for level in (found.positive, found.negative))
@@ -72,7 +72,7 @@ class LayerState:
             training: Whether the layer is in training mode, where some methods soften the ternary weight.
         """
         if self.phase == "frozen":
-            return self._frozen(latent).values(latent)
+            return self.frozen(latent).values(latent)
         keep = self._keep(latent)
         values = latent
         if self.phase == "ternary" and self._limit(latent) is not None:
@@ -90,7 +90,7 @@ class LayerState:
         keep = self._keep(latent)
         return own + self.quantizer.bias_shift(latent.float(), self.channel_axis, keep).to(own.dtype)
 
-    def _frozen(self, weight: Tensor) -> FrozenCodes:
+    def frozen(self, weight: Tensor) -> FrozenCodes:
         """The fixed codes without the pruned ones; what they cost to prepare is paid when they or the mask change."""
         assert self.codes is not None
         keep, limit = self._keep(weight), self._limit(weight)

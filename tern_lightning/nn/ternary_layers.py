@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.nn import frozen_layers
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import LayerKind, find_bias, kind_of_type, weight_of
 from tern_lightning.nn.recurrent_weights import named_layers
@@ -81,9 +82,23 @@ class TernaryLayer(nn.Module):
         """Run the layer's own forward with the ternary weight."""
         self._ternary_enter(True)
         try:
-            return super().forward(*args, **kwargs)
+            found = self._ternary_quick(*args) if len(args) == 1 and not kwargs else None
+            return super().forward(*args, **kwargs) if found is None else found
         finally:
             self._ternary_enter(False)
+
+    def _ternary_quick(self, x: Any) -> Tensor | None:
+        """The output without need of the weight's gradient, where the layer and its phase allow that."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self._ternary_state.phase != "frozen":
+            return None
+        latent, bias = self._parameters.get(self._ternary_kind.weight), self._ternary_bias()
+        operation = frozen_layers.Operation.of(self._ternary_base, self)
+        if latent is None or operation is None or not frozen_layers.possible(x, latent, bias, operation):
+            return None
+        frozen = self._ternary_state.frozen(latent)
+        if self._as_loaded() or not frozen.one_level:
+            return None
+        return frozen_layers.run(x, latent, bias, frozen, operation)
 
     def _ternary_enter(self, inside: bool) -> None:
         """Let the weight be the ternary one from now on, or the latent one again."""
