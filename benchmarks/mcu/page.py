@@ -21,6 +21,20 @@ TITLES = {
 }
 
 
+AIMS = {
+    ("resnet8", False): {"m4": 0.22, "m7": 0.22, "m55": 0.7, "m0+": 0.6},
+    ("ds-cnn", True): {"m4": 0.55, "m7": 0.55, "m55": 1.0, "m0+": 0.6},
+    ("mobilenet", True): {"m4": 0.55, "m7": 0.55, "m55": 1.0, "m0+": 0.7},
+    ("autoencoder", False): {"m4": 0.6, "m7": 0.6, "m55": 1.2, "m0+": 0.7},
+    ("conv3x3", False): {"m4": 0.17, "m7": 0.17, "m55": 0.6, "m0+": 0.5},
+    ("linear", False): {"m4": 0.6, "m7": 0.6, "m55": 1.0, "m0+": 0.7},
+}
+"""Shares of CMSIS-NN's instructions that are aimed at with 80 % zeros, by network and whether depthwise is ternary."""
+
+FLASH, RAM = 1 / 3, 1.0
+"""Shares of TFLite Micro's bytes that flash and arena are to stay within, on a Cortex-M4."""
+
+
 def mcu(data: Mapping[str, Any], peers: Mapping[str, Any]) -> list[str]:
     """The page about microcontrollers.
 
@@ -58,7 +72,31 @@ def mcu(data: Mapping[str, Any], peers: Mapping[str, Any]) -> list[str]:
                 cells.append(f"{thousands:,.0f}" + (f" ({thousands / theirs:.2f})" if theirs else ""))
             lines.append(_row(_name(what, depthwise), *cells, f"{theirs:,}" if theirs else ""))
         lines.append("")
-    return [*lines, *_memory(found, works, zeros, peers["tflm"])]
+    return [*lines, *_memory(found, works, zeros, peers["tflm"]), *_aims(found, peers)]
+
+
+def _aims(found: Mapping[tuple[Any, ...], Mapping[str, Any]], peers: Mapping[str, Any]) -> Iterator[str]:
+    """What was aimed at and what came of it, where the other side's number is known."""
+    yield from ("## Aims, at 80 % zeros", "")
+    yield from _text("The autoencoder's first and last layer have 163,840 dense weights of 8 bits, most of its flash.")
+    yield from (_row("", "core", "of", "aim", "now", ""), "|---|---|---|---:|---:|---|")
+    for (what, depthwise), aims in AIMS.items():
+        for core, aim in aims.items():
+            row, theirs = found.get((core, what, depthwise, 0.8)), peers["thousands"].get(what, {}).get(core)
+            if row and theirs:
+                share = row["instructions"] / 1000 / theirs
+                yield _aim(what, depthwise, core, "CMSIS-NN's instructions", aim, share)
+    for what, theirs in peers["tflm"].items():
+        row = found.get(("m4", what, False, 0.8))
+        for part, aim in (("flash", FLASH), ("arena", RAM)):
+            if row:
+                yield _aim(what, False, "m4", f"TFLite Micro's {part}", aim, row[part] / theirs[part])
+    yield ""
+
+
+def _aim(what: str, depthwise: bool, core: str, of: str, aim: float, now: float) -> str:
+    reached = "reached" if round(now, 2) <= round(aim, 2) else "missed"
+    return _row(_name(what, depthwise), CORES[core].title, of, f"{aim:.2f}", f"{now:.2f}", reached)
 
 
 def _name(what: str, depthwise: bool) -> str:
