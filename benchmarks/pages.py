@@ -132,17 +132,17 @@ def methods(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def which(folder: Path) -> str:
+def which(folders: Sequence[Path]) -> str:
     """The page about one change at a time.
 
     Args:
-        folder: Results of the comparison on Fashion-MNIST.
+        folders: Results of the comparison on Fashion-MNIST; the first that has a recipe counts.
 
     Returns:
         The page's text.
     """
-    plan = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
-    return "\n".join([NOTE, "", *answers.page(folder, (plan["float_epochs"], plan["epochs"]))])
+    plan = json.loads((folders[0] / "seed-0" / "float-longer.json").read_text())["plan"]
+    return "\n".join([NOTE, "", *answers.page(folders, (plan["float_epochs"], plan["epochs"]))])
 
 
 def after_training(files: Sequence[Path]) -> str:
@@ -209,7 +209,7 @@ def pages() -> dict[Path, str]:
         PAGES / "methods.md": methods(folders),
         PAGES / "zoo.md": f"{NOTE}\n\n{zoo(*(json.loads((ZOO / name).read_text()) for name in ZOO_FILES))}\n",
         PAGES / "methods-aims.md": "\n".join([NOTE, "", *aims.page(RESULTS)]) + "\n",
-        PAGES / "which.md": which(RESULTS / f"{answers.DATA}-{answers.NETWORK}"),
+        PAGES / "which.md": which([RESULTS / name for name in answers.FOLDERS]),
         **{PAGES / f"{name}.md": _measured(*made) for name, made in measured.items()},
         PAGES / "after-training.md": after_training(sorted(AFTER.glob("*.json"))),
     }

@@ -91,8 +91,8 @@ the same at half the resolution, inverted residuals (whose depthwise convolution
 PLANS = {
     "digits": Plan("digits", 40, 20, batch=64, float_rate=3e-3, rate=3e-3),
     "glyphs": Plan("resnet20-s2", 6, 2, precision="bf16-mixed"),
-    "fashion-mnist": Plan("resnet20-s2", 4, 3, precision="bf16-mixed"),
-    "mnist": Plan("resnet20-s2", 4, 3, precision="bf16-mixed"),
+    "fashion-mnist": Plan("resnet20-s2", 4, 3),
+    "mnist": Plan("resnet20-s2", 4, 3),
     "cifar10": Plan("resnet20", 200, 100, precision="bf16-mixed"),
     "cifar100": Plan("resnet20", 200, 100, precision="bf16-mixed"),
 }

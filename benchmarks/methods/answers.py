@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.methods.report import REFERENCES, Row, check, paired, ranking, rows_of
 
-DATA, NETWORK = "fashion-mnist", "resnet20-s2"
+DATA = "fashion-mnist"
+FOLDERS = ("fashion-mnist-resnet20-s2", "bf16/fashion-mnist-resnet20-s2")
+"""Results that the page is made of: trained in float32, and older ones in which layers computed in bfloat16."""
+
+
+MARK = "*"
+"""Behind the name of what comes from a later folder."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ ENTROPY = "Prune, or make zeros worth their bits?"
 TEACHER = "Does a teacher help?"
 GROUPS = "What do zeros in groups cost, which a CPU can skip?"
 INPUTS = "What do 8-bit inputs of layers cost?"
+THRESHOLD = "Does TWN keep its threshold beside a pruning schedule?"
 ENDS = "What are a float first and last layer worth?"
 LONGER = "What does the float network gain by the epochs that a method has?"
 CHANGES = (
@@ -61,6 +68,20 @@ CHANGES = (
         for strength in ("0.03", "0.1", "0.3")
         for z in (80, 90)
     ),
+    *(
+        Change(THRESHOLD, f"the threshold stays, {z} % pruned", f"twn-{z}-threshold", f"twn-{z}")
+        for z in (50, 70, 80, 90, 95)
+    ),
+    *(
+        Change(
+            GROUPS,
+            f"{n} channels together, the threshold stays, {z} % pruned",
+            f"twn-{n}x1-{z}-threshold",
+            f"twn-{z}-threshold",
+        )
+        for n in (2, 4)
+        for z in (50, 70, 80, 90, 95)
+    ),
     Change(INPUTS, "float network", "float-a8", "float-longer"),
     Change(INPUTS, "twn", "twn-a8", "twn"),
     Change(INPUTS, "twn at 90 % zeros", "twn-90-a8", "twn-90"),
@@ -73,7 +94,8 @@ ResNet-20 with a strided first layer on 28x28 images of ten kinds of clothes (60
 float network is trained for {float_epochs} epochs, then goes on for {epochs} epochs with a recipe. Points are lost to
 `{reference}`: the same network that goes on in float as long as the others do. Settings are those of the comparison on
 [drawn characters](methods-aims.md): none was chosen by these test images. There, more epochs brought back most of what
-many zeros had cost; that is not measured here yet. A row of one seed is a first look. All rows are in
+many zeros had cost; that is not measured here yet. A row of one seed is a first look. Networks marked with an asterisk
+were trained with layers in bfloat16, and lose points to a float network that was, too. All rows are in
 [Methods](methods.md). `python -m benchmarks.methods --data fashion-mnist` repeats the runs and goes on where it was
 stopped.
 """
@@ -101,20 +123,39 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
     return [row for index, row in enumerate(ordered) if all(row.lost < one.lost for one in ordered[:index])]
 
 
-def page(folder: Path, epochs: tuple[int, int]) -> Iterator[str]:
+def merged(groups: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of several folders; a recipe is taken from the first that has it, and marked if that is a later one."""
+    rows = list(groups[0])
+    for later in groups[1:]:
+        known = {row.name.removesuffix(MARK) for row in rows}
+        rows += [replace(row, name=row.name + MARK) for row in later if row.name not in known]
+    return rows
+
+
+def _first(change: Change, groups: Sequence[Sequence[Row]]) -> list[str] | None:
+    """The cells of a change from the first folder that has both of its recipes."""
+    for number, rows in enumerate(groups):
+        cells = effect(change, rows)
+        if cells is not None:
+            return [cells[0] + MARK * (number > 0), *cells[1:]]
+    return None
+
+
+def page(folders: Sequence[Path], epochs: tuple[int, int]) -> Iterator[str]:
     """Lines of the page.
 
     Args:
-        folder: Results of the comparison.
+        folders: Results of the comparison; where several have a recipe, the first counts.
         epochs: Of the float network and of a recipe.
     """
     reference = REFERENCES[DATA]
-    rows = rows_of(folder, (), reference)
+    groups = [rows_of(folder, (), reference) for folder in folders]
+    rows = merged(groups)
     yield "# Which method? Figures on Fashion-MNIST"
     yield ""
     yield from ABOUT.format(float_epochs=epochs[0], epochs=epochs[1], reference=reference).splitlines()
     for question in dict.fromkeys(change.question for change in CHANGES):
-        found = [effect(change, rows) for change in CHANGES if change.question == question]
+        found = [_first(change, groups) for change in CHANGES if change.question == question]
         measured = [row for row in found if row is not None]
         yield from ["", f"## {question}", ""]
         if not measured:

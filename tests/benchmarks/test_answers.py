@@ -70,9 +70,22 @@ def test_the_frontier() -> None:
 
 
 def test_page(folder: Path) -> None:
-    text = "\n".join(answers.page(folder, (4, 3)))
+    text = "\n".join(answers.page([folder], (4, 3)))
     assert "for 4 epochs, then goes on for 3 epochs" in text
     assert "| two terms at 90 % zeros | +1.00 | one seed says nothing about the order | +1.5 |" in text
-    assert text.count("Not measured yet.") == 5  # four questions, and no band of zeros has two recipes of two seeds
+    assert text.count("Not measured yet.") == 6  # five questions, and no band of zeros has two recipes of two seeds
     assert "| twn-90 | 2 | 4.0 | 2.50 | 90.0 |" in text
     assert "- not measured: the best at 95% zeros within 1.2 points of float" in text
+
+
+def test_later_folders_fill_in_what_the_first_lacks(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, "float", 0, 0.80, 9000)
+    write(other, "float-longer", 0, 0.80, 9000)
+    write(other, "twn", 0, 0.75, 4000, sparsity=0.4, entropy=1.5)
+    write(other, "multilevel-2", 0, 0.78, 5000, sparsity=0.4, entropy=1.5)
+    write(other, "twn-90", 0, 0.10, 4000, sparsity=0.9, entropy=0.5)
+    text = "\n".join(answers.page([folder, other], (4, 3)))
+    assert "| two terms, zeros as they come* | +3.00 | one seed" in text
+    assert "| multilevel-2* | 1 | 5.0 | 2.00 | 40.0 |" in text
+    assert "| twn-90 | 2 | 4.0 | 2.50 | 90.0 |" in text, "that of the first folder"
