@@ -124,9 +124,9 @@ def _scaled(images: datasets.Bytes) -> Images:
 
 
 def _pruned(zeros: float, **options: Any) -> list[pl.Callback]:
-    """TWN whose zeros are those of a schedule alone."""
+    """TWN with a schedule of zeros beside its threshold, which makes a few more."""
     schedule = PruningSchedule(zeros, schedule=Schedule("cubic", end=0.5), **options)
-    return [schedule, TernaryCallback("twn", options={"factor": 0.0}, verbose=False)]
+    return [schedule, TernaryCallback("twn", verbose=False)]
 
 
 NETWORKS: dict[str, Callable[[FashionNet], list[pl.Callback]]] = {
