@@ -15,8 +15,11 @@ from typing import Any
 
 from benchmarks import arm_page, measured_pages
 from benchmarks.estimate_page import estimates
+from benchmarks.front import page as front_page
 from benchmarks.mcu.page import mcu
 from benchmarks.methods import aims, answers
+from benchmarks.methods.recipes import RECIPES
+from benchmarks.methods.report import REFERENCES, rows_of
 from benchmarks.zoo.page import zoo
 from tvm_schedules.common.files import write_file
 
@@ -145,6 +148,14 @@ def which(folders: Sequence[Path]) -> str:
     return "\n".join([NOTE, "", *answers.page(folders, (plan["float_epochs"], plan["epochs"]))])
 
 
+def front(data: Mapping[str, Any]) -> Iterator[str]:
+    """The page of accuracy over time, see :func:`benchmarks.front.page.page`; its plot is drawn anew."""
+    folder = RESULTS / answers.FOLDERS[0]
+    plan = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
+    rows = rows_of(folder, [recipe.name for recipe in RECIPES], REFERENCES[answers.DATA])
+    return front_page.page(data, rows, (plan["float_epochs"], plan["epochs"]))
+
+
 def after_training(files: Sequence[Path]) -> str:
     """The page about ternary weights without training.
 
@@ -198,6 +209,7 @@ def pages() -> dict[Path, str]:
             mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),
         ),
         "estimate": (("estimate.json",), estimates(read("estimate"))),
+        "front": (("front.json",), front(read("front"))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
             ("milliseconds.json", "../baseline-zen5.json"),

@@ -25,7 +25,8 @@ import numpy as np
 
 import tvm_schedules
 from benchmarks.arm import count, mca, tools
-from benchmarks.front.page import FLOAT, PEER
+from benchmarks.front.page import FLOAT, PEER, plot
+from benchmarks.methods.report import rows_of
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import ThisMachine
@@ -35,6 +36,7 @@ from tvm_schedules.common.files import temporary_folder, user_path, write_file
 from tvm_schedules.engines.process import Engine
 from tvm_schedules.frontend.onnx_file import read_model
 
+REFERENCE = "float-longer"
 HOT = 200
 """Blocks of code that are kept of a network, of which cycles are estimated."""
 
@@ -124,7 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         about = {"command": shlex.join(["python", "-m", "benchmarks.front", *given]), "cores": cores}
         about |= {"when": time.strftime("%Y-%m-%d", time.gmtime()), "machine": ThisMachine().describe()}
-        write_file(options.json, json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        data = {**about, "rows": rows}
+        write_file(options.json, json.dumps(data, indent=1) + "\n")
+        plot(rows_of(options.runs, (), REFERENCE), data, options.json.with_suffix(".svg"))
     return 0
 
 

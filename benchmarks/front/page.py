@@ -29,8 +29,8 @@ pruning schedule. Weights are pruned one by one, or in blocks of two (`pairs`) o
 position of the kernel. TWN's threshold makes further zeros, so there are more in all. Points are lost to the float
 network that goes on for as long; {seeds} seed{seed} a row. Activations have 8 bits in the libraries.
 
-Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network with dense
-8-bit weights takes {float} ms in our library and {peer} ms in onnxruntime. Numbers of ARM cores are thousands of
+Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
+{float} ms in our library, and its int8 form {peer} ms in onnxruntime. Numbers of ARM cores are thousands of
 cycles, which llvm-mca estimates from the instructions that QEMU counted: there are no caches in them.
 
 """
@@ -99,7 +99,7 @@ def page(data: Mapping[str, Any], rows: Sequence[Row], epochs: tuple[int, int]) 
         peer=f"{times[PEER]:.3f}", float=f"{times[FLOAT]:.3f}", seed="s" if max(r.seeds for r in chosen) > 1 else "",
         seeds=f"{min(r.seeds for r in chosen)} to {max(r.seeds for r in chosen)}",
     ).splitlines()  # fmt: skip
-    yield "![Points lost over time on every core](front.svg)"
+    yield "![Points lost over time on every core](../../benchmarks/measured/front.svg)"
     yield ""
     yield from _table(chosen, data, places)
     yield from ["", "## What structure gains", ""]

@@ -19,15 +19,17 @@ def figures() -> dict[str, Any]:
     Returns:
         ``glyphs`` and ``glyphs_longer``: by recipe its ``accuracy`` and ``zeros`` in per cent, the points that it
         ``lost`` to float and the ``size`` in kB, from the comparison on drawn characters with two epochs and with
-        eight. ``zen4``: by network, kind of library and engine, how many times as fast the library is, on one thread.
-        ``digits``: the accuracy of the float network of ``make demo`` and the share of one image in per cent.
-        ``shared``: how many times as fast layers whose zeros are shared are, see :func:`_shared`. ``sizes``: installed
-        packages in MB, programs for boards without Python in KB, a ResNet-20 as C in KB.
+        eight. ``fashion``: the same of the comparison on Fashion-MNIST. ``zen4``: by network, kind of library and
+        engine, how many times as fast the library is, on one thread. ``digits``: the accuracy of the float network of
+        ``make demo`` and the share of one image in per cent. ``shared``: how many times as fast layers whose zeros are
+        shared are, see :func:`_shared`. ``sizes``: installed packages in MB, programs for boards without Python in KB,
+        a ResNet-20 as C in KB.
     """
     run = json.loads((MEASURED / "digits.json").read_text())
     return {
         "glyphs": _recipes("glyphs-resnet20-s2"),
         "glyphs_longer": _recipes("8-epochs/glyphs-resnet20-s2"),
+        "fashion": _recipes("fashion-mnist-resnet20-s2"),
         "zen4": _ratios("zen4"),
         "digits": {
             "float": f"{100 * run['accuracy']['float']:.2f} %",
