@@ -27,7 +27,7 @@ ABOUT = """\
 ResNet-20 with a strided first layer on Fashion-MNIST: {float_epochs} epochs in float, then {epochs} with `twn` and a
 pruning schedule. Weights are pruned one by one, or in blocks of two (`pairs`) or four (`fours`) output channels at one
 position of the kernel. TWN's threshold makes further zeros, so there are more in all. Points are lost to the float
-network that goes on for as long; {seeds} seed{seed} a row. Activations have 8 bits in the libraries.
+network that goes on for as long{seeds}. Activations have 8 bits in the libraries.
 
 Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
 {float} ms in our library, and its int8 form {peer} ms in onnxruntime. Numbers of ARM cores are thousands of
@@ -96,8 +96,8 @@ def page(data: Mapping[str, Any], rows: Sequence[Row], epochs: tuple[int, int]) 
     yield ""
     yield from ABOUT.format(
         float_epochs=epochs[0], epochs=epochs[1], machine=data["machine"]["cpu"], when=data["when"],
-        peer=f"{times[PEER]:.3f}", float=f"{times[FLOAT]:.3f}", seed="s" if max(r.seeds for r in chosen) > 1 else "",
-        seeds=f"{min(r.seeds for r in chosen)} to {max(r.seeds for r in chosen)}",
+        peer=f"{times[PEER]:.3f}", float=f"{times[FLOAT]:.3f}",
+        seeds=". A row of one seed is a first look" if min(row.seeds for row in chosen) < 2 else "",
     ).splitlines()  # fmt: skip
     yield "![Points lost over time on every core](../../benchmarks/measured/front.svg)"
     yield ""

@@ -59,8 +59,7 @@ print(f"float: {fit(8):.1%} of the held-out digits")
 # %%
 # The schedule prunes the smallest weights of all ternary layers together, a few every step, until half of the
 # training is over. What is left is trained on. ``factor=0`` makes ``twn`` add no zeros of its own, so that
-# the share is the one that we ask for. Leave it out where accuracy matters more than a round number: ``twn`` then
-# makes a few more zeros, and loses less.
+# the share is the one that we ask for. Without it ``twn`` makes a few more.
 
 zeros = Zeros()
 callbacks = [

@@ -24,9 +24,9 @@ class PruningSchedule(MaskCallback):
     Pruned weights are zero from then on, for every callback and quantizer: thresholds and levels of ternary layers are
     those of the weights that are left. They come back in no checkpoint: checkpoints hold zeros, and the masks are in
     this callback's state, from which a run is resumed exactly. A ternarizer makes further zeros.
-    ``TernaryCallback("twn", options={"factor": 0.0})`` makes none, so that sparsity is the scheduled amount, but it
-    loses accuracy: before anything is pruned all weights then are plus or minus one level. Pruning should be complete
-    before the codes of ternary layers are frozen, because frozen weights of a layer are all of one size.
+    ``TernaryCallback("twn", options={"factor": 0.0})`` makes none, so that sparsity is the scheduled amount;
+    before anything is pruned all weights then are plus or minus one level. Pruning should be complete before the codes
+    of ternary layers are frozen, because frozen weights of a layer are all of one size.
 
     Every process prunes by itself: the weights that they compare are the same. Strategies that split a weight over
     processes are not supported.
