@@ -209,7 +209,7 @@ def pages() -> dict[Path, str]:
             mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),
         ),
         "estimate": (("estimate.json",), estimates(read("estimate"))),
-        "front": (("front.json",), front(read("front"))),
+        "front": (("front.json",), list(front(read("front")))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
             ("milliseconds.json", "../baseline-zen5.json"),
