@@ -35,6 +35,8 @@ CALL = "call of a network"
 _LINE = 64
 _FIRST, _SECOND = 24 << 10, 384 << 10
 """Bytes of weights for which the first and the second cache of common cores have room."""
+_NEON = 16
+"""Bytes of a vector of kernels that are for Arm alone, whose specifications have none."""
 _PIXELS = 16
 """Pixels that copies move at once."""
 
@@ -153,6 +155,7 @@ def _planes(spec: Any, work: float) -> tuple[float, ...]:
 
 def _blocks(spec: Any) -> tuple[int, int]:
     """Vectors of pixels in a plane, and blocks of them."""
-    lanes = spec.dot.lanes if hasattr(spec, "dot") else max(1, spec.vector // spec.x.itemsize)
+    vector = getattr(spec, "vector", _NEON)
+    lanes = spec.dot.lanes if hasattr(spec, "dot") else max(1, vector // spec.x.itemsize)
     lanes = getattr(spec, "lanes", lanes)
     return ceil(spec.pixels / lanes), ceil(spec.pixels / getattr(spec, "step", lanes * getattr(spec, "block", 1)))
