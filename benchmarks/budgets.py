@@ -7,7 +7,7 @@ where the budget puts them. The budget is what the uniform network is estimated 
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
 
 Every run leaves a JSON file, and a later call skips it. ``--write`` measures the exported networks with one thread in
-turns and puts the result among the committed ones, from which ``python -m benchmarks.pages`` makes the page.
+turns, and writes ``benchmarks/measured/budgets.json`` and a plot beside it.
 """
 
 from __future__ import annotations
