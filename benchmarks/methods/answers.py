@@ -74,6 +74,16 @@ CHANGES = (
     ),
     *(
         Change(
+            THRESHOLD,
+            f"the threshold stays, {n} channels together, {z} % pruned",
+            f"twn-{n}x1-{z}-threshold",
+            f"twn-{n}x1-{z}",
+        )
+        for n in (2, 4)
+        for z in (50, 70, 80, 90, 95)
+    ),
+    *(
+        Change(
             GROUPS,
             f"{n} channels together, the threshold stays, {z} % pruned",
             f"twn-{n}x1-{z}-threshold",
