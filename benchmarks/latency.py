@@ -12,28 +12,36 @@ from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import ThisMachine
 from tvm_schedules.bench.profile import QUARTILE
+from tvm_schedules.engines.process import Engine
 
 __all__ = ["measure", "quickest"]
 
 
-def measure(artifacts: Sequence[Path], rounds: int, seconds: float, steps: bool = False) -> list[dict[str, Any]]:
+def measure(
+    artifacts: Sequence[Path],
+    rounds: int,
+    seconds: float,
+    steps: bool = False,
+    others: Sequence[tuple[Engine, Path]] = (),
+) -> list[dict[str, Any]]:
     """Times every artifact with one thread.
 
     Args:
         artifacts: Their directories.
         rounds: How often each is measured.
         seconds: How long in a round.
-        steps: Also time the steps one by one.
+        steps: Also time the steps one by one; not with ``others``, which have none.
+        others: Other engines that take turns with them, each with the artifact whose network it runs.
 
     Returns:
-        Of every artifact ``times``, the lower quartile of every round in milliseconds, and ``steps``, for each the
-        microseconds of its quickest round.
+        Of every artifact, then of every other engine, ``times``, the lower quartile of every round in milliseconds,
+        and ``steps``, for each the microseconds of its quickest round.
     """
     machine = ThisMachine()
-    found: list[dict[str, Any]] = [{"times": []} for _ in artifacts]
+    engines = [*((peers.ours(one, store.read_metadata(one)), one) for one in artifacts), *others]
+    found: list[dict[str, Any]] = [{"times": []} for _ in engines]
     for _ in range(rounds):
-        for artifact, own in zip(artifacts, found, strict=True):
-            engine = peers.ours(artifact, store.read_metadata(artifact))
+        for (engine, artifact), own in zip(engines, found, strict=True):
             running = machine.start(engine, artifact, 1, machine.cpus()[:1])
             try:
                 times = running.ask("time", seconds)["us"]

@@ -21,19 +21,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import tvm_schedules
 from benchmarks.arm import count, mca, tools
 from benchmarks.front.page import FLOAT, PEER, plot
+from benchmarks.latency import measure, quickest
 from benchmarks.methods.report import rows_of
 from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers
 from tvm_schedules.bench.machines import ThisMachine
-from tvm_schedules.bench.profile import QUARTILE
 from tvm_schedules.cli.common import words
 from tvm_schedules.common.files import temporary_folder, user_path, write_file
-from tvm_schedules.engines.process import Engine
 from tvm_schedules.frontend.onnx_file import read_model
 
 REFERENCE = "float-longer"
@@ -66,20 +63,10 @@ def compiled(models: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 
 def measured(artifacts: Mapping[str, Path], folder: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Milliseconds of a run with one thread, by recipe: the smallest of the rounds' lower quartiles."""
-    machine = ThisMachine()
-    engines: dict[str, tuple[Engine, Path]] = {}
-    for name, artifact in artifacts.items():
-        engines[name] = (peers.ours(artifact, store.read_metadata(artifact)), artifact)
-    others, _ = peers.onnxruntime_engines(artifacts[FLOAT], folder)
-    engines |= {engine.name: (engine, artifacts[FLOAT]) for engine in others if engine.name == PEER}
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", flush=True)
-        for name, (engine, artifact) in engines.items():
-            running = machine.start(engine, artifact, 1, machine.cpus()[:1])
-            times[name].append(float(np.percentile(running.ask("time", seconds)["us"], QUARTILE)) / 1e3)
-            running.close()
-    return {name: min(values) for name, values in times.items()}
+    engines, _ = peers.onnxruntime_engines(artifacts[FLOAT], folder)
+    others = [(engine, artifacts[FLOAT]) for engine in engines if engine.name == PEER]
+    found = measure(list(artifacts.values()), rounds, seconds, others=others)
+    return dict(zip([*artifacts, *(engine.name for engine, _ in others)], map(quickest, found), strict=True))
 
 
 def counted(path: Path, target: str) -> dict[str, float]:
@@ -110,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     if cores and (reason := tools.missing()):
         print(reason, file=sys.stderr)
         return 1
+    accuracies = rows_of(options.runs, (), REFERENCE) if options.json else []  # what is missing is said before all work
     models = found(options.runs, options.seed, options.recipes)
     with temporary_folder("front") as folder:
         artifacts = compiled(models, folder)
@@ -128,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         about |= {"when": time.strftime("%Y-%m-%d", time.gmtime()), "machine": ThisMachine().describe()}
         data = {**about, "rows": rows}
         write_file(options.json, json.dumps(data, indent=1) + "\n")
-        plot(rows_of(options.runs, (), REFERENCE), data, options.json.with_suffix(".svg"))
+        plot(accuracies, data, options.json.with_suffix(".svg"))
     return 0
 
 
