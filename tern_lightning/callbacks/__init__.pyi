@@ -19,5 +19,6 @@ from tern_lightning.callbacks.multilevel_activation import MultiLevelActivation 
 from tern_lightning.callbacks.penalty import StructuredPruning as StructuredPruning
 from tern_lightning.callbacks.penalty import WeightPenaltyClipping as WeightPenaltyClipping
 from tern_lightning.callbacks.pruning_schedule import PruningSchedule as PruningSchedule
+from tern_lightning.callbacks.return_to_best import ReturnToBest as ReturnToBest
 from tern_lightning.callbacks.slr import SLR as SLR
 from tern_lightning.callbacks.ternary import TernaryCallback as TernaryCallback

@@ -33,7 +33,7 @@ class Preset(PresetData):
         others = [getattr(public, name)(**arguments) for name, arguments in self.companions]
         if self.method is None:
             return others
-        first = [one for one in others if isinstance(one, public.SLR)]
+        first = [one for one in others if isinstance(one, public.SLR | public.ReturnToBest)]
         ternary = public.TernaryCallback.from_preset(self, verbose=verbose)
         return [*first, ternary, *(one for one in others if one not in first)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +12,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
 from typing_extensions import override
 
+from tern_lightning.callbacks import _snapshot as snapshot
 from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, zero_digit_share, zero_share
-from tern_lightning.callbacks._state import find_copies
 from tern_lightning.nn.ternary_layers import TernaryLayer, freeze
 from tvm_schedules.common.near import check_choice
 
@@ -253,35 +251,22 @@ class AccuracyGuidedPruning(MaskCallback):
                     "HINT: TernaryCallback(freeze=None)."
                 )
 
-    def _tensors(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
-        """Everything that training changes in the model, in averaged copies of it and in methods that train scalars."""
-        layers = {path: target.layer for path, target in self._targets.items()}
-        roots: dict[str, nn.Module] = {"": pl_module, **find_copies(trainer, layers)}
-        for path, layer in layers.items():
-            if isinstance(layer, TernaryLayer):
-                roots[f"method of {path}"] = layer._ternary_state.quantizer
-        return {
-            f"{root}:{name}": tensor
-            for root, module in roots.items()
-            for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers())
-        }
+    def _tensors(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> snapshot.Tensors:
+        return snapshot.tensors(trainer, pl_module, {path: target.layer for path, target in self._targets.items()})
 
     def _snapshot(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Copies of everything that a trial changes."""
         return {
-            "tensors": {name: t.detach().clone() for name, t in self._tensors(trainer, pl_module).items()},
+            "tensors": snapshot.take(self._tensors(trainer, pl_module)),
             "masks": {path: part.clone() for path, part in self.masks_state().items()},
             "optimizers": [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in trainer.optimizers],
         }
 
-    @torch.no_grad()
     def _bring_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Return to the last good state; learning rates go on as they are."""
         assert self._good is not None
         self.load_masks(self._good["masks"])
-        for name, tensor in self._tensors(trainer, pl_module).items():
-            if name in self._good["tensors"]:
-                tensor.copy_(self._good["tensors"][name])
+        snapshot.put_back(self._good["tensors"], self._tensors(trainer, pl_module))
         for optimizer, memory in zip(trainer.optimizers, self._good["optimizers"], strict=True):
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": copy.deepcopy(memory), "param_groups": groups})

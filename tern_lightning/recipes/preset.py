@@ -32,7 +32,7 @@ class Recipe:
         warmup_steps: Optimizer steps of a rising learning rate.
         gradient_clip: Norm to which larger gradients are scaled down.
         augmentation: Augmentation of the training images, in words.
-        steps: What is done one after another, in words, where it is more than one run.
+        steps: What is done one after another, in words, where it is more than one step.
     """
 
     network: str | None = None

@@ -60,10 +60,10 @@ _SHORTCUTS = ("*downsample*", "*shortcut*", "*skip*")
 
 
 def _steps(before: int, after: str) -> tuple[str, ...]:
-    """EC2T's: the callbacks are those of the first run, with ``freeze`` where the second begins."""
+    """EC2T's, which are one run with ReturnToBest."""
     return (
-        f"train {before} epochs with codes that move, and keep the checkpoint of the best but the first",
-        f"go on from that checkpoint with fresh optimizers and fixed codes for {after} epochs",
+        f"train {before} epochs with codes that move",
+        f"go back to the best of them but the first, and train {after} epochs with fixed codes and fresh optimizers",
     )
 
 
@@ -181,7 +181,7 @@ PRESETS = (
         {"floor": 0.675, "rate": 0.1},
         dense=_SHORTCUTS,
         freeze=20,
-        companions=(("EntropyConstraint", {"sustain": 0.05}),),
+        companions=(("EntropyConstraint", {"sustain": 0.05}), ("ReturnToBest", {})),
         recipe=dataclasses.replace(_EC2T_RECIPE, network="ResNet-20", data="CIFAR-10", steps=_steps(20, "15 to 20")),
         results=accuracies.EC2T_CIFAR10,
         notes="initial_level (0.15 to 0.5) and the strength (0.125 to 0.175) were searched; the choice for CIFAR-10 is "
@@ -195,7 +195,7 @@ PRESETS = (
         {"initial_level": 0.45, "floor": 0.675, "rate": 0.1},
         dense=_SHORTCUTS,
         freeze=20,
-        companions=(("EntropyConstraint", {"strength": 0.15, "sustain": 0.05}),),
+        companions=(("EntropyConstraint", {"strength": 0.15, "sustain": 0.05}), ("ReturnToBest", {})),
         recipe=dataclasses.replace(
             _EC2T_RECIPE,
             network="ResNet-44 scaled with depth 1.4**3.5 and width 1.2**3.5",
@@ -215,7 +215,7 @@ PRESETS = (
         {"initial_level": 0.2, "floor": 0.675, "rate": 0.1},
         dense=_DEPTHWISE,
         freeze=20,
-        companions=(("EntropyConstraint", {"strength": 0.125, "sustain": 0.05}),),
+        companions=(("EntropyConstraint", {"strength": 0.125, "sustain": 0.05}), ("ReturnToBest", {})),
         recipe=dataclasses.replace(
             _EC2T_RECIPE,
             network="EfficientNet-B1",

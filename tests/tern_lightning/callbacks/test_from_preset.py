@@ -9,7 +9,7 @@ import torch
 
 import tern_lightning
 from examples.models import ResNet18
-from tern_lightning import LowRank, Rule, TernaryCallback
+from tern_lightning import LowRank, ReturnToBest, Rule, TernaryCallback
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tern_lightning.nn.weight_mask import mask_of
 from tests.tern_lightning.training_nets import Loader
@@ -26,7 +26,7 @@ def test_every_preset_trains(name, fit):
     start = one.start if isinstance(one.start, int) else 0.25
     callbacks = dataclasses.replace(one, start=start, freeze=1 if one.freeze else None).callbacks(verbose=False)
     for callback in callbacks:
-        for attribute, value in (("bn_batches", 1), ("end", start)):
+        for attribute, value in (("bn_batches", 1), ("end", start), ("first", 0)):
             if hasattr(callback, attribute):
                 setattr(callback, attribute, value)
     with warnings.catch_warnings():
@@ -65,7 +65,8 @@ def test_shortcuts_of_ec2t_stay_float(make_trainer):
     plain = pl.LightningModule()
     plain.net, plain.configure_optimizers = net, lambda: torch.optim.SGD(net.parameters(), 0.1)
     plain.training_step = lambda batch: net(batch).sum()
-    trainer = make_trainer(*tern_lightning.preset("ec2t-cifar100").callbacks(verbose=False), max_steps=1)
+    callbacks = tern_lightning.preset("ec2t-cifar100").callbacks(verbose=False)
+    trainer = make_trainer(*(one for one in callbacks if not isinstance(one, ReturnToBest)), max_steps=1)
     trainer.fit(plain, torch.randn(1, 2, 3, 32, 32))
     paths = set(ternary_layers(net))
     assert len(paths) == 16  # two convolutions in each of eight blocks
@@ -73,7 +74,9 @@ def test_shortcuts_of_ec2t_stay_float(make_trainer):
 
 
 def test_missing_companions_are_named(fit):
-    with pytest.warns(UserWarning, match="preset 'ec2t-cifar10' is a TernaryCallback and EntropyConstraint"):
+    with pytest.warns(
+        UserWarning, match="preset .ec2t-cifar10. is a TernaryCallback and EntropyConstraint, ReturnToBest"
+    ):
         fit(TernaryCallback.from_preset("ec2t-cifar10", verbose=False), max_epochs=1)
 
 
@@ -84,10 +87,11 @@ def test_command_line_configuration(command_line):
           init_args: {name: ec2t-cifar100, freeze: 0.5, options: {floor: 0.5}, verbose: false}
         - class_path: tern_lightning.EntropyConstraint
           init_args: {strength: 0.15}
+        - class_path: tern_lightning.ReturnToBest
         """
     )
     own = next(c for c in cli.trainer.callbacks if isinstance(c, TernaryCallback))
     assert own.preset.name == "ec2t-cifar100"
     assert own.options == {"initial_level": 0.45, "floor": 0.5, "rate": 0.1}
-    cli.trainer.fit(cli.model, Loader())
+    cli.trainer.fit(cli.model, Loader(), Loader(batch=16))
     assert ternary_layers(cli.model)["hidden"]._ternary_state.quantizer.strength == pytest.approx(0.15)

@@ -42,8 +42,11 @@ NAME = "patterns"
 SIZES = (2, 3, 4)
 """Output channels a group."""
 
-LIST = 16.0
-"""What the end of a list costs, in taps of one vector: the CPU seldom foresees it (measured on Zen 3)."""
+LIST = {32: 6.0}
+"""What the end of a list costs, in taps of one vector, by the bytes of a vector (measured on Zen 3)."""
+
+LIST_UNKNOWN = 16.0
+"""The same where it was not measured: the CPU seldom foresees the end."""
 
 LIST_BLOCK = 5
 """Vectors for which the list kernel reads a list once."""
@@ -53,9 +56,6 @@ PANEL = 1.5
 
 LOW = 15
 """Activations up to here have a kernel of their own, which adds most of them up in bytes."""
-
-GAIN = 0.95
-"""What part of the time of others it has to take at most, to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -250,17 +250,25 @@ class _Code:
             read()
 
 
-def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int) -> float:
-    """Time of a layer with so many channels a group, in taps of the list kernel, a vector of pixels."""
+def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: float) -> float:
+    """Time of a layer with so many channels a group, in taps of the list kernel, a vector of pixels.
+
+    Args:
+        layer: The layer.
+        codes: Its codes, [output channels, inputs].
+        size: Channels a group.
+        vectors: Vectors for which a list is read once.
+        end: What the end of a list costs, in taps of one vector.
+    """
     limit = taps_limit(layer.x, layer.quant.top)
     work = pattern_lists.work(codes, pattern_lists.members(codes, size), limit)
-    return work.taps + work.joins + LIST / vectors * work.lists
+    return work.taps + work.joins + end / vectors * work.lists
 
 
-def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int) -> float:
+def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int, end: float) -> float:
     """Time of the fastest other kernel, in the same unit."""
     lists = 2 * layer.weight.channels
-    sparse = (layer.taps + LIST / max(vectors, LIST_BLOCK) * lists) / (PANEL if ctx.target.vector_bytes == 64 else 1.0)
+    sparse = (layer.taps + end / max(vectors, LIST_BLOCK) * lists) / (PANEL if ctx.target.vector_bytes == 64 else 1.0)
     dot = available(ctx.target)
     return sparse if dot is None else min(sparse, layer.dense / dot.advantage)
 
@@ -273,9 +281,10 @@ def _usual_block(vector: int, size: int) -> int:
 def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) -> tuple[int, bool]:
     """Output channels a group, and whether the kernel is then faster than others."""
     vector = ctx.target.vector_bytes
-    times = {size: _time(layer, codes, size, min(vectors, _usual_block(vector, size))) for size in SIZES}
+    end = LIST.get(vector, LIST_UNKNOWN)
+    times = {size: _time(layer, codes, size, min(vectors, _usual_block(vector, size)), end) for size in SIZES}
     size = min(times, key=lambda one: times[one])
-    return size, times[size] < GAIN * _others_time(ctx, layer, vectors)
+    return size, times[size] < _others_time(ctx, layer, vectors, end)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
