@@ -120,9 +120,13 @@ def kernel_of(zeros: float, shared: int, target: str, k: int = 3, permuted: bool
 @pytest.mark.parametrize("target", [AVX2, VNNI, "a53", "a72", "a76"], ids=["avx2", "vnni", "a53", "a72", "a76"])
 @pytest.mark.parametrize("permuted", [False, True])
 def test_shared_zeros_are_used(target: str, permuted: bool) -> None:
-    """At 80 % zeros, in groups of four, whether they stand side by side or not; and not where nothing is shared."""
+    """At 80 % zeros, in groups of four, whether they stand side by side or not; and not where nothing is shared.
+
+    Where vectors have 32 bytes, pairs of what chance shares were measured to be faster than lists.
+    """
     assert kernel_of(0.8, 4, target, permuted=permuted) == "patterns"
-    assert kernel_of(0.8, 1, target) != "patterns"
+    assert kernel_of(0.95, 1, target) != "patterns"
+    assert (kernel_of(0.8, 1, target) == "patterns") == (target == AVX2)
 
 
 def test_dot_products_are_for_dense_weights_that_share_nothing() -> None:
