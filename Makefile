@@ -65,9 +65,10 @@ fuzz: $(VENV)/.dev
 test-search: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=search EXAMPLES=$(EXAMPLES) $(RUN) -m pytest -v -n 2 -m hypothesis --durations=20 $(TESTS)
 
-# Any warning is an error: a link to nowhere, a docstring that is not understood, a tutorial that fails.
+# Any warning is an error: a link to nowhere, a docstring that is not understood, a tutorial that fails. Then links of the built pages are followed.
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	$(RUN) docs/sitetools/site_check.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 docs-links: $(VENV)/.docs

@@ -132,7 +132,8 @@ def test_guides_name_no_figure_that_is_not_there(path: Path) -> None:
 def test_figures_of_the_readme_are_those_of_the_measurements() -> None:
     text = (ROOT / "README.md").read_text()
     measured = ROOT / "benchmarks" / "measured"
-    ratios = json.loads((ROOT / "benchmarks" / "baseline-zen4.json").read_text())["entries"]["resnet18/1"]["ratios"]
+    ratios = json.loads((ROOT / "benchmarks" / "baseline-zen5.json").read_text())["entries"]["resnet18/1"]["ratios"]
+    times = {row["zeros"]: row for row in measured_pages.read("milliseconds")["rows"] if row["case"] == "resnet18"}
     sizes = {
         row["zeros"]: row["file_bytes"]
         for row in json.loads((measured / "verification.json").read_text())["rows"]
@@ -141,7 +142,8 @@ def test_figures_of_the_readme_are_those_of_the_measurements() -> None:
     for zeros in (0.5, 0.8, 0.9):
         others = ratios[f"tern {zeros:.0%}"]["peers"]
         row = next(line for line in text.splitlines() if line.startswith(f"| {zeros * 100:.0f} % |"))
-        size, *ratio = [cell.strip() for cell in row.strip("|").split("|")][1:]
+        size, ms, *ratio = [cell.strip() for cell in row.strip("|").split("|")][1:]
+        assert ms == f"{times[round(100 * zeros)]['ours_ms'][0]:.2f}"
         peers = ("onnxruntime int8", "OpenVINO int8", "ExecuTorch XNNPACK int8")
         assert ratio == [f"{others[peer]['ratio']:.2f}" for peer in peers]
         assert zeros not in sizes or size == f"{sizes[zeros] / 1e6:.2f} MB"

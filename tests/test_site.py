@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitetools import links  # noqa: E402
+from sitetools import links, site_check  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,24 @@ def test_links_of_a_document_that_becomes_a_page_elsewhere() -> None:
     assert links.site_links("[a](docs/papers.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../papers.md)\n"
     assert links.site_links("[a](examples/edge)", ROOT / "CONTRIBUTING.md", page) == "[a](edge.md)\n"
     assert links.site_links("[a](README.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../index.md)\n"
+
+
+def test_links_of_built_pages_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "api").mkdir()
+    (tmp_path / "picture.svg").write_text("<svg/>")
+    (tmp_path / "index.html").write_text(
+        '<h1 id="top"></h1><a href="api/net.html#Net">1</a> <a href="#top">2</a> <a href="https://example.org/x">3</a>'
+        '<img src="picture.svg"> <a href="api/net.html#net">4</a> <a href="gone.html">5</a> <a href="#gone">6</a>'
+    )
+    (tmp_path / "api" / "net.html").write_text(
+        '<p id="Net"><a href="../index.html#top">7</a><img src="picture.svg"></p>'
+    )
+    assert site_check.broken(tmp_path) == [
+        "api/net.html: picture.svg",
+        "index.html: #gone",
+        "index.html: api/net.html#net",
+        "index.html: gone.html",
+    ]
 
 
 def test_documents_that_become_pages_exist() -> None:

@@ -31,8 +31,9 @@ network that goes on for as long{seeds}. Activations have 8 bits in the librarie
 
 Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
 {float} ms in our library, and its int8 form {peer} ms in onnxruntime. Numbers of ARM cores are thousands of
-cycles, which llvm-mca estimates from the instructions that QEMU counted: there are no caches in them.
+cycles, which llvm-mca estimates from the instructions that QEMU counted: there are no caches in them. The command was
 
+    {command}
 """
 VERDICTS = """\
 A structure is called worth it where it has {points} points more than single weights at equal time, or takes
@@ -96,7 +97,7 @@ def page(data: Mapping[str, Any], rows: Sequence[Row], epochs: tuple[int, int]) 
     yield ""
     yield from ABOUT.format(
         float_epochs=epochs[0], epochs=epochs[1], machine=data["machine"]["cpu"], when=data["when"],
-        peer=f"{times[PEER]:.3f}", float=f"{times[FLOAT]:.3f}",
+        peer=f"{times[PEER]:.3f}", float=f"{times[FLOAT]:.3f}", command=data["command"],
         seeds=". A row of one seed is a first look" if min(row.seeds for row in chosen) < 2 else "",
     ).splitlines()  # fmt: skip
     yield "![Points lost over time on every core](../../benchmarks/measured/front.svg)"

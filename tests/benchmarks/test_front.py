@@ -41,11 +41,14 @@ def data() -> dict[str, object]:
     used = {"patterns": 3, "pool": 1}
     rows = [{"recipe": n, "ms": ms, "kernels": used, "counted": counted.get(n, {})} for n, ms in TIMES.items()]
     peers = [{"recipe": name, "ms": 7.0, "kernels": {}, "counted": {}} for name in (page.FLOAT, page.PEER)]
-    return {"rows": rows + peers, "cores": ["a72"], "machine": {"cpu": "Some CPU"}, "when": "2000-01-01"}
+    about = {"machine": {"cpu": "Some CPU"}, "when": "2000-01-01", "command": "python -m benchmarks.front runs"}
+    return {"rows": rows + peers, "cores": ["a72"], **about}
 
 
 def test_page_says_what_was_found() -> None:
     text = "\n".join(page.page(data(), ROWS, (4, 3)))
+    assert "one thread of an Some CPU, 2000-01-01" in text
+    assert "    python -m benchmarks.front runs" in text
     assert "7.000 ms in our library, and its int8 form 7.000 ms in onnxruntime" in text
     assert "| 80 %, single weights | 82.0 | 2 | 1.00 ± 0.07 | 4.0000 | 1,234 | 3 patterns |" in text
     assert "- this CPU, fours: worth it: at best +2.50 points at equal time (80 % pruned), +67 % of time saved" in text

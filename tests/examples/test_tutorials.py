@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples" / "tutorials").glob("*.py") if path.name != "__init__.py")
-COMPILED = ("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m", "groups")
+COMPILED = ("export_and_inspect", "opencl", "raspberry_pi", "jetson", "cortex_m", "groups", "transformer")
 NEEDS = dict.fromkeys(COMPILED, "tvm")
 
 
@@ -44,4 +44,4 @@ def test_tutorial_is_short(script: Path) -> None:
 
 
 def test_there_are_tutorials() -> None:
-    assert len(SCRIPTS) >= 14
+    assert len(SCRIPTS) >= 16
