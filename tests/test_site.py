@@ -108,8 +108,10 @@ def test_pages_of_methods_show_options_presets_and_measurements() -> None:
     assert methods.overview().count("\n") == 2 + len(methods.NAMES)
     assert "- ResNet-34 on ImageNet: 70.95 % (float 73.31 %)" in text
     table = methods.published()
-    assert "| `sws-imagenet` | ResNet-34, ImageNet: 70.95 % | 73.31 % |" in table
+    assert "| `sws-imagenet` | ResNet-34, ImageNet: 70.95 % | 73.31 % |" in table.replace("\N{NO-BREAK SPACE}", " ")
     assert "| `ttq-cifar10` | ResNet-56, CIFAR-10: +0.36 points | | abstract |" in table
+    assert "`twn`" in table.splitlines()[-1]
+    assert "| `twn` |" not in table
 
 
 def test_the_operators_of_c_are_those_that_it_knows() -> None:

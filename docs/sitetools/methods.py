@@ -83,16 +83,21 @@ def _presets(name: str) -> list[str]:
 
 
 def published() -> str:
-    """A table of all presets with the accuracies that are published for them."""
+    """A table of the accuracies that are published for presets, and a list of the presets that have none."""
     lines = ["| preset | published | float | where |", "|---|---|---|---|"]
-    for one in (preset(each) for each in presets()):
+    every = [preset(each) for each in presets()]
+    for one in every:
         for result in one.results:
-            own = f"{result.accuracy:.2f} %" if result.accuracy is not None else f"{-(result.lost or 0):+.2f} points"
-            other = "" if result.float_accuracy is None else f" {result.float_accuracy:.2f} %"
+            own = _percent(result.accuracy) if result.accuracy is not None else f"{-(result.lost or 0):+.2f} points"
+            other = "" if result.float_accuracy is None else f" {_percent(result.float_accuracy)}"
             lines.append(f"| `{one.name}` | {result.network}, {result.data}: {own} |{other} | {result.where} |")
-        if not one.results:
-            lines.append(f"| `{one.name}` | not published, or not known to us | | |")
-    return "\n".join([*lines, ""])
+    rest = ", ".join(f"`{one.name}`" for one in every if not one.results)
+    return "\n".join([*lines, "", f"For the other presets no accuracy is published, or known to us: {rest}.", ""])
+
+
+def _percent(share: float) -> str:
+    """A figure that stays on one line."""
+    return f"{share:.2f}\N{NO-BREAK SPACE}%"
 
 
 def _value(value: Any) -> str:
@@ -118,7 +123,7 @@ def _result(name: str) -> list[str]:
         "",
         f"ResNet-20 on drawn characters of 62 classes, {own['seeds']} seeds: {own['accuracy']:.2f} % correct, "
         f"{own['lost']:.2f} points less than the float network ({float_row['accuracy']:.2f} %), with "
-        f"{own['sparsity']:.0%} zeros and the options as they come. [All methods](../../benchmarks/methods.md), "
+        f"{own['sparsity']:.0%} zeros and default options. [All methods](../../benchmarks/methods.md), "
         "[what was aimed at](../../benchmarks/methods-aims.md).",
         "",
     ]
