@@ -96,7 +96,7 @@ def table(runs: Sequence[Run]) -> Any:
     from rich.table import Table
 
     made = Table(title=None)
-    for index, column in enumerate(("run", "bytes", "weights", "zeros", "ms", "faster than", "metric")):
+    for index, column in enumerate(("run", "bytes", "weights", "zeros", "ms", "their time / ours", "metric")):
         made.add_column(column, justify="right" if 0 < index < 5 else "left", overflow="fold")
     for run in runs:
         line = headline(run)

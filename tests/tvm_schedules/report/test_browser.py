@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_it_draws_everything_and_asks_for_nothing(browser: Any, one: Path) -> No
     assert page.painted() == [True] * 4  # latency, bytes, training, layers
     assert page.tab.locator(".tile").count() == 7
     assert "3 times faster than onnxruntime int8" in page.tab.locator(".tiles").inner_text()
+    assert page.complaints == []
+
+
+def test_a_slower_network_is_called_slower(browser: Any, tmp_path: Path) -> None:
+    slow = copy.deepcopy(BENCH)
+    slow["results"][0]["engines"][1]["ratio"] = 0.5
+    page = Page(browser, write_page([Run("net", INSPECTION, [slow])], tmp_path / "slow.html"))
+    assert "2 times slower than onnxruntime int8, the fastest" in page.tab.locator(".tiles").inner_text()
     assert page.complaints == []
 
 

@@ -22,7 +22,7 @@ const tiles = (run) => {
   if (found && found.kind === "artifact") made.push(tile("on the device", show.bytes(line.bytes), "code, weights, metadata"));
   if (known(line.milliseconds)) {
     const others = Object.entries(line.faster).sort(([, a], [, b]) => a - b);
-    const word = others.length ? `${show.number(others[0][1], 3)} times faster than ${others[0][0]}, the next` : null;
+    const word = others.length ? compared(...others[0]) : null;
     made.push(tile("latency, median", show.milliseconds(line.milliseconds), word));
   }
   const details = found?.details ?? {};
@@ -33,6 +33,9 @@ const tiles = (run) => {
   if (details.target) made.push(tile("target", show.text(details.target.name), show.text(details.target.architecture)));
   return element("div", { class: "tiles" }, made);
 };
+
+const compared = (name, ratio) =>
+  ratio >= 1 ? `${show.number(ratio, 3)} times faster than ${name}, the next` : `${show.number(1 / ratio, 3)} times slower than ${name}, the fastest`;
 
 // Bytes from the float network to what a device stores: what each part saves or adds.
 const waterfall = (run) => {
