@@ -19,6 +19,12 @@ __all__ = ["NAME", "Spec", "lower"]
 NAME = "linear"
 """What artifacts and tuning databases call this kernel."""
 
+MOST_ROWS = 6
+"""Rows of a tile at most."""
+
+ONE_ROW = 8
+"""Vectors of output channels of a tile of one row at most: as many sums do not wait for each other."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -56,9 +62,24 @@ class Spec:
         return self.vector // (2 if self.exact else 4)
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and vectors of a tile, whose sums are in registers with what one input needs."""
+        total = -(-self.outputs // self.lanes)
+        if self.exact:
+            return 1, 1
+        if self.batch == 1:
+            return 1, -(-total // -(-total // ONE_ROW))
+        return -(-self.batch // -(-self.batch // MOST_ROWS)), min(4 if self.vector == 64 else 2, total)
+
+    @property
+    def width(self) -> int:
+        """Output channels of a tile."""
+        return self.lanes * self.tile[1]
+
+    @property
     def padded(self) -> int:
-        """Output channels rounded up to whole vectors."""
-        return -(-self.outputs // self.lanes) * self.lanes
+        """Output channels rounded up to whole tiles."""
+        return -(-self.outputs // self.width) * self.width
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -92,8 +113,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     spec = Spec(batch, inputs, outputs, x.dtype, dtype, exact, out_dtype, residual, vector, parallel, ctx.fma)
     for name in ("scale", "bias"):
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
-    # On a CPU a block of exact sums reads its weights in one go; on others the threads of all blocks read side by side.
-    params |= {"width": spec.lanes} if exact and ctx.target.tvm["kind"] == "llvm" else {}
+    # On a CPU a tile reads its weights in one go; on others the threads of all tiles read side by side.
+    params |= {"width": spec.width} if ctx.target.tvm["kind"] == "llvm" else {}
     made = ctx.constants.add(node.name, "linear", arrays, {**params, "dtype": dtype, "padded": spec.padded})
     numeric = ctx.constants.add(node.name, "raw", numbers)
     residuals = [ctx.plain(node.residual)] if node.residual else []

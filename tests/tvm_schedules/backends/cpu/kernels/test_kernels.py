@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
+from tests.tvm_schedules.guarded import guarded
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 
 STEP = 0.05
@@ -198,6 +199,18 @@ def test_linear(rows: int, zero: int | None, zeros: float | None, out: int | Non
         [np.random.default_rng(3).normal(size=(rows, 300)).astype(np.float32)],
         None if out is None else STEP,
     )
+
+
+@pytest.mark.parametrize("outputs", [1, 8, 63, 64, 65, 130, 200])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("int8", [False, True])
+def test_linear_stays_inside_its_memory(outputs: int, rows: int, int8: bool) -> None:
+    """The last tile of output channels may have vectors without any."""
+    net = Net((rows, 37))
+    x = net.quantize("input_0", STEP, 9) if int8 else "input_0"
+    model = net.model(net.op("Gemm", x, net.weight((outputs, 37), None, int8=int8), net.bias(outputs), transB=1))
+    data = np.random.default_rng(5).normal(size=(rows, 37)).astype(np.float32)
+    np.testing.assert_allclose(guarded(model, data)[0], run_onnx(model, data)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 48), (1, 3, 48)])
