@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,6 +15,7 @@ from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._clock import position
 from tern_lightning.callbacks._masking import MaskCallback, pruned_share
+from tern_lightning.callbacks._structure import Structure, structure_for
 from tern_lightning.schedules import Schedule
 
 
@@ -37,8 +38,8 @@ class PruningSchedule(MaskCallback):
         scope: ``global`` compares the weights of all chosen layers, ``layer`` prunes the same share of every layer.
         schedule: How the amount is reached, from ``schedule.initial`` to ``schedule.final`` times the amount; None for
             a cubic one over the first half of the run.
-        pattern: ``element``; ``block`` for whole groups of weights; ``digit`` for the digits of weights of several
-            terms, the last term before the first (``amount`` is then a share of the digits; see
+        pattern: ``element``, which is usual; ``block`` for whole groups of weights; ``digit`` for the digits of weights
+            of several terms, the last term before the first (``amount`` is then a share of the digits; see
             :func:`tern_lightning.functional.patterns.keep_digits`); or ``n:m``, for example ``2:4``, to keep the n
             largest of every m weights along the input channels (m falls to n over the schedule).
         group: Output and input channels of a block.
@@ -47,9 +48,12 @@ class PruningSchedule(MaskCallback):
         include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
             last.
         exclude: Patterns of layers that are left out.
+        target: A target of ``tern-export``, for example ``pi4``, in place of a pattern: weights are pruned in the
+            structure that was measured to pay there, and fit says which.
 
     Raises:
         ValueError: An argument is out of range.
+        TargetError: There is no such target.
 
     Example::
 
@@ -64,15 +68,24 @@ class PruningSchedule(MaskCallback):
         amount: float | None = None,
         scope: Literal["global", "layer"] = "global",
         schedule: Schedule | None = None,
-        pattern: str = "element",
+        pattern: str | None = None,
         group: tuple[int, int] = (1, 1),
         kernel: bool = True,
         every: int = 50,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        target: str | None = None,
     ) -> None:
         super().__init__(include, exclude)
-        self.choice: Choice = Choice(scope, pattern, group, kernel)
+        if target is not None and (pattern is not None or tuple(group) != (1, 1)):
+            raise ValueError(
+                f"target chooses pattern and group: give it alone, got target={target!r}, {pattern=}, {group=}"
+            )
+        self.structure: Structure | None = None if target is None else structure_for(target)
+        if self.structure is None:
+            self.choice: Choice = Choice(scope, "element" if pattern is None else pattern, group, kernel)
+        else:
+            self.choice = Choice(scope, self.structure.pattern, self.structure.group, kernel=False)
         if (self.choice.n_of_m is not None) != (amount is None):
             raise ValueError(
                 f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
@@ -102,6 +115,8 @@ class PruningSchedule(MaskCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         position(trainer, self.schedule.unit)
         super().on_fit_start(trainer, pl_module)
+        if self.structure is not None:
+            rank_zero_info(f"PruningSchedule: {self.structure.why}")
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -16,6 +16,7 @@ from tern_lightning.quantizers import quantizer_names
 from tern_lightning.schedules import Schedule
 from tests.tern_lightning.training_nets import Loader, Net, Save, samples
 from tests.tern_lightning.training_runs import assert_same, everything
+from tvm_schedules.errors import TargetError
 
 LAYERS = ("body.0", "body.3", "hidden")
 
@@ -278,3 +279,28 @@ def test_a_fraction_needs_a_run_with_an_end(fit):
 def test_pruning_after_the_freeze_warns(fit):
     with pytest.warns(UserWarning, match="after the codes were frozen"):
         fit(ternary(freeze=1), pruning())
+
+
+@pytest.mark.parametrize(
+    "target", ["pi4", "host", '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73"}']
+)
+def test_a_cpu_gets_pairs_of_channels(target, fit, caplog):
+    with caplog.at_level("INFO"):
+        _, net = fit(pruning(target=target))
+    assert "pairs of output channels" in caplog.text
+    keep = mask_of(net.body[0])
+    assert torch.equal(keep[::2], keep[1::2])
+    assert 0.6 < float((~keep).float().mean()) < 0.9
+
+
+@pytest.mark.parametrize("target", ["c", "cuda", "sm_86", "opencl"])
+def test_a_target_without_such_a_kernel_gets_single_weights(target):
+    assert (pruning(target=target).choice.pattern, pruning(target=target).choice.group) == ("element", (1, 1))
+
+
+def test_a_target_is_known_and_stands_alone():
+    with pytest.raises(TargetError, match="did you mean 'pi4'"):
+        pruning(target="pi44")
+    for other in ({"pattern": "block"}, {"group": (4, 1)}):
+        with pytest.raises(ValueError, match="target chooses pattern and group: give it alone, got target='pi4'"):
+            pruning(target="pi4", **other)
