@@ -69,6 +69,7 @@ _PUBLIC = r"(tern_lightning(\.functional|\.metrics|\.quantizers)?|tvm_schedules(
 nitpick_ignore_regex = [(r"py:.*", rf"(?!{_PUBLIC}).*")]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "tern-lightning"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]

@@ -45,7 +45,8 @@ class PreparedLoop:
         epoch_steps: int | None,
         state: Mapping[str, Any] | None,
     ) -> None:
-        self.steps, self.done = steps, 0 if state is None else int(state["step"])
+        self.steps: int = steps
+        self.done: int = 0 if state is None else int(state["step"])
         self._module, self._callbacks = module, list(callbacks)
         self._length = epoch_steps or steps
         spread = torch.distributed.is_available() and torch.distributed.is_initialized()

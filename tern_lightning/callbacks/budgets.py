@@ -168,7 +168,10 @@ class _Estimated(_WithInputs):
         super().__init__(*arguments)
         if activations not in ("uint8", "float32"):
             raise ValueError(f"activations must be 'uint8' or 'float32', got {activations!r}")
-        self.target, self.of, self.activations, self.measured = target, of, activations, measured
+        self.target: str = target
+        self.of: str = of
+        self.activations: str = activations
+        self.measured: Any = measured
 
     @override
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:

@@ -50,7 +50,7 @@ class CompressionReport(pl.Callback):
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, page: bool = True) -> None:
-        self.directory = None if directory is None else user_path(directory, "directory")
+        self.directory: Path | None = None if directory is None else user_path(directory, "directory")
         self.page = page
         self._epochs: list[dict[str, Any]] = []
 

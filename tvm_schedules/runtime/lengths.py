@@ -64,7 +64,8 @@ class Lengths:
     """
 
     def __init__(self, axes: LengthAxes, shorter: Mapping[int, Any]) -> None:
-        self.axes, self.shorter = axes, dict(shorter)
+        self.axes: LengthAxes = axes
+        self.shorter: dict[int, Any] = dict(shorter)
 
     def call(self, longest: _Network, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Run the network of the shortest length that is long enough, on inputs that are filled up to it.

@@ -48,8 +48,12 @@ class Stateful:
         """
         self._model = model
         self._pairs = _checked(model, state)
-        self.inputs = [_fixed(entry) for i, entry in enumerate(model.inputs) if i not in self._pairs.values()]
-        self.outputs = [_fixed(entry) for i, entry in enumerate(model.outputs) if i not in self._pairs]
+        self.inputs: list[dict[str, Any]] = [
+            _fixed(entry) for i, entry in enumerate(model.inputs) if i not in self._pairs.values()
+        ]
+        self.outputs: list[dict[str, Any]] = [
+            _fixed(entry) for i, entry in enumerate(model.outputs) if i not in self._pairs
+        ]
         self.in_place: tuple[str, ...] = ()
         self._begin()
 
