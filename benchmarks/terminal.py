@@ -28,7 +28,7 @@ def demo() -> str:
 
     from examples import digits_report
 
-    console = Console(record=True, file=io.StringIO(), width=88, highlight=False)
+    console = Console(record=True, file=io.StringIO(), width=96, highlight=False)
     digits_report.show(read("digits"), Path("runs/digits"), console)
     text = console.export_svg(title="make demo", unique_id="demo")
     return re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)

@@ -2,7 +2,7 @@
 Cortex-M
 ========
 
-The same network as C99 source without an operating system, allocation or library, for a microcontroller.
+For a microcontroller, a network becomes C99 source that needs no operating system, allocation or library.
 """
 
 import shutil
