@@ -170,7 +170,7 @@ class _Estimated(_WithInputs):
             raise ValueError(f"activations must be 'uint8' or 'float32', got {activations!r}")
         self.target: str = target
         self.of: str = of
-        self.activations: str = activations
+        self.activations: Literal["uint8", "float32"] = activations
         self.measured: Any = measured
 
     @override
