@@ -100,7 +100,7 @@ def _patterns(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
-    return dense_conv.pack(arrays["values"], window, x, params["tile"], params["dtype"])
+    return dense_conv.pack(arrays["values"], window, x, params["tile"], params["dtype"], params.get("pairs", False))
 
 
 def _dense_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -32,23 +32,32 @@ def image_of(channels: int, groups: int = 1, seed: int = 0) -> tuple[Halo, np.nd
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("tile", [1, 2, 4])
-@pytest.mark.parametrize("dot", [False, True])
-def test_convolutions_by_blocks(groups: int, tile: int, dot: bool) -> None:
-    rows, fan = 6, 3
+@pytest.mark.parametrize("how", ["dot", "floats", "pairs"])
+@pytest.mark.parametrize("fan", [2, 3])
+@pytest.mark.parametrize("kernel", [(1, 3, 2), (1, 3, 1)])
+def test_convolutions_by_blocks(groups: int, tile: int, how: str, fan: int, kernel: tuple[int, int, int]) -> None:
+    rows, count = 6, int(np.prod(kernel))
     x, memory, seen = image_of(fan * groups)
-    values = np.random.default_rng(1).integers(-127, 128, (rows, fan, *WINDOW.kernel)).astype(np.int8)
-    window = Window(WINDOW.kernel, WINDOW.strides, WINDOW.pads, WINDOW.dilations, groups)
+    seen = seen.reshape(len(seen), *WINDOW.kernel)[..., : kernel[2]]
+    values = np.random.default_rng(1).integers(-127, 128, (rows, fan, *kernel)).astype(np.int8)
+    window = Window(kernel, WINDOW.strides, WINDOW.pads, WINDOW.dilations, groups)
     want = np.einsum("gok,gk->go", values.reshape(groups, rows // groups, -1), seen.reshape(groups, -1))
-    if dot:
+    if how == "dot":
         found = dense_conv_dot.pack(values, window, x, tile)
         packed = found["values"].transpose(0, 1, 2, 4, 3).reshape(groups, -(-rows // groups // tile), -1, tile)
-        assert found["values"].shape[2:] == (-(-fan * 6 // 4), tile, 4)
-        assert len(found["offsets"]) == -(-fan * 6 // 4) * 4
+        assert found["values"].shape[2:] == (-(-fan * count // 4), tile, 4)
+        assert len(found["offsets"]) == -(-fan * count // 4) * 4
+    elif how == "pairs":
+        found = dense_conv.pack(values, window, x, tile, "int16", pairs=True)
+        assert found["values"].dtype == np.int32
+        assert found["values"].shape == (groups, -(-rows // groups // tile), -(-fan * count // 2), tile)
+        twos = found["values"].view(np.int16).reshape(*found["values"].shape, 2)
+        packed = twos.transpose(0, 1, 2, 4, 3).reshape(groups, -(-rows // groups // tile), -1, tile)
     else:
         found = dense_conv.pack(values, window, x, tile, "float32")
         packed = found["values"]
         assert packed.dtype == np.float32
-        assert len(found["offsets"]) == fan * 6
+        assert len(found["offsets"]) == fan * count
     assert found["offsets"].dtype == np.int32
     assert found["offsets"].max() < x.plane * x.phases * fan
     apart = fan * x.phases * x.plane

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
 __all__ = ["NAME", "Spec", "lower"]
+
+Sums = Literal["floats", "integers", "pairs"]
 
 NAME = "dense"
 """What artifacts and tuning databases call this kernel."""
@@ -35,7 +37,8 @@ class Spec:
         tile: Output channels a register block.
         parallel: Whether threads share the jobs.
         epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
-        widen: Whether to multiply 16-bit integers into 32-bit sums (Arm's SMLAL), else float32.
+        sums: How products are added: ``floats``; ``integers``, 16-bit ones into 32-bit sums (Arm's SMLAL); or
+            ``pairs``, two such products at once (x86's PMADDWD).
     """
 
     x: Halo
@@ -46,12 +49,12 @@ class Spec:
     tile: int
     parallel: bool
     epilogue: Epilogue
-    widen: bool = False
+    sums: Sums = "floats"
 
     @property
     def lanes(self) -> int:
         """Pixels a vector."""
-        return self.vector // (2 if self.widen else 4)
+        return self.vector // (2 if self.sums == "integers" else 4)
 
     @property
     def pixels(self) -> int:
@@ -69,30 +72,40 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
     tile = ctx.configs.knob(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale
-    sums = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
-    numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * sums)
-    # 32 bits hold the sum of 65 000 products of 8-bit integers.
-    widen = (
-        ctx.target.arm64 and x.dtype == "uint8" and weight.values.dtype == np.int8 and weight.values[0].size < 65_000
-    )
-    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "dtype": "int16" if widen else "float32"}
+    of_weights = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
+    numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * of_weights)
+    depthwise = window.groups == channels > 1
+    sums = _sums(ctx, x, weight.values, depthwise)
+    dtype = "float32" if sums == "floats" else "int16"
+    params = {"window": asdict(window), "x": asdict(x), "tile": tile, "dtype": dtype, "pairs": sums == "pairs"}
     made = ctx.constants.add(node.name, "dense", {"values": weight.values}, params)
     end = ctx.destination(node, False, x)
-    vectors = -(-x.run(end.epilogue.size) // (vector // (2 if widen else 4)))
+    vectors = -(-x.run(end.epilogue.size) // (vector // (2 if sums == "integers" else 4)))
     # What the registers hold of sums; of AVX-512's they would hold three vectors, but two are faster, measured.
-    most = 8 if tile == 1 else 1 if widen else 2 if vector == 64 else 3
+    most = 8 if tile == 1 else 1 if sums == "integers" else 2 if vector == 64 or sums == "pairs" else 3
     macs = weight.values.size * x.batch * prod(end.epilogue.size)
     block = min(vectors, most)
     block = ctx.configs.knob(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
     parallel = macs > ctx.serial * 4
-    spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, widen)
-    depthwise = window.groups == channels > 1
+    spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, sums)
     reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
     ctx.report(node, weight, NAME, reason)
     inputs = [source, made["values"], made["offsets"]]
     ctx.add_planes(node, PlanesCall(NAME, spec, inputs, numbers, end, info))
     return True
+
+
+def _sums(ctx: Lowering, x: Halo, values: np.ndarray, depthwise: bool) -> Sums:
+    """How products are added up; 32 bits hold the sum of 65 000 products of 8-bit integers.
+
+    In depthwise layers a pixel has one use, for which putting pairs together takes longer than it saves.
+    """
+    if x.dtype != "uint8" or values.dtype != np.int8 or values[0].size >= 65_000:
+        return "floats"
+    if ctx.target.arm64:
+        return "integers"
+    return "pairs" if ctx.target.architecture == "x86_64" and not depthwise else "floats"
 
 
 def _tile(rows: int, most: int) -> int:
