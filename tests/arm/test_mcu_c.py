@@ -38,7 +38,40 @@ def lines() -> onnx.ModelProto:
     return net.model(x)
 
 
+def separable() -> onnx.ModelProto:
+    """Pointwise layers between depthwise ones, narrow and wide: rows are moved apart and together."""
+    net = Net((1, 4, 9, 21), seed=5)
+    x = net.quantize("input_0", 0.02, 128)
+    for channels, stride in ((8, 1), (12, 2)):
+        x = net.op("Conv", x, net.weight((channels, 4 if channels == 8 else 8, 1, 1), 0.4), net.bias(channels))
+        x = net.quantize(net.op("Relu", x), 0.02)
+        weight = net.weight((channels, 1, 3, 3), None, int8=True)
+        x = net.op("Conv", x, weight, net.bias(channels), pads=[1] * 4, strides=[stride] * 2, group=channels)
+        x = net.quantize(net.op("Relu", x), 0.02)
+    wide = net.op("Conv", x, net.weight((6, 12, 3, 3), 0.5), pads=[1] * 4, strides=[2, 2])
+    x = net.op("Add", net.op("Conv", x, net.weight((6, 12, 1, 1), 0.5), strides=[2, 2]), wide)
+    return net.model(net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", x))))
+
+
+def encoder() -> onnx.ModelProto:
+    """A layer of a transformer: attention of two heads over bytes, normalization, GELU."""
+    net = Net((7, 12), seed=6)
+    x = net.quantize("input_0", 0.03, 128)
+    parts = [net.op("Gemm", x, net.weight((12, 12), 0.5), net.bias(12), transB=1) for _ in range(3)]
+    shape = net.const(np.array([7, 2, 6]))
+    q, k, v = (net.op("Reshape", net.quantize(part, 0.05, 128), shape) for part in parts)
+    q, v, k = *(net.op("Transpose", one, perm=[1, 0, 2]) for one in (q, v)), net.op("Transpose", k, perm=[1, 2, 0])
+    scores = net.op("Softmax", net.op("Mul", net.op("MatMul", q, k), net.const(np.float32(0.4))))
+    y = net.op("Transpose", net.op("MatMul", scores, v), perm=[1, 0, 2])
+    y = net.op("Add", net.op("Reshape", y, net.const(np.array([7, 12]))), x)
+    y = net.op("LayerNormalization", y, *(net.const(np.ones(12, np.float32) * f) for f in (1.5, 0.1)))
+    y = net.op("Gelu", net.op("Gemm", net.quantize(y, 0.03, 128), net.weight((9, 12), 0.5), net.bias(9), transB=1))
+    return net.model(net.op("Gemm", net.quantize(y, 0.02, 20), net.weight((4, 9), 0.5), net.bias(4), transB=1))
+
+
 NETWORKS = {
+    "separable": separable,
+    "encoder": encoder,
     "resnet": lambda: resnet([(16, 1), (24, 2), (24, 1)], 13, 0.8),
     "many zeros": lambda: resnet([(16, 1), (24, 2)], 9, 0.95, int8=False),
     "two terms": two_terms,

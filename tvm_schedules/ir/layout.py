@@ -16,7 +16,7 @@ from math import ceil, prod
 
 import numpy as np
 
-__all__ = ["ALIGN", "Halo", "Plain", "Window", "spatial3"]
+__all__ = ["ALIGN", "Halo", "Plain", "Triple", "Window", "spatial3"]
 
 ALIGN = 64
 """Planes start at multiples of this many bytes, the width of the widest vectors and of a cache line."""

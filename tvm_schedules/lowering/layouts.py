@@ -141,7 +141,13 @@ class Layouts:
     """Solves the layouts of a graph; ``layouts[key]`` is a :class:`Halo`."""
 
     def __init__(
-        self, graph: Graph, planes: list[Node], make: type[Halo] = Halo, vector: int = 0, rows: bool = False
+        self,
+        graph: Graph,
+        planes: list[Node],
+        make: type[Halo] = Halo,
+        vector: int = 0,
+        rows: bool = False,
+        apart: bool = False,
     ) -> None:
         """Lays out what nodes that work in planes read and write.
 
@@ -151,8 +157,10 @@ class Layouts:
             make: Class of the layouts.
             vector: Bytes of a vector, where rows of a part of it are of use; else 0.
             rows: Whether poolings that can be read without phases are: see :func:`in_rows`.
+            apart: Whether kernels may write images of two dimensions at another pitch than they read them.
         """
         self.graph, self._make, self._rows = graph, make, rows
+        self._tied = Layouts(graph, planes, make, vector, rows) if apart else None
         self._parent: dict[Key, Key] = {}
         self._needs: dict[Key, _Need] = {}
         self._windows: dict[Key, bool] = {}
@@ -194,6 +202,8 @@ class Layouts:
         dims = view(self.graph, key.value, key.rows)[2]
         need = self._need(key)
         if isinstance(node, GlobalPool):
+            if self._tied is not None:  # floats add up to the same numbers where they lie as on other targets
+                need.pitch = list(self._tied[key].pitch)
             return
         weight = getattr(node, "weight", None)
         integers = self.graph.values[key.value].dtype == "uint8"
@@ -204,12 +214,13 @@ class Layouts:
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
         out = home(self.graph, node.outputs[0], key.rows)
         self._need(out)
-        self._union(key, out)
+        if self._tied is None or dims[0] > 1 or view(self.graph, key.value, key.rows)[0] > 1:
+            self._union(key, out)
         residual = getattr(node, "residual", None)
         if residual:
             other = home(self.graph, residual, key.rows)
             self._need(other)
-            self._union(other, out)
+            self._union(other, key)
 
     def _reads(self, key: Key, lo: Triple, hi: Triple) -> None:
         """Notes how far before and after the image a node reads."""

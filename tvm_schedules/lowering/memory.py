@@ -15,6 +15,9 @@ from tvm_schedules.lowering.steps import Buffer, Place, Step
 
 __all__ = ["Life", "Lives", "assign_arena", "assign_slots", "lifetimes", "place_beside", "reuse_residuals"]
 
+REPAIRS = 4
+"""How often buffers are placed anew, those that lie last before the others."""
+
 
 @dataclass
 class Life:
@@ -24,33 +27,36 @@ class Life:
         buffer: A root, which is a buffer with memory of its own.
         first: Number of the first step that has it.
         last: Number of the last one.
+        align: Bytes that its place in an arena is a multiple of.
     """
 
     buffer: Buffer
     first: int
     last: int
+    align: int = ALIGN
 
     @property
     def nbytes(self) -> int:
-        """What it takes in an arena, a multiple of :data:`~tvm_schedules.ir.layout.ALIGN`."""
-        return -(-self.buffer.nbytes // ALIGN) * ALIGN
+        """What it takes in an arena, a multiple of :attr:`align`."""
+        return -(-self.buffer.nbytes // self.align) * self.align
 
 
 Lives = dict[int, Life]
 """By ``id`` of the buffer, in the order of first use."""
 
 
-def lifetimes(steps: Sequence[Step]) -> Lives:
+def lifetimes(steps: Sequence[Step], align: int = ALIGN) -> Lives:
     """The lives of all buffers, of those with a place too.
 
     Args:
         steps: In execution order.
+        align: Bytes that places in an arena are multiples of.
     """
     lives: Lives = {}
     for time, step in enumerate(steps):
         for buffer in step.args:
             root = buffer.root
-            lives.setdefault(id(root), Life(root, time, time)).last = time
+            lives.setdefault(id(root), Life(root, time, time, align)).last = time
     return lives
 
 
@@ -62,7 +68,7 @@ def assign_arena(lives: Lives, slack: int) -> int:
     """Gives every buffer without a place one in an arena.
 
     First fit over lifetimes, in the order of time, from the largest buffer down, from the longest life down
-    and by both; the smallest arena counts.
+    and by both; then what lies last goes first, a few times. The smallest arena counts.
 
     Args:
         lives: Of :func:`lifetimes`.
@@ -79,7 +85,13 @@ def assign_arena(lives: Lives, slack: int) -> int:
     by_both = sorted(free, key=lambda life: (-life.buffer.nbytes * (life.last - life.first + 1), life.first))
     by_life = sorted(free, key=lambda life: (life.first - life.last, -life.buffer.nbytes))
     orders = (by_time, by_size, by_both, by_life)
-    offsets, size = min((_first_fit(order) for order in orders), key=lambda found: found[1])
+    offsets, size, order = min(((*_first_fit(order), order) for order in orders), key=lambda found: found[1])
+    for _ in range(REPAIRS):
+        order = sorted(order, key=lambda life: offsets[id(life.buffer)] + life.nbytes < size)
+        other, most_now = _first_fit(order)
+        if most_now >= size:
+            break
+        offsets, size = other, most_now
     for life in free:
         life.buffer.place = Place("arena", offsets[id(life.buffer)])
     return max(size, most) + slack

@@ -24,6 +24,9 @@ from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["CProgram", "compile_graph"]
 
+ALIGN = 8
+"""Bytes that places in the arena are multiples of, as the arena's own: kernels read no more than words aligned."""
+
 
 @dataclass
 class CProgram:
@@ -70,7 +73,7 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     lowering.steps = in_parts(lowering.steps, groups, _arena)
     say(f"writing C for {len(lowering.steps)} steps")
     program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
-    lives = lifetimes(lowering.steps)
+    lives = lifetimes(lowering.steps, ALIGN)
     reuse_residuals(lowering.steps, lives, _residual_and_output)
     plan = make_plan(graph, lowering, assign_arena(lives, 0))
     _place_inputs(plan, program, lives)
@@ -87,7 +90,7 @@ def _place_inputs(plan: Plan, program: Program, lives: Lives) -> None:
         entry = plan.inputs[index]
         if entry.dtype != "uint8" and ("input", index) not in program.quants:
             continue
-        own = Life(Buffer(entry.name, prod(entry.shape)), 0, life.last)
+        own = Life(Buffer(entry.name, prod(entry.shape)), 0, life.last, ALIGN)
         offset = place_beside(own, lives)
         lives[id(own.buffer)] = own
         program.input_offsets[index] = offset
@@ -96,7 +99,7 @@ def _place_inputs(plan: Plan, program: Program, lives: Lives) -> None:
 
 def _arena(steps: list[Step]) -> int:
     """What the arena for steps would take; nothing is given a place."""
-    lives = lifetimes(steps)
+    lives = lifetimes(steps, ALIGN)
     free = [buffer for step in steps for buffer in step.args if buffer.alias is None]
     unplaced = [life.buffer for life in lives.values() if life.buffer.place is None]
     reuse_residuals(steps, lives, _residual_and_output)
@@ -151,5 +154,6 @@ def _residual_and_output(step: Step) -> tuple[Buffer, Buffer] | None:
         return None
     residual, result = epilogue.residual, epilogue.out
     fits = residual.dtype == result.dtype and residual.plane >= result.plane and residual.origin >= result.origin
+    fits = fits and residual.nbytes >= result.nbytes
     source, *_, beside, out = (arg for arg in step.args if not arg.name.endswith("/scratch"))
     return (beside, out) if fits and beside.root is not source.root else None

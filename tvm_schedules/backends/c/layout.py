@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_schedules.ir.layout import Halo
+from tvm_schedules.ir.layout import Halo, Triple
 
-__all__ = ["SLACK", "Tight"]
+__all__ = ["SLACK", "Sampled", "Tight", "Written"]
 
 SLACK = 32
 """Elements that kernels may read past the last one: ``TERN_BLOCK`` of ``source/common.c`` at most."""
@@ -51,3 +51,57 @@ class Tight(Halo):
     def elements(self) -> int:
         """Elements to allocate."""
         return self.used + SLACK
+
+
+@dataclass(frozen=True)
+class Written(Tight):
+    """What a kernel writes at the pitch of its input first.
+
+    Args:
+        written: Elements of a plane, from its first pixel on, before rows are moved to where they belong. Those behind
+            the plane are written over by the next one, and take memory behind the last one.
+    """
+
+    written: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Elements to allocate."""
+        return max(self.used, (self.planes - 1) * self.plane + self.origin + self.written) + SLACK
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The first of every few pixels of a tensor in planes.
+
+    Args:
+        source: The planes; ``steps`` is 1 where they are the first phase already.
+        dims: How many pixels there are.
+        steps: Pixels of the source from one to the next.
+    """
+
+    source: Halo
+    dims: Triple
+    steps: Triple
+
+    @property
+    def batch(self) -> int:
+        """Images."""
+        return self.source.batch
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.source.channels
+
+    @property
+    def dtype(self) -> str:
+        """Type of the elements."""
+        return self.source.dtype
+
+    @property
+    def strides(self) -> list[int]:
+        """Elements between neighbors in each of five dimensions."""
+        per_channel = self.source.phases * self.source.plane
+        apart = [size * step for size, step in zip(self.source.steps(), self.steps, strict=True)]
+        return [self.source.channels * per_channel, per_channel, *apart]

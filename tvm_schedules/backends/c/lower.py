@@ -9,13 +9,20 @@ from typing import Any
 
 from tvm_schedules.backends.c import operators
 from tvm_schedules.backends.c.kernels import dense_conv, global_pool, linear, pool, repack, sparse_conv
-from tvm_schedules.backends.c.layout import Tight
+from tvm_schedules.backends.c.layout import Sampled, Tight, Written
 from tvm_schedules.backends.c.operators.elementwise import PREFIX
+from tvm_schedules.backends.c.sampling import OPERATOR as SAMPLE
+from tvm_schedules.backends.c.sampling import sampled
 from tvm_schedules.backends.c.site import Site
 from tvm_schedules.errors import UnsupportedOperatorError
-from tvm_schedules.ir.graph import Fused, Graph, Node, Pool, Recurrent
+from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Pool, Recurrent
+from tvm_schedules.ir.layout import Halo, Triple
+from tvm_schedules.lowering.attention import with_attention
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
-from tvm_schedules.lowering.layouts import Layouts
+from tvm_schedules.lowering.epilogue import Destination
+from tvm_schedules.lowering.layouts import Key, Layouts, home, in_planes, input_key
+from tvm_schedules.lowering.rules import repack as copies
+from tvm_schedules.lowering.steps import Buffer
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["CLowering"]
@@ -35,20 +42,69 @@ class CLowering(Lowering):
     fma = True
 
     def __init__(self, graph: Graph, target: TargetSpec) -> None:
-        super().__init__(_with_activations(graph), target)
+        graph, self._samples = sampled(_with_activations(with_attention(graph, fewest_rows=1)))
+        super().__init__(graph, target)
         self._readers, self._makers = self.graph.consumers(), self.graph.producers()
 
     def lay_out(self, planes: list[Node]) -> Layouts:
-        """Planes that share the halo between them."""
-        return Layouts(self.graph, planes, Tight)
+        """Planes that share the halo between them; what has no halo has no gaps between its rows either."""
+        return Layouts(self.graph, planes, Tight, apart=True)
+
+    def destination(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> Destination:
+        """See :class:`Lowering`; with memory for rows that are written at the pitch of the input first."""
+        end = super().destination(node, rows, x, unit)
+        out = Written(**vars(end.epilogue.out), written=x.run(end.epilogue.size))
+        end.out.nbytes = out.nbytes
+        return replace(end, epilogue=replace(end.epilogue, out=out))
+
+    def packed(self, key: Key) -> Buffer:
+        """See :class:`Lowering`; what is made of a phase is made as soon as the phases are there."""
+        if key in self._packed:
+            return self._packed[key]
+        if key.value not in self._samples:
+            buffer = super().packed(key)
+            for name, made in self._samples.items():
+                if made == (key.value, key.phase):
+                    self.packed(home(self.graph, name))
+            return buffer
+        source, steps = self._samples[key.value]
+        phases = [input_key(self.graph, node) for node in self._readers[source] if in_planes(self.graph, node)]
+        for strided in phases:
+            if strided.phase == steps:
+                self.packed(strided)
+        return self._packed[key] if key in self._packed else self._sample(key, source, steps)
+
+    def _sample(self, key: Key, source: str, steps: Triple) -> Buffer:
+        """The first of every few pixels, from phases if there are any."""
+        origin = self._virtual.get(source, source)
+        made = [other for other in self._packed if other.value == origin and not other.rows]
+        made.sort(key=lambda other: other.phase != steps)
+        layout = self.layouts[key]
+        view: Sampled | copies.Strided
+        if made and made[0].phase in (steps, (1, 1, 1)):
+            there, found = self._packed[made[0]], self.layouts[made[0]]
+            view = Sampled(found, layout.dims, (1, 1, 1) if made[0].phase == steps else steps)
+        else:
+            there, flat = self.plain(origin), copies.strided(self.graph, origin, False)
+            apart = [size * step for size, step in zip(flat.strides[2:], steps, strict=True)]
+            view = replace(flat, dims=layout.dims, strides=(*flat.strides[:2], *apart))
+        buffer = Buffer(key.value, layout.nbytes)
+        self._repack(origin, there, view, key.value, buffer, layout)
+        self._packed[key] = buffer
+        return buffer
 
     def code(self, kernel: str, spec: Any) -> Callable[[], Any]:
         """What makes the code of a step: here the translation, which needs the step's numbers and its place too."""
         emit = self.emitters[kernel]
         return lambda: emit
 
+    def _is_ours(self, node: Node) -> bool:
+        return node.op == SAMPLE or super()._is_ours(node)
+
     def _lower(self, node: Node) -> None:
-        if isinstance(node, Recurrent):
+        if node.op == SAMPLE:
+            return
+        if isinstance(node, Recurrent | Attention):
             self.lower_fallback([node])
         elif node.op != "QuantizeLinear" or node.outputs[0] not in self._plain:  # an operator may have rounded already
             super()._lower(node)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tvm_schedules.backends.cpu.attention import with_attention
 from tvm_schedules.backends.cpu.in_place import in_place
 from tvm_schedules.backends.cpu.kernels import (
     attention,
@@ -40,6 +39,7 @@ from tvm_schedules.backends.cpu.schedules import schedule_program
 from tvm_schedules.fallback.subgraph import lower_subgraph
 from tvm_schedules.ir.graph import Fused, Graph, Node
 from tvm_schedules.ir.layout import Halo
+from tvm_schedules.lowering.attention import with_attention
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 from tvm_schedules.lowering.layouts import Layouts, in_planes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig

@@ -46,6 +46,15 @@ UNARY: dict[str, dict[str, object]] = {
 }
 
 IMAGE = (2, 6, 5, 7)
+ATTENTION = [(2, 3, 5, 7), (2, 3, 6, 7), (2, 3, 6, 4)]
+
+
+def attention(net: Net, q: str, k: str, v: str, mask: str = "") -> str:
+    """As most networks write it: products, a factor, a mask, a softmax."""
+    scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(F(0.4)))
+    return net.op("MatMul", net.op("Softmax", net.op("Add", scores, mask) if mask else scores), v)
+
+
 CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "softmax": ([IMAGE], lambda n, x: n.op("Softmax", x, axis=1)),
     "softmax of rows": ([(3, 11)], lambda n, x: n.op("Softmax", x)),
@@ -60,6 +69,8 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "concat": ([IMAGE, (2, 3, 5, 7), (2, 1, 5, 7)], lambda n, *x: n.op("Concat", *x, axis=1)),
     "concat of the last": ([(2, 3), (2, 5)], lambda n, *x: n.op("Concat", *x, axis=-1)),
     "slice": ([IMAGE], lambda n, x: n.op("Slice", x, *constants(n, [1, 5], [6, -9], [1, 3], [2, -2]))),
+    "gather": ([IMAGE], lambda n, x: n.op("Gather", x, n.const(np.array([[4, 0], [-1, 2], [2, 2]])), axis=1)),
+    "gather one": ([IMAGE], lambda n, x: n.op("Gather", x, n.const(np.array(-2)), axis=2)),
     "transpose": ([IMAGE], lambda n, x: n.op("Transpose", x, perm=[2, 0, 3, 1])),
     "expand": ([(6, 1, 7)], lambda n, x: n.op("Expand", x, n.const(np.array([2, 1, 5, 1])))),
     "reflect": ([IMAGE], lambda n, x: n.op("Pad", x, n.const(np.array([0, 0, 2, 3, 0, 0, 1, 0])), mode="reflect")),
@@ -99,6 +110,22 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "sum": ([IMAGE], lambda n, x: n.op("ReduceSum", x)),
     "mean of channels": ([IMAGE], lambda n, x: n.op("ReduceMean", x, n.const(np.array([1])))),
     "largest pixel": ([IMAGE], lambda n, x: n.op("GlobalMaxPool", x)),
+    "scores": ([(2, 3, 5, 7), (2, 3, 7, 6)], lambda n, q, k: n.op("MatMul", q, k)),
+    "scores of one for all": ([(2, 3, 5, 7), (7, 9)], lambda n, q, k: n.op("MatMul", q, k)),
+    "attention": (ATTENTION, lambda n, q, k, v: attention(n, q, k, v)),
+    "attention, masked": (
+        ATTENTION,
+        lambda n, q, k, v: attention(n, q, k, v, n.const(np.triu(np.full((5, 6), -np.inf, F), 2))),
+    ),
+    "attention of heads that share keys": (
+        [(2, 4, 5, 6), (2, 2, 5, 6), (2, 2, 5, 6)],
+        lambda n, q, k, v: n.op("Attention", q, k, v, is_causal=1),
+    ),
+    "attention of rows": (
+        [(2, 1, 12), (2, 7, 12), (2, 7, 8)],
+        lambda n, q, k, v: n.op("Attention", q, k, v, q_num_heads=4, kv_num_heads=4, scale=0.3),
+    ),
+    "mask": ([(2, 5, 5)], lambda n, x: n.op("Softmax", n.op("Add", x, n.const(np.triu(F([[-np.inf] * 5] * 5), 1))))),
     "layer norm": (
         [(3, 4, 10)],
         lambda n, x: n.op("LayerNormalization", x, *constants(n, n.rng.normal(size=10).astype(F), F(np.arange(10)))),
@@ -162,7 +189,7 @@ def test_in_bytes(tmp_path: Path, name: str) -> None:
     """Inputs and output have 8 bits, with scales of their own; nothing is a float in between."""
     shapes, make = CASES[name]
     net = Net(*shapes)
-    names = [net.quantize(f"input_{i}", 0.02 + 0.005 * i, 120 + i) for i in range(len(shapes))]
+    names = [net.quantize(f"input_{i}", 0.02 + 0.0051 * i, 120 + i) for i in range(len(shapes))]
     check(net, net.quantize(make(net, *names), 0.05, 100), tmp_path, inputs_of(shapes), 0.05)
 
 
@@ -277,6 +304,46 @@ def test_any_order(tmp_path: Path, data: st.DataObject, shape: list[int]) -> Non
     net = Net(tuple(shape))
     perm = data.draw(st.permutations(range(len(shape))))
     check(net, net.op("Transpose", "input_0", perm=list(perm)), tmp_path, inputs_of([tuple(shape)]))
+
+
+@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    heads=st.integers(1, 3),
+    sizes=st.tuples(*[st.integers(1, 9)] * 4),
+    masked=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_any_attention(tmp_path: Path, heads: int, sizes: tuple[int, int, int, int], masked: bool, seed: int) -> None:
+    """One step, whose scores of all rows are never there together; a mask may be computed."""
+    rows, keys, depth, width = sizes
+    shapes: list[tuple[int, ...]] = [(heads, rows, depth), (heads, keys, depth), (heads, keys, width)]
+    shapes += [(rows, keys)] if masked else []
+    net = Net(*shapes)
+    scores = net.op("MatMul", "input_0", net.op("Transpose", "input_1", perm=[0, 2, 1]))
+    scores = net.op("Add", scores, "input_3") if masked else scores
+    y = net.op("MatMul", net.op("Softmax", scores), "input_2")
+    check(net, y, tmp_path, inputs_of(shapes, seed))
+    assert [step.kernel for step in portable.generate(net.model(y), tmp_path).steps] == ["attention"]
+
+
+@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.tuples(*[st.integers(1, 9)] * 4), zeros=st.tuples(*[st.integers(0, 255)] * 3), seed=st.integers(0, 9))
+def test_products_of_bytes_are_exact(
+    tmp_path: Path, sizes: tuple[int, int, int, int], zeros: tuple[int, int, int], seed: int
+) -> None:
+    """Bit for bit: the sum in integers, one product of floats, one rounding."""
+    pairs, rows, inner, columns = sizes
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 256, (pairs, rows, inner)), rng.integers(0, 256, (inner, columns))
+    scales = F([0.02, 0.03, 0.5])
+    net = Net((pairs, rows, inner), (inner, columns))
+    names = [net.quantize(f"input_{i}", float(scales[i]), zeros[i]) for i in (0, 1)]
+    model = net.model(net.quantize(net.op("MatMul", *names), float(scales[2]), zeros[2]))
+    given_ = [F(q - zero) * scale for q, zero, scale in zip((a, b), zeros[:2], scales[:2], strict=True)]
+    (have,) = portable.as_list(portable.host_model(model, tmp_path)(*given_))
+    sums = F((a - zeros[0]) @ (b - zeros[1])) * (scales[0] * scales[1])
+    codes = np.clip(np.rint(np.clip(sums / scales[2], -1024, 1024)) + zeros[2], 0, 255)
+    np.testing.assert_array_equal(have, F(codes - zeros[2]) * scales[2])
 
 
 def test_memory_of_operators(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def emit(t: Translation, index: int, step: Step) -> None:
     fields |= t.geometry(x, rows, params["window"]["groups"])
     exact = x.dtype == "uint8" and values.dtype == np.int8
     sums = _sums(values) if exact else None
-    fields["finish"] = t.finish(index, spec.epilogue, t.epilogue_numbers(step.args[3:6]), sums)
+    fields["finish"] = t.finish(index, x, spec.epilogue, t.epilogue_numbers(step.args[3:6]), sums)
     suffix = f"{SHORT[x.dtype]}_{SHORT[values.dtype.name]}"
     residual, out = operands(spec.epilogue, step.args)
     buffers = [step.args[0], residual, out]

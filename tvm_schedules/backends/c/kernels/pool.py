@@ -20,7 +20,7 @@ def emit(t: Translation, index: int, step: Step) -> None:
     """Pooling and elementwise operations (``source/pool_planes.c``)."""
     spec, x, ep = step.spec, step.spec.x, step.spec.epilogue
     _, params = t.stored(step.args[1])
-    length = ep.out.run(ep.size)
+    length = x.run(ep.size)
     shares = divisors(x, spec.window, ep.size, length, params["include_pad"])
     inside = shares[x.mask(ep.size, length) > 0]
     same = spec.kind == "max" or not np.ptp(inside)
@@ -36,7 +36,7 @@ def emit(t: Translation, index: int, step: Step) -> None:
         "channels": x.channels,
         "plane": x.phases * x.plane,
         "average": spec.kind == "average",
-        "finish": t.finish(index, ep, t.epilogue_numbers(step.args[2:5])),
+        "finish": t.finish(index, x, ep, t.epilogue_numbers(step.args[2:5])),
     }
     t.need_finish("f32")
     t.program.need("pool.c")

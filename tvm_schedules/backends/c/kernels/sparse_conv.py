@@ -30,7 +30,9 @@ def emit(t: Translation, index: int, step: Step) -> None:
     fields["limit"] = params["limit"]
     fields |= t.geometry(x, rows, window["groups"])
     taps_of_sign, exact = _taps(weight.codes), x.dtype == "uint8" and level is NULL
-    fields["finish"] = t.finish(index, spec.epilogue, numbers, np.minimum(255 * taps_of_sign, 32767) if exact else None)
+    fields["finish"] = t.finish(
+        index, x, spec.epilogue, numbers, np.minimum(255 * taps_of_sign, 32767) if exact else None
+    )
     short = SHORT[x.dtype]
     t.program.need("codes.c")
     t.program.need("offsets.c")

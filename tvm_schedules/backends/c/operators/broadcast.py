@@ -51,6 +51,9 @@ static void tern_NAME(const struct tern_NAME *l, const void *x, const void *othe
     }
 }
 """
+LIMITS = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
+"""What infinities of a mask become: C has no constants for them without a library."""
+
 _FLOATS = {"scale": 1.0, "zero": 0.0, "bytes": 0}
 
 
@@ -91,7 +94,7 @@ def apply(site: Site, op: str, output: str) -> bool:
         "from_b": numbers[1],
         "to": y.number,
     }
-    tables = {} if known is None else {"constant": known.astype(np.float32).ravel()}
+    tables = {} if known is None else {"constant": np.clip(known.ravel(), *LIMITS).astype(np.float32)}
     name = f"pair_{op.lower()}"
     code = CODE.replace("NAME", name).replace("FUNCTION", _C[op])
     site.add(Operator(name, (code,), fields, tables), reads if len(reads) == 2 else [*reads, *reads], [y])

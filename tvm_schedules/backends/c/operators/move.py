@@ -1,4 +1,4 @@
-"""Elements in another order or place: Transpose, Slice, Split, Concat, Expand, Pad, nearest neighbors, pixel shuffle.
+"""Elements in another order or place: Transpose, Slice, Gather, Split, Concat, Expand, Pad, pixel shuffle.
 
 Each is a table of source offsets for every axis of the result, -1 for what is filled in.
 """
@@ -125,6 +125,16 @@ def _slice(site: Site) -> bool:
     return _call(site, x, y, _plain(x.shape, indices, y.shape))
 
 
+def _gather(site: Site) -> bool:
+    known = site.constant(1)
+    if known is None or site.constant(0) is not None:
+        return False
+    x, y = site.read(0), site.write()
+    axis, indices = int(site.attrs.get("axis", 0)) % len(x.shape), _everything(x.shape)
+    indices[axis] = known.ravel().astype(int) % x.shape[axis]
+    return _call(site, x, y, _plain(x.shape, indices, [len(index) for index in indices]))
+
+
 def _split(site: Site) -> bool:
     x, axis, first = site.read(0), int(site.attrs.get("axis", 0)), 0
     for number, name in enumerate(site.node.outputs):
@@ -196,6 +206,7 @@ def _shuffle(site: Site) -> bool:
 _FORMS = {
     "Transpose": _transpose,
     "Slice": _slice,
+    "Gather": _gather,
     "Split": _split,
     "Concat": _concat,
     "Expand": _expand,

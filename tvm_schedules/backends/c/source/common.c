@@ -186,5 +186,6 @@ struct tern_planes {
     int32_t plane, origin; /* elements from plane to plane; index of the first pixel */
     int32_t front, end;    /* halo before the first pixel; end of the halo, counted from the first pixel */
     int32_t depth, height, width, slice, row; /* pixels; elements from slice to slice and from row to row */
+    int32_t from_row;      /* elements from row to row as pixels are computed, 0: the same */
     float fill;            /* what the halo holds */
 };

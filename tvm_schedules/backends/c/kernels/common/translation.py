@@ -8,6 +8,7 @@ import numpy as np
 
 from tvm_schedules.backends.c.codes import encode
 from tvm_schedules.backends.c.fixed import fixed
+from tvm_schedules.backends.c.layout import Sampled
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -57,11 +58,14 @@ class Translation:
             self.lists.append(buffer)
         return buffer
 
-    def finish(self, index: int, ep: Epilogue, numbers: Numbers, sums: np.ndarray | None = None) -> dict[str, Any]:
+    def finish(
+        self, index: int, x: Halo, ep: Epilogue, numbers: Numbers, sums: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Fields of a ``struct tern_finish``.
 
         Args:
             index: Of the step.
+            x: Layout of the input, at whose pitch pixels are computed.
             ep: The static part of the epilogue.
             numbers: ``scale``, ``bias`` and ``params``.
             sums: The largest absolute sum of every channel, where sums are integers.
@@ -75,6 +79,9 @@ class Translation:
         planes: dict[str, Any] = {"plane": out.plane, "origin": out.origin, "front": out.front, "end": out.end}
         planes |= dict(zip(("depth", "height", "width"), out.grid, strict=True))
         planes |= {"slice": steps[0], "row": steps[1], "fill": Ref(f"{np.float32(out.fill)!s}f")}
+        if x.pitch[1] != out.pitch[1] and out.grid[1] > 1:
+            planes["from_row"] = x.pitch[1]
+            program.flag("TERN_MOVED_ROWS")
         return {
             "scale": program.array(f"scale_{index}", numbers["scale"]),
             "bias": program.array(f"bias_{index}", numbers["bias"]),
@@ -86,7 +93,7 @@ class Translation:
             "residual_float": residual is not None and residual.dtype == "float32",
             "output_float": out.dtype == "float32",
             "channels": out.channels,
-            "run": out.run(ep.size),
+            "run": x.run(ep.size),
             "out": planes,
             **self._fixed(index, ep, numbers, sums),
         }
@@ -195,6 +202,8 @@ def type_words(x: str, weight: str = "") -> dict[str, str]:
 
 def strides_of(layout: Any) -> tuple[int, list[int]]:
     """The first pixel, and the elements between neighbors in each of five dimensions."""
+    if isinstance(layout, Sampled):
+        return layout.source.origin, layout.strides
     if isinstance(layout, Halo):
         per_channel = layout.phases * layout.plane
         return layout.origin, [layout.channels * per_channel, per_channel, *layout.steps()]

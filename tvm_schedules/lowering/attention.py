@@ -27,14 +27,15 @@ _RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 """Operators that change axes only."""
 
 
-def with_attention(graph: Graph) -> Graph:
+def with_attention(graph: Graph, fewest_rows: int = FEWEST_ROWS) -> Graph:
     """Writes what is attention as :class:`~tvm_schedules.ir.graph.Attention`.
 
     Args:
         graph: A fused graph; it is not changed.
+        fewest_rows: Queries from which it is.
     """
     own = replace(graph, values=dict(graph.values), constants=dict(graph.constants))
-    finder = _Finder(own)
+    finder = _Finder(own, fewest_rows)
     made: dict[int, list[Node]] = {}
     gone: set[int] = set()
     for node in graph.nodes:
@@ -87,7 +88,8 @@ class _Finder:
         before: Nodes that make masks for what is being looked at.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, fewest_rows: int) -> None:
+        self.fewest_rows = fewest_rows
         self.graph, self.readers, self.producers = graph, graph.consumers(), graph.producers()
         self.before: list[Node] = []
 
@@ -227,7 +229,7 @@ class _Finder:
         graph, (names, (q, k, v)) = self.graph, operands
         if any(graph.values[n].dtype != "float32" if n in graph.values else True for n in names):
             return None
-        if any(name in graph.constants or name in graph.weights for name in names) or q.shape[-2] < FEWEST_ROWS:
+        if any(name in graph.constants or name in graph.weights for name in names) or q.shape[-2] < self.fewest_rows:
             return None
         masks = []
         for index, (name, shape) in enumerate(scores.masks):

@@ -1,0 +1,150 @@
+"""Attention: one row of scores at a time, from the products with the keys to the weighted sum of the values.
+
+The scores of all rows are never there together. Products of bytes are exact sums of integers.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tvm_schedules.backends.c.operators.broadcast import LIMITS
+from tvm_schedules.backends.c.site import MATH, MOST_DIMS, Operator, Site, Tensor, loops
+from tvm_schedules.ir.graph import Attention
+from tvm_schedules.ir.view import NOWHERE, View
+
+OPERATORS = ("Attention",)
+
+MOST_INNER = (2**31 - 1) // 255**2
+"""Products of bytes that 32 bits hold the sum of."""
+
+CODE = """
+/* Where matrices lie: the first element of the first one, elements from row to row and from column to column, and from
+   matrix to matrix along every axis of the pairs. */
+struct tern_matrices {
+    int32_t at, row, column, lead[6];
+};
+
+/* y = softmax(factor * q k' + mask) v for each of many pairs of matrices. */
+struct tern_attention {
+    const float *mask; /* one that is known, or NULL */
+    int32_t rank, dims[6], pairs, rows, keys, depth, width;
+    struct tern_matrices q, k, v, y, masks;
+    uint8_t masked; /* with a mask that is computed */
+    float factor;
+    struct tern_number from_q, from_k, from_v, to;
+};
+
+static int32_t tern_matrix_at(const struct tern_attention *l, const struct tern_matrices *m, int32_t pair)
+{
+    int32_t d, at = m->at;
+    for (d = l->rank - 1; d >= 0; d--) {
+        at += pair % l->dims[d] * m->lead[d];
+        pair /= l->dims[d];
+    }
+    return at;
+}
+
+static float tern_score(const struct tern_attention *l, const void *q, int32_t at_q, const void *k, int32_t at_k)
+{
+    const int32_t step_q = l->q.column, step_k = l->k.column;
+    int32_t i;
+    if (l->from_q.bytes && l->from_k.bytes) {
+        const uint8_t *a = (const uint8_t *)q + at_q, *b = (const uint8_t *)k + at_k;
+        const int32_t zero_a = (int32_t)l->from_q.zero, zero_b = (int32_t)l->from_k.zero;
+        int32_t sum = 0;
+        for (i = 0; i < l->depth; i++) sum += (a[i * step_q] - zero_a) * (b[i * step_k] - zero_b);
+        return (float)sum * (l->from_q.scale * l->from_k.scale * l->factor);
+    } else {
+        float sum = 0;
+        for (i = 0; i < l->depth; i++) {
+            sum = tern_fma(tern_get(q, at_q + i * step_q, l->from_q), tern_get(k, at_k + i * step_k, l->from_k), sum);
+        }
+        return sum * l->factor;
+    }
+}
+
+/* A row: scores of all keys, their softmax, the sum of the values; score has memory for as many floats as both are. */
+static void tern_attention_row(const struct tern_attention *l, const void *q, int32_t at_q, const void *k, int32_t at_k,
+                               const void *v, int32_t at_v, const float *mask, void *y, int32_t at, float *score)
+{
+    float *const sum = score + l->keys;
+    float most = 0, all = 0;
+    int32_t t, i;
+    for (t = 0; t < l->keys; t++) {
+        score[t] = tern_score(l, q, at_q, k, at_k + t * l->k.row);
+        if (mask) score[t] += mask[t * l->masks.column];
+        most = t == 0 || score[t] > most ? score[t] : most;
+    }
+    for (i = 0; i < l->width; i++) sum[i] = 0;
+    for (t = 0; t < l->keys; t++, at_v += l->v.row) {
+        const float weight = tern_exp(score[t] - most);
+        const int32_t step = l->v.column;
+        all += weight;
+        for (i = 0; i < l->width; i++) sum[i] = tern_fma(weight, tern_get(v, at_v + i * step, l->from_v), sum[i]);
+    }
+    for (i = 0; i < l->width; i++) tern_put(y, at + i * l->y.column, sum[i] / all, l->to);
+}
+
+static void tern_attention(const struct tern_attention *l, const void *q, const void *k, const void *v,
+                           const void *mask, void *y, void *scratch)
+{
+    int32_t pair, row;
+    for (pair = 0; pair < l->pairs; pair++) {
+        const int32_t at_q = tern_matrix_at(l, &l->q, pair), at_k = tern_matrix_at(l, &l->k, pair);
+        const int32_t at_v = tern_matrix_at(l, &l->v, pair), at = tern_matrix_at(l, &l->y, pair);
+        const float *const masks = l->mask ? l->mask : l->masked ? (const float *)mask : NULL;
+        for (row = 0; row < l->rows; row++) {
+            tern_attention_row(l, q, at_q + row * l->q.row, k, at_k, v, at_v,
+                               masks ? masks + tern_matrix_at(l, &l->masks, pair) + row * l->masks.row : NULL,
+                               y, at + row * l->y.row, scratch);
+        }
+    }
+}
+"""
+
+
+def lower(site: Site) -> bool:
+    """Of any views; False for more masks than one, and where scores of bytes would be too long."""
+    node = site.node
+    if not isinstance(node, Attention) or len(node.masks) > 1:
+        return False
+    q, k, v = (site.read(index) for index in range(3))
+    mask, known = None, site.constant(3)
+    if node.masks and known is None:
+        mask = site.read(3)
+        if mask.dtype != "float32":
+            return False
+    y = site.write()
+    if any(t.dtype != "float32" and t.quant is None for t in (q, k, v, y)) or node.q.shape[-1] > MOST_INNER:
+        return False
+    masks = node.masks[0] if node.masks else NOWHERE
+    views = (node.q, node.k, node.v, node.out, masks if node.masks else _none(node.q))
+    lead = node.q.shape[:-2]
+    nest = loops(lead, *(view.strides[:-2] for view in views))
+    if nest is None:
+        return False
+    sizes, steps = nest
+    fields: dict[str, Any] = {"mask": 0, "rank": len(sizes), "dims": _padded(sizes), "pairs": prod(lead)}
+    fields |= {"rows": node.q.shape[-2], "keys": node.k.shape[-2], "depth": node.q.shape[-1], "width": node.v.shape[-1]}
+    for name, view, apart in zip(("q", "k", "v", "y", "masks"), views, steps, strict=True):
+        row, column = view.strides[-2:]
+        fields[name] = {"at": view.offset, "row": row, "column": column, "lead": _padded(apart)}
+    fields |= {"masked": mask is not None, "factor": node.factor}
+    fields |= {"from_q": q.number, "from_k": k.number, "from_v": v.number, "to": y.number}
+    tables = {} if known is None else {"mask": np.clip(known.ravel(), *LIMITS).astype(np.float32)}
+    scratch = node.k.shape[-2] + node.v.shape[-1]
+    reads: list[Tensor] = [q, k, v, mask if mask is not None else q]
+    site.add(Operator("attention", (MATH, CODE), fields, tables, scratch), reads, [y])
+    return True
+
+
+def _none(view: View) -> View:
+    """The strides of a mask that is not there."""
+    return View(view.shape, (0,) * len(view.shape))
+
+
+def _padded(values: list[int]) -> list[int]:
+    return [*values, *[0] * (MOST_DIMS - len(values))]
