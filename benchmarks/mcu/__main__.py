@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mcu import count, networks, report
+from benchmarks.mcu import cmsis_nn, count, networks, report
 from benchmarks.mcu.cores import CORES
 from tvm_schedules.common.files import write_file
 
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--folder", type=Path, help="keep exported networks here, and take them from here")
     made.add_argument("--json", metavar="FILE", help="write everything as JSON")
     made.add_argument("--compare", metavar="FILE", help="what moved since such a file; 1 where anything takes more")
+    made.add_argument("--cmsis-nn", type=Path, metavar="FOLDER", help="count CMSIS-NN too, from a checkout of it")
     made.add_argument("--verify", action="store_true", help="compare every network with onnxruntime first")
     return made
 
@@ -63,11 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     before = json.loads(Path(options.compare).read_text())["rows"] if options.compare else None
     with tempfile.TemporaryDirectory(prefix="tern-mcu-") as place:
         rows = list(_rows(wanted, cores, zeros, options, Path(place)))
-    print(report.table(rows))
+    theirs = cmsis_nn.counted(wanted, cores, options.cmsis_nn.resolve()) if options.cmsis_nn else {}
+    print(report.table(rows, report.reference(theirs)))
     if options.json:
         command = _command(options)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        data = {"when": when, "command": command, "tools": _versions(cores), "rows": rows}
+        data = {"when": when, "command": command, "tools": _versions(cores), "cmsis_nn": theirs, "rows": rows}
         write_file(options.json, json.dumps(data, indent=1) + "\n")
     if before is None:
         return 0
@@ -88,11 +90,12 @@ def _rows(
                 model, samples = networks.build(name, share, depthwise, folder)
                 artifact = place / f"{name}-{share}-{depthwise}"
                 count.prepare(model, samples, artifact, options.verify)
+                live = networks.live_bytes(model)
                 for core in cores:
                     found = count.count(artifact, core, options.options.split())
                     row = {"what": name, "core": core, "zeros": share, "depthwise": depthwise}
                     row |= {"options": options.options, "instructions": found.instructions}
-                    row |= {part: getattr(found, part) for part in ("flash", "arena", "stack")}
+                    row |= {part: getattr(found, part) for part in ("flash", "arena", "stack")} | {"live": live}
                     if options.functions:
                         heaviest = sorted(found.functions.items(), key=lambda item: -item[1])[: options.functions]
                         print(report.name(row), core, *(f"{what} {n / 1000:,.0f}" for what, n in heaviest), sep="\n  ")
@@ -102,7 +105,9 @@ def _rows(
 def _command(options: argparse.Namespace) -> str:
     """What counts the same again, without this machine's folders."""
     words = [*options.what, "--cores", options.cores, "--zeros", options.zeros, f"--options={options.options}"]
-    return shlex.join(["python", "-m", "benchmarks.mcu", *words, *["--depthwise"] * options.depthwise])
+    words += ["--depthwise"] * options.depthwise
+    words += ["--cmsis-nn", "CMSIS-NN"] if options.cmsis_nn else []
+    return shlex.join(["python", "-m", "benchmarks.mcu", *words])
 
 
 def _versions(cores: Sequence[str]) -> dict[str, str]:

@@ -22,11 +22,14 @@ from tvm_schedules.backends.c.runtime import CModel
 from tvm_schedules.backends.toolchain import linker
 from tvm_schedules.errors import LinkError
 
-__all__ = ["Counted", "McuError", "count", "missing", "prepare"]
+__all__ = ["Counted", "McuError", "compiled", "count", "missing", "prepare"]
 
 HERE = Path(__file__).parent
 MEMORY = HERE.parents[1] / "examples" / "c" / "cortex-m" / "memory.ld"
-EMPTY = "int {run}(const void *x, void *y);\nint {run}(const void *x, void *y) {{ return !x || !y; }}\n"
+EMPTY = (
+    "int {run}(const void *x, void *y);\nint {run}(const void *x, void *y) {{ return !x || !y; }}\n"
+    "void model_prepare(void);\nvoid model_prepare(void) {{}}\n"
+)
 
 
 class McuError(Exception):
@@ -87,13 +90,14 @@ def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None
         raise McuError("the sample is too large")
 
 
-def count(folder: Path, core: str, options: Sequence[str] = ("-O3",)) -> Counted:
+def count(folder: Path, core: str, options: Sequence[str] = ("-O3",), objects: Sequence[Path] = ()) -> Counted:
     """Counts one run.
 
     Args:
         folder: Made by :func:`prepare`.
         core: Of :data:`~benchmarks.mcu.cores.CORES`.
         options: Of the compiler, besides the core's.
+        objects: What the network's code calls, compiled.
 
     Raises:
         McuError: It does not compile, run, or give the sample's output.
@@ -101,7 +105,7 @@ def count(folder: Path, core: str, options: Sequence[str] = ("-O3",)) -> Counted
     board = CORES[core]
     with tempfile.TemporaryDirectory(prefix="tern-mcu-") as place:
         work = Path(place)
-        program, empty = (_program(work, folder, board, options, model) for model in (True, False))
+        program, empty = (_program(work, folder, board, options, part) for part in (objects, None))
         counts, symbols = work / "counts", _symbols(program, board)
         marks = ",".join(f"{mark}={symbols[f'count_{mark}']:#x}" for mark in ("begin", "end"))
         command = [board.tools.emulator, "-M", board.board, *board.tools.machine, *board.machine, "-nographic"]
@@ -131,9 +135,21 @@ def _plugin(work: Path) -> Path:
     return library
 
 
-def _program(work: Path, folder: Path, core: Core, options: Sequence[str], model: bool) -> Path:
-    """An ELF file of the network, or of one of no layers in its place."""
-    program, script = work / ("program" if model else "empty"), work / "memory.ld"
+def compiled(source: Path, target: Path, core: Core, options: Sequence[str]) -> Path:
+    """An object file of C for a core.
+
+    Raises:
+        McuError: It does not compile.
+    """
+    _run(
+        [f"{core.tools.prefix}gcc", *core.options, *core.tools.options, *options, "-c", str(source), "-o", str(target)]
+    )
+    return target
+
+
+def _program(work: Path, folder: Path, core: Core, options: Sequence[str], others: Sequence[Path] | None) -> Path:
+    """An ELF file of the network and what it calls, or, where that is None, of one of no layers in its place."""
+    program, script = work / ("empty" if others is None else "program"), work / "memory.ld"
     text = MEMORY.read_text()
     for name, (address, size) in (("flash", core.flash), ("ram", core.ram)):
         text = re.sub(
@@ -149,10 +165,10 @@ def _program(work: Path, folder: Path, core: Core, options: Sequence[str], model
     base = [f"{core.tools.prefix}gcc", *core.options, *core.tools.options, *sections]
     _run([*base, "-O2", *startup, "-o", str(work / "startup.o")])
     _run([*base, "-O2", f"-DRUN={run}", "-c", str(HERE / "main.c"), "-o", str(work / "main.o")])
-    source = folder / "model.c" if model else work / "empty.c"
+    source = work / "empty.c" if others is None else folder / "model.c"
     compiler = [*_zig(core), *sections] if core.zig else base
     _run([*compiler, *options, "-c", str(source), "-o", str(work / "model.o")])
-    objects = [str(work / name) for name in ("startup.o", "main.o", "model.o")]
+    objects = [*(str(work / name) for name in ("startup.o", "main.o", "model.o")), *map(str, others or ())]
     _run([*base, "-nostartfiles", "-Wl,--gc-sections", f"-T{script}", *objects, "-o", str(program)])
     return program
 

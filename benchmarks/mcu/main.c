@@ -31,6 +31,9 @@ int main(void)
     *(volatile uint32_t *)0xe000ed14u |= 8; /* CCR.UNALIGN_TRP: as on cores without unaligned access */
     __asm__ volatile("mrs r0, control\n\tmsr control, r0\n\tisb" ::: "r0"); /* QEMU looks at it only here */
 #endif
+#ifdef PREPARE
+    PREPARE();
+#endif
     for (at = low; at < here; at++) *at = PATTERN;
     count_begin();
     if (RUN(model_sample_input, (void *)output)) return 1;

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from benchmarks.random_ternary import random_inputs, randomly_ternary
 from examples.models import BasicBlock, conv_bn
 from tests.tvm_schedules.nets import Net
 from tvm_schedules.frontend.onnx_file import read_model
+from tvm_schedules.passes.quantized import COMMUTING
+from tvm_schedules.pipeline import read_graph
 
-__all__ = ["LAYERS", "NETWORKS", "build"]
+__all__ = ["LAYERS", "NETWORKS", "build", "live_bytes"]
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -139,3 +142,34 @@ def build(name: str, zeros: float, depthwise: bool, folder: Path) -> tuple[Any, 
         model = randomly_ternary(make(), shape, zeros, depthwise=depthwise)
         tern_lightning.export(model, place, samples=samples, activations="uint8", onnx_only=True)
     return read_model(place / "model.onnx"), samples[:4].numpy()
+
+
+def live_bytes(model: Any) -> int:
+    """Bytes of the tensors that are needed at the same time if each element takes one, a sum lying where it was added.
+
+    Args:
+        model: ONNX.
+    """
+    graph = read_graph(model)
+    source = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op in ("QuantizeLinear", *COMMUTING)}
+    source |= {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op == "DequantizeLinear"}
+
+    def root(name: str) -> str:
+        return root(source[name]) if name in source else name
+
+    work = [node for node in graph.nodes if node.outputs[0] not in source]
+    last = {root(name): index for index, node in enumerate(work) for name in _read(node) if name in graph.values}
+    alive, most = {root(name) for name in graph.inputs}, 0
+    for index, node in enumerate(work):
+        alive |= {name for name in node.outputs if name in last}
+        residual = getattr(node, "residual", None)
+        free = residual is not None and last[root(residual)] == index
+        sizes = [prod(graph.values[name].shape) for name in alive]
+        most = max(most, sum(sizes) - (prod(graph.values[node.outputs[0]].shape) if free else 0))
+        alive = {name for name in alive if last[name] > index}
+    return most
+
+
+def _read(node: Any) -> list[str]:
+    residual = getattr(node, "residual", None)
+    return [*node.inputs, *([residual] if residual else [])]

@@ -55,8 +55,8 @@ def separable() -> onnx.ModelProto:
 
 def encoder() -> onnx.ModelProto:
     """A layer of a transformer: attention of two heads over bytes, normalization, GELU."""
-    net = Net((7, 12), seed=6)
-    x = net.quantize("input_0", 0.03, 128)
+    net = Net((1, 7, 12), seed=6)
+    x = net.op("Reshape", net.quantize("input_0", 0.03, 128), net.const(np.array([7, 12])))
     parts = [net.op("Gemm", x, net.weight((12, 12), 0.5), net.bias(12), transB=1) for _ in range(3)]
     shape = net.const(np.array([7, 2, 6]))
     q, k, v = (net.op("Reshape", net.quantize(part, 0.05, 128), shape) for part in parts)
