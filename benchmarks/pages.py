@@ -206,7 +206,7 @@ def pages() -> dict[Path, str]:
         ),
         "mcu": (
             ("mcu.json", "../mcu/cmsis_nn.json"),
-            mcu(read("mcu"), json.loads((ROOT / "benchmarks/mcu/cmsis_nn.json").read_text())),
+            mcu(read("mcu")),
         ),
         "estimate": (("estimate.json",), estimates(read("estimate"))),
         "front": (("front.json",), list(front(read("front")))),

@@ -23,6 +23,7 @@ SOURCES = (
     "FullyConnectedFunctions/arm_fully_connected_s8.c",
     "PoolingFunctions/arm_avgpool*_s8.c",
     "BasicMathFunctions/arm_elementwise_add_s8.c",
+    "TransposeFunctions/arm_transpose_s8.c",
     "NNSupportFunctions/*_s8*.c",
     "NNSupportFunctions/arm_q7_to_q15_with_offset.c",
 )

@@ -79,8 +79,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ds-cnn": (ds_cnn, (1, 49, 10)),
     "mobilenet": (mobilenet, (3, 96, 96)),
     "autoencoder": (autoencoder, (640,)),
+    "autoencoder-ternary": (autoencoder, (640,)),
 }
 """What makes a network, and the shape of its input. The first, the last and depthwise layers are dense with 8 bits."""
+
+TERNARY_ENDS = ("autoencoder-ternary",)
+"""Networks whose first and last layer are ternary too."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ def build(name: str, zeros: float, depthwise: bool, folder: Path) -> tuple[Any, 
     if not place.is_dir():
         torch.manual_seed(0)
         model = randomly_ternary(make(), shape, zeros, depthwise=depthwise)
+        if name in TERNARY_ENDS:
+            layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+            for layer in (layers[0], layers[-1]):
+                codes = torch.where(torch.rand_like(layer.weight) < zeros, 0.0, torch.randn_like(layer.weight).sign())
+                layer.weight.data = codes * layer.weight.std() / (1 - zeros) ** 0.5
         tern_lightning.export(model, place, samples=samples, activations="uint8", onnx_only=True)
     return read_model(place / "model.onnx"), samples[:4].numpy()
 

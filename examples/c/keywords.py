@@ -89,10 +89,33 @@ def export(net: Step, output: Path) -> None:
     )
 
 
-def build(output: Path, name: str, *options: str) -> Path:
-    """The program by CMake; its folder."""
-    folder = output / name
-    given = [f"-DMODEL_DIR={(output / 'c').resolve()}", "-DMODEL=keywords", "-DPROGRAM=keywords.c", *options]
+def programs(output: Path, name: str) -> dict[str, str]:
+    """Builds ``<name>.c`` with a network by CMake and runs it; returns what it said, by where it ran.
+
+    Args:
+        output: Its folder ``c`` has the network, exported with the prefix ``name``.
+        name: Of the program and the network.
+    """
+    said: dict[str, str] = {}
+    if not shutil.which("cmake"):
+        return said
+    said["host"] = subprocess.run(
+        [_build(output, name, "host") / "demo"], check=True, capture_output=True, text=True
+    ).stdout
+    print(f"here:\n{said['host']}")
+    if shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm"):
+        toolchain = f"-DCMAKE_TOOLCHAIN_FILE={HERE.resolve() / 'cortex-m' / 'gcc.cmake'}"
+        image = _build(output, name, "cortex-m4", toolchain, "-DCORE=cortex-m4") / "demo.elf"
+        board = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel", str(image)]
+        done = subprocess.run(board, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        said["cortex-m4"] = done.stderr  # semihosting writes there
+        print(f"on an emulated Cortex-M4:\n{said['cortex-m4']}")
+    return said
+
+
+def _build(output: Path, name: str, where: str, *options: str) -> Path:
+    folder = output / where
+    given = [f"-DMODEL_DIR={(output / 'c').resolve()}", f"-DMODEL={name}", f"-DPROGRAM={name}.c", *options]
     for command in (["cmake", "-S", str(HERE), "-B", str(folder), *given], ["cmake", "--build", str(folder)]):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
@@ -111,19 +134,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float | str]:
         right = (net(frames, torch.zeros(len(frames), UNITS))[0].argmax(1) == words).float().mean().item()
     print(f"{right:.1%} of 512 held-out clips")
     export(net, given.output)
-    said: dict[str, float | str] = {"accuracy": right}
-    if shutil.which("cmake"):
-        program = build(given.output, "host") / "demo"
-        said["host"] = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-        print(f"here:\n{said['host']}")
-        if shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm"):
-            toolchain = f"-DCMAKE_TOOLCHAIN_FILE={HERE.resolve() / 'cortex-m' / 'gcc.cmake'}"
-            image = build(given.output, "cortex-m4", toolchain, "-DCORE=cortex-m4") / "demo.elf"
-            board = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel", str(image)]
-            done = subprocess.run(board, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-            said["cortex-m4"] = done.stderr  # semihosting writes there
-            print(f"on an emulated Cortex-M4:\n{said['cortex-m4']}")
-    return said
+    return {"accuracy": right, **programs(given.output, "keywords")}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Networks as C, from training to a microcontroller."""
