@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,22 @@ def test_platformio_library(artifact: Path, tmp_path: Path) -> None:
     assert (library / said["build"]["srcDir"] / "wake_word.c").is_file()
 
 
+def test_platformio_takes_the_library(artifact: Path, tmp_path: Path) -> None:
+    """Its own tool reads the manifest and packs the library; what it builds with comes over the network."""
+    if tool := missing("pio"):
+        pytest.skip(f"{tool} is missing (pip install platformio)")
+    library = packed(artifact, tmp_path, "platformio")
+    own = {**os.environ, "PLATFORMIO_CORE_DIR": str(tmp_path / "core"), "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no"}
+    command = ["pio", "pkg", "pack", "-o", str(tmp_path / "library.tar.gz"), str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
+    assert not done.returncode, done.stdout + done.stderr
+    with tarfile.open(tmp_path / "library.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert {"library.json", "src/wake_word.c", "src/wake_word.h", "src/wake_word_weights.h"} <= names
+    (library / "library.json").write_text('{"name": "wake_word"}')  # without a version
+    assert subprocess.run(command, capture_output=True, env=own).returncode
+
+
 def test_zephyr_module(artifact: Path, tmp_path: Path) -> None:
     """Its CMake file builds with Zephyr's functions made up, when the option is on only."""
     library = packed(artifact, tmp_path, "zephyr")
@@ -154,3 +172,19 @@ def test_keywords(tmp_path: Path) -> None:
         runs.append("on an emulated Cortex-M4:")
     assert all(text in done.stdout for text in runs)
     assert done.stdout.count("as trained") == len(runs)
+
+
+@pytest.mark.slow
+def test_images(tmp_path: Path) -> None:
+    """A short training; the programs see what the exported network sees here."""
+    command = [sys.executable, "-m", "examples.c.images", "--output", str(tmp_path / "out"), "--steps", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLE.parents[1])
+    assert not done.returncode, done.stderr[-3000:]
+    runs = ["here:"] if not missing("cmake") else []
+    if runs and not missing("arm-none-eabi-gcc", "qemu-system-arm"):
+        runs.append("on an emulated Cortex-M4:")
+    assert all(text in done.stdout for text in runs)
+    assert done.stdout.count("as exported") == len(runs)
+    found = re.search(r"([\d.]+)% of 400 held-out images", done.stdout)
+    assert found
+    assert float(found.group(1)) > 50
