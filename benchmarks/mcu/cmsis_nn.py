@@ -109,13 +109,14 @@ def _layer(module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -
         return Layer("LINEAR", 1, 1, before[0], 1, 1, after[0])
     if len(before) < 3:
         return None
-    sizes = (*before[1:], before[0], *(after[1:] if len(after) > 1 else (1, 1)), after[0])
+    channels, height, width = before
+    sizes: list[int] = [height, width, channels, *(after[1:] if len(after) > 1 else (1, 1)), after[0]]
     if isinstance(module, nn.Conv2d):
         kind = "DEPTHWISE" if module.groups > 1 else "CONVOLUTION"
-        pads = [int(pad) for pad in module.padding]
-        return Layer(kind, *sizes, *module.kernel_size, *module.stride, *pads)
+        window = [int(number) for number in (*module.kernel_size, *module.stride, *module.padding)]
+        return Layer(kind, *[*sizes, *window])
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        return Layer("AVERAGE", *sizes, *before[1:], 1, 1)
+        return Layer("AVERAGE", *[*sizes, height, width])
     return Layer("ADD", *sizes) if isinstance(module, BasicBlock) else None
 
 

@@ -146,9 +146,9 @@ def build(name: str, zeros: float, depthwise: bool, folder: Path) -> tuple[Any, 
         model = randomly_ternary(make(), shape, zeros, depthwise=depthwise)
         if name in TERNARY_ENDS:
             layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-            for layer in (layers[0], layers[-1]):
-                codes = torch.where(torch.rand_like(layer.weight) < zeros, 0.0, torch.randn_like(layer.weight).sign())
-                layer.weight.data = codes * layer.weight.std() / (1 - zeros) ** 0.5
+            for end in (layers[0], layers[-1]):
+                codes = torch.where(torch.rand_like(end.weight) < zeros, 0.0, torch.randn_like(end.weight).sign())
+                end.weight.data = codes * end.weight.std() / (1 - zeros) ** 0.5
         tern_lightning.export(model, place, samples=samples, activations="uint8", onnx_only=True)
     return read_model(place / "model.onnx"), samples[:4].numpy()
 

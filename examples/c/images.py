@@ -43,11 +43,11 @@ def data(folder: Path | None) -> tuple[str, Part, Part]:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         held, rest = order[:400], order[400:]
         return "scikit-learn's digits", (images[rest], labels[rest]), (images[held], labels[held])
-    parts = [
-        (torch.from_numpy(x / np.float32(255)).float(), torch.from_numpy(y).long())
+    train, held_out = (
+        (torch.from_numpy(x / np.float32(255)).float().reshape(len(x), 1, *x.shape[-2:]), torch.from_numpy(y).long())
         for x, y in (found.train, found.test)
-    ]
-    return "Fashion-MNIST", *((x.reshape(len(x), 1, *x.shape[-2:]), y) for x, y in parts)
+    )
+    return "Fashion-MNIST", train, held_out
 
 
 def network(side: int) -> nn.Sequential:

@@ -86,8 +86,9 @@ class CLowering(Lowering):
             view = Sampled(found, layout.dims, (1, 1, 1) if made[0].phase == steps else steps)
         else:
             there, flat = self.plain(origin), copies.strided(self.graph, origin, False)
-            apart = [size * step for size, step in zip(flat.strides[2:], steps, strict=True)]
-            view = replace(flat, dims=layout.dims, strides=(*flat.strides[:2], *apart))
+            image, channel, *sizes = flat.strides
+            d, h, w = (size * step for size, step in zip(sizes, steps, strict=True))
+            view = replace(flat, dims=layout.dims, strides=(image, channel, d, h, w))
         buffer = Buffer(key.value, layout.nbytes)
         self._repack(origin, there, view, key.value, buffer, layout)
         self._packed[key] = buffer
