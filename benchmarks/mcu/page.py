@@ -150,8 +150,8 @@ def _memory(
         "",
         *_text(
             "Flash is code and tables. The arena is the RAM between the layers; input and output are the caller's.",
-            "Live are the tensors that are needed at the same time, the input among them, a byte for each element, where a",
-            "sum lies in the place of what it was added to.",
+            "Live are the tensors that are needed at the same time, the input among them, a byte for each element;",
+            "a sum lies in the place of what it was added to.",
         ),
         _row("bytes", *(f"flash, {share:.0%}" for share in zeros), "TFLM", "arena", "live", "TFLM", "stack"),
         "|---|" + "---:|" * (len(zeros) + 5),
