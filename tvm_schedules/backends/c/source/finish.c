@@ -11,7 +11,7 @@ struct tern_finish {
 };
 
 #if TERN_MOVED_ROWS
-/* Moves count bytes of a row forward (towards lower addresses) or backward; where they came from may overlap with where they go. */
+/* Moves count bytes of a row forward (toward lower addresses) or backward; where they came from may overlap with where they go. */
 TERN_INLINE void tern_move_row(uint8_t *to, const uint8_t *from, int32_t count)
 {
     int32_t i;
