@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mcu import count, networks, report
+from benchmarks.mcu import cmsis_nn, count, networks, report
 from benchmarks.mcu.__main__ import main
+from tests.tvm_schedules.nets import Net
 
 needs_tools = pytest.mark.skipif(count.missing() is not None, reason=str(count.missing()))
 
@@ -71,6 +72,51 @@ def test_changes_and_ratios() -> None:
     assert not report.changes([row], [{**row, "instructions": 321_000}])[1]
     assert report.changes([row], [{**row, "instructions": 323_000}])[1]
     assert not report.changes([{**row, "zeros": 0.5}], [row])[1]
+
+
+def test_layers_that_cmsis_nn_runs() -> None:
+    """Multiplications of the networks as MLPerf Tiny's paper and models have them; a single layer's shape."""
+    macs = {}
+    for what in networks.NETWORKS:
+        macs[what] = sum(
+            one.out_h
+            * one.out_w
+            * one.out_c
+            * one.kernel_h
+            * one.kernel_w
+            * (one.in_c if one.kind != "DEPTHWISE" else 1)
+            for one in cmsis_nn.layers_of(what)
+            if one.kind in ("CONVOLUTION", "DEPTHWISE", "LINEAR")
+        )
+    assert macs["resnet8"] == pytest.approx(12.5e6, rel=0.01)
+    assert macs["ds-cnn"] == pytest.approx(2.66e6, rel=0.01)
+    assert macs["mobilenet"] == pytest.approx(7.49e6, rel=0.01)
+    assert macs["autoencoder"] == macs["autoencoder-ternary"] == 264_192
+    kinds = [one.kind for one in cmsis_nn.layers_of("resnet8")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"CONVOLUTION": 9, "ADD": 3, "AVERAGE": 1, "LINEAR": 1}
+    (conv,) = cmsis_nn.layers_of("conv3x3")
+    assert (conv.in_h, conv.in_w, conv.in_c, conv.out_c, conv.pad_h) == (16, 16, 64, 64, 1)
+    assert "{CONVOLUTION, 16, 16, 64, 16, 16, 64, 3, 3, 1, 1, 1, 1}" in cmsis_nn.header([conv])
+
+
+def test_counted_figures_take_the_place_of_recorded_ones(tmp_path: Path) -> None:
+    known, found = report.reference(), report.reference({"linear": {"m4": 7, "m3": 8}})
+    assert found["thousands"]["linear"] == {**known["thousands"]["linear"], "m4": 7, "m3": 8}
+    assert found["thousands"]["resnet8"] == known["thousands"]["resnet8"]
+    assert cmsis_nn.cores(["m4", "rv32imc"]) == ["m4"]
+    with pytest.raises(count.McuError, match="must be a checkout of CMSIS-NN"):
+        cmsis_nn.counted(["linear"], ["m4"], tmp_path)
+
+
+def test_bytes_that_are_needed_at_the_same_time() -> None:
+    """By hand: two tensors of 8 channels and one input; a sum lies where it was added."""
+    net = Net((1, 4, 6, 6))
+    x = net.quantize("input_0", 0.02, 128)
+    x = net.quantize(net.op("Conv", x, net.weight((8, 4, 3, 3), 0.5), pads=[1] * 4))
+    y = net.quantize(net.op("Relu", net.op("Conv", x, net.weight((8, 8, 3, 3), 0.5), pads=[1] * 4)))
+    z = net.op("Add", net.op("Conv", y, net.weight((8, 8, 3, 3), 0.5), pads=[1] * 4), x)
+    z = net.op("Flatten", net.op("GlobalAveragePool", net.quantize(net.op("Relu", z))))
+    assert networks.live_bytes(net.model(net.op("Gemm", z, net.weight((3, 8), 0.5), transB=1))) == 2 * 8 * 36
 
 
 @pytest.mark.parametrize(

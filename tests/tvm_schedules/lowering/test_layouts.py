@@ -109,6 +109,26 @@ def test_linear_layers_of_few_rows_are_not_in_planes(shape: tuple[int, ...], pla
     assert not in_planes(graph, node)
 
 
+def test_pitches_apart() -> None:
+    """Where kernels may write another pitch than they read, only a tensor with a halo has gaps between its rows."""
+    near, far = Window((1, 1, 1)), Window((1, 3, 3), pads=((0, 0), (1, 1), (1, 1)))
+    nodes: list[Node] = [
+        Windowed("", "Conv", ["x"], ["h"], window=near, weight=ternary(3, 3, 1, 1, 1)),
+        Windowed("", "Conv", ["h"], ["s"], window=far, weight=ternary(3, 3, 1, 3, 3)),
+        Windowed("", "Conv", ["s", "r"], ["t"], window=near, weight=ternary(3, 3, 1, 1, 1), residual="r"),
+        GlobalPool("", "GlobalAveragePool", ["t"], ["y"]),
+    ]
+    size = value(1, 3, 6, 6)
+    graph = graph_of(nodes, x=size, h=size, s=size, r=size, t=size, y=value(1, 3, 1, 1))
+    found = Layouts(graph, nodes, apart=True)
+    assert {name: found[home(graph, name)].pitch[1] for name in "xhsrt"} == {"x": 6, "h": 7, "s": 6, "r": 6, "t": 7}
+    tied = Layouts(graph, nodes)  # floats are averaged in the order in which other targets have them
+    assert {tied[home(graph, name)].pitch[1] for name in "xhsrt"} == {7}
+    pair = value(2, 3, 6, 6)
+    graph = graph_of(nodes[:2], x=pair, h=pair, s=pair)  # rows of several images are written by turns
+    assert Layouts(graph, nodes[:2], apart=True)[home(graph, "x")].pitch[1] == 7
+
+
 def test_what_nodes_share_has_one_pitch() -> None:
     """A residual is read where the output is written, and the next layer's halo is the widest."""
     near = Window((1, 1, 1))

@@ -97,7 +97,7 @@ def _channels(step: Step) -> int:
 
 
 def _chains(steps: Sequence[Step], groups: Groups) -> list[list[int]]:
-    """Numbers of steps that follow each other channel by channel, each chain begun by a convolution of all channels."""
+    """Numbers of steps that follow each other channel by channel, each chain begun by a convolution."""
     readers: dict[int, list[int]] = {}
     for index, step in enumerate(steps):
         for buffer in dict.fromkeys(map(id, (arg.root for arg in _data(step)))):
@@ -105,7 +105,9 @@ def _chains(steps: Sequence[Step], groups: Groups) -> list[list[int]]:
     found: list[list[int]] = []
     taken: set[int] = set()
     for index, step in enumerate(steps):
-        if index in taken or step.kernel not in _CONVOLUTIONS or step.spec.x.batch > 1 or groups(step) != 1:
+        if index in taken or step.kernel not in _CONVOLUTIONS or step.spec.x.batch > 1:
+            continue
+        if groups(step) != 1 and not _each(step, groups):
             continue
         chain = [index]
         while (after := _next(steps, groups, readers, chain[-1])) is not None and after not in taken:
@@ -114,6 +116,11 @@ def _chains(steps: Sequence[Step], groups: Groups) -> list[list[int]]:
             found.append(chain)
             taken.update(chain)
     return found
+
+
+def _each(step: Step, groups: Groups) -> bool:
+    """Whether a convolution makes each channel of one channel."""
+    return groups(step) == step.spec.x.channels == step.spec.epilogue.out.channels
 
 
 def _next(steps: Sequence[Step], groups: Groups, readers: dict[int, list[int]], index: int) -> int | None:
@@ -132,8 +139,7 @@ def _next(steps: Sequence[Step], groups: Groups, readers: dict[int, list[int]], 
     if step.kernel not in _CONVOLUTIONS:
         return None
     if source.root is out.root:
-        each = groups(step) == spec.x.channels == spec.epilogue.out.channels
-        return after[0] if each else None
+        return after[0] if _each(step, groups) else None
     return after[0] if out.root in [other.root for other in others[:-1]] and groups(step) == 1 else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.mcu.networks import live_bytes
 from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.c.test_c_target import random
 from tests.tvm_schedules.nets import Net, resnet, run_onnx
@@ -38,6 +39,16 @@ def shortcuts() -> onnx.ModelProto:
     return resnet([(16, 1), (24, 2), (32, 2)], 13, 0.7)
 
 
+def depthwise_first() -> onnx.ModelProto:
+    """A depthwise layer whose floats are averaged: nothing before it is computed in parts."""
+    net = Net((1, 16, 11, 9), seed=3)
+    x = net.quantize(net.op("MaxPool", net.quantize("input_0", 0.02, 128), kernel_shape=[2, 2]), 0.02, 128)
+    x = net.op("Relu", net.op("Conv", x, net.weight((16, 1, 3, 3), 0.3), net.bias(16), pads=[1] * 4, group=16))
+    return net.model(
+        net.op("Gemm", net.op("Flatten", net.op("GlobalAveragePool", x)), net.weight((5, 16), 0.4), transB=1)
+    )
+
+
 def unequal() -> onnx.ModelProto:
     """Levels that differ in one channel only: the layer stays whole."""
     net = Net((1, 4, 16, 16))
@@ -48,7 +59,7 @@ def unequal() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("count", [None, 2, 4, 8])
-@pytest.mark.parametrize("make", [separable, shortcuts, unequal])
+@pytest.mark.parametrize("make", [separable, shortcuts, depthwise_first, unequal])
 def test_parts_change_no_number(tmp_path: Path, make: Callable[[], onnx.ModelProto], count: int | None) -> None:
     """In as many parts as memory asks for, and in a given number of them, under the sanitizers too."""
     model = make()
@@ -80,6 +91,16 @@ def test_memory_that_parts_save(tmp_path: Path) -> None:
         assert made is not None
         assert whole is not None
         assert made < most * whole
+
+
+def test_what_lives_at_the_same_time(tmp_path: Path) -> None:
+    """Halos, shortcuts and scratch take little besides the tensors, a byte for each element, of a residual network."""
+    model = resnet([(16, 1), (32, 2), (64, 2)], 32, 0.8)
+    plan = portable.generate(model, tmp_path)
+    assert any(
+        ":every" in step.name for step in plan.steps
+    )  # of a shortcut with a stride, only the pixels that it reads
+    assert (plan.arena_bytes or 0) <= 1.15 * live_bytes(model)
 
 
 def test_input_in_the_arena(tmp_path: Path) -> None:
