@@ -84,8 +84,6 @@ def lower(site: Site) -> bool:
     else:
         groups = int(site.attrs.get("num_groups", shape[1]))
         fields |= {"rows": shape[0] * groups, "count": prod(shape[1:]) // groups}
-        if scale is not None and bias is not None and scale.size == groups:  # as older files have it
-            scale, bias = (np.repeat(number.ravel(), shape[1] // groups) for number in (scale, bias))
         if scale is not None and scale.size != shape[1]:
             return False
     y = site.write()
