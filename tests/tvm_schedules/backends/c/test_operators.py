@@ -130,10 +130,6 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
         [(3, 4, 10)],
         lambda n, x: n.op("LayerNormalization", x, *constants(n, n.rng.normal(size=10).astype(F), F(np.arange(10)))),
     ),
-    "group norm": (
-        [IMAGE],
-        lambda n, x: n.op("GroupNormalization", x, *constants(n, F(np.arange(6)), F(np.ones(6))), num_groups=3),
-    ),
     "instance norm": (
         [IMAGE],
         lambda n, x: n.op("InstanceNormalization", x, *constants(n, F(np.arange(6)), F(np.ones(6)))),
