@@ -85,7 +85,7 @@ def mcu(data: Mapping[str, Any]) -> list[str]:
 def _about(data: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:
     """Where the figures of others are from."""
     if data.get("cmsis_nn"):
-        yield "CMSIS-NN's kernels were compiled from its source with its own -Ofast and counted in the same run, the"
+        yield "CMSIS-NN's kernels were compiled from its source with its own -Ofast and counted in the same way, the"
         yield "convolutions, linear layers, sums and averages of the same networks one after the other."
         recorded = json.loads(Path(__file__).with_name("cmsis_nn.json").read_text())["thousands"]
         pairs = [
@@ -95,7 +95,7 @@ def _about(data: Mapping[str, Any], peers: Mapping[str, Any]) -> Iterator[str]:
             if core in data["cmsis_nn"].get(what, {})
         ]
         apart = max(abs(new / old - 1) for new, old in pairs)
-        yield f"They differ from an earlier count by hand by {apart:.1%} at most."
+        yield f"They differ from the earlier figures by {apart:.1%} at most:"
     yield f"{peers['about']}: {', '.join(peers['sources'])}."
 
 
