@@ -106,14 +106,13 @@ def digits(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     )
     stored = " and ".join(f"{one['weights.npz']:,}" for one in files)
-    weights = first["bench"]["artifact"]["quantization"]["ternary_weights"]
     lines += [
         table_row("float32 / int8 time over tern's", *ratios),
         "",
         *paragraph(
             f"Of the library {files[0]['model.so']:,} bytes are code, which does not grow with the weights. The file",
-            f"of weights takes {stored} bytes; in float32 the {weights:,} weights of the ternary file take",
-            f"{4 * weights:,}.",
+            f"of weights takes {stored} bytes; in float32 the {first['parameters']:,} parameters take",
+            f"{4 * first['parameters']:,}.",
         ),
     ]
     return lines

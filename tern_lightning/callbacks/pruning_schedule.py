@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -91,7 +92,8 @@ class PruningSchedule(MaskCallback):
                 f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
             )
         if amount is not None and not 0 <= amount <= 1:
-            raise ValueError(f"amount must be in [0, 1], got {amount}")
+            hint = "; 80 % is 0.8" if amount > 1 else ""
+            raise ValueError(f"amount must be in [0, 1], got {amount}{hint}")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.schedule: Schedule = Schedule() if schedule is None else schedule
@@ -149,10 +151,21 @@ class PruningSchedule(MaskCallback):
     def state_dict(self) -> dict[str, Any]:
         if not self._targets:
             return {}
-        return {"masks": self.masks_state(), "progress": self.progress, "next_step": self._next_step, **self.origin()}
+        state = {"masks": self.masks_state(), "progress": self.progress, "next_step": self._next_step}
+        return {**state, "asked": self._asked(), **self.origin()}
+
+    def _asked(self) -> dict[str, Any]:
+        """What is pruned, as plain values."""
+        return {"amount": self.amount, **asdict(self.choice), "group": list(self.choice.group)}
 
     @override
     def restore(self, state: dict[str, Any]) -> None:
+        now, before = self._asked(), state.get("asked", {})
+        if other := [f"{key}={before[key]!r}, now {now[key]!r}" for key in before if before[key] != now[key]]:
+            rank_zero_warn(
+                f"PruningSchedule goes on with other settings than the checkpoint's: {'; '.join(other)}. "
+                "What is pruned already stays so."
+            )
         self.load_masks(state["masks"])
         self.progress, self._next_step = state["progress"], state["next_step"]
 

@@ -93,6 +93,7 @@ def _add_conversion(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--tvm-target",
+        "--target",
         default="host",
         metavar="NAME|JSON",
         help="preset such as host, arm, pi4, c, opencl, cuda, jetson-orin, or a TVM target as JSON",

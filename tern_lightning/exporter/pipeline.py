@@ -50,6 +50,15 @@ class ExportResult:
     artifact: Any
     calibrated_on_data: bool
 
+    def __repr__(self) -> str:
+        said = [repr(str(self.output)), f"{len(self.network.ternary)} ternary layers"]
+        if (drift := self.network.drift) is not None:
+            top1 = "" if drift.top1 is None else f", {drift.top1:.1%} same classes"
+            said.append(f"8 bits against the module: cosine {drift.cosine:.6f}{top1}")
+        if self.artifact is not None:
+            said.append("not verified" if self.artifact.report is None else "verified")
+        return f"ExportResult({', '.join(said)})"
+
 
 @keywords_of(ExportOptions)
 def export(module: nn.Module, output: str | os.PathLike[str], options: ExportOptions) -> ExportResult:

@@ -95,8 +95,8 @@ class ActivationRange:
 
 def check_bits(bits: int) -> None:
     """Raise ValueError unless ``bits`` is a width that fits an unsigned byte and has a step."""
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be in 2 to 8, got {bits}")
+    if not isinstance(bits, int) or not 2 <= bits <= 8:
+        raise ValueError(f"bits must be an integer in 2 to 8, got {bits!r}")
 
 
 def bounds_to_affine(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,8 @@ def describe(
         seconds: What compiling took.
         report: Of the verification, None where there was none.
     """
-    weights = sum(math.prod(layer.shape) for layer in plan.layers)
+    ternary = [layer for layer in plan.layers if layer.terms]
+    weights = sum(math.prod(layer.shape) for layer in ternary)
     quantized = quantized_tensors(model)
     written = plan.to_json()
     return {
@@ -40,9 +41,9 @@ def describe(
         "quantization": {
             "activations": sorted({dtype for _, _, dtype in quantized.values()}) or ["float32"],
             "quantized_tensors": len(quantized),
-            "ternary_layers": len(plan.layers),
+            "ternary_layers": len(ternary),
             "ternary_weights": weights,
-            "bits_per_weight_stored": 8 * sum(layer.bytes for layer in plan.layers) / weights if weights else None,
+            "bits_per_weight_stored": 8 * sum(layer.bytes for layer in ternary) / weights if weights else None,
         },
         **written,
         "steps": _with_operands(model, written["steps"], set(quantized)),

@@ -152,6 +152,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, fit, make_net, tmp_path):
         assert_same(everything(trainer, net, tmp_path / "again.ckpt"), expected, name)
 
 
+def test_other_settings_after_a_resume_are_named(fit, tmp_path):
+    fit(pruning(), Save(tmp_path), max_epochs=2)
+    with pytest.warns(UserWarning, match=r"PruningSchedule goes on with other settings .*: amount=0.7, now 0.8. What"):
+        fit(pruning(0.8), max_epochs=3, ckpt_path=tmp_path / "epoch0.ckpt")
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_averaged_weights_are_pruned_too(order, fit, tmp_path):
     own = callbacks(order)
@@ -246,7 +252,7 @@ def test_bf16_mixed_and_plain_use_of_the_trained_module(fit, make_net):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"amount": 1.5}, r"amount must be in \[0, 1\], got 1.5"),
+        ({"amount": 80}, r"amount must be in \[0, 1\], got 80; 80 % is 0.8"),
         ({"amount": 0.5, "pattern": "2:4"}, "amount must be None"),
         ({"amount": None}, "amount must be None"),
         ({"pattern": "4:2", "amount": None}, "0 < n < m"),

@@ -131,3 +131,7 @@ def test_without_ternary_layers_it_says_so(tmp_path: Path) -> None:
     assert any("no layer is ternary" in line for line in lines)
     assert result.network.dense == ("0",)
     assert not result.calibrated_on_data
+    assert repr(result).startswith(
+        f"ExportResult({str(tmp_path)!r}, 0 ternary layers, 8 bits against the module: cosine "
+    )
+    assert len(repr(result)) < 200 + len(str(tmp_path))
