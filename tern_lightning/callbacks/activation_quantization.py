@@ -91,6 +91,13 @@ class ActivationQuantization(Callback):
         self._install(pl_module)
         count, chosen = len(self._quantizers), ", ".join(self._quantizers)
         rank_zero_info(f"the inputs of {count} layers are quantized to {self.bits} bits ({self.observer}): {chosen}")
+        there = _weighted(pl_module)
+        others = [path for path in there if not has_one_input(path, there) and self._wants(path)]
+        if others:
+            rank_zero_info(
+                f"not those of {', '.join(others)}: {SEVERAL_INPUTS}. An export with 8-bit activations rounds "
+                "what they read all the same, with ranges from its samples."
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks where there is no training."""
@@ -189,16 +196,15 @@ class ActivationQuantization(Callback):
 
     def _select(self, module: nn.Module) -> dict[str, nn.Module]:
         """The layers to quantize, by path; a layer that is shared appears once."""
-        there = {path: layer for path, layer in outside_metrics(module) if kind_of(layer) is not None}
+        there = _weighted(module)
         layers = {path: layer for path, layer in there.items() if has_one_input(path, there)}
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 check_pattern(name, pattern, layers, dict.fromkeys(there, SEVERAL_INPUTS))
-        return {
-            path: layer
-            for path, layer in layers.items()
-            if any(fnmatchcase(path, p) for p in self.include) and not any(fnmatchcase(path, p) for p in self.exclude)
-        }
+        return {path: layer for path, layer in layers.items() if self._wants(path)}
+
+    def _wants(self, path: str) -> bool:
+        return any(fnmatchcase(path, p) for p in self.include) and not any(fnmatchcase(path, p) for p in self.exclude)
 
     def _restore(self) -> None:
         own = {path: self._restored.pop(path) for path in list(self._restored) if path in self._quantizers}
@@ -247,6 +253,11 @@ class ActivationQuantization(Callback):
         if scaler is not None:
             grads = grads / scaler.get_scale()
         return list(torch.where(torch.isfinite(grads), grads, torch.zeros_like(grads)))
+
+
+def _weighted(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers with a weight of a known kind, by path."""
+    return {path: layer for path, layer in outside_metrics(module) if kind_of(layer) is not None}
 
 
 def _all_sum(values: Tensor) -> Tensor:

@@ -326,3 +326,25 @@ def _range_state(low: float, high: float, bits: int) -> dict[str, object]:
     hook = InputFakeQuantizer(bits)
     hook.set_bounds(torch.tensor(low), torch.tensor(high))
     return hook.state_dict()
+
+
+class Attending(Net):
+    """With a layer of several inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.att = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.body(x).flatten(2).transpose(1, 2)
+        return self.fc(self.att(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+
+def test_layers_that_are_left_out_are_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level("INFO"):
+        pl.Trainer(
+            accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[ActivationQuantization()], default_root_dir=tmp_path,
+        ).fit(Attending(), Loader())  # fmt: skip
+    assert "the inputs of 3 layers are quantized to 8 bits (minmax): body.0, body.3, fc" in caplog.text
+    assert "not those of att, att.out_proj: it has several inputs, or its weight is read without" in caplog.text
