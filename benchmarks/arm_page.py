@@ -125,20 +125,19 @@ def page(data: Mapping[str, Any], peers: Mapping[str, Any], narrow: Mapping[str,
     """
     by_core = {name: lines(data, peers, core) for core, name in CORES.items()}
     results = [line.reached for found in by_core.values() for line in found if line.reached is not None]
-    commands = " and ".join(f"`{command}`" for command in data["command"])
     versions = ", ".join(f"{name} {version}" for name, version in peers["packages"].items())
     text = [
         "# ARM: counted instructions",
         "",
         *paragraph(
             "No ARM hardware was used. These are instructions for one run, counted by QEMU, in thousands, and",
-            "thousands of cycles as llvm-mca 22 estimates them, without caches. Activations have 8 bits. The",
-            f"commands were {commands}, {data['when'][:10]}, with apache-tvm",
-            f"{data['packages']['apache-tvm']} and onnxruntime {data['packages']['onnxruntime']}.",
+            "thousands of cycles as llvm-mca 22 estimates them, without caches. Activations have 8 bits. They were",
+            f"counted with apache-tvm {data['packages']['apache-tvm']} and onnxruntime",
+            f"{data['packages']['onnxruntime']}, last on {data['when'][:10]}, by the commands at the end of this page.",
         ),
         *paragraph(
-            "The ratio is the instructions of the best other engine over ours, so more is better for us. What was to",
-            f"be reached stands behind it: {sum(results)} of {len(results)} ratios are. Other engines compute with all",
+            "The ratio is the instructions of the best other engine over ours, so more is better for us. Beside it is",
+            f"the ratio that was to be reached; {sum(results)} of {len(results)} are. Other engines compute with all",
             "weights, so zeros change nothing for them.",
         ),
         *paragraph(
@@ -155,7 +154,7 @@ def page(data: Mapping[str, Any], peers: Mapping[str, Any], narrow: Mapping[str,
             ]
             text += [table_row(*line.cells()) for line in found]
             text.append("")
-    return [*text, *_of_32_bits(narrow)]
+    return [*text, *_of_32_bits(narrow), "", "## Commands", "", *(f"- `{command}`" for command in data["command"]), ""]
 
 
 def _of_32_bits(data: Mapping[str, Any]) -> list[str]:

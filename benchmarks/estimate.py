@@ -126,10 +126,10 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.fill_between(ends, 0.85 * ends, 1.15 * ends, alpha=0.2, label="within 15 %")
     axes.plot(ends, ends, linewidth=0.8)
     axes.loglog(measured, said, "o", color="black", markersize=4)
-    for row in rows:
-        axes.annotate(
-            row["name"], (row["measured_ms"], row["estimate_ms"]), (4, -9), textcoords="offset points", size=7
-        )
+    for index, row in enumerate(sorted(rows, key=lambda row: float(row["measured_ms"]))):
+        place, side = ((-5, 3), "right") if index % 2 else ((5, -9), "left")  # names of neighbors would overlap
+        point = (row["measured_ms"], row["estimate_ms"])
+        axes.annotate(row["name"], point, place, textcoords="offset points", ha=side, size=7)
     axes.set(xlabel="measured, ms", ylabel="estimated, ms")
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

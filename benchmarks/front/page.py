@@ -32,8 +32,8 @@ network that goes on for as long{seeds}. Activations have 8 bits in the librarie
 Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
 {float} ms in our library, and its int8 form {peer} ms in onnxruntime. Numbers of ARM cores are thousands of
 cycles, which llvm-mca estimates from the instructions that QEMU counted: there are no caches in them. The command was
+`{command}`.
 
-    {command}
 """
 VERDICTS = """\
 A structure is called worth it where it has {points} points more than single weights at equal time, or takes

@@ -48,7 +48,7 @@ def data() -> dict[str, object]:
 def test_page_says_what_was_found() -> None:
     text = "\n".join(page.page(data(), ROWS, (4, 3)))
     assert "one thread of an Some CPU, 2000-01-01" in text
-    assert "    python -m benchmarks.front runs" in text
+    assert "`python -m benchmarks.front runs`" in text
     assert "7.000 ms in our library, and its int8 form 7.000 ms in onnxruntime" in text
     assert "| 80 %, single weights | 82.0 | 2 | 1.00 ± 0.07 | 4.0000 | 1,234 | 3 patterns |" in text
     assert "- this CPU, fours: worth it: at best +2.50 points at equal time (80 % pruned), +67 % of time saved" in text
