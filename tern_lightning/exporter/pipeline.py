@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +46,8 @@ class ExportResult:
 
     output: Path
     onnx: Path
-    network: OnnxExport = field(repr=False)
-    artifact: Any = field(repr=False)
+    network: OnnxExport
+    artifact: Any
     calibrated_on_data: bool
 
     def __repr__(self) -> str:

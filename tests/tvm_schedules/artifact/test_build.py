@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import multiprocessing
@@ -20,7 +19,6 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import fake
 from tvm_schedules.artifact import load_samples, store
-from tvm_schedules.artifact.metadata import describe
 from tvm_schedules.backends.cpu import threads
 from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.errors import (
@@ -34,9 +32,7 @@ from tvm_schedules.errors import (
     TargetError,
     VerificationError,
 )
-from tvm_schedules.ir.plan import Plan
 from tvm_schedules.targets import host_cpu as cpu
-from tvm_schedules.targets.registry import resolve
 from tvm_schedules.verify.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("fake_compiler")
@@ -58,17 +54,6 @@ def content(folder: Path) -> dict[str, bytes]:
 def alone(folder: Path) -> bool:
     """Nothing half-made lies beside the artifact."""
     return os.listdir(folder.parent) == [folder.name]
-
-
-def test_metadata_count_ternary_layers_alone(built: Path) -> None:
-    plan = Plan.from_json(store.read_metadata(built))
-    (ternary,) = plan.layers
-    dense = dataclasses.replace(ternary, terms=0, entropy=None, bytes=1000)
-    for layers, count in (((ternary, dense), 1), ((dense,), 0)):
-        found = describe(fake.model(), resolve("host"), dataclasses.replace(plan, layers=layers), 0.0, None)
-        said = found["quantization"]
-        assert (said["ternary_layers"], said["ternary_weights"]) == (count, count * fake.K * fake.N)
-        assert said["bits_per_weight_stored"] == (8 * ternary.bytes / (fake.K * fake.N) if count else None)
 
 
 def test_build_load_run(built: Path) -> None:
