@@ -62,16 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Find what cannot work before anything is loaded.
+
+    Raises:
+        UsageError: A file is not there, or options do not go together.
+    """
+    if (options.zeros is not None or options.calibrate) and not options.ternarize:
+        raise UsageError("--zeros and --calibrate are for --ternarize METHOD, which is not given")
+    for path in (options.source, options.samples, options.calibrate):
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"{str(path)!r} does not exist or is not a file")
+
+
 def _run(options: argparse.Namespace) -> None:
+    _check(options)
     console = make_console(soft_wrap=True)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(name)s: %(message)s")
     console.print("tern-export", style="bold")
     for name, value in resolved(options).items():
         console.print(f"  {name:<18} {value}")
-    if (options.zeros is not None or options.calibrate) and not options.ternarize:
-        raise UsageError("--zeros and --calibrate are for --ternarize METHOD, which is not given")
-    if not options.source.is_file():
-        raise UsageError(f"{str(options.source)!r} does not exist or is not a file")
     with console.status("starting") as status:
 
         def say(line: str) -> None:

@@ -358,6 +358,18 @@ def test_zero_layers_can_be_allowed(place: Path) -> None:
     assert main(arguments) == 0
 
 
+@pytest.mark.parametrize("option", ["--samples", "--calibrate"])
+def test_missing_files_are_found_before_anything_is_loaded(
+    place: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    arguments = ["best.ckpt", *MODEL, "--ternarize", "twn", option, "nowhere.npz", "-o", "out"]
+    (place / "best.ckpt").write_bytes(b"no checkpoint")
+    assert main(arguments) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err == "error: 'nowhere.npz' does not exist or is not a file\n"
+
+
 def test_as_a_process(place: Path) -> None:
     command = [sys.executable, "-m", "tern_lightning.cli.export", "best.ckpt", "-o", "out", *MODEL]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
