@@ -121,6 +121,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
     reason = f"{batch} row{'s' * (batch > 1)}, output channels in the lanes, weights as {dtype}"
     ctx.report(node, weight, NAME, reason)
-    info = {"macs": macs, "nonzero_macs": nonzero, "bytes_weights": stored, "reason": reason}
+    # Zeros are read and multiplied like all others.
+    info = {"macs": macs, "nonzero_macs": nonzero, "work": macs, "bytes_weights": stored, "reason": reason}
     ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
     return True
