@@ -59,3 +59,9 @@ def viewed(tensor: Tensor, channel_axis: int, per_channel: bool) -> Tensor | Non
     if not tensor.is_contiguous() or (per_channel and channel_axis != 0):
         return None
     return tensor.view(tensor.shape[0], -1) if per_channel else tensor.view(1, -1)
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` looks on, or any compiler where torch does not tell them apart."""
+    found: bool = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+    return found

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.blocks import blocks, joined, viewed
+from tern_lightning.functional.blocks import blocks, exporting, joined, viewed
 from tern_lightning.functional.shared import spread, to_rows
 from tern_lightning.functional.spare import SpareMemory
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -120,7 +120,8 @@ class FrozenCodes:
     def _project(self, latent: Tensor) -> Tensor:
         found = self._empty(latent)
         views = [viewed(one, self.channel_axis, self.per_channel) for one in (found, latent.float(), *self.codes)]
-        if any(view is None for view in views):
+        # In an exported program every operator has its own gradient, and those that write in place have none.
+        if any(view is None for view in views) or exporting():
             columns = zip(self._levels(latent.float()), _columns(self.codes, self.symmetric), strict=True)
             parts = [column.mul_(spread(_as(level, latent), found, self.channel_axis)) for level, column in columns]
             return sum(parts[1:], parts[0]).to(latent.dtype)

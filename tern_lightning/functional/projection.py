@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.blocks import exporting
 from tern_lightning.functional.shared import conditional_mean_ternary, kept, row_flags, spread, to_rows
 from tern_lightning.products import scaled
 from tern_lightning.ternary_tensor import TernaryTensor
@@ -50,8 +51,7 @@ def best_level(size: Tensor) -> Tensor:
     """The level that is best for every row of magnitudes ``[C, n]``, float32 ``[C]``; zero for a row of zeros."""
     size = size.float()
     # To sort all weights costs a CPU several times as much as everything else, and only those near the cut need it.
-    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
-    if size.device.type == "cpu" and size.shape[1] > _FEW and not exporting:
+    if size.device.type == "cpu" and size.shape[1] > _FEW and not exporting():
         return _best_level(*_near_the_cut(size.contiguous()))
     zeros = size.new_zeros(len(size))
     return _best_level(size, zeros, zeros)

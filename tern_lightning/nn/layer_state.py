@@ -13,6 +13,7 @@ from torch import Tensor
 from tern_lightning.functional.frozen import FrozenCodes
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.multilevel import limit_codes, limit_terms
+from tern_lightning.nn.tracing import unseen
 from tern_lightning.nn.weight_mask import WeightMask
 from tern_lightning.products import scaled
 from tern_lightning.quantizers import Quantizer
@@ -96,14 +97,15 @@ class LayerState:
         keep, limit = self._keep(weight), self._limit(weight)
         made_of = (self.codes, keep, limit)
         if self._prepared is None or any(new is not old for new, old in zip(made_of, self._prepared[0], strict=True)):
-            codes = self.codes.to(weight.device)
-            if keep is not None:
-                codes = codes * keep if limit is None else limit_codes(codes, limit)
-            terms = codes[None] if codes.ndim == weight.ndim else codes
-            method = self.quantizer
-            found = FrozenCodes.of(terms, method.symmetric, method.per_channel, self.channel_axis)
-            self._prepared = (made_of, found)
+            self._prepared = (made_of, unseen(lambda: self._prepare(*made_of, weight)))
         return self._prepared[1].to(weight.device)
+
+    def _prepare(self, codes: Tensor, keep: Tensor | None, limit: Tensor | None, weight: Tensor) -> FrozenCodes:
+        codes, method = codes.to(weight.device), self.quantizer
+        if keep is not None:
+            codes = codes * keep if limit is None else limit_codes(codes, limit)
+        terms = codes[None] if codes.ndim == weight.ndim else codes
+        return FrozenCodes.of(terms, method.symmetric, method.per_channel, self.channel_axis)
 
     def _keep(self, weight: Tensor) -> Tensor | None:
         return None if self.mask is None else self.mask.on(weight.device)

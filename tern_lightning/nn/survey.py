@@ -82,7 +82,7 @@ def _obstacle(path: str, module: nn.Module, layers: Mapping[str, nn.Module]) -> 
     if weight is None:
         if name in module._parameters:
             return f"its {name} is None"
-        return "its weight is computed from other parameters (parametrisation or pruning)"
+        return "its weight is computed from other parameters (parametrization or pruning)"
     if is_lazy(weight):
         kind = type(module).__name__
         raise ValueError(f"layer {path!r} ({kind}) has no shape yet: run one batch through the model before fit")

@@ -57,7 +57,8 @@ class TernaryLayer(nn.Module):
     def _ternary_values(self, latent: Tensor) -> Tensor:
         if torch.jit.is_tracing():
             return cast(Tensor, as_constant(lambda: self._ternary_state.values(latent, self.training)))
-        if torch.onnx.is_in_onnx_export() and getattr(self._ternary_state.quantizer, "terms", 1) > 1:
+        fitted = getattr(self._ternary_state.quantizer, "terms", 1) > 1 and self._ternary_state.phase != "frozen"
+        if fitted and torch.onnx.is_in_onnx_export():
             # An error here would only make the exporter try its other ways in, and then hide the reason.
             warnings.warn(
                 "torch.onnx cannot write the levels of several ternary terms: give it tern_lightning.to_plain(module), "

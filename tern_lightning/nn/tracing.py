@@ -1,12 +1,17 @@
-"""Values that a trace of ``torch.jit`` has as constants."""
+"""Values that a trace of ``torch.jit`` has as constants, and what is kept from all tracers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from tern_lightning.functional.blocks import exporting
+
+Value = TypeVar("Value")
 
 
 def as_constant(compute: Callable[[], Tensor | None]) -> Tensor | None:
@@ -20,8 +25,17 @@ def as_constant(compute: Callable[[], Tensor | None]) -> Tensor | None:
         with torch.no_grad():
             return compute()
 
-    if not torch.jit.is_tracing():
-        return alone()
+    return unseen(alone) if torch.jit.is_tracing() else alone()
+
+
+def unseen(compute: Callable[[], Value]) -> Value:
+    """Compute something of real tensors that outlives a trace, so that no tracer records it.
+
+    While ``torch.export`` looks on, results would be tensors without values, and whoever keeps them computes nonsense
+    ever after.
+    """
+    if not (torch.jit.is_tracing() or exporting()):
+        return compute()
     # PyTorch traces the operators of one thread.
     with ThreadPoolExecutor(1) as another:
-        return another.submit(alone).result()
+        return another.submit(compute).result()

@@ -60,7 +60,7 @@ def test_layers_that_cannot_or_should_not(model):
     model["deep"][0].conv.requires_grad_(False)
     model["deep"][1].conv.forward = lambda x: x
     found = chosen(model)
-    assert "parametrisation" in found["mid"][1]
+    assert "parametrization" in found["mid"][1]
     assert "requires_grad" in found["deep.0.conv"][1]
     assert "replaced on the instance" in found["deep.1.conv"][1]
     assert chosen(model, Rule("deep.0.conv", "twn"))["deep.0.conv"][0] == "twn"

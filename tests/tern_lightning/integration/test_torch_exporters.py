@@ -73,12 +73,33 @@ def test_trace_of_every_method(case, phase):
 
 
 @pytest.mark.parametrize(
-    ("case", "phase"), [("twn", "frozen"), ("sherry", "ternary"), ("ttq-sparse", "ternary"), ("ec2t", "ternary")]
+    ("case", "phase"),
+    [
+        ("twn", "frozen"),
+        ("multilevel", "frozen"),
+        ("sherry", "ternary"),
+        ("ttq-sparse", "ternary"),
+        ("ec2t", "ternary"),
+    ],
 )
 def test_programs_and_onnx_from_them(case, phase):
     net, x = trained_like(case, phase), samples(2)[0]
     check(by_program, net, x)
     check(by_onnx, net, x, True)
+
+
+@pytest.mark.parametrize(("case", "phase"), [("twn", "frozen"), ("multilevel", "frozen"), ("hestia", "ternary")])
+def test_a_program_can_be_trained(case, phase):
+    """As all programs can whose parameters ask for gradients; nobody has to turn gradients off to run one."""
+    net, x = trained_like(case, phase), samples(2)[0]
+    program = torch.export.export(net, (x,)).module()
+    expected, found = net(x), program(x)
+    torch.testing.assert_close(found, expected)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in program.named_parameters()}
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_long_rows_are_projected_in_a_program_too():
@@ -92,7 +113,7 @@ def test_what_cannot_be_written_says_what_can():
     with pytest.raises(RuntimeError, match=r"torch.jit.script\(tern_lightning.to_plain\(module\)\)"):
         torch.jit.script(trained_like("twn", "ternary"))
     with pytest.warns(match=r"give it tern_lightning.to_plain\(module\)"), pytest.raises(RuntimeError):
-        by_onnx(trained_like("multilevel", "frozen"), x, True)
+        by_onnx(trained_like("multilevel", "ternary"), x, True)
 
 
 @pytest.mark.parametrize(
