@@ -47,6 +47,10 @@ def emit(t: Translation, index: int, step: Step) -> None:
         "residual_float": spec.residual == "float32",
         "output_float": spec.out == "float32",
     }
+    if exact and not spec.residual:
+        own = {**numbers, **{name: numbers[name][: spec.outputs] for name in ("scale", "bias")}}
+        fields |= t.fixed(index, spec.out, None, own, _sums(stored, params))
+        fields.pop("fixed_residual", None)
     t.program.need("codes.c")
     t.program.need("linear.c")
     operands = [step.args[0], step.args[5] if spec.residual else None, step.args[-1]]
@@ -72,3 +76,11 @@ def _by_core(t: Translation, index: int, stored: dict[str, np.ndarray], params: 
         return {"weight": t.program.by_core(f"weight_{index}", tables), "lists": lists}
     tables, fours = linear_tables.dense(stored["values"])
     return {"weight": t.program.by_core(f"weight_{index}", tables), "fours": fours}
+
+
+def _sums(stored: dict[str, np.ndarray], params: dict[str, Any]) -> np.ndarray:
+    """The largest absolute sum of every output, with bytes."""
+    codes = "codes" in stored
+    rows = TernaryTensor.from_stored(stored, params["shape"]).codes[0] if codes else stored["values"]
+    rows = rows.astype(np.int64)
+    return 255 * np.maximum(np.maximum(rows, 0).sum(1), np.maximum(-rows, 0).sum(1))

@@ -8,6 +8,8 @@ struct tern_linear {
     int32_t terms, rows, inputs, outputs;
     uint8_t residual_float, output_float;
     uint8_t lists, fours; /* which form the weight has: of linear_codes.c, of linear_dots.c */
+    const int32_t *fixed; /* as in tern_finish; NULL: floats */
+    int32_t fixed_shift, fixed_bits, fixed_near, fixed_low, fixed_high;
 };
 
 /* Writes count outputs of row m, from o on, from their sums. */

@@ -1,3 +1,23 @@
+#if defined(TERN_FIXED)
+/* Bytes of sums in whole numbers, each with the numbers of its own output; see finish_fixed.c. */
+static void tern_linear_fixed(const struct tern_linear *l, int32_t o, int32_t count, const int32_t *sum, uint8_t *to)
+{
+    const int32_t *number = l->fixed + 2 * o;
+    const int32_t shift = l->fixed_shift, bits = l->fixed_bits, low = l->fixed_low, high = l->fixed_high;
+    const uint32_t near = (uint32_t)l->fixed_near << (32 - bits);
+    int32_t i;
+    for (i = 0; i < count; i++, number += 2) {
+        const int32_t p = (sum[i] >> shift) * number[0] + number[1];
+        int32_t whole = p >> bits;
+        whole = whole < low ? low : whole > high ? high : whole;
+        if (((uint32_t)p << (32 - bits)) + near <= 2 * near) {
+            whole = tern_round(tern_clip(tern_fma((float)sum[i], l->scale[o + i], l->bias[o + i]), l->low, l->high));
+        }
+        to[i] = (uint8_t)whole;
+    }
+}
+#endif
+
 /* Writes count outputs of row m, from o on, from their integer sums. */
 static void tern_linear_put_sums(const struct tern_linear *l, int32_t m, int32_t o, int32_t count, const int32_t *sum,
                                  const void *residual, void *out)
@@ -7,6 +27,12 @@ static void tern_linear_put_sums(const struct tern_linear *l, int32_t m, int32_t
         const float *const scale = l->scale + o, *const bias = l->bias + o;
         const tern_bound low = tern_bound_of(l->low), high = tern_bound_of(l->high);
         uint8_t *const to = (uint8_t *)out + m * l->outputs + o;
+#if defined(TERN_FIXED)
+        if (l->fixed) {
+            tern_linear_fixed(l, o, count, sum, to);
+            return;
+        }
+#endif
 #if defined(TERN_MVE)
         for (; i + 4 <= count; i += 4) {
             const float32x4_t y = vfmaq_f32(vldrwq_f32(bias + i), tern_lanes_i32(sum + i), vldrwq_f32(scale + i));

@@ -95,13 +95,22 @@ class Translation:
             "channels": out.channels,
             "run": x.run(ep.size),
             "out": planes,
-            **self._fixed(index, ep, numbers, sums),
+            **self.fixed(index, ep.out.dtype, ep.residual.dtype if ep.residual else None, numbers, sums),
         }
 
-    def _fixed(self, index: int, ep: Epilogue, numbers: Numbers, sums: np.ndarray | None) -> dict[str, Any]:
-        """Fields of the epilogue in whole numbers; none where it is made of floats on every core."""
-        residual = ep.residual.dtype if ep.residual else None
-        if sums is None or ep.out.dtype != "uint8" or residual == "float32":
+    def fixed(
+        self, index: int, out: str, residual: str | None, numbers: Numbers, sums: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Fields of an epilogue in whole numbers; none where it is made of floats on every core.
+
+        Args:
+            index: Of the step.
+            out: Type of the output.
+            residual: Type of the residual, if there is one.
+            numbers: ``scale``, ``bias`` and ``params``.
+            sums: The largest absolute sum of every channel, where sums are integers.
+        """
+        if sums is None or out != "uint8" or residual == "float32":
             return {}
         factor, low, high, _ = numbers["params"]
         found = fixed(numbers["scale"], numbers["bias"], float(factor) if residual else 0.0, sums)
