@@ -56,11 +56,14 @@ static inline void tern_dots(const uint8_t *x, const int8_t *weight, int32_t cou
 }
 #elif defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(TERN_SCALAR)
 /* Cortex-M0+: the sums are in the registers that only additions reach, all else in the eight others, 15 instructions for
-   four products; the compiler keeps some of it in memory. */
-static __attribute__((naked, noinline)) void tern_dots(const uint8_t *x __attribute__((unused)),
-                                                       const int8_t *weight __attribute__((unused)),
-                                                       int32_t count __attribute__((unused)),
-                                                       int32_t *sum __attribute__((unused)))
+   four products; the compiler keeps some of it in memory. Nothing may change how it is called. */
+#if defined(__clang__)
+#define TERN_NAKED static __attribute__((naked, noinline))
+#else
+#define TERN_NAKED static __attribute__((naked, noipa))
+#endif
+TERN_NAKED void tern_dots(const uint8_t *x __attribute__((unused)), const int8_t *weight __attribute__((unused)),
+                          int32_t count __attribute__((unused)), int32_t *sum __attribute__((unused)))
 {
     __asm__(".syntax unified\n\tpush {r3-r7, lr}\n\tmov r4, r8\n\tmov r5, r9\n\tmov r6, r10\n\tmov r7, r11\n\tpush {r4-r7}\n\t"
             "movs r3, #0\n\tmov r8, r3\n\tmov r9, r3\n\tmov r10, r3\n\tmov r11, r3\n\t"
