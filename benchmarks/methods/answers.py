@@ -69,6 +69,10 @@ CHANGES = (
         for z in (80, 90)
     ),
     *(
+        Change(GROUPS, f"groups of 4 pruned all at once, {z} % zeros", f"twn-4x1-{z}-at-once", f"twn-4x1-{z}")
+        for z in (80, 90)
+    ),
+    *(
         Change(THRESHOLD, f"the threshold stays, {z} % pruned", f"twn-{z}-threshold", f"twn-{z}")
         for z in (50, 70, 80, 90, 95)
     ),
