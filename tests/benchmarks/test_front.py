@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.front import page
 from benchmarks.front.__main__ import found
+from benchmarks.methods import answers
 from benchmarks.methods.recipes import RECIPES
-from benchmarks.methods.report import Row
+from benchmarks.methods.report import REFERENCES, Row, rows_of
+from benchmarks.pages import RESULTS, ROOT
+from tern_lightning.callbacks._structure import structure_for
 
 
 def row(name: str, lost: float, seeds: int = 2) -> Row:
@@ -68,3 +72,19 @@ def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
         (tmp_path / "seed-0" / name).mkdir(parents=True)
         (tmp_path / "seed-0" / name / "model.onnx").touch()
     assert list(found(tmp_path, 0, ["twn*"])) == ["float", "twn-80"]
+
+
+def test_what_pruning_for_a_cpu_takes_was_measured_to_pay() -> None:
+    """``PruningSchedule(target=)`` says so: on every core, and no other structure is far ahead of it."""
+    assert structure_for("host") == structure_for("pi4") == structure_for("pi5")
+    taken = {(2, 1): "pairs", (4, 1): "fours"}[structure_for("host").group]
+    measured = json.loads((ROOT / "benchmarks" / "measured" / "front.json").read_text())
+    rows = rows_of(RESULTS / answers.FOLDERS[0], [recipe.name for recipe in RECIPES], REFERENCES[answers.DATA])
+    for place, times in page.costs(measured).items():
+        found = page.gains([row for row in rows if page.kind(row)], times)
+        best = {
+            kind: max(points for row, points, _ in found if page.kind(row) == kind and points is not None)
+            for kind in ("pairs", "fours")
+        }
+        assert best[taken] >= page.POINTS, place
+        assert best[taken] > max(best.values()) - page.POINTS / 2, place
