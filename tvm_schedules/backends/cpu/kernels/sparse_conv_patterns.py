@@ -48,6 +48,9 @@ LIST = {32: 6.0}
 LIST_UNKNOWN = 16.0
 """The same where it was not measured: the CPU seldom foresees the end."""
 
+NARROW = {1: 1.7, 2: 1.1}
+"""How many times as long a tap takes in layers of so few vectors of pixels (measured on Zen 3)."""
+
 LIST_BLOCK = 5
 """Vectors for which the list kernel reads a list once."""
 
@@ -250,7 +253,7 @@ class _Code:
             read()
 
 
-def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: float) -> float:
+def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: float, tap: float) -> float:
     """Time of a layer with so many channels a group, in taps of the list kernel, a vector of pixels.
 
     Args:
@@ -259,10 +262,11 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: f
         size: Channels a group.
         vectors: Vectors for which a list is read once.
         end: What the end of a list costs, in taps of one vector.
+        tap: What a tap costs, in the same unit.
     """
     limit = taps_limit(layer.x, layer.quant.top)
     work = pattern_lists.work(codes, pattern_lists.members(codes, size), limit)
-    return work.taps + work.joins + end / vectors * work.lists
+    return tap * work.taps + work.joins + end / vectors * work.lists
 
 
 def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int, end: float) -> float:
@@ -281,8 +285,8 @@ def _usual_block(vector: int, size: int) -> int:
 def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) -> tuple[int, bool]:
     """Output channels a group, and whether the kernel is then faster than others."""
     vector = ctx.target.vector_bytes
-    end = LIST.get(vector, LIST_UNKNOWN)
-    times = {size: _time(layer, codes, size, min(vectors, _usual_block(vector, size)), end) for size in SIZES}
+    end, tap = LIST.get(vector, LIST_UNKNOWN), NARROW.get(vectors, 1.0) if vector in LIST else 1.0
+    times = {size: _time(layer, codes, size, min(vectors, _usual_block(vector, size)), end, tap) for size in SIZES}
     size = min(times, key=lambda one: times[one])
     return size, times[size] < _others_time(ctx, layer, vectors, end)
 
