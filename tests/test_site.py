@@ -128,7 +128,7 @@ def test_the_operators_of_c_are_those_that_it_knows() -> None:
     assert found["Softmax"] == (True, True)
     assert found["Sqrt"] == (False, True)
     assert found["ArgMax"] == (True, False)
-    assert found["Gather"] == (False, False)
+    assert found["Gather"] == found["Attention"] == (True, True)
 
 
 def test_graphics_processors_have_the_operators_of_the_cpu_but_recurrent_ones() -> None:

@@ -26,8 +26,10 @@ WEIGHT = np.linspace(-1, 1, 8 * 8 * 9, dtype=np.float32).reshape(8, 8, 3, 3)
 ONE = np.ones(8, np.float32)
 SCALE, ZERO = np.full((), 0.1, np.float32), np.full((), 128, np.uint8)
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-TWO = ("Add", "Concat")
-"""Operators of two computed tensors, as a residual is."""
+OTHERS = {"Add": ["x"], "Concat": ["x"], "Attention": ["x", "x"]}
+"""Operators of several computed tensors: those beside the first one, as a residual is."""
+SINCE = {"Swish": 24, "Attention": 23}
+"""Operators that are newer than the version that others are asked for in."""
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 """Operators that are there in pairs, in both forms."""
 
@@ -41,7 +43,7 @@ def _cases() -> dict[str, Case]:
     plain += (
         " Softplus Softsign Swish Cos Log Sum GlobalAveragePool GlobalMaxPool Flatten Transpose ReduceMax ReduceMin"
     )
-    plain += " ReduceMean ReduceSum LogSoftmax Add Concat"
+    plain += " ReduceMean ReduceSum LogSoftmax Add Concat Attention"
     cases: dict[str, Case] = {name: (IMAGE, [], {}) for name in plain.split()}
     cases |= {name: (IMAGE, [np.ones(IMAGE, np.float32)], {}) for name in ("Sub", "Mul", "Div", "Max", "Min", "Pow")}
     cases |= {name: (IMAGE, [], {"kernel_shape": [2, 2], "strides": [2, 2]}) for name in ("MaxPool", "AveragePool")}
@@ -94,10 +96,11 @@ def model_of(name: str, form: str = "floats") -> bytes:
         nodes += _rounded("h", "y")
     elif form == "bytes":
         nodes += [*_rounded("h", "h8"), *_rounded("x", "x8")]
-        nodes.append(helper.make_node(name, ["h8", *(["x8"] if name in TWO else kept)], ["z"], **attributes))
+        others = [f"{one}8" for one in OTHERS.get(name, [])] or list(kept)
+        nodes.append(helper.make_node(name, ["h8", *others], ["z"], **attributes))
         nodes += _rounded("z", "y")
     else:
-        nodes.append(helper.make_node(name, ["h", *(["x"] if name in TWO else kept)], ["y"], **attributes))
+        nodes.append(helper.make_node(name, ["h", *(OTHERS.get(name) or kept)], ["y"], **attributes))
     made_of = {"first": first, "scale": SCALE, "zero": ZERO, **kept}
     known = shape if name == "GroupNormalization" else None  # a function in ONNX, whose shapes are not inferred
     result = TensorProto.INT64 if name.startswith("Arg") and form == "floats" else TensorProto.FLOAT
@@ -109,7 +112,7 @@ def model_of(name: str, form: str = "floats") -> bytes:
         [numpy_helper.from_array(np.asarray(value), key) for key, value in made_of.items()],
         value_info=[helper.make_tensor_value_info("z", TensorProto.FLOAT, known)] if known else None,
     )
-    opset = helper.make_opsetid("", 24 if name == "Swish" else 22)
+    opset = helper.make_opsetid("", SINCE.get(name, 22))
     return bytes(shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[opset])).SerializeToString())
 
 

@@ -341,7 +341,7 @@ class Attending(Net):
 
 
 def test_layers_that_are_left_out_are_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch"):
         pl.Trainer(
             accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[ActivationQuantization()], default_root_dir=tmp_path,

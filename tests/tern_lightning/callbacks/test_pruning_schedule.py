@@ -291,7 +291,7 @@ def test_pruning_after_the_freeze_warns(fit):
     "target", ["pi4", "host", '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a73"}']
 )
 def test_a_cpu_gets_pairs_of_channels(target, fit, caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch"):
         _, net = fit(pruning(target=target))
     assert "pairs of output channels" in caplog.text
     keep = mask_of(net.body[0])

@@ -62,7 +62,7 @@ class Spec:
         return self.vector // (2 if self.exact else 4)
 
     @property
-    def tile(self) -> tuple[int, int]:
+    def tiling(self) -> tuple[int, int]:
         """Rows and vectors of a tile, whose sums are in registers with what one input needs."""
         total = -(-self.outputs // self.lanes)
         if self.exact:
@@ -74,7 +74,7 @@ class Spec:
     @property
     def width(self) -> int:
         """Output channels of a tile."""
-        return self.lanes * self.tile[1]
+        return self.lanes * self.tiling[1]
 
     @property
     def padded(self) -> int:

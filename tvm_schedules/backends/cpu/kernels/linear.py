@@ -48,7 +48,7 @@ class _Code:
 
     def jobs(self) -> None:
         """All tiles."""
-        e, spec, (rows, vectors) = self.e, self.spec, self.spec.tile
+        e, spec, (rows, vectors) = self.e, self.spec, self.spec.tiling
         across = spec.padded // spec.width
         with e.jobs(-(-spec.batch // rows) * across, spec.parallel) as job:
             # The last rows begin earlier: what is computed twice is the same.
@@ -85,7 +85,7 @@ class _Code:
 
     def _floats(self, m: Any, tile: Any) -> list[Any]:
         """Sums of a tile, row by row, each of them in the vectors of one buffer."""
-        e, spec, (rows, vectors) = self.e, self.spec, self.spec.tile
+        e, spec, (rows, vectors) = self.e, self.spec, self.spec.tiling
         lanes, kind = spec.lanes, f"float32x{spec.lanes}"
         source, start = self.x, m * spec.inputs
         if spec.x != "float32":
