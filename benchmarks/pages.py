@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,22 @@ def methods(folders: Sequence[Path]) -> str:
         name = folder.relative_to(RESULTS).as_posix()
         link = f"../../{folder.relative_to(ROOT).as_posix()}"
         lines += [f"## {name}", "", f"![accuracy over stored bytes]({link}/plot.svg)", ""]
+        lines += [*textwrap.wrap(_trained(folder), 120), ""]
         lines += [(folder / "table.md").read_text().strip(), ""]
     return "\n".join(lines)
+
+
+def _trained(folder: Path) -> str:
+    """When and where the networks of a comparison were trained, and by what."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*/*.json"))]
+    days, cpus = (sorted({run[key] for run in runs if key in run}) for key in ("when", "cpu"))
+    dated = sum("when" in run for run in runs)
+    data = json.loads((folder / "summary.json").read_text())["data"]
+    said = f"{len(runs)} runs of `python -m benchmarks.methods --data {data}`"
+    if not days:
+        return f"{said}, which kept no date and no machine."
+    rest = "" if dated == len(runs) else "; the others kept no date"
+    return f"{said}, {dated} of them from {days[0]} to {days[-1]} on {' and '.join(cpus)}{rest}."
 
 
 def which(folders: Sequence[Path]) -> str:

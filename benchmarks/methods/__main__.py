@@ -40,6 +40,7 @@ from examples import datasets
 from examples.models import CifarResNet, SmallMobileNet
 from tern_lightning import Distillation, export
 from tvm_schedules.common.files import write_file
+from tvm_schedules.engines import system
 
 TEACHING = {"temperature": 2.0, "weight": 0.7}
 """Arguments of ``Distillation`` where ``--distill`` asks for it."""
@@ -139,7 +140,7 @@ class Comparison:
         self._keep(net, folder / "float")
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": "float", "seed": seed, "distill": False, **wanted, **found}
-        _write(note, result | {"seconds": round(time.perf_counter() - started, 1)})
+        _write(note, result | _circumstances(started))
         return net
 
     def run(self, recipe: Recipe, seed: int, distill: bool) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Comparison:
         self._keep(net, path.with_suffix(""))
         found = {"accuracy": accuracy(net, self.data.test), **measure(net, self.data.test[0][:1])}
         result = {"recipe": recipe.name, "seed": seed, "distill": distill, **wanted, **found}
-        _write(path, result | {"seconds": round(time.perf_counter() - started, 1)})
+        _write(path, result | _circumstances(started))
         return result
 
     def _keep(self, net: nn.Module, folder: Path) -> None:
@@ -182,6 +183,12 @@ class Comparison:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _circumstances(started: float) -> dict[str, Any]:
+    """How long a run took, when it ended, and on what CPU."""
+    when = time.strftime("%Y-%m-%d", time.gmtime())
+    return {"seconds": round(time.perf_counter() - started, 1), "when": when, "cpu": system.machine()["cpu"]}
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
