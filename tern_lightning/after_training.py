@@ -99,11 +99,7 @@ def post_training(
         >>> layer.path, layer.error < layer.rounded, len(net[2].weight[0].unique())
         ('2', True, 3)
     """
-    if zeros is not None and not 0 <= zeros < 1:
-        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
-    decisions = [one for one in resolve(module, check_rules(rules), method, check_options(options)) if one.method]
-    for one in decisions:
-        get_quantizer(one.method or "", **one.options)
+    decisions = _decide(module, method, rules, options, zeros)
     run = forward or (lambda network, batch: network(_first(batch)))
     batches = _batches(data)
     states = {each: each.training for each in module.modules()}
@@ -128,6 +124,22 @@ def post_training(
         for each, training in states.items():
             each.training = training
     return done
+
+
+def _decide(
+    module: nn.Module,
+    method: str,
+    rules: Sequence[Rule] | None,
+    options: dict[str, Any] | None,
+    zeros: float | None,
+) -> list[Decision]:
+    """The layers that become ternary, after a look at all arguments."""
+    if zeros is not None and not 0 <= zeros < 1:
+        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
+    decisions = [one for one in resolve(module, check_rules(rules), method, check_options(options)) if one.method]
+    for one in decisions:
+        get_quantizer(one.method or "", **one.options)
+    return decisions
 
 
 def _first(batch: Any) -> Any:

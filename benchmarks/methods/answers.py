@@ -77,24 +77,14 @@ CHANGES = (
         for z in (50, 70, 80, 90, 95)
     ),
     *(
-        Change(
-            THRESHOLD,
-            f"the threshold stays, {n} channels together, {z} % pruned",
-            f"twn-{n}x1-{z}-threshold",
-            f"twn-{n}x1-{z}",
-        )
+        one
         for n in (2, 4)
         for z in (50, 70, 80, 90, 95)
-    ),
-    *(
-        Change(
-            GROUPS,
-            f"{n} channels together, the threshold stays, {z} % pruned",
-            f"twn-{n}x1-{z}-threshold",
-            f"twn-{z}-threshold",
+        for how, recipe in [(f"{n} channels together, {z} % pruned", f"twn-{n}x1-{z}")]
+        for one in (
+            Change(THRESHOLD, f"the threshold stays, {how}", f"{recipe}-threshold", recipe),
+            Change(GROUPS, f"the threshold stays, {how}", f"{recipe}-threshold", f"twn-{z}-threshold"),
         )
-        for n in (2, 4)
-        for z in (50, 70, 80, 90, 95)
     ),
     Change(INPUTS, "float network", "float-a8", "float-longer"),
     Change(INPUTS, "twn", "twn-a8", "twn"),
