@@ -8,8 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -19,11 +21,12 @@ from tern_lightning.callbacks._budget_solver import solve
 from tern_lightning.callbacks._clock import position
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._masking import MaskCallback, Target
-from tern_lightning.functional.patterns import keep_largest
+from tern_lightning.functional.patterns import group_norms, group_sizes, keep_largest, zero_share
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
 from tvm_schedules.estimate.curves import Curves
 
+Floats = npt.NDArray[np.float64]
 _OPTIONS = 65
 """Shares of pruned weights that are compared for a layer."""
 _MARGIN = 0.01
@@ -46,13 +49,17 @@ class Budget(MaskCallback):
         include: Patterns of layer paths (``*``, ``?``, ``[...]``); None for all trained layers but the first and the
             last.
         exclude: Patterns of layers that are left out.
+        groups: How many neighboring output channels may lose a weight at one place together, each >= 1.
 
     Attributes:
         curves: What the layers cost by their zeros; known when fit starts.
         multiplier: The price of the cost, in damage; what dual ascent has found.
+        chosen: For every layer, which one of ``groups`` it has, by number; empty until that is chosen.
+        shared: Whether a zero counts only where all channels of a group have it.
     """
 
     timed: bool = True
+    shared: bool = False
 
     def __init__(
         self,
@@ -62,18 +69,23 @@ class Budget(MaskCallback):
         most: float,
         include: Sequence[str] | None,
         exclude: Sequence[str],
+        groups: Sequence[int],
     ) -> None:
         super().__init__(include, exclude)
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         if not 0 < most < 1:
             raise ValueError(f"most must be in (0, 1), got {most}")
+        if not groups or any(not isinstance(group, int) or group < 1 for group in groups):
+            raise ValueError(f"groups must be numbers of channels, at least 1 each, got {groups!r}")
         self.limit: float = limit
         self.schedule: Schedule = Schedule() if schedule is None else schedule
         if (self.schedule.initial, self.schedule.final) != (0, 1):
             raise ValueError(f"the schedule must go from 0 to 1, got {self.schedule}")
         self.every: int = every
         self.most: float = most
+        self.groups: tuple[int, ...] = tuple(dict.fromkeys(groups))
+        self.chosen: dict[str, int] = {}
         self.curves: Curves | None = None
         self.multiplier: float = 1e-3
         self.first: float | None = None
@@ -97,7 +109,7 @@ class Budget(MaskCallback):
 
     @override
     def reset(self) -> None:
-        self.curves, self.multiplier, self.first = None, 1e-3, None
+        self.curves, self.multiplier, self.first, self.chosen = None, 1e-3, None, {}
         self._next_step, self._gradients = 0, {}
 
     @override
@@ -106,14 +118,16 @@ class Budget(MaskCallback):
         super().on_fit_start(trainer, pl_module)
         self._group = [one for one in trainer.callbacks if isinstance(one, Budget)]  # type: ignore[attr-defined]
         first = self._group[0]
-        if (self.include, self.exclude) != (first.include, first.exclude):
+        if (self.include, self.exclude, self.groups) != (first.include, first.exclude, first.groups):
             raise MisconfigurationException(
-                "all budgets of a Trainer choose zeros together and need the same include and exclude, got "
-                f"{self.include}, {self.exclude} beside {first.include}, {first.exclude}"
+                "all budgets of a Trainer choose zeros together and need the same include, exclude and groups, got "
+                f"{self.include}, {self.exclude}, {self.groups} beside {first.include}, {first.exclude}, {first.groups}"
             )
         if self.curves is None:
             self.curves = self.measure(trainer, pl_module)
-        least = self.curves.total(dict.fromkeys(self.curves.values, self.most))
+        if len(self.groups) == 1:
+            self.chosen = dict.fromkeys(self._targets, 0)
+        least = self.curves.least(self.most)
         if least > self.limit:
             raise MisconfigurationException(
                 f"{type(self).__name__}: the network cannot reach {self.limit:.6g} ({self.name}); with {self.most:.1%} "
@@ -150,53 +164,105 @@ class Budget(MaskCallback):
 
     def _steer(self, trainer: pl.Trainer, progress: Sequence[float]) -> None:
         """Prunes where a budget is exceeded, each at its own share of the way."""
-        zeros = self.zeros()
-        allowed = []
+        if not self.chosen:
+            if trainer.global_step < self.every:
+                return  # gradients of so few steps say little
+            self._choose_groups()
+        allowed, over = [], False
         for one, share in zip(self._group, progress, strict=True):
-            assert one.curves is not None
-            now = one.curves.total(zeros)
+            now = one.estimate()
             one.first = now if one.first is None else one.first
             allowed.append(one.limit if one.first <= one.limit else one.first + share * (one.limit - one.first))
-        if any(one.curves.total(zeros) > limit for one, limit in zip(self._group, allowed, strict=True) if one.curves):
-            self.set_masks(self.choose(zeros, allowed), trainer.optimizers)
+            over |= now > allowed[-1]
+        if over:
+            self.set_masks(self.choose(allowed), trainer.optimizers)
+
+    def _choose_groups(self) -> None:
+        """Chooses how many channels of every layer share their zeros: what loses least when the budgets are met."""
+        every = {path: range(len(self.groups)) for path in self._targets}
+        found = {path: number for path, (number, _) in self._solve(every, [one.limit for one in self._group]).items()}
+        for one in self._group:
+            one.chosen = found
+        said = [f"{self.groups[number]} in {path}" for path, number in found.items()]
+        rank_zero_info(f"output channels that lose weights together: {', '.join(said)}")
 
     @torch.no_grad()
-    def zeros(self) -> dict[str, float]:
-        """The share of every layer's weights that are zero in forward."""
-        found = ((path, effective_weight(target.layer)) for path, target in self._targets.items())
-        return {path: float((weight == 0).float().mean()) for path, weight in found}
+    def zeros(self, number: int | None = None) -> dict[str, float]:
+        """The share of every layer's weights that count as zero in forward.
+
+        Args:
+            number: The group that is supposed; None for that of each layer.
+        """
+        found = {}
+        for path, target in self._targets.items():
+            group = self.groups[self.chosen.get(path, 0) if number is None else number] if self.shared else 1
+            found[path] = zero_share(effective_weight(target.layer), group, target.axis)
+        return found
 
     @torch.no_grad()
-    def choose(self, zeros: Mapping[str, float], allowed: Sequence[float]) -> dict[str, Tensor]:
+    def choose(self, allowed: Sequence[float]) -> dict[str, Tensor]:
         """The masks with which all budgets are met, as far as the zeros are foreseen.
 
         Args:
-            zeros: Of :meth:`zeros`.
             allowed: What each of the budgets may be.
         """
-        shares, damage = {}, []
+        keeps = {}
+        found = self._solve({path: [number] for path, number in self.chosen.items()}, allowed)
+        for path, (number, share) in found.items():
+            target, group = self._targets[path], self.groups[number]
+            blocks = None if group == 1 else [((group, 1), target.axis, False)]
+            (keeps[path],) = keep_largest([target.weight], share, [target.keep], blocks)
+        return keeps
+
+    @torch.no_grad()
+    def _solve(self, numbers: Mapping[str, Sequence[int]], allowed: Sequence[float]) -> dict[str, tuple[int, float]]:
+        """The group and the share of pruned weights of every layer; prices are kept for the next time.
+
+        Args:
+            numbers: Which groups every layer may have.
+            allowed: What each of the budgets may be.
+        """
+        shares: dict[str, Floats] = {}
+        damage: list[Floats] = []
         for path, target in self._targets.items():
             pruned = 0.0 if target.keep is None else float((~target.keep).float().mean())
             shares[path] = np.linspace(pruned, max(pruned, self.most), _OPTIONS)
-            damage.append(_lost(target, shares[path]) * float(self._gradients[path]))
-        whole = sum(float(one[-1]) for one in damage) or 1.0
+            lost = [_lost(target, shares[path], self.groups[number]) for number in numbers[path]]
+            damage.append(np.concatenate(lost) * float(self._gradients[path]))
+        whole = sum(float(one.max()) for one in damage) or 1.0
         costs = []
         for one, limit in zip(self._group, allowed, strict=True):
             assert one.curves is not None
             left = max((1 - _MARGIN) * limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
-            # Of the weights that are kept a ternarizer makes some zero, here as many as now.
-            further = {path: (zeros[path] - own[0]) / max(1e-9, 1 - own[0]) for path, own in shares.items()}
-            foreseen = {path: own + (1 - own) * max(0.0, further[path]) for path, own in shares.items()}
-            values = one.curves.values
-            costs.append([np.interp(foreseen[path], one.curves.shares, values[path]) / left for path in shares])
+            costs.append([cost / left for cost in one.foreseen(numbers, shares)])
         start = np.array([one.multiplier for one in self._group])
         found, multipliers = solve([one / whole for one in damage], costs, start)
         for one, value in zip(self._group, multipliers, strict=True):
             one.multiplier = float(value)
-        keeps = {}
-        for (path, target), option in zip(self._targets.items(), found, strict=True):
-            (keeps[path],) = keep_largest([target.weight], float(shares[path][option]), [target.keep])
-        return keeps
+        return {
+            path: (numbers[path][option // _OPTIONS], float(shares[path][option % _OPTIONS]))
+            for path, option in zip(shares, found, strict=True)
+        }
+
+    def foreseen(self, numbers: Mapping[str, Sequence[int]], shares: Mapping[str, Floats]) -> list[Floats]:
+        """What every layer costs in each of its groups, one after another, at each share of pruned weights.
+
+        Of the weights that are kept a ternarizer makes some zero: as many as now.
+
+        Args:
+            numbers: Which groups every layer may have.
+            shares: Shares of pruned weights, the one of now first.
+        """
+        assert self.curves is not None
+        zeros = [self.zeros(number) for number in range(len(self.groups))]
+        costs = []
+        for path, pruned in shares.items():
+            parts = []
+            for number in numbers[path]:
+                further = max(0.0, (zeros[number][path] - pruned[0]) / max(1e-9, 1 - pruned[0]))
+                parts.append(self.curves.of(path, number, pruned + (1 - pruned) * further))
+            costs.append(np.concatenate(parts))
+        return costs
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -228,36 +294,53 @@ class Budget(MaskCallback):
         """
         if self.curves is None:
             raise RuntimeError("a budget knows what a network costs when fit has started")
-        return self.curves.total(self.zeros())
+        return self.curves.total(self.zeros(), self.chosen)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         if not self._targets or self.curves is None:
             return {}
-        curves = {"fixed": self.curves.fixed, "shares": list(self.curves.shares)}
-        state = {"curves": {**curves, "values": {path: list(v) for path, v in self.curves.values.items()}}}
+        values = {path: [list(one) for one in own] for path, own in self.curves.values.items()}
+        curves = {"fixed": self.curves.fixed, "shares": list(self.curves.shares), "values": values}
         gradients = {path: value.cpu() for path, value in self._gradients.items()}
+        grouped = {"groups": list(self.groups), "chosen": dict(self.chosen)}
         steered = {"multiplier": self.multiplier, "first": self.first, "next_step": self._next_step}
-        return {"masks": self.masks_state(), "gradients": gradients, **state, **steered, **self.origin()}
+        state = {"masks": self.masks_state(), "gradients": gradients, "curves": curves}
+        return {**state, **grouped, **steered, **self.origin()}
 
     @override
     def restore(self, state: dict[str, Any]) -> None:
         if not state:
             return
+        if tuple(state["groups"]) != self.groups:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the checkpoint's budget has groups={tuple(state['groups'])}, now {self.groups}"
+            )
         self.load_masks(state["masks"])
-        values = {path: tuple(v) for path, v in state["curves"]["values"].items()}
+        values = {path: tuple(tuple(one) for one in own) for path, own in state["curves"]["values"].items()}
         self.curves = Curves(state["curves"]["fixed"], tuple(state["curves"]["shares"]), values)
         self._gradients = {
             path: value.to(self._targets[path].weight.device) for path, value in state["gradients"].items()
         }
         self.multiplier, self.first, self._next_step = state["multiplier"], state["first"], state["next_step"]
+        self.chosen = dict(state["chosen"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_group": []}
 
 
-def _lost(target: Target, shares: np.ndarray) -> np.ndarray:
-    """The sum of the squares of the weights that are pruned at every share, without those that are pruned now."""
-    sizes = target.weight.detach().float().square().flatten().sort().values.cumsum(0).double().cpu().numpy()
-    counts = np.round(shares * sizes.size).astype(int)
-    return np.where(counts > 0, sizes[np.maximum(counts, 1) - 1], 0.0)
+def _lost(target: Target, shares: Floats, group: int) -> Floats:
+    """The sum of the squares of the weights that are pruned at every share, those that are pruned now as zeros.
+
+    Args:
+        target: The weight.
+        shares: Shares of pruned weights.
+        group: How many channels lose a weight together; groups go as :func:`keep_largest` takes them.
+    """
+    weight, shape = target.weight.detach().float(), ((group, 1), target.axis, False)
+    squares = group_norms(weight, *shape).square().flatten()
+    sizes = group_sizes(weight.shape, *shape).to(weight.device).flatten()
+    order = (squares / sizes).argsort(stable=True)
+    lost = squares[order].cumsum(0).double().cpu().numpy()
+    count = np.searchsorted(sizes[order].cumsum(0).cpu().numpy(), np.round(shares * weight.numel()), side="right")
+    return np.where(count > 0, lost[np.maximum(count, 1) - 1], 0.0)

@@ -41,6 +41,9 @@ class SparsityBudget(Budget):
         most: Largest share of a layer's weights that is pruned, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
+        groups: How many neighboring output channels lose a weight at one place together; 1 prunes single weights. Of
+            several, every layer gets the number with which the loss is expected to grow least, after ``every`` steps.
+            Kernels of CPUs take less time for 2 or 4 channels that share their zeros.
 
     Raises:
         ValueError: An argument is out of range.
@@ -59,10 +62,11 @@ class SparsityBudget(Budget):
         most: float = 0.98,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        groups: Sequence[int] = (1,),
     ) -> None:
         if not 0 < zeros < 1:
             raise ValueError(f"zeros must be in (0, 1), got {zeros}")
-        super().__init__(1 - zeros, schedule, every, most, include, exclude)
+        super().__init__(1 - zeros, schedule, every, most, include, exclude, groups)
 
     @property
     @override
@@ -73,7 +77,7 @@ class SparsityBudget(Budget):
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
         sizes = {path: target.weight.numel() for path, target in self._targets.items()}
         whole = sum(sizes.values())
-        return Curves(0.0, (0.0, 1.0), {path: (size / whole, 0.0) for path, size in sizes.items()})
+        return Curves.straight(0.0, {path: size / whole for path, size in sizes.items()}, len(self.groups))
 
 
 class _WithInputs(Budget):
@@ -113,6 +117,7 @@ class OperationBudget(_WithInputs):
         most: Largest share of a layer's weights that is pruned, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
+        groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -132,9 +137,10 @@ class OperationBudget(_WithInputs):
         most: float = 0.98,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        groups: Sequence[int] = (1,),
     ) -> None:
         limit = _positive("operations", operations)
-        super().__init__(input_shape, limit, schedule, every, most, include, exclude)
+        super().__init__(input_shape, limit, schedule, every, most, include, exclude, groups)
 
     @property
     @override
@@ -158,7 +164,7 @@ class OperationBudget(_WithInputs):
         if missing:
             raise MisconfigurationException(f"OperationBudget cannot count layers {missing}; HINT: exclude={missing}")
         fixed = sum(dense.values()) - sum(chosen.values())
-        return Curves(fixed, (0.0, 1.0), {path: (value, 0.0) for path, value in chosen.items()})
+        return Curves.straight(fixed, chosen, len(self.groups))
 
 
 class _Estimated(_WithInputs):
@@ -184,7 +190,7 @@ class _Estimated(_WithInputs):
         try:
             tables = [] if self.measured is None else [read(self.measured)]
             on = device(self.target, tables)
-            return curves(model, list(self._targets), on, self.of)
+            return curves(model, list(self._targets), on, self.of, groups=self.groups)
         except TernError as error:
             raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
 
@@ -234,6 +240,7 @@ class SizeBudget(_Estimated):
         most: Largest share of a layer's weights that is pruned, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
+        groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -256,6 +263,7 @@ class SizeBudget(_Estimated):
         most: float = 0.98,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        groups: Sequence[int] = (1,),
     ) -> None:
         if of not in ("library", "flash"):
             raise ValueError(
@@ -263,7 +271,8 @@ class SizeBudget(_Estimated):
             )
         where = "c" if of == "flash" else target
         limit = _positive("bytes", bytes)
-        super().__init__(where, "bytes", activations, None, input_shape, limit, schedule, every, most, include, exclude)
+        pruning = schedule, every, most, include, exclude, groups
+        super().__init__(where, "bytes", activations, None, input_shape, limit, *pruning)
 
     @property
     @override
@@ -290,6 +299,7 @@ class LatencyBudget(_Estimated):
         most: Largest share of a layer's weights that is pruned, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
+        groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -300,6 +310,8 @@ class LatencyBudget(_Estimated):
         budget = LatencyBudget("pi4", milliseconds=5, measured="pi4.json", input_shape=(1, 3, 32, 32))
         trainer = Trainer(callbacks=[TernaryCallback(), budget])
     """
+
+    shared: bool = True
 
     def __init__(
         self,
@@ -313,11 +325,11 @@ class LatencyBudget(_Estimated):
         most: float = 0.98,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        groups: Sequence[int] = (1,),
     ) -> None:
         limit = _positive("milliseconds", milliseconds)
-        super().__init__(
-            target, "seconds", activations, measured, input_shape, limit, schedule, every, most, include, exclude
-        )
+        pruning = schedule, every, most, include, exclude, groups
+        super().__init__(target, "seconds", activations, measured, input_shape, limit, *pruning)
 
     @property
     @override
@@ -327,5 +339,5 @@ class LatencyBudget(_Estimated):
     @override
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
         made = super().measure(trainer, pl_module)
-        values = {path: tuple(1e3 * value for value in own) for path, own in made.values.items()}
+        values = {path: tuple(tuple(1e3 * v for v in one) for one in own) for path, own in made.values.items()}
         return Curves(1e3 * made.fixed, made.shares, values)

@@ -52,6 +52,27 @@ def expand_groups(
     return spread.movedim(0, channel_axis).contiguous()
 
 
+def zero_share(weight: Tensor, group: int = 1, channel_axis: int = 0) -> float:
+    """Share of a weight's elements that are zero together with those of their group, in [0, 1].
+
+    Args:
+        weight: Any weight of two axes or more; of any axes with a group of 1.
+        group: How many neighboring output channels have to be zero at one place.
+        channel_axis: Axis of the output channels, 0 or 1.
+
+    Example:
+        >>> import torch
+        >>> zero_share(torch.tensor([[0.0, 1.0], [0.0, 0.0]])), zero_share(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), 2)
+        (0.75, 0.5)
+    """
+    zero = weight.detach() == 0
+    if group == 1:
+        return float(zero.float().mean())
+    how = ((group, 1), channel_axis, False)
+    whole = group_norms((~zero).float(), *how) == 0
+    return float((group_sizes(weight.shape, *how).to(weight.device) * whole).sum() / weight.numel())
+
+
 def _tiles(weight: Tensor, group: Group, channel_axis: int, kernel: bool) -> Tensor:
     """View a weight as ``[groups of outputs, in group, groups of inputs, in group, positions]``, padded with zeros.
 

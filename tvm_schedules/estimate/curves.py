@@ -1,7 +1,7 @@
 """What every layer of a network takes as a function of its zeros: tables for callbacks that steer zeros by a budget.
 
-The ternary weights of an ONNX file are replaced by random codes with a share of zeros, for several shares, and the
-network is lowered and estimated each time. Between the shares one interpolates.
+The ternary weights of an ONNX file are replaced by random codes, with several shares of zeros that single channels have
+or several together, and the network is lowered and estimated each time. Between the shares one interpolates.
 """
 
 from __future__ import annotations
@@ -31,21 +31,59 @@ class Curves:
     Attributes:
         fixed: What does not depend on the layers' zeros.
         shares: Shares of zeros, ascending.
-        values: By layer, what it takes at each of the shares.
+        values: By layer, and by number of the group that its zeros come in, what it takes at each of the shares.
     """
 
     fixed: float
     shares: tuple[float, ...]
-    values: Mapping[str, tuple[float, ...]]
+    values: Mapping[str, tuple[tuple[float, ...], ...]]
 
-    def total(self, zeros: Mapping[str, float]) -> float:
-        """The cost of the network when its layers have these shares of zeros."""
+    @classmethod
+    def straight(cls, fixed: float, costs: Mapping[str, float], groups: int = 1) -> Curves:
+        """A cost that every weight has its part of, whatever its group.
+
+        Args:
+            fixed: What does not depend on the layers' zeros.
+            costs: Of every layer without zeros.
+            groups: How many groups there are.
+        """
+        return cls(fixed, (0.0, 1.0), {path: ((cost, 0.0),) * groups for path, cost in costs.items()})
+
+    def of(self, layer: str, group: int, zeros: Any) -> Any:
+        """What a layer takes at a share of zeros, or at an array of them.
+
+        Args:
+            layer: Its path.
+            group: Number of the group that its zeros come in.
+            zeros: Shares in [0, 1].
+        """
+        return np.interp(zeros, self.shares, self.values[layer][group])
+
+    def least(self, share: float) -> float:
+        """The cost of the network with this share of zeros in every layer, in the groups that cost least."""
         return self.fixed + sum(
-            float(np.interp(zeros[path], self.shares, values)) for path, values in self.values.items()
+            min(float(self.of(path, number, share)) for number in range(len(own))) for path, own in self.values.items()
         )
 
+    def total(self, zeros: Mapping[str, float], groups: Mapping[str, int] | None = None) -> float:
+        """The cost of the network when its layers have these shares of zeros.
 
-def curves(model: Any, layers: Sequence[str], on: Device, of: str, shares: Sequence[float] = SHARES) -> Curves:
+        Args:
+            zeros: Share of every layer.
+            groups: Number of the group that the zeros of a layer come in; 0 where it says nothing.
+        """
+        groups = {} if groups is None else groups
+        return self.fixed + sum(float(self.of(path, groups.get(path, 0), zeros[path])) for path in self.values)
+
+
+def curves(
+    model: Any,
+    layers: Sequence[str],
+    on: Device,
+    of: str,
+    shares: Sequence[float] = SHARES,
+    groups: Sequence[int] = (1,),
+) -> Curves:
     """Estimates a network at several shares of zeros.
 
     Args:
@@ -55,6 +93,7 @@ def curves(model: Any, layers: Sequence[str], on: Device, of: str, shares: Seque
         on: The target.
         of: ``seconds``, or ``bytes`` of all that is stored.
         shares: Where to estimate, ascending.
+        groups: How many neighboring output channels share their zeros; the network is estimated with each of them.
 
     Raises:
         EstimateError: A layer has no 2-bit weight in the file, or nothing is known about times on the target.
@@ -73,18 +112,35 @@ def curves(model: Any, layers: Sequence[str], on: Device, of: str, shares: Seque
     missing = [path for path, own in weights.items() if not own]
     if missing:
         raise EstimateError(f"layers {', '.join(missing)} are not ternary in the exported network")
+    axes = _channel_axes(copy)
     sizes = {path: sum(prod(tensor.dims) for tensor in own) for path, own in weights.items()}
     parts = {path: size / sum(sizes.values()) for path, size in sizes.items()}
     found_at = []
-    for share in shares:
-        for path, own in weights.items():
-            for index, tensor in enumerate(own):
-                tensor.raw_data = _codes(tuple(tensor.dims), share, f"{path}{index}")
-        found_at.append(estimate_graph(read_graph(copy), on))
-    return _seconds(found_at, parts, shares) if of == "seconds" else _bytes(found_at, parts, shares)
+    for group in groups:
+        for share in shares:
+            for path, own in weights.items():
+                for index, tensor in enumerate(own):
+                    codes = _codes(tuple(tensor.dims), share, f"{path}{index}", group, axes.get(tensor.name, 0))
+                    tensor.raw_data = bytes(pack_int2(codes))
+            found_at.append(estimate_graph(read_graph(copy), on))
+    fixed, values = _seconds(found_at, parts) if of == "seconds" else _bytes(found_at, parts)
+    count = len(shares)
+    by_group = {
+        path: tuple(v[start : start + count] for start in range(0, len(v), count)) for path, v in values.items()
+    }
+    return Curves(fixed, tuple(shares), by_group)
 
 
-def _seconds(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares: Sequence[float]) -> Curves:
+def _channel_axes(model: Any) -> dict[str, int]:
+    """The axis of the output channels of every 2-bit weight, which is that of its scales."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            found[node.input[0]] = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    return found
+
+
+def _seconds(found: Sequence[TargetEstimate], parts: Mapping[str, float]) -> tuple[float, dict[str, tuple[float, ...]]]:
     """The times of the layers' steps; what else changes between the shares, such as copies, is theirs by size."""
     rows = [_of_layers(said, list(parts)) for said in found]
     rest = [float(said.seconds or 0.0) - sum(row.values()) for said, row in zip(found, rows, strict=True)]
@@ -92,10 +148,10 @@ def _seconds(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares
         path: tuple(row[path] + (more - min(rest)) * part for row, more in zip(rows, rest, strict=True))
         for path, part in parts.items()
     }
-    return Curves(min(rest), tuple(shares), values)
+    return min(rest), values
 
 
-def _bytes(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares: Sequence[float]) -> Curves:
+def _bytes(found: Sequence[TargetEstimate], parts: Mapping[str, float]) -> tuple[float, dict[str, tuple[float, ...]]]:
     """The stored weights, by the layers' sizes: with the same share of zeros a weight takes the same in all of them.
 
     What is not weights is an estimate that jumps from kernel to kernel, and counts as fixed: the largest of them.
@@ -104,15 +160,25 @@ def _bytes(found: Sequence[TargetEstimate], parts: Mapping[str, float], shares: 
     others = max(said.stored_bytes - own for said, own in zip(found, weights, strict=True))
     least = min(weights)
     values = {path: tuple(part * (own - least) for own in weights) for path, part in parts.items()}
-    return Curves(float(others + least), tuple(shares), values)
+    return float(others + least), values
 
 
-def _codes(shape: tuple[int, ...], zeros: float, name: str) -> bytes:
-    """Random codes with that share of zeros, packed; the same ones for the same name."""
+def _codes(shape: tuple[int, ...], zeros: float, name: str, group: int = 1, axis: int = 0) -> Any:
+    """Random codes with that share of zeros; the same ones for the same name.
+
+    Args:
+        shape: Of the weight.
+        zeros: Their share.
+        name: What the random numbers are made of.
+        group: How many neighboring output channels have the same zeros.
+        axis: Axis of the output channels.
+    """
     random = np.random.default_rng([ord(letter) for letter in name])
-    order, signs = random.permutation(prod(shape)), random.choice([-1, 1], prod(shape))
-    codes = np.where(order < round(zeros * prod(shape)), 0, signs).astype(np.int8)
-    return bytes(pack_int2(codes.reshape(shape)))
+    blocks = [-(-size // group) if where == axis else size for where, size in enumerate(shape)]
+    order, signs = random.permutation(prod(blocks)), random.choice([-1, 1], prod(shape))
+    kept = (order >= round(zeros * prod(blocks))).reshape(blocks)
+    kept = kept.repeat(group, axis).take(np.arange(shape[axis]), axis)
+    return np.where(kept, signs.reshape(shape), 0).astype(np.int8)
 
 
 def _of_layers(said: TargetEstimate, layers: Sequence[str]) -> dict[str, float]:

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tern_lightning import LatencyBudget, OperationBudget, SizeBudget, SparsityBudget, TernaryCallback
+from tern_lightning.callbacks._budget import _lost
 from tern_lightning.callbacks._budget_solver import solve
+from tern_lightning.callbacks._masking import Target
+from tern_lightning.functional.patterns import zero_share
 from tern_lightning.nn.operations import layer_positions
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
@@ -20,7 +23,7 @@ from tests.tern_lightning.training_nets import Record, Save
 from tests.tern_lightning.training_runs import assert_same, everything
 from tests.tvm_schedules.estimate.test_fit import made_table
 from tvm_schedules.estimate import table as tables
-from tvm_schedules.estimate.curves import SHARES, Curves, curves
+from tvm_schedules.estimate.curves import SHARES, Curves, _codes, curves
 from tvm_schedules.estimate.targets import device
 
 LAYERS = ("body.0", "body.3", "hidden")
@@ -148,11 +151,14 @@ def test_arguments_out_of_range_are_refused(fit) -> None:
         SizeBudget(1000, of="file")
     with pytest.raises(ValueError, match="milliseconds must be a number above zero"):
         LatencyBudget("pi4", 0)
+    for groups in ([], [0], [2.0], ["2"]):
+        with pytest.raises(ValueError, match="groups must be numbers of channels"):
+            sparsity(groups=groups)
     with pytest.raises(ValueError, match="most must be in"):
         sparsity(most=1.0)
     with pytest.raises(MisconfigurationException, match="needs the shape of its input: set the module's"):
         fit(operations(input_shape=None, include=LAYERS))
-    with pytest.raises(MisconfigurationException, match="need the same include and exclude"):
+    with pytest.raises(MisconfigurationException, match="need the same include, exclude and groups"):
         fit(sparsity(include=LAYERS), operations(include=["hidden"]))
     with pytest.raises(MisconfigurationException, match="LatencyBudget: target neoverse-n1: no table"):
         fit(LatencyBudget("neoverse-n1", 1.0, input_shape=INPUT, include=LAYERS))
@@ -176,6 +182,102 @@ def test_latency_is_met_and_what_is_exported_takes_as_long(fit, tmp_path, monkey
     assert 1e3 * said.seconds == pytest.approx(budget.estimate(), rel=0.1)
 
 
+def blocks(weight, group, axis):
+    """Whether the neighboring output channels of every group are zero at every place: the naive way."""
+    rows = weight.movedim(axis, 0)
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    for start in range(0, len(rows), group):
+        found[start : start + group] = (rows[start : start + group] == 0).all(0)
+    return found.movedim(0, axis)
+
+
+@pytest.mark.parametrize("group", [2, 4])
+def test_channels_lose_their_weights_together(group, fit) -> None:
+    budget = sparsity(0.7, include=LAYERS, groups=[group])
+    _, net = fit(ternary(method="twn", options={"factor": 0.0}), budget)
+    assert zeros(net) >= 0.7 - 1e-6
+    for path in LAYERS:
+        weight, axis = effective_weight(net.get_submodule(path)), int(path == "body.3")
+        assert torch.equal(weight == 0, blocks(weight, group, axis))
+
+
+@examples(60)
+@given(
+    st.integers(1, 7), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 1), st.integers(0, 99)
+)
+def test_what_groups_lose_and_how_many_are_zero(outputs, inputs, k, group, axis, seed) -> None:
+    """Against loops over blocks, of convolutions and of transposed ones."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (outputs, inputs, k) if axis == 0 else (inputs, outputs, k)
+    layer = torch.nn.Conv1d(inputs, outputs, k) if axis == 0 else torch.nn.ConvTranspose1d(inputs, outputs, k)
+    weight = torch.randn(shape, generator=random) * (torch.rand(shape, generator=random) > 0.4)
+    layer.weight = torch.nn.Parameter(weight)
+    assert zero_share(weight, group, axis) == pytest.approx(float(blocks(weight, group, axis).float().mean()))
+    rows = weight.movedim(axis, 0).reshape(outputs, -1)
+    losses = [
+        (float(block.square().sum()) / len(block), float(block.square().sum()), len(block))
+        for start in range(0, outputs, group)
+        for block in rows[start : start + group].T
+    ]
+    shares = np.linspace(0, 1, 9)
+    found = _lost(Target("", layer), shares, group)
+    for share, lost in zip(shares, found, strict=True):
+        left, expected = round(share * weight.numel()), 0.0
+        for _, squares, size in sorted(losses, key=lambda one: one[0]):
+            left -= size
+            if left < 0:
+                break
+            expected += squares
+        assert lost == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+class Paired(OperationBudget):
+    """A made-up cost of which groups of two channels take less than single ones, or more; zeros count in pairs."""
+
+    shared = True
+
+    def __init__(self, limit, cheap):
+        super().__init__(limit, INPUT, RAMP, 1, include=LAYERS, groups=(1, 2))
+        self.cheap = cheap
+
+    def measure(self, trainer, pl_module):
+        factor = 0.3 if self.cheap else 1.5
+        return Curves(0.0, (0.0, 1.0), dict.fromkeys(LAYERS, ((1.0, 0.0), (factor, 0.0))))
+
+
+def test_groups_are_chosen_where_they_pay(fit, caplog) -> None:
+    for cheap in (True, False):
+        budget = Paired(0.6, cheap)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+            fit(ternary(method="twn", options={"factor": 0.0}), budget)
+        assert budget.chosen == dict.fromkeys(LAYERS, int(cheap))
+        assert f"output channels that lose weights together: {1 + cheap} in body.0" in caplog.text
+        assert budget.estimate() <= 0.6 * (1 + 1e-6)
+        assert budget.curves.total(budget.zeros(), budget.chosen) == budget.estimate()
+
+
+def test_a_run_with_groups_is_resumed_exactly(fit, make_net, tmp_path) -> None:
+    def callbacks():
+        return [ternary(method="twn", start=1), sparsity(0.75, include=LAYERS, groups=(1, 2, 4), every=3)]
+
+    trainer, net = fit(*callbacks(), Save(tmp_path / "whole"))
+    expected = everything(trainer, net, tmp_path / "end.ckpt")
+    for name in ("step3", "step9"):
+        trainer, net = fit(*callbacks(), net=make_net(), ckpt_path=tmp_path / "whole" / f"{name}.ckpt")
+        assert_same(everything(trainer, net, tmp_path / "resumed.ckpt"), expected)
+    with pytest.raises(MisconfigurationException, match=r"checkpoint's budget has groups=\(1, 2, 4\), now \(2,\)"):
+        fit(sparsity(0.75, include=LAYERS, groups=[2]), net=make_net(), ckpt_path=tmp_path / "whole" / "step9.ckpt")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_codes_of_groups_share_their_zeros(axis) -> None:
+    codes = torch.from_numpy(_codes((7, 6, 3), 0.6, "layer0", 2, axis))
+    assert torch.equal(codes == 0, blocks(codes, 2, axis))
+    assert float((codes == 0).float().mean()) == pytest.approx(0.6, abs=0.05)
+    assert set(codes.unique().tolist()) == {-1, 0, 1}
+
+
 def test_curves_of_bytes_fall_with_zeros(make_net) -> None:
     from tern_lightning.exporter.writer import to_onnx
     from tern_lightning.ternary_tensor import TernaryTensor
@@ -189,11 +291,16 @@ def test_curves_of_bytes_fall_with_zeros(make_net) -> None:
     made = curves(model, LAYERS, device("host"), "bytes")
     assert made.shares == SHARES
     for path in LAYERS:
-        assert made.values[path][2] > made.values[path][-1]
+        assert made.values[path][0][2] > made.values[path][0][-1]
     everywhere = [made.total(dict.fromkeys(LAYERS, share)) for share in SHARES]
     assert everywhere[2] > everywhere[5] > everywhere[-1] > 0
+    grouped = curves(model, LAYERS, device("host"), "bytes", (0.5, 0.9), (1, 2))
+    assert [len(own) for own in grouped.values.values()] == [2, 2, 2]
+    together = dict.fromkeys(LAYERS, 1)
+    assert grouped.total(dict.fromkeys(LAYERS, 0.9), together) < grouped.total(dict.fromkeys(LAYERS, 0.5), together)
+    assert grouped.least(0.9) <= grouped.total(dict.fromkeys(LAYERS, 0.9))
 
 
 def test_curves_interpolate() -> None:
-    made = Curves(5.0, (0.0, 0.5, 1.0), {"a": (4.0, 2.0, 0.0), "b": (1.0, 1.0, 0.0)})
+    made = Curves(5.0, (0.0, 0.5, 1.0), {"a": ((4.0, 2.0, 0.0),), "b": ((1.0, 1.0, 0.0),)})
     assert made.total({"a": 0.25, "b": 0.75}) == pytest.approx(5 + 3 + 0.5)
