@@ -23,6 +23,8 @@ TOKENS = 4
 """How many networks with attention in plain operators there are."""
 HEADS = 6
 """How many networks with attention of several heads there are."""
+SHARED = 6
+"""How many chains of convolutions there are whose output channels share their zeros."""
 LARGE = 5
 """How many large networks of every kind there are."""
 
@@ -64,6 +66,14 @@ def _image(seed: int, floats: bool) -> Any:
 def _large_image(seed: int, floats: bool) -> Any:
     size = int(np.random.default_rng(seed).choice((112, 160, 224)))
     return _convolutions(_Chain((1, 3, size, size), seed, floats, _MOST_OF_LARGE), size)
+
+
+def _shared(seed: int) -> Any:
+    """Channels that share their zeros by pairs or by fours; such layers have byte operands alone."""
+    size = int(np.random.default_rng(seed).choice(_SIZES))
+    net = _Chain((1, 3, size, size), 200 + seed, floats=False)
+    net.shared = (2, 4)[seed % 2]
+    return _convolutions(net, size)
 
 
 def _convolutions(net: _Chain, size: int) -> Any:
@@ -193,6 +203,8 @@ def networks() -> Iterator[tuple[str, Any]]:
     """Name and ``onnx.ModelProto`` of every network; the same at each call. Some have float activations."""
     for seed in range(IMAGES):
         yield f"image{seed}", _image(seed, seed % 3 == 2)
+    for seed in range(SHARED):
+        yield f"shared{seed}", _shared(seed)
     for seed in range(ROWS):
         yield f"rows{seed}", _rows(seed, seed % 3 == 2)
     for seed in range(TOKENS):
