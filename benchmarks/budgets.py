@@ -1,7 +1,8 @@
 """``LatencyBudget`` beside uniform sparsity at the same latency: ``python -m benchmarks.budgets``.
 
-Every float network is made ternary twice for each budget: with the same share of zeros in every layer, and with zeros
-where the budget puts them. The budget is what the uniform network is estimated to take. Everything else is the same::
+Every float network is made ternary three times for each budget: with the same share of zeros in every layer; with zeros
+where the budget puts them; and with a budget that also chooses how many output channels of a layer lose weights
+together. The budget is what the uniform network is estimated to take. Everything else is the same::
 
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
@@ -41,6 +42,9 @@ ZEROS = (0.8, 0.9, 0.95)
 TARGET = "host"
 EVERY = 10
 """Optimizer steps from one choice of zeros to the next."""
+GROUPS = (1, 2, 4)
+"""Numbers of output channels that the third way chooses from."""
+WAYS = ("uniform", "budget", "grouped")
 SECONDS = 0.3
 """For a network in a round."""
 
@@ -54,22 +58,24 @@ def uniform(zeros: float) -> Recipe:
     return Recipe(f"uniform-{100 * zeros:g}", "twn", {"factor": 0.0}, extras=extras)
 
 
-def budget(milliseconds: float, shape: Sequence[int]) -> Recipe:
+def budget(milliseconds: float, shape: Sequence[int], groups: Sequence[int] = (1,)) -> Recipe:
     """As many milliseconds; the rest is that of :func:`uniform`."""
 
     def extras() -> list[Any]:
-        ramp = Schedule("cubic", end=0.5)
-        return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), schedule=ramp, every=EVERY)]
+        how: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY, "groups": groups}
+        return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), **how)]
 
-    return Recipe(f"budget-{1e3 * milliseconds:.1f}-us", "twn", {"factor": 0.0}, extras=extras)
+    name = "budget" if len(groups) == 1 else "grouped"
+    return Recipe(f"{name}-{1e3 * milliseconds:.1f}-us", "twn", {"factor": 0.0}, extras=extras)
 
 
-def pair(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:
-    """Both networks of a seed and a budget, trained or found: a row each, with the folder of ``model.onnx``."""
+def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:
+    """The networks of a seed and a budget, trained or found: a row each, with the folder of ``model.onnx``."""
     shape = (1, *comparison.data.train[0].shape[1:])
     rows: list[dict[str, Any]] = []
-    for how in ("uniform", "budget"):
-        recipe = uniform(zeros) if how == "uniform" else budget(rows[0]["estimate_ms"], shape)
+    for how in WAYS:
+        groups = GROUPS if how == "grouped" else (1,)
+        recipe = uniform(zeros) if how == "uniform" else budget(rows[0]["estimate_ms"], shape, groups)
         found = comparison.run(recipe, seed, False)
         network = comparison.output / f"seed-{seed}" / recipe.name
         (said,) = estimate(network / "model.onnx", [TARGET])
@@ -113,7 +119,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for how, marker in (("uniform", "o"), ("budget", "s")):
+    for how, marker in zip(WAYS, "os^", strict=True):
         own = [row for row in rows if row["how"] == how]
         points = axes.plot([r["measured_ms"] for r in own], [100 * r["accuracy"] for r in own], marker, markersize=4)
         groups = [[row for row in own if row["zeros"] == zeros] for zeros in ZEROS]
@@ -161,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         floats.append(accuracy(comparison.float_net(seed), data.test))
         print(f"seed {seed}: float {floats[-1]:.2%}", flush=True)
         for zeros in ZEROS:
-            rows += pair(comparison, seed, zeros)
+            rows += trained(comparison, seed, zeros)
     if options.write:
         measured(rows, options.rounds)
         result = {**_about(options, comparison), "float": floats, "rows": rows}

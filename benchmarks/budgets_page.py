@@ -1,0 +1,65 @@
+"""The page about budgets, of what ``python -m benchmarks.budgets --write`` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.measured_pages import paragraph, table_row
+
+__all__ = ["budgets"]
+
+NAMES = {"uniform": "the same zeros in every layer", "budget": "a budget", "grouped": "a budget that chooses groups"}
+
+
+def budgets(data: Mapping[str, Any]) -> list[str]:
+    """The page about budgets.
+
+    Args:
+        data: What ``benchmarks.budgets --write`` wrote.
+    """
+    rows, plan = data["rows"], data["plan"]
+    zeros = sorted({row["zeros"] for row in rows})
+    floats = data["float"]
+    return [
+        "# Budgets beside uniform sparsity",
+        "",
+        *paragraph(
+            f"ResNet-20 with a strided first layer, {data['data']}, {data['images']:,} training images,",
+            f"{plan['float_epochs']} epochs in float and {plan['epochs']} ternary, {len(floats)} seeds. The float",
+            f"networks reach {100 * mean(floats):.2f} %. The first way gives every layer the same share of zeros. The",
+            "second is a `LatencyBudget` of the milliseconds that the first is estimated to take. In the third the",
+            "budget also chooses for every layer whether 1, 2 or 4 neighboring output channels lose weights together.",
+            f"Milliseconds are those of the exported networks with one thread of an {data['machine']['cpu']},",
+            f"{data['when']}: `{data['command']}`.",
+        ),
+        "![accuracy over measured milliseconds](../../benchmarks/measured/budgets.svg)",
+        "",
+        "| | accuracy, % | gained by the way, points | zeros, % | estimated, ms | measured, ms |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(line for share in zeros for line in _lines(rows, share)),
+        "",
+        *paragraph(
+            "Points are means and standard deviations of the differences to the first way, seed by seed. Groups count",
+            "fewer zeros for the same time: their kernel reads a pixel once for all channels of a group.",
+        ),
+    ]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], zeros: float) -> list[str]:
+    own = [row for row in rows if row["zeros"] == zeros]
+    base = {row["seed"]: row["accuracy"] for row in own if row["how"] == "uniform"}
+    lines = []
+    for how, name in NAMES.items():
+        found = [row for row in own if row["how"] == how]
+        if not found:
+            continue
+        gains = [100 * (row["accuracy"] - base[row["seed"]]) for row in found]
+        spread = f" ± {stdev(gains):.2f}" if len(gains) > 1 else ""
+        cells = [f"{zeros:.0%}: {name}", f"{100 * mean(row['accuracy'] for row in found):.2f}"]
+        cells += ["" if how == "uniform" else f"{mean(gains):+.2f}{spread}"]
+        cells += [f"{100 * mean(row['sparsity'] for row in found):.1f}"]
+        cells += [f"{mean(row[key] for row in found):.4f}" for key in ("estimate_ms", "measured_ms")]
+        lines.append(table_row(*cells))
+    return lines
