@@ -30,6 +30,7 @@ from tvm_schedules.engines.system import machine
 
 COMMAND = (sys.executable, "-m", "benchmarks.zoo.one")
 """What does one network, with its name and a folder."""
+VECTORS = {"avx512vnni": "AVX-512 VNNI", "avx512bw": "AVX-512", "avx2": "AVX2"}
 
 
 def run_apart(name: str, timeout: float, how: Sequence[str] = ()) -> dict[str, Any]:
@@ -67,6 +68,12 @@ def run_apart(name: str, timeout: float, how: Sequence[str] = ()) -> dict[str, A
     row["kind"] = (NETWORKS.get(name) or FILES[name]).kind
     row["aim"], row["rival"] = (NETWORKS[name].aim, NETWORKS[name].rival) if name in NETWORKS else (None, None)
     return row
+
+
+def vectors() -> str:
+    """The widest vector instructions for bytes of this CPU, as far as they are of x86."""
+    features = machine()["features"]
+    return next((said for name, said in VECTORS.items() if name in features), machine()["architecture"])
 
 
 def chosen(only: str) -> list[str]:
@@ -111,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         for row in pool.map(one, todo):
-            stored["rows"][row["name"]] = row
+            stored["rows"][row["name"]] = row | ({"vectors": vectors()} if row.get("ratios") else {})
             stored["when"] = time.strftime("%Y-%m-%d")
             write_file(options.output, (json.dumps(stored, indent=1) + "\n").encode())
             print(line(row), flush=True)

@@ -13,7 +13,8 @@ which stay as they are. Each is exported and held against onnxruntime. A ratio i
 one thread, medians of interleaved rounds: more is better for us, 1 is a draw. `int8` is onnxruntime's own static
 quantization. Most configurations are small, since it is the architecture that is tried; small networks are bound by
 the cost of a call, which flatters us. Bold networks have the size that people use. Other programs ran on the machine at
-the same time, which makes exports longer and ratios uncertain.
+the same time, which makes exports longer and ratios uncertain. `vectors` are those of the CPU that a row was timed on:
+with AVX-512 VNNI a dot product of bytes is one instruction, with AVX2 it is several.
 """
 
 RESULTS = {
@@ -58,15 +59,16 @@ def zoo(data: Mapping[str, Any], nodes: Mapping[str, Any]) -> str:
 
 
 def _table(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| network | result | export, s | kB | fp32 | int8 | aim |"
-    yield "|---|---|---:|---:|---:|---:|---:|"
+    yield "| network | result | export, s | kB | fp32 | int8 | aim | vectors |"
+    yield "|---|---|---:|---:|---:|---:|---:|---|"
     for row in rows:
         ratios = [row.get("ratios", {}).get(f"onnxruntime {form}") for form in ("fp32", "int8")]
         cells = [f"**{row['name']}**" if row.get("aim") else row["name"], row["result"]]
         cells += [f"{row['seconds']:.0f}" if "seconds" in row else ""]
         cells += [f"{row['bytes'] / 1e3:,.0f}" if "bytes" in row else ""]
         cells += [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
-        yield "| " + " | ".join([*cells, f"{row['aim']:g} {row['rival']}" if row.get("aim") else ""]) + " |"
+        cells += [f"{row['aim']:g} {row['rival']}" if row.get("aim") else "", row.get("vectors", "")]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _short(row: Mapping[str, Any]) -> str:
