@@ -190,7 +190,9 @@ class Attention(Fused):
 
     ``inputs`` are three tensors, which may be the same one, and the masks; ``q``, ``k``, ``v``, ``masks`` and ``out``
     say where in them, and in the output, the matrices lie: ``[..., S, D]``, ``[..., T, D]``, ``[..., T, Dv]``,
-    ``[..., S, T]`` and ``[..., S, Dv]``, with the same leading axes.
+    ``[..., S, T]`` and ``[..., S, Dv]``, with the same leading axes. A mask is added to the scores, or with True in
+    ``limits`` it is the most that they may be; masks work one after another. With ``empty`` the results of rows whose
+    scores are all minus infinity are zeros, and NaN without it.
     """
 
     factor: float = 1.0
@@ -198,6 +200,8 @@ class Attention(Fused):
     k: View = NOWHERE
     v: View = NOWHERE
     masks: tuple[View, ...] = ()
+    limits: tuple[bool, ...] = ()
+    empty: bool = False
     out: View = NOWHERE
 
 

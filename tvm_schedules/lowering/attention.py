@@ -6,7 +6,7 @@ result only says where matrices lie: the kernel reads and writes them there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 
@@ -14,17 +14,18 @@ import numpy as np
 
 from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Value
 from tvm_schedules.ir.view import View
+from tvm_schedules.lowering.tracing import RESHAPES, Tracer
 
 __all__ = ["with_attention"]
 
 FEWEST_ROWS = 4
 """Queries from which it pays to arrange keys and values for the products."""
 
+LOW = -1e4
+"""What is at most this stands for minus infinity: scores are above it."""
+
 MOST_REPEATED = 1 << 22
 """Elements that a constant mask may have when it is written out, where no strides repeat it."""
-
-_RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-"""Operators that change axes only."""
 
 
 def with_attention(graph: Graph, fewest_rows: int = FEWEST_ROWS) -> Graph:
@@ -70,14 +71,30 @@ class _Scores:
     Attributes:
         product: The product.
         factor: What it is multiplied by.
-        masks: What is added then, and the shape that the scores have there.
+        masks: What is done with them then, in order.
         nodes: All of these nodes, the product first.
+        empty: Whether rows of NaN become zeros behind the softmax: those that may see no key.
     """
 
     product: Node
     factor: float
-    masks: list[tuple[str, tuple[int, ...]]]
+    masks: list[_Mask]
     nodes: list[Node]
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A tensor that is added to scores, or (``limit``) the most that they may be.
+
+    Attributes:
+        name: The tensor.
+        shape: That the scores have there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    limit: bool = False
 
 
 class _Finder:
@@ -91,6 +108,7 @@ class _Finder:
     def __init__(self, graph: Graph, fewest_rows: int) -> None:
         self.fewest_rows = fewest_rows
         self.graph, self.readers, self.producers = graph, graph.consumers(), graph.producers()
+        self.tracer = Tracer(graph)
         self.before: list[Node] = []
 
     def find(self, node: Node) -> _Found | None:
@@ -111,7 +129,7 @@ class _Finder:
         names: list[str] = []
         factors = 1.0
         for name, count in zip(inputs[:3], heads, strict=True):
-            source, view, factor = self._trace(name)
+            source, view, factor = self.tracer.trace(name)
             if len(view.shape) == 3:
                 batch, length, width = view.shape
                 split = view.reshaped((batch, length, count, width // count)) if count else None
@@ -137,10 +155,10 @@ class _Finder:
             return None
         scale = float(attrs.get("scale", 0.0) or 1 / sqrt(q.shape[-1]))
         square = (lead[0], queries, q.shape[-2], k.shape[-2])
-        masks: list[tuple[str, tuple[int, ...]]] = [(inputs[3], square)] if inputs[3] else []
+        masks = [_Mask(inputs[3], square)] if inputs[3] else []
         if attrs.get("is_causal", 0):
             future = np.triu(np.full(square[-2:], -np.inf, np.float32), 1)
-            masks.append((self._constant(f"{node.name}/causal", future), square))
+            masks.append(_Mask(self._constant(f"{node.name}/causal", future), square))
         rank4 = len(shapes[node.outputs[0]].shape) == 4
         order = (0, 1, 2, 3) if rank4 else (0, 2, 1, 3)  # with three axes, heads lie side by side in a row
         scores = _Scores(node, factors * scale, masks, [])
@@ -151,27 +169,49 @@ class _Finder:
         shape = self.graph.values[node.outputs[0]].shape if node.outputs[0] in self.graph.values else ()
         if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or self.graph.opset < 13:
             return None
-        last = self._only_reader(node.outputs[0])
-        if last is None or last.op != "MatMul" or isinstance(last, Fused) or last.inputs[0] != node.outputs[0]:
+        empty, after = self._without_nan(node)
+        while (last := self._only_reader(after[-1].outputs[0])) is not None and last.op in RESHAPES:
+            if isinstance(last, Fused) or self.graph.values[last.outputs[0]].shape[-2:] != shape[-2:]:
+                return None
+            after.append(last)
+        if last is None or last.op != "MatMul" or isinstance(last, Fused) or last.inputs[0] != after[-1].outputs[0]:
             return None
         scores = self._scores(node.inputs[0], shape)
         if scores is None:
             return None
-        traced = [self._trace(name) for name in (*scores.product.inputs[:2], last.inputs[1])]
+        sources = (*scores.product.inputs[:2], last.inputs[1])
+        products = [self.graph.values[name].shape for name in (scores.product.outputs[0], last.inputs[0])]
+        traced = [self.tracer.trace(name) for name in sources]
         if traced[2][2] != 1.0:
-            name = last.inputs[1]
-            traced[2] = name, View.whole(self.graph.values[name].shape), 1.0
+            traced[2] = sources[2], View.whole(self.graph.values[sources[2]].shape), 1.0
+        q, k, v = (one[1] for one in traced)
         try:
-            q = traced[0][1].broadcast((*shape[:-1], traced[0][1].shape[-1]))
-            k = traced[1][1].broadcast((*shape[:-2], traced[1][1].shape[-2], shape[-1]))
-            v = traced[2][1].broadcast((*shape[:-2], *traced[2][1].shape[-2:]))
+            q = q.broadcast((*products[0][:-1], q.shape[-1])).reshaped((*shape[:-1], q.shape[-1]))
+            k = k.broadcast((*products[0][:-2], k.shape[-2], shape[-1])).reshaped((*shape[:-2], *k.shape[-2:]))
+            v = v.broadcast((*products[1][:-2], *v.shape[-2:])).reshaped((*shape[:-2], *v.shape[-2:]))
         except (ValueError, IndexError):
+            return None
+        if q is None or k is None or v is None:
             return None
         rank = len(shape)
         turned = k.transposed((*range(rank - 2), rank - 1, rank - 2))
         scores.factor *= traced[0][2] * traced[1][2]
-        scores.nodes.append(node)
+        scores.nodes += after
+        scores.empty = empty
         return self._made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None)
+
+    def _without_nan(self, softmax: Node) -> tuple[bool, list[Node]]:
+        """Whether NaN become zeros behind a softmax, and the nodes up to there."""
+        name = softmax.outputs[0]
+        after = self.readers.get(name, [])
+        if [node.op for node in after] != ["IsNaN", "Where"] or name in self.graph.outputs:
+            return False, [softmax]
+        test, choice = after
+        zero = self.graph.constants.get(choice.inputs[1])
+        fits = choice.inputs[::2] == [test.outputs[0], name] and zero is not None and zero.size == 1 and not zero.any()
+        alone = self._only_reader(test.outputs[0]) is choice
+        same = self.graph.values[choice.outputs[0]].shape == self.graph.values[name].shape
+        return (True, [softmax, test, choice]) if fits and alone and same else (False, [softmax])
 
     def _scores(self, name: str, shape: tuple[int, ...]) -> _Scores | None:
         """From the softmax back to the product: factors, masks and reshapes of the leading axes."""
@@ -186,21 +226,48 @@ class _Finder:
             found.nodes.insert(0, node)
             if node.op == "MatMul":
                 found.product = node
-                return found if here == shape or len(here) == len(shape) == 0 else None
-            constant = self._scalar(node)
+                return found
+            constant = self.tracer.scalar(node)
             if node.op in ("Mul", "Div") and constant is not None:
                 found.factor *= constant[1]
                 name = constant[0]
             elif node.op in ("Reshape", "Squeeze", "Unsqueeze"):
                 name = node.inputs[0]
-            elif node.op == "Add" and found.factor == 1.0:
-                sides = [one for one in node.inputs if self._leads_to_product(one, here)]
-                if len(sides) != 1:
+                continue
+            elif node.op in ("Add", "Where") and found.factor == 1.0:
+                masked = self._added(node, here) if node.op == "Add" else self._filled(node, here)
+                if masked is None:
                     return None
-                name = sides[0]
-                found.masks.append((node.inputs[1 - node.inputs.index(name)], here))
+                name, mask = masked
+                found.masks.insert(0, mask)
             else:
                 return None
+            if self.graph.values[name].shape != here:
+                return None
+
+    def _added(self, node: Node, shape: tuple[int, ...]) -> tuple[str, _Mask] | None:
+        """The scores and the mask that an Add adds up."""
+        sides = [one for one in node.inputs if self._leads_to_product(one, shape)]
+        if len(sides) != 1:
+            return None
+        return sides[0], _Mask(node.inputs[1 - node.inputs.index(sides[0])], shape)
+
+    def _filled(self, node: Node, shape: tuple[int, ...]) -> tuple[str, _Mask] | None:
+        """The scores of a Where that gives some of them a number, which no other score is below, and the limit that is.
+
+        ``masked_fill`` of PyTorch: where scores get the lowest number, they are at most that, and elsewhere infinity.
+        """
+        condition = node.inputs[0]
+        for index, scores in ((2, node.inputs[2]), (1, node.inputs[1])):
+            low = self.graph.constants.get(node.inputs[3 - index])
+            if low is None or low.size != 1 or float(low.ravel()[0]) > LOW or scores in self.graph.constants:
+                continue
+            numbers = [np.float32(low.ravel()[0]), np.float32(np.inf)][:: 1 if index == 2 else -1]
+            known, name = self.graph.constants.get(condition), f"{node.name}/limit"
+            if known is not None:
+                return scores, _Mask(self._constant(name, np.where(known, *numbers)), shape, True)
+            return scores, _Mask(self._numbers(condition, name, *numbers), shape, True)
+        return None
 
     def _leads_to_product(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether a tensor is made of a product by operators of one operand (or of a constant one)."""
@@ -211,9 +278,9 @@ class _Finder:
             if node.op == "MatMul":
                 return True
             computed = [one for one in node.inputs if one in self.producers]
-            if node.op not in ("Mul", "Div", "Add", "Reshape", "Squeeze", "Unsqueeze") or not computed:
+            if node.op not in ("Mul", "Div", "Add", "Where", "Reshape", "Squeeze", "Unsqueeze") or not computed:
                 return False
-            name = computed[0]
+            name = computed[-1 if node.op == "Where" and computed[-1] != node.inputs[0] else 0]
         return False
 
     # -- what both have in common --------------------------------------------------------------------------------------
@@ -232,8 +299,11 @@ class _Finder:
         if any(name in graph.constants or name in graph.weights for name in names) or q.shape[-2] < self.fewest_rows:
             return None
         masks = []
-        for index, (name, shape) in enumerate(scores.masks):
-            mask = self._mask(name, shape, (*q.shape[:-1], k.shape[-2]), f"{last.name}/mask{index}")
+        for index, given in enumerate(scores.masks):
+            known = graph.constants.get(given.name)
+            if scores.empty and known is not None and known.dtype != bool and np.isneginf(known).all(-1).any():
+                return None  # zeros for rows that never see a key: no network needs them fast
+            mask = self._mask(given.name, given.shape, (*q.shape[:-1], k.shape[-2]), f"{last.name}/mask{index}")
             if mask is None:
                 return None
             masks.append(mask)
@@ -253,14 +323,15 @@ class _Finder:
         attention = Attention(
             last.name, "Attention", [*names, *(m for m, _ in masks)], [out],
             fused=[node.name for node in [*nodes, *after] if node is not last],
-            factor=scores.factor, q=q, k=k, v=v, masks=tuple(view for _, view in masks), out=view,
+            factor=scores.factor, q=q, k=k, v=v, masks=tuple(view for _, view in masks),
+            limits=tuple(mask.limit for mask in scores.masks), empty=scores.empty, out=view,
         )  # fmt: skip
         return _Found(attention, [*nodes, *after])
 
     def _results(self, name: str) -> tuple[str, list[Node]]:
         """What reshapes and transposes make of a result that nobody else reads."""
         nodes: list[Node] = []
-        while (node := self._only_reader(name)) is not None and (node.op in _RESHAPES or node.op == "Transpose"):
+        while (node := self._only_reader(name)) is not None and (node.op in RESHAPES or node.op == "Transpose"):
             if isinstance(node, Fused) or self.graph.values[node.outputs[0]].quant or node.inputs[0] != name:
                 break
             nodes.append(node)
@@ -295,7 +366,7 @@ class _Finder:
             array = np.where(array, np.float32(0), np.float32(-np.inf))
             name = self._constant(new, array)
         elif array is None and name in self.graph.values and self.graph.values[name].dtype == "bool":
-            name = self._numbers(name, new)
+            name = self._numbers(name, new, 0.0, -np.inf)
         if array is None and (name not in self.graph.values or self.graph.values[name].quant):
             return None
         own = array.shape if array is not None else self.graph.values[name].shape
@@ -322,82 +393,17 @@ class _Finder:
         self.graph.constants[name] = array
         return name
 
-    def _numbers(self, name: str, new: str) -> str:
-        """What is added to scores, of a tensor that is true where a key may be seen."""
-        zero = self._constant(f"{new}/seen", np.zeros((), np.float32))
-        lowest = self._constant(f"{new}/unseen", np.full((), -np.inf, np.float32))
+    def _numbers(self, name: str, new: str, true: float, false: float) -> str:
+        """Two numbers in the places of true and false of a tensor that is computed."""
+        numbers = [
+            self._constant(f"{new}/{what}", np.array(n, np.float32))
+            for what, n in zip(("true", "false"), (true, false), strict=True)
+        ]
         out = self._unused(new)
         self.graph.values[out] = Value(out, self.graph.values[name].shape, "float32")
-        self.before.append(Node(out, "Where", [name, zero, lowest], [out]))
+        self.before.append(Node(out, "Where", [name, *numbers], [out]))
         return out
-
-    def _trace(self, name: str) -> tuple[str, View, float]:
-        """The tensor in which another one lies, where, and what it is multiplied by."""
-        node, shape = self.producers.get(name), self.graph.values[name].shape
-        own = name, View.whole(shape), 1.0
-        if node is None or isinstance(node, Fused) or self.graph.values[name].quant:
-            return own
-        scaled = self._scalar(node) if node.op in ("Mul", "Div") else None
-        if scaled is not None and self.graph.values[scaled[0]].shape == shape:
-            source, view, factor = self._trace(scaled[0])
-            return source, view, factor * scaled[1]
-        if not node.inputs or node.inputs[0] not in self.graph.values or node.inputs[0] in self.graph.constants:
-            return own
-        moved = self._moved(node, name, shape)
-        return own if moved is None else moved
-
-    def _moved(self, node: Node, name: str, shape: tuple[int, ...]) -> tuple[str, View, float] | None:
-        """:meth:`_trace` through an operator that moves elements only; None where it does something else."""
-        if node.op not in {*_RESHAPES, "Transpose", "Slice", "Split", "Gather"}:
-            return None
-        source, inner, factor = self._trace(node.inputs[0])
-        view: View | None = None
-        if node.op in _RESHAPES:
-            view = inner.reshaped(shape)
-        elif node.op == "Transpose":
-            view = inner.transposed(node.attrs.get("perm", range(len(inner.shape))[::-1]))
-        elif node.op == "Split":
-            axis = int(node.attrs.get("axis", 0)) % len(inner.shape)
-            sizes = [self.graph.values[one].shape[axis] if one in self.graph.values else None for one in node.outputs]
-            before = sizes[: node.outputs.index(name)]
-            if None not in before:
-                view = inner.cut(axis, sum(size or 0 for size in before), shape[axis])
-        elif node.op == "Slice":
-            view = _sliced(inner, [self.graph.constants.get(one) for one in node.inputs[1:]], shape)
-        else:
-            index = self.graph.constants.get(node.inputs[1])
-            axis = int(node.attrs.get("axis", 0)) % len(inner.shape)
-            if index is not None and index.size == 1:
-                view = inner.cut(axis, int(index.item()) % inner.shape[axis], 1).reshaped(shape)
-        return None if view is None else (source, view, factor)
-
-    def _scalar(self, node: Node) -> tuple[str, float] | None:
-        """The operand of a product or quotient with one number, and the factor."""
-        for index, name in enumerate(node.inputs if len(node.inputs) == 2 else ()):
-            array, other = self.graph.constants.get(name), node.inputs[1 - index]
-            if array is None or array.size != 1 or other not in self.graph.values or (node.op == "Div" and index == 0):
-                continue
-            value = float(array.ravel()[0])
-            return other, 1 / value if node.op == "Div" else value
-        return None
 
     def _only_reader(self, name: str) -> Node | None:
         after = self.readers.get(name, [])
         return after[0] if len(after) == 1 and name not in self.graph.outputs else None
-
-
-def _sliced(view: View, given: Sequence[np.ndarray | None], shape: Mapping[int, int] | Sequence[int]) -> View | None:
-    """A view of a Slice with constant starts, axes and steps, whose result has the shape ``shape``."""
-    if any(array is None for array in given):
-        return None
-    starts, _, *more = ([int(n) for n in array.ravel()] for array in given if array is not None)
-    axes = more[0] if more else list(range(len(starts)))
-    steps = more[1] if len(more) > 1 else [1] * len(starts)
-    for start, axis, step in zip(starts, axes, steps, strict=True):
-        if step < 1:
-            return None
-        axis %= len(view.shape)
-        size = view.shape[axis]
-        begin = min(max(start + size if start < 0 else start, 0), size)
-        view = view.cut(axis, begin, shape[axis], step)
-    return view

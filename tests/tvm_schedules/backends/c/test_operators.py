@@ -49,9 +49,11 @@ IMAGE = (2, 6, 5, 7)
 ATTENTION = [(2, 3, 5, 7), (2, 3, 6, 7), (2, 3, 6, 4)]
 
 
-def attention(net: Net, q: str, k: str, v: str, mask: str = "") -> str:
-    """As most networks write it: products, a factor, a mask, a softmax."""
+def attention(net: Net, q: str, k: str, v: str, mask: str = "", fill: np.floating | None = None) -> str:
+    """As most networks write it: products, a factor, a mask that is added or says what is filled in, a softmax."""
     scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(F(0.4)))
+    if fill is not None:
+        scores = net.op("Where", net.const(np.triu(np.ones((5, 6), bool), 2)), net.const(fill), scores)
     return net.op("MatMul", net.op("Softmax", net.op("Add", scores, mask) if mask else scores), v)
 
 
@@ -117,6 +119,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
         ATTENTION,
         lambda n, q, k, v: attention(n, q, k, v, n.const(np.triu(np.full((5, 6), -np.inf, F), 2))),
     ),
+    "attention, filled": (ATTENTION, lambda n, q, k, v: attention(n, q, k, v, fill=F(-np.inf))),
     "attention of heads that share keys": (
         [(2, 4, 5, 6), (2, 2, 5, 6), (2, 2, 5, 6)],
         lambda n, q, k, v: n.op("Attention", q, k, v, is_causal=1),
@@ -324,6 +327,17 @@ def test_any_attention(tmp_path: Path, heads: int, sizes: tuple[int, int, int, i
     y = net.op("MatMul", net.op("Softmax", scores), "input_2")
     check(net, y, tmp_path, inputs_of(shapes, seed))
     assert [step.kernel for step in portable.generate(net.model(y), tmp_path).steps] == ["attention"]
+
+
+def test_attention_of_rows_without_a_key(tmp_path: Path) -> None:
+    net = Net((2, 5, 6), (2, 6, 4), (2, 4, 3), (5, 4))
+    weights = net.op("Softmax", net.op("Add", net.op("MatMul", "input_0", "input_1"), "input_3"))
+    y = net.op("MatMul", net.op("Where", net.op("IsNaN", weights), net.const(F(0)), weights), "input_2")
+    inputs = inputs_of([(2, 5, 6), (2, 6, 4), (2, 4, 3), (5, 4)])
+    inputs[3][1], inputs[3][2, 1:] = -np.inf, -np.inf
+    check(net, y, tmp_path, inputs)
+    assert [step.kernel for step in portable.generate(net.model(y), tmp_path).steps] == ["attention"]
+    assert not portable.as_list(portable.host_model(net.model(y), tmp_path)(*inputs))[0][:, 1].any()
 
 
 @examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -33,6 +33,8 @@ struct tern_attention {
     int32_t rank, dims[6], pairs, rows, keys, depth, width;
     struct tern_matrices q, k, v, y, masks;
     uint8_t masked; /* with a mask that is computed */
+    uint8_t limit; /* the mask is the most that scores may be, and not added */
+    uint8_t empty; /* rows without a key have zeros as results */
     float factor;
     struct tern_number from_q, from_k, from_v, to;
 };
@@ -75,10 +77,17 @@ static void tern_attention_row(const struct tern_attention *l, const void *q, in
     int32_t t, i;
     for (t = 0; t < l->keys; t++) {
         score[t] = tern_score(l, q, at_q, k, at_k + t * l->k.row);
-        if (mask) score[t] += mask[t * l->masks.column];
+        if (mask) {
+            const float other = mask[t * l->masks.column];
+            score[t] = !l->limit ? score[t] + other : other < score[t] ? other : score[t];
+        }
         most = t == 0 || score[t] > most ? score[t] : most;
     }
     for (i = 0; i < l->width; i++) sum[i] = 0;
+    if (l->empty && most < -3.402823466e38f) { /* minus infinity */
+        for (i = 0; i < l->width; i++) tern_put(y, at + i * l->y.column, 0, l->to);
+        return;
+    }
     for (t = 0; t < l->keys; t++, at_v += l->v.row) {
         const float weight = tern_exp(score[t] - most);
         const int32_t step = l->v.column;
@@ -132,7 +141,7 @@ def lower(site: Site) -> bool:
     for name, view, apart in zip(("q", "k", "v", "y", "masks"), views, steps, strict=True):
         row, column = view.strides[-2:]
         fields[name] = {"at": view.offset, "row": row, "column": column, "lead": _padded(apart)}
-    fields |= {"masked": mask is not None, "factor": node.factor}
+    fields |= {"masked": mask is not None, "limit": any(node.limits), "empty": node.empty, "factor": node.factor}
     fields |= {"from_q": q.number, "from_k": k.number, "from_v": v.number, "to": y.number}
     tables = {} if known is None else {"mask": np.clip(known.ravel(), *LIMITS).astype(np.float32)}
     scratch = node.k.shape[-2] + node.v.shape[-1]

@@ -40,6 +40,8 @@ _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # see approximations.py
 _LOWEST = -87.0
 """The exponential function of less is taken for that of this, 1e-38."""
+_SMALLEST = -3.4028234663852886e38
+"""The smallest float32 that is a number."""
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
@@ -75,6 +77,8 @@ class Spec:
         k: Keys ``[..., T, D]``.
         v: Values ``[..., T, Dv]``.
         masks: What is added to the scores, ``[..., S, T]`` each.
+        limits: Which of them are the most that scores may be, and not added.
+        empty: Whether rows whose scores are all minus infinity have zeros as results.
         out: Results ``[..., S, Dv]``.
         factor: What products are multiplied by.
         vector: Bytes a vector register.
@@ -87,6 +91,8 @@ class Spec:
     k: Matrices
     v: Matrices
     masks: tuple[Matrices, ...]
+    limits: tuple[bool, ...]
+    empty: bool
     out: Matrices
     factor: float
     vector: int
@@ -352,7 +358,7 @@ class _Code:
         top, sums = e.local(n, "float32"), e.local(n, "float32")
         lowest = e.const(float("-inf"), self.type)
         whole = spec.keys // n * n
-        self._add_masks(base, query, whole)
+        self._mask(base, query, whole)
         if spec.padded > whole:
             with e.loop(spec.padded - spec.keys) as i:
                 e.store(self.scores, base + spec.keys + i, e.const(float("-inf"), "float32"))
@@ -361,35 +367,41 @@ class _Code:
         with e.loop(used) as i:
             score = e.load(self.scores, base + i * n, n)
             e.store(top, e.integer(0), e.max(score, e.load(top, e.integer(0), n)), n)
-        largest = e.bind(e.splat(self._across(top, e.max), n))
+        most = self._across(top, e.max)
+        # Minus infinity less this is minus infinity, and not NaN.
+        shift = e.max(most, e.const(_SMALLEST, "float32")) if spec.empty else most
+        largest = e.bind(e.splat(shift, n))
         e.store(sums, e.integer(0), e.const(0.0, self.type), n)
         with e.loop(used) as i:
             weight = e.bind(self._exp(e.load(self.scores, base + i * n, n) - largest))
             e.store(self.scores, base + i * n, weight, n)
             e.store(sums, e.integer(0), e.load(sums, e.integer(0), n) + weight, n)
         total = self._across(sums, lambda a, b: a + b)
-        e.store(self.shares, row, e.const(1.0, "float32") / total)
+        share = e.const(1.0, "float32") / total
+        if spec.empty:
+            share = e.select(most < e.const(_SMALLEST, "float32"), e.const(0.0, "float32"), share)
+        e.store(self.shares, row, share)
 
-    def _add_masks(self, base: Any, query: Any, whole: int) -> None:
-        """Adds what masks have for a row of scores."""
+    def _mask(self, base: Any, query: Any, whole: int) -> None:
+        """Adds what masks have for a row of scores, or limits these."""
         e, spec, n = self.e, self.spec, self.lanes
 
-        def add(lanes: int, i: Any) -> None:
+        def change(lanes: int, i: Any) -> None:
             value = e.load(self.scores, base + i, lanes)
-            for mask, at, view in zip(self.masks, self.at_masks, spec.masks, strict=True):
+            for mask, at, view, limit in zip(self.masks, self.at_masks, spec.masks, spec.limits, strict=True):
                 place = at + query * view.row
                 each = e.load(mask, place + i, lanes) if view.column else e.splat(e.load(mask, place), lanes)
-                value = value + each
+                value = e.min(value, each) if limit else value + each
             e.store(self.scores, base + i, value, lanes)
 
         if not self.masks:
             return
         if whole:
             with e.loop(whole // n) as i:
-                add(n, i * n)
+                change(n, i * n)
         if spec.keys > whole:
             with e.loop(spec.keys - whole) as i:
-                add(1, i + whole)
+                change(1, i + whole)
 
     def _across(self, line: Any, combine: Callable[[Any, Any], Any]) -> Any:
         """One number of all lanes of a register, by halves."""
@@ -445,7 +457,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     out = Matrices(prod(graph.values[node.outputs[0]].shape), node.out)
     registers = 32 if ctx.target.vector_bytes == 64 or ctx.target.arm64 else 16
     parallel = pairs > 1 and macs > ctx.serial * 8
-    spec = Spec(q, k, v, tuple(masks), out, node.factor, ctx.target.vector_bytes, registers, parallel, ctx.fma)
+    numbers = ctx.target.vector_bytes, registers, parallel, ctx.fma
+    spec = Spec(q, k, v, tuple(masks), node.limits, node.empty, out, node.factor, *numbers)
     rows = f"{pairs} x {spec.queries} queries, {spec.keys} keys"
     reason = f"{rows}, {'a mask' if count == 1 else f'{count} masks'}" if count else rows
     info = {"macs": macs, "nonzero_macs": macs, "reason": reason, "operand": "float32"}

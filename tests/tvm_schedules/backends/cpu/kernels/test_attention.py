@@ -181,6 +181,97 @@ def test_a_mask_that_is_computed_in_true_and_false() -> None:
     net.check(result)
 
 
+@examples(40)
+@given(
+    CASES, st.sampled_from([-np.inf, -3.4028234663852886e38, -1e9, -1e4]), st.booleans(), st.booleans(), st.booleans()
+)
+def test_scores_that_get_the_lowest_number(case: Case, low: float, first: bool, known: bool, merged: bool) -> None:
+    """``masked_fill``, written with either branch, behind an additive mask or before it, of axes that are one."""
+    net = Net()
+    shape, lead = (case.batch, case.heads, case.queries, case.keys), (case.batch, case.heads)
+    sizes = (case.queries, case.depth), (case.depth, case.keys), (case.keys, case.width)
+    q, k, v = (net.input(name, *lead, *size) for name, size in zip("qkv", sizes, strict=True))
+    if merged:
+        names = zip((q, k, v), sizes, strict=True)
+        q, k, v = (net.reshape(name, case.batch * case.heads, *size) for name, size in names)
+    scores = net.node("Mul", net.node("MatMul", q, k), net.constant(np.float32(0.3)))
+    scores = net.reshape(scores, *shape) if merged else scores
+    added = net.constant(net.random.standard_normal((1, 1, case.queries, case.keys)).astype(np.float32))
+    scores = net.node("Add", scores, added) if case.scale else scores
+    numbers = net.random.random((case.batch, 1, 1 if case.mask == "row" else case.queries, case.keys)).astype(
+        np.float32
+    )
+    numbers[..., 0] = 1  # no row without a key
+    if case.queries > 4 and np.isfinite(low):
+        numbers[0, 0, -1] = 0  # but one, whose keys count the same
+    if known:
+        seen = net.constant(numbers > 0.3)
+    else:
+        seen = net.node("Greater", net.input("numbers", *numbers.shape), net.constant(np.float32(0.3)))
+        net.arrays[-1] = numbers
+    lowest = net.constant(np.float32(low))
+    if first:
+        scores = net.node("Where", seen, scores, lowest)
+    else:
+        scores = net.node("Where", net.node("Not", seen), lowest, scores)
+    if case.mask == "two":
+        scores = net.node("Add", scores, added)
+    weights = net.node("Softmax", scores, axis=-1)
+    weights = net.reshape(weights, case.batch * case.heads, case.queries, case.keys) if merged else weights
+    out = net.node("MatMul", weights, v)
+    net.check(net.reshape(out, *shape[:3], case.width) if merged else out)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_rows_without_a_key_become_zeros(known: bool) -> None:
+    """What PyTorch makes of scaled_dot_product_attention with a mask of true and false."""
+    net = Net(18)
+    q, k, v = (net.input(name, 2, 3, 9, 8) for name in "qkv")
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
+    seen = net.random.random((2, 1, 9, 9)) < 0.6
+    seen[..., 0] = True
+    zero, lowest = net.constant(np.float32(0)), net.constant(np.float32([-np.inf]))
+    if known:
+        allowed = net.constant(seen)
+    else:
+        seen[1, 0, 4] = seen[0, 0, 0] = False
+        allowed = net.node("Greater", net.input("numbers", 2, 1, 9, 9), zero)
+        net.arrays[-1] = seen.astype(np.float32)
+    weights = net.node("Softmax", net.node("Add", scores, net.node("Where", allowed, zero, lowest)), axis=-1)
+    result = net.node("MatMul", net.node("Where", net.node("IsNaN", weights), zero, weights), v)
+    net.check(result)
+    if not known:
+        (out,) = Runner(net.model(result))(*net.arrays)
+        assert not out[1, :, 4].any()
+        assert out[1, :, 3].all()
+
+
+def test_zeros_for_rows_that_never_see_a_key_are_left_to_the_operators() -> None:
+    net = Net(18)
+    q, k, v = (net.input(name, 1, 2, 9, 8) for name in "qkv")
+    mask = np.zeros((9, 9), np.float32)
+    mask[2] = -np.inf
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = net.node("Softmax", net.node("Add", scores, net.constant(mask)), axis=-1)
+    zero = net.constant(np.float32(0))
+    net.check(net.node("MatMul", net.node("Where", net.node("IsNaN", weights), zero, weights), v), attentions=0)
+
+
+@pytest.mark.parametrize("how", ["high", "other", "kept"])
+def test_other_choices_between_scores_are_left_alone(how: str) -> None:
+    net = Net()
+    q, k, v = (net.input(name, 1, 2, 8, 8) for name in "qkv")
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
+    seen = net.constant(net.random.random((8, 8)) < 0.6)
+    other = (
+        net.input("other", 1, 2, 8, 8) if how == "other" else net.constant(np.float32(-1 if how == "high" else -1e9))
+    )
+    weights = net.node("Softmax", net.node("Where", seen, scores, other), axis=-1)
+    if how == "kept":  # not every NaN is replaced by zero
+        weights = net.node("Where", net.node("IsNaN", weights), net.constant(np.float32(1)), weights)
+    net.check(net.node("MatMul", weights, v), attentions=0)
+
+
 def test_not_a_number_stays_one() -> None:
     net = Net()
     names = [net.input(name, 1, 1, 9, 8) for name in "qkv"]
