@@ -184,13 +184,16 @@ class _Finder:
         traced = [self.tracer.trace(name) for name in sources]
         if traced[2][2] != 1.0:
             traced[2] = sources[2], View.whole(self.graph.values[sources[2]].shape), 1.0
-        q, k, v = (one[1] for one in traced)
+        wholes = [one[1] for one in traced]
         try:
-            q = q.broadcast((*products[0][:-1], q.shape[-1])).reshaped((*shape[:-1], q.shape[-1]))
-            k = k.broadcast((*products[0][:-2], k.shape[-2], shape[-1])).reshaped((*shape[:-2], *k.shape[-2:]))
-            v = v.broadcast((*products[1][:-2], *v.shape[-2:])).reshaped((*shape[:-2], *v.shape[-2:]))
+            wide = [
+                wholes[0].broadcast((*products[0][:-1], wholes[0].shape[-1])),
+                wholes[1].broadcast((*products[0][:-2], wholes[1].shape[-2], shape[-1])),
+                wholes[2].broadcast((*products[1][:-2], *wholes[2].shape[-2:])),
+            ]
         except (ValueError, IndexError):
             return None
+        q, k, v = (view.reshaped((*shape[:-2], *view.shape[-2:])) for view in wide)
         if q is None or k is None or v is None:
             return None
         rank = len(shape)
@@ -262,11 +265,13 @@ class _Finder:
             low = self.graph.constants.get(node.inputs[3 - index])
             if low is None or low.size != 1 or float(low.ravel()[0]) > LOW or scores in self.graph.constants:
                 continue
-            numbers = [np.float32(low.ravel()[0]), np.float32(np.inf)][:: 1 if index == 2 else -1]
+            lowest = float(low.ravel()[0])
+            true, false = (lowest, np.inf) if index == 2 else (np.inf, lowest)
             known, name = self.graph.constants.get(condition), f"{node.name}/limit"
             if known is not None:
-                return scores, _Mask(self._constant(name, np.where(known, *numbers)), shape, True)
-            return scores, _Mask(self._numbers(condition, name, *numbers), shape, True)
+                limits = np.where(known, np.float32(true), np.float32(false))
+                return scores, _Mask(self._constant(name, limits), shape, True)
+            return scores, _Mask(self._numbers(condition, name, true, false), shape, True)
         return None
 
     def _leads_to_product(self, name: str, shape: tuple[int, ...]) -> bool:
