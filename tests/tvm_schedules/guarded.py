@@ -35,9 +35,9 @@ class Guarded:
         return tvm.runtime.from_dlpack(self.array)
 
 
-def guarded(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
+def guarded(model: onnx.ModelProto, *inputs: np.ndarray, target: str = "host") -> list[np.ndarray]:
     """A compiled network's outputs; all memory that it is given lies between guarded pages."""
-    runner = Runner(model)
+    runner = Runner(model, target)
     memory = [
         *inputs,
         *(np.zeros(o.shape, o.dtype) for o in runner.plan.outputs),

@@ -26,6 +26,7 @@ from tvm_schedules.packing import (
     gpu_linear_dot,
     linear,
     linear_dot,
+    linear_pairs,
     linear_widened,
     panel_lists,
     pattern_lists,
@@ -132,6 +133,10 @@ def _linear_widened(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     return {"values": linear_widened.pack(_values(arrays, params), params["ternary"], params["tile"])}
 
 
+def _linear_pairs(arrays: Arrays, params: dict[str, Any]) -> Arrays:
+    return {"values": linear_pairs.pack(_values(arrays, params), params["ternary"], params["tile"])}
+
+
 def _gpu_conv_dot(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     window, x = window_from(params["window"]), halo_from(params["x"])
     values = _values(arrays, params).reshape(params["shape"][1:])
@@ -194,6 +199,7 @@ PACKINGS: dict[str, Callable[[Arrays, dict[str, Any]], Arrays]] = {
     "divisor": _divisor,
     "linear": _linear,
     "linear_dot": _linear_dot,
+    "linear_pairs": _linear_pairs,
     "linear_widened": _linear_widened,
     "popcount_linear": _popcount_linear,
     "recurrent": _recurrent,
