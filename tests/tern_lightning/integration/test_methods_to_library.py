@@ -60,6 +60,6 @@ def test_library(case: str, activations: Any, fit: Any, tmp_path: Path) -> None:
     assert error < (1e-4 if activations == "float32" else 0.2 if case == "multilevel-activation" else 0.1)
     kinds = {layer["kernel"] for layer in result.artifact.metadata["layers"] if layer["terms"]}
     few = {"narrow", "popcount", "popcount_linear"}
-    assert kinds & (few | {"sparse", "dense_dot", "linear_dot", "linear"})
+    assert kinds & (few | {"sparse", "dense_dot", "linear_dot", "linear_pairs", "linear"})
     if case in FEW_BITS:
         assert kinds & few, "inputs with few trained levels are integers of few bits"

@@ -18,6 +18,7 @@ from tvm_schedules.lowering.rules import dense_conv, repack, sparse_conv
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
 
+SSE = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}'
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
 
 
@@ -220,7 +221,7 @@ def test_what_is_measured_of_a_dense_layer(
 
 
 @pytest.mark.parametrize(
-    ("zeros", "quantized", "exact", "lanes"), [(0.5, True, True, 16), (0.5, False, False, 8), (None, True, False, 8)]
+    ("zeros", "quantized", "exact", "lanes"), [(0.5, True, True, 8), (0.5, False, False, 4), (None, True, False, 4)]
 )
 def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     zeros: float | None, quantized: bool, exact: bool, lanes: int
@@ -228,15 +229,31 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
     net = Net((3, 20))
     x = net.quantize("input_0", 0.1, 3) if quantized else "input_0"
     y = net.op("Gemm", x, net.weight((10, 20), zeros, int8=quantized), net.bias(10), transB=1)
-    made = lowered(net, y, target=AVX2, serial=75)
+    made = lowered(net, y, target=SSE, serial=75)
     spec = spec_of(made, "linear")
-    assert (spec.exact, spec.lanes, spec.padded) == (exact, lanes, -(-10 // lanes) * lanes)
+    assert (spec.exact, spec.lanes, spec.padded) == (exact, lanes, 16)
     (node,) = (node for node in made.graph.nodes if isinstance(node, Linear))
     used = 10 * 20 if isinstance(node.weight, DenseWeight) else np.count_nonzero(node.weight.codes)
     (info,) = (step.info for step in made.steps if step.kernel == "linear")
     assert (info["macs"], info["nonzero_macs"]) == (600, 3 * used)
     assert not spec.parallel
-    assert spec_of(lowered(net, y, target=AVX2, serial=74), "linear").parallel
+    assert spec_of(lowered(net, y, target=SSE, serial=74), "linear").parallel
+
+
+@pytest.mark.parametrize(
+    ("zeros", "rows", "tile", "outputs"),
+    [(0.5, 1, 2, 10), (0.5, 5, 2, 40), (0.5, 1, 3, 24), (None, 1, 4, 64), (None, 16, 2, 40), (None, 7, 1, 8)],
+)
+def test_linear_layers_of_bytes_by_pairs_with_avx2(zeros: float | None, rows: int, tile: int, outputs: int) -> None:
+    net = Net((rows, 20))
+    x = net.quantize("input_0", 0.1, 3)
+    x = net.quantize(net.op("Relu", x), 0.1, 3)  # the network's own input may not be read past its end
+    y = net.op("Gemm", x, net.weight((outputs, 20), zeros, int8=True), net.bias(outputs), transB=1)
+    spec = spec_of(lowered(net, y, target=AVX2), "linear_pairs")
+    assert (spec.ternary, spec.steps, spec.tile) == (zeros is not None, 10 if zeros is None else 2, tile)
+    assert spec.rows == {1: 1, 5: 2, 7: 4, 16: 4}[rows]
+    assert spec.padded == -(-outputs // (8 * tile)) * 8 * tile
+    assert spec_of(lowered(net, y, target=SSE), "linear")
 
 
 @pytest.mark.parametrize("zeros", [0.5, None])

@@ -35,7 +35,7 @@ def test_results_are_those_of_convolutions(act: str, dense: bool) -> None:
     assert kinds(model) == [Linear] * 3
     x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     runner = Runner(model)
-    assert {"linear", "linear_dot", "popcount_linear"} & {step.kernel for step in runner.plan.steps}
+    assert {"linear", "linear_dot", "linear_pairs", "popcount_linear"} & {step.kernel for step in runner.plan.steps}
     np.testing.assert_allclose(runner(x)[0], run_onnx(model, x)[0], atol=0.05)
 
 

@@ -40,7 +40,7 @@ def shares(step: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str, 
         found["compute"] = step[count] * size / step["us"] / 1e3 / ceilings[rate]
     elif rate in ceilings:
         found["compute"] = step[count] / step["us"] / 1e3 / ceilings[rate]
-    if step["kernel"] in ("linear_dot", "linear") and step.get("bytes_weights"):
+    if step["kernel"] in ("linear_dot", "linear_pairs", "linear") and step.get("bytes_weights"):
         stored = step["bytes_weights"]
         level = next((name for name, most in (("l1", 3e4), ("l2", 1e6), ("l3", 1.6e7)) if stored < most), "dram")
         if f"read_{level}" in ceilings:
