@@ -15,7 +15,7 @@ def pack(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int) ->
         ternary: Whether to pack four codes a byte.
         lanes: Output channels a vector.
         tile: Vectors a block.
-        plus: What is added to a code before it is stored in one of the lower three places of a byte.
+        plus: Of every 16 inputs those to whose codes one is added before they are stored.
 
     Returns:
         uint8 or int8 ``[blocks, steps, tile, lanes, 4]``; what is past the ends counts as zero.
@@ -24,7 +24,7 @@ def pack(values: np.ndarray, ternary: bool, lanes: int, tile: int, plus: int) ->
     step = 16 if ternary else 4
     blocks, steps = -(-outputs // (lanes * tile)), -(-inputs // step)
     full = np.zeros((blocks * tile * lanes, steps * step), np.int8)
-    full[:outputs, :inputs] = values + plus * (np.arange(inputs) % 16 < 12)
+    full[:outputs, :inputs] = values + (np.arange(inputs) % 16 < plus)
     parts = full.reshape(blocks, tile, lanes, steps, step // 4, 4).transpose(4, 0, 3, 1, 2, 5)
     if not ternary:
         return np.ascontiguousarray(parts[0])

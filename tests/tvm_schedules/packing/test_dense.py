@@ -133,12 +133,12 @@ def test_linear_layers_with_outputs_side_by_side(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(3, 4), (9, 21), (16, 32), (17, 33)])
-@pytest.mark.parametrize("ternary", [False, True])
-def test_linear_layers_by_dot_products(outputs: int, inputs: int, ternary: bool) -> None:
+@pytest.mark.parametrize(("ternary", "plus"), [(False, 0), (True, 0), (True, 12), (True, 16)])
+def test_linear_layers_by_dot_products(outputs: int, inputs: int, ternary: bool, plus: int) -> None:
     lanes, tile = 4, 2
     rng = np.random.default_rng(0)
     values = rng.integers(-1, 2, (outputs, inputs)) if ternary else rng.integers(-127, 128, (outputs, inputs))
-    found = linear_dot.pack(values.astype(np.int8), ternary, lanes, tile, int(ternary))
+    found = linear_dot.pack(values.astype(np.int8), ternary, lanes, tile, plus)
     step = 16 if ternary else 4
     assert found.shape == (-(-outputs // 8), -(-inputs // step), tile, lanes, 4)
     assert found.dtype == (np.uint8 if ternary else np.int8)
@@ -149,8 +149,8 @@ def test_linear_layers_by_dot_products(outputs: int, inputs: int, ternary: bool)
             continue
         place = i % 16 // 4
         code = byte >> 2 * place & 3
-        # In the highest place the code itself, of two bits with a sign; one more in the others.
-        assert (code - 1 if place < 3 else (code ^ 2) - 2) == values[o, i]
+        # One more than the code, or the code itself, of two bits with a sign.
+        assert (code - 1 if 4 * place < plus else (code ^ 2) - 2) == values[o, i]
     assert found.size * (4 if ternary else 1) >= outputs * inputs
 
 

@@ -1,15 +1,18 @@
 """Linear layers over few rows of 8-bit activations, with dot products; ternary weights stay packed in two bits.
 
 A byte holds the codes of four inputs that are four apart, so that a vector of packed bytes gives four vectors of codes
-for the dot product. With signed pixels they are shifted and sign-extended. With unsigned ones a mask is enough: each of
-the four places of two bits has a sum of its own, of codes times 1, 4, 16 and 64. The highest place has the byte's sign;
-in the others codes are stored plus one, and the sum of these inputs' pixels is taken off at the end.
+for the dot product. A mask is enough to get them: each of the four places of two bits has a sum of its own, of codes
+times 1, 4, 16 and 64. Codes are stored plus one, and the sum of these inputs' pixels is taken off at the end. Where the
+dot product takes weights as signed ones, as on x86, the highest place has the byte's sign, and its code stays.
+
+Arm's instructions multiply by one element of a vector, so that 16 inputs are loaded at once.
 
 Bound by reading the weights, which is why they stay packed.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available
+from tvm_schedules.backends.cpu.kernels.common.dot_product import UDOT, Dot, available
 from tvm_schedules.backends.cpu.kernels.common.linear_end import finish_outputs
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused, Linear
@@ -39,8 +42,14 @@ BYTES_AHEAD = {True: 1 << 12, False: 1 << 14}
 MANY_ROWS = 4
 """Rows from which several at a time use a vector of weights."""
 
-MOST_ROWS = {4: 4, 8: 2, 16: 6}
+MOST_ROWS = {4: 4, 16: 6}
 """Rows a register block by lanes: with four vectors of channels, their sums leave registers for weights and pixels."""
+
+ROUND = 16
+"""Inputs that are loaded at once on Arm."""
+
+UNROLL = 4
+"""Such rounds in the body of a loop over a single row."""
 
 MOST_INPUTS = 1 << 18
 """Inputs at most: 32-bit sums of 8-bit pixels times 64 hold more."""
@@ -61,7 +70,7 @@ class Spec:
         parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
         residual: Type of a residual ``[M, O]``, or None.
-        rows: Rows a register block; with 8-bit weights alone.
+        rows: Rows a register block.
     """
 
     batch: int
@@ -82,9 +91,11 @@ class Spec:
         return 16 if self.ternary else 4
 
     @property
-    def masked(self) -> bool:
-        """Whether masks take packed codes apart."""
-        return self.ternary and not self.dot.signed
+    def plus(self) -> int:
+        """Of 16 inputs those whose codes are stored plus one."""
+        if not self.ternary:
+            return 0
+        return 16 if self.dot == UDOT else 12
 
     @property
     def steps(self) -> int:
@@ -102,87 +113,157 @@ class Spec:
         return self.blocks * self.dot.lanes * self.tile
 
 
-def _codes(e: Emitter, spec: Spec, packed: Any, part: int) -> Any:
-    """The weights of four inputs from a vector of packed ones: sign-extended, or masked out in their place."""
-    u8, i8 = (f"{kind}x{4 * spec.dot.lanes}" for kind in ("uint8", "int8"))
-    if not spec.ternary:
-        return packed
-    if spec.masked:
-        return packed & e.const(3 << 2 * part, u8)
-    return e.bits(e.bits(packed << e.const(6 - 2 * part, u8), i8) >> e.const(6, i8), u8)
-
-
-def _total(e: Emitter, spec: Spec, x: Any, m: Any) -> Any:
-    """The sum of a row's pixels whose codes count one too much."""
-    dot, lanes, K = spec.dot, spec.dot.lanes, spec.inputs
-    size, i32 = 4 * lanes, f"int32x{lanes}"
-    acc, single = e.local(lanes, "int32"), e.local(1, "int32")
-    e.store(acc, 0, e.const(0, i32), lanes)
-    e.store(single, 0, e.integer(0))
-    which = [i if i % 16 < 12 else size + i for i in range(size)]
-    ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
-    with e.loop(K // size) as k:
-        e.store(acc, 0, dot(e, e.load(acc, 0, lanes), e.load(x, m * K + k * size, size), ones), lanes)
-    with e.loop(lanes) as i:
-        e.store(single, 0, e.load(single, 0) + e.load(acc, i))
-    with e.loop(K % size) as k, e.when(k % 16 < 12):
-        e.store(single, 0, e.load(single, 0) + e.cast(e.load(x, m * K + K // size * size + k), "int32"))
-    return e.load(single, 0)
-
-
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias of whole blocks)."""
-    dot, lanes, tile, K, O = spec.dot, spec.dot.lanes, spec.tile, spec.inputs, spec.outputs  # noqa: E741
-    size, i32, f32 = 4 * lanes, f"int32x{lanes}", f"float32x{lanes}"
-    u8 = f"uint8x{size}"
-    parts = spec.step // 4
-
-    masked = spec.masked
 
     def body(e: Emitter, *pointers: Any) -> None:
-        # Up to one step of inputs past the end is read; weights there are zero.
-        x = e.view(pointers[0], spec.batch * K + 16, "uint8")
-        values = e.view(pointers[1], spec.blocks * spec.steps * tile * size, "uint8")
-        scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
-        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * O, spec.out)
-        residual = e.view(pointers[5], spec.batch * O, spec.residual) if spec.residual else None
-
-        views = {"scale": scale, "bias": bias, "params": params, "residual": residual, "out": out}
-
-        def finish(value: Any, m: Any, first: Any) -> None:
-            finish_outputs(e, spec, lanes, views, value, m, first)
-
-        rows = spec.rows
-        with e.jobs(-(-spec.batch // rows) * spec.blocks, spec.parallel) as job:
-            m, block = job // spec.blocks, job % spec.blocks
-            if rows > 1:  # the last rows are computed twice where the number is no multiple
-                m = e.min(m * rows, e.integer(spec.batch - rows))
-            sums = parts if masked else 1
-            acc = [[[e.local(lanes, "int32") for _ in range(sums)] for _ in range(tile)] for _ in range(rows)]
-            for part in (part for row in acc for each in row for part in each):
-                e.store(part, 0, e.const(0, i32), lanes)
-            with e.loop(spec.steps) as s:
-                at = (block * spec.steps + s) * (tile * size)
-                for t in range(tile if size == ALIGN else 0):
-                    e.prefetch(values, at + BYTES_AHEAD[spec.ternary] + t * size)
-                packed = [e.load(values, at + t * size, size) for t in range(tile)]
-                for part, row in product(range(parts), range(rows)):
-                    first = (m + row if row else m) * K + s * spec.step + 4 * part
-                    quad = e.splat(e.bits(e.load(x, first, 4), "int32"), lanes)
-                    pixels = dot.pixels(e, e.bits(quad, u8))
-                    for t in range(tile):
-                        own, weight = acc[row][t][part % sums], e.bits(_codes(e, spec, packed[t], part), f"int8x{size}")
-                        e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, weight), lanes)
-            extra = _total(e, spec, x, m) if masked else None
-            for row, t in product(range(rows), range(tile)):
-                found = [e.load(own, 0, lanes) >> e.const(2 * i, i32) for i, own in enumerate(acc[row][t])]
-                value = sum(found[1:], found[0])
-                value = value - e.splat(extra, lanes) if extra is not None else value
-                finish(e.cast(value, f32), m + row if row else m, (block * tile + t) * lanes)
+        (_Elements if spec.dot.arm else _Splats)(e, spec, pointers).jobs()
 
     arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
     extra = [("residual", spec.residual)] if spec.residual else []
     return kernel_function([*arguments, *extra, ("out", spec.out)], body)
+
+
+class _Code(ABC):
+    """The code of one function."""
+
+    def __init__(self, e: Emitter, spec: Spec, pointers: tuple[Any, ...]) -> None:
+        self.e, self.spec, self.size = e, spec, 4 * spec.dot.lanes
+        # Up to one step of inputs past the end is read; weights there are zero.
+        self.x = e.view(pointers[0], spec.batch * spec.inputs + 16, "uint8")
+        self.values = e.view(pointers[1], spec.blocks * spec.steps * spec.tile * self.size, "uint8")
+        scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
+        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * spec.outputs, spec.out)
+        residual = e.view(pointers[5], spec.batch * spec.outputs, spec.residual) if spec.residual else None
+        self.views = {"scale": scale, "bias": bias, "params": params, "residual": residual, "out": out}
+        self.acc: list[list[list[Any]]] = []
+
+    def jobs(self) -> None:
+        """All jobs: some rows of a block of output channels each."""
+        e, spec, rows = self.e, self.spec, self.spec.rows
+        with e.jobs(-(-spec.batch // rows) * spec.blocks, spec.parallel) as job:
+            m, block = job // spec.blocks, job % spec.blocks
+            if rows > 1:  # the last rows are computed twice where the number is no multiple
+                m = e.min(m * rows, e.integer(spec.batch - rows))
+            places = 4 if spec.ternary else 1
+            self.acc = [[[self._zero() for _ in range(places)] for _ in range(spec.tile)] for _ in range(rows)]
+            extra = self.add(m, block)
+            for row, t in product(range(rows), range(spec.tile)):
+                self._finish(self.acc[row][t], extra[row] if extra else None, m + row if row else m, block, t)
+
+    @abstractmethod
+    def add(self, m: Any, block: Any) -> list[Any]:
+        """Adds all products up; returns by row the sum of the pixels whose codes count one too much, in every lane."""
+
+    def _zero(self) -> Any:
+        """A vector of sums."""
+        e, lanes = self.e, self.spec.dot.lanes
+        made = e.local(lanes, "int32")
+        e.store(made, 0, e.const(0, f"int32x{lanes}"), lanes)
+        return made
+
+    def packed(self, block: Any, step: Any) -> list[Any]:
+        """The vectors of weights of one step."""
+        at = (block * self.spec.steps + step) * (self.spec.tile * self.size)
+        return [self.e.load(self.values, at + t * self.size, self.size) for t in range(self.spec.tile)]
+
+    def codes(self, packed: Any, part: int) -> Any:
+        """The weights of four inputs from a vector of packed ones: masked out in their place."""
+        e = self.e
+        mine = packed & e.const(3 << 2 * part, f"uint8x{self.size}") if self.spec.ternary else packed
+        return e.bits(mine, f"int8x{self.size}")
+
+    def total(self, row: int, t: int, part: int) -> Any:
+        """The sums that one place of packed codes adds to."""
+        sums = self.acc[row][t]
+        return sums[part % len(sums)]
+
+    def _finish(self, sums: list[Any], extra: Any, m: Any, block: Any, t: int) -> None:
+        e, spec, lanes = self.e, self.spec, self.spec.dot.lanes
+        found = [e.load(own, 0, lanes) >> e.const(2 * i, f"int32x{lanes}") for i, own in enumerate(sums)]
+        value = sum(found[1:], found[0])
+        value = value - extra if extra is not None else value
+        first = (block * spec.tile + t) * lanes
+        finish_outputs(e, spec, lanes, self.views, e.cast(value, f"float32x{lanes}"), m, first)
+
+
+class _Splats(_Code):
+    """On x86: four inputs are loaded into every lane."""
+
+    def add(self, m: Any, block: Any) -> list[Any]:
+        e, spec, dot, size = self.e, self.spec, self.spec.dot, self.size
+        lanes, parts = dot.lanes, spec.step // 4
+        with e.loop(spec.steps) as s:
+            at = (block * spec.steps + s) * (spec.tile * size)
+            for t in range(spec.tile if size == ALIGN else 0):
+                e.prefetch(self.values, at + BYTES_AHEAD[spec.ternary] + t * size)
+            packed = self.packed(block, s)
+            for part, row in product(range(parts), range(spec.rows)):
+                first = (m + row if row else m) * spec.inputs + s * spec.step + 4 * part
+                quad = e.splat(e.bits(e.load(self.x, first, 4), "int32"), lanes)
+                pixels = dot.pixels(e, e.bits(quad, f"uint8x{size}"))
+                for t in range(spec.tile):
+                    own = self.total(row, t, part)
+                    e.store(own, 0, dot(e, e.load(own, 0, lanes), pixels, self.codes(packed[t], part)), lanes)
+        return [e.splat(self._extra(m + row if row else m), lanes) for row in range(spec.rows if spec.plus else 0)]
+
+    def _extra(self, m: Any) -> Any:
+        """The sum of a row's pixels whose codes count one too much."""
+        e, dot, lanes, size, inputs = self.e, self.spec.dot, self.spec.dot.lanes, self.size, self.spec.inputs
+        acc, single = self._zero(), e.local(1, "int32")
+        e.store(single, 0, e.integer(0))
+        which = [i if i % 16 < self.spec.plus else size + i for i in range(size)]
+        ones = e.shuffle([e.const(1, f"int8x{size}"), e.const(0, f"int8x{size}")], which)
+        with e.loop(inputs // size) as k:
+            here = e.load(self.x, m * inputs + k * size, size)
+            e.store(acc, 0, dot(e, e.load(acc, 0, lanes), here, ones), lanes)
+        with e.loop(lanes) as i:
+            e.store(single, 0, e.load(single, 0) + e.load(acc, i))
+        with e.loop(inputs % size) as k, e.when(k % 16 < self.spec.plus):
+            here = e.load(self.x, m * inputs + inputs // size * size + k)
+            e.store(single, 0, e.load(single, 0) + e.cast(here, "int32"))
+        return e.load(single, 0)
+
+
+class _Elements(_Code):
+    """On Arm: 16 inputs are loaded at once, and four of them are an element that the instruction puts in every lane."""
+
+    def add(self, m: Any, block: Any) -> list[Any]:
+        e, spec = self.e, self.spec
+        totals = [self._zero() for _ in range(spec.rows if spec.plus else 0)]
+        full, rest = divmod(spec.inputs, ROUND)
+        unroll = min(full, UNROLL) if spec.rows == 1 else 1
+        if full:
+            with e.loop(full // unroll) as turn:
+                for k in range(unroll):
+                    self._round(m, block, turn * unroll + k, ROUND, totals)
+            with e.loop(full % unroll) as k:
+                self._round(m, block, k + full // unroll * unroll, ROUND, totals)
+        if rest:
+            self._round(m, block, e.integer(full), rest, totals)
+        name = "llvm.aarch64.neon.addp.v4i32"
+        pairs = [e.intrinsic("int32x4", name, e.load(total, 0, 4), e.load(total, 0, 4)) for total in totals]
+        return [e.bind(e.intrinsic("int32x4", name, pair, pair)) for pair in map(e.bind, pairs)]
+
+    def _round(self, m: Any, block: Any, turn: Any, inputs: int, totals: list[Any]) -> None:
+        """Adds the products of the next inputs, 16 or what is left of them."""
+        e, spec, dot, quads = self.e, self.spec, self.spec.dot, -(-inputs // 4)
+        pixels = []
+        for row in range(spec.rows):
+            first = (m + row if row else m) * spec.inputs + turn * ROUND
+            pixels.append(e.bind(dot.pixels(e, e.load(self.x, first, ROUND))))
+        if totals:
+            which = [i if i < inputs else ROUND + i for i in range(ROUND)]
+            ones = e.shuffle([e.const(1, "int8x16"), e.const(0, "int8x16")], which)
+            for pixel, total in zip(pixels, totals, strict=True):
+                e.store(total, 0, dot(e, e.load(total, 0, 4), pixel, ones), 4)
+        for part in range(quads):
+            if part == 0 or not spec.ternary:
+                packed = self.packed(block, turn if spec.ternary else turn * 4 + part)
+            weights = [e.bind(self.codes(vector, part)) for vector in packed]
+            for (row, pixel), (t, weight) in product(enumerate(pixels), enumerate(weights)):
+                own = self.total(row, t, part)
+                e.store(own, 0, dot.by_element(e, e.load(own, 0, 4), weight, pixel, part), 4)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -206,13 +287,17 @@ def lower(ctx: Lowering, node: Fused) -> bool:
             return False
         arrays, stored = {"values": values}, values.nbytes
     batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    if inputs > MOST_INPUTS or (inputs % (16 if ternary else 4) and ctx.is_callers(node.inputs[0])):
+    whole = ROUND if ternary or dot.arm else 4
+    if inputs > MOST_INPUTS or (inputs % whole and ctx.is_callers(node.inputs[0])):
         return False
+    if ternary and dot.arm:
+        dot = UDOT  # codes plus one are not negative
     macs = batch * outputs * inputs
     vectors = -(-outputs // dot.lanes)
-    most = 1 if ternary or batch < MANY_ROWS else MOST_ROWS[dot.lanes]
-    rows = -(-batch // -(-batch // most))
+    rows = _rows(batch, ternary, dot)
     usual = 8 if dot.lanes == 16 and not ternary and rows == 1 else 4
+    if ternary and rows > 1:
+        usual = 2  # each has four sums
     tile = ctx.configs.knob(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
     parallel = macs > ctx.serial * 40
     out_dtype = ctx.graph.values[node.outputs[0]].dtype
@@ -225,7 +310,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
     source = ctx.plain(node.inputs[0])
     params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else [], "ternary": ternary}
-    params |= {"lanes": dot.lanes, "tile": tile, "plus": int(spec.masked)}
+    params |= {"lanes": dot.lanes, "tile": tile, "plus": spec.plus}
     made = ctx.constants.add(node.name, "linear_dot", arrays, params)
     numeric = ctx.constants.add(node.name, "raw", numbers)
     reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"
@@ -237,3 +322,10 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
     ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
     return True
+
+
+def _rows(batch: int, ternary: bool, dot: Dot) -> int:
+    """Rows a register block."""
+    packed = 2 if dot.arm else 1
+    most = packed if ternary else 1 if batch < MANY_ROWS else MOST_ROWS[dot.lanes]
+    return -(-batch // -(-batch // most))

@@ -9,7 +9,7 @@ from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.targets.registry import TargetSpec
 
-__all__ = ["SDOT", "VNNI", "Dot", "available", "beats_sparse", "tap_cost"]
+__all__ = ["SDOT", "UDOT", "VNNI", "Dot", "available", "beats_sparse", "tap_cost"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class Dot:
         factors = [e.bits(f, f"int8x{4 * self.lanes}") if self.signed else f for f in (pixels, weights)]
         return e.intrinsic(f"int32x{self.lanes}", self.name, total, *factors)
 
+    def by_element(self, e: Emitter, total: Any, weights: Any, pixels: Any, index: int) -> Any:
+        """The same with four pixels for all lanes, which are one element of 16: a form that Arm's instructions have."""
+        words = e.bits(pixels, "int32x4")
+        element = e.bits(e.shuffle([words], [index] * 4), "int8x16")
+        # Of which factor LLVM takes an element, where both have the same sign: the second.
+        factors = (element, weights) if self == USDOT else (weights, element)
+        return self(e, total, *factors)
+
 
 VNNI = Dot("llvm.x86.avx512.vpdpbusd.512", 16, signed=False, advantage=2.0)
 FAST_VNNI = replace(VNNI, advantage=2.05)
@@ -55,6 +63,8 @@ FAST_VNNI = replace(VNNI, advantage=2.05)
 SDOT = Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", 4, signed=True, advantage=3.0)
 USDOT = Dot("llvm.aarch64.neon.usdot.v4i32.v16i8", 4, signed=False, advantage=3.8)
 """Of cores with i8mm, which also have products of matrices: the advantage is theirs (instructions, counted)."""
+UDOT = replace(SDOT, name="llvm.aarch64.neon.udot.v4i32.v16i8", signed=False)
+"""Of unsigned weights, on every core that has :data:`SDOT`."""
 
 
 def tap_cost(target: TargetSpec, top: int) -> float:
