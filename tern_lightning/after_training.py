@@ -18,8 +18,10 @@ from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.layer_types import channel_axis, kind_of, weight_of
 from tern_lightning.nn.recurrent_weights import layer_at
 from tern_lightning.quantizers import get_quantizer
-from tern_lightning.rules import Decision, Rule, check_options, check_rules, resolve
+from tern_lightning.rules import Decision, Rule, resolve, rules_hint
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 RIDGE = 0.01
 """How strongly the weight that is fitted is held to the float one, as a share of the mean squared input."""
@@ -46,6 +48,7 @@ class PostTrained:
 
 
 @torch.no_grad()
+@check_arguments(hint=rules_hint)
 def post_training(
     module: nn.Module,
     data: Any,
@@ -134,9 +137,9 @@ def _decide(
     zeros: float | None,
 ) -> list[Decision]:
     """The layers that become ternary, after a look at all arguments."""
-    if zeros is not None and not 0 <= zeros < 1:
-        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
-    decisions = [one for one in resolve(module, check_rules(rules), method, check_options(options)) if one.method]
+    if zeros is not None:
+        check_share("zeros", zeros, "[0, 1)")
+    decisions = [one for one in resolve(module, tuple(rules or ()), method, options) if one.method]
     for one in decisions:
         get_quantizer(one.method or "", **one.options)
     return decisions

@@ -22,7 +22,8 @@ from tern_lightning.nn.batch_norm import fresh_statistics, with_statistics
 from tern_lightning.nn.layer_types import channel_axis, find_bias, weight_of
 from tern_lightning.nn.recurrent_weights import layer_at
 from tern_lightning.quantizers import get_quantizer
-from tern_lightning.rules import Decision, Rule, check_options, check_rules, named_methods, resolve
+from tern_lightning.rules import Decision, Rule, named_methods, resolve, rules_hint
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.console import make_console
 from tvm_schedules.common.files import user_path, write_file
 from tvm_schedules.common.reading import read_json, reading
@@ -209,6 +210,7 @@ class Sensitivity:
 
 
 @torch.no_grad()
+@check_arguments(hint=rules_hint)
 def sensitivity(
     module: nn.Module,
     data: Iterable[Any],
@@ -268,8 +270,8 @@ def sensitivity(
         raise ValueError(f"batches must be at least 1, got {batches}")
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
         raise TypeError("data must be batches, got one array; HINT: data=[(inputs, labels)]")
-    chosen = check_rules(rules) if rules is not None else (Rule("*", method, options=check_options(options)),)
-    decisions = [one for one in resolve(module, chosen, method, check_options(options)) if one.method is not None]
+    chosen = (Rule("*", method, options=dict(options or {})),) if rules is None else tuple(rules)
+    decisions = [one for one in resolve(module, chosen, method, dict(options or {})) if one.method is not None]
     found = [to_device(module, batch) for batch in islice(data, batches)]
     known = None if file is None else user_path(file, "file")
     return measure(module, decisions, found, shares, loss, batch_norm=batch_norm, file=known, progress=progress)

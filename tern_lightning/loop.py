@@ -21,11 +21,14 @@ from tern_lightning.nn.swap import make_plain, swap_all
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
 from tern_lightning.nn.weight_mask import MASK_ATTRIBUTE, apply_mask
 from tern_lightning.quantizers import get_quantizer
-from tern_lightning.rules import Decision, Rule, check_bias, check_options, check_rules, resolve
+from tern_lightning.rules import Decision, Rule, check_bias, resolve, rules_hint
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@check_arguments(hint=rules_hint)
 def ternarize(
     module: nn.Module,
     method: str = "twn",
@@ -71,7 +74,7 @@ def ternarize(
         3
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    decisions = resolve(module, check_rules(rules), method, check_options(options), optimizers)
+    decisions = resolve(module, tuple(rules or ()), method, options, optimizers)
     by_weight: dict[int, LayerState] = {}
     states: dict[str, LayerState] = {}
     for one in decisions:
@@ -110,6 +113,7 @@ def _train_levels(learning: dict[str, TernaryLayer], optimizers: Sequence[Optimi
         optimizer.register_step_pre_hook(before)
 
 
+@check_arguments
 def freeze(module: nn.Module) -> None:
     """Fix the codes of all ternary layers of a module; their levels go on training as the mean of the latent weights.
 
@@ -138,6 +142,7 @@ def freeze(module: nn.Module) -> None:
             layers.freeze(layer)
 
 
+@check_arguments
 def set_progress(module: nn.Module, share: float) -> None:
     """Tell methods that follow a schedule, such as ``hestia``, how much of the ternary training is over.
 
@@ -157,12 +162,12 @@ def set_progress(module: nn.Module, share: float) -> None:
         >>> net[1]._ternary_state.quantizer.progress
         tensor(0.9000)
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be in [0, 1], got {share}")
+    check_share("share", share)
     for _, layer in swapped_layers(module):
         layer._ternary_state.quantizer.progress.fill_(share)
 
 
+@check_arguments
 def to_plain(module: M, activations: bool = True) -> M:
     """A copy of a module in plain classes, with the ternary weights in their parameters.
 

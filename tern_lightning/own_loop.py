@@ -20,6 +20,7 @@ from tern_lightning.callbacks import (
     TernaryCallback,
     WeightPenaltyClipping,
 )
+from tvm_schedules.common.arguments import check_arguments
 
 WORKING = (
     TernaryCallback, PruningSchedule, EntropyConstraint, EntropyPruning, StructuredPruning, WeightPenaltyClipping,
@@ -120,6 +121,7 @@ class PreparedLoop:
             getattr(callback, hook)(self._trainer, self._module, *arguments)
 
 
+@check_arguments
 def prepare(
     module: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer],

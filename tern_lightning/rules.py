@@ -15,9 +15,12 @@ from torch.optim import Optimizer
 from tern_lightning.nn.layer_types import channel_axis, find_bias, find_weight, kind_names, type_names
 from tern_lightning.nn.recurrent_weights import RecurrentWeight, named_layers, weights_of
 from tern_lightning.nn.survey import Survey, is_unreal, survey
-from tern_lightning.quantizers import Quantizer, get_quantizer
+from tern_lightning.quantizers import Quantizer, get_quantizer, quantizer_names
+from tern_lightning.quantizers.base import option_names
+from tvm_schedules.common.arguments import check_arguments
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Rule:
     """What to do with the layers that it matches. Of several rules that match a layer, the first one counts.
@@ -34,7 +37,7 @@ class Rule:
         optional: May match no layer, which is an error otherwise: for rules that go with several networks.
 
     Raises:
-        TypeError: ``name`` is no string, or ``options`` is no dictionary.
+        TypeError: An argument is of another type.
         ValueError: The expression is not valid, the method or an option is unknown, or options come without a method.
     """
 
@@ -46,9 +49,6 @@ class Rule:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        check_options(self.options)
-        if not isinstance(self.name, str):
-            raise TypeError(f"name of a rule must be a pattern of layer paths, got {self.name!r}")
         if self.name.startswith("re:"):
             try:
                 re.compile(self.name[3:])
@@ -92,29 +92,16 @@ class Decision:
     base: str | None = None
 
 
-def check_rules(rules: Sequence[Rule] | None) -> tuple[Rule, ...]:
-    """Return rules as a tuple.
-
-    Raises:
-        TypeError: Something else came.
-    """
-    given: tuple[Any, ...] = (rules,) if isinstance(rules, str | Rule) else tuple(rules or ())
-    wrong = given if isinstance(rules, str | Rule) else [rule for rule in given if not isinstance(rule, Rule)]
-    if wrong:
-        hint = "[" + ", ".join(f"Rule({one!r})" if isinstance(one, str) else repr(one) for one in wrong[:2]) + "]"
-        raise TypeError(f"rules must be a list of tern_lightning.Rule, got {rules!r}; HINT: rules={hint}")
-    return given
-
-
-def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a method's options as a dictionary.
-
-    Raises:
-        TypeError: Something else came.
-    """
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dictionary, such as {{'per_channel': True}}, got {options!r}")
-    return dict(options or {})
+def rules_hint(name: str, value: Any) -> str | None:
+    """How ``rules`` and ``options`` say what came in another form; for :func:`check_arguments`."""
+    if name == "rules":
+        given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        made = [f"Rule({one!r})" if isinstance(one, str) else repr(one) for one in given[:2]]
+        return f"rules=[{', '.join(made)}]" if all(isinstance(one, str | Rule) for one in given) else None
+    if name == "options":
+        return "options={'per_channel': True}, for example"
+    known = any(name in option_names(method) for method in quantizer_names())
+    return f"options of the method go into options={{{name!r}: {value!r}}}" if known else None
 
 
 def check_bias(decision: Decision, method: Quantizer, shared: bool) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from tvm_schedules.common.near import meant
+from tvm_schedules.common.arguments import check_arguments
 
 Shape = Literal["constant", "linear", "cubic", "cosine", "step"]
 Unit = Literal["epoch", "step", "fraction"]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Schedule:
     r"""A number that goes from ``initial`` at ``begin`` to ``final`` at ``end`` and then stays.
@@ -49,9 +50,6 @@ class Schedule:
     steps: int = 4
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("shape", self.shape, get_args(Shape)), ("unit", self.unit, get_args(Unit))):
-            if value not in allowed:
-                raise ValueError(f"{name} of a schedule must be one of {allowed}, got {value!r}{meant(value, allowed)}")
         if not 0 <= self.begin <= self.end < math.inf:
             raise ValueError(f"a schedule needs 0 <= begin <= end, got begin={self.begin}, end={self.end}")
         if self.unit == "fraction" and self.end > 1:

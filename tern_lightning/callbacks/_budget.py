@@ -24,6 +24,7 @@ from tern_lightning.callbacks._masking import MaskCallback, Target
 from tern_lightning.functional.patterns import group_norms, group_sizes, keep_largest, zero_share
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
+from tvm_schedules.common.near import check_share
 from tvm_schedules.estimate.curves import Curves
 
 Floats = npt.NDArray[np.float64]
@@ -74,9 +75,8 @@ class Budget(MaskCallback):
         super().__init__(include, exclude)
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        if not 0 < most < 1:
-            raise ValueError(f"most must be in (0, 1), got {most}")
-        if not groups or any(not isinstance(group, int) or group < 1 for group in groups):
+        check_share("most", most, "(0, 1)")
+        if not groups or min(groups) < 1:
             raise ValueError(f"groups must be numbers of channels, at least 1 each, got {groups!r}")
         self.limit: float = limit
         self.schedule: Schedule = Schedule() if schedule is None else schedule

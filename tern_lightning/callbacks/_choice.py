@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tern_lightning.callbacks._masking import Target, choose_digits
 from tern_lightning.functional.patterns import keep_largest, keep_n_of_m
-from tvm_schedules.common.near import check_choice, meant
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import meant
 
 PATTERNS = ("element", "block", "digit")
 """Names of patterns; the others are ``n:m``."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Choice:
     """How the weights to prune are chosen; of whatever is compared, the smallest go first.
@@ -32,20 +35,19 @@ class Choice:
         ValueError: An attribute is out of range.
     """
 
-    scope: str
+    scope: Literal["global", "layer"]
     pattern: str
     group: tuple[int, int] = (1, 1)
     kernel: bool = True
 
     def __post_init__(self) -> None:
-        check_choice("scope", self.scope, ("global", "layer"))
         counts = self.n_of_m
         if self.pattern not in PATTERNS and (counts is None or not 0 < counts[0] < counts[1]):
             raise ValueError(
                 f"pattern must be 'element', 'block', 'digit' or 'n:m' with 0 < n < m, "
                 f"got {self.pattern!r}{meant(self.pattern, PATTERNS)}"
             )
-        if len(self.group) != 2 or min(self.group) < 1:
+        if min(self.group) < 1:
             raise ValueError(f"group must be two sizes >= 1, got {self.group}")
         if self.pattern != "block" and tuple(self.group) != (1, 1):
             raise ValueError(f"group is for pattern 'block', got {self.group} with pattern {self.pattern!r}")

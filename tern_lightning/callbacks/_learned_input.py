@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
-from tern_lightning.callbacks._select import check_patterns, layers_moved_by, select_layers
+from tern_lightning.callbacks._select import layers_moved_by, select_layers
 from tern_lightning.nn.learned_input import LearnedInput
 
 
@@ -31,8 +31,8 @@ class LearnedInputs(pl.Callback, ABC):
         if not 0 <= learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be finite and >= 0, got {learning_rate}")
         self.learning_rate = learning_rate
-        self.include: tuple[str, ...] | None = check_patterns("include", include)
-        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
+        self.include: tuple[str, ...] | None = None if include is None else tuple(include)
+        self.exclude: tuple[str, ...] = tuple(exclude)
         self._hooks: dict[str, LearnedInput] = {}
         self._layers: dict[str, nn.Module] = {}
         self._restored: dict[str, Any] = {}

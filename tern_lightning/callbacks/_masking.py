@@ -17,7 +17,7 @@ from typing_extensions import override
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
-from tern_lightning.callbacks._select import check_company, check_patterns, select_layers
+from tern_lightning.callbacks._select import check_company, select_layers
 from tern_lightning.callbacks._state import find_copies
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
 from tern_lightning.nn.layer_state import LayerState
@@ -83,8 +83,8 @@ class WeightCallback(pl.Callback):
     timed: bool = False
 
     def __init__(self, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
-        self.include: tuple[str, ...] | None = check_patterns("include", include)
-        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
+        self.include: tuple[str, ...] | None = None if include is None else tuple(include)
+        self.exclude: tuple[str, ...] = tuple(exclude)
         self.clock: Clock = Clock()
         self._targets: dict[str, Target] = {}
         self._handles: list[RemovableHandle] = []

@@ -103,15 +103,6 @@ def check_pattern(name: str, pattern: str, layers: Collection[str], others: Mapp
     raise MisconfigurationException(f"{name} pattern {pattern!r} matches no convolution or linear layer; {hint}")
 
 
-def check_patterns(name: str, patterns: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Raise ValueError unless ``patterns`` is a list of strings or None."""
-    if patterns is None:
-        return None
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"{name} must be a list of patterns, got {patterns!r}")
-    return tuple(patterns)
-
-
 def check_company(trainer: pl.Trainer, pl_module: pl.LightningModule, who: str) -> None:
     """Refuse what would fail later, or go wrong in silence, when fit starts.
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,9 +19,11 @@ from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 
+@check_arguments
 class ActivationQuantization(Callback):
     r"""Fake-quantize the inputs of convolution and linear layers in training, validation, testing and prediction.
 
@@ -73,8 +74,8 @@ class ActivationQuantization(Callback):
         self.ema: float = ema
         self.learned: bool = learned
         self.learning_rate: float = learning_rate
-        self.include: tuple[str, ...] = _patterns("include", include)
-        self.exclude: tuple[str, ...] = _patterns("exclude", exclude)
+        self.include: tuple[str, ...] = tuple(include)
+        self.exclude: tuple[str, ...] = tuple(exclude)
         self._validate()
         self._batches = 0
         self._quantizers: dict[str, InputFakeQuantizer] = {}
@@ -165,19 +166,14 @@ class ActivationQuantization(Callback):
         self._restore()
 
     def _validate(self) -> None:
-        try:
-            check_bits(self.bits)
-            check_choice("observer", self.observer, ("minmax", "percentile"))
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+        check_bits(self.bits)
         if not 50 < self.percentile <= 100:
-            raise MisconfigurationException(f"percentile must be in (50, 100], got {self.percentile}")
+            raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
         if self.observe_batches < 1:
-            raise MisconfigurationException(f"observe_batches must be at least 1, got {self.observe_batches}")
-        if not 0 <= self.ema < 1:
-            raise MisconfigurationException(f"ema must be in [0, 1), got {self.ema}")
+            raise ValueError(f"observe_batches must be at least 1, got {self.observe_batches}")
+        check_share("ema", self.ema, "[0, 1)")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise MisconfigurationException(f"learning_rate must be finite and positive, got {self.learning_rate}")
+            raise ValueError(f"learning_rate must be finite and positive, got {self.learning_rate}")
 
     def _install(self, module: nn.Module) -> None:
         present = input_quantizers(module)
@@ -263,9 +259,3 @@ def _weighted(module: nn.Module) -> dict[str, nn.Module]:
 def _all_sum(values: Tensor) -> Tensor:
     torch.distributed.all_reduce(values)
     return values
-
-
-def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise MisconfigurationException(f"{name} must be a list of patterns, got {patterns!r}")
-    return tuple(patterns)

@@ -13,8 +13,11 @@ from typing_extensions import override
 from tern_lightning.callbacks._masking import WeightCallback
 from tern_lightning.functional.bcgd import blend
 from tern_lightning.nn.ternary_layers import TernaryLayer, effective_weight
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 
+@check_arguments
 class BCGD(WeightCallback):
     r"""Let the latent weights of ternary layers drift to their ternary values in every optimizer step.
 
@@ -40,8 +43,7 @@ class BCGD(WeightCallback):
 
     def __init__(self, rho: float = 1e-5, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
         super().__init__(include, exclude)
-        if not 0 <= rho < 1:
-            raise ValueError(f"rho must be in [0, 1), got {rho}")
+        check_share("rho", rho, "[0, 1)")
         self.rho = rho
 
     @override

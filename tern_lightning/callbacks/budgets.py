@@ -17,6 +17,8 @@ from tern_lightning.nn.layer_types import channel_axis
 from tern_lightning.nn.operations import layer_positions
 from tern_lightning.schedules import Schedule
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.arguments import check_arguments, other_names
+from tvm_schedules.common.near import check_share
 from tvm_schedules.estimate.curves import Curves
 
 Shapes = Sequence[int] | Sequence[Sequence[int]]
@@ -28,6 +30,11 @@ def _positive(name: str, value: float) -> float:
     return float(value)
 
 
+def _size_hint(name: str, value: Any) -> str | None:
+    return "the ONNX file has two bits a weight, whatever they are" if name == "of" else None
+
+
+@check_arguments(hint=other_names("zeros", "sparsity", "amount"))
 class SparsityBudget(Budget):
     """Prune until a share of the weights is zero, at the least damage.
 
@@ -64,8 +71,7 @@ class SparsityBudget(Budget):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
     ) -> None:
-        if not 0 < zeros < 1:
-            raise ValueError(f"zeros must be in (0, 1), got {zeros}")
+        check_share("zeros", zeros, "(0, 1)")
         super().__init__(1 - zeros, schedule, every, most, include, exclude, groups)
 
     @property
@@ -102,6 +108,7 @@ class _WithInputs(Budget):
         return [(1, *tensor.shape[1:]) for tensor in tensors]
 
 
+@check_arguments
 class OperationBudget(_WithInputs):
     """Prune until the network makes at most so many additions, at the least damage.
 
@@ -172,8 +179,6 @@ class _Estimated(_WithInputs):
 
     def __init__(self, target: str, of: str, activations: Any, measured: Any, *arguments: Any) -> None:
         super().__init__(*arguments)
-        if activations not in ("uint8", "float32"):
-            raise ValueError(f"activations must be 'uint8' or 'float32', got {activations!r}")
         self.target: str = target
         self.of: str = of
         self.activations: Literal["uint8", "float32"] = activations
@@ -220,6 +225,7 @@ def _any_codes(layer: nn.Module, weight: Tensor, generator: torch.Generator) -> 
     return TernaryTensor(codes, levels, levels, channel_axis(layer))
 
 
+@check_arguments(hint=_size_hint)
 class SizeBudget(_Estimated):
     """Prune until what a device stores of the network has at most so many bytes, at the least damage.
 
@@ -265,10 +271,6 @@ class SizeBudget(_Estimated):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
     ) -> None:
-        if of not in ("library", "flash"):
-            raise ValueError(
-                f"of must be 'library' or 'flash', got {of!r}; the ONNX file has two bits a weight, whatever they are"
-            )
         where = "c" if of == "flash" else target
         limit = _positive("bytes", bytes)
         pruning = schedule, every, most, include, exclude, groups
@@ -280,6 +282,7 @@ class SizeBudget(_Estimated):
         return "flash_bytes" if self.target == "c" else f"{self.target}_bytes"
 
 
+@check_arguments
 class LatencyBudget(_Estimated):
     """Prune until the network is estimated to take at most so many milliseconds on a target, at the least damage.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 from tern_lightning.callbacks._learned_input import LearnedInputs
 from tern_lightning.functional.bcgd import Derivative, gaussian_step
 from tern_lightning.nn.learned_input import CoarseInput, LearnedInput
-from tvm_schedules.common.near import meant
+from tvm_schedules.common.arguments import check_arguments
 
 
+@check_arguments
 class CoarseActivation(LearnedInputs):
     """Quantize layer inputs to unsigned integers with a trained step and a coarse derivative.
 
@@ -40,9 +40,6 @@ class CoarseActivation(LearnedInputs):
     ) -> None:
         super().__init__(learning_rate, include, exclude)
         gaussian_step(bits)
-        if derivative not in get_args(Derivative):
-            hint = meant(derivative, get_args(Derivative))
-            raise ValueError(f"derivative must be one of {get_args(Derivative)}, got {derivative!r}{hint}")
         self.bits: int = bits
         self.derivative = derivative
 

@@ -19,12 +19,14 @@ from tern_lightning.callbacks.ternary import TernaryCallback
 from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
 from tern_lightning.quantizers.base import quantizer_name
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.files import user_path, write_file
 
 BINS = 41
 """Bins of a histogram of latent weights, over plus and minus the largest."""
 
 
+@check_arguments
 class CompressionReport(pl.Callback):
     """Keep how each ternary layer changed over a run, and write it as an HTML page and as JSON.
 

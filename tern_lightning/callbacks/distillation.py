@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,18 +11,20 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from tern_lightning.callbacks._teacher import Teacher, TeacherSource, part_of
 from tern_lightning.functional.distillation import attention_transfer, hint, output_distance, soft_targets
 from tern_lightning.nn.watch import Seen, Watch
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 Paths = Sequence[str] | Mapping[str, str]
 """Layers of the student, or those of the student with those of the teacher."""
 
 
+@check_arguments
 class Distillation(pl.Callback):
     r"""Add to the loss how far the network is from a teacher on the same inputs.
 
@@ -86,13 +87,9 @@ class Distillation(pl.Callback):
         class_axis: int = 1,
     ) -> None:
         super().__init__()
-        if teacher is not None and not isinstance(teacher, nn.Module | str | os.PathLike):
-            raise TypeError(f"teacher must be a module, the path of a checkpoint or None, got {teacher!r}")
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature must be finite and > 0, got {temperature}")
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {weight}")
-        check_choice("loss", loss, ("kl", "mse"))
+        check_share("weight", weight)
         for name, value in (("feature_weight", feature_weight), ("attention_weight", attention_weight)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")

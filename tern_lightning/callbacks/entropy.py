@@ -23,8 +23,10 @@ from tern_lightning.nn.weight_mask import weight_mask
 from tern_lightning.quantizers.base import check_range
 from tern_lightning.quantizers.ec2t import EC2T
 from tern_lightning.schedules import Schedule
+from tvm_schedules.common.arguments import check_arguments
 
 
+@check_arguments
 class EntropyConstraint(pl.Callback):
     """Give the layers of ``TernaryCallback("ec2t")`` their share of an entropy constraint.
 
@@ -114,6 +116,7 @@ class EntropyConstraint(pl.Callback):
         self._restored = state_dict
 
 
+@check_arguments
 class EntropyPruning(MaskCallback):
     """Prune layers that stay float by the entropy-constrained assignment: a weight stays itself unless it gets zero.
 

@@ -18,7 +18,8 @@ from tern_lightning.callbacks import _snapshot as snapshot
 from tern_lightning.callbacks._choice import Choice
 from tern_lightning.callbacks._masking import MaskCallback, zero_digit_share, zero_share
 from tern_lightning.nn.ternary_layers import TernaryLayer, freeze
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import check_share
 
 Action = Literal["raise", "restore", "none"]
 
@@ -72,6 +73,7 @@ def judge(loop: Loop, value: float, tolerance: float, higher: bool, min_step: fl
     return Loop(loop.baseline, loop.amount, loop.good, step, 0, "restore", finished, trials)
 
 
+@check_arguments
 class AccuracyGuidedPruning(MaskCallback):
     """Prune step by step while a validation value stays good, inside one fit.
 
@@ -131,7 +133,6 @@ class AccuracyGuidedPruning(MaskCallback):
         super().__init__(include, exclude)
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise ValueError(f"tolerance must be finite and >= 0, got {tolerance}")
-        check_choice("mode", mode, ("max", "min"))
         self.choice: Choice = Choice(scope, pattern, group)
         if self.choice.n_of_m is not None:
             raise ValueError(f"pattern must be 'element', 'block' or 'digit', got {pattern!r}")
@@ -139,8 +140,7 @@ class AccuracyGuidedPruning(MaskCallback):
             raise ValueError(f"start and epochs must be at least 1, got {start} and {epochs}")
         if not 0 < min_step <= step < 1:
             raise ValueError(f"it must be 0 < min_step <= step < 1, got min_step={min_step}, step={step}")
-        if not 0 < max_amount <= 1:
-            raise ValueError(f"max_amount must be in (0, 1], got {max_amount}")
+        check_share("max_amount", max_amount, "(0, 1]")
         self.monitor: str = monitor
         self.tolerance: float = tolerance
         self.mode = mode

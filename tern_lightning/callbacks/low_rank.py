@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks._logs import log_values
-from tern_lightning.callbacks._select import check_patterns, select_layers
+from tern_lightning.callbacks._select import select_layers
 from tern_lightning.evaluation import training_loss
 from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs
 from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.nn.low_rank_layers import LatencyTable, LowRankConv, can_be_low_rank, replace_module
+from tvm_schedules.common.arguments import check_arguments
 
 Latency = Callable[[ConvShape, int], float]
 
@@ -96,6 +97,7 @@ class Candidates(nn.Module):
         return self.ranks[int(self.theta.argmax())]
 
 
+@check_arguments
 class LowRank(pl.Callback):
     r"""Choose the ranks of convolutions by training a mixture of candidates, with latency in the loss.
 
@@ -167,8 +169,8 @@ class LowRank(pl.Callback):
         self._position = 0
         self._selected = 0
         self.learning_rate: float = learning_rate
-        self.include: tuple[str, ...] | None = check_patterns("include", include)
-        self.exclude: tuple[str, ...] = check_patterns("exclude", exclude) or ()
+        self.include: tuple[str, ...] | None = None if include is None else tuple(include)
+        self.exclude: tuple[str, ...] = tuple(exclude)
         self.choice: dict[str, int] = {}
         self._steps = 0
         self._layers: dict[str, Candidates] = {}

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from tern_lightning.callbacks._learned_input import LearnedInputs
 from tern_lightning.nn.learned_input import LearnedInput, MultiLevelInput
+from tvm_schedules.common.arguments import check_arguments
 
 
+@check_arguments
 class MultiLevelActivation(LearnedInputs):
     r"""Round layer inputs to sums of ternary digits :math:`\sum_i \gamma_i S_i` with trained levels.
 

@@ -19,7 +19,8 @@ from tern_lightning.functional.patterns import expand_groups, group_norms, keep_
 from tern_lightning.functional.penalty import DeltaMode, shrink_groups, weight_penalty, weight_penalty_gradient
 from tern_lightning.nn.ternary_layers import effective_weight
 from tern_lightning.schedules import Schedule
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments, other_names
+from tvm_schedules.common.near import check_share
 
 
 class _Penalty:
@@ -38,10 +39,8 @@ class _Penalty:
             raise ValueError(f"strength must be finite and >= 0, got {strength}")
         if not (math.isfinite(threshold) and threshold > 0):
             raise ValueError(f"threshold must be finite and > 0, got {threshold}")
-        if len(group) != 2 or min(group) < 1:
+        if min(group) < 1:
             raise ValueError(f"group must be two sizes >= 1, got {group}")
-        check_choice("form", form, ("gradient", "proximal"))
-        check_choice("delta_mode", delta_mode, ("all", "alive"))
         self.strength: float = strength
         self.threshold: float = threshold
         self.group: tuple[int, int] = (group[0], group[1])
@@ -70,6 +69,7 @@ class _Penalty:
         return self.group, self.threshold, self.delta_mode, target.axis, self.kernel
 
 
+@check_arguments
 class WeightPenaltyClipping(WeightCallback):
     r"""Penalize groups of weights with small norms and leave large ones alone.
 
@@ -163,6 +163,7 @@ class WeightPenaltyClipping(WeightCallback):
         pl_module.log("penalty/clipping", self._factor * self.penalty.strength * total, sync_dist=True)
 
 
+@check_arguments(hint=other_names("amount", "sparsity", "zeros"))
 class StructuredPruning(MaskCallback):
     r"""Prune groups of weights that belong to one processing element, jointly with ternary training.
 
@@ -213,10 +214,9 @@ class StructuredPruning(MaskCallback):
     ) -> None:
         super().__init__(include, exclude)
         check_boundary("prune", prune)
-        if not 0 <= dead < 1:
-            raise ValueError(f"dead must be in [0, 1), got {dead}")
-        if amount is not None and not 0 <= amount <= 1:
-            raise ValueError(f"amount must be None or in [0, 1], got {amount}")
+        check_share("dead", dead, "[0, 1)")
+        if amount is not None:
+            check_share("amount", amount)
         self.penalty: _Penalty = _Penalty(strength, threshold, group, form, delta_mode, kernel)
         self.prune: int | float = prune
         self.dead: float = dead

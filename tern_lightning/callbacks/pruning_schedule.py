@@ -18,8 +18,11 @@ from tern_lightning.callbacks._clock import position
 from tern_lightning.callbacks._masking import MaskCallback, pruned_share
 from tern_lightning.callbacks._structure import Structure, structure_for
 from tern_lightning.schedules import Schedule
+from tvm_schedules.common.arguments import check_arguments, other_names
+from tvm_schedules.common.near import check_share
 
 
+@check_arguments(hint=other_names("amount", "sparsity", "zeros"))
 class PruningSchedule(MaskCallback):
     """Prune the smallest weights, more and more of them, and train the others on.
 
@@ -91,9 +94,8 @@ class PruningSchedule(MaskCallback):
             raise ValueError(
                 f"amount must be None with a pattern n:m and a number otherwise, got {amount}, {pattern!r}"
             )
-        if amount is not None and not 0 <= amount <= 1:
-            hint = "; 80 % is 0.8" if amount > 1 else ""
-            raise ValueError(f"amount must be in [0, 1], got {amount}{hint}")
+        if amount is not None:
+            check_share("amount", amount)
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.schedule: Schedule = Schedule() if schedule is None else schedule

@@ -18,11 +18,12 @@ from tern_lightning.callbacks._phases import next_phase
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks.ternary import TernaryCallback
 from tern_lightning.nn.ternary_layers import ternary_layers
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments
 
 Mode = Literal["max", "min"]
 
 
+@check_arguments
 class ReturnToBest(pl.Callback):
     """Go back to the best epoch of ternary training right before TernaryCallback fixes the codes.
 
@@ -53,8 +54,6 @@ class ReturnToBest(pl.Callback):
     """
 
     def __init__(self, monitor: str | None = None, mode: Mode | None = None, first: int = 1) -> None:
-        if mode is not None:
-            check_choice("mode", mode, ("max", "min"))
         if first < 0:
             raise ValueError(f"first must be >= 0, got {first}")
         self.monitor: str | None = monitor

@@ -22,9 +22,11 @@ from tern_lightning.functional.slr import SETTINGS, Relaxation, Settings, penalt
 from tern_lightning.nn.batch_norm import StatisticsReset
 from tern_lightning.nn.ternary_layers import TernaryLayer
 from tern_lightning.ternary_tensor import TernaryTensor
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.arguments import check_arguments, other_names
+from tvm_schedules.common.near import check_share
 
 
+@check_arguments(hint=other_names("amount", "sparsity", "zeros"))
 class SLR(MaskCallback):
     r"""Train float weights W toward points Z of a set, with multipliers for W = Z, and in the end put them into it.
 
@@ -79,7 +81,6 @@ class SLR(MaskCallback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(include, exclude)
-        check_choice("projection", projection, ("sparsity", "ternary"))
         sparse = projection == "sparsity"
         self.choice: Choice = Choice(scope, pattern, group)
         if pattern == "digit":
@@ -89,8 +90,8 @@ class SLR(MaskCallback):
                 f"amount is for projection 'sparsity' without a pattern n:m, and needed there, got {amount} with "
                 f"{projection!r} and {pattern!r}"
             )
-        if amount is not None and not 0 <= amount <= 1:
-            raise ValueError(f"amount must be in [0, 1], got {amount}")
+        if amount is not None:
+            check_share("amount", amount)
         given = {"rho": rho, "step": step, "m": m, "r": r}
         self.settings: Settings = replace(SETTINGS[projection], **{k: v for k, v in given.items() if v is not None})
         if interval is not None and interval < 1:

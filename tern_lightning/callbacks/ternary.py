@@ -33,12 +33,14 @@ from tern_lightning.nn.ternary_layers import freeze
 from tern_lightning.quantizers import Quantizer, get_quantizer
 from tern_lightning.recipes.lookup import find_preset
 from tern_lightning.recipes.preset import PresetData
-from tern_lightning.rules import Decision, Rule, check_options, check_rules, named_methods, resolve
+from tern_lightning.rules import Decision, Rule, named_methods, resolve, rules_hint
+from tvm_schedules.common.arguments import check_arguments
 
 CHECK_EVERY = 50
 """Training batches from one look for NaN and infinite weights to the next; every look waits for the device."""
 
 
+@check_arguments(hint=rules_hint)
 class TernaryCallback(pl.Callback):
     """Train convolutions and linear layers with weights of three values, ``-n``, ``0`` and ``p``.
 
@@ -104,10 +106,10 @@ class TernaryCallback(pl.Callback):
         verbose: bool = True,
     ) -> None:
         self.method: str = method
-        self.auto: bool = isinstance(rules, str) and rules == "auto"
-        self.rules: tuple[Rule, ...] = () if self.auto else check_rules(rules)  # type: ignore[arg-type]
+        self.auto: bool = isinstance(rules, str)
+        self.rules: tuple[Rule, ...] = () if isinstance(rules, str) else tuple(rules or ())
         self.sensitivity: Sensitivity | None = None
-        self.options: dict[str, Any] = check_options(options)
+        self.options: dict[str, Any] = dict(options or {})
         get_quantizer(method, **self.options)
         phases.check_boundary("start", start)
         phases.check_boundary("freeze", freeze)

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.common.arguments import check_arguments
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["estimate"]
 
 
+@check_arguments
 def estimate(
     module: nn.Module, targets: Sequence[str] = ("host",), measured: Sequence[Any] = (), **options: Any
 ) -> list[TargetEstimate]:

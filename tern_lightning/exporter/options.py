@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from tvm_schedules.common.near import check_choice, meant
+from tern_lightning.exporter.samples import Batch, Shapes
+from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.near import meant
 
 if TYPE_CHECKING:
-    from tern_lightning.exporter.samples import Batch, Shapes
     from tern_lightning.nn.activation_quantizer import ActivationRange
     from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -24,6 +25,7 @@ Second = TypeVar("Second")
 Result = TypeVar("Result")
 
 
+@check_arguments
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
     """What an ONNX file of a module shall be like.
@@ -54,8 +56,6 @@ class OnnxOptions:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        check_choice("activations", self.activations, ("float32", "uint8"))
-        check_choice("dense_weights", self.dense_weights, (None, "float32", "int8"))
         if self.percentile is not None and not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
 
@@ -65,6 +65,7 @@ class OnnxOptions:
         return self.dense_weights or ("int8" if self.activations == "uint8" else "float32")
 
 
+@check_arguments
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(OnnxOptions):
     """What :func:`tern_lightning.export` shall make, besides the fields of :class:`OnnxOptions`.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tern_lightning.exporter.options import ExportOptions, keywords_of
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.console import reporter
 from tvm_schedules.errors import missing_explained
 
@@ -61,6 +62,7 @@ class ExportResult:
 
 
 @keywords_of(ExportOptions)
+@check_arguments
 def export(module: nn.Module, output: str | os.PathLike[str], options: ExportOptions) -> ExportResult:
     """Export a module as ONNX and compile it for a target.
 
@@ -111,7 +113,7 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     inputs = [torch.from_numpy(array) for array in batches[0]]
     network = write_with(module, inputs, dataclasses.replace(options, samples=batches))
     for line in _doubts(module, network, real):
-        warnings.warn(line, ExportWarning, stacklevel=4)  # at the call of export
+        warnings.warn(line, ExportWarning, stacklevel=5)  # at the call of export
         say(f"warning: {line}")
     data = network.model.SerializeToString()
     if options.onnx_only:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tern_lightning.products import as_factor
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_share
 
 Group = tuple[int, int]
 
@@ -143,8 +144,7 @@ def keep_largest(
         >>> keep_largest([torch.tensor([[1.0, -3.0, 0.1, 2.0]])], 0.5)
         [tensor([[False,  True, False,  True]])]
     """
-    if not 0 <= amount <= 1:
-        raise ValueError(f"amount must be in [0, 1], got {amount}")
+    check_share("amount", amount)
     kept = [None] * len(weights) if kept is None else kept
     total = sum(weight.numel() for weight in weights)
     count = round(amount * total)
@@ -199,8 +199,7 @@ def keep_digits(sizes: Sequence[Tensor], amount: float, limits: Sequence[Tensor]
         >>> [keep_digits([sizes], amount)[0].tolist() for amount in (0.2, 0.5, 0.7)]
         [[[2, 2, 1]], [[1, 1, 1]], [[1, 0, 1]]]
     """
-    if not 0 <= amount <= 1:
-        raise ValueError(f"amount must be in [0, 1], got {amount}")
+    check_share("amount", amount)
     found = [torch.full_like(size[0], len(size), dtype=torch.int8) for size in sizes]
     if limits is not None:
         found = [torch.minimum(own, limit.to(own)) for own, limit in zip(found, limits, strict=True)]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from tern_lightning.nn.operations import module_operations
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.near import check_choice
 
 DEPTHS = (1.0, 1.2, 1.4, 1.6, 1.7, 1.9)
@@ -135,6 +136,7 @@ def _groups(module: nn.Module) -> int:
     return 0 if groups > 1 and groups == getattr(module, "in_channels", None) else groups
 
 
+@check_arguments
 def scale_network(
     make: Callable[[float, float], M], trained: nn.Module, width: float, depth: float, phi: float = 1.0
 ) -> M:
@@ -243,6 +245,7 @@ def scaling_candidates(
     return list(found.values())
 
 
+@check_arguments
 def search_scaling(
     make: Callable[[float, float], M],
     evaluate: Callable[[M], float],

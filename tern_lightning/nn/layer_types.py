@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tern_lightning.nn.recurrent_weights import RecurrentWeight, named_layers
+from tvm_schedules.common.arguments import check_arguments
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ _KINDS: dict[type[nn.Module] | str, LayerKind] = {
 }
 
 
+@check_arguments
 def register_layer(
     type: type[nn.Module] | str,
     weight: str = "weight",
@@ -93,10 +95,7 @@ def register_layer(
         >>> channel_axis(Mixer()), weight_of(Mixer()).shape
         (1, torch.Size([8, 16]))
     """
-    known = isinstance(type, str) or (isinstance(type, _CLASS) and issubclass(type, nn.Module))
-    if not known:
-        raise TypeError(f"type must be a subclass of torch.nn.Module or its full name, got {type!r}")
-    if not isinstance(weight, str) or not weight.isidentifier():
+    if not weight.isidentifier():
         raise ValueError(f"weight must be the name of a parameter, got {weight!r}")
     if isinstance(channel_axis, int) and channel_axis < 0:
         raise ValueError(f"channel_axis must be >= 0 or a function, got {channel_axis}")

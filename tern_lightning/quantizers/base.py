@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tern_lightning.functional.gradient import straight_through
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.near import meant
 
 _REGISTRY: dict[str, type[Quantizer]] = {}
@@ -152,7 +153,7 @@ def register(name: str) -> Callable[[Q], Q]:
         known = _REGISTRY.setdefault(name, cls)
         if known is not cls and known.__qualname__ != cls.__qualname__:
             raise ValueError(f"method {name!r} is already registered by {known.__qualname__}")
-        _REGISTRY[name] = cls
+        _REGISTRY[name] = check_arguments(cls)
         return cls
 
     return add
@@ -161,6 +162,11 @@ def register(name: str) -> Callable[[Q], Q]:
 def quantizer_names() -> list[str]:
     """Names of all known methods, sorted."""
     return sorted(_REGISTRY)
+
+
+def option_names(method: str) -> list[str]:
+    """Names of the options of a method."""
+    return list(inspect.signature(_REGISTRY[method]).parameters)
 
 
 def quantizer_name(quantizer: Quantizer) -> str:
@@ -195,7 +201,7 @@ def get_quantizer(name: str, **options: Any) -> Quantizer:
     if name not in _REGISTRY:
         raise ValueError(f"method must be one of {quantizer_names()}, got {name!r}{meant(name, _REGISTRY)}")
     cls = _REGISTRY[name]
-    allowed = list(inspect.signature(cls).parameters)
+    allowed = option_names(name)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         hint = meant(unknown[0], allowed)

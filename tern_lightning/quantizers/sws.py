@@ -9,7 +9,7 @@ from torch import Tensor
 from tern_lightning.functional.sws import sws
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
-from tvm_schedules.common.near import check_choice
+from tvm_schedules.common.near import check_share
 
 
 @register("sws")
@@ -42,10 +42,8 @@ class SWS(Quantizer):
         mode: Literal["parallel", "sequential"] = "parallel",
     ) -> None:
         super().__init__(per_channel, ste_clip)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta must be in [0, 1], got {beta}")
+        check_share("beta", beta)
         check_range("terms", terms, 1, 4)
-        check_choice("mode", mode, ("parallel", "sequential"))
         self.beta: float = beta
         self.terms: int = terms
         self.mode = mode

@@ -10,6 +10,7 @@ from tern_lightning.functional.shared import row_max, row_mean, row_std
 from tern_lightning.functional.tga import gaussian_sparsity, tga
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_share
 
 
 @register("tga")
@@ -63,11 +64,12 @@ class TGA(Quantizer):
         super().__init__(per_channel)
         check_range("initial_threshold", initial_threshold, 0, 1)
         check_range("low", low, 0)
-        check_range("high", high, low, above=True)
+        if not low < high:
+            raise ValueError(f"high must be above low, got low={low} and high={high}")
         check_range("penalty_strength", penalty_strength, 0)
         check_range("rate", rate, 0, above=True)
-        if target_sparsity is not None and not 0 <= target_sparsity < 1:
-            raise ValueError(f"target_sparsity must be in [0, 1), got {target_sparsity}")
+        if target_sparsity is not None:
+            check_share("target_sparsity", target_sparsity, "[0, 1)")
         if gradient_limit is not None:
             check_range("gradient_limit", gradient_limit, 0, above=True)
         self.initial_threshold: float = initial_threshold

@@ -9,6 +9,7 @@ from tern_lightning.functional.levels import trained_levels, ttq
 from tern_lightning.functional.shared import conditional_mean, row_mean
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
+from tvm_schedules.common.near import check_share
 
 
 @register("ttq")
@@ -52,8 +53,8 @@ class TTQ(Quantizer):
         check_range("threshold", threshold, 0, 1)
         check_range("floor", floor, 0, above=True)
         check_range("rate", rate, 0, above=True)
-        if sparsity is not None and not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+        if sparsity is not None:
+            check_share("sparsity", sparsity, "[0, 1)")
         if initial_level is not None:
             check_range("initial_level", initial_level, 0, above=True)
         self.threshold: float = threshold

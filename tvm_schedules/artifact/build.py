@@ -20,6 +20,7 @@ from tvm_schedules.artifact.process import compiler, prepare
 from tvm_schedules.artifact.samples import write_runs
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Say
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.console import reporter
 from tvm_schedules.errors import ModelError, TunerError, missing_explained
 from tvm_schedules.frontend import onnx_model
@@ -79,6 +80,7 @@ class Artifact:
 
 
 @missing_explained()
+@check_arguments
 def build(
     model: str | os.PathLike[str] | bytes | Any,
     output: str | os.PathLike[str],

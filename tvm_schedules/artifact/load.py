@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tvm_schedules.artifact import store, weights
 from tvm_schedules.backends import registry
 from tvm_schedules.backends.base import Stored
+from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import ArtifactError, TernError, missing_explained
@@ -57,6 +58,7 @@ def constants_of(folder: Path, plan: Plan, content: bytes | None = None) -> Arra
 
 
 @missing_explained("board")
+@check_arguments
 def load(path: str | Path, *, threads: int | None = None, check_hashes: bool = True) -> Model:
     """Load an artifact and make it ready to run; one for a graphics processor is put on this machine's.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.common.near import check_choice, meant
+from tvm_schedules.common.near import check_choice, check_share, meant
 from tvm_schedules.ir.ternary_tensor import pack_int2
 
 __all__ = ["LAYERS", "LINEAR", "NETWORKS", "Net", "build", "matmul_nbits", "plain_float", "samples"]
@@ -279,8 +279,7 @@ def build(name: str, zeros: float, activations: str = "uint8", seed: int = 0, sh
     recipes = {**NETWORKS, **LINEAR, **LAYERS}
     if name not in recipes:
         raise ValueError(f"name must be one of {', '.join(recipes)}, got {name!r}{meant(name, recipes)}")
-    if not 0 <= zeros < 1:
-        raise ValueError(f"zeros must be in [0, 1), got {zeros}")
+    check_share("zeros", zeros, "[0, 1)")
     check_choice("activations", activations, ("uint8", "float32"))
     shape, make = recipes[name]
     plain = RandomNet(shape, zeros, None, seed, shared)

@@ -32,7 +32,7 @@ def test_wrong_calls_say_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"activations": "int4"}, "activations must be 'float32' or 'uint8', got 'int4'"),
+        ({"activations": "int4"}, "activations must be 'uint8' or 'float32', got 'int4'"),
         ({"dense_weights": "int2"}, "dense_weights must be"),
         ({"percentile": 50.0}, r"percentile must be in \(50, 100\], got 50.0"),
         ({"batch_size": []}, r"batch_size must be one size or several, got \[\]"),
