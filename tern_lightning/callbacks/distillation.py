@@ -96,8 +96,8 @@ class Distillation(pl.Callback):
         self.temperature: float = temperature
         self.weight: float = weight
         self.loss = loss
-        self.features: dict[str, str] = _pairs("features", features)
-        self.attention: dict[str, str] = _pairs("attention", attention)
+        self.features: dict[str, str] = _pairs(features)
+        self.attention: dict[str, str] = _pairs(attention)
         self.feature_weight: float = feature_weight
         self.attention_weight: float = attention_weight
         self.module: str = module
@@ -233,10 +233,8 @@ class Distillation(pl.Callback):
         return found
 
 
-def _pairs(name: str, paths: Paths) -> dict[str, str]:
+def _pairs(paths: Paths) -> dict[str, str]:
     """Layers of the student with those of the teacher."""
-    if isinstance(paths, str) or not all(isinstance(path, str) for path in paths):
-        raise TypeError(f"{name} must be paths of layers, or a mapping of such, got {paths!r}")
     return dict(paths) if isinstance(paths, Mapping) else {path: path for path in paths}
 
 

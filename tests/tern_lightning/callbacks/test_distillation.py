@@ -360,13 +360,17 @@ def test_errors_in_a_run(net, options, message, fit):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"teacher": 3}, TypeError, "teacher must be a module, the path of a checkpoint or None, got 3"),
+        ({"teacher": 3}, TypeError, "teacher must be a Module, a string, a path or None, got 3"),
         ({"temperature": 0}, ValueError, "temperature must be finite and > 0, got 0"),
         ({"weight": 1.1}, ValueError, r"weight must be in \[0, 1\], got 1.1"),
         ({"loss": "l1"}, ValueError, "loss must be 'kl' or 'mse', got 'l1'"),
         ({"feature_weight": -1}, ValueError, "feature_weight must be finite and >= 0, got -1"),
-        ({"attention_weight": float("nan")}, ValueError, "attention_weight must be finite"),
-        ({"features": "hidden"}, TypeError, "features must be paths of layers, or a mapping of such, got 'hidden'"),
+        ({"attention_weight": float("nan")}, ValueError, "attention_weight must be a number, got nan"),
+        (
+            {"features": "hidden"},
+            TypeError,
+            "features must be a list of strings or a dictionary with strings .*, got 'hidden'",
+        ),
     ],
 )
 def test_errors_of_arguments(options, error, message):

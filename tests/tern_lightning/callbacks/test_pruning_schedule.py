@@ -262,11 +262,12 @@ def test_bf16_mixed_and_plain_use_of_the_trained_module(fit, make_net):
         ({"group": (0, 2), "pattern": "block"}, "group must be"),
         ({"every": 0}, "every"),
         ({"schedule": Schedule(final=2.0)}, "schedule's values"),
-        ({"include": "hidden"}, "list of patterns"),
+        ({"include": "hidden"}, "include must be a list of strings or None, got 'hidden'"),
+        ({"sparsity": 0.8}, "no argument 'sparsity'; HINT: it is amount=0.8 here"),
     ],
 )
 def test_errors_of_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         PruningSchedule(**{"amount": 0.5, **options})
 
 
