@@ -20,6 +20,7 @@ from tern_lightning.callbacks import (
     TernaryCallback,
     WeightPenaltyClipping,
 )
+from tern_lightning.callbacks._stateful import check_twins
 from tvm_schedules.common.arguments import check_arguments
 
 WORKING = (
@@ -149,6 +150,7 @@ def prepare(
     Raises:
         TypeError: A callback needs a Trainer.
         ValueError: A number is out of range; or a callback's argument needs a Trainer.
+        MisconfigurationException: Two callbacks are of one class and for the same layers.
 
     Example:
         >>> from tern_lightning import PruningSchedule, TernaryCallback
@@ -176,6 +178,7 @@ def prepare(
             raise TypeError(f"callbacks without a Trainer can be {known}, got {type(callback).__name__}")
         if isinstance(callback, TernaryCallback):
             _check(callback)
+    check_twins(callbacks)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     return PreparedLoop(module, optimizers, callbacks, steps, epoch_steps, state)
 

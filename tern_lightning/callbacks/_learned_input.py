@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._select import layers_moved_by, select_layers
+from tern_lightning.callbacks._stateful import LayerCallback
 from tern_lightning.nn.learned_input import LearnedInput
 
 
-class LearnedInputs(pl.Callback, ABC):
+class LearnedInputs(LayerCallback, ABC):
     """Base of callbacks that quantize layer inputs with a :class:`LearnedInput` each and train its numbers.
 
     Args:

@@ -19,6 +19,7 @@ from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import check_company, select_layers
 from tern_lightning.callbacks._state import find_copies
+from tern_lightning.callbacks._stateful import LayerCallback
 from tern_lightning.functional.patterns import digit_sizes, keep_digits
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_of, weight_of
@@ -62,7 +63,7 @@ class Target:
         return [self.layer, *self.others]
 
 
-class WeightCallback(pl.Callback):
+class WeightCallback(LayerCallback):
     """Base of callbacks that change the latent weights of chosen layers or their gradients.
 
     It finds the weights when fit starts, calls :meth:`after_step` right after every step that an optimizer really made

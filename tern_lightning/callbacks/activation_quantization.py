@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_one_input, layers_moved_by
+from tern_lightning.callbacks._stateful import LayerCallback
 from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
@@ -24,7 +25,7 @@ from tvm_schedules.common.near import check_share
 
 
 @check_arguments
-class ActivationQuantization(Callback):
+class ActivationQuantization(LayerCallback):
     r"""Fake-quantize the inputs of convolution and linear layers in training, validation, testing and prediction.
 
     Integers are unsigned, with a zero point where a tensor has negative values. The range of every input follows the

@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tern_lightning.callbacks import _report as report
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.callbacks.ternary import TernaryCallback
 from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
@@ -27,7 +28,7 @@ BINS = 41
 
 
 @check_arguments
-class CompressionReport(pl.Callback):
+class CompressionReport(StatefulCallback):
     """Keep how each ternary layer changed over a run, and write it as an HTML page and as JSON.
 
     After every epoch ``compression.json`` is written anew: the metrics that the run logged, and for every layer its

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from typing_extensions import override
 
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.callbacks._teacher import Teacher, TeacherSource, part_of
 from tern_lightning.functional.distillation import attention_transfer, hint, output_distance, soft_targets
 from tern_lightning.nn.watch import Seen, Watch
@@ -25,7 +26,7 @@ Paths = Sequence[str] | Mapping[str, str]
 
 
 @check_arguments
-class Distillation(pl.Callback):
+class Distillation(StatefulCallback):
     r"""Add to the loss how far the network is from a teacher on the same inputs.
 
     With the loss L that ``training_step`` returns, of logits s and the teacher's t,
@@ -110,6 +111,7 @@ class Distillation(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._teacher.prepare(pl_module)
 

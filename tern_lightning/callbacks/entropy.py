@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +16,7 @@ from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._clock import Clock, position
 from tern_lightning.callbacks._masking import MaskCallback, Target, pruned_share
 from tern_lightning.callbacks._phases import check_boundary, check_order, reached
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.functional.ec2t import entropy_assignment, size_factor
 from tern_lightning.nn.layer_types import weight_of
 from tern_lightning.nn.ternary_layers import swapped_layers
@@ -27,7 +28,7 @@ from tvm_schedules.common.arguments import check_arguments
 
 
 @check_arguments
-class EntropyConstraint(pl.Callback):
+class EntropyConstraint(StatefulCallback):
     """Give the layers of ``TernaryCallback("ec2t")`` their share of an entropy constraint.
 
     Learning Sparse & Ternary Neural Networks with Entropy-Constrained Trained Ternarization (EC2T) (2020): codes are
@@ -53,6 +54,8 @@ class EntropyConstraint(pl.Callback):
         ramp = Schedule("linear", end=0.2)
         trainer = Trainer(callbacks=[TernaryCallback("ec2t"), EntropyConstraint(strength=0.3, schedule=ramp)])
     """
+
+    instead: ClassVar[str] = "one for all layers, such as strength={'head*': 0.05, '*': 0.15}"
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import select_layers
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.evaluation import training_loss
 from tern_lightning.functional.low_rank import ConvShape, candidate_ranks, macs
 from tern_lightning.nn.layer_types import weight_of
@@ -98,7 +99,7 @@ class Candidates(nn.Module):
 
 
 @check_arguments
-class LowRank(pl.Callback):
+class LowRank(StatefulCallback):
     r"""Choose the ranks of convolutions by training a mixture of candidates, with latency in the loss.
 
     After HALOC: Hardware-Aware Automatic Low-Rank Compression for Compact Neural Networks (AAAI 2023), as far as its
@@ -179,6 +180,7 @@ class LowRank(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         # The module may build its layers in setup, which Lightning calls after this one; the candidates must be there

@@ -16,6 +16,7 @@ from tern_lightning.callbacks import _snapshot as snapshot
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._phases import next_phase
 from tern_lightning.callbacks._select import check_company
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.callbacks.ternary import TernaryCallback
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tvm_schedules.common.arguments import check_arguments
@@ -24,7 +25,7 @@ Mode = Literal["max", "min"]
 
 
 @check_arguments
-class ReturnToBest(pl.Callback):
+class ReturnToBest(StatefulCallback):
     """Go back to the best epoch of ternary training right before TernaryCallback fixes the codes.
 
     Codes that move make accuracy jump from epoch to epoch, and the last epoch before they are fixed is seldom the best
@@ -68,6 +69,7 @@ class ReturnToBest(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         everything = trainer.callbacks  # type: ignore[attr-defined]
         ternary = _ternary(trainer)
         if stage == "fit" and ternary is not None and everything.index(self) > everything.index(ternary):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -20,6 +20,7 @@ from tern_lightning.callbacks import _state as state
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._select import check_company
+from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
 from tern_lightning.layer_sensitivity import Sensitivity
@@ -41,7 +42,7 @@ CHECK_EVERY = 50
 
 
 @check_arguments(hint=rules_hint)
-class TernaryCallback(pl.Callback):
+class TernaryCallback(StatefulCallback):
     """Train convolutions and linear layers with weights of three values, ``-n``, ``0`` and ``p``.
 
     The layers are changed when fit starts, in place: parameters keep their names and shapes and hold float latent
@@ -59,9 +60,9 @@ class TernaryCallback(pl.Callback):
     as ``ternary/<layer>/...``, with ``positive_level`` and ``negative_level``, the magnitudes that +1 and -1 stand for
     (their mean where there are several). In the float phase these numbers say what the method would give.
 
-    A Trainer takes one of these callbacks (of two, Lightning says that their ``state_key`` is the same); several
-    methods are ``rules`` of one. An optimizer that gets a layer's weight only later in the run (``BaseFinetuning``)
-    does not make it ternary; a rule that names the layer does, from the start.
+    A Trainer takes one of these callbacks; several methods are ``rules`` of one. An optimizer that gets a layer's
+    weight only later in the run (``BaseFinetuning``) does not make it ternary; a rule that names the layer does, from
+    the start.
 
     .. note:: A weight is ternary inside its layer's forward. Code elsewhere that reads ``layer.weight`` gets the latent
         Parameter.
@@ -94,6 +95,8 @@ class TernaryCallback(pl.Callback):
         trainer = Trainer(callbacks=[TernaryCallback()])
         trainer = Trainer(callbacks=[TernaryCallback("absmean", rules=[Rule("head.*"), Rule("*", "twn")])])
     """
+
+    instead: ClassVar[str] = "one for all layers, such as TernaryCallback('twn', rules=[Rule('head.*', 'ttq')])"
 
     def __init__(
         self,
@@ -184,6 +187,7 @@ class TernaryCallback(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         put_finders_last(trainer)
 
     @override
