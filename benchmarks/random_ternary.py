@@ -42,7 +42,12 @@ def _patches(shape: tuple[int, ...], count: int, random: torch.Generator) -> Ten
 
 @torch.no_grad()
 def randomly_ternary(
-    model: nn.Module, shape: tuple[int, ...], zeros: float = 0.8, seed: int = 0, depthwise: bool = False
+    model: nn.Module,
+    shape: tuple[int, ...],
+    zeros: float = 0.8,
+    seed: int = 0,
+    depthwise: bool = False,
+    shared: int = 1,
 ) -> nn.Module:
     """Give a network random weights that are ternary by value, for benchmarks and tests without training.
 
@@ -58,6 +63,7 @@ def randomly_ternary(
         zeros: Fraction of zero weights, in [0, 1).
         seed: Of weights and inputs.
         depthwise: Whether depthwise convolutions are ternary too.
+        shared: So many neighboring output channels of a ternary layer have their zeros at the same places.
 
     Returns:
         The network in evaluation mode.
@@ -75,9 +81,8 @@ def randomly_ternary(
         if layer in (layers[0], layers[-1]) or (weight.shape[1] == 1 and not depthwise):
             weight.copy_(deviation * torch.randn(weight.shape, generator=random))
             continue
-        codes = (torch.rand(weight.shape, generator=random) >= zeros) * torch.randn(
-            weight.shape, generator=random
-        ).sign()
+        kept = (torch.rand(weight.shape, generator=random) >= zeros)[::shared].repeat_interleave(shared, 0)[:channels]
+        codes = kept * torch.randn(weight.shape, generator=random).sign()
         spread = 0.75 + 0.5 * torch.rand(channels, generator=random)
         levels = spread * deviation / math.sqrt(1 - zeros)
         weight.copy_(codes * levels.reshape(-1, *[1] * (weight.ndim - 1)))

@@ -76,12 +76,17 @@ def autoencoder() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet8": (resnet8, (3, 32, 32)),
+    "resnet8-pairs": (resnet8, (3, 32, 32)),
+    "resnet8-fours": (resnet8, (3, 32, 32)),
     "ds-cnn": (ds_cnn, (1, 49, 10)),
     "mobilenet": (mobilenet, (3, 96, 96)),
     "autoencoder": (autoencoder, (640,)),
     "autoencoder-ternary": (autoencoder, (640,)),
 }
 """What makes a network, and the shape of its input. The first, the last and depthwise layers are dense with 8 bits."""
+
+SHARED = {"pairs": 2, "fours": 4}
+"""How many neighboring output channels share their zeros, by the end of a name."""
 
 TERNARY_ENDS = ("autoencoder-ternary",)
 """Networks whose first and last layer are ternary too."""
@@ -95,17 +100,19 @@ class Layer:
         shape: Of the input, with the batch.
         outputs: Output channels.
         kernel: Height and width of the kernel; 0 for a linear layer.
+        shared: So many neighboring output channels have their zeros at the same places.
     """
 
     shape: tuple[int, ...]
     outputs: int
     kernel: int = 0
+    shared: int = 1
 
     def build(self, zeros: float) -> Any:
         """ONNX model."""
         net = Net(self.shape, seed=1)
         x, sides = net.quantize("input_0"), (self.kernel, self.kernel) if self.kernel else ()
-        weight = net.weight((self.outputs, self.shape[1], *sides), zeros)
+        weight = net.weight((self.outputs, self.shape[1], *sides), zeros, shared=self.shared)
         if self.kernel:
             y = net.op("Conv", x, weight, net.bias(self.outputs), pads=[self.kernel // 2] * 4)
         else:
@@ -115,6 +122,8 @@ class Layer:
 
 LAYERS = {
     "conv3x3": Layer((1, 64, 16, 16), 64, 3),
+    "conv3x3-pairs": Layer((1, 64, 16, 16), 64, 3, 2),
+    "conv3x3-fours": Layer((1, 64, 16, 16), 64, 3, 4),
     "pointwise": Layer((1, 64, 25, 5), 64, 1),
     "linear": Layer((1, 640), 128),
 }
@@ -143,7 +152,8 @@ def build(name: str, zeros: float, depthwise: bool, folder: Path) -> tuple[Any, 
     place = folder / f"{name}-{zeros}{'-t' if depthwise else ''}"
     if not place.is_dir():
         torch.manual_seed(0)
-        model = randomly_ternary(make(), shape, zeros, depthwise=depthwise)
+        shared = SHARED.get(name.rpartition("-")[2], 1)
+        model = randomly_ternary(make(), shape, zeros, depthwise=depthwise, shared=shared)
         if name in TERNARY_ENDS:
             layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
             for end in (layers[0], layers[-1]):

@@ -15,11 +15,15 @@ __all__ = ["mcu"]
 
 TITLES = {
     "resnet8": "ResNet-8",
+    "resnet8-pairs": "ResNet-8, zeros by pairs of channels",
+    "resnet8-fours": "ResNet-8, zeros by fours of channels",
     "ds-cnn": "DS-CNN",
     "mobilenet": "MobileNetV1 0.25",
     "autoencoder": "autoencoder",
     "autoencoder-ternary": "autoencoder, first and last layer ternary",
     "conv3x3": "convolution 3x3, 64 to 64 channels, 16x16",
+    "conv3x3-pairs": "the same, zeros by pairs of channels",
+    "conv3x3-fours": "the same, zeros by fours of channels",
     "pointwise": "convolution 1x1, 64 to 64 channels, 25x5",
     "linear": "linear 640 to 128",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mcu.cores import CORES
+from benchmarks.mcu.networks import SHARED
 
 __all__ = ["SAME", "changes", "key", "reference", "table"]
 
@@ -24,7 +25,10 @@ def reference(counted: Mapping[str, Mapping[str, Any]] | None = None) -> dict[st
     """
     known = dict(json.loads(Path(__file__).with_name("cmsis_nn.json").read_text()))
     thousands = {what: {**known["thousands"].get(what, {}), **found} for what, found in (counted or {}).items()}
-    return {**known, "thousands": {**known["thousands"], **thousands}}
+    whole = {**known["thousands"], **thousands}
+    # Zeros are multiplied like all others there, wherever they are.
+    alike = {f"{what}-{end}": found for what, found in whole.items() for end in SHARED}
+    return {**known, "thousands": {**alike, **whole}}
 
 
 def ratio(row: Row, peers: Mapping[str, Any]) -> float | None:

@@ -31,7 +31,17 @@ PAIRS = Structure(
 )
 """On CPUs, whose kernels read a pixel once for channels that share their zeros."""
 
-_ELEMENTS = "single weights are pruned, as no kernel for {} gains from shared zeros"
+PAIRS_IN_C = Structure(
+    "block",
+    (2, 1),
+    "pairs of output channels lose their weights together, as C adds up a pixel once for both and stores the places "
+    "once (docs/benchmarks/mcu.md)",
+)
+"""In C for microcontrollers."""
+
+ELEMENTS = Structure(
+    "element", (1, 1), "single weights are pruned, as no kernel for graphics processors gains from shared zeros"
+)
 
 
 def structure_for(target: str) -> Structure:
@@ -45,11 +55,11 @@ def structure_for(target: str) -> Structure:
 
     Example:
         >>> structure_for("pi4").group, structure_for("c").group
-        ((2, 1), (1, 1))
+        ((2, 1), (2, 1))
     """
     text = target.strip()
     if text not in known():
         text = resolve(text).tvm["kind"]
-    if text == "c" or text in gpu.known():
-        return Structure("element", (1, 1), _ELEMENTS.format("C source" if text == "c" else "graphics processors"))
-    return PAIRS
+    if text in gpu.known():
+        return ELEMENTS
+    return PAIRS_IN_C if text == "c" else PAIRS

@@ -80,6 +80,25 @@ def test_pooling(tmp_path: Path, zero: int | None, shape: tuple[int, ...]) -> No
     equal(net.model(*outputs), tmp_path, random(*shape) - np.float32(0.5), variants=("vectors", "words"))
 
 
+@pytest.mark.parametrize("out", ["same", "other", "float"])
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(2, 2, 0), (3, 2, 1), (2, 1, 0), (4, 3, 0)])
+def test_pooling_of_bytes_in_whole_numbers(tmp_path: Path, kernel: int, stride: int, pad: int, out: str) -> None:
+    net, outputs = Net((2, 3, 13, 37)), []
+    x = net.quantize("input_0", STEP, 30)
+    for op, extra in (("Max", {}), ("Average", {"count_include_pad": 1})):
+        how = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, **extra}
+        y = net.op(f"{op}Pool", x, **how)
+        outputs.append(
+            y if out == "float" else net.quantize(y, STEP, 30) if out == "same" else net.quantize(y, 0.04, 9)
+        )
+    model = net.model(*outputs)
+    equal(model, tmp_path, random(2, 3, 13, 37), variants=("vectors", "native", "words", "fixed"))
+    text = (tmp_path / "model.c").read_text()
+    assert "tern_pool_bytes_u8(&layer" in text
+    assert ".same = 1" in text or out != "same"
+    assert ("tern_pool_u8(&layer" in text) == (kernel == 3)  # nine pixels have no power of two as their share
+
+
 @pytest.mark.parametrize("rows", [1, 37])
 @pytest.mark.parametrize(("zero", "out"), [(None, None), (0, 20), (128, None)])
 def test_linear(tmp_path: Path, rows: int, zero: int | None, out: int | None) -> None:
@@ -236,3 +255,40 @@ def test_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BenchError, match="is C source"):
         bench(artifact.path)
     assert not isinstance(loaded, SteppedModel)
+
+
+def grouped_codes(
+    rng: np.random.Generator, shape: tuple[int, ...], group: int, zeros: float, alone: float
+) -> np.ndarray:
+    """Codes of which neighboring channels share their zeros, apart from a share of further zeros."""
+    kept = rng.random((-(-shape[0] // group), *shape[1:])) >= zeros
+    codes = rng.choice([-1, 1], shape) * kept.repeat(group, 0)[: shape[0]]
+    return (codes * (rng.random(shape) >= alone)).astype(np.int8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "group", "alone", "lists", "groups"),
+    [
+        ((8, 32, 3, 3), 4, 0.0, 8, 1),
+        ((12, 200, 1, 1), 4, 0.0, 8, 1),
+        ((8, 5, 3, 3), 4, 0.0, 2, 1),  # so few weights are cheaper by pairs
+        ((6, 7, 3, 3), 2, 0.0, 2, 1),
+        ((6, 64, 3, 3), 2, 0.02, 4, 1),
+        ((8, 70, 3, 3), 4, 0.02, 4, 1),
+        ((8, 20, 3, 3), 2, 0.0, 2, 2),
+    ],
+)
+def test_rows_that_share_their_zeros(
+    tmp_path: Path, shape: tuple[int, ...], group: int, alone: float, lists: int, groups: int
+) -> None:
+    rng = np.random.default_rng(sum(shape) + group)
+    net = Net((2, shape[1] * groups, 9, 7))
+    codes = grouped_codes(rng, shape, group, 0.8 if alone else 0.5, alone)
+    x = net.quantize("input_0", STEP, 9)
+    weight = net.ternary(codes, rng.uniform(0.01, 0.05, shape[0]))
+    y = net.op("Conv", x, weight, net.bias(shape[0]), pads=[shape[2] // 2] * 4, group=groups)
+    y = net.quantize(net.op("Relu", y), STEP, 0)
+    model = net.model(y)
+    equal(model, tmp_path, random(2, shape[1] * groups, 9, 7), variants=("vectors", "native", "words", "fixed"))
+    text = (tmp_path / "model.c").read_text()
+    assert f".lists = {lists}, .together = {2 if lists < 8 else 4}" in text

@@ -4,6 +4,6 @@ struct tern_pool {
     const float *divisor; /* for each element of the run, NULL: the same for all */
     float share, zeros;   /* the divisor of all; what the zero points add up to */
     int32_t taps, images, channels, plane;
-    uint8_t average;
+    uint8_t average, same; /* same: nothing follows a maximum of bytes */
     struct tern_finish finish;
 };
