@@ -144,7 +144,7 @@ def _plain(value: Any, annotation: Any) -> Any:
     if type(value).__module__ == "numpy" and Any not in wanted:
         if getattr(value, "shape", None) == ():
             return value.item()
-        if collections.abc.Sequence in wanted and hasattr(value, "tolist"):
+        if collections.abc.Sequence in wanted and hasattr(value, "tolist") and type(value) not in wanted:
             return value.tolist()
     if collections.abc.Sequence in wanted and isinstance(value, collections.abc.Iterator | _VIEWS):
         return list(value)

@@ -118,6 +118,18 @@ def test_what_is_of_another_type_is_refused_in_plain_words(name: str, value: Any
         take(**{name: value})
 
 
+@check_arguments
+def arrays(samples: Mapping[str, np.ndarray] | Sequence[np.ndarray] | np.ndarray) -> Any:
+    return samples
+
+
+def test_an_array_stays_what_it_is_where_arrays_are_allowed() -> None:
+    array = np.ones((2, 3))
+    assert arrays(array) is array
+    several = [array]
+    assert arrays(several) is several
+
+
 def test_values_that_are_none_of_the_allowed_ones() -> None:
     with pytest.raises(ValueError, match=r"^name must be 'max', 'min' or None, got 'mx'; did you mean 'max'\?$"):
         take(**{"name": "mx"})
