@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tern_lightning.nn.activation_quantizer import input_quantizers
+from tern_lightning.nn.activation_quantizer import layer_quantizers
 from tern_lightning.nn.learned_input import learned_hooks
 from tvm_schedules.common.files import user_path
 from tvm_schedules.common.near import meant
@@ -84,7 +84,7 @@ def rounding_callbacks(checkpoint: Mapping[str, Any]) -> list[str]:
 def _warn_of_rounding(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Warn where a network was trained with rounded layer inputs, which are no part of its weights."""
     names = rounding_callbacks(checkpoint)
-    if names and not input_quantizers(module) and not learned_hooks(module):
+    if names and not layer_quantizers(module) and not learned_hooks(module):
         warnings.warn(
             f"the checkpoint was trained with layer inputs rounded by {' and '.join(names)}, and the loaded network "
             "computes without. HINT: Trainer(callbacks=[...]).test(network, ckpt_path=...) has the rounding, "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tern_lightning.nn import ternary_layers as layers
-from tern_lightning.nn.activation_quantizer import ActivationRange, InputFakeQuantizer
+from tern_lightning.nn.activation_quantizer import ActivationRange, InputFakeQuantizer, LayerRange
 from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, weight_of
@@ -19,6 +19,7 @@ from tern_lightning.nn.recurrent_weights import PARTS, named_layers
 from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
 from tern_lightning.nn.swap import make_plain, swap_all
 from tern_lightning.nn.ternary_layers import TernaryLayer, swapped_layers
+from tern_lightning.nn.token_quantizer import TokenFakeQuantizer
 from tern_lightning.nn.weight_mask import MASK_ATTRIBUTE, apply_mask
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, check_bias, resolve, rules_hint
@@ -204,7 +205,7 @@ def to_plain(module: M, activations: bool = True) -> M:
         layer.__dict__.pop(PARTS, None)
         hooks = layer._forward_pre_hooks
         for key, hook in list(hooks.items()):
-            if isinstance(hook, InputFakeQuantizer):
+            if isinstance(hook, InputFakeQuantizer | TokenFakeQuantizer):
                 if activations and hook.ready:
                     hooks[key] = _Round(hook.range())
                 else:
@@ -217,10 +218,12 @@ def to_plain(module: M, activations: bool = True) -> M:
 class _Round:
     """Forward pre-hook that rounds the first input of a layer by ordinary operators."""
 
-    def __init__(self, grid: ActivationRange) -> None:
+    def __init__(self, grid: LayerRange) -> None:
         self.grid = grid
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         grid, x = self.grid, inputs[0]
+        if not isinstance(grid, ActivationRange):
+            return grid.fake_quantize(x), *inputs[1:]
         codes = torch.clamp(torch.round(x.float() / grid.scale) + grid.zero_point, 0, grid.levels)
         return ((codes - grid.zero_point) * grid.scale).to(x.dtype), *inputs[1:]

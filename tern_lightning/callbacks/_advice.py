@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from tern_lightning.callbacks._clock import Clock, position
 from tern_lightning.checkpoint import rounding_callbacks
-from tern_lightning.nn.activation_quantizer import input_quantizers
+from tern_lightning.nn.activation_quantizer import layer_quantizers
 from tern_lightning.nn.learned_input import learned_hooks
 from tern_lightning.recipes.preset import PresetData
 from tern_lightning.schedules import Schedule
@@ -111,7 +111,7 @@ def without_rounding(trainer: pl.Trainer, module: pl.LightningModule, checkpoint
     """Warn where a checkpoint was trained with rounded layer inputs and nothing here rounds them."""
     there = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
     missing = [name for name in rounding_callbacks(checkpoint) if name not in there]
-    if missing and not input_quantizers(module) and not learned_hooks(module):
+    if missing and not layer_quantizers(module) and not learned_hooks(module):
         rank_zero_warn(
             f"the checkpoint was trained with {' and '.join(missing)}, and this Trainer computes without the rounding: "
             f"other numbers than in training. HINT: Trainer(callbacks=[{missing[0]}(...)])"

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from tern_lightning.checkpoint import load_module
-from tern_lightning.nn.activation_quantizer import input_quantizers
+from tern_lightning.nn.activation_quantizer import layer_quantizers
 from tern_lightning.nn.copies import independent_copy
 from tern_lightning.nn.learned_input import learned_hooks
 from tern_lightning.nn.ternary_layers import ternary_layers
@@ -62,7 +62,7 @@ class Teacher:
         elif self.source is not None:
             self._whole = load_module(user_path(self.source, "teacher"), type(student))
         else:
-            if ternary_layers(student) or input_quantizers(student) or learned_hooks(student):
+            if ternary_layers(student) or layer_quantizers(student) or learned_hooks(student):
                 raise MisconfigurationException(
                     "teacher=None takes a copy of the float network, and this one is ternary or rounds its layer "
                     "inputs already; HINT: teacher=float_network, or the path of its checkpoint"

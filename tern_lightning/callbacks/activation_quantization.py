@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._select import SEVERAL_INPUTS, check_pattern, has_one_input, layers_moved_by
 from tern_lightning.callbacks._stateful import LayerCallback
-from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, check_bits, input_quantizers
+from tern_lightning.nn.activation_quantizer import InputFakeQuantizer, layer_quantizers, remove_fake_quantizers
 from tern_lightning.nn.layer_types import kind_of
 from tern_lightning.nn.survey import outside_metrics
+from tern_lightning.nn.token_quantizer import TokenFakeQuantizer, check_bits
 from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.near import check_share
 
@@ -35,6 +36,11 @@ class ActivationQuantization(LayerCallback):
     :func:`tern_lightning.nn.activation_quantizer.activation_ranges` reads them from the module. The hooks stay on the
     module after training, so that it goes on computing what was trained.
 
+    With ``granularity="per_token"`` the inputs of linear layers are rounded to signed integers with a scale of every
+    token's own, which its largest magnitude gives, whenever the network runs: "The Era of 1-bit LLMs: All Large
+    Language Models are in 1.58 Bits" (2024). Nothing is observed, and gradients pass straight through. Other layers
+    keep float inputs in training.
+
     Args:
         bits: Width of the integers, 2 to 8.
         observer: ``"minmax"`` follows the smallest and largest value, ``"percentile"`` ignores outliers.
@@ -46,6 +52,8 @@ class ActivationQuantization(LayerCallback):
         learning_rate: Learning rate of the steps when they are ``learned``, > 0.
         include: Patterns (``*``, ``?``, ``[...]``) of layer paths; a layer needs to match one.
         exclude: Patterns of layers whose inputs stay float. A teacher in the module is one: ``["teacher.*"]``.
+        granularity: What has a scale of its own: ``"per_tensor"``, fixed after training, or ``"per_token"``. The
+            arguments from ``observer`` to ``learning_rate`` are for the former.
 
     Raises:
         MisconfigurationException: An argument is outside its range, or a pattern matches no layer.
@@ -66,6 +74,7 @@ class ActivationQuantization(LayerCallback):
         learning_rate: float = 0.01,
         include: Sequence[str] = ("*",),
         exclude: Sequence[str] = (),
+        granularity: Literal["per_tensor", "per_token"] = "per_tensor",
     ) -> None:
         super().__init__()
         self.bits: int = bits
@@ -77,9 +86,11 @@ class ActivationQuantization(LayerCallback):
         self.learning_rate: float = learning_rate
         self.include: tuple[str, ...] = tuple(include)
         self.exclude: tuple[str, ...] = tuple(exclude)
+        self.granularity = granularity
         self._validate()
         self._batches = 0
         self._quantizers: dict[str, InputFakeQuantizer] = {}
+        self._by_token: dict[str, TokenFakeQuantizer] = {}
         self._layers: dict[str, nn.Module] = {}
         self._restored: dict[str, Any] = {}
 
@@ -91,13 +102,14 @@ class ActivationQuantization(LayerCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks, those that are there already are kept, and say what is quantized."""
         self._install(pl_module)
-        count, chosen = len(self._quantizers), ", ".join(self._quantizers)
-        rank_zero_info(f"the inputs of {count} layers are quantized to {self.bits} bits ({self.observer}): {chosen}")
-        there = _weighted(pl_module)
-        others = [path for path in there if not has_one_input(path, there) and self._wants(path)]
+        how = self.granularity if self.granularity == "per_token" else self.observer
+        chosen = ", ".join(self._layers)
+        rank_zero_info(f"the inputs of {len(self._layers)} layers are quantized to {self.bits} bits ({how}): {chosen}")
+        others = [path for path in self._obstacles(_weighted(pl_module)) if self._wants(path)]
         if others:
+            reason = f"not linear layers with one input, which {how} is for" if how == "per_token" else SEVERAL_INPUTS
             rank_zero_info(
-                f"not those of {', '.join(others)}: {SEVERAL_INPUTS}. An export with 8-bit activations rounds "
+                f"not those of {', '.join(others)}: {reason}. An export with 8-bit activations rounds "
                 "what they read all the same, with ranges from its samples."
             )
 
@@ -157,7 +169,7 @@ class ActivationQuantization(LayerCallback):
         """Ranges, observer statistics and counters as tensors and plain values."""
         return {
             "batches": self._batches,
-            "layers": {path: hook.state_dict() for path, hook in self._quantizers.items()},
+            "layers": {path: hook.state_dict() for path, hook in self._hooks.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -168,6 +180,8 @@ class ActivationQuantization(LayerCallback):
 
     def _validate(self) -> None:
         check_bits(self.bits)
+        if self.learned and self.granularity == "per_token":
+            raise ValueError("learned=True has no step to train with granularity='per_token'")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
         if self.observe_batches < 1:
@@ -176,37 +190,64 @@ class ActivationQuantization(LayerCallback):
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be finite and positive, got {self.learning_rate}")
 
+    @property
+    def _hooks(self) -> dict[str, InputFakeQuantizer | TokenFakeQuantizer]:
+        return {**self._quantizers, **self._by_token}
+
     def _install(self, module: nn.Module) -> None:
-        present = input_quantizers(module)
-        self._quantizers, self._layers = {}, self._select(module)
+        present = layer_quantizers(module)
+        self._quantizers, self._by_token, self._layers = {}, {}, self._select(module)
         for path, layer in self._layers.items():
             hook = present.get(path)
-            if hook is None:
-                hook = InputFakeQuantizer(self.bits, self.observer, self.percentile, self.ema)
+            if self.granularity == "per_token":
+                if not isinstance(hook, TokenFakeQuantizer):
+                    hook = TokenFakeQuantizer(self.bits)
+                self._by_token[path] = hook
+            else:
+                if not isinstance(hook, InputFakeQuantizer):
+                    hook = InputFakeQuantizer(self.bits, self.observer, self.percentile, self.ema)
+                self._quantizers[path] = hook
+            if hook is not present.get(path):
+                remove_fake_quantizers(layer)
                 layer.register_forward_pre_hook(hook)
-            self._quantizers[path] = hook
         self._restore()
 
     def _install_as_trained(self, module: nn.Module) -> None:
         self._install(module)
-        advice.rounds_nothing("ActivationQuantization", [hook.ready for hook in self._quantizers.values()])
+        advice.rounds_nothing("ActivationQuantization", [hook.ready for hook in self._hooks.values()])
 
     def _select(self, module: nn.Module) -> dict[str, nn.Module]:
         """The layers to quantize, by path; a layer that is shared appears once."""
         there = _weighted(module)
-        layers = {path: layer for path, layer in there.items() if has_one_input(path, there)}
+        others = self._obstacles(there)
+        layers = {path: layer for path, layer in there.items() if path not in others}
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
-                check_pattern(name, pattern, layers, dict.fromkeys(there, SEVERAL_INPUTS))
+                check_pattern(name, pattern, layers, others)
         return {path: layer for path, layer in layers.items() if self._wants(path)}
+
+    def _obstacles(self, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+        """Why the inputs of a layer cannot be rounded, by path."""
+        found = {path: SEVERAL_INPUTS for path in layers if not has_one_input(path, layers)}
+        if self.granularity == "per_token":
+            reason = "granularity='per_token' is for linear layers"
+            found |= {path: reason for path, layer in layers.items() if not isinstance(layer, nn.Linear)}
+        return found
 
     def _wants(self, path: str) -> bool:
         return any(fnmatchcase(path, p) for p in self.include) and not any(fnmatchcase(path, p) for p in self.exclude)
 
     def _restore(self) -> None:
-        own = {path: self._restored.pop(path) for path in list(self._restored) if path in self._quantizers}
+        hooks = self._hooks
+        own = {path: self._restored.pop(path) for path in list(self._restored) if path in hooks}
         for path, saved in own.items():
-            self._quantizers[path].load_state_dict(saved)
+            there = saved.get("granularity", "per_tensor")
+            if there != self.granularity:
+                raise MisconfigurationException(
+                    f"the checkpoint's input of {path} is rounded {there}, and granularity is {self.granularity!r}: "
+                    f"a run goes on with ActivationQuantization(granularity={there!r})"
+                )
+            hooks[path].load_state_dict(saved)
         other = sorted({saved["bits"] for saved in own.values()} - {self.bits})
         if other:
             rank_zero_warn(

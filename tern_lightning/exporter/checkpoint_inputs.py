@@ -8,18 +8,18 @@ from typing import Any
 from torch import nn
 
 from tern_lightning.checkpoint import CheckpointError
-from tern_lightning.nn.activation_quantizer import ActivationRange
+from tern_lightning.nn.activation_quantizer import LayerRange, saved_range
 from tern_lightning.nn.learned_input import INPUT_KINDS
 from tvm_schedules.common.reading import reading
 
 
-def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, ActivationRange]:
+def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, LayerRange]:
     """Return the ranges in the callback states of a loaded Lightning checkpoint; empty when it has none.
 
     Raises:
         CheckpointError: A state is damaged.
     """
-    found: dict[str, ActivationRange] = {}
+    found: dict[str, LayerRange] = {}
     for key, state in (checkpoint.get("callbacks") or {}).items():
         if str(key).startswith("ActivationQuantization"):
             with reading(f"the state of {key} in the checkpoint", CheckpointError):
@@ -27,12 +27,8 @@ def checkpoint_ranges(checkpoint: Mapping[str, Any]) -> dict[str, ActivationRang
     return found
 
 
-def _state_ranges(state: Mapping[str, Any]) -> dict[str, ActivationRange]:
-    return {
-        path: ActivationRange(float(layer["scale"]), int(layer["zero_point"]), int(layer["bits"]))
-        for path, layer in state["layers"].items()
-        if layer["ready"]
-    }
+def _state_ranges(state: Mapping[str, Any]) -> dict[str, LayerRange]:
+    return {path: saved_range(layer) for path, layer in state["layers"].items() if layer["ready"]}
 
 
 def attach_learned_inputs(module: nn.Module, checkpoint: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.near import meant
 
 if TYPE_CHECKING:
-    from tern_lightning.nn.activation_quantizer import ActivationRange
+    from tern_lightning.nn.activation_quantizer import LayerRange
     from tern_lightning.ternary_tensor import TernaryTensor
 
 Activations = Literal["uint8", "float32"]
@@ -48,7 +48,7 @@ class OnnxOptions:
     activations: Activations = "float32"
     dense_weights: DenseWeights | None = None
     ternary: Mapping[str, TernaryTensor] | None = None
-    ranges: Mapping[str, ActivationRange] | None = None
+    ranges: Mapping[str, LayerRange] | None = None
     samples: Sequence[Batch] | None = None
     bits: int = 8
     percentile: float | None = None

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tern_lightning.exporter.errors import ExportError
 from tern_lightning.exporter.graph import add_constant
 from tern_lightning.exporter.runtime import run_batches
-from tern_lightning.nn.activation_quantizer import ActivationRange
+from tern_lightning.nn.activation_quantizer import ActivationRange, LayerRange
+from tern_lightning.nn.token_quantizer import SMALLEST_TOKEN, TokenRange
 
 log = logging.getLogger(__name__)
 
@@ -55,29 +56,56 @@ def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
 
 
 def is_dequantized(value: ir.Value) -> bool:
-    """Whether a tensor is computed and rounded: the output of DequantizeLinear after QuantizeLinear."""
+    """Whether a tensor is computed and rounded: the output of DequantizeLinear after QuantizeLinear.
+
+    Modules may round by operators of their own: integers from Round and Clip, then divided by scales, count too.
+    """
     node = value.producer()
-    source = node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else None
-    before = source.producer() if source is not None else None
-    return before is not None and before.op_type == "QuantizeLinear"
+    if node is not None and node.op_type == "DequantizeLinear":
+        before = _before(node)
+        return before is not None and before.op_type == "QuantizeLinear"
+    if node is not None and node.op_type in ("Div", "Mul"):
+        node = _before(node)
+    kinds = []
+    while node is not None and node.op_type in ("Round", "Clip", "Cast"):
+        kinds.append(node.op_type)
+        node = _before(node)
+    return {"Round", "Clip"} <= {*kinds}
+
+
+def _before(node: ir.Node) -> ir.Node | None:
+    """What makes the first input of a node."""
+    source = node.inputs[0] if node.inputs else None
+    return source.producer() if source is not None else None
 
 
 def choose_ranges(
     tensors: Sequence[QuantizedTensor],
-    trained: Mapping[str, ActivationRange],
+    trained: Mapping[str, LayerRange],
     calibrated: Mapping[str, ActivationRange],
-) -> dict[str, ActivationRange]:
-    """Return every tensor's range by name: the union of its layers' trained ranges, else the calibrated one."""
-    chosen = {}
+) -> dict[str, LayerRange]:
+    """Return every tensor's range by name: the union of its layers' trained ranges, else the calibrated one.
+
+    Raises:
+        ExportError: Layers were trained to round one tensor per token and with a fixed scale.
+    """
+    chosen: dict[str, LayerRange] = {}
     for tensor in tensors:
         name = str(tensor.value.name)
         own = {path: trained[path] for path in tensor.layers if path in trained}
+        fixed = [one for one in own.values() if isinstance(one, ActivationRange)]
+        tokens = [one for one in own.values() if isinstance(one, TokenRange)]
         if not own:
             chosen[name] = calibrated[name]
             continue
-        chosen[name] = ActivationRange.union(list(own.values()))
+        if tokens and len(tokens) < len(tensor.layers):
+            raise ExportError(
+                f"layers {', '.join(tensor.layers)} read one tensor, which not all of them round per token: train them "
+                "with one granularity of ActivationQuantization"
+            )
+        chosen[name] = max(tokens, key=lambda one: one.bits) if tokens else ActivationRange.union(fixed)
         if len(set(own.values())) > 1:
-            log.debug("%s feeds layers with different ranges %s: their union is %s", name, own, chosen[name])
+            log.debug("%s feeds layers with different ranges %s: they get %s", name, own, chosen[name])
     return chosen
 
 
@@ -121,34 +149,21 @@ def calibrate(
     return ranges
 
 
-def insert_pairs(graph: ir.Graph, tensors: Sequence[QuantizedTensor], ranges: Mapping[str, ActivationRange]) -> None:
-    """Put QuantizeLinear and DequantizeLinear behind every tensor; every reader in the graph gets the dequantized one.
+def insert_pairs(graph: ir.Graph, tensors: Sequence[QuantizedTensor], ranges: Mapping[str, LayerRange]) -> None:
+    """Put QuantizeLinear and DequantizeLinear behind every tensor.
 
-    The integers are UINT8. With fewer than 8 bits a Clip before the pair keeps them in ``[0, 2**bits - 1]``.
+    The integers are UINT8. With fewer than 8 bits a Clip before the pair keeps them in their range. Every reader in the
+    graph gets the dequantized tensor, and where tokens have scales of their own only the layers.
     """
     for tensor in tensors:
-        value = tensor.value
-        name = str(value.name)
-        chosen = ranges[name]
-        stem = name.replace("/", ".")
-        scale = add_constant(graph, f"{stem}.scale", np.asarray(chosen.scale, dtype=np.float32))
-        zero_point = add_constant(graph, f"{stem}.zero_point", np.asarray(chosen.zero_point, dtype=np.uint8))
-        nodes = []
-        if chosen.bits < 8:
-            low = add_constant(graph, f"{stem}.low", np.asarray(chosen.low, dtype=np.float32))
-            high = add_constant(graph, f"{stem}.high", np.asarray(chosen.high, dtype=np.float32))
-            nodes.append(_node("Clip", [value, low, high], f"{name}/activation_clip", f"{stem}.clipped"))
-        source = nodes[-1].outputs[0] if nodes else value
-        nodes.append(
-            _node("QuantizeLinear", [source, scale, zero_point], f"{name}/activation_quantize", f"{stem}.quantized")
-        )
-        codes = nodes[-1].outputs[0]
-        nodes.append(
-            _node(
-                "DequantizeLinear", [codes, scale, zero_point], f"{name}/activation_dequantize", f"{stem}.dequantized"
-            )
-        )
+        value, chosen = tensor.value, ranges[str(tensor.value.name)]
         users = list(value.uses())
+        if isinstance(chosen, TokenRange):
+            nodes = _by_token(graph, value, chosen)
+            users = [use for use in users if any(use[0] is node for node in tensor.nodes)]
+        else:
+            low, high = (chosen.low, chosen.high) if chosen.bits < 8 else (None, None)
+            nodes = _pair(graph, value, value, chosen.scale, chosen.zero_point, low, high)
         producer = value.producer()
         if producer is None:
             graph.insert_before(graph[0], nodes)
@@ -157,6 +172,54 @@ def insert_pairs(graph: ir.Graph, tensors: Sequence[QuantizedTensor], ranges: Ma
         for user, index in users:
             if user not in nodes:
                 user.replace_input_with(index, nodes[-1].outputs[0])
+
+
+def _pair(
+    graph: ir.Graph,
+    value: ir.Value,
+    source: ir.Value,
+    step: float,
+    zero: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> list[ir.Node]:
+    """The nodes that quantize and dequantize ``source``, clipped if there are bounds, with the names of ``value``."""
+    name = str(value.name)
+    stem = name.replace("/", ".")
+    scale = add_constant(graph, f"{stem}.scale", np.asarray(step, dtype=np.float32))
+    zero_point = add_constant(graph, f"{stem}.zero_point", np.asarray(zero, dtype=np.uint8))
+    nodes = []
+    if low is not None and high is not None:
+        bounds = [
+            add_constant(graph, f"{stem}.{end}", np.asarray(bound, dtype=np.float32))
+            for end, bound in (("low", low), ("high", high))
+        ]
+        nodes.append(_node("Clip", [source, *bounds], f"{name}/activation_clip", f"{stem}.clipped"))
+        source = nodes[-1].outputs[0]
+    operands = [source, scale, zero_point]
+    nodes.append(_node("QuantizeLinear", operands, f"{name}/activation_quantize", f"{stem}.quantized"))
+    operands = [nodes[-1].outputs[0], scale, zero_point]
+    nodes.append(_node("DequantizeLinear", operands, f"{name}/activation_dequantize", f"{stem}.dequantized"))
+    return nodes
+
+
+def _by_token(graph: ir.Graph, value: ir.Value, chosen: TokenRange) -> list[ir.Node]:
+    """The nodes that round a tensor with the scale of every token, and take it out again."""
+    name = str(value.name)
+    stem = name.replace("/", ".")
+    axis = add_constant(graph, f"{stem}.token_axis", np.array([-1], dtype=np.int64))
+    least = add_constant(graph, f"{stem}.token_least", np.asarray(SMALLEST_TOKEN, dtype=np.float32))
+    most = add_constant(graph, f"{stem}.token_levels", np.asarray(chosen.high, dtype=np.float32))
+    nodes = [_node("Abs", [value], f"{name}/token_abs", f"{stem}.token_abs")]
+    nodes.append(_node("ReduceMax", [nodes[-1].outputs[0], axis], f"{name}/token_max", f"{stem}.token_max"))
+    nodes.append(_node("Clip", [nodes[-1].outputs[0], least], f"{name}/token_clip", f"{stem}.token_range"))
+    nodes.append(_node("Div", [most, nodes[-1].outputs[0]], f"{name}/token_scale", f"{stem}.token_scale"))
+    scale = nodes[-1].outputs[0]
+    nodes.append(_node("Mul", [value, scale], f"{name}/token_codes", f"{stem}.token_codes"))
+    low, high = (float(chosen.low), float(chosen.high)) if chosen.bits < 8 else (None, None)
+    nodes += _pair(graph, value, nodes[-1].outputs[0], 1.0, -TokenRange().low, low, high)
+    nodes.append(_node("Div", [nodes[-1].outputs[0], scale], f"{name}/token_value", f"{stem}.token_value"))
+    return nodes
 
 
 def _node(op_type: str, inputs: Sequence[ir.Value], name: str, output: str) -> ir.Node:

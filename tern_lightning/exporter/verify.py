@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from tern_lightning.exporter.errors import ExportError, VerificationError
 from tern_lightning.exporter.runtime import FLOAT_TOLERANCE, ROUNDING_TOLERANCE, Comparison, compare, run_batches
-from tern_lightning.nn.activation_quantizer import ActivationRange
+from tern_lightning.nn.activation_quantizer import ActivationRange, LayerRange
 from tern_lightning.nn.layer_types import find_weight
 from tern_lightning.nn.recurrent_weights import named_layers
+from tern_lightning.nn.token_quantizer import TokenRange
 
 NOISE = 2.0
 """How far a rounded tensor may be from torch's, in units of what rounding adds to it: uniform noise of a step's width.
@@ -28,7 +29,7 @@ Edges that fall to the other side cost less than one, and so does rounding that 
 rounding (down, not to the nearest) costs 2.4, another zero point 3.5.
 """
 
-RoundedInputs = Mapping[str, Sequence[tuple[str, ActivationRange | None]]]
+RoundedInputs = Mapping[str, Sequence[tuple[str, LayerRange | None]]]
 """Name and range of the rounded input of every layer by path, one for each of its calls; no range where the module
 rounds it itself."""
 
@@ -189,8 +190,10 @@ class _Follower:
     def _follow(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = args[0]
         rounded = self._next(path, x)
-        # In place, so that what reads the tensor after the layer (a residual addition) sees it rounded, as in the file.
-        return (rounded if x._is_view() else x.copy_(rounded), *args[1:])
+        # In place, so that what reads the tensor after the layer (a residual addition) sees it rounded, as in the file;
+        # that of a rounding per token only the layer reads.
+        apart = any(isinstance(chosen, TokenRange) for _, chosen in self.inputs[path])
+        return (rounded if apart or x._is_view() else x.copy_(rounded), *args[1:])
 
     def _follow_attention(
         self, path: str, layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -221,7 +224,7 @@ class _Follower:
             return rounded
         own = rounded.numpy().reshape(file.shape)
         found = compare([file], [own], 0.0, "relative_l2").relative_l2
-        if chosen and found > 0:
+        if isinstance(chosen, ActivationRange) and found > 0:
             # What the layer is to tell apart are the range's steps. A tensor that fills little of it, or is nearly
             # zero, has a norm of few steps, of which the noise of rounding is a large share, and no error.
             difference = float(np.linalg.norm(file.astype(np.float64) - own))

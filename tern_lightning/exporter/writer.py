@@ -24,7 +24,7 @@ from tern_lightning.exporter.runtime import Comparison
 from tern_lightning.exporter.samples import Batch
 from tern_lightning.exporter.trace import IR_VERSION, trace
 from tern_lightning.exporter.weights import write_weights
-from tern_lightning.nn.activation_quantizer import ActivationRange, activation_ranges
+from tern_lightning.nn.activation_quantizer import LayerRange, activation_ranges
 from tern_lightning.nn.learned_input import learned_inputs
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.common.version import __version__
@@ -51,11 +51,11 @@ class OnnxExport:
     model: onnx.ModelProto
     ternary: Mapping[str, TernaryTensor]
     dense: tuple[str, ...]
-    ranges: Mapping[str, ActivationRange]
+    ranges: Mapping[str, LayerRange]
     float_check: Comparison | None = None
     quantized_check: Comparison | None = None
     drift: Comparison | None = None
-    layer_ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
+    layer_ranges: Mapping[str, LayerRange] = field(default_factory=dict)
 
 
 @keywords_of(OnnxOptions)
@@ -173,7 +173,7 @@ def _quantize(
     written: OnnxExport,
     draft: _Draft,
     as_trained: nn.Module,
-    trained: Mapping[str, ActivationRange],
+    trained: Mapping[str, LayerRange],
     options: OnnxOptions,
 ) -> OnnxExport:
     """Quantize the activations of a draft, and hold the result against the module as it was ``trained``."""
@@ -213,11 +213,11 @@ def _parameter_axis(layer: Layer, module: nn.Module) -> int:
 def _inputs_by_call(
     sites: Sequence[tuple[str, ir.Node]],
     tensors: Sequence[quantize.QuantizedTensor],
-    ranges: Mapping[str, ActivationRange],
-) -> dict[str, list[tuple[str, ActivationRange | None]]]:
+    ranges: Mapping[str, LayerRange],
+) -> dict[str, list[tuple[str, LayerRange | None]]]:
     """Name and range of every layer's rounded input, in the order of its calls; no range for trained levels."""
     of_node = {id(node): ranges[str(tensor.value.name)] for tensor in tensors for node in tensor.nodes}
-    calls: dict[str, list[tuple[str, ActivationRange | None]]] = {}
+    calls: dict[str, list[tuple[str, LayerRange | None]]] = {}
     for path, node in sites:
         value = node.inputs[0]
         if value is not None and (id(node) in of_node or quantize.is_dequantized(value)):
@@ -246,7 +246,7 @@ def _batches(samples: Sequence[Batch] | None, args: tuple[Tensor, ...]) -> list[
     return batches
 
 
-def _trained_levels(module: nn.Module) -> dict[str, ActivationRange]:
+def _trained_levels(module: nn.Module) -> dict[str, LayerRange]:
     """The grids of layer inputs whose trained levels differ, by path."""
     grids = {path: hook.range() for path, hook in learned_inputs(module).items()}
     return {path: grid for path, grid in grids.items() if grid is not None}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.nn.token_quantizer import TokenFakeQuantizer, TokenRange, check_bits
 from tern_lightning.nn.tracing import as_constant
 
 
@@ -91,12 +92,6 @@ class ActivationRange:
         """Round ``x`` to the values that the integers stand for; same shape and dtype, no gradient rule."""
         zero_point = torch.tensor(float(self.zero_point), device=x.device)
         return _snap(x.detach().float(), torch.tensor(self.scale, device=x.device), zero_point, self.levels).to(x.dtype)
-
-
-def check_bits(bits: int) -> None:
-    """Raise ValueError unless ``bits`` is a width that fits an unsigned byte and has a step."""
-    if not isinstance(bits, int) or not 2 <= bits <= 8:
-        raise ValueError(f"bits must be an integer in 2 to 8, got {bits!r}")
 
 
 def bounds_to_affine(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -277,6 +272,17 @@ class InputFakeQuantizer:
             self.learn()
 
 
+LayerRange = ActivationRange | TokenRange
+"""How the inputs of a layer are rounded."""
+
+
+def saved_range(state: Mapping[str, Any]) -> LayerRange:
+    """How a layer's inputs are rounded by what ``state_dict`` of its quantizer gave."""
+    if state.get("granularity") == "per_token":
+        return TokenRange(int(state["bits"]))
+    return ActivationRange(float(state["scale"]), int(state["zero_point"]), int(state["bits"]))
+
+
 def observe_bounds(x: Tensor, percentile: float | None = None) -> tuple[Tensor, Tensor]:
     """Return the smallest and largest value of ``x`` as float32 scalars, or a percentile and its complement.
 
@@ -292,24 +298,29 @@ def observe_bounds(x: Tensor, percentile: float | None = None) -> tuple[Tensor, 
     return low, high
 
 
-def input_quantizers(module: nn.Module) -> dict[str, InputFakeQuantizer]:
+def layer_quantizers(module: nn.Module) -> dict[str, InputFakeQuantizer | TokenFakeQuantizer]:
     """Return the fake quantizers installed in a module, by layer path; a shared layer's under each of its paths."""
     return {
         path: hook
         for path, layer in module.named_modules(remove_duplicate=False)
         for hook in layer._forward_pre_hooks.values()
-        if isinstance(hook, InputFakeQuantizer)
+        if isinstance(hook, InputFakeQuantizer | TokenFakeQuantizer)
     }
 
 
-def activation_ranges(module: nn.Module) -> dict[str, ActivationRange]:
+def input_quantizers(module: nn.Module) -> dict[str, InputFakeQuantizer]:
+    """Return those of :func:`layer_quantizers` that have a range of their own."""
+    return {path: hook for path, hook in layer_quantizers(module).items() if isinstance(hook, InputFakeQuantizer)}
+
+
+def activation_ranges(module: nn.Module) -> dict[str, LayerRange]:
     """Return the ranges that a module's layer inputs were trained with, by layer path."""
-    return {path: hook.range() for path, hook in input_quantizers(module).items() if hook.ready}
+    return {path: hook.range() for path, hook in layer_quantizers(module).items() if hook.ready}
 
 
 def remove_fake_quantizers(module: nn.Module) -> None:
     """Take every fake quantizer out of a module, which then has float activations."""
     for layer in module.modules():
         hooks = layer._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, InputFakeQuantizer)]:
+        for key in [key for key, hook in hooks.items() if isinstance(hook, InputFakeQuantizer | TokenFakeQuantizer)]:
             del hooks[key]

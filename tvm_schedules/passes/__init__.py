@@ -15,9 +15,10 @@ def prepare(graph: Graph) -> Graph:
     Raises:
         ModelError: Something in the graph does not fit together.
     """
-    from tvm_schedules.passes import fuse, quantized, recurrent, single_pixels, subsample, weights
+    from tvm_schedules.passes import fuse, quantized, recurrent, row_scales, single_pixels, subsample, weights
 
     weights.run(graph)
+    row_scales.run(graph)
     single_pixels.run(graph)
     quantized.run(graph)
     subsample.run(graph)

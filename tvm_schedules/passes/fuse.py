@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -284,12 +285,10 @@ def _linear(graph: Graph, producers: dict[str, Node], node: Node) -> Linear | No
     if array.ndim != 2:
         return None
     axis = 0 if transposed else 1
-    symmetric = isinstance(weight, TernaryTensor) and weight.positive.shape[1] == 1
-    if (
-        weight.channel_axis != axis
-        and not symmetric
-        and not (isinstance(weight, DenseWeight) and np.ptp(weight.scale) == 0)
-    ):
+    if isinstance(weight, TernaryTensor):
+        weight = _one_level(weight)
+    one = isinstance(weight, TernaryTensor) and weight.positive.shape[1] == 1
+    if weight.channel_axis != axis and not one and not (isinstance(weight, DenseWeight) and np.ptp(weight.scale) == 0):
         return None
     if isinstance(weight, TernaryTensor):
         codes = weight.codes if transposed else np.ascontiguousarray(weight.codes.transpose(0, 2, 1))
@@ -312,6 +311,14 @@ def _linear(graph: Graph, producers: dict[str, Node], node: Node) -> Linear | No
     return Linear(
         node.name, node.op, [source], list(node.outputs), scale=np.ones(outputs, np.float32), bias=bias, weight=weight
     )
+
+
+def _one_level(weight: TernaryTensor) -> TernaryTensor:
+    """The weight with one level a term for all channels, where they are equal: any axis may have the channels then."""
+    levels = weight.positive, weight.negative
+    if any((level != level[:, :1]).any() for level in levels):
+        return weight
+    return replace(weight, positive=weight.positive[:, :1], negative=weight.negative[:, :1])
 
 
 def _pool(graph: Graph, node: Node, source: str) -> Pool | None:

@@ -1,0 +1,111 @@
+"""Layers whose inputs are rounded with a scale of every row read integers, and compute what onnxruntime does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.properties import examples
+from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tvm_schedules.ir.graph import Graph, Linear
+from tvm_schedules.pipeline import read_graph
+
+F = np.float32
+FORMS = ("quotient", "reciprocal", "step", "pair", "integers")
+
+
+def scales(net: Net, x: str, form: str) -> str:
+    """What rows are multiplied by before they are rounded (``step``: divided by)."""
+    top = net.op("ReduceMax", net.op("Abs", x), net.const(np.array([-1])), keepdims=1)
+    top = net.op("Clip", top, net.const(F(1e-5)))
+    if form == "step":
+        return net.op("Div", top, net.const(F(127)))
+    if form == "reciprocal":
+        return net.op("Mul", net.op("Reciprocal", top), net.const(F(127)))
+    return net.op("Div", net.const(F(127)), top)
+
+
+def rounded(net: Net, x: str, form: str, bounds: tuple[int, int] = (-128, 127)) -> tuple[str, str, str]:
+    """Integers in a float tensor, their rows' scales, and the operator that takes these out again."""
+    scale = scales(net, x, form)
+    before, after = ("Div", "Mul") if form == "step" else ("Mul", "Div")
+    y = net.op(before, x, scale)
+    if form == "pair":
+        return net.quantize(y, 1.0, 128), scale, after
+    low, high = (net.const(F(bound)) for bound in bounds)
+    if form == "step":
+        return net.op("Round", net.op("Clip", y, low, high)), scale, after
+    y = net.op("Clip", net.op("Round", y), low, high)
+    if form == "integers":  # as layers with packed weights do it
+        y = net.op("Cast", net.op("Cast", y, to=onnx.TensorProto.INT8), to=onnx.TensorProto.FLOAT)
+    return y, scale, after
+
+
+def layer(net: Net, x: str, weight: str, form: str, bias: str = "", gemm: bool = False) -> str:
+    codes, scale, after = rounded(net, x, form)
+    if form == "integers":
+        y = net.op(after, net.op("MatMul", codes, weight), scale)
+    else:
+        operands = [net.op(after, codes, scale), weight]
+        if gemm:
+            return net.op("Gemm", *operands, *([bias] if bias else []))
+        y = net.op("MatMul", *operands)
+    return net.op("Add", y, bias) if bias else y
+
+
+@dataclass(frozen=True)
+class Case:
+    form: str
+    rows: tuple[int, ...]
+    inputs: int
+    outputs: int
+    kind: str
+    bias: bool
+    gemm: bool
+
+
+CASES = st.builds(
+    Case,
+    st.sampled_from(FORMS),
+    st.sampled_from([(1,), (3,), (1, 5), (2, 3, 4), (19,), (2, 17)]),
+    st.sampled_from([2, 7, 16, 33, 64, 130]),
+    st.sampled_from([1, 5, 8, 17, 40]),
+    st.sampled_from(["ternary", "two terms", "int8", "float"]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+def weight_of(net: Net, case: Case) -> str:
+    shape = (case.inputs, case.outputs)
+    if case.kind == "float":
+        return net.const(net.rng.normal(size=shape).astype(F))
+    if case.kind == "int8":
+        return net.int8(net.rng.integers(-127, 128, shape).astype(np.int8), np.array([0.01]))
+    terms = [net.ternary(net.codes(shape, 0.5), net.rng.uniform(0.5, 1.5, shape[1]), axis=1) for _ in range(2)]
+    return terms[0] if case.kind == "ternary" else net.op("Add", *terms)
+
+
+def linear(graph: Graph) -> list[Linear]:
+    return [node for node in graph.nodes if isinstance(node, Linear)]
+
+
+@examples(60)
+@given(CASES)
+def test_layers_compute_what_onnxruntime_does(case: Case) -> None:
+    net = Net((*case.rows, case.inputs))
+    bias = net.bias(case.outputs) if case.bias else ""
+    y = layer(net, "input_0", weight_of(net, case), case.form, bias, case.gemm and len(case.rows) == 1)
+    model = net.model(y)
+    (node,) = linear(read_graph(model))
+    assert read_graph(model).values[node.inputs[0]].quant is not None
+    x = np.random.default_rng(1).normal(size=(*case.rows, case.inputs)).astype(F)
+    x *= np.float32(10.0) ** np.arange(x.size // case.inputs).reshape(*case.rows, 1) % 97  # rows of different sizes
+    x.reshape(-1, case.inputs)[-1] = 0
+    (ours,), (theirs,) = Runner(model)(x), run_onnx(model, x)
+    atol = 1e-5 * np.abs(theirs).max(axis=-1, keepdims=True)
+    assert np.all(np.abs(ours - theirs) <= 2e-5 * np.abs(theirs) + atol + 1e-6)
