@@ -183,3 +183,18 @@ def test_the_library_computes_what_was_trained(tmp_path: Path, rows: int) -> Non
         found = np.asarray(library(one[None].numpy()))
         # The convolution's input has one scale for all tokens: that is the difference.
         assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+class OwnRounding(nn.Linear):
+    """Rounds its input by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(TokenRange(8).fake_quantize(x))
+
+
+def test_what_modules_round_by_themselves_is_not_rounded_again() -> None:
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), OwnRounding(16, 8), nn.ReLU(), OwnRounding(8, 3)).eval()
+    x = torch.randn(5, 12)
+    written = write_onnx(net, x, activations="uint8", dense_weights="float32")
+    assert [node.op_type for node in written.model.graph.node].count("QuantizeLinear") == 1
+    assert set(written.layer_ranges) == {"0"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,8 +87,12 @@ def weight_of(net: Net, case: Case) -> str:
         return net.const(net.rng.normal(size=shape).astype(F))
     if case.kind == "int8":
         return net.int8(net.rng.integers(-127, 128, shape).astype(np.int8), np.array([0.01]))
-    terms = [net.ternary(net.codes(shape, 0.5), net.rng.uniform(0.5, 1.5, shape[1]), axis=1) for _ in range(2)]
+    terms = [ternary(net, *shape) for _ in range(2)]
     return terms[0] if case.kind == "ternary" else net.op("Add", *terms)
+
+
+def ternary(net: Net, inputs: int, outputs: int) -> str:
+    return net.ternary(net.codes((inputs, outputs), 0.5), net.rng.uniform(0.5, 1.5, outputs).astype(F), axis=1)
 
 
 def linear(graph: Graph) -> list[Linear]:
@@ -109,3 +114,67 @@ def test_layers_compute_what_onnxruntime_does(case: Case) -> None:
     (ours,), (theirs,) = Runner(model)(x), run_onnx(model, x)
     atol = 1e-5 * np.abs(theirs).max(axis=-1, keepdims=True)
     assert np.all(np.abs(ours - theirs) <= 2e-5 * np.abs(theirs) + atol + 1e-6)
+
+
+def quantized(model: onnx.ModelProto) -> list[bool]:
+    """Whether the input of each linear layer has 8 bits."""
+    graph = read_graph(model)
+    return [graph.values[node.inputs[0]].quant is not None for node in linear(graph)]
+
+
+def compare(model: onnx.ModelProto, x: np.ndarray) -> None:
+    (ours,), (theirs,) = Runner(model)(x), run_onnx(model, x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("bounds", [(-8, 7), (0, 255), (0, 15), (-127, 127)])
+def test_other_integers_of_8_bits(bounds: tuple[int, int]) -> None:
+    net = Net((3, 20))
+    codes, scale, after = rounded(net, "input_0", "quotient", bounds)
+    model = net.model(net.op("MatMul", net.op(after, codes, scale), ternary(net, 20, 24)))
+    assert quantized(model) == [True]
+    compare(model, np.random.default_rng(0).normal(size=(3, 20)).astype(F))
+
+
+def test_several_layers_read_one_tensor_and_something_else_does() -> None:
+    net = Net((5, 24))
+    codes, scale, after = rounded(net, "input_0", "reciprocal")
+    x = net.op(after, codes, scale)
+    left, right = (net.op("MatMul", x, ternary(net, 24, 24)) for _ in range(2))
+    model = net.model(net.op("Add", net.op("Mul", left, right), x))
+    assert quantized(model) == [True, True]
+    assert [node.op for node in read_graph(model).nodes].count("QuantizeLinear") == 1
+    compare(model, np.random.default_rng(0).normal(size=(5, 24)).astype(F))
+
+
+@pytest.mark.parametrize("what", ["columns", "all", "no bounds", "many", "halves", "truncated", "computed weight"])
+def test_other_factors_and_roundings_are_left_alone(what: str) -> None:
+    net = Net((4, 24))
+    scale = scales(net, "input_0", "quotient")
+    if what == "columns":
+        scale = net.op("Transpose", net.op("ReduceMax", net.op("Abs", "input_0"), net.const(np.array([0]))))
+        scale = net.op("Transpose", scale)
+    y = net.op("Mul", "input_0", scale)
+    low, high = {"many": (-200, 200), "halves": (-3.5, 3.5)}.get(what, (-128, 127))
+    y = y if what == "truncated" else net.op("Round", y)
+    y = y if what == "no bounds" else net.op("Clip", y, net.const(F(low)), net.const(F(high)))
+    if what == "truncated":
+        y = net.op("Cast", net.op("Cast", y, to=onnx.TensorProto.INT8), to=onnx.TensorProto.FLOAT)
+    y = net.op("Div", y, net.op("ReduceMax", scale) if what == "all" else scale)
+    weight = ternary(net, 24, 8)
+    if what == "computed weight":
+        weight = net.op("Mul", weight, net.op("ReduceMax", scale, keepdims=0))
+    model = net.model(net.op("MatMul", y, weight))
+    assert quantized(model) == ([] if what == "computed weight" else [False])
+    compare(model, np.random.default_rng(0).normal(size=(4, 24)).astype(F))
+
+
+def test_one_level_for_all_channels() -> None:
+    """Weights of b1.58 models have one scale a layer, whichever way round they are stored."""
+    net = Net((3, 16))
+    weight = net.ternary(net.codes((16, 40), 0.5), np.array([0.3], F))
+    model = net.model(layer(net, "input_0", weight, "pair"))
+    (node,) = linear(read_graph(model))
+    assert node.weight is not None
+    assert quantized(model) == [True]
+    compare(model, np.random.default_rng(0).normal(size=(3, 16)).astype(F))
