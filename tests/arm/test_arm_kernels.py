@@ -91,6 +91,20 @@ def linears() -> Any:
     return net.model(*found)
 
 
+def tokens() -> Any:
+    """Linear layers of many rows, with too few zeros to skip and with many, and ends of blocks."""
+    net = Net((2, 19, 70), seed=4)
+    x, found = net.quantize("input_0", 0.02, 60), []
+    for index, (outputs, zeros) in enumerate([(33, 0.3), (5, 0.0), (40, 0.9), (33, None), (2, 0.2)]):
+        y = net.op("MatMul", x, net.op("Transpose", net.weight((outputs, 70), zeros, int8=True), perm=[1, 0]))
+        found.append(net.quantize(y, 0.03, 100))
+        if index == 3:  # the first layer's output, which is in planes, and a residual
+            weight = net.op("Transpose", net.weight((33, 33), 0.2), perm=[1, 0])
+            y = net.op("Add", net.op("MatMul", found[0], weight), found[-1])
+            found.append(net.quantize(y, 0.05, 90))
+    return net.model(*found)
+
+
 def winograd() -> Any:
     """3x3 convolutions of images with ends of tiles, channels with ends of blocks, and weights whose sums wrap."""
     net = Net((2, 21, 9, 14), seed=11)
@@ -107,7 +121,7 @@ def winograd() -> Any:
     return net.model(*found)
 
 
-MODELS = {"winograd": winograd, "layers": layers, "odd": odd_layers, "linears": linears}
+MODELS = {"tokens": tokens, "winograd": winograd, "layers": layers, "odd": odd_layers, "linears": linears}
 
 
 CORES = {"a72": "cortex-a72", "a76": "cortex-a76", "neoverse-n2": "max,sve=off"}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels.common.dot_product import Dot, available, beats_sparse
-from tvm_schedules.ir.graph import DenseWeight, Fused, Windowed
+from tvm_schedules.ir.graph import DenseWeight, Fused, Linear, Windowed
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
-from tvm_schedules.lowering.layouts import input_key
+from tvm_schedules.lowering.layouts import in_planes, input_key, window_of
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
@@ -24,10 +24,13 @@ __all__ = ["DotLayer"]
 
 @dataclass(frozen=True)
 class DotLayer:
-    """An 8-bit convolution with 8-bit weights, or with ternary ones that have too few zeros for adding up taps."""
+    """An 8-bit convolution with 8-bit weights, or with ternary ones that have too few zeros for adding up taps.
+
+    Ternary linear layers of many rows are convolutions of one pixel.
+    """
 
     ctx: Lowering
-    node: Windowed
+    node: Windowed | Linear
     weight: DenseWeight | TernaryTensor
     dot: Dot
     x: Halo
@@ -43,7 +46,9 @@ class DotLayer:
             suits: Whether it is the fastest of those that compute dot products; a given choice overrules it.
         """
         dot = available(ctx.target)
-        if dot is None or not isinstance(node, Windowed) or node.weight is None:
+        if dot is None or not isinstance(node, Windowed | Linear) or node.weight is None:
+            return None
+        if isinstance(node, Linear) and not (dot.arm and in_planes(ctx.graph, node)):
             return None
         if ctx.graph.values[node.inputs[0]].dtype != "uint8":
             return None
@@ -61,12 +66,13 @@ class DotLayer:
     @property
     def window(self) -> Window:
         """Geometry."""
-        return self.node.window
+        return window_of(self.node)
 
     @property
     def values(self) -> np.ndarray:
         """Weights or codes, int8 ``[O, C / groups, kd, kh, kw]``."""
-        return self.weight.codes[0] if isinstance(self.weight, TernaryTensor) else self.weight.values
+        found = self.weight.codes[0] if isinstance(self.weight, TernaryTensor) else self.weight.values
+        return found.reshape(*found.shape, 1, 1, 1) if isinstance(self.node, Linear) else found
 
     @property
     def rows(self) -> int:
@@ -112,7 +118,7 @@ class DotLayer:
         numbers = ctx.numbers(node, factor, node.bias - (quant.zero_point - self.dot.offset) * factor * sums)
         params = {"window": asdict(self.window), "x": asdict(self.x), **params, "shape": [1, *values.shape]}
         made = ctx.constants.add(node.name, packing, stored_arrays, params)
-        end = ctx.destination(node, False, self.x)
+        end = ctx.destination(node, isinstance(node, Linear), self.x)
         pixels = self.x.batch * prod(end.epilogue.size)
         work = {"macs": values.size * pixels, "nonzero_macs": nonzero * pixels, "bytes_weights": stored}
         info = {**work, "reason": reason + how}
