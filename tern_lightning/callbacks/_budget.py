@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
@@ -30,10 +29,10 @@ from tvm_schedules.estimate.curves import Curves
 Floats = npt.NDArray[np.float64]
 _OPTIONS = 65
 """Shares of pruned weights that are compared for a layer."""
+_SMALLEST = 1e-12
+"""Share of a layer's energy that counts as none."""
 _MARGIN = 0.01
 """How far below a limit is aimed, as the ternarizer's zeros move from one choice to the next."""
-_MEMORY = 0.98
-"""Of the mean square of gradients, from one step to the next."""
 
 
 class Budget(MaskCallback):
@@ -90,7 +89,6 @@ class Budget(MaskCallback):
         self.multiplier: float = 1e-3
         self.first: float | None = None
         self._next_step = 0
-        self._gradients: dict[str, Tensor] = {}
         self._group: list[Budget] = []
 
     @property
@@ -110,7 +108,7 @@ class Budget(MaskCallback):
     @override
     def reset(self) -> None:
         self.curves, self.multiplier, self.first, self.chosen = None, 1e-3, None, {}
-        self._next_step, self._gradients = 0, {}
+        self._next_step = 0
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,33 +138,19 @@ class Budget(MaskCallback):
         return bool(self._group) and self._group[0] is self
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        if self._leads:
-            for target, _ in self._of(optimizer):
-                grad = target.weight.grad
-                if grad is not None:
-                    now = grad.detach().float().square().mean()
-                    before = self._gradients.get(target.path)
-                    self._gradients[target.path] = now if before is None else before.to(now).lerp(now, 1 - _MEMORY)
-
-    @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if not self._leads or batch_idx % trainer.accumulate_grad_batches or trainer.global_step < self._next_step:
             return
-        if len(self._gradients) == len(self._targets):  # before the first step nothing is known about what zeros cost
-            self._next_step = trainer.global_step + self.every
-            self._steer(trainer, [one.clock.value(one.schedule, trainer, batch_idx) for one in self._group])
+        self._next_step = trainer.global_step + self.every
+        self._steer(trainer, [one.clock.value(one.schedule, trainer, batch_idx) for one in self._group])
 
     def _steer(self, trainer: pl.Trainer, progress: Sequence[float]) -> None:
         """Prunes where a budget is exceeded, each at its own share of the way."""
         if not self.chosen:
-            if trainer.global_step < self.every:
-                return  # gradients of so few steps say little
+            if max(progress) <= 0:
+                return  # until something is pruned the weights may become others
             self._choose_groups()
         allowed, over = [], False
         for one, share in zip(self._group, progress, strict=True):
@@ -228,7 +212,7 @@ class Budget(MaskCallback):
             pruned = 0.0 if target.keep is None else float((~target.keep).float().mean())
             shares[path] = np.linspace(pruned, max(pruned, self.most), _OPTIONS)
             lost = [_lost(target, shares[path], self.groups[number]) for number in numbers[path]]
-            damage.append(np.concatenate(lost) * float(self._gradients[path]))
+            damage.append(np.concatenate(lost))
         whole = sum(float(one.max()) for one in damage) or 1.0
         costs = []
         for one, limit in zip(self._group, allowed, strict=True):
@@ -278,7 +262,7 @@ class Budget(MaskCallback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._leads and len(self._gradients) == len(self._targets):
+        if self._leads:
             done = [one.clock.value(one.schedule, trainer) for one in self._group]
             self._steer(trainer, done)  # the last step may have moved zeros
         super().on_train_end(trainer, pl_module)
@@ -302,10 +286,9 @@ class Budget(MaskCallback):
             return {}
         values = {path: [list(one) for one in own] for path, own in self.curves.values.items()}
         curves = {"fixed": self.curves.fixed, "shares": list(self.curves.shares), "values": values}
-        gradients = {path: value.cpu() for path, value in self._gradients.items()}
         grouped = {"groups": list(self.groups), "chosen": dict(self.chosen)}
         steered = {"multiplier": self.multiplier, "first": self.first, "next_step": self._next_step}
-        state = {"masks": self.masks_state(), "gradients": gradients, "curves": curves}
+        state = {"masks": self.masks_state(), "curves": curves}
         return {**state, **grouped, **steered, **self.origin()}
 
     @override
@@ -319,9 +302,6 @@ class Budget(MaskCallback):
         self.load_masks(state["masks"])
         values = {path: tuple(tuple(one) for one in own) for path, own in state["curves"]["values"].items()}
         self.curves = Curves(state["curves"]["fixed"], tuple(state["curves"]["shares"]), values)
-        self._gradients = {
-            path: value.to(self._targets[path].weight.device) for path, value in state["gradients"].items()
-        }
         self.multiplier, self.first, self._next_step = state["multiplier"], state["first"], state["next_step"]
         self.chosen = dict(state["chosen"])
 
@@ -330,17 +310,22 @@ class Budget(MaskCallback):
 
 
 def _lost(target: Target, shares: Floats, group: int) -> Floats:
-    """The sum of the squares of the weights that are pruned at every share, those that are pruned now as zeros.
+    """The damage of pruning a share of a layer: minus the logarithm of the energy that is left.
+
+    Layer-adaptive Sparsity for the Magnitude-based Pruning (2021), equation 3, scores a weight by its square over the
+    squares of all weights that are not smaller; such scores add up to about this. A layer that loses nearly all its
+    weights counts without bound, and it does not matter how large the weights of a layer are.
 
     Args:
         target: The weight.
-        shares: Shares of pruned weights.
+        shares: Shares of pruned weights, those of now first.
         group: How many channels lose a weight together; groups go as :func:`keep_largest` takes them.
     """
     weight, shape = target.weight.detach().float(), ((group, 1), target.axis, False)
     squares = group_norms(weight, *shape).square().flatten()
     sizes = group_sizes(weight.shape, *shape).to(weight.device).flatten()
     order = (squares / sizes).argsort(stable=True)
-    lost = squares[order].cumsum(0).double().cpu().numpy()
+    lost = squares[order].double().cumsum(0).cpu().numpy()
     count = np.searchsorted(sizes[order].cumsum(0).cpu().numpy(), np.round(shares * weight.numel()), side="right")
-    return np.where(count > 0, lost[np.maximum(count, 1) - 1], 0.0)
+    gone = np.where(count > 0, lost[np.maximum(count, 1) - 1], 0.0) / max(float(lost[-1]), _SMALLEST)
+    return -np.log(np.maximum(1 - gone, _SMALLEST))
