@@ -38,8 +38,9 @@ def _size_hint(name: str, value: Any) -> str | None:
 class SparsityBudget(Budget):
     """Prune until a share of the weights is zero, at the least damage.
 
-    Which layers get how many zeros follows from what they lose: squares of the pruned weights times the layer's mean
-    square of gradients, a diagonal second-order estimate of the loss. Zeros of the ternarizer count.
+    Which layers get how many zeros follows from what they lose: minus the logarithm of the energy (the sum of squares)
+    that pruning leaves of a layer, as the scores of Layer-adaptive Sparsity for the Magnitude-based Pruning (2021) add
+    up. Zeros of the ternarizer count.
 
     Args:
         zeros: Share of all chosen weights that is to be zero, in (0, 1).
@@ -49,8 +50,8 @@ class SparsityBudget(Budget):
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels lose a weight at one place together; 1 prunes single weights. Of
-            several, every layer gets the number with which the loss is expected to grow least, after ``every`` steps.
-            Kernels of CPUs take less time for 2 or 4 channels that share their zeros.
+            several, every layer gets the number with which least is lost, when pruning begins. Kernels of CPUs take
+            less time for 2 or 4 channels that share their zeros.
 
     Raises:
         ValueError: An argument is out of range.

@@ -221,6 +221,7 @@ def test_what_groups_lose_and_how_many_are_zero(outputs, inputs, k, group, axis,
     ]
     shares = np.linspace(0, 1, 9)
     found = _lost(Target("", layer), shares, group)
+    whole = float(weight.square().sum())
     for share, lost in zip(shares, found, strict=True):
         left, expected = round(share * weight.numel()), 0.0
         for _, squares, size in sorted(losses, key=lambda one: one[0]):
@@ -228,7 +229,21 @@ def test_what_groups_lose_and_how_many_are_zero(outputs, inputs, k, group, axis,
             if left < 0:
                 break
             expected += squares
-        assert lost == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        energy = 1 - expected / whole if whole else 1.0
+        if energy > 1e-3:
+            assert lost == pytest.approx(-np.log(energy), rel=1e-3, abs=1e-5)
+        else:
+            assert lost > 6.9
+
+
+def test_damage_is_about_the_sum_of_layer_adaptive_scores() -> None:
+    """The paper's score of a weight is its square over the squares of all that are not smaller."""
+    layer = torch.nn.Linear(40, 50)
+    squares = layer.weight.detach().double().flatten().square().sort().values
+    scores = squares / squares.flip(0).cumsum(0).flip(0)
+    for share in (0.2, 0.5, 0.8, 0.95):
+        (lost,) = _lost(Target("", layer), np.array([share]), 1)
+        assert lost == pytest.approx(float(scores[: int(share * scores.numel())].sum()), rel=0.01)
 
 
 class Paired(OperationBudget):
