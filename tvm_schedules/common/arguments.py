@@ -141,13 +141,13 @@ def _plain(value: Any, annotation: Any) -> Any:
     other mappings dictionaries.
     """
     wanted = [typing.get_origin(one) or one for one in _members(annotation)]
-    if type(value).__module__ == "numpy" and Any not in wanted:
-        if getattr(value, "shape", None) == ():
-            return value.item()
-        if collections.abc.Sequence in wanted and hasattr(value, "tolist") and type(value) not in wanted:
-            return value.tolist()
-    if collections.abc.Sequence in wanted and isinstance(value, collections.abc.Iterator | _VIEWS):
-        return list(value)
+    array = type(value).__module__ == "numpy" and hasattr(value, "tolist")
+    if array and value.shape == () and not {bool, *_NUMBERS}.isdisjoint(wanted):
+        return value.item()
+    if _fits(value, annotation):
+        return value
+    if collections.abc.Sequence in wanted and (array or isinstance(value, collections.abc.Iterator | _VIEWS)):
+        return value.tolist() if array else list(value)
     if tuple in wanted and isinstance(value, list):
         return tuple(value)
     if dict in wanted and isinstance(value, Mapping) and not isinstance(value, dict):

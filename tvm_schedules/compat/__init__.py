@@ -4,7 +4,7 @@ Written for TVM 0.27 (``tvm.tirx``, ``tvm.s_tir``, ``tvm.script.ir_builder``). T
 because ``import tvm`` takes seconds and a board runs a library with the runtime alone.
 """
 
-from tvm_schedules.compat.boards import connect_rpc, is_busy, is_remote_failure, is_timeout, serve_rpc
+from tvm_schedules.compat.boards import connect_rpc, is_busy, is_remote_failure, is_timeout, load_rpc, serve_rpc
 from tvm_schedules.compat.emitter import Emitter
 from tvm_schedules.compat.functions import (
     attribute,
@@ -56,6 +56,7 @@ __all__ = [
     "kernel_function",
     "known_onnx_operators",
     "legalize_and_fuse",
+    "load_rpc",
     "lower_blocks",
     "main_function",
     "make_target",

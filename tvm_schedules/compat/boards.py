@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["connect_rpc", "is_busy", "is_remote_failure", "is_timeout", "serve_rpc"]
+__all__ = ["connect_rpc", "is_busy", "is_remote_failure", "is_timeout", "load_rpc", "serve_rpc"]
 
 
 def serve_rpc(descriptor: int, functions: dict[str, Callable[..., Any]]) -> None:
@@ -16,6 +16,13 @@ def serve_rpc(descriptor: int, functions: dict[str, Callable[..., Any]]) -> None
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)
     tvm.get_global_func("rpc.ServerLoop")(descriptor)
+
+
+def load_rpc() -> None:
+    """Load what :func:`connect_rpc` needs, which takes seconds, so that a time limit is not spent on it."""
+    from tvm import rpc
+
+    assert rpc.connect
 
 
 def connect_rpc(host: str, port: int, key: str, timeout: float) -> Any:

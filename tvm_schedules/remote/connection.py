@@ -157,20 +157,26 @@ def _open(
     Raises:
         BoardError: The server is silent, stays busy, or has another key.
     """
+    compat.load_rpc()
     finish = time.monotonic() + wait
     where = f"{host}:{port}"
     while True:
         before = _sockets()
-        silent = threading.Event()
+        silent, done = threading.Event(), threading.Event()
 
-        def give_up(before: dict[str, int] = before, silent: threading.Event = silent) -> None:
-            silent.set()
-            _each_new(before, lambda connection: connection.shutdown(socket.SHUT_RDWR))
+        def give_up(
+            before: dict[str, int] = before, silent: threading.Event = silent, done: threading.Event = done
+        ) -> None:
+            pause = patience
+            while not done.wait(
+                pause
+            ):  # again and again: on a busy machine the connection may come after the first time
+                silent.set()
+                _each_new(before, lambda connection: connection.shutdown(socket.SHUT_RDWR))
+                pause = 0.2
 
         # TVM's client waits for ever, in a call that lets other threads run: one of them ends its connection.
-        timer = threading.Timer(patience, give_up)
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=give_up, daemon=True).start()
         try:
             session = compat.connect_rpc(host, port, key, timeout)
         except RuntimeError as error:
@@ -197,7 +203,7 @@ def _open(
             _each_new(before, lambda connection: _prepare(connection, patience))
             return session, patience
         finally:
-            timer.cancel()
+            done.set()
 
 
 def _prepare(connection: socket.socket, patience: float) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.tvm_schedules.processes import Process
+from tvm_schedules import compat
 from tvm_schedules.board import server
 from tvm_schedules.errors import BoardError
 from tvm_schedules.remote import protocol
@@ -142,6 +143,19 @@ def test_silent_board_is_given_up(words: bytes) -> None:
         thread.join(5)
         for connection in held:
             connection.close()
+
+
+@pytest.mark.parametrize("late", ["before the client is loaded", "before it connects"])
+def test_silent_board_is_given_up_however_slow_this_machine_is(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client takes seconds to load, and may wait on a busy machine: the limit may be over before it connects."""
+    name = "load_rpc" if late == "before the client is loaded" else "connect_rpc"
+    own = getattr(compat, name)
+    monkeypatch.setattr(compat, name, lambda *arguments: (time.sleep(1.5), own(*arguments))[1])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        started = time.monotonic()
+        with pytest.raises(BoardError, match="accepts connections and says nothing for 1 s"):
+            connect(f"127.0.0.1:{listening.getsockname()[1]}", patience=1)
+        assert time.monotonic() - started < 30
 
 
 def test_frozen_client_loses_the_board() -> None:

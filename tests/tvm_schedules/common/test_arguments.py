@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from package_that_is_not_installed import Foreign  # type: ignore[import-not-found]
 
 
+ONES = np.ones(1)
+
+
 @check_arguments
 def take(
     whole: int = 0,
@@ -42,6 +45,7 @@ def take(
     foreign: Foreign | None = None,
     mapping: Mapping[str, Any] | None = None,
     pairs: Sequence[tuple[str, int]] = (),
+    arrays: Sequence[np.ndarray] | np.ndarray | None = None,
     *,
     last: int | float | Literal["end"] = 0,
 ) -> dict[str, Any]:
@@ -65,6 +69,8 @@ def take(
         ("table", {"a": 1}, {"a": 1}),
         ("several", np.arange(3), [0, 1, 2]),
         ("several", [[1, 2], (3,)], [[1, 2], (3,)]),
+        ("arrays", [ONES], [ONES]),
+        ("arrays", ONES, ONES),
         ("call", print, print),
         ("kind", KeyError, KeyError),
         ("foreign", "anything", "anything"),
