@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tern_lightning.functional.slr import Relaxation, lagrangian, penalty_gradient, relax, step_factor
+from tern_lightning.functional.slr import SETTINGS, Relaxation, lagrangian, penalty_gradient, relax, step_factor
 
 
 class Quadratic:
@@ -115,3 +115,9 @@ def test_weights_in_the_set_leave_multipliers_and_step_finite():
     found = relax(Relaxation.begin([w0], [z0], 0.5), [z0], 3.0, lambda v: (z0,), 0.1, m=10.0, r=0.1)
     assert torch.equal(found.multipliers[0], torch.zeros(2))
     assert found.step == pytest.approx(0.5 * (1 - 1 / 10))
+
+
+def test_the_settings_are_the_published_ones():
+    """Sparse weights: rho 0.1, M 300, r 0.1 and a first step of 0.01; ternary ones: rho 0.01, M 500, r 0.05."""
+    settings = {kind: (one.rho, one.step, one.m, one.r) for kind, one in SETTINGS.items()}
+    assert settings == {"sparsity": (0.1, 0.01, 300.0, 0.1), "ternary": (0.01, 1e-3, 500.0, 0.05)}

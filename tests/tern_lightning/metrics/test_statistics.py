@@ -19,6 +19,8 @@ def test_metrics_over_two_layers():
     assert bits.compute().item() == pytest.approx(4 * a.entropy() / 6)
     assert functional.sparsity(a).item() == count / 4
     assert functional.code_entropy(b).item() == 0
+    halves = functional.twn(torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+    assert functional.code_entropy(halves).item() == pytest.approx(1.5)
     flips.update(torch.tensor([1, 0, -1]), torch.tensor([1, 1, 1]))
     flips.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert flips.compute().item() == pytest.approx(2 / 5)

@@ -14,7 +14,7 @@ import tvm_schedules
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tvm_schedules.errors import ModelError, UnsupportedOperatorError
 from tvm_schedules.frontend import onnx_model as onnxtools
-from tvm_schedules.frontend.constant_folding import FREE, Budget, evaluate
+from tvm_schedules.frontend.constant_folding import FREE, Budget, evaluate, read_by
 from tvm_schedules.frontend.onnx_reader import read
 
 LARGE = 1 << 28
@@ -165,3 +165,15 @@ def test_weights_of_helpers_are_bounded() -> None:
     ]
     made = model(nodes, {"a": wide, "b": tall, "q": np.ones((1, 30_000), np.int8), "s": np.ones(30_000, np.float32)})
     assert {"c", "d"}.isdisjoint(onnxtools.constant_arrays(made))
+
+
+def test_names_that_a_subgraph_takes_from_outside() -> None:
+    """Read by a node in it, or given on as its output; what it makes itself is not among them."""
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["outside"], ["made"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("made", "handed_on")],
+    )
+    node = helper.make_node("If", ["condition"], ["a", "b"], then_branch=inner, else_branch=inner)
+    assert read_by(node) == ["condition", "outside", "handed_on"]

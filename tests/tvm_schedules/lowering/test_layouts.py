@@ -290,3 +290,12 @@ def test_rows_are_widened_for_panels_alone(
     graph, found = one(node, size, size, vector=64)
     assert found[home(graph, "x")].pitch[1] == pitch
     assert one(node, size, size)[1][home(graph, "x")].pitch[1] == 28 + pad
+
+
+def test_what_a_window_reads_beside_an_image_in_every_dimension() -> None:
+    window = Window((2, 3, 5), (1, 2, 1), ((0, 1), (1, 2), (3, 0)), (1, 1, 2))
+    before, after = layouts._reach(window, (4, 6, 9))
+    # The last output of 4, of 4 and of 4 begins at 3, at 6 - 1 and at 3 - 3, and reads 2, 3 and 9 pixels.
+    assert window.output((4, 6, 9)) == (4, 4, 4)
+    assert before == (0, 1, 3)
+    assert after == (3 + 2 - 4, 6 - 1 + 3 - 6, max(0, 3 - 3 + 9 - 9))

@@ -241,6 +241,25 @@ def test_ternary_linear_layers_of_bytes_are_summed_in_integers(
 
 
 @pytest.mark.parametrize(
+    ("quantized", "int8", "target", "sums"),
+    [
+        (True, True, AVX2, "pairs"),
+        (True, False, AVX2, "floats"),
+        (False, True, AVX2, "floats"),
+        (True, True, "pi4", "integers"),
+        (True, False, "pi4", "floats"),
+    ],
+)
+def test_products_of_dense_convolutions_are_integers_where_both_factors_are(
+    quantized: bool, int8: bool, target: str, sums: str
+) -> None:
+    net = Net((1, 4, 6, 6))
+    x = net.quantize("input_0", 0.1, 3) if quantized else "input_0"
+    y = net.op("Conv", x, net.weight((5, 4, 3, 3), None, int8=int8), net.bias(5))
+    assert spec_of(lowered(net, y, kernel="dense", target=target), "dense").sums == sums
+
+
+@pytest.mark.parametrize(
     ("zeros", "rows", "tile", "outputs"),
     [(0.5, 1, 2, 10), (0.5, 5, 2, 40), (0.5, 1, 3, 24), (None, 1, 4, 64), (None, 16, 2, 40), (None, 7, 1, 8)],
 )
