@@ -16,6 +16,8 @@ from tvm_schedules.ir.layout import Halo, Window
 
 __all__ = ["Panel", "pack"]
 
+WIDENED = 16
+"""Bytes side by side where there are no dot products."""
 WIDEST = 5
 """Neighboring taps that are one step at most."""
 
@@ -109,7 +111,8 @@ class Panel:
 
     def work(self, rows: int) -> float:
         """Instructions for 16 pixels of so many output channels, about: products, and filling the panel."""
-        return len(self.members) * rows * 4.8 * 4 / self.bytes_ + len(self.streams) * 5.5 * self.bytes_
+        step = 52.0 if self.bytes_ == WIDENED else 4.8 * 4 / self.bytes_
+        return len(self.members) * rows * step + len(self.streams) * 5.5 * self.bytes_
 
     @classmethod
     def best(cls, x: Halo, window: Window, bytes_: int, rows: int) -> Panel:

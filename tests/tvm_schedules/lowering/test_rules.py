@@ -291,8 +291,8 @@ def test_linear_layers_of_bytes_add_up_in_16_bits_on_arm_without_dot_products(ze
         ("pi4", (64, 64, 3, 3), None, {}, "winograd"),
         ("pi4", (64, 64, 3, 3), 0.4, {}, "winograd"),
         ("pi4", (64, 64, 3, 3), 0.8, {}, "sparse"),
-        ("pi4", (64, 64, 3, 3), None, {"strides": [2, 2]}, "dense"),
-        ("pi4", (64, 32, 3, 3), None, {"group": 2}, "dense"),
+        ("pi4", (64, 64, 3, 3), None, {"strides": [2, 2]}, "dense_widened"),
+        ("pi4", (64, 32, 3, 3), None, {"group": 2}, "dense_widened"),
         ("pi4", (2, 64, 3, 3), None, {}, "dense"),  # transforms of many channels for few sums
         ("pi4", (64, 1, 3, 3), None, {"group": 64}, "depthwise_widened"),
         ("pi5", (64, 64, 3, 3), None, {}, "dense_panel"),

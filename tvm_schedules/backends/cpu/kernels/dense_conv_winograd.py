@@ -328,5 +328,5 @@ def _cheaper(tiles: int, fan: int, rows: int, pixels: int, zeros: float | None) 
     steps, blocks = -(-fan // CHANNELS), -(-rows // CHANNELS)
     block = _block(tiles)
     own = tiles * (steps * 450 + blocks * 700 + PLACES * blocks * steps * (17 + 11 / block))
-    other = 4.05 * fan if zeros is None else 2.0 * fan * (1 - zeros)
+    other = 1.9 * fan if zeros is None else 2.0 * fan * (1 - zeros)
     return own < other * rows * pixels
