@@ -126,7 +126,8 @@ def _linear(spec: Any) -> tuple[float, ...]:
     together = spec.step if hasattr(spec, "dot") else 1
     blocks = spec.batch * ceil(spec.outputs / lanes)
     vectors = blocks * ceil(spec.inputs / together)
-    return vectors, vectors, vectors / getattr(spec, "tile", 1), spec.batch * spec.outputs, blocks
+    rows = getattr(spec, "rows", 1)  # of a tile, for which weights are loaded once
+    return vectors, vectors / rows, vectors / getattr(spec, "tile", 1), spec.batch * spec.outputs, blocks
 
 
 def _attention(spec: Any) -> tuple[float, ...]:

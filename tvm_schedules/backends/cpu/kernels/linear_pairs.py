@@ -83,6 +83,11 @@ class Spec:
         return LANES
 
     @property
+    def weights(self) -> str:
+        """How weights are stored."""
+        return "int2" if self.ternary else "int8"
+
+    @property
     def steps(self) -> int:
         """Vectors of weights of one vector of output channels."""
         return -(-self.inputs // step_of(self.ternary))
