@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.mcu import count
 from benchmarks.mcu.cores import CORES
+from tests.tvm_schedules.backends.c.test_memory import sanitized_nets
 from tests.tvm_schedules.nets import Net, resnet
 
 pytestmark = pytest.mark.skipif(count.missing() is not None, reason=str(count.missing()))
@@ -69,7 +70,13 @@ def encoder() -> onnx.ModelProto:
     return net.model(net.op("Gemm", net.quantize(y, 0.02, 20), net.weight((4, 9), 0.5), net.bias(4), transB=1))
 
 
+def shared_zeros() -> onnx.ModelProto:
+    """Rows that are sums of shared lists, by fours and by pairs, and pools of bytes."""
+    return sanitized_nets()["shared zeros and pools"]
+
+
 NETWORKS = {
+    "shared zeros": shared_zeros,
     "separable": separable,
     "encoder": encoder,
     "resnet": lambda: resnet([(16, 1), (24, 2), (24, 1)], 13, 0.8),
