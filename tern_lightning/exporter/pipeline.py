@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,8 +123,26 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     say(f"compiling for {options.target}")
     more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
     shorter = shorter_networks(module, batches, network, options) if options.lengths else []
-    artifact = compile_onnx(data, place, options, batches, more, shorter=shorter)
+    with _modules_named(module):
+        artifact = compile_onnx(data, place, options, batches, more, shorter=shorter)
     return ExportResult(place, place / "model.onnx", network, artifact, real)
+
+
+@contextlib.contextmanager
+def _modules_named(module: nn.Module) -> Iterator[None]:
+    """Say of which module a node is that cannot be compiled; nodes are named after the paths of their modules."""
+    from tvm_schedules.errors import UnsupportedOperatorError
+
+    try:
+        yield
+    except UnsupportedOperatorError as error:
+        node = re.search(r"node '([^']+)'", str(error))
+        part = dict(module.named_modules()).get(node[1].rpartition("/")[0]) if node is not None else None
+        if node is None or part is None:
+            raise
+        path = node[1].rpartition("/")[0]
+        whose = f"{type(part).__name__} {path!r}" if path else f"{type(part).__name__} itself"
+        raise type(error)(f"{error}. The node is of the forward of {whose}") from error
 
 
 def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:

@@ -51,7 +51,7 @@ class Request:
         """
         for name in self.against:
             if name not in peers.KNOWN:
-                hint = meant(name, peers.KNOWN)
+                hint = meant(name, peers.KNOWN) or f"; {peers.OTHERS}"
                 raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}{hint}")
         if not self.threads:
             raise BenchError("threads must be one number or several, got none")

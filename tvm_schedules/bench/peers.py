@@ -18,6 +18,13 @@ from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.frontend.onnx_file import read_model
 
 KNOWN = ("onnxruntime",)
+OTHERS = (
+    "tern-bench --suite measures networks of its own beside OpenVINO, ExecuTorch and DeepSparse, each of which has the "
+    "environment that --peer-python names: python3.11 -m venv /envs/openvino && /envs/openvino/bin/pip install "
+    "openvino nncf onnx && tern-bench --suite --peer-python openvino=/envs/openvino/bin/python (what the others need: "
+    "tern-bench --suite --help)"
+)
+"""Where the engines are that an artifact is not measured against."""
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:

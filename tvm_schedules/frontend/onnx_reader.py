@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -29,6 +30,9 @@ __all__ = ["read"]
 KEEP = {"DequantizeLinear", "Transpose", "Add"}
 """Operators on constants that stay for :mod:`tvm_schedules.passes.weights` where a small weight is behind them."""
 
+LONGEST_ORIGIN = 4096
+"""Characters of a node's metadata that are looked at."""
+
 _LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
 """Operators that compute a graph any number of times."""
 
@@ -54,6 +58,19 @@ def _dtype(kind: Any) -> str:
     from onnx import helper
 
     return np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)).name
+
+
+def _origin(proto: Any) -> str:
+    """The module of a node by the metadata of PyTorch's exporter: its path and its class, or nothing."""
+    said = {entry.key: entry.value[:LONGEST_ORIGIN] for entry in proto.metadata_props}
+    try:
+        paths, classes = (literal_eval(said[f"pkg.torch.onnx.{key}"]) for key in ("name_scopes", "class_hierarchy"))
+        path, kind = str(paths[-2]), str(classes[-2]).rpartition(".")[2]
+    except (KeyError, IndexError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return ""
+    if not kind.isidentifier():
+        return ""
+    return f"{kind} {path!r}" if path else kind
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -194,7 +211,8 @@ class _Folder:
                 read.update(read_by(proto))
                 while not outputs[-1]:
                     outputs.pop()
-                nodes.append(Node(name, proto.op_type, list(proto.input), outputs, _attributes(proto), proto.domain))
+                attributes, origin = _attributes(proto), _origin(proto)
+                nodes.append(Node(name, proto.op_type, list(proto.input), outputs, attributes, proto.domain, origin))
         return nodes[::-1]
 
     def _is_shape(self, proto: Any) -> bool:

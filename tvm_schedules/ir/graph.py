@@ -75,7 +75,10 @@ class Clip:
 
 @dataclass
 class Node:
-    """An ONNX operator as it stands in the file."""
+    """An ONNX operator as it stands in the file.
+
+    ``origin`` says of which module it is, where the file does, for people.
+    """
 
     name: str
     op: str
@@ -83,6 +86,7 @@ class Node:
     outputs: list[str]
     attrs: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
+    origin: str = field(default="", compare=False, repr=False)
 
 
 @dataclass

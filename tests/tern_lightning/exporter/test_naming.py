@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from torch import nn
 
 from tern_lightning.exporter.graph import SCOPES, Layer, Network
 from tern_lightning.exporter.naming import name_network
+from tern_lightning.exporter.pipeline import export
 from tests.tvm_schedules.nets import Net, run_onnx
+from tvm_schedules.errors import UnsupportedOperatorError
 
 
 @pytest.fixture
@@ -68,3 +72,19 @@ def test_outputs_are_apart_and_keep_their_forms(named: tuple[ir.Graph, Net]) -> 
     first, again, given = run_onnx(model, *inputs)
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(given, inputs[0])
+
+
+class Running(nn.Module):
+    """Has an operator that C lacks."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(x, 1)
+
+
+def test_what_cannot_be_compiled_is_named_by_its_module(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), Running()), nn.Linear(8, 2))
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"CumSum of node '1\.1/cumsum'.* the forward of Running '1\.1'$"
+    ):
+        export(net, tmp_path / "out", target="c", input_shape=(1, 4))
+    assert not (tmp_path / "out").exists()

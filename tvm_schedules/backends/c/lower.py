@@ -122,6 +122,7 @@ class CLowering(Lowering):
 
     def _refused(self, node: Node) -> UnsupportedOperatorError:
         reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
+        reads += f" and is part of {node.origin}" if node.origin else ""
         names = ", ".join(name for name in operators.known() if ":" not in name)
         known = f"this form of the operator {node.op}" if node.op in operators.known() else f"the operator {node.op}"
         return UnsupportedOperatorError(

@@ -212,6 +212,21 @@ def test_unsupported_operator_is_named() -> None:
     model = net.model(net.op("Cos", x))
     with pytest.raises(UnsupportedOperatorError, match=r"target c has no code for the operator Cos of node 'cos"):
         compile_c(model, resolve("c"))
+    scopes = {
+        "name_scopes": "['', 'body', 'body.turn', 'cos']",
+        "class_hierarchy": "['a.Net', 'b.Body', 'b.Turn', 'cos']",
+    }
+    (cos,) = (node for node in model.graph.node if node.op_type == "Cos")
+    for key, value in scopes.items():
+        cos.metadata_props.add(key=f"pkg.torch.onnx.{key}", value=value)
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"of node 'cos.*, which reads '.*' and is part of Turn 'body.turn'\. It"
+    ):
+        compile_c(model, resolve("c"))
+    for damaged in ("[" * 5000, "['']", "1", "x", "[1, 2, 3]", "['a', 'b\x1b[31m', 'c']"):
+        cos.metadata_props[-1].value = damaged
+        with pytest.raises(UnsupportedOperatorError, match=r"of node 'cos[^;]*\. It has"):
+            compile_c(model, resolve("c"))
 
 
 def test_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
