@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
+from tests.properties import more_data
 from tvm_schedules.bench import networks
 
 if TYPE_CHECKING:
@@ -47,15 +49,40 @@ class Net(networks.Net):
         return self.const(self.rng.normal(size=channels).astype(np.float32) * 0.3)
 
 
-def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
-    """Outputs of onnxruntime without graph optimization: every operator as the standard says."""
-    import onnxruntime as ort
+class Reference:
+    """A model in onnxruntime without graph optimization: every operator as the standard says."""
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)})
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(None, {i.name: x for i, x in zip(self.session.get_inputs(), inputs, strict=True)})
+
+
+def run_onnx(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Outputs of :class:`Reference` for one call."""
+    return Reference(model)(*inputs)
+
+
+def compared(
+    model: onnx.ModelProto, runner: Runner, inputs: Sequence[np.ndarray], fixed: Sequence[int] = ()
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What onnxruntime and a compiled network make, output by output: of these inputs, and in a search of many more.
+
+    Args:
+        model: The network.
+        runner: The same, compiled.
+        inputs: Its inputs; others are like them.
+        fixed: Places of inputs that stay as they are.
+    """
+    reference = Reference(model)
+    for arrays in more_data(inputs, fixed):
+        yield from zip(reference(*arrays), runner(*arrays), strict=True)
 
 
 class Runner:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases, check
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu.kernels import dense_conv_dot_channels as dense_channels
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available
@@ -71,7 +71,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
     assert kernel in {entry.kernel for entry in runner.plan.steps}
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
-    for want, have in zip(run_onnx(net.model(y), *inputs), runner(*inputs), strict=True):
+    for want, have in compared(net.model(y), runner, inputs):
         if case.out_zero is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
         else:
@@ -80,7 +80,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
             assert (steps > 0.5).mean() < 0.02
 
 
-@examples(40)
+@compilations(40)
 @given(cases(), st.integers(1, 4), st.integers(1, 6))
 def test_random_convolutions(case: Case, block: int, tile: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
@@ -89,7 +89,7 @@ def test_random_convolutions(case: Case, block: int, tile: int) -> None:
 
 
 @pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="channels in the lanes are for vectors of a cache line")
-@examples(40)
+@compilations(40)
 @given(cases(), st.sampled_from([1, 2, 4]), st.sampled_from([4, 33, 70]))
 def test_random_convolutions_with_channels_in_the_lanes(case: Case, chunks: int, rows: int) -> None:
     assume(len(case.dims) < 3 and max(case.dims) > 1)  # an image of one pixel is a linear layer

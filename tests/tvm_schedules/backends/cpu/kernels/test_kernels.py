@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.guarded import guarded
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared, run_onnx
 
 STEP = 0.05
 
@@ -100,8 +100,7 @@ def build(case: Case) -> tuple[Net, str, tuple[int, ...]]:
 
 
 def check(model: object, inputs: list[np.ndarray], step: float | None) -> None:
-    wanted, got = run_onnx(model, *inputs), Runner(model)(*inputs)
-    for want, have in zip(wanted, got, strict=True):
+    for want, have in compared(model, Runner(model), inputs):
         assert want.shape == have.shape
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
@@ -111,7 +110,7 @@ def check(model: object, inputs: list[np.ndarray], step: float | None) -> None:
             assert (steps > 0.5).mean() < 0.02, "too many values are rounded otherwise"
 
 
-@examples(60)
+@compilations(60)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(case: Case) -> None:
     net, y, out = build(case)

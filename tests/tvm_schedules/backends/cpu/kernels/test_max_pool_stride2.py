@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared, run_onnx
 from tvm_schedules.targets.registry import resolve
 
 STEP = 0.03
@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(shape, kernel, draw(st.integers(1, 3)), dilations, (pads[0], pads[1], pads[2], pads[3]), ceil, zero)
 
 
-@examples(60)
+@compilations(60)
 @given(cases())
 def test_random_windows(case: Case) -> None:
     net = Net(case.shape)
@@ -61,7 +61,8 @@ def test_random_windows(case: Case) -> None:
     x = np.random.default_rng(0).normal(size=case.shape).astype(np.float32)
     runner = Runner(model)
     assert "pool_rows" in {step.kernel for step in runner.plan.steps}
-    np.testing.assert_array_equal(runner(x)[0], run_onnx(model, x)[0])
+    for want, have in compared(model, runner, [x]):
+        np.testing.assert_array_equal(have, want)
 
 
 @pytest.mark.parametrize("what", ["zero", "stride", "mean"])

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Case as Exact
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import Layer, convolve
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared
 from tvm_schedules.backends.cpu.kernels import sparse_conv_panel as panel
 from tvm_schedules.backends.cpu.kernels.common import panel_copies
 from tvm_schedules.backends.cpu.kernels.common.panel_copies import RowInterleaving
@@ -38,7 +38,7 @@ def forced(model: object, **numbers: int) -> Runner:
 def agree(model: object, inputs: list[np.ndarray], step: float | None, **numbers: int) -> None:
     runner = forced(model, **numbers)
     assert "panel" in {entry.kernel for entry in runner.plan.steps}
-    for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
+    for want, have in compared(model, runner, inputs):
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
         else:
@@ -54,7 +54,7 @@ def agree_on(case: Case, **numbers: int) -> None:
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, **numbers)
 
 
-@examples(20)
+@compilations(20)
 @given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
@@ -79,7 +79,7 @@ def test_the_last_block_of_floats_does_not_reach_the_next_plane(height: int, wid
     agree_on(Case(**shape, **window, **rest))
 
 
-@examples(25)
+@compilations(25)
 @given(cases(), st.integers(1, 16), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]))
 def test_random_images_of_floats(case: Case, block: int, channels: int, chunks: int, unroll: int) -> None:
     assume(len(case.dims) < 3 and max(case.kernel) > 1)

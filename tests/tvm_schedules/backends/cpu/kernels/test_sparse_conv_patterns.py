@@ -10,13 +10,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations, examples
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, build
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case as Rounded
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import cases as rounded_cases
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import LEVELS, Case, Layer, cases, convolve
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared, run_onnx
 from tvm_schedules import pipeline
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
@@ -66,7 +66,7 @@ def test_sums_are_exact(
     exact(case, shared, size=size, block=block, chunks=chunks)
 
 
-@examples(12)
+@compilations(12)
 @given(rounded_cases(), st.integers(2, 9), st.sampled_from([2, 4]), st.integers(1, 3))
 def test_what_follows_the_sums_agrees_with_onnxruntime(case: Rounded, rows: int, size: int, block: int) -> None:
     assume(max(case.dims) > 1)
@@ -79,7 +79,7 @@ def test_what_follows_the_sums_agrees_with_onnxruntime(case: Rounded, rows: int,
         runner = forced(model, size=size, block=block)
     except AssertionError:
         assume(False)  # all codes are zero
-    for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
+    for want, have in compared(model, runner, inputs):
         if case.out_zero is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
         else:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.tvm_schedules.nets import Net, Runner, compared, run_onnx
 from tvm_schedules.backends.cpu.compile import CpuCompiled
 from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled as unrolled
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
@@ -44,7 +44,7 @@ def forced(model: object, target: str = "host", **numbers: int) -> CpuCompiled:
 def agree(model: object, inputs: list[np.ndarray], step: float | None, target: str = "host", **numbers: int) -> None:
     compiled = forced(model, target, **numbers)
     assert "straight" in {entry.kernel for entry in compiled.plan.steps}
-    for want, have in zip(run_onnx(model, *inputs), Runner(compiled)(*inputs), strict=True):
+    for want, have in compared(model, Runner(compiled), inputs):
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
         else:
@@ -52,7 +52,7 @@ def agree(model: object, inputs: list[np.ndarray], step: float | None, target: s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@examples(30)
+@compilations(30)
 @given(case=cases(), chunks=st.integers(1, 3), blocks=st.integers(1, 3))
 def test_random_convolutions(target: str, case: Case, chunks: int, blocks: int) -> None:
     case = replace(case, zero=None, zeros=case.zeros if case.zeros is not None else 0.7)
