@@ -52,6 +52,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_ternarizing(parser)
     _add_conversion(parser)
     add_inputs(parser)
+    add(
+        "--network-outputs",
+        dest="outputs",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="NAME[,NAME...]",
+        help="tensors that an ONNX file's network ends with, in place of its own outputs",
+    )
     add("--no-verify", action="store_true", help="do not compare what was written with the module")
     add("--allow-zero-layers", action="store_true", help="accept ternary layers with only zeros")
     _add_tuning(parser)
@@ -211,6 +219,7 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
             "input_shape",
             "batch_size",
             "lengths",
+            "outputs",
             "pad",
             "no_verify",
         }

@@ -70,6 +70,8 @@ def _check(options: argparse.Namespace) -> None:
     """
     if (options.zeros is not None or options.calibrate) and not options.ternarize:
         raise UsageError("--zeros and --calibrate are for --ternarize METHOD, which is not given")
+    if options.outputs and options.source.suffix != ".onnx":
+        raise UsageError("--network-outputs is for ONNX files; the outputs of a module are what its forward returns")
     for path in (options.source, options.samples, options.calibrate):
         if path is not None and not Path(path).is_file():
             raise UsageError(f"{str(path)!r} does not exist or is not a file")
@@ -114,7 +116,7 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     check_target(options.tvm_target)
     place = check_output(options.output)
     start_compiler()
-    inputs, ternary = _inspect_onnx(options.source)
+    inputs, ternary = _inspect_onnx(options.source, options.outputs)
     given = input_shapes(options.input_shape)
     if given is not None and len(given) != len(inputs):
         names = ", ".join(inputs) or "none"
@@ -135,7 +137,9 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
         if options.lengths
         else []
     )
-    compile_onnx(options.source, place, export_options(options, tune, say), batches, sizes, named, shorter)
+    compile_onnx(
+        options.source, place, export_options(options, tune, say), batches, sizes, named, shorter, options.outputs
+    )
 
 
 def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:
@@ -146,14 +150,20 @@ def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:
     )
 
 
-def _inspect_onnx(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], int]:
-    """Check a file; return shape (0 where it is open) and type of its inputs, and its number of two-bit weights."""
+def _inspect_onnx(path: Path, outputs: Sequence[str]) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], int]:
+    """Check a file, cut off behind ``outputs`` if there are any.
+
+    Returns:
+        Shape (0 where it is open) and type of its inputs, and its number of two-bit weights.
+    """
     from onnx import TensorProto
 
     from tvm_schedules.frontend.onnx_file import read_model
-    from tvm_schedules.frontend.onnx_model import signature
+    from tvm_schedules.frontend.onnx_model import keep_outputs, signature
 
     model = read_model(path)
+    if outputs:
+        keep_outputs(model, outputs)
     inputs = {
         entry["name"]: (
             tuple(size if isinstance(size, int) else 0 for size in entry["shape"]),

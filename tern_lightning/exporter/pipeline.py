@@ -179,6 +179,7 @@ def compile_onnx(
     batch_sizes: Sequence[int] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     shorter: Sequence[Any] = (),
+    outputs: Sequence[str] = (),
 ) -> Artifact:
     """Compile an ONNX network into an artifact directory; see :func:`tvm_schedules.build`.
 
@@ -190,6 +191,7 @@ def compile_onnx(
         batch_sizes: Batches to compile, where there are several.
         input_shapes: Shapes of the file's inputs by name, where it leaves them open.
         shorter: The network for shorter sequences, or shapes of the file's inputs for them.
+        outputs: Tensors that the network ends with, in place of the file's outputs.
     """
     from tvm_schedules import build
 
@@ -206,6 +208,7 @@ def compile_onnx(
         batch_sizes=batch_sizes,
         shorter=shorter,
         pad=options.pad,
+        outputs=outputs,
         **more,
     )
 

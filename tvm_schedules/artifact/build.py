@@ -89,6 +89,7 @@ def build(
     samples: Samples | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.ArrayLike] | None = None,
+    outputs: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     shorter: Sequence[Any] = (),
     pad: Mapping[str, float] | None = None,
@@ -112,6 +113,8 @@ def build(
             then becomes 1.
         constants: Values of inputs that are always the same, such as a sampling rate that the network branches on. They
             become a part of the network, which has the other inputs only.
+        outputs: Tensors of the file that the network ends with, in place of its own outputs: for detectors, the boxes
+            and scores that ``NonMaxSuppression`` reads, whose number of results depends on values.
         batch_sizes: Numbers of samples to compile the network for beside its own one. A call with many samples runs as
             many as fit by the largest of them, the rest by smaller ones. Each is a library with weights of its own.
         shorter: The same network for shorter sequences, each a library with weights of its own: as ``model``, or shapes
@@ -146,7 +149,10 @@ def build(
     backend = registry.for_target(spec)
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
-    proto, runs, others = _read(model, samples, input_shapes or {}, constants or {}, shorter, pad or {})
+    proto = read_model(model)
+    if outputs:
+        onnx_model.keep_outputs(proto, outputs)
+    runs, others = _fixed(proto, samples, input_shapes or {}, constants or {}, shorter, pad or {})
     how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or reporter(log))
     if (sizes or others) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
@@ -162,16 +168,15 @@ def build(
     return Artifact(place, done["metadata"], report)
 
 
-def _read(
-    model: Any,
+def _fixed(
+    proto: Any,
     samples: Samples | None,
     input_shapes: Mapping[str, Sequence[int]],
     constants: Mapping[str, npt.ArrayLike],
     shorter: Sequence[Any],
     pad: Mapping[str, float],
-) -> tuple[Any, Runs | None, Any]:
-    """The network with its shapes fixed, the samples run by run, and the networks for shorter sequences."""
-    proto = read_model(model)
+) -> tuple[Runs | None, Any]:
+    """The samples run by run, and the networks for shorter sequences; shapes of the network are fixed in place."""
     onnx_model.fix_inputs(proto, constants)
     shapes = dict(input_shapes)
     if samples is not None:
@@ -181,7 +186,7 @@ def _read(
     given.CopyFrom(proto)
     onnx_model.fix_shapes(proto, shapes)
     others = _shorter(given, proto, [(source, shapes) for source in shorter], pad)
-    return proto, None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples), others
+    return None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples), others
 
 
 def _whole(

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tvm_schedules.common.near import meant
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import InputError, ShapeError
+from tvm_schedules.frontend.constant_folding import read_by
 
 Array = npt.NDArray[Any]
 
@@ -122,6 +124,46 @@ def fix_inputs(model: Any, values: Mapping[str, Any]) -> None:
             )
         model.graph.initializer.append(numpy_helper.from_array(np.array(array, dtype, order="C"), name))
         model.graph.input.remove(next(entry for entry in model.graph.input if entry.name == name))
+
+
+@reading_model()
+def keep_outputs(model: Any, names: Sequence[str]) -> None:
+    """Cut a model off behind some of its tensors, which become its outputs, in place.
+
+    Inputs that these do not depend on go too.
+
+    Args:
+        model: ``onnx.ModelProto``.
+        names: Tensors that nodes of its graph make, in the order of the new outputs.
+
+    Raises:
+        InputError: There is no such tensor, or it is named twice.
+    """
+    import onnx
+
+    graph = model.graph
+    made = [name for node in graph.node for name in node.output if name]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InputError(f"outputs must be different tensors, got {name!r} twice")
+        if name not in made:
+            raise InputError(f"outputs must be tensors that a node makes, got {name!r}{meant(name, made)}")
+    typed = onnx.shape_inference.infer_shapes(model).graph
+    values = {value.name: value for value in (*typed.value_info, *typed.output)}
+    needed, kept = set(names), []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed.update(read_by(node))
+    for field, entries in (
+        ("node", kept[::-1]),
+        ("input", [value for value in graph.input if value.name in needed]),
+        ("initializer", [tensor for tensor in graph.initializer if tensor.name in needed]),
+        ("output", [values.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in names]),
+    ):
+        copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -37,7 +37,16 @@ _LOOPS = frozenset({"Loop", "Scan", "SequenceMap"})
 """Operators that compute a graph any number of times."""
 
 
-def _shape(name: str, kind: Any, maker: Node | None) -> tuple[int, ...]:
+def _cut(node: Node, makers: Mapping[str, Node]) -> str:
+    """How to compile what comes before a node."""
+    before = list(dict.fromkeys(name for name in node.inputs if name in makers))
+    if not before:
+        return ""
+    return f": build(..., outputs={before}) or --network-outputs {','.join(before)} compiles what is before it"
+
+
+def _shape(name: str, kind: Any, makers: Mapping[str, Node]) -> tuple[int, ...]:
+    maker = makers.get(name)
     shape = fixed_shape(kind)
     if shape is None or min(shape, default=1) <= 0:
         dims = kind.tensor_type.shape.dim if kind.tensor_type.HasField("shape") else None
@@ -47,7 +56,7 @@ def _shape(name: str, kind: Any, maker: Node | None) -> tuple[int, ...]:
         raise ShapeError(
             f"{name!r}, output of {maker.op} node {maker.name!r}, has the shape [{text}] although the inputs' are "
             "fixed: it depends on values, or is empty; make it constant in the network's forward, or leave the node "
-            "outside"
+            f"outside{_cut(maker, makers)}"
         )
     if prod(shape) > MOST_ELEMENTS:
         raise ModelError(f"{name!r} has the shape {list(shape)}: more than {MOST_ELEMENTS:,} elements")
@@ -115,7 +124,7 @@ def read(model: Any) -> Graph:
     makers = {name: node for node in nodes for name in node.outputs if name}
     live = [v.name for v in inputs] + [name for node in nodes for name in (*node.inputs, *node.outputs)] + outputs
     known = {
-        name: Value(name, _shape(name, types[name], makers.get(name)), _dtype(types[name]))
+        name: Value(name, _shape(name, types[name], makers), _dtype(types[name]))
         for name in dict.fromkeys(live)
         if name in types and types[name].HasField("tensor_type") and name not in constants
     }
