@@ -46,14 +46,13 @@ class _Rewriter:
     def layer(self, node: Node) -> None:
         """Takes a product with a constant weight, if its rows are integers, with a scale or without one."""
         x = node.inputs[0]
-        transposed = node.op == "Gemm" and node.attrs.get("transB", 0)
-        if x not in self.graph.values or as_weight(self.graph, node.inputs[1], 0 if transposed else 1) is None:
-            return
-        if node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+        plain = not node.attrs.get("transA", 0) and {node.attrs.get(name, 1.0) for name in ("alpha", "beta")} == {1.0}
+        if x not in self.graph.values or not plain:
             return
         scaling = self._scaling(x)
         codes = self._codes(scaling.inputs[0] if scaling else x)
-        if codes is None:
+        axis = 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else 1
+        if codes is None or as_weight(self.graph, node.inputs[1], axis) is None:
             return
         product = Node(node.name, node.op, [codes, *node.inputs[1:]], list(node.outputs), node.attrs)
         self.instead[id(node)] = [product] if scaling is None else self._scaled(product, scaling)

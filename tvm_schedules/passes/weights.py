@@ -32,7 +32,7 @@ def as_weight(graph: Graph, name: str, channel_axis: int) -> Weight | None:
     if name in graph.weights:
         return graph.weights[name]
     array = graph.constants.get(name)
-    if array is None or array.dtype != np.float32:
+    if array is None or array.dtype != np.float32 or array.ndim < 2:
         return None
     if array.size // array.shape[channel_axis] >= 8:
         found = TernaryTensor.from_values(array, channel_axis)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.errors import ModelError
 from tvm_schedules.ir.graph import DenseWeight, Graph, Node, Value
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -160,3 +161,12 @@ def test_floats_of_three_values(fan: int, axis: int, ternary: bool) -> None:
     assert dense.scale.tolist() == [1, 1]
     graph.weights["w"] = weight
     assert weights.as_weight(graph, "w", axis) is weight
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_vector_is_no_weight_of_a_layer(rounded: bool) -> None:
+    net = Net((3, 8))
+    x = net.quantize("input_0", 0.02, 128) if rounded else "input_0"
+    model = net.model(net.op("MatMul", x, net.const(np.arange(8, dtype=np.float32))))
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    np.testing.assert_allclose(Runner(model)(x)[0], run_onnx(model, x)[0], rtol=1e-5, atol=1e-5)
