@@ -148,7 +148,7 @@ def _planes(spec: Any, work: float) -> tuple[float, ...]:
     channels, tile = getattr(spec, "rows", x.channels), getattr(spec, "tile", 1)
     segments = max(channels, getattr(spec, "segments", 0))
     taps = work / max(1, x.batch * prod(size))  # of all output channels together
-    taps = taps / 4 if hasattr(spec, "dot") else taps
+    taps = taps / 4 if getattr(spec, "dot", None) else taps
     vectors, blocks = _blocks(spec)
     counts = (taps * vectors, taps / tile * vectors, taps / tile * blocks, channels * vectors, segments * blocks / tile)
     return tuple(x.batch * count for count in counts)
@@ -156,7 +156,7 @@ def _planes(spec: Any, work: float) -> tuple[float, ...]:
 
 def _blocks(spec: Any) -> tuple[int, int]:
     """Vectors of pixels in a plane, and blocks of them."""
-    vector = getattr(spec, "vector", _NEON)
-    lanes = spec.dot.lanes if hasattr(spec, "dot") else max(1, vector // spec.x.itemsize)
+    vector, dot = getattr(spec, "vector", _NEON), getattr(spec, "dot", None)
+    lanes = dot.lanes if dot else max(1, vector // spec.x.itemsize)
     lanes = getattr(spec, "lanes", lanes)
     return ceil(spec.pixels / lanes), ceil(spec.pixels / getattr(spec, "step", lanes * getattr(spec, "block", 1)))

@@ -127,6 +127,19 @@ def test_counts_follow_from_the_codes(channels: int, outputs: int, size: int, k:
         assert numbers["call"] == 1
 
 
+@pytest.mark.parametrize(("target", "kernel", "each"), [("pi4", "dense_widened", 1), ("pi5", "dense_panel", 4)])
+def test_counts_of_dense_layers_are_vectors_of_products(target: str, kernel: str, each: int) -> None:
+    net = Net((1, 8, 12, 12))
+    weight = net.weight((12, 8, 3, 3), None, int8=True)
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), weight, net.bias(12), strides=[2, 2])
+    lowered = lower(read_graph(net.model(net.quantize(y, 0.1, 3))), resolve(target))
+    (step,) = (step for step in lowered.steps if step.kernel == kernel)
+    counts = dict(zip(NAMES, features(step), strict=True))
+    vectors = -(-step.spec.pixels // (16 // each))
+    assert counts["operations"] == 12 * 8 * 9 / each * vectors
+    assert counts["loads"] == counts["operations"] / step.spec.tile
+
+
 def test_more_zeros_take_less_time() -> None:
     times = []
     for zeros in (0.2, 0.6, 0.9):

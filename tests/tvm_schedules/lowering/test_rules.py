@@ -309,6 +309,54 @@ def test_kernels_of_3x3_convolutions_on_arm(
 
 
 @pytest.mark.parametrize(
+    ("lowest", "fan", "rows", "kernel"),
+    [
+        (-127, 8, 4, "dense_widened"),
+        (-128, 8, 4, "dense"),  # two products with it are more than 16 bits hold
+        (-127, 7, 4, "dense"),
+        (-127, 8, 3, "dense"),
+    ],
+)
+def test_products_of_bytes_are_added_in_16_bits_where_they_fit(lowest: int, fan: int, rows: int, kernel: str) -> None:
+    net = Net((1, fan, 6, 6))
+    values = np.full((rows, fan, 1, 1), lowest, np.int8)
+    y = net.op("Conv", net.quantize("input_0", 0.1, 3), net.int8(values, np.full(rows, 0.1)), net.bias(rows))
+    assert spec_of(lowered(net, net.quantize(y, 0.1, 3), target="pi4"), kernel)
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "zeros", "kernel"),
+    [
+        ("pi5", 20, 0.5, "dense_panel"),
+        ("pi5", 20, 0.8, "sparse"),
+        ("pi4", 20, 0.5, "sparse"),
+        ("neoverse-n2", 20, 0.7, "dense_panel"),
+        ("pi5", 15, 0.5, "linear_dot"),
+    ],
+)
+def test_kernels_of_ternary_linear_layers_of_some_rows_on_arm(
+    target: str, rows: int, zeros: float, kernel: str
+) -> None:
+    net = Net((rows, 64))
+    y = net.op("Gemm", net.quantize("input_0", 0.1, 3), net.weight((96, 64), zeros), net.bias(96), transB=1)
+    assert spec_of(lowered(net, net.quantize(y, 0.1, 3), target=target), kernel)
+
+
+@pytest.mark.parametrize(
+    ("batch", "zeros", "block"),
+    [(1, 0.5, (1, 4, 16)), (3, 0.5, (2, 2, 16)), (3, None, (1, 4, 0)), (9, None, (3, 4, 0))],
+)
+def test_sums_of_linear_layers_by_dot_products_fill_the_registers_of_arm(
+    batch: int, zeros: float | None, block: tuple[int, int, int]
+) -> None:
+    net = Net((batch, 64))
+    weight = net.weight((96, 64), zeros, int8=True)
+    y = net.op("Gemm", net.quantize("input_0", 0.1, 3), weight, net.bias(96), transB=1)
+    spec = spec_of(lowered(net, y, target="pi5"), "linear_dot")
+    assert (spec.rows, spec.tile, spec.plus) == block
+
+
+@pytest.mark.parametrize(
     ("tiles", "block", "blocks"), [(16, 8, 2), (4, 4, 1), (9, 9, 1), (15, 5, 3), (49, 7, 7), (1, 1, 1)]
 )
 def test_blocks_of_tiles_are_large_and_full(tiles: int, block: int, blocks: int) -> None:
