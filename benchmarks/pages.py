@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arm_page, measured_pages
+from benchmarks.budgets_page import budgets
 from benchmarks.estimate_page import estimates
 from benchmarks.front import page as front_page
 from benchmarks.mcu.page import mcu
@@ -224,6 +225,7 @@ def pages() -> dict[Path, str]:
             mcu(read("mcu")),
         ),
         "estimate": (("estimate.json",), estimates(read("estimate"))),
+        "budgets": (("budgets.json",), budgets(read("budgets"))),
         "front": (("front.json",), list(front(read("front")))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (
