@@ -300,7 +300,13 @@ def test_a_cpu_gets_pairs_of_channels(target, fit, caplog):
     assert 0.6 < float((~keep).float().mean()) < 0.9
 
 
-@pytest.mark.parametrize("target", ["c", "cuda", "sm_86", "opencl"])
+def test_c_for_microcontrollers_gets_pairs():
+    own = pruning(target="c")
+    assert (own.choice.pattern, own.choice.group, own.choice.kernel) == ("block", (2, 1), False)
+    assert "stores the places once" in own.structure.why
+
+
+@pytest.mark.parametrize("target", ["cuda", "sm_86", "opencl"])
 def test_a_target_without_such_a_kernel_gets_single_weights(target):
     assert (pruning(target=target).choice.pattern, pruning(target=target).choice.group) == ("element", (1, 1))
 
