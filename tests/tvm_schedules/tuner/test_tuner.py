@@ -52,7 +52,7 @@ def small_net(zeros: float = 0.7, channels: int = 8, seed: int = 0, convolutions
 
 
 DOT_PRODUCTS = available(resolve("host")) is not None
-TUNED = 3 if DOT_PRODUCTS else 2
+TUNED = 3 if DOT_PRODUCTS or "avx2" in resolve("host").features else 2
 """Layers with a choice of two convolutions and a linear layer."""
 
 
