@@ -142,5 +142,6 @@ def test_mask():
     "options", [{"initial_threshold": -1}, {"low": -1}, {"high": 0.01}, {"target_sparsity": 1.0}, {"gradient_limit": 0}]
 )
 def test_options(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} must be .*got .*{value}"):
         get_quantizer("tga", **options)

@@ -15,17 +15,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tvm_schedules.backends.cpu.kernels.common.byte_linear import ByteLinear
 from tvm_schedules.backends.cpu.kernels.common.dot_product import UDOT, Dot, available
-from tvm_schedules.backends.cpu.kernels.common.linear_end import finish_outputs
+from tvm_schedules.backends.cpu.kernels.common.linear_end import arguments_of, finish_outputs, views_of
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.ir.graph import Fused, Linear
+from tvm_schedules.ir.graph import Fused
 from tvm_schedules.ir.layout import ALIGN
-from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
@@ -119,9 +116,7 @@ def emit(spec: Spec) -> Any:
     def body(e: Emitter, *pointers: Any) -> None:
         (_Elements if spec.dot.arm else _Splats)(e, spec, pointers).jobs()
 
-    arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
-    extra = [("residual", spec.residual)] if spec.residual else []
-    return kernel_function([*arguments, *extra, ("out", spec.out)], body)
+    return kernel_function(arguments_of(spec, "uint8"), body)
 
 
 class _Code(ABC):
@@ -132,10 +127,7 @@ class _Code(ABC):
         # Up to one step of inputs past the end is read; weights there are zero.
         self.x = e.view(pointers[0], spec.batch * spec.inputs + 16, "uint8")
         self.values = e.view(pointers[1], spec.blocks * spec.steps * spec.tile * self.size, "uint8")
-        scale, bias = (e.view(p, spec.padded, "float32") for p in pointers[2:4])
-        params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], spec.batch * spec.outputs, spec.out)
-        residual = e.view(pointers[5], spec.batch * spec.outputs, spec.residual) if spec.residual else None
-        self.views = {"scale": scale, "bias": bias, "params": params, "residual": residual, "out": out}
+        self.views = views_of(e, spec, pointers)
         self.acc: list[list[list[Any]]] = []
 
     def jobs(self) -> None:
@@ -268,59 +260,20 @@ class _Elements(_Code):
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes linear layers of 8-bit activations with ternary weights of one level a channel, or int8 weights."""
-    dot = available(ctx.target)
-    if dot is None or not isinstance(node, Linear):
+    dot, layer = available(ctx.target), ByteLinear.take(ctx, node)
+    if dot is None or layer is None or not layer.fits(MOST_INPUTS, ROUND if layer.ternary or dot.arm else 4):
         return False
-    weight, x = node.weight, ctx.graph.values[node.inputs[0]]
-    ternary = isinstance(weight, TernaryTensor)
-    if x.dtype != "uint8" or weight is None:
-        return False
-    if isinstance(weight, TernaryTensor):
-        if weight.terms > 1 or not weight.is_symmetric:
-            return False
-        values, level = weight.codes[0], weight.per_channel.positive[0].astype(np.float64)
-        arrays = weight.stored
-        stored, zeros = weight.nbytes(), weight.sparsity()
-    else:
-        values, level, zeros = weight.values, weight.scale.astype(np.float64), 0.0
-        if values.dtype != np.int8:
-            return False
-        arrays, stored = {"values": values}, values.nbytes
-    batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    whole = ROUND if ternary or dot.arm else 4
-    if inputs > MOST_INPUTS or (inputs % whole and ctx.is_callers(node.inputs[0])):
-        return False
-    if ternary and dot.arm:
+    if layer.ternary and dot.arm:
         dot = UDOT  # codes plus one are not negative
-    macs = batch * outputs * inputs
-    vectors = -(-outputs // dot.lanes)
-    rows = _rows(batch, ternary, dot)
-    usual = 8 if dot.lanes == 16 and not ternary and rows == 1 else 4
-    if ternary and rows > 1:
+    vectors = -(-layer.outputs // dot.lanes)
+    rows = _rows(layer.batch, layer.ternary, dot)
+    usual = 8 if dot.lanes == 16 and not layer.ternary and rows == 1 else 4
+    if layer.ternary and rows > 1:
         usual = 2  # each has four sums
     tile = ctx.configs.knob(node.name, "tile", min(usual, vectors), [t for t in (1, 2, 3, 4, 6, 8) if t <= vectors])
-    parallel = macs > ctx.serial * 40
-    out_dtype = ctx.graph.values[node.outputs[0]].dtype
-    residual = ctx.graph.values[node.residual].dtype if node.residual else None
-    spec = Spec(batch, inputs, outputs, ternary, dot, out_dtype, tile, parallel, ctx.fma, residual, rows)
-    unit = level * quant.scale * node.scale
-    sums = values.astype(np.float64).sum(1)
-    numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - dot.offset) * unit * sums)
-    for name in ("scale", "bias"):
-        numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
-    source = ctx.plain(node.inputs[0])
-    params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else [], "ternary": ternary}
-    params |= {"lanes": dot.lanes, "tile": tile, "plus": spec.plus}
-    made = ctx.constants.add(node.name, "linear_dot", arrays, params)
-    numeric = ctx.constants.add(node.name, "raw", numbers)
-    reason = f"{batch} row{'s' * (batch > 1)}: dot products, weights in {2 if ternary else 8} bits"
-    ctx.report(node, weight, NAME, reason)
-    # Zeros are read and multiplied like all others.
-    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs}
-    info |= {"bytes_weights": stored, "reason": reason}
-    residuals = [ctx.plain(node.residual)] if node.residual else []
-    args = [source, made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
-    ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], info)
+    sizes = layer.batch, layer.inputs, layer.outputs, layer.ternary
+    spec = Spec(*sizes, dot, layer.out, tile, layer.macs > ctx.serial * 40, ctx.fma, layer.residual, rows)
+    layer.finish(NAME, spec, {"lanes": dot.lanes, "tile": tile, "plus": spec.plus}, "dot products", dot.offset)
     return True
 
 

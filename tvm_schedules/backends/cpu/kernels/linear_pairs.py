@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tvm_schedules.backends.cpu.kernels.common.byte_linear import ByteLinear
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available
-from tvm_schedules.backends.cpu.kernels.common.linear_end import finish_outputs
+from tvm_schedules.backends.cpu.kernels.common.linear_end import arguments_of, finish_outputs, views_of
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.ir.graph import Fused, Linear
-from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.ir.graph import Fused
 from tvm_schedules.packing.linear_pairs import LANES, step_of
 
 if TYPE_CHECKING:
@@ -105,14 +102,11 @@ class Spec:
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias of whole blocks)."""
-    numbers = [(name, "float32") for name in ("scale", "bias", "params")]
-    residual = [("residual", spec.residual)] if spec.residual else []
-    values = ("values", "uint8" if spec.ternary else "int8")
 
     def body(e: Emitter, *pointers: Any) -> None:
         _Code(e, spec, pointers).jobs()
 
-    return kernel_function([("x", "uint8"), values, *numbers, *residual, ("out", spec.out)], body)
+    return kernel_function(arguments_of(spec, "uint8" if spec.ternary else "int8"), body)
 
 
 class _Code:
@@ -126,13 +120,7 @@ class _Code:
         size = spec.blocks * spec.steps * spec.tile * beside
         self.values = e.view(pointers[1], size, "uint8" if spec.ternary else "int8")
         self.beside = beside
-        self.views = {
-            name: e.view(p, spec.padded, "float32") for name, p in zip(("scale", "bias"), pointers[2:4], strict=True)
-        }
-        self.views["params"] = e.view(pointers[4], 4, "float32")
-        total = spec.batch * spec.outputs
-        self.views["residual"] = e.view(pointers[5], total, spec.residual) if spec.residual else None
-        self.views["out"] = e.view(pointers[-1], total, spec.out)
+        self.views = views_of(e, spec, pointers)
 
     def jobs(self) -> None:
         """All register blocks."""
@@ -237,45 +225,16 @@ class _Code:
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes linear layers of 8-bit activations with ternary weights of one level a channel, or int8 weights."""
-    target, weight = ctx.target, node.weight if isinstance(node, Linear) else None
-    if target.arm64 or "avx2" not in target.features or available(target) is not None or weight is None:
+    target = ctx.target
+    suits = not target.arm64 and "avx2" in target.features and available(target) is None
+    layer = ByteLinear.take(ctx, node) if suits else None
+    if layer is None or not layer.fits(MOST_INPUTS, step_of(layer.ternary)):
         return False
-    x = ctx.graph.values[node.inputs[0]]
-    ternary = isinstance(weight, TernaryTensor)
-    if x.dtype != "uint8":
-        return False
-    if isinstance(weight, TernaryTensor):
-        if weight.terms > 1 or not weight.is_symmetric:
-            return False
-        values, level = weight.codes[0], weight.per_channel.positive[0].astype(np.float64)
-        arrays, stored, zeros = weight.stored, weight.nbytes(), weight.sparsity()
-    else:
-        values, level, zeros = weight.values, weight.scale.astype(np.float64), 0.0
-        if values.dtype != np.int8:
-            return False
-        arrays, stored = {"values": values}, values.nbytes
-    batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    if inputs > MOST_INPUTS or (inputs % step_of(ternary) and ctx.is_callers(node.inputs[0])):
-        return False
-    macs, vectors = batch * outputs * inputs, -(-outputs // LANES)
-    rows = -(-batch // -(-batch // MOST_ROWS[ternary]))
+    vectors = -(-layer.outputs // LANES)
+    rows = -(-layer.batch // -(-layer.batch // MOST_ROWS[layer.ternary]))
     most = min(vectors, MOST_VECTORS[rows > 1])
     tile = min(range(1, most + 1), key=lambda t: (-(-vectors // t) * (t + 0.5), -t))
-    residual = ctx.graph.values[node.residual].dtype if node.residual else None
-    out = ctx.graph.values[node.outputs[0]].dtype
-    spec = Spec(batch, inputs, outputs, ternary, rows, tile, out, macs > ctx.serial * 16, ctx.fma, residual)
-    unit = level * quant.scale * node.scale
-    numbers = ctx.numbers(node, unit, node.bias - quant.zero_point * unit * values.astype(np.float64).sum(1))
-    for name in ("scale", "bias"):
-        numbers[name] = np.pad(numbers[name], (0, spec.padded - outputs))
-    params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else []}
-    made = ctx.constants.add(node.name, NAME, arrays, {**params, "ternary": ternary, "tile": tile})
-    numeric = ctx.constants.add(node.name, "raw", numbers)
-    reason = f"{batch} row{'s' * (batch > 1)}: sums of pairs of products, weights in {2 if ternary else 8} bits"
-    ctx.report(node, weight, NAME, reason)
-    # Zeros are read and multiplied like all others.
-    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs, "bytes_weights": stored}
-    residuals = [ctx.plain(node.residual)] if node.residual else []
-    args = [ctx.plain(node.inputs[0]), made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
-    ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], {**info, "reason": reason})
+    sizes = layer.batch, layer.inputs, layer.outputs, layer.ternary, rows, tile
+    spec = Spec(*sizes, layer.out, layer.macs > ctx.serial * 16, ctx.fma, layer.residual)
+    layer.finish(NAME, spec, {"tile": tile}, "sums of pairs of products")
     return True

@@ -10,16 +10,13 @@ Bound by products, and where weights do not fit a cache by reading them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tvm_schedules.backends.cpu.kernels.common.byte_linear import ByteLinear
 from tvm_schedules.backends.cpu.kernels.common.dot_product import available
-from tvm_schedules.backends.cpu.kernels.common.linear_end import finish_outputs
+from tvm_schedules.backends.cpu.kernels.common.linear_end import arguments_of, finish_outputs, views_of
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.ir.graph import Fused, Linear
-from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.ir.graph import Fused
 from tvm_schedules.packing.linear_widened import step_of
 
 if TYPE_CHECKING:
@@ -74,6 +71,11 @@ class Spec:
         """Register blocks of output channels."""
         return -(-self.outputs // TILE)
 
+    @property
+    def padded(self) -> int:
+        """Output channels rounded up to whole register blocks."""
+        return self.blocks * TILE
+
 
 def _product(e: Emitter, a: Any, b: Any, half: int, total: Any = None) -> Any:
     """The products of one half of the bytes, int16, added to ``total``."""
@@ -90,20 +92,13 @@ def _fold(e: Emitter, total: Any, shorts: Any) -> None:
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, scale, bias, params, [residual,] out`` (scale, bias of whole blocks)."""
-    arguments = [("x", "uint8"), ("values", "uint8"), ("scale", "float32"), ("bias", "float32"), ("params", "float32")]
-    extra = [("residual", spec.residual)] if spec.residual else []
-    step, room = step_of(spec.ternary), spec.blocks * TILE
+    step = step_of(spec.ternary)
 
     def body(e: Emitter, *pointers: Any) -> None:
         # Up to one step of inputs past the end is read; weights there are zero.
         x = e.view(pointers[0], spec.batch * spec.inputs + step, "uint8")
-        values = e.view(pointers[1], room * spec.steps * 16, "uint8")
-        views = {name: e.view(p, room, "float32") for name, p in zip(("scale", "bias"), pointers[2:4], strict=True)}
-        views["params"], views["out"] = (
-            e.view(pointers[4], 4, "float32"),
-            e.view(pointers[-1], spec.batch * spec.outputs, spec.out),
-        )
-        views["residual"] = e.view(pointers[5], spec.batch * spec.outputs, spec.residual) if spec.residual else None
+        values = e.view(pointers[1], spec.padded * spec.steps * 16, "uint8")
+        views = views_of(e, spec, pointers)
 
         def pixels(m: Any, s: Any, part: int) -> Any:
             read = e.load(x, m * spec.inputs + s * step + 16 * part, 16)
@@ -156,46 +151,18 @@ def emit(spec: Spec) -> Any:
                 value = e.bind(e.cast(found[0], "float32x4"))
                 finish_outputs(e, spec, 4, views, value, m, block * TILE + first)
 
-    return kernel_function([*arguments, *extra, ("out", spec.out)], body)
+    return kernel_function(arguments_of(spec, "uint8"), body)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes linear layers of 8-bit activations with ternary weights of one level a channel, or int8 weights."""
-    if not ctx.target.arm64 or available(ctx.target) is not None or not isinstance(node, Linear) or node.weight is None:
+    layer = ByteLinear.take(ctx, node) if ctx.target.arm64 and available(ctx.target) is None else None
+    if layer is None or not layer.fits(MOST_INPUTS, step_of(layer.ternary)):
         return False
-    weight, x = node.weight, ctx.graph.values[node.inputs[0]]
-    ternary = isinstance(weight, TernaryTensor)
-    if x.dtype != "uint8":
+    if layer.values.min(initial=0) == -128:  # 16 bits do not hold two products of it
         return False
-    if isinstance(weight, TernaryTensor):
-        if weight.terms > 1 or not weight.is_symmetric:
-            return False
-        values, level = weight.codes[0], weight.per_channel.positive[0].astype(np.float64)
-        arrays, stored, zeros = weight.stored, weight.nbytes(), weight.sparsity()
-    else:
-        values, level, zeros = weight.values, weight.scale.astype(np.float64), 0.0
-        if values.dtype != np.int8 or values.min(initial=0) == -128:  # 16 bits do not hold two products of it
-            return False
-        arrays, stored = {"values": values}, values.nbytes
-    batch, (outputs, inputs), quant = prod(x.shape[:-1]), values.shape, ctx.input_quant(node)
-    if inputs > MOST_INPUTS or (inputs % step_of(ternary) and ctx.is_callers(node.inputs[0])):
-        return False
-    macs = batch * outputs * inputs
-    residual = ctx.graph.values[node.residual].dtype if node.residual else None
-    out = ctx.graph.values[node.outputs[0]].dtype
-    spec = Spec(batch, inputs, outputs, ternary, out, macs > ctx.serial * 16, ctx.fma, residual)
-    unit = level * quant.scale * node.scale
-    numbers = ctx.numbers(node, unit, node.bias - (quant.zero_point - 128) * unit * values.astype(np.float64).sum(1))
-    for name in ("scale", "bias"):
-        numbers[name] = np.pad(numbers[name], (0, spec.blocks * TILE - outputs))
-    params = {"shape": list(weight.codes.shape) if isinstance(weight, TernaryTensor) else []}
-    made = ctx.constants.add(node.name, "linear_widened", arrays, {**params, "ternary": ternary, "tile": TILE})
-    numeric = ctx.constants.add(node.name, "raw", numbers)
-    reason = f"{batch} row{'s' * (batch > 1)}: sums of bytes in 16 bits, weights in {2 if ternary else 8} bits"
-    ctx.report(node, weight, NAME, reason)
-    # Zeros are read and multiplied like all others.
-    info = {"macs": macs, "nonzero_macs": round(macs * (1 - zeros)), "work": macs, "bytes_weights": stored}
-    residuals = [ctx.plain(node.residual)] if node.residual else []
-    args = [ctx.plain(node.inputs[0]), made["values"], numeric["scale"], numeric["bias"], numeric["params"], *residuals]
-    ctx.add_step(node, NAME, spec, [*args, ctx.new_plain(node.outputs[0])], {**info, "reason": reason})
+    parallel = layer.macs > ctx.serial * 16
+    sizes = layer.batch, layer.inputs, layer.outputs, layer.ternary
+    spec = Spec(*sizes, layer.out, parallel, ctx.fma, layer.residual)
+    layer.finish(NAME, spec, {"tile": TILE}, "sums of bytes in 16 bits", offset=128)
     return True

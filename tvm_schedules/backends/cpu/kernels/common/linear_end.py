@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from tvm_schedules.backends.cpu.kernels.common.epilogue import MAGIC
 from tvm_schedules.compat import Emitter
 
-__all__ = ["Outputs", "finish_outputs"]
+__all__ = ["Outputs", "Rows", "arguments_of", "finish_outputs", "views_of"]
 
 
 class Outputs(Protocol):
@@ -25,6 +25,49 @@ class Outputs(Protocol):
     @property
     def fma(self) -> bool:
         """Whether the target has a fused multiply-add."""
+
+
+class Rows(Outputs, Protocol):
+    """The part of a specification that the arguments depend on."""
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+
+    @property
+    def padded(self) -> int:
+        """Output channels rounded up to whole register blocks."""
+
+    @property
+    def residual(self) -> str | None:
+        """Type of a residual ``[M, O]``, or None."""
+
+
+def arguments_of(spec: Rows, values: str) -> list[tuple[str, str]]:
+    """Names and types of ``x, values, scale, bias, params, [residual,] out``.
+
+    Args:
+        spec: Specification of the kernel.
+        values: Type of the packed weights.
+    """
+    numbers = [(name, "float32") for name in ("scale", "bias", "params")]
+    residual = [("residual", spec.residual)] if spec.residual else []
+    return [("x", "uint8"), ("values", values), *numbers, *residual, ("out", spec.out)]
+
+
+def views_of(e: Emitter, spec: Rows, pointers: Sequence[Any]) -> dict[str, Any]:
+    """The buffers that :func:`finish_outputs` takes.
+
+    Args:
+        e: Emitter of the function.
+        spec: Specification of the kernel.
+        pointers: The arguments of :func:`arguments_of`.
+    """
+    total = spec.batch * spec.outputs
+    scale, bias = (e.view(pointer, spec.padded, "float32") for pointer in pointers[2:4])
+    params, out = e.view(pointers[4], 4, "float32"), e.view(pointers[-1], total, spec.out)
+    residual = e.view(pointers[5], total, spec.residual) if spec.residual else None
+    return {"scale": scale, "bias": bias, "params": params, "residual": residual, "out": out}
 
 
 def _residual(e: Emitter, spec: Outputs, lanes: int, residual: Any, m: Any, first: Any) -> Any:
