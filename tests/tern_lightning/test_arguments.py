@@ -73,7 +73,7 @@ FITTING: dict[str, Sequence[str]] = {
     **dict.fromkeys(("Callable", "Latency", "Loss"), ("class", "module")),
     **dict.fromkeys(("Literal", "Derivative", "DeltaMode", "Mode", "Shape", "Unit", "Activations", "DenseWeights"), ()),
     **dict.fromkeys(("type[nn.Module]", "Optimizer", "Sequence[Optimizer]", "Sequence[Rule]", "TargetSpec"), ()),
-    **dict.fromkeys(("Mapping[str, TernaryTensor]", "Mapping[str, ActivationRange]", "Tuning"), ()),
+    **dict.fromkeys(("Mapping[str, TernaryTensor]", "Mapping[str, LayerRange]", "Tuning"), ()),
     "Mapping[str, Sequence[int]]": (),
 }
 """Which of them an annotation allows, by its text; literals and functions whatever they are of."""

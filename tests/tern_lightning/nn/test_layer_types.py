@@ -105,8 +105,8 @@ def test_a_network_of_foreign_layers_trains_and_says_so(foreign, fit, make_net):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"type": Mixer(2, 2)}, TypeError, "subclass of torch.nn.Module"),
-        ({"type": int}, TypeError, "subclass of torch.nn.Module"),
+        ({"type": Mixer(2, 2)}, TypeError, "type must be a subclass of Module"),
+        ({"type": int}, TypeError, "type must be a subclass of Module"),
         ({"type": Mixer, "weight": "a.b"}, ValueError, "name of a parameter"),
         ({"type": Mixer, "channel_axis": -1}, ValueError, "channel_axis must be >= 0"),
     ],
