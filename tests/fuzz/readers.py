@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import shutil
@@ -20,13 +21,15 @@ from tests.fuzz.registry import Reader, reader, written
 
 @cache
 def _artifact(folder: Path) -> Path:
-    """An artifact for this machine, built once for all readers of a run."""
+    """An artifact for this machine, built once for all readers of a run, which are processes side by side."""
     import tvm_schedules
     from tests.tvm_schedules.artifact_nets import conv_net
 
     path = folder.parent / "artifact"
-    if not path.is_dir():
-        tvm_schedules.build(conv_net(), path)
+    with open(folder.parent / "artifact.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            tvm_schedules.build(conv_net(), path)
     return path
 
 
