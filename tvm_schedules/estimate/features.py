@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
+
 from tvm_schedules.lowering.steps import Buffer, Step
+from tvm_schedules.packing import pattern_lists
 
 __all__ = ["CALL", "NAMES", "call_features", "features", "group"]
 
@@ -21,7 +24,7 @@ NAMES = ("call", "operations", "loads", "rounds", "ends", "rows", "constants", "
 * ``loads``: vectors of operands that are loaded for them.
 * ``rounds``: rounds of the loop over taps, or over inputs of a linear layer.
 * ``ends``: vectors of outputs that are scaled, clipped, rounded and stored.
-* ``rows``: blocks of outputs, each with a loop over taps.
+* ``rows``: blocks of outputs, each with a loop over taps; such loops, where a block has several.
 * ``constants``: cache lines of weights.
 * ``near``, ``far``: cache lines of weights for which the first and the second cache have no room, as often as read;
   ``far`` also those of inputs and outputs. Of a call all that a network reads and writes, as far as all of it together
@@ -147,11 +150,19 @@ def _planes(spec: Any, work: float) -> tuple[float, ...]:
     x, size = spec.x, spec.epilogue.size
     channels, tile = getattr(spec, "rows", x.channels), getattr(spec, "tile", 1)
     segments = max(channels, getattr(spec, "segments", 0))
-    taps = work / max(1, x.batch * prod(size))  # of all output channels together
-    taps = taps / 4 if getattr(spec, "dot", None) else taps
     vectors, blocks = _blocks(spec)
-    counts = (taps * vectors, taps / tile * vectors, taps / tile * blocks, channels * vectors, segments * blocks / tile)
-    return tuple(x.batch * count for count in counts)
+    if hasattr(spec, "patterns"):  # lists of taps that channels share, whose sums are added to those of the channels
+        members = sum(np.count_nonzero(pattern_lists.digits(pattern, spec.size)) for pattern in spec.patterns)
+        sets = max(spec.segments, spec.groups)
+        lists = 2 * sets * len(spec.patterns)
+        added = (spec.taps + sets * members) * vectors
+        counts = (added, spec.taps * vectors, spec.taps * blocks, channels * vectors, lists * blocks)
+    else:
+        taps = work / max(1, x.batch * prod(size))  # of all output channels together
+        taps = taps / 4 if getattr(spec, "dot", None) else taps
+        rows = segments * blocks / tile
+        counts = (taps * vectors, taps / tile * vectors, taps / tile * blocks, channels * vectors, rows)
+    return tuple(float(x.batch * count) for count in counts)
 
 
 def _blocks(spec: Any) -> tuple[int, int]:

@@ -127,6 +127,24 @@ def test_counts_follow_from_the_codes(channels: int, outputs: int, size: int, k:
         assert numbers["call"] == 1
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_counts_of_shared_zeros_are_taps_lists_and_what_lists_are_added_to(size: int) -> None:
+    """Groups of channels with the same zeros: a tap is read once for the group, and all sign patterns have lists."""
+    net = Net((1, 32, 15, 15), seed=size)
+    weight = net.weight((8, 32, 3, 3), 0.5, int8=True, shared=size)
+    model = net.model(net.quantize(net.op("Conv", net.quantize("input_0"), weight, pads=[1] * 4)))
+    (step,) = (step for step in lower(read_graph(model), resolve("pi4")).steps if step.kernel == "patterns")
+    counts = dict(zip(NAMES, features(step), strict=True))
+    spec, vectors = step.spec, -(-step.spec.pixels // 16)
+    blocks, patterns, groups = -(-vectors // spec.block), 2 ** (size - 1), 8 // size
+    assert spec.size == size
+    assert counts["loads"] == step.info["nonzero_macs"] / 225 / size * vectors
+    assert counts["rounds"] == spec.taps * blocks
+    assert counts["rows"] == 2 * patterns * groups * blocks
+    assert counts["operations"] == counts["loads"] + patterns * size * groups * vectors
+    assert counts["ends"] == 8 * vectors
+
+
 @pytest.mark.parametrize(("target", "kernel", "each"), [("pi4", "dense_widened", 1), ("pi5", "dense_panel", 4)])
 def test_counts_of_dense_layers_are_vectors_of_products(target: str, kernel: str, each: int) -> None:
     net = Net((1, 8, 12, 12))
