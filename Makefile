@@ -20,7 +20,7 @@ help:
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make docs    the documentation site, in docs/_build/html; make docs-links asks whether links to other sites lead somewhere"
 	@echo "make dist    wheel and source distribution in dist/, checked, and the wheel tried alone"
-	@echo "make lint    ruff, spelling, pages made of measurements"
+	@echo "make lint    ruff, spelling, pages and figures made of measurements"
 	@echo "make types   mypy"
 	@echo "make clean   remove $(VENV), runs and caches"
 
@@ -90,6 +90,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m codespell_lib -D- -D.ci/spelling.txt
 	$(RUN) -m benchmarks.pages --check
+	$(RUN) docs/sitetools/fill.py --check
 
 types: $(VENV)/.dev
 	$(RUN) -m mypy

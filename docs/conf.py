@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tutorials: their layers are too small for more
 
-from sitetools import figures, links, methods, operators, pictures  # noqa: E402
+from sitetools import links, methods, pictures  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import tern_lightning  # noqa: E402
@@ -34,8 +34,7 @@ exclude_patterns = ["_build", "_templates", "sitetools"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 highlight_language = "none"
 
-myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
-myst_substitutions = figures.figures()
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 copybutton_prompt_text = r"(ws|pi|jetson)?\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
@@ -91,7 +90,6 @@ def _site_links(app: Sphinx, name: str, content: list[str]) -> None:
 def _generate(app: Sphinx) -> None:
     links.copy_documents()
     methods.write_pages()
-    operators.write_pages()
     pictures.write_pictures()
 
 

@@ -42,6 +42,10 @@ def test_links_of_a_document_that_becomes_a_page_elsewhere() -> None:
     assert links.site_links("[a](docs/papers.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../papers.md)\n"
     assert links.site_links("[a](examples/edge)", ROOT / "CONTRIBUTING.md", page) == "[a](edge.md)\n"
     assert links.site_links("[a](README.md)", ROOT / "CONTRIBUTING.md", page) == "[a](../../index.md)\n"
+    methods = DOCS / "methods.md"
+    own, base = ("[a](../tern_lightning/quantizers/twn.py)", "[a](../tern_lightning/quantizers/base.py)")
+    assert links.site_links(own, methods, methods) == "[a](generated/methods/twn.md)\n"
+    assert links.HOST in links.site_links(base, methods, methods)
 
 
 def test_links_of_built_pages_are_followed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Measured figures for prose: ``{{ glyphs["twn"].lost }}`` on a page becomes what the files of the measurement say."""
+"""Measured figures for prose, which :mod:`.fill` puts into documents: what the files of the measurements say."""
 
 from __future__ import annotations
 

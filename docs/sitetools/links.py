@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOST = "https://github.com/tern-lightning/tern-lightning"
 TUTORIALS = ROOT / "examples" / "tutorials"
+METHODS = ROOT / "tern_lightning" / "quantizers"
+"""Modules that have a page: one of each method."""
 FRONT = {"README.md": "index.md"}
 """Documents that have no page because a page of the site takes their place."""
 COPIES = {
@@ -67,6 +69,8 @@ def _where(target: Path, page: Path, image: bool) -> str:
     name = target.relative_to(ROOT).as_posix()
     if target.parent == TUTORIALS and target.suffix == ".py":
         return os.path.relpath(DOCS / "tutorials" / target.stem, page.parent) + ".rst"
+    if target.parent == METHODS and target.stem not in ("__init__", "base"):
+        return os.path.relpath(DOCS / "generated" / "methods" / f"{target.stem}.md", page.parent)
     for candidate in (name, f"{name}/README.md"):
         if candidate in PAGES:
             return os.path.relpath(DOCS / PAGES[candidate], page.parent)

@@ -161,7 +161,7 @@ def page(name: str) -> str:
 
 
 def overview() -> str:
-    """A table of all methods, which the page that lists them includes."""
+    """A table of all methods, with links to their code, which are links to their pages in the site."""
     rows = measured()
     lines = ["| | | levels | zeros | lost, points |", "|---|---|---|---:|---:|"]
     for name in quantizer_names():
@@ -170,7 +170,7 @@ def overview() -> str:
         kind = "one" if quantizer.symmetric else "one for each sign"
         kind = "several terms" if name == "multilevel" else kind
         numbers = f"{row['sparsity']:.0%} | {row['lost']:.2f}" if row else " | "
-        lines += [f"| [`{name}`](generated/methods/{name}.md) | {title(name)} | {kind} | {numbers} |"]
+        lines += [f"| [`{name}`](../tern_lightning/quantizers/{name}.py) | {title(name)} | {kind} | {numbers} |"]
     return "\n".join(lines) + "\n"
 
 
@@ -221,5 +221,3 @@ def write_pages() -> None:
     for name in quantizer_names():
         write_changed(PAGES / f"{name}.md", page(name))
         draw(name, PAGES / f"{name}.svg")
-    write_changed(PAGES / "overview.txt", overview())
-    write_changed(PAGES / "published.txt", published())

@@ -7,14 +7,14 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sitetools.links import DOCS, ROOT, write_changed
+from sitetools.links import ROOT
 
-PAGES = DOCS / "generated" / "operators"
 ASKED = ROOT / "benchmarks" / "zoo" / "operators.json"
 FORMS = ("floats", "bytes")
 """What an operator works on: floats, or tensors that are rounded to 8 bits, as its result is."""
@@ -165,21 +165,35 @@ def compared() -> set[str]:
     return {node.op_type for build in CASES.values() for node in build().graph.node}
 
 
-def write_pages() -> None:
-    """Write the tables that the pages of back ends include."""
+def tables() -> dict[str, Callable[[], str]]:
+    """What makes the tables of back ends, by the name that their pages have for it."""
     from tvm_schedules.backends import registry
 
-    lines = ["| Operator | on floats | on bytes |", "|---|---|---|"]
-    for name, forms in supported("c").items():
-        lines.append(f"| {name} | {' | '.join('yes' if there else '' for there in forms)} |")
-    write_changed(PAGES / "c.txt", "\n".join(lines) + "\n")
-    for back_end in (module.split(".")[-2] for module in registry.MODULES):
-        rows = [f"| `{name}` | {text} |" for name, text in sorted(kernels(back_end).items())]
-        write_changed(PAGES / f"kernels-{back_end}.txt", "\n".join(["| Kernel | |", "|---|---|", *rows]) + "\n")
-    asked, here = json.loads(ASKED.read_text()), compared()
-    write_changed(PAGES / "compared.txt", _listed(here))
-    write_changed(PAGES / "accepted.txt", _listed(set(asked["accepted"]) - here))
-    write_changed(PAGES / "refused.txt", _listed(set(asked["refused"]) - here))
+    back_ends = [module.split(".")[-2] for module in registry.MODULES]
+    return {
+        **{f"kernels_{name}": partial(_kernel_table, name) for name in back_ends},
+        "operators_c": _operator_table,
+        "compared": lambda: _listed(compared()),
+        "accepted": lambda: _listed(set(_asked()["accepted"]) - compared()),
+        "refused": lambda: _listed(set(_asked()["refused"]) - compared()),
+    }
+
+
+def _kernel_table(back_end: str) -> str:
+    rows = [f"| `{name}` | {text} |" for name, text in sorted(kernels(back_end).items())]
+    return "\n".join(["| Kernel | |", "|---|---|", *rows]) + "\n"
+
+
+def _operator_table() -> str:
+    rows = [
+        f"| {name} | {' | '.join('yes' if there else '' for there in forms)} |"
+        for name, forms in supported("c").items()
+    ]
+    return "\n".join(["| Operator | on floats | on bytes |", "|---|---|---|", *rows]) + "\n"
+
+
+def _asked() -> dict[str, list[str]]:
+    return dict(json.loads(ASKED.read_text()))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,6 +18,7 @@ from typing_extensions import override
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks._budget_solver import solve
 from tern_lightning.callbacks._clock import position
+from tern_lightning.callbacks._entropy_options import check_methods, options_of, set_strength
 from tern_lightning.callbacks._logs import log_values
 from tern_lightning.callbacks._masking import MaskCallback, Target
 from tern_lightning.functional.patterns import group_norms, group_sizes, keep_largest, zero_share
@@ -36,9 +37,9 @@ _MARGIN = 0.01
 
 
 class Budget(MaskCallback):
-    """Base of callbacks that prune until a cost of the network is within a limit.
+    """Base of callbacks that make zeros until a cost of the network is within a limit.
 
-    All budgets of a Trainer act together: the first one prunes for all of them.
+    All budgets of a Trainer act together: the first one acts for all of them.
 
     Args:
         limit: What the network may cost, > 0.
@@ -50,6 +51,7 @@ class Budget(MaskCallback):
             last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight at one place together, each >= 1.
+        by: ``pruning``, or ``entropy``: the strength of an entropy constraint on the layers of the method ``ec2t``.
 
     Attributes:
         curves: What the layers cost by their zeros; known when fit starts.
@@ -70,6 +72,7 @@ class Budget(MaskCallback):
         include: Sequence[str] | None,
         exclude: Sequence[str],
         groups: Sequence[int],
+        by: Literal["pruning", "entropy"] = "pruning",
     ) -> None:
         super().__init__(include, exclude)
         if every < 1:
@@ -84,6 +87,9 @@ class Budget(MaskCallback):
         self.every: int = every
         self.most: float = most
         self.groups: tuple[int, ...] = tuple(dict.fromkeys(groups))
+        self.by: Literal["pruning", "entropy"] = by
+        if by == "entropy" and self.groups != (1,):
+            raise ValueError(f"by='entropy' makes zeros of single weights, which is groups=(1,), got {groups!r}")
         self.chosen: dict[str, int] = {}
         self.curves: Curves | None = None
         self.multiplier: float = 1e-3
@@ -116,10 +122,11 @@ class Budget(MaskCallback):
         super().on_fit_start(trainer, pl_module)
         self._group = [one for one in trainer.callbacks if isinstance(one, Budget)]  # type: ignore[attr-defined]
         first = self._group[0]
-        if (self.include, self.exclude, self.groups) != (first.include, first.exclude, first.groups):
+        mine, others = ((one.include, one.exclude, one.groups, one.by) for one in (self, first))
+        if mine != others:
             raise MisconfigurationException(
-                "all budgets of a Trainer choose zeros together and need the same include, exclude and groups, got "
-                f"{self.include}, {self.exclude}, {self.groups} beside {first.include}, {first.exclude}, {first.groups}"
+                "all budgets of a Trainer choose zeros together and need the same include, exclude, groups and by, got "
+                f"{', '.join(map(str, mine))} beside {', '.join(map(str, others))}"
             )
         if self.curves is None:
             self.curves = self.measure(trainer, pl_module)
@@ -132,6 +139,12 @@ class Budget(MaskCallback):
                 f"zeros in every layer it is {least:.6g}, of which {self.curves.fixed:.6g} do not depend on zeros. "
                 "HINT: raise the budget, include more layers, or make the network smaller"
             )
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.by == "entropy":
+            check_methods(trainer, self._targets, type(self).__name__)
 
     @property
     def _leads(self) -> bool:
@@ -148,9 +161,9 @@ class Budget(MaskCallback):
 
     def _steer(self, trainer: pl.Trainer, progress: Sequence[float]) -> None:
         """Prunes where a budget is exceeded, each at its own share of the way."""
+        if max(progress) <= 0 and (self.by == "entropy" or not self.chosen):
+            return  # until something is pruned the weights may become others
         if not self.chosen:
-            if max(progress) <= 0:
-                return  # until something is pruned the weights may become others
             self._choose_groups()
         allowed, over = [], False
         for one, share in zip(self._group, progress, strict=True):
@@ -158,7 +171,9 @@ class Budget(MaskCallback):
             one.first = now if one.first is None else one.first
             allowed.append(one.limit if one.first <= one.limit else one.first + share * (one.limit - one.first))
             over |= now > allowed[-1]
-        if over:
+        if self.by == "entropy":
+            self._set_strengths(allowed)
+        elif over:
             self.set_masks(self.choose(allowed), trainer.optimizers)
 
     def _choose_groups(self) -> None:
@@ -200,7 +215,7 @@ class Budget(MaskCallback):
 
     @torch.no_grad()
     def _solve(self, numbers: Mapping[str, Sequence[int]], allowed: Sequence[float]) -> dict[str, tuple[int, float]]:
-        """The group and the share of pruned weights of every layer; prices are kept for the next time.
+        """The group and the share of pruned weights of every layer.
 
         Args:
             numbers: Which groups every layer may have.
@@ -213,20 +228,46 @@ class Budget(MaskCallback):
             shares[path] = np.linspace(pruned, max(pruned, self.most), _OPTIONS)
             lost = [_lost(target, shares[path], self.groups[number]) for number in numbers[path]]
             damage.append(np.concatenate(lost))
-        whole = sum(float(one.max()) for one in damage) or 1.0
-        costs = []
-        for one, limit in zip(self._group, allowed, strict=True):
-            assert one.curves is not None
-            left = max((1 - _MARGIN) * limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
-            costs.append([cost / left for cost in one.foreseen(numbers, shares)])
-        start = np.array([one.multiplier for one in self._group])
-        found, multipliers = solve([one / whole for one in damage], costs, start)
-        for one, value in zip(self._group, multipliers, strict=True):
-            one.multiplier = float(value)
+        found = self._least(damage, [one.foreseen(numbers, shares) for one in self._group], allowed)
         return {
             path: (numbers[path][option // _OPTIONS], float(shares[path][option % _OPTIONS]))
             for path, option in zip(shares, found, strict=True)
         }
+
+    def _least(
+        self, damage: Sequence[Floats], costs: Sequence[Sequence[Floats]], allowed: Sequence[float]
+    ) -> list[int]:
+        """The option of every layer with which least is lost; prices are kept for the next time.
+
+        Args:
+            damage: ``[options]`` of every layer.
+            costs: The same of every budget and every layer.
+            allowed: What each of the budgets may be.
+        """
+        whole = sum(float(one.max()) for one in damage) or 1.0
+        parts = []
+        for one, limit, own in zip(self._group, allowed, costs, strict=True):
+            assert one.curves is not None
+            left = max((1 - _MARGIN) * limit - one.curves.fixed, 1e-12 + 1e-6 * abs(limit))
+            parts.append([cost / left for cost in own])
+        start = np.array([one.multiplier for one in self._group])
+        found, multipliers = solve([one / whole for one in damage], parts, start)
+        for one, value in zip(self._group, multipliers, strict=True):
+            one.multiplier = float(value)
+        return found
+
+    @torch.no_grad()
+    def _set_strengths(self, allowed: Sequence[float]) -> None:
+        """Give every layer the strength of its entropy constraint with which all budgets are met.
+
+        Args:
+            allowed: What each of the budgets may be.
+        """
+        options = {path: options_of(target, self.most, _OPTIONS) for path, target in self._targets.items()}
+        costs = [[one.curves.of(path, 0, own.zeros) for path, own in options.items()] for one in self._group]  # type: ignore[union-attr]
+        found = self._least([own.damage for own in options.values()], costs, allowed)
+        for (path, own), option in zip(options.items(), found, strict=True):
+            set_strength(self._targets[path], float(own.strengths[option]))
 
     def foreseen(self, numbers: Mapping[str, Sequence[int]], shares: Mapping[str, Floats]) -> list[Floats]:
         """What every layer costs in each of its groups, one after another, at each share of pruned weights.

@@ -46,12 +46,15 @@ class SparsityBudget(Budget):
         zeros: Share of all chosen weights that is to be zero, in (0, 1).
         schedule: How the share is reached; None for a cubic one over the first half of the run.
         every: Optimizer steps from one choice to the next, at least 1.
-        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        most: Largest share of a layer's weights that is made zero, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels lose a weight at one place together; 1 prunes single weights. Of
             several, every layer gets the number with which least is lost, when pruning begins. Kernels of CPUs take
             less time for 2 or 4 channels that share their zeros.
+        by: ``pruning`` makes weights zero for good. ``entropy`` is for layers of the method ``ec2t``: it gives each the
+            strength of an entropy constraint that makes the zeros, in the place of
+            :class:`~tern_lightning.EntropyConstraint`. Weights may become other than zero again until codes are frozen.
 
     Raises:
         ValueError: An argument is out of range.
@@ -71,9 +74,10 @@ class SparsityBudget(Budget):
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
+        by: Literal["pruning", "entropy"] = "pruning",
     ) -> None:
         check_share("zeros", zeros, "(0, 1)")
-        super().__init__(1 - zeros, schedule, every, most, include, exclude, groups)
+        super().__init__(1 - zeros, schedule, every, most, include, exclude, groups, by)
 
     @property
     @override
@@ -122,10 +126,11 @@ class OperationBudget(_WithInputs):
             ``example_input_array``.
         schedule: How the number is reached; None for a cubic one over the first half of the run.
         every: Optimizer steps from one choice to the next, at least 1.
-        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        most: Largest share of a layer's weights that is made zero, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
+        by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -146,9 +151,10 @@ class OperationBudget(_WithInputs):
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
+        by: Literal["pruning", "entropy"] = "pruning",
     ) -> None:
         limit = _positive("operations", operations)
-        super().__init__(input_shape, limit, schedule, every, most, include, exclude, groups)
+        super().__init__(input_shape, limit, schedule, every, most, include, exclude, groups, by)
 
     @property
     @override
@@ -244,10 +250,11 @@ class SizeBudget(_Estimated):
             ``example_input_array``.
         schedule: How the size is reached; None for a cubic one over the first half of the run.
         every: Optimizer steps from one choice to the next, at least 1.
-        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        most: Largest share of a layer's weights that is made zero, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
+        by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -271,11 +278,12 @@ class SizeBudget(_Estimated):
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
+        by: Literal["pruning", "entropy"] = "pruning",
     ) -> None:
         where = "c" if of == "flash" else target
         limit = _positive("bytes", bytes)
-        pruning = schedule, every, most, include, exclude, groups
-        super().__init__(where, "bytes", activations, None, input_shape, limit, *pruning)
+        steering = schedule, every, most, include, exclude, groups, by
+        super().__init__(where, "bytes", activations, None, input_shape, limit, *steering)
 
     @property
     @override
@@ -300,10 +308,11 @@ class LatencyBudget(_Estimated):
             ``example_input_array``.
         schedule: How the time is reached; None for a cubic one over the first half of the run.
         every: Optimizer steps from one choice to the next, at least 1.
-        most: Largest share of a layer's weights that is pruned, in (0, 1).
+        most: Largest share of a layer's weights that is made zero, in (0, 1).
         include: Patterns of layer paths; None for all trained layers but the first and the last.
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
+        by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -330,10 +339,11 @@ class LatencyBudget(_Estimated):
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
+        by: Literal["pruning", "entropy"] = "pruning",
     ) -> None:
         limit = _positive("milliseconds", milliseconds)
-        pruning = schedule, every, most, include, exclude, groups
-        super().__init__(target, "seconds", activations, measured, input_shape, limit, *pruning)
+        steering = schedule, every, most, include, exclude, groups, by
+        super().__init__(target, "seconds", activations, measured, input_shape, limit, *steering)
 
     @property
     @override

@@ -286,7 +286,7 @@ def _concat_tag(call: Any, name: str) -> dict[str, Any] | None:
 
 
 def _take(bb: Any, call: Any) -> Any:
-    """Elements at indices, which are within bounds (:mod:`.index_guard`); TVM's own code warns that they might not be."""
+    """Elements at indices, which are within bounds (:mod:`.index_guard`): TVM's own code warns all the same."""
     from tvm import te
 
     x, indices = call.args

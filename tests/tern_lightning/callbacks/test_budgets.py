@@ -10,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from tern_lightning import LatencyBudget, OperationBudget, SizeBudget, SparsityBudget, TernaryCallback
+from tern_lightning import (
+    EntropyConstraint,
+    LatencyBudget,
+    OperationBudget,
+    SizeBudget,
+    SparsityBudget,
+    TernaryCallback,
+)
 from tern_lightning.callbacks._budget import _lost
 from tern_lightning.callbacks._budget_solver import solve
+from tern_lightning.callbacks._entropy_options import strength_options
 from tern_lightning.callbacks._masking import Target
+from tern_lightning.functional import ec2t
 from tern_lightning.functional.patterns import zero_share
 from tern_lightning.nn.operations import layer_positions
 from tern_lightning.nn.ternary_layers import effective_weight
@@ -120,10 +129,13 @@ def test_two_budgets_are_met_together(fit) -> None:
     assert record.values["budget/kept", last] == pytest.approx(1 - zeros(net))
 
 
+@pytest.mark.parametrize("by", ["pruning", "entropy"])
 @pytest.mark.parametrize("name", ["step3", "step9", "step14", "epoch1"])
-def test_a_resumed_run_is_the_uninterrupted_one(name, fit, make_net, tmp_path) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one(name, by, fit, make_net, tmp_path) -> None:
     def callbacks():
-        return [ternary(method="twn", start=1), sparsity(0.75, include=LAYERS), operations(7000, include=LAYERS)]
+        steered = {"include": LAYERS, "by": by, "every": 1 if by == "pruning" else 4}
+        method = "twn" if by == "pruning" else "ec2t"
+        return [ternary(method=method, start=1), sparsity(0.75, **steered), operations(7000, **steered)]
 
     trainer, net = fit(*callbacks(), Save(tmp_path / "whole"))
     expected = everything(trainer, net, tmp_path / "end.ckpt")
@@ -158,7 +170,7 @@ def test_arguments_out_of_range_are_refused(fit) -> None:
         sparsity(most=1.0)
     with pytest.raises(MisconfigurationException, match="needs the shape of its input: set the module's"):
         fit(operations(input_shape=None, include=LAYERS))
-    with pytest.raises(MisconfigurationException, match="need the same include, exclude and groups"):
+    with pytest.raises(MisconfigurationException, match="need the same include, exclude, groups and by"):
         fit(sparsity(include=LAYERS), operations(include=["hidden"]))
     with pytest.raises(MisconfigurationException, match="LatencyBudget: target neoverse-n1: no table"):
         fit(LatencyBudget("neoverse-n1", 1.0, input_shape=INPUT, include=LAYERS))
@@ -283,6 +295,64 @@ def test_a_run_with_groups_is_resumed_exactly(fit, make_net, tmp_path) -> None:
         assert_same(everything(trainer, net, tmp_path / "resumed.ckpt"), expected)
     with pytest.raises(MisconfigurationException, match=r"checkpoint's budget has groups=\(1, 2, 4\), now \(2,\)"):
         fit(sparsity(0.75, include=LAYERS, groups=[2]), net=make_net(), ckpt_path=tmp_path / "whole" / "step9.ckpt")
+
+
+@examples(60)
+@given(
+    st.integers(2, 40),
+    st.floats(0.05, 2),
+    st.floats(0.05, 2),
+    st.floats(0.3, 1),
+    st.booleans(),
+    st.integers(0, 10_000),
+)
+def test_strengths_have_the_zeros_and_the_damage_of_the_method(size, positive, negative, most, masked, seed) -> None:
+    """Against the formula of EC2T, a strength at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(size, 3, generator=generator)
+    mask = torch.rand(size, 3, generator=generator) > 0.3 if masked else None
+    levels = torch.tensor(positive), torch.tensor(negative)
+    found = strength_options(weight, *levels, mask, most, 9)
+    latent = weight if mask is None else weight * mask
+    assert found.strengths[0] == 0
+    assert (np.diff(found.strengths) >= 0).all()
+    for strength, zeros, damage in zip(found.strengths, found.zeros, found.damage, strict=True):
+        made = ec2t(weight, *(level[None] for level in levels), strength=float(strength), mask=mask)
+        values = made.dequantize()
+        assert zeros == pytest.approx(float((values == 0).float().mean()), abs=1.01 / weight.numel())
+        left = 1 - float((latent - values).square().sum() / latent.square().sum().clamp_min(1e-12))
+        if left > 0.05:
+            assert damage == pytest.approx(-np.log(left), abs=0.05 + 3 / weight.numel())
+    assert found.zeros[-1] <= max(most, found.zeros[0]) + 1e-9
+    full = ec2t(weight, *(level[None] for level in levels), strength=1.0, mask=mask).dequantize()
+    assert found.strengths[-1] == 1 or float((full == 0).float().mean()) > most - 1e-6
+
+
+@pytest.mark.parametrize("make", [sparsity, operations], ids=["zeros", "operations"])
+def test_budgets_are_met_by_strengths_of_the_entropy_constraint(make, fit) -> None:
+    budget = make(include=LAYERS, by="entropy")
+    _, net = fit(ternary(method="ec2t"), budget)
+    assert 0.8 * budget.limit <= budget.estimate() <= budget.limit * (1 + 1e-6)
+    strengths = [float(net.get_submodule(path)._ternary_state.quantizer.strength) for path in LAYERS]
+    assert min(strengths) >= 0
+    assert max(strengths) > 0
+    assert len(set(strengths)) > 1
+    assert all(
+        net.get_submodule(path).weight.count_nonzero() == net.get_submodule(path).weight.numel() for path in LAYERS
+    )
+
+
+def test_strengths_need_their_method_and_no_other_constraint(fit) -> None:
+    with pytest.raises(MisconfigurationException, match=r"the method ec2t .* which .*hidden.* does not have"):
+        fit(ternary(method="twn"), sparsity(by="entropy"))
+    with pytest.raises(MisconfigurationException, match="leave out EntropyConstraint"):
+        fit(ternary(method="ec2t"), EntropyConstraint(0.2), sparsity(by="entropy"))
+    with pytest.raises(MisconfigurationException, match="groups and by"):
+        fit(ternary(method="ec2t"), sparsity(by="entropy"), operations())
+    with pytest.raises(ValueError, match=r"groups=\(1,\)"):
+        sparsity(by="entropy", groups=(1, 2))
+    with pytest.raises(ValueError, match="by must be 'pruning' or 'entropy'"):
+        sparsity(by="magic")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
