@@ -1,8 +1,9 @@
 """``LatencyBudget`` beside uniform sparsity at the same latency: ``python -m benchmarks.budgets``.
 
-Every float network is made ternary three times for each budget: with the same share of zeros in every layer; with zeros
-where the budget puts them; and with a budget that also chooses how many output channels of a layer lose weights
-together. The budget is what the uniform network is estimated to take. Everything else is the same::
+Every float network is made ternary four times for each budget: with the same share of zeros in every layer; with zeros
+where the budget puts them; with a budget that also chooses how many output channels of a layer lose weights together;
+and by EC2T, with a budget that finds the strengths of its entropy constraint. The budget is what the uniform network is
+estimated to take. Everything else is the same::
 
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
@@ -44,7 +45,7 @@ EVERY = 10
 """Optimizer steps from one choice of zeros to the next."""
 GROUPS = (1, 2, 4)
 """Numbers of output channels that the third way chooses from."""
-WAYS = ("uniform", "budget", "grouped")
+WAYS = ("uniform", "budget", "grouped", "entropy")
 SECONDS = 0.3
 """For a network in a round."""
 
@@ -58,15 +59,16 @@ def uniform(zeros: float) -> Recipe:
     return Recipe(f"uniform-{100 * zeros:g}", "twn", {"factor": 0.0}, extras=extras)
 
 
-def budget(milliseconds: float, shape: Sequence[int], groups: Sequence[int] = (1,)) -> Recipe:
-    """As many milliseconds; the rest is that of :func:`uniform`."""
+def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
+    """As many milliseconds; the rest is that of :func:`uniform`, but that EC2T has trained levels."""
 
     def extras() -> list[Any]:
-        how: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY, "groups": groups}
-        return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), **how)]
+        own: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY}
+        own |= {"grouped": {"groups": GROUPS}, "entropy": {"by": "entropy"}}.get(how, {})
+        return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), **own)]
 
-    name = "budget" if len(groups) == 1 else "grouped"
-    return Recipe(f"{name}-{1e3 * milliseconds:.1f}-us", "twn", {"factor": 0.0}, extras=extras)
+    method, options = ("ec2t", {}) if how == "entropy" else ("twn", {"factor": 0.0})
+    return Recipe(f"{how}-{1e3 * milliseconds:.1f}-us", method, options, extras=extras)
 
 
 def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:
@@ -74,8 +76,7 @@ def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, A
     shape = (1, *comparison.data.train[0].shape[1:])
     rows: list[dict[str, Any]] = []
     for how in WAYS:
-        groups = GROUPS if how == "grouped" else (1,)
-        recipe = uniform(zeros) if how == "uniform" else budget(rows[0]["estimate_ms"], shape, groups)
+        recipe = uniform(zeros) if how == "uniform" else budget(how, rows[0]["estimate_ms"], shape)
         found = comparison.run(recipe, seed, False)
         network = comparison.output / f"seed-{seed}" / recipe.name
         (said,) = estimate(network / "model.onnx", [TARGET])
@@ -119,8 +120,10 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for how, marker in zip(WAYS, "os^", strict=True):
+    for how, marker in zip(WAYS, "os^d", strict=True):
         own = [row for row in rows if row["how"] == how]
+        if not own:
+            continue
         points = axes.plot([r["measured_ms"] for r in own], [100 * r["accuracy"] for r in own], marker, markersize=4)
         groups = [[row for row in own if row["zeros"] == zeros] for zeros in ZEROS]
         means = [[sum(r[key] for r in one) / len(one) for key in ("measured_ms", "accuracy")] for one in groups if one]
