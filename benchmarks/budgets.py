@@ -64,11 +64,13 @@ def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
 
     def extras() -> list[Any]:
         own: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY}
-        own |= {"grouped": {"groups": GROUPS}, "entropy": {"by": "entropy"}}.get(how, {})
+        own |= {"groups": GROUPS} if how == "grouped" else {"by": "entropy"} if how == "entropy" else {}
         return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), **own)]
 
-    method, options = ("ec2t", {}) if how == "entropy" else ("twn", {"factor": 0.0})
-    return Recipe(f"{how}-{1e3 * milliseconds:.1f}-us", method, options, extras=extras)
+    name = f"{how}-{1e3 * milliseconds:.1f}-us"
+    if how == "entropy":
+        return Recipe(name, "ec2t", extras=extras)
+    return Recipe(name, "twn", {"factor": 0.0}, extras=extras)
 
 
 def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:

@@ -224,11 +224,11 @@ def check_output(output: str | os.PathLike[str], whole: bool = True) -> Path:
         ExportError: It is not a directory, holds something else, or nothing can be written there.
     """
     from tern_lightning.exporter.errors import ExportError
-    from tvm_schedules.artifact import store
+    from tvm_schedules.artifact import output_folder
     from tvm_schedules.errors import OutputError
 
     try:
-        return store.check(output, whole)
+        return output_folder.check(output, whole)
     except OutputError as error:
         raise ExportError(str(error)) from error
 

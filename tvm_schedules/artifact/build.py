@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from tvm_schedules.artifact import lengths, store
+from tvm_schedules.artifact import lengths, output_folder, store
 from tvm_schedules.artifact.job import SAMPLES, Job
 from tvm_schedules.artifact.load import load
 from tvm_schedules.artifact.process import compiler, prepare
@@ -140,7 +140,7 @@ def build(
         VerificationError: The outputs differ; nothing is written.
         TunerError: Tuning is not possible, or its file is damaged.
     """
-    place = store.check(output)
+    place = output_folder.check(output)
     sizes = sorted({operator.index(size) for size in batch_sizes})
     if sizes and sizes[0] < 1:
         raise ValueError(f"batch sizes must be at least 1, got {', '.join(map(str, batch_sizes))}")
@@ -156,7 +156,7 @@ def build(
     how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or reporter(log))
     if (sizes or others) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")
-    with store.replacing(place) as folder:
+    with output_folder.replacing(place) as folder:
         done = _whole(folder, proto, others, runs, sizes, how)
         if spec is not None and spec.versions and how.tuning is None:
             done["metadata"] = _versions(folder, proto, done["metadata"], others, runs, sizes, how)

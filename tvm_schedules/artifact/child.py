@@ -61,7 +61,7 @@ class _Channel:
         """The parent is gone: remove what was half done, and end with all that was started here."""
         if self.files is not None:
             with contextlib.suppress(Exception):
-                from tvm_schedules.artifact.store import clear_leftovers
+                from tvm_schedules.artifact.output_folder import clear_leftovers
 
                 clear_leftovers(*self.files)
         os.killpg(0, signal.SIGKILL)

@@ -18,7 +18,7 @@ import pytest
 
 import tvm_schedules
 from tests.tvm_schedules import fake
-from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.artifact import load_samples, output_folder, store
 from tvm_schedules.backends.cpu import threads
 from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
 from tvm_schedules.errors import (
@@ -165,8 +165,8 @@ def test_failures_leave_the_earlier_artifact(
 
 def _build_and_die(output: Path) -> None:
     """In a process of its own: killed when the new directory is complete, just before the exchange."""
-    store._commit = lambda folder, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
-    with store.replacing(output) as folder:
+    output_folder._commit = lambda folder, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    with output_folder.replacing(output) as folder:
         (folder / LIBRARY).write_bytes(b"new")
 
 
@@ -202,7 +202,7 @@ def test_artifact_moved_aside_by_a_killed_build_comes_back(built: Path) -> None:
     process.start()
     process.join()
     built.rename(built.parent / f".out.tern-old-{process.pid}-0")
-    with pytest.raises(RuntimeError, match="stop"), store.replacing(built):
+    with pytest.raises(RuntimeError, match="stop"), output_folder.replacing(built):
         raise RuntimeError("stop")
     tvm_schedules.load(built)
     assert alone(built)
@@ -224,7 +224,7 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
 def test_an_export_without_compilation_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.onnx").write_bytes(b"a network")
-    with store.replacing(tmp_path / "out") as folder:
+    with output_folder.replacing(tmp_path / "out") as folder:
         (folder / "new").write_text("artifact")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 

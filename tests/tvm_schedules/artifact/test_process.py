@@ -154,7 +154,7 @@ SCRIPT = """
             time.sleep(600)
         return usual(self, job)
 
-    store._commit = commit
+    output_folder._commit = commit
     if sys.argv[2] in ("early", "slow"):
         usual, process.Compiler.accepts = process.Compiler.accepts, accepts
     say = (lambda line: print(line, flush=True)) if sys.argv[2] == "hang" else None

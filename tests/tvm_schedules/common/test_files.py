@@ -17,7 +17,7 @@ import pytest
 import tvm_schedules
 from tern_lightning.checkpoint import load_module, read_checkpoint
 from tern_lightning.exporter.samples import collect_batches
-from tvm_schedules.artifact import load_samples, store
+from tvm_schedules.artifact import load_samples, output_folder
 from tvm_schedules.artifact.inspect import inspect
 from tvm_schedules.bench import bench
 from tvm_schedules.bench.boards import bench_boards
@@ -69,8 +69,8 @@ def test_writers_write_to_the_home_directory(home: Path) -> None:
     assert (home / "a" / "b.json").read_text() == "{}"
     Database("~/db.json").put("key", {"x": 1})
     assert Database(home / "db.json").get("key") == {"x": 1}
-    assert store.check("~/out") == home / "out"
-    with store.replacing("~/out") as folder:
+    assert output_folder.check("~/out") == home / "out"
+    with output_folder.replacing("~/out") as folder:
         (folder / "model.onnx").write_bytes(b"net")
     assert (home / "out" / "model.onnx").read_bytes() == b"net"
     assert not list(Path.cwd().iterdir())

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import output_folder
 from tvm_schedules.common.files import fresh_folder, temporary_folder, write_file
 from tvm_schedules.errors import OutputError
 
@@ -84,7 +84,7 @@ def _interrupted(at: int, action: Callable[[], None]) -> bool:
 FOLDERS: dict[str, Callable[[Path], AbstractContextManager[Path]]] = {
     "fresh": lambda place: fresh_folder(place / "fresh"),
     "temporary": lambda place: temporary_folder("bench"),
-    "artifact": lambda place: store.replacing(place / "out"),
+    "artifact": lambda place: output_folder.replacing(place / "out"),
 }
 
 

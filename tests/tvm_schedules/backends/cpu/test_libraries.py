@@ -18,7 +18,7 @@ from tests.tvm_schedules import fake
 from tests.tvm_schedules.artifact_nets import conv_net, integer_net
 from tests.tvm_schedules.nets import run_onnx
 from tvm_schedules.artifact import load as runtime
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import output_folder, store
 from tvm_schedules.backends.cpu import libraries
 from tvm_schedules.backends.cpu import probe as ceiling
 from tvm_schedules.backends.cpu.files import LIBRARY, PROBE
@@ -174,7 +174,7 @@ def test_an_artifact_that_is_replaced_while_it_is_loaded(
     def replaced(*arguments: Any, **options: Any) -> Any:
         metadata = read(*arguments, **options)
         if len(times) == 1:  # the first time is to see which version of the code is loaded
-            store._exchange(second, first)
+            output_folder._exchange(second, first)
         times.append(1)
         return metadata
 

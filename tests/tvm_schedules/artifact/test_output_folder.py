@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tvm_schedules
-from tvm_schedules.artifact import store
+from tvm_schedules.artifact import output_folder, store
 from tvm_schedules.backends.cpu.files import LIBRARY
 from tvm_schedules.errors import OutputError
 
@@ -26,7 +26,7 @@ def artifact(folder: Path) -> Path:
 
 
 def replace(output: Any, content: bytes = b"new") -> None:
-    with store.replacing(output) as folder:
+    with output_folder.replacing(output) as folder:
         (folder / LIBRARY).write_bytes(content)
 
 
@@ -65,7 +65,7 @@ def test_the_current_directory_is_not_exchanged(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "empty" / "in").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "empty" / "in")
     with pytest.raises(OutputError, match="is the current directory or holds it"):
-        store.check(".")
+        output_folder.check(".")
     replace("out")
     assert Path("out", LIBRARY).read_bytes() == b"new"
 
@@ -77,8 +77,8 @@ def test_mount_points_are_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     mount = "mount -t tmpfs none" if kind == "tmpfs" else f"mount --bind '{tmp_path}/source'"
     code = (
-        "import sys; from tvm_schedules.artifact import store; from tvm_schedules.errors import OutputError\n"
-        "try: store.check(sys.argv[1])\n"
+        "import sys; from tvm_schedules.artifact import output_folder; from tvm_schedules.errors import OutputError\n"
+        "try: output_folder.check(sys.argv[1])\n"
         "except OutputError as error: print(error)"
     )
     unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
@@ -95,7 +95,7 @@ def test_mount_points_are_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "a[bc]*?", "with space\nand line", "n" * 240, "-o", ".hidden", "\udcff"])
 def test_any_name(name: str, tmp_path: Path) -> None:
     output = artifact(tmp_path / name)
-    left = tmp_path / f"{store._temporary_prefix(output)}new-{dead()}-abc"
+    left = tmp_path / f"{output_folder._temporary_prefix(output)}new-{dead()}-abc"
     left.mkdir()
     (left / "half").write_text("")
     replace(output)
@@ -146,7 +146,7 @@ def test_foreign_files_of_every_kind_stay(tmp_path: Path) -> None:
 def test_an_onnx_file_alone_does_not_damage_an_artifact(tmp_path: Path) -> None:
     out = artifact(tmp_path / "out")
     with pytest.raises(OutputError, match=r"holds a compiled artifact, which another model\.onnx would damage"):
-        store.check(out, whole=False)
+        output_folder.check(out, whole=False)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
-    assert store.check(tmp_path / "photos", whole=False) == tmp_path / "photos"
+    assert output_folder.check(tmp_path / "photos", whole=False) == tmp_path / "photos"
