@@ -4,7 +4,10 @@ The scores of a block of queries stay in the nearest caches and are never a tens
 2022, but for all keys at once). Keys and values are arranged in panels of some vectors once for a pair of matrices, out
 of wherever they lie: rows of tokens, or planes that a layer of many rows wrote.
 
-Bound by the multiply-adds in float32, and by the exponential function, about a tenth of them at 64 channels.
+Where the results are rounded to 8 bits, x86 multiplies queries and keys as integers of 16 bits: see
+:mod:`.common.short_pairs`. The weights of values stay float32, for many small ones can weigh as much as a large one.
+
+Bound by the multiply-adds, and by the exponential function, about a tenth of them at 64 channels.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.backends.cpu.kernels.common.exponentials import exp2
+from tvm_schedules.backends.cpu.kernels.common.short_pairs import ShortPairs
 from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.ir.graph import Attention, Fused
+from tvm_schedules.ir.graph import Attention, Fused, Graph
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.view import View
 from tvm_schedules.lowering.layouts import home
@@ -37,12 +42,10 @@ BLOCK_BYTES = 96 << 10
 """Scores of a block at most, where that is a tile of rows at least."""
 
 _LOG2E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # see approximations.py
-_LOWEST = -87.0
-"""The exponential function of less is taken for that of this, 1e-38."""
+_LOWEST = -126.0
+"""Two to the power of less is taken for that of this, 1e-38."""
 _SMALLEST = -3.4028234663852886e38
 """The smallest float32 that is a number."""
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Spec:
         registers: Vector registers.
         parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
+        short: Whether queries and keys are multiplied as integers of 16 bits.
     """
 
     q: Matrices
@@ -99,6 +103,7 @@ class Spec:
     registers: int
     parallel: bool
     fma: bool
+    short: bool
 
     @property
     def lanes(self) -> int:
@@ -125,29 +130,32 @@ class Spec:
         """Dv."""
         return self.v.view.shape[-1]
 
-    def tile(self, vectors: int) -> int:
-        """Rows of a register tile: its sums, one vector of every column group and a broadcast fit the registers."""
-        return max(1, min(self.queries, (self.registers - vectors - 1) // vectors))
+    def tile(self, vectors: int, short: bool = False) -> int:
+        """Rows of a register tile: its sums, one vector of every column group and a broadcast fit the registers.
 
-    def vectors(self, columns: int) -> int:
+        Integers need one more, for products that are not yet added.
+        """
+        return max(1, min(self.queries, (self.registers - vectors - 1 - short) // vectors))
+
+    def vectors(self, columns: int, short: bool = False) -> int:
         """Vectors of a panel: those with the least work, counting the columns past the end and the loads of a step."""
         # A step of a tile of r rows and v vectors has r * v multiply-adds and r + v loads.
         costs = {}
         for count in range(1, 5):
-            rows, padded = self.tile(count), -(-columns // (count * self.lanes)) * count
+            rows, padded = self.tile(count, short), -(-columns // (count * self.lanes)) * count
             costs[count] = padded * (1 + max(0.0, (rows + count) / (rows * count) - 0.7))
         return min(costs, key=lambda count: costs[count])
 
     @property
     def padded(self) -> int:
         """Keys rounded up to whole panels of the first product."""
-        panel = self.vectors(self.keys) * self.lanes
+        panel = self.vectors(self.keys, self.short) * self.lanes
         return -(-self.keys // panel) * panel
 
     @property
     def block(self) -> int:
         """Queries of a block: as many as leave their scores near, and no more rows twice than needed."""
-        tile = self.tile(self.vectors(self.keys))
+        tile = self.tile(self.vectors(self.keys, self.short), self.short)
         most = max(tile, min(MOST_ROWS, BLOCK_BYTES // (4 * self.padded)))
         sizes = {*range(tile, min(most, self.queries) + 1, tile), min(most, self.queries)}
         return min(sorted(sizes, reverse=True), key=lambda rows: -(-self.queries // rows) * -(-rows // tile))
@@ -197,7 +205,7 @@ class _Code:
         self.q, self.k, self.v, *self.masks, self.out = views
         self.at_q, self.at_k, self.at_v, *self.at_masks, self.at_out = starts
         self.type = f"float32x{self.lanes}"
-        self.key_vectors, self.value_vectors = spec.vectors(spec.keys), spec.vectors(spec.width)
+        self.key_vectors, self.value_vectors = spec.vectors(spec.keys, spec.short), spec.vectors(spec.width)
         self.key_panel, self.value_panel = self.key_vectors * self.lanes, self.value_vectors * self.lanes
         self.value_panels = -(-spec.width // self.value_panel)
         self.keys = e.scratch(spec.padded * spec.depth, "float32")
@@ -205,19 +213,29 @@ class _Code:
         self.queries = e.scratch(spec.block * spec.depth, "float32")
         self.scores = e.scratch(spec.block * spec.padded, "float32")
         self.shares = e.scratch(spec.block, "float32")
+        self.short = ShortPairs(e, self.lanes, spec.depth) if spec.short else None
+        if self.short:
+            self.key_pairs = e.scratch(spec.padded * self.short.count, "int32")
+            self.query_pairs = e.scratch(spec.block * self.short.count, "int32")
+        # Scores are in units of which each is a factor of two, where nothing is added to them.
+        self.factor = spec.factor if spec.masks else spec.factor * _LOG2E
 
     def run(self) -> None:
         """Arranges keys and values, then computes block after block of queries."""
         e, spec = self.e, self.spec
         self._panels(self.k, self.at_k, spec.k, self.keys, self.key_panel, keys=True)
         self._panels(self.v, self.at_v, spec.v, self.values, self.value_panel, keys=False)
+        largest = self._short_keys(self.short) if self.short else None
         with e.loop(-(-spec.queries // spec.block)) as block:
             # The last blocks overlap: rows that are computed twice get the same results.
             first = e.bind(e.min(block * spec.block, e.integer(spec.queries - spec.block)))
             base = self.at_q + first * spec.q.row
             rows = _Copy(self.q, base, spec.block, spec.depth, spec.q.row, spec.q.column)
-            self._copy(rows, self.queries, 0, spec.depth, spec.factor)
-            self._product(self.queries, spec.depth, self.keys, self.key_vectors, spec.padded, self._store_scores)
+            self._copy(rows, self.queries, 0, spec.depth, self.factor)
+            if self.short:
+                self._short_scores(self.short, largest)
+            else:
+                self._product(self.queries, spec.depth, self.keys, self.key_vectors, spec.padded, self._store_scores)
             with e.loop(spec.block) as row:
                 self._softmax(row, first + row)
             store = self._results(first)
@@ -285,16 +303,21 @@ class _Code:
         columns: int,
         store: Callable[[Any, Any, list[Any]], None],
         pitch: int | None = None,
+        short: ShortPairs | None = None,
     ) -> None:
-        """``left [block, depth] x panels``: every tile goes to ``store(row, column, sums of every row)``."""
+        """``left [block, depth] x panels``: every tile goes to ``store(row, column, sums of every row)``.
+
+        With ``short`` both have pairs of integers.
+        """
         e, spec, n = self.e, self.spec, self.lanes
-        width, tile, pitch = vectors * n, min(spec.tile(vectors), spec.block), pitch or depth
+        width, tile, pitch = vectors * n, min(spec.tile(vectors, bool(short)), spec.block), pitch or depth
+        kind = "int32" if short else "float32"
         with e.loop(columns // width) as panel, e.loop(-(-spec.block // tile)) as number:
             row = e.bind(e.min(number * tile, e.integer(spec.block - tile)))
-            sums = [e.local(vectors * n, "float32") for _ in range(tile)]
+            sums = [e.local(vectors * n, kind) for _ in range(tile)]
             for line in sums:
                 for v in range(vectors):
-                    e.store(line, e.integer(v * n), e.const(0.0, self.type), n)
+                    e.store(line, e.integer(v * n), e.const(0, f"{kind}x{n}"), n)
 
             def step(k: Any, row: Any = row, panel: Any = panel, sums: Any = sums) -> None:
                 right = [e.load(panels, (panel * depth + k) * width + v * n, n) for v in range(vectors)]
@@ -302,7 +325,9 @@ class _Code:
                     value = e.splat(e.load(left, (row + r) * pitch + k), n)
                     for v in range(vectors):
                         at = e.integer(v * n)
-                        e.store(line, at, self._fma(value, right[v], e.load(line, at, n)), n)
+                        total = e.load(line, at, n)
+                        more = short.add(total, value, right[v]) if short else self._fma(value, right[v], total)
+                        e.store(line, at, more, n)
 
             together = 4
             if depth >= together:
@@ -316,12 +341,70 @@ class _Code:
     def _fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.e.fma(a, b, c) if self.spec.fma else a * b + c
 
-    def _store_scores(self, row: Any, column: Any, sums: list[Any]) -> None:
+    def _store_scores(self, row: Any, column: Any, sums: list[Any], unit: Any = None) -> None:
         e, n = self.e, self.lanes
         for r, line in enumerate(sums):
             for v in range(self.key_vectors):
                 at = (row + r) * self.spec.padded + column + v * n
-                e.store(self.scores, at, e.load(line, e.integer(v * n), n), n)
+                value = e.load(line, e.integer(v * n), n)
+                if unit is not None:
+                    value = e.cast(value, self.type) * e.splat(unit, n)
+                e.store(self.scores, at, value, n)
+
+    def _short_keys(self, short: ShortPairs) -> Any:
+        """Makes pairs of the panels of keys; the largest key."""
+        e, spec, n, panel = self.e, self.spec, self.lanes, self.key_panel
+
+        def load(index: Any, lanes: int) -> Any:
+            return e.load(self.keys, index, lanes)
+
+        largest = e.bind(short.largest(spec.padded * spec.depth, load, self._across))
+        factor = e.bind(short.factor(largest))
+        with e.loop(spec.padded // panel) as p, e.loop(panel // n) as v:
+
+            def join(i: Any, both: bool, p: Any = p, v: Any = v) -> None:
+                at = (p * spec.depth + i * 2) * panel + v * n
+                second = load(at + panel, n) if both else None
+                value = short.joined(load(at, n), second, factor, n)
+                e.store(self.key_pairs, (p * short.count + i) * panel + v * n, value, n)
+
+            if spec.depth > 1:
+                with e.loop(spec.depth // 2) as i:
+                    join(i, True)
+            if spec.depth % 2:
+                join(e.integer(spec.depth // 2), False)
+        return largest
+
+    def _short_scores(self, short: ShortPairs, largest: Any) -> None:
+        """Scores of a block of queries as sums of products of integers."""
+        e, spec = self.e, self.spec
+
+        def load(index: Any, lanes: int) -> Any:
+            return e.load(self.queries, index, lanes)
+
+        most = e.bind(short.largest(spec.block * spec.depth, load, self._across))
+        factor, unit = e.bind(short.factor(most)), e.bind(short.unit(most, largest))
+        with e.loop(spec.block) as row:
+
+            def join(i: Any, lanes: int, both: bool, row: Any = row) -> None:
+                at = row * spec.depth + i * 2
+                first, second = (e.load(self.queries, at + k, lanes, 2) if k < 1 + both else None for k in (0, 1))
+                e.store(self.query_pairs, row * short.count + i, short.joined(first, second, factor, lanes), lanes)
+
+            whole = spec.depth // 2 // self.lanes * self.lanes
+            if whole:
+                with e.loop(whole // self.lanes) as i:
+                    join(i * self.lanes, self.lanes, True)
+            if spec.depth // 2 > whole:
+                with e.loop(spec.depth // 2 - whole) as i:
+                    join(i + whole, 1, True)
+            if spec.depth % 2:
+                join(e.integer(spec.depth // 2), 1, False)
+
+        def store(row: Any, column: Any, sums: list[Any]) -> None:
+            self._store_scores(row, column, sums, unit)
+
+        self._product(self.query_pairs, short.count, self.key_pairs, self.key_vectors, spec.padded, store, short=short)
 
     def _results(self, first: Any) -> Callable[[Any, Any, list[Any]], None]:
         """What stores sums of values, divided by the sum of the row's weights, as far as there are columns."""
@@ -414,21 +497,11 @@ class _Code:
         return value
 
     def _exp(self, x: Any) -> Any:
-        """``e**x`` of a vector of numbers that are not positive; relative error below 2e-7, NaN stays."""
-        e, kind = self.e, self.type
-        integer = f"int32x{self.lanes}"
-
-        def const(value: float) -> Any:
-            return e.const(value, kind)
-
-        x = e.bind(e.max(const(_LOWEST), x))
-        n = e.bind(e.round(x * const(_LOG2E)))
-        r = e.bind(self._fma(n, const(-_LN2_LOW), self._fma(n, const(-_LN2_HIGH), x)))
-        p = const(_EXP[0])
-        for c in _EXP[1:]:
-            p = self._fma(p, r, const(c))
-        p = self._fma(p, r * r, r + const(1.0))
-        return e.bits(e.bits(p, integer) + (e.cast(n, integer) << e.const(23, integer)), kind)
+        """The exponential function of a vector of scores that are not positive; NaN stays."""
+        e = self.e
+        power = x * e.const(_LOG2E, self.type) if self.spec.masks else x
+        power = e.bind(e.max(e.const(_LOWEST, self.type), power))
+        return exp2(e, power, self.lanes, self.spec.fma, not self.spec.short)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -457,13 +530,23 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     out = Matrices(prod(graph.values[node.outputs[0]].shape), node.out)
     registers = 32 if ctx.target.vector_bytes == 64 or ctx.target.arm64 else 16
     parallel = pairs > 1 and macs > ctx.serial * 8
-    numbers = ctx.target.vector_bytes, registers, parallel, ctx.fma
+    short = ctx.target.architecture == "x86_64" and _rounded(graph, node.outputs[0])
+    numbers = ctx.target.vector_bytes, registers, parallel, ctx.fma, short
     spec = Spec(q, k, v, tuple(masks), node.limits, node.empty, out, node.factor, *numbers)
     rows = f"{pairs} x {spec.queries} queries, {spec.keys} keys"
     reason = f"{rows}, {'a mask' if count == 1 else f'{count} masks'}" if count else rows
+    reason += ", scores in 16 bits" if short else ""
     info = {"macs": macs, "nonzero_macs": macs, "reason": reason, "operand": "float32"}
     ctx.add_step(node, NAME, spec, [*buffers, ctx.new_plain(node.outputs[0])], info)
     return True
+
+
+def _rounded(graph: Graph, name: str) -> bool:
+    """Whether all that reads a tensor rounds it to 8 bits."""
+    readers = [node for node in graph.nodes if name in node.inputs]
+    return name not in graph.outputs and all(
+        node.op == "QuantizeLinear" and graph.values[node.outputs[0]].quant is not None for node in readers
+    )
 
 
 def _rows(ctx: Lowering, name: str, view: View) -> tuple[Buffer, Matrices]:

@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_pixels, views_of
+from tvm_schedules.backends.cpu.kernels.common.short_pairs import PAIR_SUMS
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.lowering.rules.dense_conv import NAME, Spec, lower
 
 __all__ = ["NAME", "Spec", "emit", "lower"]
-
-
-PAIR_SUMS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-"""By lanes, the instruction that multiplies 16-bit integers and adds the products of neighbors up."""
 
 
 class _Floats:

@@ -17,6 +17,8 @@ from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Runner, compared
 from tvm_schedules.targets.registry import resolve
 
+X86 = pytest.mark.skipif(resolve("host").architecture != "x86_64", reason="uses an instruction of x86")
+SHORT_VECTORS = '{"kind": "llvm", "mcpu": "x86-64-v2"}'
 SIZES = [1, 3, 4, 7, 8, 9, 16, 17, 24, 32, 49, 65]
 
 
@@ -122,6 +124,53 @@ def test_products_and_a_softmax(case: Case) -> None:
     out = net.node("MatMul", net.node("Softmax", scores, axis=-1), v)
     turned = net.node("Transpose", out, perm=[0, 2, 1, 3])
     net.check(net.reshape(turned, case.batch, case.queries, case.heads * case.width))
+
+
+@X86
+@compilations(20)
+@given(CASES, st.sampled_from(["host", SHORT_VECTORS]), st.integers(0, 12))
+def test_results_that_are_rounded_to_bytes(case: Case, target: str, outlier: int) -> None:
+    """Queries and keys are multiplied as 16-bit integers there, which changes a hundredth of a step."""
+    net = Net()
+    q = net.input("q", case.batch, case.heads, case.queries, case.depth)
+    k = net.input("k", case.batch, case.heads, case.keys, case.depth)
+    v = net.input("v", case.batch, case.heads, case.keys, case.width)
+    net.arrays[1][..., 0] *= outlier
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = net.node("Mul", scores, net.constant(np.float32(case.depth**-0.5)))
+    for mask in masks(net, case):
+        scores = net.node("Add", scores, mask)
+    out = net.node("MatMul", net.node("Softmax", scores, axis=-1), v)
+    grid = net.constant(np.float32(0.02)), net.constant(np.uint8(128))
+    model = net.model(net.node("DequantizeLinear", net.node("QuantizeLinear", out, *grid), *grid))
+    runner = Runner(model, target)
+    (step,) = [step for step in runner.plan.steps if step.kernel == "attention"]
+    assert "16 bits" in step.info["reason"]
+    fixed = [place for place, one in enumerate(net.inputs) if one.name == "mask"]
+    for theirs, ours in compared(model, runner, net.arrays, fixed):
+        steps = np.abs(ours - theirs) / 0.02
+        assert steps.max() < 1.01
+        assert (steps > 0.5).mean() < 0.02 + 2 / steps.size
+
+
+@X86
+@pytest.mark.parametrize(("zeros", "reason"), [("q", True), ("k", True), ("", False)])
+def test_zeros_and_readers_of_floats(zeros: str, reason: bool) -> None:
+    """Scores are zeros where a matrix has nothing but zeros; what floats read too stays in floats."""
+    net = Net()
+    q, k, v = (net.input(name, 1, 2, 9, 16) for name in "qkv")
+    if zeros:
+        net.arrays["qk".index(zeros)][:] = 0
+    weights = net.node("Softmax", net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    out = net.node("MatMul", weights, v)
+    grid = net.constant(np.float32(0.02)), net.constant(np.uint8(128))
+    rounded = net.node("DequantizeLinear", net.node("QuantizeLinear", out, *grid), *grid)
+    model = net.model(rounded if reason else net.node("Concat", rounded, out, axis=1))
+    runner = Runner(model)
+    (step,) = [step for step in runner.plan.steps if step.kernel == "attention"]
+    assert ("16 bits" in step.info["reason"]) == reason
+    for theirs, ours in compared(model, runner, net.arrays, [0, 1]):
+        assert np.abs(ours - theirs).max() < 0.0201
 
 
 @compilations(20)
