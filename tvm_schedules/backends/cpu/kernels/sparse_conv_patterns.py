@@ -7,8 +7,8 @@ their zeros have the fewest patterns (8 lists of four), and every tap stands for
 channels; of others a tap stands for those codes that are not zero there. There is no multiplication, and no branch
 but those at the ends of lists.
 
-Applies to ternary layers of 8-bit inputs in planes that are one group and have one level a row. Bound by loads, of
-which most cross a cache line, and for short lists by the branches at their ends.
+Applies to ternary layers in planes, of 8-bit or float inputs, that are one group and have one level a row.
+Bound by loads, of which most cross a cache line, and for short lists by the branches at their ends.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tvm_schedules.backends.cpu.kernels.common.dot_product import available
 from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, views_of
 from tvm_schedules.backends.cpu.kernels.common.pixel_rows import Parts, PixelRows
 from tvm_schedules.backends.cpu.kernels.common.ternary_rows import TernaryRows
+from tvm_schedules.backends.cpu.kernels.sparse_conv_unrolled import as_instructions
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.lowering.rules.sparse_conv import row_chunks, row_splits
@@ -56,6 +57,16 @@ LIST_BLOCK = 5
 
 PANEL = 1.5
 """How much faster taps are in panels, whose loads are aligned, where vectors are a cache line."""
+
+STRAIGHT = {32: 0.6, 64: 0.4}
+"""By bytes of a vector, what a code of floats takes that is an instruction, see :mod:`.sparse_conv_unrolled`.
+
+Measured on Zen 3 as 0.5 to 0.9; with vectors that are a cache line every tap here crosses one, so it is taken to be
+less there.
+"""
+
+FLOAT_BLOCK = 5
+"""Vectors of floats a block: with the sums of four channels they leave few of 32 registers, and 16 were enough."""
 
 LOW = 15
 """Activations up to here have a kernel of their own, which adds most of them up in bytes."""
@@ -271,14 +282,18 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: f
 
 def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int, end: float) -> float:
     """Time of the fastest other kernel, in the same unit."""
-    lists = 2 * layer.weight.channels
-    sparse = (layer.taps + end / max(vectors, LIST_BLOCK) * lists) / (PANEL if ctx.target.vector_bytes == 64 else 1.0)
+    lists, vector = 2 * layer.weight.channels, ctx.target.vector_bytes
+    sparse = (layer.taps + end / max(vectors, LIST_BLOCK) * lists) / (PANEL if vector == 64 else 1.0)
+    if layer.x.dtype == "float32":
+        return min(sparse, STRAIGHT[vector] * layer.taps) if as_instructions(ctx, layer) else sparse
     dot = available(ctx.target)
     return sparse if dot is None else min(sparse, layer.dense / dot.advantage)
 
 
-def _usual_block(vector: int, size: int) -> int:
+def _usual_block(vector: int, size: int, floats: bool) -> int:
     """Vectors a block, as many as leave the sums of a list in registers and lists short in the cache (measured)."""
+    if floats:
+        return FLOAT_BLOCK
     return 3 if vector != 32 or size == 2 else 2
 
 
@@ -286,21 +301,24 @@ def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) 
     """Output channels a group, and whether the kernel is then faster than others."""
     vector = ctx.target.vector_bytes
     end, tap = LIST.get(vector, LIST_UNKNOWN), NARROW.get(vectors, 1.0) if vector in LIST else 1.0
-    times = {size: _time(layer, codes, size, min(vectors, _usual_block(vector, size)), end, tap) for size in SIZES}
+    blocks = {size: min(vectors, _usual_block(vector, size, layer.x.dtype == "float32")) for size in SIZES}
+    times = {size: _time(layer, codes, size, blocks[size], end, tap) for size in SIZES}
     size = min(times, key=lambda one: times[one])
     return size, times[size] < _others_time(ctx, layer, vectors, end)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary convolutions of one group and one level a row whose channels have many taps in common."""
-    layer = TernaryRows.take(ctx, node, 8)
+    layer = TernaryRows.take(ctx, node, 8, floats=True)
     if layer is None or not layer.single or layer.window.groups != 1 or layer.weight.channels < 2 or not layer.taps:
         return False
-    if layer.quant.top <= LOW and not ctx.configs.selects(node.name, NAME, False):
+    floats = layer.x.dtype == "float32"
+    if not floats and layer.quant.top <= LOW and not ctx.configs.selects(node.name, NAME, False):
         return False
     x, rows, vector, knob = layer.x, layer.weight.channels, ctx.target.vector_bytes, ctx.configs.knob
     codes = layer.codes[0].reshape(rows, -1)
-    vectors = -(-x.run(layer.window.output(x.dims)) // vector)
+    lanes = vector // x.itemsize
+    vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     usual, pays = _choice(ctx, layer, codes, vectors)
     if not ctx.configs.selects(node.name, NAME, pays):
         return False
@@ -312,7 +330,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     end = ctx.destination(node, layer.linear, x, ctx.sum_unit(x))
     segments, groups = made["starts"].nbytes // 4, -(-rows // size)
     taps = made["offsets"].nbytes // np.dtype(index).itemsize - 2 * segments * len(patterns)
-    block = knob(node.name, "block", min(vectors, _usual_block(vector, size)), range(1, min(vectors, 6) + 1))
+    block = knob(node.name, "block", min(vectors, _usual_block(vector, size, floats)), range(1, min(vectors, 6) + 1))
     chunks = knob(node.name, "chunks", row_chunks(groups, -(-vectors // block)), row_splits(groups))
     spec = Spec(
         x,
@@ -321,7 +339,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         vector,
         block,
         chunks,
-        taps * vectors * vector > ctx.serial * 16,
+        taps * vectors * lanes > ctx.serial * 16,
         end.epilogue,
         size=size,
         patterns=patterns,

@@ -31,7 +31,7 @@ from tvm_schedules.ir.layout import Window
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
-__all__ = ["NAME", "Spec", "emit", "lower"]
+__all__ = ["NAME", "Spec", "as_instructions", "emit", "lower"]
 
 NAME = "straight"
 """What artifacts and tuning databases call this kernel."""
@@ -148,13 +148,17 @@ def emit(spec: Spec) -> Any:
     return kernel_function([("x", x.dtype), ("level", "float32"), *ep.arguments], body)
 
 
+def as_instructions(ctx: Lowering, layer: TernaryRows) -> bool:
+    """Whether a layer of floats has few enough codes that are not zero, and the CPU is one of those it was made for."""
+    x86 = ctx.target.architecture == "x86_64" and ctx.target.vector_bytes in MOST_ACCUMULATORS
+    return x86 and layer.taps <= min(MOST_CODES, MOST_DENSITY * layer.dense)
+
+
 def lower(ctx: Lowering, node: Fused) -> bool:
     """Takes ternary layers over floats with few codes that are not zero."""
     layer = TernaryRows.take(ctx, node, 0, floats=True)
     vector = ctx.target.vector_bytes
-    if layer is None or vector not in MOST_ACCUMULATORS or ctx.target.architecture != "x86_64":
-        return False
-    if layer.taps > min(MOST_CODES, MOST_DENSITY * layer.dense) or not ctx.configs.selects(node.name, NAME, True):
+    if layer is None or not as_instructions(ctx, layer) or not ctx.configs.selects(node.name, NAME, True):
         return False
     x, rows, lanes = layer.x, layer.weight.channels, vector // layer.x.itemsize
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)

@@ -40,37 +40,38 @@ def forced(model: object, **numbers: int) -> Runner:
     return runner
 
 
-def exact(case: Case, shared: int, **numbers: int) -> None:
+def exact(case: Case, shared: int, floats: bool, **numbers: int) -> None:
+    """Against a naive sum. Floats are few multiples of a step, whose sums do not depend on their order."""
     layer = Layer((case.batch, case.fan, *case.dims), case.form, case.seed)
     codes = layer.net.codes((case.rows, case.fan, *case.kernel), case.zeros, shared)
     assume(codes.any())
     name = layer.net.ternary(codes, np.full(case.rows, LEVELS[0]))
-    y = layer.net.op(
-        "Conv", layer.data, name, pads=list(case.pads), strides=list(case.strides), dilations=list(case.dilations)
-    )
+    x = "input_0" if floats else layer.data
+    y = layer.net.op("Conv", x, name, pads=list(case.pads), strides=list(case.strides), dilations=list(case.dilations))
     runner = forced(layer.net.model(y), **numbers)
     data, rounded = layer.input()
+    rounded = data.astype(np.float64) if floats else rounded
     np.testing.assert_array_equal(runner(data)[0], convolve(rounded, codes * LEVELS[0], case))
 
 
 @examples(30)
 @given(
     cases(), st.integers(2, 11), st.sampled_from([1, 2, 3, 4]), st.sampled_from([2, 3, 4]), st.integers(1, 6),
-    st.integers(1, 3), st.sampled_from(TOPS),
+    st.integers(1, 3), st.sampled_from(TOPS), st.booleans(),
 )  # fmt: skip
 def test_sums_are_exact(
-    case: Case, rows: int, shared: int, size: int, block: int, chunks: int, form: tuple[int, int]
+    case: Case, rows: int, shared: int, size: int, block: int, chunks: int, form: tuple[int, int], floats: bool
 ) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
     case = replace(case, groups=1, rows=rows, form=form)
-    exact(case, shared, size=size, block=block, chunks=chunks)
+    exact(case, shared, floats, size=size, block=block, chunks=chunks)
 
 
-@compilations(12)
+@compilations(16)
 @given(rounded_cases(), st.integers(2, 9), st.sampled_from([2, 4]), st.integers(1, 3))
 def test_what_follows_the_sums_agrees_with_onnxruntime(case: Rounded, rows: int, size: int, block: int) -> None:
     assume(max(case.dims) > 1)
-    case = replace(case, groups=1, terms=1, rows=rows, zero=case.zero or 0, zeros=min(case.zeros or 0.5, 0.9))
+    case = replace(case, groups=1, terms=1, rows=rows, zeros=min(case.zeros or 0.5, 0.9))
     net, y, out = build(case)
     rng = np.random.default_rng(case.seed)
     inputs = [rng.normal(size=s).astype(np.float32) for s in ((case.batch, case.fan, *case.dims), out)]
@@ -107,12 +108,16 @@ def test_a_linear_layer_of_many_rows_is_a_convolution_of_one_pixel() -> None:
     np.testing.assert_array_equal(forced(net.model(y), size=4)(data)[0], data @ codes.T * 0.5)
 
 
-def kernel_of(zeros: float, shared: int, target: str, k: int = 3, permuted: bool = False, size: int = 28) -> str:
+def kernel_of(
+    zeros: float, shared: int, target: str, permuted: bool = False, size: int = 28, floats: bool = False
+) -> str:
+    """The kernel of a 3x3 layer of 64 channels, whose activations are bytes or floats."""
     net = Net((1, 64, size, size))
-    codes = net.codes((64, 64, k, k), zeros, shared)
+    codes = net.codes((64, 64, 3, 3), zeros, shared)
     codes = net.rng.permutation(codes) if permuted else codes
-    y = net.op("Conv", net.quantize("input_0"), net.ternary(codes, np.full(64, 0.05)), pads=[k // 2] * 4)
-    lowering = CpuLowering(pipeline.read_graph(net.model(net.quantize(y))), resolve(target))
+    x = "input_0" if floats else net.quantize("input_0")
+    y = net.op("Conv", x, net.ternary(codes, np.full(64, 0.05)), pads=[1] * 4)
+    lowering = CpuLowering(pipeline.read_graph(net.model(y if floats else net.quantize(y))), resolve(target))
     lowering.run()
     return next(step.kernel for step in lowering.steps if hasattr(step.spec, "epilogue") and step.spec.epilogue)
 
@@ -140,3 +145,16 @@ def test_dot_products_are_for_dense_weights_that_share_nothing() -> None:
     assert kernel_of(0.5, 4, "a76") == kernel_of(0.5, 4, VNNI) == "patterns"
     assert kernel_of(0.4, 1, "a76").startswith("dense_")
     assert kernel_of(0.4, 1, VNNI).startswith("dense_")
+
+
+def test_floats_that_share_zeros() -> None:
+    """Measured on Zen 3, 64 channels at 56x56, us: lists 7800, 1340, 640; instructions 560 and 330; here 770, 370, 230.
+
+    Those are 50, 80 and 90 % zeros in groups of four. With 80 % and nothing shared, instructions take 580 and this 930.
+    """
+    for zeros in (0.5, 0.8, 0.9):
+        assert kernel_of(zeros, 4, AVX2, floats=True) == "patterns"
+        assert kernel_of(zeros, 4, "a72", floats=True) == "patterns"
+    assert kernel_of(0.5, 1, AVX2, floats=True) == "patterns"
+    assert kernel_of(0.8, 1, AVX2, floats=True) == kernel_of(0.95, 1, AVX2, floats=True) == "straight"
+    assert kernel_of(0.9, 1, "a72", floats=True) == "sparse"

@@ -233,6 +233,10 @@ class Floats:
         old = self.e.load(self.total, at, width)
         self.e.store(self.total, at, old + pixels if sign > 0 else old - pixels, width)
 
+    def join(self, other: Floats, at: int, width: int, sign: int) -> None:
+        """Adds the accumulators of a vector of others, or takes them away."""
+        self.add(at, width, self.e.load(other.total, at, width), sign)
+
     def rearranged(self, order: Sequence[Sequence[int]]) -> Floats:
         """The accumulators of other pixels in every vector: those in the places ``order``."""
         e, lanes, found = self.e, len(order[0]), Floats(self.e, self.spec, len(order))
