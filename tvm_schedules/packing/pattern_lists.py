@@ -8,11 +8,12 @@ channels: The Mailman Algorithm: A Note on Matrix-Vector Multiplication (2009) d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["END", "Work", "digits", "members", "pack", "used", "work"]
+__all__ = ["END", "Work", "digits", "members", "pack", "pack_bounded", "used", "work"]
 
 
 END = {"uint16": 65535, "int32": -1}
@@ -91,7 +92,7 @@ def work(codes: np.ndarray, groups: np.ndarray, limit: int) -> Work:
 
 
 def pack(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int, index: str) -> dict[str, np.ndarray]:
-    """Expands ternary codes into the kernel's lists.
+    """Expands ternary codes into the lists of the CPU's kernel.
 
     Args:
         codes: int8 ``[O, taps]``, not all zeros.
@@ -105,19 +106,11 @@ def pack(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int,
         sorted, with :data:`END` behind either; ``starts`` int32 ``[segments]``, where a segment begins in there;
         ``first`` int32 ``[groups + 1]``, the first segment of each group; ``members`` int32 ``[groups * size]``.
     """
-    order = np.argsort(address, kind="stable")
-    codes, address = codes[:, order], address[order]
-    patterns = np.array(used(codes, groups), np.int64)
-    lists = 2 * len(patterns)
     offsets, starts, first = [], [np.zeros(1, np.int64)], [0]
-    for group, numbers in zip(groups, _numbers(codes, groups), strict=True):
-        taps = np.flatnonzero(numbers)
-        segment = _segments(codes[group][:, taps], limit)
-        number = int(segment[-1]) + 1 if len(segment) else 1
-        run = segment * lists + 2 * np.searchsorted(patterns, np.abs(numbers[taps])) + (numbers[taps] < 0)
-        sort = np.argsort(run, kind="stable")
-        behind = np.cumsum(np.bincount(run, minlength=number * lists))
-        offsets.append(np.insert(address[taps[sort]], behind, END[index]))
+    for found, counts in _lists(codes, address, groups, limit):
+        number, lists = counts.shape
+        behind = np.cumsum(counts)
+        offsets.append(np.insert(found, behind, END[index]))
         starts.append(behind[lists - 1 :: lists] + lists * np.arange(1, number + 1) + starts[-1][-1])
         first.append(first[-1] + number)
     return {
@@ -126,6 +119,45 @@ def pack(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int,
         "first": np.array(first, np.int32),
         "members": groups.ravel().astype(np.int32),
     }
+
+
+def pack_bounded(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, index: str) -> dict[str, np.ndarray]:
+    """Expands ternary codes into the lists of graphics processors, whose sums have 32 bits.
+
+    Args:
+        codes: int8 ``[O, taps]``, not all zeros.
+        address: int64 ``[taps]``, where the pixels of every tap begin.
+        groups: See :func:`members`.
+        index: Type of the offsets.
+
+    Returns:
+        ``offsets``: for every group and each of the patterns :func:`used`, the taps to add and those to subtract,
+        sorted; ``bounds`` int32 ``[groups * 2 * patterns + 1]``, where these lists begin; ``members`` int32
+        ``[groups * size]``.
+    """
+    found, counts = zip(*_lists(codes, address, groups, codes.shape[1]), strict=True)
+    return {
+        "offsets": np.concatenate(found).astype(index),
+        "bounds": np.append(0, np.cumsum(np.concatenate(counts))).astype(np.int32),
+        "members": groups.ravel().astype(np.int32),
+    }
+
+
+def _lists(
+    codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The lists of every group: their addresses one after the other, and their lengths ``[segments, 2 * patterns]``."""
+    order = np.argsort(address, kind="stable")
+    codes, address = codes[:, order], address[order]
+    patterns = np.array(used(codes, groups), np.int64)
+    lists = 2 * len(patterns)
+    for group, numbers in zip(groups, _numbers(codes, groups), strict=True):
+        taps = np.flatnonzero(numbers)
+        segment = _segments(codes[group][:, taps], limit)
+        number = int(segment[-1]) + 1 if len(segment) else 1
+        run = segment * lists + 2 * np.searchsorted(patterns, np.abs(numbers[taps])) + (numbers[taps] < 0)
+        counts = np.bincount(run, minlength=number * lists).reshape(number, lists)
+        yield address[taps[np.argsort(run, kind="stable")]], counts
 
 
 def _segments(codes: np.ndarray, limit: int) -> np.ndarray:

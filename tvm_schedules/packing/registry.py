@@ -96,7 +96,10 @@ def _patterns(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, window, x = _values(arrays, params), window_from(params["window"]), halo_from(params["x"])
     flat = codes.reshape(len(codes), -1)
     groups = pattern_lists.members(flat, params["size"])
-    return pattern_lists.pack(flat, tap_lists.addresses(window, x), groups, params["limit"], params["index"])
+    address = tap_lists.addresses(window, x)
+    if "limit" in params:
+        return pattern_lists.pack(flat, address, groups, params["limit"], params["index"])
+    return pattern_lists.pack_bounded(flat, address, groups, params["index"])
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -59,6 +61,29 @@ def test_lists_add_up_to_a_product(
     want = codes.astype(np.int64) @ pixels[address]
     np.testing.assert_array_equal(have, want[groups])
     assert pattern_lists.work(codes[:, np.argsort(address)], groups, limit) == (added, joins, lists)
+
+
+@given(
+    st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40), st.sampled_from([2, 3, 4]),
+    st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([1, 2, 4]),
+)  # fmt: skip
+def test_lists_with_bounds_add_up_to_a_product(
+    seed: int, rows: int, taps: int, size: int, zeros: float, shared: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = shared_codes(rng, rows, taps, zeros, shared)
+    assume(codes.any())
+    address, pixels = rng.permutation(3 * taps)[:taps], rng.integers(0, 256, 3 * taps)
+    groups = pattern_lists.members(codes, size)
+    found = pattern_lists.pack_bounded(codes, address, groups, "uint16")
+    bounds, patterns = found["bounds"], pattern_lists.used(codes, groups)
+    assert (bounds[0], bounds[-1], len(bounds)) == (0, len(found["offsets"]), 2 * len(patterns) * len(groups) + 1)
+    sums = [pixels[found["offsets"][a:b]].sum() for a, b in itertools.pairwise(bounds)]
+    parts = np.array(sums, np.int64).reshape(len(groups), len(patterns), 2)
+    signs = np.array([digits(pattern, size) for pattern in patterns])
+    have = (parts[:, :, 0] - parts[:, :, 1]) @ signs
+    np.testing.assert_array_equal(have, (codes.astype(np.int64) @ pixels[address])[groups])
+    np.testing.assert_array_equal(found["members"], groups.ravel())
 
 
 def test_digits_are_all_patterns_up_to_the_sign() -> None:

@@ -14,6 +14,7 @@ from tvm_schedules.backends.gpu.kernels import (
     pool,
     repack,
     sparse_conv,
+    sparse_conv_patterns,
 )
 from tvm_schedules.backends.gpu.schedules import spread
 from tvm_schedules.fallback.subgraph import lower_subgraph
@@ -22,7 +23,16 @@ from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 
 __all__ = ["COPIERS", "KERNELS", "GpuLowering"]
 
-KERNELS: Sequence[Kernel] = (conv_dot, sparse_conv, dense_conv, linear_dot, linear, pool, global_pool)
+KERNELS: Sequence[Kernel] = (
+    sparse_conv_patterns,
+    conv_dot,
+    sparse_conv,
+    dense_conv,
+    linear_dot,
+    linear,
+    pool,
+    global_pool,
+)
 """In order of preference: the first whose ``lower`` takes a node has it."""
 
 COPIERS: Sequence[Copier] = (repack,)

@@ -15,9 +15,14 @@ from tvm_schedules.backends.gpu.kernels.common.epilogue import arguments, covere
 from tvm_schedules.compat.gpu import Argument, GpuEmitter, Kernel
 from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower
 
-__all__ = ["NAME", "Spec", "emit", "lower"]
+__all__ = ["NAME", "THREADS", "Spec", "emit", "lower", "pixels_a_thread"]
 
 THREADS = 64
+
+
+def pixels_a_thread(total: int) -> int:
+    """Pixels a thread, of so many elements of a plane."""
+    return next((v for v in (4, 2) if total >= 4 * v * THREADS), 1)
 
 
 def emit(spec: Spec) -> Kernel:
@@ -33,7 +38,7 @@ def emit(spec: Spec) -> Kernel:
         Argument("order", "int32", spec.rows),
     ]
     total = covered(ep)
-    each = next((v for v in (4, 2) if total >= 4 * v * THREADS), 1)  # pixels a thread
+    each = pixels_a_thread(total)
     kind = "int32" if x.dtype == "uint8" else "float32"
     image = x.channels * x.phases * x.plane
 
