@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WINDOW", "encode", "gaps", "lists", "places", "trits"]
+__all__ = ["WINDOW", "encode", "fours", "gaps", "lists", "places", "trits"]
 
 Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
@@ -79,8 +79,7 @@ def lists(rows: Codes) -> Bytes | None:
     For each window: the number of weights +1, their places, the number of weights -1, and theirs.
 
     Returns:
-        None where some number is not below :data:`WINDOW`, or where :func:`trits` are shorter by more than
-        :data:`LONGER`.
+        None where some number is not below :data:`WINDOW`, or where two bits for every weight are shorter.
 
     Example:
         >>> lists(np.int8([[0, 1, 0, 0, 0, 0, 0, 1, -1] + 24 * [0]])).tolist()
@@ -88,7 +87,7 @@ def lists(rows: Codes) -> Bytes | None:
     """
     windows = -(-rows.shape[1] // WINDOW)
     length = int(np.count_nonzero(rows)) + 2 * windows * len(rows)
-    if length > LONGER * len(rows) * -(-rows.shape[1] // 5):
+    if length > len(rows) * -(-rows.shape[1] // 4):
         return None
     parts: list[int] = []
     for row in rows:
@@ -112,3 +111,19 @@ def places(rows: Codes, inputs: npt.NDArray[np.integer], shifts: npt.NDArray[np.
     group = inputs.size
     digits = np.pad(rows.astype(np.int64) + 1, ((0, 0), (0, -rows.shape[1] % group)))
     return (digits.reshape(rows.shape[0], -1, group)[:, :, inputs] << shifts).sum(-1).astype(np.uint8).ravel()
+
+
+def fours(rows: Codes, bits: npt.NDArray[np.integer], apart: int, signed: bool) -> npt.NDArray[np.int32]:
+    """Two words for eight inputs of four rows, the first one of rows 0 and 1; two bits of weight + 1 each.
+
+    Args:
+        rows: ``[rows, n]`` of -1, 0, 1.
+        bits: ``[8]``, where in the word an input's weight for the even row is.
+        apart: So many bits further, around the end of the word, is that for the odd row.
+        signed: Whether the odd row's two bits are the weight itself.
+    """
+    wide = np.pad(rows.astype(np.int64), ((0, -rows.shape[0] % 4), (0, -rows.shape[1] % 8)))
+    wide = wide.reshape(len(wide) // 4, 2, 2, -1, 8)  # groups of rows, words, rows of a word, groups of inputs, inputs
+    even, odd = wide[:, :, 0] + 1, wide[:, :, 1] & 3 if signed else wide[:, :, 1] + 1
+    words = ((even << bits) | (odd << (bits + apart) % 32)).sum(-1)
+    return words.swapaxes(1, 2).astype(np.uint32).view(np.int32).ravel()

@@ -16,7 +16,7 @@ from tvm_schedules.lowering.steps import Buffer, Step
 __all__ = ["translate"]
 
 _FLAGS = (
-    "TERN_TRITS", "TERN_GAPS", "TERN_LISTS", "TERN_EACH_WEIGHT", "TERN_LEVELS", "TERN_LINEAR_CODES",
+    "TERN_TRITS", "TERN_GAPS", "TERN_LISTS", "TERN_EACH_WEIGHT", "TERN_LEVELS", "TERN_LONG_ROWS", "TERN_LINEAR_CODES",
     "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL", "TERN_MOVED_ROWS",
 )  # fmt: skip
 

@@ -20,8 +20,9 @@ __all__ = ["write"]
 
 _ORDER = (
     "common.c", "dsp.c", "mve.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
-    "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
-    "ternary_u8.c", "ternary_f32.c", "ternary.c", "ternary_groups.c", "dense.c", "dense_u8.c", "dense_sum.c",
+    "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "sum_taps.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
+    "ternary_u8.c", "ternary_f32.c", "ternary.c", "ternary_groups.c", "ternary_groups_sums.c", "dense.c",
+    "dense_u8.c", "dense_sum.c",
     "linear.c", "linear_put.c", "linear_row.c", "linear_sum.c", "linear_codes.c", "linear_dots.c",
     "pool.c", "pool_planes.c", "pool_bytes.c", "global_pool.c", "global_pool_planes.c", "quantize.c", "repack.c",
     "repack_from_to.c",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import examples
-from tvm_schedules.backends.c.codes import lists, trits
+from tvm_schedules.backends.c.codes import lists
 from tvm_schedules.backends.c.kernels.common import linear_tables
 from tvm_schedules.backends.c.program import CORES
 
@@ -61,16 +61,20 @@ def test_a_byte_decides(rows: int) -> None:
 
 @pytest.mark.parametrize("inputs", [1, 4, 16, 63, 64, 65, 130])
 def test_two_bits_stand_where_the_cores_read_them(inputs: int) -> None:
-    rows = codes(3, inputs, 0.3)
+    rows = codes(6, inputs, 0.3)
     tables, found = linear_tables.ternary(rows)
     assert not found
-    assert np.array_equal(tables["plain"], trits(rows))
-    words = tables["dsp"].view("<u4").reshape(3, -1)
-    vectors = tables["mve"].reshape(3, -1, 16)
-    for row in range(3):
+    plain, words = (tables[core].view("<u4").astype(int).reshape(-1, -(-inputs // 8), 2) for core in ("plain", "dsp"))
+    vectors = tables["mve"].reshape(6, -1, 16)
+    assert len(plain) == len(words) == 2, "fours of rows"
+    for row in range(6):
+        four, pair, odd = row // 4, row % 4 // 2, row % 2
         for i in range(inputs):
-            word, (q, b) = words[row, i // 16], divmod(i % 16, 4)
-            assert word >> (16 * (b // 2) + 4 * q + 2 * (b % 2)) & 3 == rows[row, i] + 1
+            assert plain[four, i // 8, pair] >> (2 * (i % 8) + 16 * odd) & 3 == rows[row, i] + 1
+            word, (j, b) = words[four, i // 8, pair], divmod(i % 8, 4)
+            half = np.array([(word >> 8 * j + 4 * (b % 2) | word << 32 - 8 * j - 4 * (b % 2)) >> 16 * (b // 2)])
+            lane = (half & 0xC003).astype(np.int16)[0]  # as the core has it: a product takes a signed half
+            assert (lane >> 14 == rows[row, i]) if odd else (lane & 3 == rows[row, i] + 1)
             assert vectors[row, i // 64, i % 16] >> 2 * (i % 64 // 16) & 3 == rows[row, i] + 1
 
 

@@ -1,12 +1,5 @@
-/* Bytes times ternary weights. A layer's table has one of two forms: lists of places, or weights one after the other. */
+/* Bytes times ternary weights. A layer's table has one of two forms: lists of places, or two bits for every weight. */
 #define TERN_PLACES 256 /* of a list, so that each is a byte */
-#if defined(TERN_MVE)
-#define TERN_GROUP 64   /* inputs that are read together: byte j holds the weights of j, j + 16, j + 32, j + 48 */
-#elif defined(TERN_DSP)
-#define TERN_GROUP 16   /* a word: of inputs 4 q + b at bit 4 q + 2 (b & 1) of the half b / 2 */
-#else
-#define TERN_GROUP 5    /* trits, as in codes.c */
-#endif
 
 #if TERN_LISTS
 /* Adds up what a list leads to: its length, and the places. */
@@ -61,10 +54,13 @@ TERN_INLINE const uint8_t *tern_sum_lists(const uint8_t *code, const uint8_t *x,
 #endif
 
 #if TERN_EACH_WEIGHT
-/* Adds up the products of x and weights that are 0, 1, 2 here, in whole groups. */
+#if defined(TERN_MVE)
+#define TERN_ROWS 1
+#define TERN_GROUP 64 /* inputs that are read together: byte j holds the weights of j, j + 16, j + 32, j + 48 */
+
+/* Adds up the products of x and a row's weights, which are 0, 1, 2 here, in whole groups. */
 TERN_INLINE const uint8_t *tern_sum_groups(const uint8_t *code, const uint8_t *x, int32_t groups, int32_t *sum)
 {
-#if defined(TERN_MVE)
     const uint8x16_t m0 = vdupq_n_u8(3), m1 = vdupq_n_u8(12), m2 = vdupq_n_u8(48), m3 = vdupq_n_u8(192);
     uint32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* of 1, 4, 16 and 64 times the weights */
     for (; groups > 0; groups--, code += 16, x += 64) {
@@ -75,35 +71,64 @@ TERN_INLINE const uint8_t *tern_sum_groups(const uint8_t *code, const uint8_t *x
         s3 = vmladavaq_u8(s3, vandq_u8(all, m3), vldrbq_u8(x + 48));
     }
     *sum += (int32_t)(s0 + (s1 >> 2) + (s2 >> 4) + (s3 >> 6));
-#elif defined(TERN_DSP)
-    int32_t total = *sum, q;
-    for (; groups > 0; groups--, code += 4) {
-        uint32_t all = tern_word_at(code);
-        for (q = 0; q < 4; q++, all >>= 4, x += 4) {
-            const uint32_t word = tern_word_at(x);
-            total = tern_two_products(all & 0x00030003u, tern_even(word), total);
-            total = tern_two_products(all >> 2 & 0x00030003u, tern_odd(word), total);
-        }
-    }
-    *sum = total;
-#else
-#if defined(__thumb__) && !defined(__thumb2__)
-#define TERN_TRIT rest = (rest & 255) * 3; total += (int32_t)(rest >> 8) * *x++;
-    uint32_t rest; /* no product of 64 bits */
-#else
-#define TERN_TRIT rest = (uint64_t)(uint32_t)rest * 3; total += (int32_t)(rest >> 32) * *x++;
-    uint64_t rest;
-#endif
-    int32_t total = *sum;
-    for (; groups > 0; groups--) {
-        rest = (uint32_t)*code++ << (sizeof rest == 8 ? 24 : 0);
-        TERN_TRIT TERN_TRIT TERN_TRIT TERN_TRIT TERN_TRIT
-    }
-#undef TERN_TRIT
-    *sum = total;
-#endif
     return code;
 }
+#else
+#define TERN_ROWS 4
+#define TERN_GROUP 8 /* inputs; two words hold their weights for four rows, the first one those of rows 0 and 1 */
+#if defined(TERN_DSP)
+#define TERN_SPLIT 14 /* input 4 j + b is at bit 16 (b / 2) + 8 j + 4 (b & 1), of the other row 14 bits further around */
+#define TERN_WORDS_AT_ONCE 4
+#else
+#define TERN_SPLIT 16 /* input i is at bit 2 i, of the other row 16 bits further */
+#define TERN_WORDS_AT_ONCE 16
+#endif
+
+/* Adds up the products of x and the weights of four rows, in whole groups. A weight is 0, 1, 2 for -1, 0, 1; with DSPs
+   that of an odd row is itself, signed. A product has both rows, and so many groups at once that one row's sum stays
+   below the bits of the other's. */
+TERN_KERNEL const uint8_t *tern_sum_groups(const uint8_t *code, const uint8_t *x, int32_t groups, int32_t *sum)
+{
+    const uint32_t *word = (const uint32_t *)(const void *)code;
+    const uint32_t low = ((uint32_t)1 << TERN_SPLIT) - 1;
+    while (groups > 0) {
+        int32_t some = groups < TERN_WORDS_AT_ONCE ? groups : TERN_WORDS_AT_ONCE;
+#if defined(TERN_DSP)
+        int32_t both0 = 0, both1 = 0;
+#define TERN_PRODUCTS(lanes, turn) { \
+            const uint32_t two = lanes; \
+            both0 = tern_two_products(0xc003c003u & (w0 >> turn | w0 << (-turn & 31)), two, both0); \
+            both1 = tern_two_products(0xc003c003u & (w1 >> turn | w1 << (-turn & 31)), two, both1); \
+        }
+#else
+        uint32_t both0 = 0, both1 = 0;
+#define TERN_PRODUCTS(i) { \
+            const uint32_t one = x[i]; \
+            both0 += (w0 >> 2 * i & 0x00030003u) * one; \
+            both1 += (w1 >> 2 * i & 0x00030003u) * one; \
+        }
+#endif
+        groups -= some;
+        for (; some > 0; some--, word += 2, x += TERN_GROUP) {
+            const uint32_t w0 = word[0], w1 = word[1];
+#if defined(TERN_DSP)
+            const uint32_t first = tern_word_at(x), second = tern_word_at(x + 4);
+            TERN_PRODUCTS(tern_even(first), 0)
+            TERN_PRODUCTS(tern_odd(first), 4)
+            TERN_PRODUCTS(tern_even(second), 8)
+            TERN_PRODUCTS(tern_odd(second), 12)
+#else
+            TERN_PRODUCTS(0) TERN_PRODUCTS(1) TERN_PRODUCTS(2) TERN_PRODUCTS(3)
+            TERN_PRODUCTS(4) TERN_PRODUCTS(5) TERN_PRODUCTS(6) TERN_PRODUCTS(7)
+#endif
+        }
+#undef TERN_PRODUCTS
+        sum[0] += (int32_t)((uint32_t)both0 & low), sum[1] += (int32_t)(both0 >> TERN_SPLIT);
+        sum[2] += (int32_t)((uint32_t)both1 & low), sum[3] += (int32_t)(both1 >> TERN_SPLIT);
+    }
+    return (const uint8_t *)word;
+}
+#endif
 #endif
 
 /* Bytes times ternary weights, added up while the table is read. */
@@ -122,19 +147,20 @@ TERN_KERNEL void tern_linear_codes(const struct tern_linear *l, const uint8_t *x
         for (o = 0; o < l->outputs; o += TERN_BLOCK) {
             const int32_t count = l->outputs - o < TERN_BLOCK ? l->outputs - o : TERN_BLOCK;
             int32_t sum[TERN_BLOCK];
-            for (i = 0; i < count; i++) {
+            i = 0;
 #if TERN_LISTS
-                if (!TERN_EACH_WEIGHT || l->lists) {
-                    code = tern_sum_lists(code, x, l->inputs, &sum[i]);
-                    continue;
-                }
+            if (!TERN_EACH_WEIGHT || l->lists) for (; i < count; i++) code = tern_sum_lists(code, x, l->inputs, &sum[i]);
 #endif
 #if TERN_EACH_WEIGHT
+            for (; i < count; i += TERN_ROWS) {
                 sum[i] = -all;
+#if !defined(TERN_MVE)
+                sum[i + 1] = sum[i + 3] = TERN_SPLIT == 16 ? -all : 0, sum[i + 2] = -all;
+#endif
                 code = tern_sum_groups(code, x, groups, &sum[i]);
                 if (rest) code = tern_sum_groups(code, last, 1, &sum[i]);
-#endif
             }
+#endif
             tern_linear_put_sums(l, m, o, count, sum, residual, out);
         }
     }

@@ -66,6 +66,7 @@ struct tern_ternary {
     const float *level; /* [rows][terms][2], levels of +1 and -1; NULL: the scale holds the only one */
     int32_t terms, unequal; /* unequal: bit t is set where the levels of term t differ */
     int32_t limit; /* taps of either sign that 16 bits hold */
+    uint8_t wide;  /* sums of rows with more taps are integers of 32 bits; 0: floats */
     int32_t images, rows, group_rows;
     int32_t image, group; /* elements from image to image and from group to group of the input */
     struct tern_finish finish;

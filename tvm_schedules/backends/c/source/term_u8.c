@@ -2,16 +2,11 @@
 static void tern_term_u8(const uint8_t *x, int32_t limit, const tern_offset *plus, int32_t plus_count,
                          const tern_offset *minus, int32_t minus_count, float level, float *y)
 {
-    const int32_t most = plus_count > minus_count ? plus_count : minus_count;
-    const int32_t pieces = most > limit ? (most - 1) / limit + 1 : 1;
+    const int32_t pieces = tern_pieces(plus_count, minus_count, limit);
     int32_t piece, i;
     for (piece = 0; piece < pieces; piece++) {
-        int32_t adds = plus_count, subtracts = minus_count;
+        const int32_t adds = tern_piece(plus_count, pieces, piece), subtracts = tern_piece(minus_count, pieces, piece);
         int16_t sum[TERN_BLOCK];
-        if (pieces > 1) { /* the first ones are longer by one where it does not come out even */
-            adds = plus_count / pieces + (piece < plus_count % pieces);
-            subtracts = minus_count / pieces + (piece < minus_count % pieces);
-        }
         tern_sum_u8(x, plus, adds, minus, subtracts, TERN_BLOCK, sum);
         plus += adds;
         minus -= subtracts;

@@ -3,6 +3,14 @@ static inline void tern_block_u8(const struct tern_ternary *l, const struct tern
                                  int32_t at, const uint8_t *from, const void *residual, void *out)
 {
     int16_t sum[TERN_BLOCK];
+#if TERN_LONG_ROWS
+    if (l->wide && (taps->plus_count > l->limit || taps->minus_count > l->limit)) {
+        int32_t sums[TERN_BLOCK];
+        tern_sum_i32(from, taps, l->limit, l->finish.run - at, sums);
+        tern_finish_i32(&l->finish, image, row, at, sums, residual, out);
+        return;
+    }
+#endif
 #if TERN_LEVELS
     if (l->level || taps->plus_count > l->limit || taps->minus_count > l->limit) {
         float y[TERN_BLOCK];
@@ -11,6 +19,6 @@ static inline void tern_block_u8(const struct tern_ternary *l, const struct tern
         return;
     }
 #endif
-    tern_sum_u8(from, taps->plus, taps->plus_count, taps->minus, taps->minus_count, l->finish.run - at, sum);
+    tern_sum_i16(from, taps, l->limit, l->finish.run - at, sum);
     tern_finish_i16(&l->finish, image, row, at, sum, residual, out);
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tvm_schedules.backends.c.codes import lists, places, trits
+from tvm_schedules.backends.c.codes import fours, lists, places
 from tvm_schedules.backends.c.program import CORES
 
 __all__ = ["dense", "ternary"]
@@ -14,9 +14,9 @@ __all__ = ["dense", "ternary"]
 _LIST_READS = 15
 """Bytes that may be read behind the last list."""
 
-_BYTE = np.arange(4)
 _PLACE = np.arange(4)
-_WORD = 8 * (_BYTE[:, None] & 1) + 4 * (_PLACE >> 1) + 2 * (_BYTE[:, None] >> 1) + (_PLACE & 1)
+_INPUT = np.arange(8)
+_LANES = 16 * (_INPUT % 4 // 2) + 8 * (_INPUT // 4) + 4 * (_INPUT % 2)
 _VECTOR = np.arange(16)[:, None] + 16 * _PLACE
 
 
@@ -29,8 +29,8 @@ def ternary(rows: np.ndarray) -> tuple[Mapping[str, np.ndarray], bool]:
     found = lists(rows)
     if found is not None:
         return dict.fromkeys(CORES, np.pad(found, (0, _LIST_READS))), True
-    shifts = 2 * _PLACE
-    return {"plain": trits(rows), "dsp": places(rows, _WORD, shifts), "mve": places(rows, _VECTOR, shifts)}, False
+    plain, dsp = fours(rows, 2 * _INPUT, 16, False), fours(rows, _LANES, 14, True)
+    return {"plain": plain, "dsp": dsp, "mve": places(rows, _VECTOR, 2 * _PLACE)}, False
 
 
 def dense(rows: np.ndarray) -> tuple[Mapping[str, np.ndarray], bool]:
