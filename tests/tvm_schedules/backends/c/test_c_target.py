@@ -307,3 +307,20 @@ def test_rows_that_share_their_zeros(
     equal(model, tmp_path, random(2, shape[1] * groups, 9, 7), variants=("vectors", "native", "words", "fixed"))
     text = (tmp_path / "model.c").read_text()
     assert f".lists = {lists}, .together = {2 if lists < 8 else 4}" in text
+
+
+@pytest.mark.parametrize(("group", "alone"), [(1, 0.0), (2, 0.0), (2, 0.02), (4, 0.0)])
+def test_more_taps_than_sixteen_bits_hold(tmp_path: Path, group: int, alone: float) -> None:
+    """Rows of up to 400 taps of one sign, the largest bytes among what they add up, with and without shared zeros."""
+    rng = np.random.default_rng(group)
+    codes = grouped_codes(rng, (8, 70, 3, 3), group, 0.4, alone)
+    codes[0, :60] = np.abs(codes[0, :60])
+    net = Net((2, 70, 9, 7))
+    y = net.op("Conv", net.quantize("input_0", STEP, 9), net.ternary(codes, rng.uniform(1, 5, 8) * 1e-3), net.bias(8))
+    model = net.model(net.quantize(net.op("Relu", y), STEP, 0))
+    x = np.where(random(2, 70, 9, 7) > 0, np.float32(1e3), random(2, 70, 9, 7, seed=6))
+    equal(model, tmp_path, x, variants=("vectors", "native", "words", "fixed"))
+    text = (tmp_path / "model.c").read_text()
+    assert ".wide = 1" in text
+    assert ("tern_ternary_groups_i32(" in text) == (group > 1 and not alone)
+    assert "#define TERN_LEVELS 0" in text

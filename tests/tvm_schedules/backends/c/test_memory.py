@@ -42,7 +42,7 @@ def sanitized_nets() -> dict[str, onnx.ModelProto]:
     x = net.quantize("input_0", STEP, 100)
     nets["three dimensions"] = net.model(net.op("Conv", x, net.weight((3, 2, 2, 3, 3), 0.5), pads=[1] * 6))
     net = Net((1, 32, 11, 9))
-    x = net.op("Conv", net.quantize("input_0", STEP, 9), net.weight((8, 32, 3, 3), 0.6, shared=4), pads=[1] * 4)
+    x = net.op("Conv", net.quantize("input_0", STEP, 9), net.weight((8, 32, 3, 3), 0.02, shared=4), pads=[1] * 4)
     x = net.quantize(net.op("Relu", x), STEP, 0)
     x = net.quantize(net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), STEP, 0)
     x = net.quantize(net.op("Conv", x, net.weight((6, 8, 3, 3), 0.5, shared=2), net.bias(6), pads=[1] * 4), STEP, 90)
