@@ -49,12 +49,14 @@ IMAGE = (2, 6, 5, 7)
 ATTENTION = [(2, 3, 5, 7), (2, 3, 6, 7), (2, 3, 6, 4)]
 
 
-def attention(net: Net, q: str, k: str, v: str, mask: str = "", fill: np.floating | None = None) -> str:
-    """As most networks write it: products, a factor, a mask that is added or says what is filled in, a softmax."""
+def attention(net: Net, q: str, k: str, v: str, *masks: str, fill: np.floating | None = None) -> str:
+    """As most networks write it: products, a factor, masks that are added or say what is filled in, a softmax."""
     scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(F(0.4)))
     if fill is not None:
         scores = net.op("Where", net.const(np.triu(np.ones((5, 6), bool), 2)), net.const(fill), scores)
-    return net.op("MatMul", net.op("Softmax", net.op("Add", scores, mask) if mask else scores), v)
+    for mask in masks:
+        scores = net.op("Add", scores, mask)
+    return net.op("MatMul", net.op("Softmax", scores), v)
 
 
 CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
@@ -120,6 +122,14 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
         lambda n, q, k, v: attention(n, q, k, v, n.const(np.triu(np.full((5, 6), -np.inf, F), 2))),
     ),
     "attention, filled": (ATTENTION, lambda n, q, k, v: attention(n, q, k, v, fill=F(-np.inf))),
+    "attention of three masks": (
+        [*ATTENTION, (2, 1, 1, 6)],
+        lambda n, q, k, v, m: attention(n, q, k, v, n.const(F(n.rng.normal(size=(5, 6)))), m, fill=F(-1e4)),
+    ),
+    "attention of two masks that are known": (
+        ATTENTION,
+        lambda n, q, k, v: attention(n, q, k, v, n.const(F(n.rng.normal(size=(5, 6)))), fill=F(-np.inf)),
+    ),
     "attention of heads that share keys": (
         [(2, 4, 5, 6), (2, 2, 5, 6), (2, 2, 5, 6)],
         lambda n, q, k, v: n.op("Attention", q, k, v, is_causal=1),
@@ -221,6 +231,32 @@ def test_activation_behind_a_layer_is_one_step(tmp_path: Path, kind: str) -> Non
     have = portable.host_model(model, tmp_path)(x0)
     np.testing.assert_allclose(have, run_onnx(model, x0)[0], atol=0.1)
     assert sum("each_" in step.kernel for step in portable.generate(model, tmp_path).steps) == 1
+
+
+@pytest.mark.parametrize("table", ["floats", "ternary", "computed", "bytes"])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_indices_that_are_computed(tmp_path: Path, table: str, dtype: type[np.integer]) -> None:
+    """Embeddings of tokens; rows of another tensor, along another axis."""
+    rng = np.random.default_rng(3)
+    known, axis = table in ("floats", "ternary"), 0 if table in ("floats", "ternary") else 1
+    net = Net((2, 9, 5))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    net.inputs.append(helper.make_tensor_value_info("tokens", kind, (2, 3)))
+    x = net.quantize("input_0", 0.02, 128) if table == "bytes" else "input_0"
+    if known:
+        numbers = rng.normal(size=(9, 40)) if table == "floats" else rng.choice([-0.5, 0, 0.5], (9, 40))
+        x = net.const(numbers.astype(F))
+    y = net.op("Gather", x, "tokens", axis=axis)
+    outputs = [net.quantize(y, 0.02, 128) if table == "bytes" else y, *([net.op("Neg", "input_0")] if known else [])]
+    model = net.model(*outputs)
+    tokens = np.array([[0, 8, -1], [4, -9, 3]], dtype)
+    (x0,) = inputs_of([(2, 9, 5)])
+    have = portable.as_list(portable.host_model(model, tmp_path)(x0, tokens))
+    np.testing.assert_array_equal(have[0], run_onnx(model, x0, tokens)[0])
+    assert ("numbers_" in (tmp_path / "model.c").read_text()) == (table == "ternary")
+    if table == "computed":  # no index leads out of the table
+        (far,) = portable.as_list(portable.host_model(model, tmp_path)(x0, np.full((2, 3), 2**31 - 1, dtype)))
+        np.testing.assert_array_equal(far, np.broadcast_to(x0[:, None, 8:9], far.shape))
 
 
 def test_several_outputs_and_places(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 from tvm_schedules.backends.c.operators.broadcast import LIMITS
 from tvm_schedules.backends.c.site import MATH, MOST_DIMS, Operator, Site, Tensor, loops
 from tvm_schedules.ir.graph import Attention
-from tvm_schedules.ir.view import NOWHERE, View
+from tvm_schedules.ir.view import View
 
 OPERATORS = ("Attention",)
 
+MOST_MASKS = 3
 MOST_INNER = (2**31 - 1) // 255**2
 """Products of bytes that 32 bits hold the sum of."""
 
@@ -27,13 +28,18 @@ struct tern_matrices {
     int32_t at, row, column, lead[6];
 };
 
-/* y = softmax(factor * q k' + mask) v for each of many pairs of matrices. */
+struct tern_mask {
+    struct tern_matrices place;
+    uint8_t limit; /* it is the most that scores may be, and not added */
+};
+
+/* y = softmax(factor * q k' + masks) v for each of many pairs of matrices. */
 struct tern_attention {
-    const float *mask; /* one that is known, or NULL */
+    const float *known_0, *known_1, *known_2; /* masks; NULL: computed */
     int32_t rank, dims[6], pairs, rows, keys, depth, width;
-    struct tern_matrices q, k, v, y, masks;
-    uint8_t masked; /* with a mask that is computed */
-    uint8_t limit; /* the mask is the most that scores may be, and not added */
+    struct tern_matrices q, k, v, y;
+    struct tern_mask mask[3];
+    uint8_t masks; /* how many there are */
     uint8_t empty; /* rows without a key have zeros as results */
     float factor;
     struct tern_number from_q, from_k, from_v, to;
@@ -70,16 +76,16 @@ static float tern_score(const struct tern_attention *l, const void *q, int32_t a
 
 /* A row: scores of all keys, their softmax, the sum of the values; score has memory for as many floats as both are. */
 static void tern_attention_row(const struct tern_attention *l, const void *q, int32_t at_q, const void *k, int32_t at_k,
-                               const void *v, int32_t at_v, const float *mask, void *y, int32_t at, float *score)
+                               const void *v, int32_t at_v, const float *const *mask, void *y, int32_t at, float *score)
 {
     float *const sum = score + l->keys;
     float most = 0, all = 0;
     int32_t t, i;
     for (t = 0; t < l->keys; t++) {
         score[t] = tern_score(l, q, at_q, k, at_k + t * l->k.row);
-        if (mask) {
-            const float other = mask[t * l->masks.column];
-            score[t] = !l->limit ? score[t] + other : other < score[t] ? other : score[t];
+        for (i = 0; i < l->masks; i++) {
+            const float other = mask[i][t * l->mask[i].place.column];
+            score[t] = !l->mask[i].limit ? score[t] + other : other < score[t] ? other : score[t];
         }
         most = t == 0 || score[t] > most ? score[t] : most;
     }
@@ -98,17 +104,22 @@ static void tern_attention_row(const struct tern_attention *l, const void *q, in
 }
 
 static void tern_attention(const struct tern_attention *l, const void *q, const void *k, const void *v,
-                           const void *mask, void *y, void *scratch)
+                           const void *mask_0, const void *mask_1, const void *mask_2, void *y, void *scratch)
 {
-    int32_t pair, row;
+    const float *const given[3] = {l->known_0 ? l->known_0 : (const float *)mask_0,
+                                   l->known_1 ? l->known_1 : (const float *)mask_1,
+                                   l->known_2 ? l->known_2 : (const float *)mask_2};
+    int32_t pair, row, i;
     for (pair = 0; pair < l->pairs; pair++) {
         const int32_t at_q = tern_matrix_at(l, &l->q, pair), at_k = tern_matrix_at(l, &l->k, pair);
         const int32_t at_v = tern_matrix_at(l, &l->v, pair), at = tern_matrix_at(l, &l->y, pair);
-        const float *const masks = l->mask ? l->mask : l->masked ? (const float *)mask : NULL;
         for (row = 0; row < l->rows; row++) {
-            tern_attention_row(l, q, at_q + row * l->q.row, k, at_k, v, at_v,
-                               masks ? masks + tern_matrix_at(l, &l->masks, pair) + row * l->masks.row : NULL,
-                               y, at + row * l->y.row, scratch);
+            const float *rows[3] = {NULL, NULL, NULL};
+            for (i = 0; i < l->masks; i++) {
+                const struct tern_mask *m = &l->mask[i];
+                rows[i] = given[i] + tern_matrix_at(l, &m->place, pair) + row * m->place.row;
+            }
+            tern_attention_row(l, q, at_q + row * l->q.row, k, at_k, v, at_v, rows, y, at + row * l->y.row, scratch);
         }
     }
 }
@@ -116,43 +127,42 @@ static void tern_attention(const struct tern_attention *l, const void *q, const 
 
 
 def lower(site: Site) -> bool:
-    """Of any views; False for more masks than one, and where scores of bytes would be too long."""
+    """Of any views; False for more than :data:`MOST_MASKS` masks, and where scores of bytes would be too long."""
     node = site.node
-    if not isinstance(node, Attention) or len(node.masks) > 1:
+    if not isinstance(node, Attention) or len(node.masks) > MOST_MASKS:
+        return False
+    known = [site.constant(3 + index) for index in range(len(node.masks))]
+    if any(mask is None and site.graph.values[site.name(3 + i)].dtype != "float32" for i, mask in enumerate(known)):
         return False
     q, k, v = (site.read(index) for index in range(3))
-    mask, known = None, site.constant(3)
-    if node.masks and known is None:
-        mask = site.read(3)
-        if mask.dtype != "float32":
-            return False
+    masks = [site.floats(site.name(3 + i)) if mask is None else q for i, mask in enumerate(known)]
     y = site.write()
     if any(t.dtype != "float32" and t.quant is None for t in (q, k, v, y)) or node.q.shape[-1] > MOST_INNER:
         return False
-    masks = node.masks[0] if node.masks else NOWHERE
-    views = (node.q, node.k, node.v, node.out, masks if node.masks else _none(node.q))
+    views = (node.q, node.k, node.v, node.out, *node.masks)
     lead = node.q.shape[:-2]
     nest = loops(lead, *(view.strides[:-2] for view in views))
     if nest is None:
         return False
     sizes, steps = nest
-    fields: dict[str, Any] = {"mask": 0, "rank": len(sizes), "dims": _padded(sizes), "pairs": prod(lead)}
+    fields: dict[str, Any] = {"rank": len(sizes), "dims": _padded(sizes), "pairs": prod(lead)}
     fields |= {"rows": node.q.shape[-2], "keys": node.k.shape[-2], "depth": node.q.shape[-1], "width": node.v.shape[-1]}
-    for name, view, apart in zip(("q", "k", "v", "y", "masks"), views, steps, strict=True):
-        row, column = view.strides[-2:]
-        fields[name] = {"at": view.offset, "row": row, "column": column, "lead": _padded(apart)}
-    fields |= {"masked": mask is not None, "limit": any(node.limits), "empty": node.empty, "factor": node.factor}
+    places = [_matrices(view, apart) for view, apart in zip(views, steps, strict=True)]
+    fields |= dict(zip("qkvy", places[:4], strict=True))
+    fields["mask"] = [{"place": at, "limit": limit} for at, limit in zip(places[4:], node.limits, strict=True)] or [0]
+    tables = {f"known_{i}": np.clip(a.ravel(), *LIMITS).astype(np.float32) for i, a in enumerate(known) if a is not None}
+    fields |= {"masks": len(masks), "empty": node.empty, "factor": node.factor}
     fields |= {"from_q": q.number, "from_k": k.number, "from_v": v.number, "to": y.number}
-    tables = {} if known is None else {"mask": np.clip(known.ravel(), *LIMITS).astype(np.float32)}
     scratch = node.k.shape[-2] + node.v.shape[-1]
-    reads: list[Tensor] = [q, k, v, mask if mask is not None else q]
+    reads: list[Tensor] = [q, k, v, *masks, *[q] * (MOST_MASKS - len(masks))]
     site.add(Operator("attention", (MATH, CODE), fields, tables, scratch), reads, [y])
     return True
 
 
-def _none(view: View) -> View:
-    """The strides of a mask that is not there."""
-    return View(view.shape, (0,) * len(view.shape))
+def _matrices(view: View, lead: list[int]) -> dict[str, Any]:
+    """Fields of a ``struct tern_matrices``."""
+    row, column = view.strides[-2:]
+    return {"at": view.offset, "row": row, "column": column, "lead": _padded(lead)}
 
 
 def _padded(values: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Elements in another order or place: Transpose, Slice, Gather, Split, Concat, Expand, Pad, pixel shuffle.
+"""Elements in another order or place: Transpose, Slice, Gather of known indices, Split, Concat, Expand, Pad, pixel shuffle.
 
 Each is a table of source offsets for every axis of the result, -1 for what is filled in.
 """
@@ -125,7 +125,8 @@ def _slice(site: Site) -> bool:
     return _call(site, x, y, _plain(x.shape, indices, y.shape))
 
 
-def _gather(site: Site) -> bool:
+def gather(site: Site) -> bool:
+    """A Gather of indices that are known."""
     known = site.constant(1)
     if known is None or site.constant(0) is not None:
         return False
@@ -206,7 +207,6 @@ def _shuffle(site: Site) -> bool:
 _FORMS = {
     "Transpose": _transpose,
     "Slice": _slice,
-    "Gather": _gather,
     "Split": _split,
     "Concat": _concat,
     "Expand": _expand,
