@@ -10,7 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_schedules.backends.c.kernels.common.row_groups import row_groups
-from tvm_schedules.backends.c.kernels.common.translation import NULL, SUMS, Translation, operands, tap_offsets, type_words
+from tvm_schedules.backends.c.kernels.common.translation import (
+    NULL,
+    SUMS,
+    Translation,
+    operands,
+    tap_offsets,
+    type_words,
+)
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower

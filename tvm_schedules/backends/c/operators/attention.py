@@ -150,7 +150,9 @@ def lower(site: Site) -> bool:
     places = [_matrices(view, apart) for view, apart in zip(views, steps, strict=True)]
     fields |= dict(zip("qkvy", places[:4], strict=True))
     fields["mask"] = [{"place": at, "limit": limit} for at, limit in zip(places[4:], node.limits, strict=True)] or [0]
-    tables = {f"known_{i}": np.clip(a.ravel(), *LIMITS).astype(np.float32) for i, a in enumerate(known) if a is not None}
+    tables = {
+        f"known_{i}": np.clip(a.ravel(), *LIMITS).astype(np.float32) for i, a in enumerate(known) if a is not None
+    }
     fields |= {"masks": len(masks), "empty": node.empty, "factor": node.factor}
     fields |= {"from_q": q.number, "from_k": k.number, "from_v": v.number, "to": y.number}
     scratch = node.k.shape[-2] + node.v.shape[-1]
