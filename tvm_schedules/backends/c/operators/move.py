@@ -1,4 +1,4 @@
-"""Elements in another order or place: Transpose, Slice, Gather of known indices, Split, Concat, Expand, Pad, pixel shuffle.
+"""Elements in another order or place: Transpose, Slice, Split, Concat, Expand, Pad, pixel shuffle, known indices.
 
 Each is a table of source offsets for every axis of the result, -1 for what is filled in.
 """
