@@ -24,6 +24,13 @@ NAME = "dense"
 """What artifacts and tuning databases call this kernel."""
 
 
+PANEL_BYTES = 128 << 10
+"""Bytes of a panel at most: it is read in order, for which the second-level cache is near enough."""
+
+JOBS = 16
+"""Jobs of a layer with panels at least, if there are enough output channels."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that the code depends on.
@@ -39,6 +46,8 @@ class Spec:
         epilogue: What follows the accumulation: scale, bias, residual, clip, rounding.
         sums: How products are added: ``floats``; ``integers``, 16-bit ones into 32-bit sums (Arm's SMLAL); or
             ``pairs``, two such products at once (x86's PMADDWD).
+        chunks: Parts of a group's register blocks of output channels, for threads, where those of a part share a panel
+            of pairs of pixels; else 0.
     """
 
     x: Halo
@@ -50,6 +59,7 @@ class Spec:
     parallel: bool
     epilogue: Epilogue
     sums: Sums = "floats"
+    chunks: int = 0
 
     @property
     def lanes(self) -> int:
@@ -87,7 +97,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     block = min(vectors, most)
     block = ctx.configs.knob(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
     parallel = macs > ctx.serial * 4
-    spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, sums)
+    chunks = _chunks(weight.values, window, tile, block * vector, vectors // block) if sums == "pairs" else 0
+    spec = Spec(x, window, channels, vector, block, tile, parallel, end.epilogue, sums, chunks)
     reason = "depthwise, multiply-add" if depthwise else f"dense {weight.values.dtype} weight, multiply-add"
     info = {"macs": macs, "nonzero_macs": macs, "bytes_weights": weight.values.nbytes, "reason": reason}
     ctx.report(node, weight, NAME, reason)
@@ -106,6 +117,22 @@ def _sums(ctx: Lowering, x: Halo, values: np.ndarray, depthwise: bool) -> Sums:
     if ctx.target.arm64:
         return "integers"
     return "pairs" if ctx.target.architecture == "x86_64" and not depthwise else "floats"
+
+
+def _chunks(values: np.ndarray, window: Window, tile: int, size: int, blocks: int) -> int:
+    """Parts of a group's register blocks of output channels that share a panel, 0 without panels.
+
+    Args:
+        values: The weight.
+        window: Geometry.
+        tile: Output channels a register block.
+        size: Bytes of a block of pixels for two taps.
+        blocks: Blocks of pixels.
+    """
+    row_blocks = -(-values.shape[0] // window.groups // tile)
+    if row_blocks < 2 or -(-values[0].size // 2) * size > PANEL_BYTES:
+        return 0
+    return min(row_blocks // 2, -(-JOBS // max(1, blocks)))
 
 
 def _tile(rows: int, most: int) -> int:

@@ -5,11 +5,13 @@ converted as they are read; as float32, products of 8-bit integers add up exactl
 Arm multiplies 16-bit integers into 32-bit sums in one instruction, which spares the conversion; x86 adds two such
 products at once.
 
-Bound by multiply-adds: every pixel that is loaded serves a register block of output channels.
+Bound by multiply-adds: every pixel that is loaded serves a register block of output channels. Pairs of pixels are put
+together once for many of these, in a panel that stays in the caches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,54 +132,113 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 def emit(spec: Spec) -> Any:
     """Makes the PrimFunc: ``x, values, offsets, <epilogue>``."""
-    ep, x, window, tile = spec.epilogue, spec.x, spec.window, spec.tile
-    lanes = spec.lanes
-    kind, dtype = KINDS[spec.sums]
-    per_group, fan = spec.rows // window.groups, x.channels // window.groups
-    steps = -(-fan * int(np.prod(window.kernel)) // kind.taps)
-    row_blocks = -(-per_group // tile)
-    full, tail = divmod(spec.pixels // lanes, spec.block)
-    blocks = full + bool(tail)
-    image = x.channels * x.phases * x.plane
+    arguments = [("x", spec.x.dtype), ("values", KINDS[spec.sums][1]), ("offsets", "int32")]
 
     def body(e: Emitter, *pointers: Any) -> None:
-        bx = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
-        values = e.view(pointers[1], window.groups * row_blocks * steps * tile, dtype)
-        offsets = e.view(pointers[2], steps * kind.taps, "int32")
-        views = views_of(e, ep, list(pointers[3:]), spec.rows, spec.pixels)
+        _Code(e, spec, pointers).jobs()
 
-        def pixels(acc: Any, n: Any, block: Any, group: Any, row_block: Any, vectors: int) -> None:
-            start = block * (spec.block * lanes)
-            base = n * image + group * (fan * x.phases * x.plane) + start
-            for slot in range(tile * vectors):
-                acc.zero(slot)
-            first = (group * row_blocks + row_block) * (steps * tile)
-            with e.loop(steps) as t:
-                at = [e.load(offsets, t * kind.taps + tap) + base for tap in range(kind.taps)]
-                factors = acc.factors(values, first + t * tile)
-                # One factor at a time: with all of them beside the sums, 16 registers are one too few.
-                pixel = [acc.pixels([e.load(bx, one + v * lanes, lanes) for one in at]) for v in range(vectors)]
-                for i in range(tile):
-                    for v in range(vectors):
-                        acc.add(i * vectors + v, pixel[v], factors[i])
-            for i in range(tile):
-                inner = row_block * tile + i
-                with e.when(inner < per_group):
-                    o = group * per_group + inner
-                    for v in range(vectors):
-                        store_pixels(e, ep, views, acc.sum(i * vectors + v), n, o, start + v * lanes, lanes)
-                    fill_borders(e, ep.out, views["out"], n, o, spec.pixels, block=block, blocks=blocks)
+    return kernel_function([*arguments, *spec.epilogue.arguments], body)
 
-        with e.jobs(x.batch * window.groups * row_blocks * blocks, spec.parallel) as job:
+
+class _Code:
+    """The code of one function.
+
+    Attributes:
+        kind: Class of the sums.
+        steps: Taps, or pairs of them, of a group.
+        row_blocks: Register blocks of output channels of a group.
+        full: Whole blocks of pixels.
+        tail: Vectors of the last block, if it is not whole.
+        views: Arrays of the epilogue.
+    """
+
+    def __init__(self, e: Emitter, spec: Spec, pointers: Any) -> None:
+        self.e, self.spec, x, groups = e, spec, spec.x, spec.window.groups
+        self.kind, dtype = KINDS[spec.sums]
+        self.per_group, self.fan = spec.rows // groups, x.channels // groups
+        self.steps = -(-self.fan * int(np.prod(spec.window.kernel)) // self.kind.taps)
+        self.row_blocks = -(-self.per_group // spec.tile)
+        self.full, self.tail = divmod(spec.pixels // spec.lanes, spec.block)
+        self.x = e.view(pointers[0], x.elements + spec.pixels, x.dtype)
+        self.values = e.view(pointers[1], groups * self.row_blocks * self.steps * spec.tile, dtype)
+        self.offsets = e.view(pointers[2], self.steps * self.kind.taps, "int32")
+        self.views = views_of(e, spec.epilogue, list(pointers[3:]), spec.rows, spec.pixels)
+
+    def jobs(self) -> None:
+        """All jobs: a block of pixels of a register block of output channels, or of as many as share a panel."""
+        e, spec, x = self.e, self.spec, self.spec.x
+        blocks, parts = self.full + bool(self.tail), spec.chunks or self.row_blocks
+        with e.jobs(x.batch * spec.window.groups * parts * blocks, spec.parallel) as job:
             block, rest = job % blocks, job // blocks
-            row_block, rest = rest % row_blocks, rest // row_blocks
-            group, n = rest % window.groups, rest // window.groups
-            acc = kind(e, spec)
-            if full:
-                with e.when(block < full):
-                    pixels(acc, n, block, group, row_block, spec.block)
-            if tail:
-                with e.when(block == full):
-                    pixels(acc, n, block, group, row_block, tail)
+            part, rest = rest % parts, rest // parts
+            group, n = rest % spec.window.groups, rest // spec.window.groups
+            first = (n * x.channels + group * self.fan) * (x.phases * x.plane) + block * (spec.block * spec.lanes)
+            acc = self.kind(e, spec)
+            panel = e.scratch(self.steps * spec.block * spec.lanes, "int32") if spec.chunks else None
+            whole, last = (spec.block, block < self.full), (self.tail, block == self.full)
+            for vectors, holds in (whole, last):
+                if vectors and (self.full or vectors == self.tail):
+                    with e.when(holds):
+                        if panel is None:
+                            self._channels(acc, (n, group, block), part, vectors, self._memory(acc, first, vectors))
+                        else:
+                            self._several(acc, (n, group, block), part, vectors, first, panel)
 
-    return kernel_function([("x", x.dtype), ("values", dtype), ("offsets", "int32"), *ep.arguments], body)
+    def _memory(self, acc: Any, first: Any, vectors: int) -> Callable[[Any], list[Any]]:
+        """What reads the pixels of a step, of a block that begins at element ``first``."""
+        e, taps, lanes = self.e, self.kind.taps, self.spec.lanes
+
+        def read(t: Any) -> list[Any]:
+            at = [e.load(self.offsets, t * taps + tap) + first for tap in range(taps)]
+            return [acc.pixels([e.load(self.x, one + v * lanes, lanes) for one in at]) for v in range(vectors)]
+
+        return read
+
+    def _several(self, acc: Any, place: tuple[Any, Any, Any], chunk: Any, vectors: int, first: Any, panel: Any) -> None:
+        """The output channels of a chunk, which read a panel of pairs of pixels."""
+        e, lanes = self.e, self.spec.lanes
+        read = self._memory(acc, first, vectors)
+        with e.loop(self.steps) as t:
+            for v, pixel in enumerate(read(t)):
+                e.store(panel, (t * vectors + v) * lanes, e.bits(pixel, f"int32x{lanes}"), lanes)
+
+        def again(t: Any) -> list[Any]:
+            loaded = [e.load(panel, (t * vectors + v) * lanes, lanes) for v in range(vectors)]
+            return [e.bits(pixel, f"int16x{2 * lanes}") for pixel in loaded]
+
+        share = -(-self.row_blocks // self.spec.chunks)
+        with e.loop(share) as i:
+            row_block = chunk * share + i
+            with e.when(row_block < self.row_blocks):
+                self._channels(acc, place, row_block, vectors, again)
+
+    def _channels(
+        self,
+        acc: Any,
+        place: tuple[Any, Any, Any],
+        row_block: Any,
+        vectors: int,
+        pixels: Callable[[Any], list[Any]],
+    ) -> None:
+        """A register block of output channels: image, group and block of pixels are the ``place``."""
+        e, spec, (n, group, block) = self.e, self.spec, place
+        for slot in range(spec.tile * vectors):
+            acc.zero(slot)
+        first = (group * self.row_blocks + row_block) * (self.steps * spec.tile)
+        with e.loop(self.steps) as t:
+            factors = acc.factors(self.values, first + t * spec.tile)
+            # One factor at a time: with all of them beside the sums, 16 registers are one too few.
+            pixel = pixels(t)
+            for i in range(spec.tile):
+                for v in range(vectors):
+                    acc.add(i * vectors + v, pixel[v], factors[i])
+        start, blocks = block * (spec.block * spec.lanes), self.full + bool(self.tail)
+        for i in range(spec.tile):
+            inner = row_block * spec.tile + i
+            with e.when(inner < self.per_group):
+                o = group * self.per_group + inner
+                for v in range(vectors):
+                    at = start + v * spec.lanes
+                    store_pixels(e, spec.epilogue, self.views, acc.sum(i * vectors + v), n, o, at, spec.lanes)
+                out = spec.epilogue.out
+                fill_borders(e, out, self.views["out"], n, o, spec.pixels, block=block, blocks=blocks)
