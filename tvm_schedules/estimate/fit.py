@@ -40,7 +40,8 @@ class Fit:
     """Coefficients by group.
 
     Attributes:
-        groups: Coefficients of the groups that were measured often enough, in the rows' unit.
+        groups: Coefficients of the groups, in the rows' unit; of those that were measured seldom, the kernel's times a
+            factor.
         others: By kernel, of all its groups together; ``""`` for all kernels.
     """
 
@@ -79,8 +80,15 @@ def fit(rows: Sequence[Row], floor: float) -> Fit:
         for name in (row.group.partition(" ")[0], ""):
             kernels[name].append(row)
     floors = {name: floor + _LITTLE * total for name, total in totals.items()}
-    own = {name: _solve(found, floors) for name, found in groups.items() if len(found) >= _FEWEST}
-    return Fit(own, {name: _solve(found, floors) for name, found in kernels.items()})
+    others = {name: _solve(found, floors) for name, found in kernels.items()}
+    own = {}
+    for name, found in groups.items():
+        if len(found) >= _FEWEST:
+            own[name] = _solve(found, floors)
+        else:  # too few to tell coefficients apart, yet they say how much longer this takes than others of the kernel
+            usual = others[name.partition(" ")[0]]
+            own[name] = usual * float(np.median([row.value / max(1e-30, usual @ row.numbers) for row in found]))
+    return Fit(own, others)
 
 
 def _solve(rows: Sequence[Row], floors: Mapping[str, float]) -> Array:

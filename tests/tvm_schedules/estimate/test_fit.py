@@ -78,6 +78,17 @@ def test_a_group_without_measurements_is_guessed_and_said_to_be() -> None:
     assert not made.knows("fallback Softmax")
 
 
+def test_a_group_of_few_measurements_takes_its_kernels_coefficients_times_a_factor() -> None:
+    rows = list(made_table().rows)
+    own = [row for row in rows if row.group == "sparse uint8"][:3]
+    rows += [replace(row, group="sparse uint8 then gelu", value=2.5 * row.value) for row in own]
+    made = fit(rows, 1e-6)
+    numbers = [1.0] * len(NAMES)
+    ratio = made.value("sparse uint8 then gelu", numbers) / made.value("sparse float32", numbers)
+    assert ratio == pytest.approx(2.5, rel=0.05)
+    assert made.knows("sparse uint8 then gelu")
+
+
 def test_sizes_of_libraries_follow_from_their_kernels() -> None:
     code, metadata = made_table().library_bytes({"sparse uint8": 20, "dense uint8": 2}, 30)
     assert code == pytest.approx(5000 + 700 * 20, rel=0.01)
