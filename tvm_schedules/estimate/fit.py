@@ -73,14 +73,16 @@ def fit(rows: Sequence[Row], floor: float) -> Fit:
         floor: Differences as small as this do not count much: what a clock cannot tell apart.
     """
     totals: dict[str, float] = defaultdict(float)
-    groups, kernels = defaultdict(list), defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         totals[row.network] += row.value
         groups[row.group].append(row)
-        for name in (row.group.partition(" ")[0], ""):
-            kernels[name].append(row)
     floors = {name: floor + _LITTLE * total for name, total in totals.items()}
-    others = {name: _solve(found, floors) for name, found in kernels.items()}
+    others = {}
+    for name in {"", *(group.partition(" ")[0] for group in groups)}:
+        parts = [found for group, found in groups.items() if name in ("", group.partition(" ")[0])]
+        often = [found for found in parts if len(found) >= _FEWEST]
+        others[name] = _solve([row for found in often or parts for row in found], floors)
     own = {}
     for name, found in groups.items():
         if len(found) >= _FEWEST:
