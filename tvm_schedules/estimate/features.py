@@ -100,7 +100,7 @@ def _bytes(buffers: Sequence[Buffer], constant: bool) -> int:
 def _passes(spec: Any) -> int:
     """How often a step reads all its weights."""
     if hasattr(spec, "inputs"):
-        return int(spec.batch)
+        return ceil(spec.batch / _tile(spec)[0])
     return _blocks(spec)[1] if hasattr(spec, "epilogue") and hasattr(spec, "pixels") else 1
 
 
@@ -129,8 +129,16 @@ def _linear(spec: Any) -> tuple[float, ...]:
     together = spec.step if hasattr(spec, "dot") else 1
     blocks = spec.batch * ceil(spec.outputs / lanes)
     vectors = blocks * ceil(spec.inputs / together)
-    rows = getattr(spec, "rows", 1)  # of a tile, for which weights are loaded once
-    return vectors, vectors / rows, vectors / getattr(spec, "tile", 1), spec.batch * spec.outputs, blocks
+    rows, tile = _tile(spec)
+    return vectors, vectors / rows, vectors / tile, spec.batch * spec.outputs, blocks
+
+
+def _tile(spec: Any) -> tuple[int, int]:
+    """Of a layer over rows: rows for which weights are loaded once, and vectors of sums that are held at a time."""
+    if hasattr(spec, "tiling"):
+        rows, vectors = spec.tiling
+        return int(rows), int(rows * vectors)
+    return int(getattr(spec, "rows", 1)), int(getattr(spec, "tile", 1))
 
 
 def _attention(spec: Any) -> tuple[float, ...]:
