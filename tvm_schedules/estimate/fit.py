@@ -89,7 +89,7 @@ def fit(rows: Sequence[Row], floor: float) -> Fit:
             own[name] = _solve(found, floors)
         else:  # too few to tell coefficients apart, yet they say how much longer this takes than others of the kernel
             usual = others[name.partition(" ")[0]]
-            own[name] = usual * float(np.median([row.value / max(1e-30, usual @ row.numbers) for row in found]))
+            own[name] = usual * float(np.median([row.value / max(1e-30, float(usual @ row.numbers)) for row in found]))
     return Fit(own, others)
 
 
