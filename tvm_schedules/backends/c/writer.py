@@ -212,7 +212,7 @@ class _Text:
             )
         arena = (
             f"#ifndef {self.upper}_NO_STATIC_ARENA\nTERN_ARENA static union {{\n    uint64_t aligned;\n"
-            f"    uint8_t bytes[{self.upper}_ARENA_BYTES];\n}} tern_arena;\n#endif"
+            f"    uint8_t bytes[{self.upper}_ARENA_BYTES];\n}} tern_arena TERN_EIGHT;\n#endif"
         )
         return "\n\n".join([arena, *parts])
 

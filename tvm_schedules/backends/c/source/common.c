@@ -52,8 +52,10 @@
 #define TERN_CONVERTS 1 /* floats are rounded to integers, as the rounding mode says, by an instruction that saturates */
 #endif
 
-/* Without floating point, bytes are made from sums in whole numbers, the same ones; a few are decided by the floats. */
-#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen))
+/* Without floating point, bytes are made from sums in whole numbers, the same ones; a few are decided by the floats. So
+   it is where a double is no longer than a float (AVR), which would not do for tern_fma_double. */
+#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen)) \
+    || (defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8)
 #define TERN_FIXED 1
 #endif
 #if defined(TERN_FIXED)
@@ -66,6 +68,13 @@
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && UINTPTR_MAX == 0xffffffffu \
     && !defined(TERN_AS_COMPILED)
 #pragma GCC optimize("O3")
+#endif
+
+/* Alignment of the arena, also where no type asks for it. */
+#if defined(__GNUC__)
+#define TERN_EIGHT __attribute__((aligned(8)))
+#else
+#define TERN_EIGHT
 #endif
 
 /* Helpers, which not every network uses. */
