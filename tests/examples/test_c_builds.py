@@ -18,7 +18,7 @@ from tvm_schedules.targets.registry import c_source
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c"
 ARDUINO = [Path("/usr/share/arduino-builder"), Path("/usr/share/arduino/hardware")]
-PLATFORM = '''
+PLATFORM = """
 from SCons.Script import Default, DefaultEnvironment
 
 env = DefaultEnvironment()
@@ -28,7 +28,7 @@ core = ["-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
 linking = ["-nostartfiles", "-nostdlib", "-Wl,--entry=reset", "-T", env.GetProjectOption("custom_memory")]
 env.Append(CCFLAGS=[*core, "-ffreestanding"], LINKFLAGS=[*core, *linking], LIBS=["gcc"])
 Default(env.BuildProgram())
-'''
+"""
 """What PlatformIO would fetch for a board: how its compiler is called."""
 
 
