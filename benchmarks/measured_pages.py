@@ -281,31 +281,38 @@ def shared_zeros(data: Mapping[str, Any]) -> list[str]:
         "# Shared zeros: single layers",
         "",
         *paragraph(
-            f"3x3 layers of 8-bit activations with random codes, on one thread of an {data['machine']['cpu']}{avx2},",
-            f"{data['when'][:10]}: `{data['command']}`. Our two kernels and onnxruntime's",
-            f'dense int8 took turns, and the least time of {data["turns"]} turns counts. "Lists" is the faster of the',
-            'kernels that read lists of single channels. "Chosen" is what a build takes. The',
-            "[guide](../guides/shared-zeros.md) says how such weights are trained.",
+            f"3x3 layers with random codes, on one thread of an {data['machine']['cpu']}{avx2},",
+            f"{data['when'][:10]}: `{data['command']}`. Our kernels and onnxruntime with dense weights, of 8 bits or",
+            f"floats as the activations are, took turns, and the least time of {data['turns']} turns counts.",
+            '"Single" is the fastest of the kernels that compute channel by channel. "Chosen" is what a build takes.',
+            '"Of ceiling" is how many of the weights\' codes the kernel of shared zeros adds a second, as a share of',
+            "what this machine could do at best with a load for every addition. A pixel that is loaded once for",
+            "several channels may exceed that. The [guide](../guides/shared-zeros.md) says how to train such weights.",
         ),
         table_row(
             "channels, image",
+            "inputs",
             "zeros",
             "channels that share them",
-            "lists, us",
+            "single, us",
             "shared, us",
             "onnxruntime, us",
-            "lists / shared",
+            "single / shared",
             "onnxruntime / shared",
+            "of ceiling",
             "chosen",
         ),
-        "|---|" + "---:|" * 7 + "---|",
+        "|---|---|" + "---:|" * 8 + "---|",
     ]
     for row in data["rows"]:
-        times = [row[f"{name}_us"] for name in ("lists", "shared", "onnxruntime")]
+        times = [row[f"{name}_us"] for name in ("single", "shared", "onnxruntime")]
         ratios = (f"{time / times[1]:.2f}" for time in (times[0], times[2]))
         layer = f"{row['channels']}, {row['size']}x{row['size']}"
+        inputs = {"u8": "8 bits", "f32": "float"}[row["inputs"]]
         counts = (_percent(row["zeros"], 0), str(row["group"]))
-        lines.append(table_row(layer, *counts, *(f"{time:.0f}" for time in times), *ratios, f"`{row['chosen']}`"))
+        near = _percent(row["gadds"] / row["ceiling"], 0)
+        numbers = (*(f"{time:.0f}" for time in times), *ratios, near)
+        lines.append(table_row(layer, inputs, *counts, *numbers, f"`{row['chosen']}`"))
     return lines
 
 

@@ -57,10 +57,14 @@ def _recipe(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Ratios of all layers in words, ``lists`` and ``onnxruntime`` over ours, by kind: ``80 by 4`` and the like."""
+    """Ratios of all layers in words, ``single`` and ``onnxruntime`` over ours, by kind: ``80 by 4`` and the like.
+
+    With float inputs ``floats 80 by 4``.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        kind = found.setdefault(f"{100 * row['zeros']:.0f} by {row['group']}", {"lists": [], "onnxruntime": []})
+        name = f"{'floats ' if row['inputs'] == 'f32' else ''}{100 * row['zeros']:.0f} by {row['group']}"
+        kind = found.setdefault(name, {"single": [], "onnxruntime": []})
         for peer, ratios in kind.items():
             ratios.append(row[f"{peer}_us"] / row["shared_us"])
     return {

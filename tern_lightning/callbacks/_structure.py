@@ -40,7 +40,7 @@ PAIRS_IN_C = Structure(
 """In C for microcontrollers."""
 
 ELEMENTS = Structure(
-    "element", (1, 1), "single weights are pruned, as no kernel for graphics processors gains from shared zeros"
+    "element", (1, 1), "single weights are pruned, as nothing was measured of shared zeros on graphics processors"
 )
 
 
