@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--functions", type=int, default=0, metavar="N", help="also show the N heaviest functions")
     made.add_argument("--folder", type=Path, help="keep exported networks here, and take them from here")
     made.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    made.add_argument("--add", action="store_true", help="keep what the file of --json has of other rows")
     made.add_argument("--compare", metavar="FILE", help="what moved since such a file; 1 where anything takes more")
     made.add_argument("--cmsis-nn", type=Path, metavar="FOLDER", help="count CMSIS-NN too, from a checkout of it")
     made.add_argument("--verify", action="store_true", help="compare every network with onnxruntime first")
@@ -67,9 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     theirs = cmsis_nn.counted(wanted, cores, options.cmsis_nn.resolve()) if options.cmsis_nn else {}
     print(report.table(rows, report.reference(theirs)))
     if options.json:
-        command = _command(options)
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        data = {"when": when, "command": command, "tools": _versions(cores), "cmsis_nn": theirs, "rows": rows}
+        data: dict[str, Any] = {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "commands": [_command(options)],
+        }
+        data |= {"tools": _versions(cores), "cmsis_nn": theirs, "rows": rows}
+        if options.add and Path(options.json).exists():
+            data = report.merged(json.loads(Path(options.json).read_text()), data)
         write_file(options.json, json.dumps(data, indent=1) + "\n")
     if before is None:
         return 0

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.mcu.cores import CORES
 from benchmarks.mcu.networks import SHARED
 
-__all__ = ["SAME", "changes", "key", "reference", "table"]
+__all__ = ["SAME", "changes", "key", "merged", "reference", "table"]
 
 Row = Mapping[str, Any]
 SAME = 0.005
@@ -40,6 +40,24 @@ def ratio(row: Row, peers: Mapping[str, Any]) -> float | None:
 def key(row: Row) -> tuple[Any, ...]:
     """What a row is about."""
     return row["what"], row["core"], row["zeros"], row["depthwise"], row["options"]
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A file of counts with the rows of a later one in the place of its own, and all commands.
+
+    Args:
+        old: What ``--json`` wrote.
+        new: What it writes now.
+    """
+    counted = {key(row) for row in new["rows"]}
+    names = dict.fromkeys([*old["cmsis_nn"], *new["cmsis_nn"]])
+    return {
+        "when": new["when"],
+        "commands": list(dict.fromkeys([*old["commands"], *new["commands"]])),
+        "tools": {**old["tools"], **new["tools"]},
+        "cmsis_nn": {what: {**old["cmsis_nn"].get(what, {}), **new["cmsis_nn"].get(what, {})} for what in names},
+        "rows": [*(row for row in old["rows"] if key(row) not in counted), *new["rows"]],
+    }
 
 
 def name(row: Row) -> str:

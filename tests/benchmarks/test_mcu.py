@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.mcu import cmsis_nn, count, networks, report
+from benchmarks.mcu import cmsis_nn, count, networks, page, report
 from benchmarks.mcu.__main__ import main
 from tests.tvm_schedules.nets import Net
 
@@ -62,6 +63,45 @@ def test_command_writes_what_it_compares_with(tmp_path: Path, capsys: pytest.Cap
     path.write_text(json.dumps(data))
     assert main([*arguments, "--compare", str(path)]) == 1
     assert f"since {path}" in capsys.readouterr().out
+
+
+def rows_of(*cores: str, instructions: int, what: str = "linear") -> list[dict[str, Any]]:
+    row = {"what": what, "zeros": 0.8, "depthwise": False, "options": "-O3", "instructions": instructions}
+    return [{**row, "core": core, "flash": 100_000, "arena": 1000, "stack": 30, "live": 900} for core in cores]
+
+
+def test_later_counts_take_the_place_of_earlier_ones() -> None:
+    file = {"when": "1", "tools": {"a": "1"}, "commands": ["x"], "cmsis_nn": {"linear": {"m4": 5}}}
+    old = {**file, "rows": rows_of("m4", "m7", instructions=7)}
+    new = {
+        **file,
+        "when": "2",
+        "commands": ["y"],
+        "cmsis_nn": {"linear": {"m7": 6}},
+        "rows": rows_of("m7", instructions=8),
+    }
+    made = report.merged(old, new)
+    assert [(row["core"], row["instructions"]) for row in made["rows"]] == [("m4", 7), ("m7", 8)]
+    assert (made["when"], made["commands"]) == ("2", ["x", "y"])
+    assert made["cmsis_nn"] == {"linear": {"m4": 5, "m7": 6}}
+
+
+def test_page_tells_every_miss_without_rounding() -> None:
+    """One instruction decides; bytes too."""
+    aim = 96_000  # of 160 thousand on a Cortex-M4
+    file = {"when": "2026-01-01", "tools": {}, "commands": ["count"], "cmsis_nn": {}}
+    for instructions, said in ((aim, "1 of 1 are reached"), (aim + 1, "1 more than the aim")):
+        text = "\n".join(page.mcu({**file, "rows": rows_of("m4", instructions=instructions)}))
+        assert said in text
+        assert f"| 0.600 | 0.600 | {'reached' if instructions == aim else 'missed'} |" in text
+    text = "\n".join(page.mcu({**file, "rows": rows_of("m4", instructions=1, what="autoencoder")}))
+    assert "4 of 4 are reached" in text
+    assert "dense weights" not in text
+    (row,) = rows_of("m4", instructions=1, what="autoencoder")
+    text = "\n".join(page.mcu({**file, "rows": [{**row, "flash": 206_620}]})).replace("\n", " ")
+    assert "3 of 4 are reached" in text
+    assert "103,620 more than the aim" in text
+    assert "everything else takes 42,780 bytes" in text
 
 
 def test_changes_and_ratios() -> None:
