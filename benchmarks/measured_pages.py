@@ -330,25 +330,21 @@ def training_step(data: Mapping[str, Any]) -> list[str]:
         "# What a training step costs",
         "",
         *paragraph(
-            "Figures are per cent over the float network's step measured just before, medians of",
-            f"{data['rounds']} rounds, on one thread of an {data['machine']}, {data['when']}: `{data['command']}`",
-            "and the same for `resnet20` with `admm`. ResNet-20's figures vary by up to four points from round",
-            "to round.",
+            f"Figures are per cent over the float network's step measured just before ({data['clock']}), medians of",
+            f"{data['rounds']} rounds, on one thread of an {data['machine']}, {data['when']}: `{data['command']}`.",
+            f"The machine had other work; {data['note']}",
         ),
-        table_row("", *networks.values()),
-        "|---|" + "---:|" * len(networks),
+        table_row("", *(f"{name}: time" for name in networks.values()), *("peak memory" for _ in networks)),
+        "|---|" + "---:|" * 2 * len(networks),
     ]
     for name, percent in data["percent"].items():
-        cells = [f"{percent[network]:.1f}" if network in percent else "" for network in networks]
+        cells = [f"{one[network]:.1f}" for one in (percent, data["memory_percent"][name]) for network in networks]
         lines.append(table_row(STEP_NAMES.get(name, f"`{name}`"), *cells))
-    grown = data["memory_percent"]
     lines += [
         "",
         *paragraph(
-            "Peak memory of the transformer's step grows by",
-            f"{grown['transformer'][0]} to {grown['transformer'][1]} %, most with `hestia`, because its activations",
-            "are small beside its weights; that of ResNet-20 by",
-            f"{grown['resnet20'][0]} to {grown['resnet20'][1]} %.",
+            "The activations of the transformer's step are small beside its weights, so that what a method keeps of",
+            "a weight shows in its peak memory. Activations in 8 bits are kept beside those that were rounded.",
         ),
         "## Older figures, with other packages beside",
         "",

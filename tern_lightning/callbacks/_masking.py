@@ -25,7 +25,7 @@ from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.layer_types import channel_axis, find_weight, kind_of, weight_of
 from tern_lightning.nn.recurrent_weights import layer_at, named_layers
 from tern_lightning.nn.ternary_layers import effective_weight
-from tern_lightning.nn.weight_mask import apply_mask, mask_of, prune, share_mask, weight_mask
+from tern_lightning.nn.weight_mask import apply_mask, clear, mask_of, prune, share_mask, weight_mask
 from tern_lightning.ternary_tensor import TernaryTensor
 
 
@@ -193,7 +193,7 @@ class MaskCallback(WeightCallback):
         for target, _ in self._of(optimizer):
             keep, grad = target.keep, target.weight.grad
             if keep is not None and grad is not None:
-                grad.masked_fill_(~keep, 0)
+                clear(grad, keep)
 
     @override
     def after_step(self, optimizer: Optimizer) -> None:

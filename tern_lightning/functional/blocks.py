@@ -6,13 +6,57 @@ times as much as that. So what a method computes on its way is computed block by
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 18
-"""Elements of a block for every thread: a megabyte of float32, which fits into a core's second cache or nearly so."""
+BLOCK = 1 << 20
+"""Elements of a block for every thread: four megabytes of float32, a few of which fit into a processor's last cache.
+
+Smaller blocks are nearer to a core, but to start an operation costs as much as a hundred thousand elements.
+"""
+
+_LEAST = 1 << 14
+"""Elements from which kept memory pays: the C library keeps smaller pieces by itself."""
+_KEPT = threading.local()
+
+
+def scratch(like: Tensor, index: int = 0, most: int | None = None) -> Tensor:
+    """Memory for what is computed on the way in a block, of its shape and type, with any values.
+
+    It is the same memory at the next call with the same index: the C library gives pieces of this size back to the
+    system, and memory that has just come from there costs several times the arithmetic.
+
+    Args:
+        like: The block.
+        index: Which of several that are needed at a time.
+        most: The most elements that are kept; None for those of a block.
+    """
+    if not plain(like) or like.requires_grad or torch.jit.is_tracing():
+        return torch.empty_like(like)
+    if not _LEAST <= like.numel() <= (BLOCK * torch.get_num_threads() if most is None else most):
+        return torch.empty_like(like)
+    kept: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("memory", {})
+    found = kept.get((index, like.dtype))
+    if found is None or found.numel() < like.numel():
+        with torch.inference_mode(False):
+            found = kept[index, like.dtype] = torch.empty(like.numel(), dtype=like.dtype)
+    return found[: like.numel()].view(like.shape)
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor lies in this process's memory, which those of compilers and of ``torch.func`` do not."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # a tensor of torch.func
+        return False
+    return True
 
 
 def blocks(*rows: Tensor) -> list[tuple[Tensor, ...]]:
@@ -40,6 +84,19 @@ def blocks(*rows: Tensor) -> list[tuple[Tensor, ...]]:
     count = -(-width // size)
     cut = (one.split(size, 1) if one.shape[1] > 1 else [one] * count for one in rows)
     return list(zip(*cut, strict=True))
+
+
+def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors of one shape in the same places; whole ones where the elements of one do not lie in order.
+
+    Example:
+        >>> import torch
+        >>> [part.shape for (part,) in pieces(torch.zeros(2, 3))]
+        [torch.Size([1, 6])]
+    """
+    if all(one.is_contiguous() for one in tensors):
+        return blocks(*(one.view(1, -1) for one in tensors))
+    return [tensors]
 
 
 def one_block(elements: int) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tern_lightning.products import as_factor
+from tern_lightning.functional.spare import SpareMemory
+from tern_lightning.products import as_factor, scaled
 
 
 class _Attach(torch.autograd.Function):
@@ -47,6 +48,39 @@ def attach(values: Tensor, latent: Tensor, slope: Tensor | float | None = None) 
     if isinstance(slope, Tensor) and slope.dtype == torch.bool:
         slope = as_factor(slope)
     found: Tensor = _Attach.apply(values, latent, slope)
+    return found
+
+
+class _Masked(torch.autograd.Function):
+    """A tensor with zeros where it is not kept, and its gradient with zeros there."""
+
+    @staticmethod
+    def forward(values: Tensor, keep: Tensor, spare: SpareMemory | None) -> Tensor:
+        flags = as_factor(keep)
+        if spare is None or values.dtype != torch.float32:
+            return scaled(flags, values)
+        return spare.empty_like(values).copy_(flags).mul_(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, keep, ctx.spare = inputs
+        ctx.save_for_backward(keep)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (keep,) = ctx.saved_tensors
+        return _Masked.apply(grads[0], keep, ctx.spare), None, None
+
+
+def masked(values: Tensor, keep: Tensor, spare: SpareMemory | None = None) -> Tensor:
+    """``values`` where ``keep`` (bool) is True and zero elsewhere, and so is the gradient.
+
+    Args:
+        values: Float tensor.
+        keep: Flags of its shape.
+        spare: Memory for the result and for the gradient.
+    """
+    found: Tensor = _Masked.apply(values, keep, None if torch.compiler.is_compiling() else spare)
     return found
 
 

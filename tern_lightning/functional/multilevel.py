@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tern_lightning.functional.frozen import frozen_levels
 from tern_lightning.functional.shared import row_count, to_rows
-from tern_lightning.functional.steps import Steps, nearest, residual
-from tern_lightning.products import scaled
+from tern_lightning.functional.spare import SpareMemory
+from tern_lightning.functional.steps import Steps, magnitudes, nearest, residual, shaped
 from tern_lightning.ternary_tensor import TernaryTensor
 
 
@@ -50,11 +50,9 @@ def multilevel(
         (tensor([[ 4., -4.,  4.,  1., -1.,  0.]]), tensor([4., 1.]))
     """
     weight = weight.detach()
-    rows, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
-    codes = steps.codes(rows)
-    if per_channel:
-        codes = codes.reshape(terms, *weight.movedim(channel_axis, 0).shape).movedim(1, channel_axis + 1)
-    return TernaryTensor(codes.reshape(terms, *weight.shape), levels, levels, channel_axis)
+    rows, size, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
+    codes = shaped(steps.codes(rows, size), weight, channel_axis, per_channel)
+    return TernaryTensor(codes, levels, levels, channel_axis)
 
 
 def multilevel_values(
@@ -65,14 +63,12 @@ def multilevel_values(
     per_channel: bool = False,
     channel_axis: int = 0,
     mask: Tensor | None = None,
+    spare: SpareMemory | None = None,
 ) -> Tensor:
-    """The values of :func:`multilevel`, without its codes on the way."""
+    """The values of :func:`multilevel`, without its codes on the way, in memory of ``spare``."""
     weight = weight.detach()
-    rows, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
-    values = steps.values(rows, levels)
-    if per_channel:
-        values = values.reshape(weight.movedim(channel_axis, 0).shape).movedim(0, channel_axis)
-    return values.reshape(weight.shape)
+    rows, size, steps, levels = _fitted(weight, terms, factor, iterations, per_channel, channel_axis, mask)
+    return shaped(steps.values(rows, size, levels, spare), weight, channel_axis, per_channel)
 
 
 def _fitted(
@@ -83,17 +79,18 @@ def _fitted(
     per_channel: bool,
     channel_axis: int,
     mask: Tensor | None,
-) -> tuple[Tensor, Steps, Tensor]:
-    """Rows ``[C, n]`` of a weight, their codes, and levels that fall from term to term."""
+) -> tuple[Tensor, Tensor, Steps, Tensor]:
+    """Rows ``[C, n]`` of a weight, their magnitudes and codes, and levels that fall from term to term."""
     if not 1 <= terms <= 4:
         raise ValueError(f"terms must be in 1 to 4, got {terms}")
-    rows = to_rows(weight if mask is None else scaled(mask, weight), channel_axis, per_channel)
+    keep = None if mask is None else to_rows(mask, channel_axis, per_channel)
+    rows, size = magnitudes(to_rows(weight, channel_axis, per_channel), keep)
     count = row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
-    steps, levels = residual(rows, count, terms, factor)
+    steps, levels = residual(size, count, terms, factor)
     for _ in range(iterations):
         steps = nearest(levels)
-        levels = steps.levels(rows)
-    return rows, *steps.sorted(levels)
+        levels = steps.levels(size)
+    return rows, size, *steps.sorted(levels)
 
 
 def limit_codes(codes: Tensor, limit: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.blocks import blocks, joined
+from tern_lightning.functional.blocks import blocks, joined, pieces, scratch
 from tern_lightning.products import as_factor, scaled
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -68,7 +68,12 @@ def mean_magnitude(weight: Tensor, channel_axis: int, per_channel: bool, mask: T
     """Mean of the magnitudes of the kept weights, ``[C]``; zero where none is kept."""
     given = [one for one in (weight, mask) if one is not None]
     rows = [to_rows(one, channel_axis, per_channel) for one in given]
-    parts = [kept(block.abs(), keep[0] if keep else None).sum(1) for block, *keep in blocks(*rows)]
+    parts = []
+    for block, *keep in blocks(*rows):
+        size = scratch(block).copy_(block).abs_()
+        for flags in keep:
+            size.mul_(scratch(block, 1).copy_(as_factor(flags)))
+        parts.append(size.sum(1))
     return joined(parts, len(rows[0])) / row_count(weight, channel_axis, per_channel, mask).clamp_min(1)
 
 
@@ -90,19 +95,27 @@ def row_std(
     return variance.clamp_min(tiny**2).sqrt()
 
 
-def conditional_mean(values: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool) -> Tensor:
-    """Mean of ``values`` over ``chosen``, ``[C]``; one where nothing is chosen, so that a level is never zero.
+def conditional_mean(weight: Tensor, chosen: Tensor, channel_axis: int, per_channel: bool) -> Tensor:
+    """Mean magnitude over ``chosen``, ``[C]``; one where nothing is chosen, so that a level is never zero.
 
-    It is differentiable in ``values``: every chosen element receives the mean's gradient divided by their number.
+    It is differentiable in ``weight``: every chosen element receives the mean's gradient divided by their number.
     """
-    rows = to_rows(scaled(chosen, values), channel_axis, per_channel)
-    count = row_flags(to_rows(chosen, channel_axis, per_channel)).to(values.dtype)
-    return torch.where(count > 0, rows.sum(1) / count.clamp_min(1), torch.ones_like(count))
+    rows, flags = (to_rows(one, channel_axis, per_channel) for one in (weight, chosen))
+    parts = []
+    for block, here in blocks(rows, flags):
+        factor = scratch(block).copy_(as_factor(here))
+        count = factor.sum(1)
+        parts.append(torch.stack([count, factor.mul_(block).abs_().sum(1)]))
+    count, total = joined(parts, len(rows))
+    return torch.where(count > 0, total / count.clamp_min(1), torch.ones_like(count))
 
 
 def signs(weight: Tensor, chosen: Tensor) -> Tensor:
     """Signs of the chosen weights, int8."""
-    return weight.sign().to(torch.int8).mul_(as_factor(chosen))
+    codes = torch.empty_like(weight, dtype=torch.int8)
+    for block, here, into in pieces(weight.detach(), chosen, codes):
+        into.copy_(torch.sign(block, out=scratch(block))).mul_(as_factor(here))
+    return codes
 
 
 def ternarize(weight: Tensor, chosen: Tensor, level: Tensor, channel_axis: int) -> TernaryTensor:
@@ -120,5 +133,5 @@ def conditional_mean_ternary(
     """
     if mask is not None:
         chosen = chosen & mask
-    level = conditional_mean(weight.abs(), chosen, channel_axis, per_channel)
+    level = conditional_mean(weight, chosen, channel_axis, per_channel)
     return ternarize(weight, chosen, level, channel_axis)

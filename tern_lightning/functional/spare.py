@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tern_lightning.functional.blocks import plain
+
 LEAST = 1 << 16
 """Elements from which it pays: the C library keeps smaller blocks by itself."""
 MOST = 2
@@ -40,9 +42,7 @@ class SpareMemory:
 
     def empty_like(self, tensor: Tensor) -> Tensor:
         """A float32 tensor of the shape, device and layout of another one, with any values."""
-        # Only plain tensors: others, such as those of a tracer, do not lie in this process's memory.
-        plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.is_contiguous()
-        if not plain or tensor.numel() < LEAST or torch.compiler.is_compiling():
+        if tensor.numel() < LEAST or not tensor.is_contiguous() or not plain(tensor):
             return torch.empty_like(tensor, dtype=torch.float32)
         try:
             block = self._waiting.pop()

@@ -13,8 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.blocks import blocks, joined, one_block
+from tern_lightning.functional.blocks import blocks, joined, one_block, scratch
 from tern_lightning.functional.frozen import pseudoinverse
+from tern_lightning.functional.spare import SpareMemory
+from tern_lightning.products import as_factor
+
+_MOST = 1 << 24
+"""Elements of the largest weight whose magnitudes stay in memory from one step of training to the next."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Steps:
     bounds: Tensor
     digits: Tensor
 
-    def levels(self, rows: Tensor) -> Tensor:
-        """Levels ``[terms, C]`` of least squares for ``[C, n]``; see :func:`fit`."""
-        return fit(self.digits[:, 1:], between(above(rows, self.bounds)))
+    def levels(self, size: Tensor) -> Tensor:
+        """Levels ``[terms, C]`` of least squares for magnitudes ``[C, n]``; see :func:`fit`."""
+        return fit(self.digits[:, 1:], between(above(size, self.bounds)))
 
     def sorted(self, levels: Tensor) -> tuple[Steps, Tensor]:
         """The same weights with positive levels that fall from term to term."""
@@ -40,35 +45,35 @@ class Steps:
         levels, order = torch.sort(levels.abs(), dim=0, descending=True, stable=True)
         return replace(self, digits=turned.gather(0, order[:, None].expand_as(turned))), levels
 
-    def codes(self, rows: Tensor) -> Tensor:
-        """Codes int8 ``[terms, C, n]``."""
+    def codes(self, rows: Tensor, sizes: Tensor) -> Tensor:
+        """Codes int8 ``[terms, C, n]`` of a weight ``[C, n]`` that has these magnitudes."""
         found = torch.empty(len(self.digits), *rows.shape, dtype=torch.int8, device=rows.device)
         rise = self.digits.diff(dim=1).flatten(0, 1)
-        for block, *cut in blocks(rows, *found, *self.bounds[..., None], *rise[..., None]):
+        for block, size, *cut in blocks(rows, sizes, *found, *self.bounds[..., None], *rise[..., None]):
             outs, bounds, rises = _parts(cut, len(found), len(self.bounds))
-            size, sign = block.abs(), block.sign()
-            codes = [torch.zeros_like(size) for _ in outs]
+            passed = scratch(block)
+            codes = [scratch(block, 1 + term).zero_() for term in range(len(outs))]
             for index, bound in enumerate(bounds):
-                passed = torch.gt(size, bound, out=torch.empty_like(size))
+                torch.gt(size, bound, out=passed)
                 for term, code in enumerate(codes):
                     code.addcmul_(passed, rises[term * len(bounds) + index])
+            sign = torch.sign(block, out=passed)
             for out, code in zip(outs, codes, strict=True):
                 out.copy_(code.mul_(sign))
         return found
 
-    def values(self, rows: Tensor, levels: Tensor) -> Tensor:
-        """The sums of the codes times levels ``[terms, C]``, float32 ``[C, n]``."""
-        found = torch.empty_like(rows)
+    def values(self, rows: Tensor, sizes: Tensor, levels: Tensor, spare: SpareMemory | None = None) -> Tensor:
+        """The sums of the codes times levels ``[terms, C]``, float32 ``[C, n]``, in memory of ``spare``."""
+        found = torch.empty_like(rows) if spare is None else spare.empty_like(rows)
         # Added up in the order of TernaryTensor.dequantize, so that the values are equal to the last bit.
         # In a run in double precision that is the default type, in which the digits are.
         first, *others = self.digits[:, 1:].to(rows.dtype)
         table = first * levels[0]
         for digits, level in zip(others, levels[1:], strict=True):
             table = table + digits * level
-        for block, total, *cut in blocks(rows, found, *self.bounds[..., None], *table[..., None]):
+        for block, size, total, *cut in blocks(rows, sizes, found, *self.bounds[..., None], *table[..., None]):
             bounds, sums = cut[: len(table)], cut[len(table) :]
-            size = block.abs()
-            passed = torch.empty_like(size)
+            passed = scratch(block)
             torch.gt(size, bounds[0], out=total).mul_(sums[0])
             for bound, value in zip(bounds[1:], sums[1:], strict=True):
                 # One of the two, exactly, and several times as fast as torch.where.
@@ -77,23 +82,40 @@ class Steps:
         return found
 
 
-def above(rows: Tensor, bounds: Tensor) -> Tensor:
-    """Counts of magnitudes of ``[C, n]`` above each of ``bounds`` ``[K, C]`` and their sums, float64 ``[2, K, C]``."""
-    if one_block(len(bounds) * rows.numel()):
+def magnitudes(weight: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A weight ``[C, n]``, zero where a mask has False, and its magnitudes.
+
+    What is not the weight itself is in memory that the next call uses as well.
+    """
+    if mask is not None:
+        weight = scratch(weight, -2, _MOST).copy_(as_factor(mask)).mul_(weight)
+    return weight, torch.abs(weight, out=scratch(weight, -1, _MOST))
+
+
+def shaped(found: Tensor, weight: Tensor, channel_axis: int, per_channel: bool) -> Tensor:
+    """What was computed as ``[..., C, n]`` in the shape of a weight, ``[..., *weight.shape]``."""
+    front = found.ndim - 2
+    if not per_channel:
+        return found.reshape(*found.shape[:front], *weight.shape)
+    moved = found.reshape(*found.shape[:front], *weight.movedim(channel_axis, 0).shape)
+    return moved.movedim(front, channel_axis + front)
+
+
+def above(size: Tensor, bounds: Tensor) -> Tensor:
+    """Counts of magnitudes ``[C, n]`` above each of ``bounds`` ``[K, C]`` and their sums, float64 ``[2, K, C]``."""
+    if one_block(len(bounds) * size.numel()):
         # All bounds of a small weight at once, because there every operation costs more than what it does.
-        size = rows.abs()
         passed = torch.gt(size, bounds[..., None], out=size.new_empty(len(bounds), *size.shape))
         return torch.stack([passed.sum(2), passed.mul_(size).sum(2)]).double()
     parts = []
-    for block, *cut in blocks(rows, *bounds[..., None]):
-        size = block.abs()
-        work, found = torch.empty_like(size), []
+    for block, *cut in blocks(size, *bounds[..., None]):
+        work, found = scratch(block), list[Tensor]()
         for bound in cut:
             # Comparisons are several times as fast into floats as into flags.
-            count = torch.gt(size, bound, out=work).sum(1)
-            found += [count, work.mul_(size).sum(1)]
+            count = torch.gt(block, bound, out=work).sum(1)
+            found += [count, work.mul_(block).sum(1)]
         parts.append(torch.stack(found).double())
-    return joined(parts, len(rows)).unflatten(0, (-1, 2)).transpose(0, 1)
+    return joined(parts, len(size)).unflatten(0, (-1, 2)).transpose(0, 1)
 
 
 def between(tails: Tensor) -> Tensor:
@@ -131,12 +153,12 @@ def nearest(levels: Tensor) -> Steps:
 
 
 def residual(rows: Tensor, count: Tensor, terms: int, factor: float) -> tuple[Steps, Tensor]:
-    """Codes of successive residuals of ``[C, n]``, of which ``count`` are not pruned, and their least-squares levels.
+    """Codes of successive residuals of magnitudes ``[C, n]``, ``count`` of them not pruned, and least-squares levels.
 
     Between two bounds a residual is the magnitude less an offset, so that it is beyond a threshold where the magnitude
     is beyond another bound, and sums of it are sums of magnitudes.
     """
-    total = joined([block.abs().sum(1) for (block,) in blocks(rows)], len(rows))
+    total = rows.sum(1)
     bounds = offsets = rows.new_zeros(1, len(rows))
     tails = torch.stack([count, total])[:, None].double()
     digits: list[list[int]] = [[]]

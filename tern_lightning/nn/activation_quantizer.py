@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.functional.blocks import pieces, scratch
 from tern_lightning.nn.token_quantizer import TokenFakeQuantizer, TokenRange, check_bits
 from tern_lightning.nn.tracing import as_constant
 
@@ -108,7 +109,12 @@ def bounds_to_affine(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tens
 
 
 def _snap(x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
-    return (torch.clamp(torch.round(x / scale) + zero_point, 0, levels) - zero_point) * scale
+    return _snapped(x / scale, scale, zero_point, levels)
+
+
+def _snapped(steps: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+    """What ``steps`` of ``scale`` are rounded to, in their memory: fresh memory costs more than the arithmetic."""
+    return steps.round_().add_(zero_point).clamp_(0, levels).sub_(zero_point).mul_(scale)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -118,20 +124,29 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int, features: int) -> Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.levels, ctx.features = levels, features
-        return _snap(x.float(), scale, zero_point, levels).to(x.dtype)
+        found = torch.empty_like(x, dtype=torch.float32)
+        for part, steps in pieces(x, found):
+            _snapped(steps.copy_(part).div_(scale), scale, zero_point, levels)
+        return found.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        x, scale, zero_point = ctx.saved_tensors
-        steps = x.float() / scale
+        x, scale, zero_point = (saved.detach() for saved in ctx.saved_tensors)
         bottom, top = -zero_point, ctx.levels - zero_point
-        inside = (steps >= bottom) & (steps <= top)
-        grad_x = torch.where(inside, grad, torch.zeros_like(grad)) if ctx.needs_input_grad[0] else None
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, torch.round(steps) - steps, torch.minimum(torch.maximum(steps, bottom), top))
-            grad_scale = (grad.float() * slope).sum() / torch.sqrt(ctx.features * top.clamp_min(1.0))
-        return grad_x, grad_scale, None, None, None
+        grad_x, grad_scale, sums = torch.empty_like(grad), None, list[Tensor]()
+        for part, upstream, into in pieces(x, grad, grad_x):
+            wide = part.float()
+            steps = torch.div(wide, scale, out=scratch(wide))
+            # With bounds that are tensors clamp takes several times as long.
+            clamped = torch.maximum(steps, bottom, out=scratch(wide, 1))
+            torch.minimum(clamped, top, out=clamped)
+            if ctx.needs_input_grad[1]:
+                slope = torch.where(clamped == steps, torch.round(steps) - steps, clamped)
+                sums.append((upstream.float() * slope).sum())
+            into.copy_(clamped.eq_(steps)).mul_(upstream)
+        if sums:
+            grad_scale = torch.stack(sums).sum() / torch.sqrt(ctx.features * top.clamp_min(1.0))
+        return grad_x if ctx.needs_input_grad[0] else None, grad_scale, None, None, None
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from tern_lightning.functional.frozen import FrozenCodes
-from tern_lightning.functional.gradient import straight_through
+from tern_lightning.functional.gradient import masked, straight_through
 from tern_lightning.functional.multilevel import limit_codes, limit_terms
 from tern_lightning.nn.tracing import unseen
 from tern_lightning.nn.weight_mask import WeightMask
-from tern_lightning.products import scaled
 from tern_lightning.quantizers import Quantizer
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -82,7 +81,7 @@ class LayerState:
         elif self.phase == "ternary":
             method = self.quantizer.in_training if training else self.quantizer
             values = method(latent.float(), self.channel_axis, **self._mask_option(keep)).to(latent.dtype)
-        return values if keep is None else scaled(keep, values)
+        return values if keep is None else masked(values, keep, self.quantizer.spare)
 
     def bias(self, latent: Tensor, own: Tensor | None) -> Tensor | None:
         """The bias that forward uses: the layer's ``own``, with what the method adds to it in the ternary phase."""

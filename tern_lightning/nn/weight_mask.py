@@ -11,8 +11,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from tern_lightning.functional.blocks import pieces, scratch
 from tern_lightning.nn.layer_types import find_weight, weight_of
 from tern_lightning.nn.recurrent_weights import named_layers
+from tern_lightning.products import as_factor
 
 MASK_ATTRIBUTE = "_weight_mask"
 
@@ -118,11 +120,18 @@ def masks(module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def clear(tensor: Tensor, keep: Tensor) -> None:
+    """Set what is not kept of a tensor to zero: as a product, because ``masked_fill_`` takes ten times as long."""
+    for block, flags in pieces(tensor, keep):
+        block.mul_(scratch(block).copy_(as_factor(flags)))
+
+
+@torch.no_grad()
 def apply_mask(layer: nn.Module) -> None:
     """Set the pruned weights of a layer to zero."""
     keep, weight = mask_of(layer), find_weight(layer)
     if keep is not None and weight is not None:
-        weight.masked_fill_(~keep, 0)
+        clear(weight, keep)
 
 
 def prune(layer: nn.Module, keep: Tensor | None, owner: str = "user") -> None:

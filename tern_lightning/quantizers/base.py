@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tern_lightning.functional.gradient import straight_through
+from tern_lightning.functional.spare import SpareMemory
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.common.arguments import check_arguments
 from tvm_schedules.common.near import meant
@@ -33,6 +34,7 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         trained: Trained float32 tensors by name, each with one value or one per output channel.
         progress: How much of the ternary phase is over, a float32 scalar in [0, 1].
+        spare: Memory of weights of earlier steps that nobody has any more.
 
     Raises:
         ValueError: ``ste_clip`` is not positive.
@@ -65,6 +67,7 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(f"ste_clip must be None or > 0, got {ste_clip}")
         self.per_channel: bool = per_channel
         self.ste_clip: float | None = ste_clip
+        self.spare: SpareMemory = SpareMemory()
         self.trained: nn.ParameterDict = nn.ParameterDict()
         self.register_buffer("progress", torch.zeros(()))
 

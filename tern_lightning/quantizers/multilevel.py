@@ -51,5 +51,5 @@ class MultiLevel(Quantizer):
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
         """Return the values of :meth:`ternary`, with a straight-through gradient."""
-        own = (self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask)
+        own = (self.terms, self.factor, self.iterations, self.per_channel, channel_axis, mask, self.spare)
         return straight_through(weight, multilevel_values(weight, *own), self.ste_clip)

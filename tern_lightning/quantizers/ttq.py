@@ -72,9 +72,9 @@ class TTQ(Quantizer):
             return {"positive": one * self.initial_level, "negative": one * self.initial_level}
         codes = self._assign(weight, one, one, channel_axis, mask).codes[0]
         rows = (channel_axis, self.per_channel)
-        both = conditional_mean(weight.abs(), codes != 0, *rows)
+        both = conditional_mean(weight, codes != 0, *rows)
         return {
-            name: torch.where(_occurs(here, *rows), conditional_mean(weight.abs(), here, *rows), both)
+            name: torch.where(_occurs(here, *rows), conditional_mean(weight, here, *rows), both)
             for name, here in (("positive", codes > 0), ("negative", codes < 0))
         }
 

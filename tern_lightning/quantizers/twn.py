@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tern_lightning.functional.gradient import straight_through
 from tern_lightning.functional.residual import residual_terms
-from tern_lightning.functional.twn import twn
+from tern_lightning.functional.twn import twn, twn_values
 from tern_lightning.quantizers.base import Quantizer, check_range, register
 from tern_lightning.ternary_tensor import TernaryTensor
 
@@ -40,3 +41,10 @@ class TWN(Quantizer):
         return residual_terms(
             weight, self.terms, lambda rest: twn(rest, self.factor, self.per_channel, channel_axis, mask)
         )
+
+    def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
+        """Return the values of :meth:`ternary`, with a straight-through gradient."""
+        if self.terms > 1:
+            return super().forward(weight, channel_axis, mask)
+        values = twn_values(weight, self.factor, self.per_channel, channel_axis, mask, self.spare)
+        return straight_through(weight, values, self.ste_clip)

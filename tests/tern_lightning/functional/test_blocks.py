@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from tern_lightning.functional import blocks as cutting
+from tern_lightning.functional.blocks import scratch
 from tern_lightning.functional.frozen import FrozenCodes
+from tern_lightning.functional.gradient import masked
 from tern_lightning.functional.hestia import softened
 from tern_lightning.functional.multilevel import multilevel, multilevel_values
 from tern_lightning.functional.shared import mean_magnitude
+from tern_lightning.functional.spare import SpareMemory
 from tern_lightning.functional.steps import above
+from tern_lightning.functional.twn import twn, twn_values
 
 
 @pytest.fixture(params=[7, 64])
@@ -62,6 +68,57 @@ def test_values_of_several_levels_are_those_of_the_codes(small, per_channel, ter
     assert torch.equal(multilevel_values(weight, terms, per_channel=per_channel), found.dequantize())
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_values_of_a_threshold_are_those_of_the_codes(small, per_channel, axis, pruned):
+    weight, mask = torch.randn(9, 17), torch.rand(9, 17) > 0.5 if pruned else None
+    found = twn(weight, per_channel=per_channel, channel_axis=axis, mask=mask)
+    values = twn_values(weight, per_channel=per_channel, channel_axis=axis, mask=mask)
+    assert torch.equal(values, found.dequantize())
+    assert mask is None or not values[~mask].any()
+
+
+def test_kept_memory_is_nobodys_result():
+    """Weights of several sizes, one after the other, with what the earlier ones gave still there."""
+    weights = [torch.randn(*shape) for shape in ((300, 300), (200, 100), (300, 300))]
+    masks = [torch.rand(weight.shape) > 0.5 for weight in weights]
+    calls = [twn_values, multilevel_values, lambda weight, mask: twn(weight, mask=mask).dequantize()]
+    for call in calls:
+        found = [call(weight, mask=mask) for weight, mask in zip(weights, masks, strict=True)]
+        for weight, mask, values in zip(weights, masks, found, strict=True):
+            with ThreadPoolExecutor(1) as another:  # a thread has memory of its own, which is fresh here
+                assert torch.equal(values, another.submit(call, weight, mask=mask).result())
+
+
+def test_kept_memory_is_for_plain_tensors_of_some_size():
+    block = torch.zeros(200, 200)
+    assert scratch(block).data_ptr() == scratch(block[:100]).data_ptr() != scratch(block, 1).data_ptr()
+    assert scratch(block).shape == block.shape
+    for other in (torch.zeros(3), block.clone().requires_grad_(), torch.zeros(200, 200, device="meta")):
+        assert scratch(other) is not scratch(other)
+        assert other.is_meta or scratch(other).data_ptr() != scratch(block).data_ptr()
+    assert scratch(block, most=block.numel() - 1).data_ptr() != scratch(block).data_ptr()
+    with torch.inference_mode():
+        assert not scratch(block.double()).is_inference()
+    torch.func.grad(lambda one: (scratch(one).copy_(one) * one).sum())(block)
+
+
+def test_masked_values_and_gradients_are_zero():
+    spare, keep = SpareMemory(), torch.rand(300, 300) > 0.5
+    for memory in (None, spare, spare):
+        values = torch.randn(300, 300, requires_grad=True)
+        upstream = torch.randn(300, 300)
+        found = masked(values, keep, memory)
+        found.backward(upstream)
+        assert torch.equal(found, values * keep)
+        assert torch.equal(values.grad, upstream * keep)
+    short = torch.randn(4, requires_grad=True, dtype=torch.float64)
+    flags = torch.tensor([True, False, True, True])
+    assert torch.autograd.gradcheck(lambda one: masked(one, flags), short)
+    assert torch.autograd.gradgradcheck(lambda one: masked(one, flags) ** 2, short)
+
+
 def test_least_squares_levels_and_nearest_codes(small):
     weight = torch.randn(3, 200)
     found = multilevel(weight, 2, iterations=50)
@@ -76,7 +133,7 @@ def test_counts_and_sums_above_bounds_are_those_of_sorted_magnitudes(monkeypatch
     rows, bounds = torch.randn(height, 50), torch.rand(3, height).sort(0).values
     for size in (8, 10_000):
         monkeypatch.setattr(cutting, "BLOCK", size)
-        counts, sums = above(rows, bounds)
+        counts, sums = above(rows.abs(), bounds)
         for row, magnitudes in enumerate(rows.abs().double().tolist()):
             for index, bound in enumerate(bounds[:, row].tolist()):
                 beyond = [one for one in magnitudes if one > bound]

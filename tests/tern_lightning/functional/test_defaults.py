@@ -94,7 +94,8 @@ def test_terms_are_turned_and_sorted() -> None:
     steps = Steps(torch.tensor([[1.0], [2.0]]), torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [1.0], [1.0]]]))
     found, levels = steps.sorted(torch.tensor([[-1.0], [3.0]]))
     assert levels.tolist() == [[3.0], [1.0]]
-    assert found.codes(torch.tensor([[0.5, -1.5, 2.5]])).tolist() == [[[0, -1, 1]], [[0, 1, 0]]]
+    rows = torch.tensor([[0.5, -1.5, 2.5]])
+    assert found.codes(rows, rows.abs()).tolist() == [[[0, -1, 1]], [[0, 1, 0]]]
 
 
 def test_frozen_codes_move_to_the_weights_device() -> None:
