@@ -115,7 +115,7 @@ def test_equal_levels_leave_zero_weights_and_pruned_ones_without_code(per_channe
     # Two terms of one level have several ways to say zero.
     rows = torch.tensor([[0.0, 2.0, -2.0, 0.0, 1.0, -1.0]]).expand(3, 6)
     rows, channels = (rows, 3) if per_channel else (rows.reshape(1, -1), 1)
-    codes = nearest(torch.ones(2, channels)).codes(rows)
+    codes = nearest(torch.ones(2, channels)).codes(rows, rows.abs())
     total = codes.sum(0).reshape(3, 6)
     torch.testing.assert_close(total.float(), rows.reshape(3, 6))
     assert (codes.reshape(2, 3, 6)[:, :, [0, 3]] == 0).all()
