@@ -110,6 +110,7 @@ def crowded(
             found, refused = peers.onnxruntime_engines(folder, Path(temporary), overflows)
             engines += found
             result["skipped"] = [{"name": name, "reason": reason} for name, reason in refused]
+        engines += [peers.by_file(name, request.pythons) for name in request.against if "=" in name]
         for engine in engines:
             for threads in THREAD_COUNTS:
                 say(f"load {engine.name}, {threads} threads")

@@ -16,7 +16,7 @@ from tvm_schedules.artifact import store
 from tvm_schedules.bench import peers
 from tvm_schedules.common.reading import read_arrays, reading
 from tvm_schedules.engines import system
-from tvm_schedules.engines.process import Engine, Worker
+from tvm_schedules.engines.process import BY_FILE, Engine, Worker
 from tvm_schedules.errors import BenchError, BoardError
 from tvm_schedules.remote.client import Board, ConnectionLostError
 
@@ -159,6 +159,8 @@ class PythonBoard:
 
     def lacks(self, engine: str) -> str | None:
         """See :class:`Machine`."""
+        if engine in BY_FILE:
+            return f"its file is here: copy it to {self.board.name}, and run tern-bench there"
         if engine in self.board.info["packages"]:
             return None
         return f"it is not installed on {self.board.name}; there: pip install {engine}"

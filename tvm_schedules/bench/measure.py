@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,18 @@ class Request:
     """What to measure beside an artifact, and for how long.
 
     Attributes:
-        against: The alternatives; ``onnxruntime`` is known.
+        against: The alternatives: ``onnxruntime``, or an engine with its own file, such as ``litert=net.tflite``.
         threads: Numbers of threads; every engine is pinned to that many CPUs.
         rounds: Rounds of the interleaving.
         seconds: Time for one engine in one round.
+        pythons: Interpreters of environments that have engines, by the engine's name.
     """
 
     against: Sequence[str] = ("onnxruntime",)
     threads: Sequence[int] = (1,)
     rounds: int = 9
     seconds: float = 0.25
+    pythons: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, artifact: str | Path) -> dict[str, Any]:
         """Refuse what no machine could measure.
@@ -50,7 +52,9 @@ class Request:
             ArtifactError: The artifact is damaged.
         """
         for name in self.against:
-            if name not in peers.KNOWN:
+            if "=" in name:
+                peers.by_file(name, self.pythons)
+            elif name not in peers.KNOWN:
                 hint = meant(name, peers.KNOWN) or f"; {peers.OTHERS}"
                 raise BenchError(f"against must be one of {', '.join(peers.KNOWN)}, got {name!r}{hint}")
         if not self.threads:
@@ -277,6 +281,14 @@ def bench(
             else:
                 refused = [("onnxruntime", reason)]
             result["skipped"] += [{"name": name, "reason": reason} for name, reason in refused]
+        for name in request.against:
+            if "=" in name:
+                engine = peers.by_file(name, request.pythons)
+                reason = machine.lacks(engine.kind)
+                if reason is None:
+                    engines.append(engine)
+                else:
+                    result["skipped"].append({"name": engine.name, "reason": reason})
         measurement = _Measurement(machine, folder, metadata, request, say, save)
         for count in request.threads:
             entry: dict[str, Any] = {"threads": count, "cpus": cpus[:count], "rounds": 0, "engines": [], "steps": []}

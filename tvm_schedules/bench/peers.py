@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,46 @@ import numpy as np
 
 from tvm_schedules.artifact import load_samples, store
 from tvm_schedules.backends import registry
-from tvm_schedules.engines.process import Engine
+from tvm_schedules.common.files import user_path
+from tvm_schedules.common.near import meant
+from tvm_schedules.engines.process import BY_FILE, Engine
 from tvm_schedules.errors import BenchError
 from tvm_schedules.frontend import onnx_model as onnxtools
 from tvm_schedules.frontend.onnx_file import read_model
 
 KNOWN = ("onnxruntime",)
 OTHERS = (
+    f"{', '.join(f'{name}=FILE' for name in BY_FILE)} measures a file that you converted for another engine. "
     "tern-bench --suite measures networks of its own beside OpenVINO, ExecuTorch and DeepSparse, each of which has the "
     "environment that --peer-python names: python3.11 -m venv /envs/openvino && /envs/openvino/bin/pip install "
     "openvino nncf onnx && tern-bench --suite --peer-python openvino=/envs/openvino/bin/python (what the others need: "
     "tern-bench --suite --help)"
 )
 """Where the engines are that an artifact is not measured against."""
+
+
+def by_file(text: str, pythons: Mapping[str, str]) -> Engine:
+    """An engine with its own file of the network.
+
+    Args:
+        text: ``KIND=FILE``, such as ``litert=net.tflite``; kinds are those of
+            :data:`~tvm_schedules.engines.process.BY_FILE`.
+        pythons: Interpreters of environments that have engines, by kind; this one for others.
+
+    Raises:
+        BenchError: The kind is not known, or there is no such file.
+    """
+    kind, _, name = text.partition("=")
+    if kind not in BY_FILE:
+        hint = meant(kind, tuple(BY_FILE)) or ""
+        known = (*KNOWN, *(f"{one}=FILE" for one in BY_FILE))
+        raise BenchError(f"against must be one of {', '.join(known)}, got {text!r}{hint}")
+    path = user_path(name, "against")
+    if not path.is_file():
+        raise BenchError(f"against {text!r}: {path} is no file")
+    weights = path.with_suffix(".bin")  # of ncnn and OpenVINO
+    size = path.stat().st_size + (weights.stat().st_size if path.suffix != ".bin" and weights.is_file() else 0)
+    return Engine(f"{BY_FILE[kind]} {path.name}", kind, str(path), size, python=pythons.get(kind, sys.executable))
 
 
 def ours(artifact: Path, metadata: dict[str, Any]) -> Engine:

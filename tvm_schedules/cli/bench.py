@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.cli.common import add_version, add_waiting, numbers, run
+from tvm_schedules.cli.common import add_version, add_waiting, interpreter, numbers, run
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, write_file
+from tvm_schedules.engines.process import BY_FILE
 from tvm_schedules.errors import BenchError
 
 if TYPE_CHECKING:
@@ -28,7 +29,18 @@ def parser() -> argparse.ArgumentParser:
     add_version(made)
     made.add_argument("artifact", help="directory made by tern-export")
     made.add_argument(
-        "--against", default="onnxruntime", help="alternatives, separated by commas (default: onnxruntime); none"
+        "--against",
+        default="onnxruntime",
+        help="alternatives, separated by commas: onnxruntime (the default), or an engine and your file of the same "
+        f"network: {', '.join(f'{name}=FILE' for name in BY_FILE)}; none",
+    )
+    made.add_argument(
+        "--peer-python",
+        type=interpreter(tuple(BY_FILE)),
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="an environment that has the engine; repeatable",
     )
     made.add_argument(
         "--threads", type=numbers, default=[1], help="numbers of threads, separated by commas (default: 1)"
@@ -87,7 +99,7 @@ def _request(options: argparse.Namespace) -> Request:
 
     against = [] if options.against == "none" else options.against.split(",")
     rounds, seconds = (3, 0.05) if options.quick else (options.rounds, options.seconds)
-    return Request(against, options.threads, rounds, seconds)
+    return Request(against, options.threads, rounds, seconds, dict(options.peer_python))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tvm_schedules.common.console import printable
 from tvm_schedules.errors import TernError, install_hint
 
-__all__ = ["add_version", "add_waiting", "ended_by_signals", "numbers", "run", "words"]
+__all__ = ["add_version", "add_waiting", "ended_by_signals", "interpreter", "numbers", "run", "words"]
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +54,18 @@ def run(action: Callable[[], int]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def interpreter(engines: Sequence[str]) -> Callable[[str], tuple[str, str]]:
+    """Reads ``NAME=PATH/bin/python``, the environment that has one of these engines: name and path."""
+
+    def read(text: str) -> tuple[str, str]:
+        name, separator, path = text.partition("=")
+        if not separator or name not in engines:
+            raise argparse.ArgumentTypeError(f"must be {'|'.join(engines)}=PATH/bin/python, got {text!r}")
+        return name, path
+
+    return read
 
 
 @contextlib.contextmanager

@@ -11,20 +11,12 @@ from typing import Any
 
 from tvm_schedules.bench.suite import __doc__ as description
 from tvm_schedules.bench.suite.cases import CASES
-from tvm_schedules.cli.common import run, words
+from tvm_schedules.cli.common import interpreter, run, words
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, temporary_folder, user_path, write_file
 from tvm_schedules.common.near import meant
+from tvm_schedules.engines.process import PEERS
 from tvm_schedules.errors import BenchError
-
-
-def _python(text: str) -> tuple[str, str]:
-    from tvm_schedules.bench.suite.prepare import PEERS
-
-    name, separator, path = text.partition("=")
-    if not separator or name not in PEERS:
-        raise argparse.ArgumentTypeError(f"must be {'|'.join(PEERS)}=PATH/bin/python, got {text!r}")
-    return name, path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +32,14 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=0.25, help="length of a turn (default: 0.25)")
     add("--patience", type=float, default=3.0, metavar="SECONDS", help="wait for quiet before a turn (default: 3)")
     add("--quick", action="store_true", help="3 rounds of 0.05 s without waiting: a look, not a measurement")
-    add("--peer-python", type=_python, action="append", default=[], metavar="NAME=PYTHON", help="a peer's environment")
+    add(
+        "--peer-python",
+        type=interpreter(PEERS),
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="a peer's environment",
+    )
     add(
         "--work",
         type=user_path,

@@ -2,6 +2,7 @@
 
 This file imports nothing of its package, which those environments do not have: the worker loads it by its path. An
 engine is a pair of functions: ``prepare`` makes the engine's own file of an ONNX file, ``load`` makes that callable.
+Engines of phones have no ``prepare``: their files are made by converters that their users know best.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ WANTED = {
     "openvino": ("openvino", "nncf"),
     "executorch": ("executorch", "torch", "torchao", "onnx"),
     "deepsparse": ("deepsparse",),
+    "litert": ("ai_edge_litert",),
+    "ncnn": ("ncnn",),
+    "mnn": ("MNN",),
 }
 """Modules that an environment must have for an engine."""
 
@@ -178,8 +182,129 @@ def load_deepsparse(path: str, threads: int) -> Run:
     return lambda inputs: engine.run(inputs)
 
 
+# -- Engines of phones -------------------------------------------------------------------------------------------------
+def fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array in the shape that another engine has for it: with channels last or first, or other axes of length 1.
+
+    Raises:
+        ValueError: They have different numbers of elements: it is another network.
+    """
+    if array.shape == shape:
+        return array
+    for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
+        if array.ndim == 4 and tuple(array.shape[axis] for axis in order) == shape:
+            return array.transpose(order)
+    if array.size != int(np.prod(shape)):
+        raise ValueError(f"the file has a tensor of shape {list(shape)} where the artifact has {list(array.shape)}")
+    return array.reshape(shape)
+
+
+def _once(make: Callable[[int, np.ndarray], Any]) -> Callable[[int, np.ndarray], Any]:
+    """The engine's form of an input, made once for an array: what is measured is the network."""
+    ready: dict[tuple[int, int], tuple[np.ndarray, Any]] = {}
+
+    def get(index: int, array: np.ndarray) -> Any:
+        if (index, id(array)) not in ready:
+            ready[index, id(array)] = array, make(index, array)
+        return ready[index, id(array)][1]
+
+    return get
+
+
+def load_litert(path: str, threads: int) -> Run:
+    """A ``.tflite`` file, with XNNPACK; inputs and outputs of 8 bits are rounded as the file says."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = Interpreter(model_path=path, num_threads=threads)
+    model.allocate_tensors()
+    inputs, outputs = model.get_input_details(), model.get_output_details()
+
+    def make(index: int, array: np.ndarray) -> np.ndarray:
+        place = inputs[index]
+        (scale, zero), kind = place["quantization"], np.dtype(place["dtype"])
+        value = fitted(array, tuple(int(size) for size in place["shape"]))
+        if scale and kind.kind in "iu":
+            limits = np.iinfo(kind)
+            value = np.clip(np.rint(value / scale) + zero, limits.min, limits.max)
+        return np.ascontiguousarray(value, kind)
+
+    form = _once(make)
+
+    def result(place: Any) -> np.ndarray:
+        value = model.get_tensor(place["index"])
+        scale, zero = place["quantization"]
+        return (value.astype(np.float32) - zero) * scale if scale and value.dtype.kind in "iu" else value
+
+    def run(arrays: list[Any]) -> Any:
+        for index, array in enumerate(arrays):
+            model.set_tensor(inputs[index]["index"], form(index, array))
+        model.invoke()
+        return [result(place) for place in outputs]
+
+    return run
+
+
+def load_ncnn(path: str, threads: int) -> Run:
+    """A ``.param`` file with the ``.bin`` file beside it; images have no axis for samples there."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    weights = path.removesuffix(".param") + ".bin"
+    for load, file in ((net.load_param, path), (net.load_model, weights)):
+        if not os.path.isfile(file) or load(file):
+            raise ValueError(f"ncnn cannot read {file}")
+    inputs, outputs = net.input_names(), net.output_names()
+    form = _once(lambda _, array: ncnn.Mat(np.ascontiguousarray(array[0], np.float32)))
+
+    def run(arrays: list[Any]) -> Any:
+        extractor = net.create_extractor()
+        for index, array in enumerate(arrays):
+            extractor.input(inputs[index], form(index, array))
+        return [np.array(extractor.extract(name)[1])[None] for name in outputs]
+
+    return run
+
+
+def load_mnn(path: str, threads: int) -> Run:
+    """An ``.mnn`` file, on the CPU."""
+    import MNN
+
+    manager = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "normal"},))
+    model = MNN.nn.load_module_from_file(path, [], [], runtime_manager=manager)
+    form = _once(lambda _, array: MNN.expr.const(array, list(array.shape), MNN.expr.NCHW))
+
+    def run(arrays: list[Any]) -> Any:
+        found = model.onForward([form(index, array) for index, array in enumerate(arrays)])
+        return [np.array(MNN.expr.convert(one, MNN.expr.NCHW).read()) for one in found]
+
+    return run
+
+
 PREPARE = {"openvino": prepare_openvino, "executorch": prepare_executorch, "deepsparse": prepare_deepsparse}
-LOAD = {"openvino": load_openvino, "executorch": load_executorch, "deepsparse": load_deepsparse}
+LOAD = {
+    "openvino": load_openvino,
+    "executorch": load_executorch,
+    "deepsparse": load_deepsparse,
+    "litert": load_litert,
+    "ncnn": load_ncnn,
+    "mnn": load_mnn,
+}
+
+
+def load(kind: str, path: str, threads: int) -> Run:
+    """An engine with its file, as a function of the inputs in order.
+
+    Raises:
+        ImportError: A module of the engine is missing, with how to get it.
+        ValueError: The file is not the engine's.
+    """
+    try:
+        return LOAD[kind](path, threads)
+    except ModuleNotFoundError as error:
+        name = WANTED[kind][0].replace("_", "-")
+        way = f"pip install {name}, or --peer-python {kind}=PATH/bin/python for an environment that has it"
+        raise ImportError(f"{error}; {way}") from error
 
 
 def check(kind: str) -> dict[str, str]:

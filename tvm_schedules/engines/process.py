@@ -17,7 +17,13 @@ from typing import Any
 from tvm_schedules.common.reading import reading
 from tvm_schedules.errors import BenchError
 
-__all__ = ["Engine", "Worker"]
+__all__ = ["BY_FILE", "PEERS", "Engine", "Worker"]
+
+PEERS = ("openvino", "executorch", "deepsparse")
+"""Engines that make a file of their own of an ONNX file, in an environment of their own."""
+
+BY_FILE = {"executorch": "ExecuTorch", "litert": "LiteRT", "mnn": "MNN", "ncnn": "ncnn", "openvino": "OpenVINO"}
+"""Engines that run a file of their own, which somebody has made of the same network, and what tables call them."""
 
 SILENT_SECONDS = 600.0
 """Seconds that an engine may be silent while it loads a network, or beside what it is asked to take."""
@@ -33,7 +39,7 @@ class Engine:
     Attributes:
         name: What tables call it.
         kind: ``tern``, ``onnxruntime`` or an engine of :mod:`tvm_schedules.engines.peer_engines`.
-        path: The ONNX file, or the artifact for ``tern``.
+        path: The ONNX file, the engine's own file, or the artifact for ``tern``.
         bytes: Size on disk of what it needs to run the network (without the engine itself).
         two_bit: Whether it is the 2-bit file, which onnxruntime runs best without its fusion of quantized operators.
         python: Interpreter of the environment that has the engine; empty for this one.

@@ -67,7 +67,7 @@ def _load(config: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any]:
         model = load(config["artifact"], threads=config["threads"])
         return (lambda inputs: model(*inputs)), model
     if config["engine"] != "onnxruntime":
-        return _neighbor("peer_engines").LOAD[config["engine"]](config["path"], config["threads"]), None
+        return _neighbor("peer_engines").load(config["engine"], config["path"], config["threads"]), None
     session = _session(config["path"], config["threads"], config.get("two_bit", False))
     names = [entry.name for entry in session.get_inputs()]
     return (lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))), None
@@ -98,6 +98,8 @@ def relative_error(run: Callable[[list[Any]], Any], inputs: list[Any], outputs: 
     for arrays, expected in zip(inputs, outputs, strict=True):
         actual = run(arrays)
         for a, b in zip(actual if isinstance(actual, list | tuple) else [actual], expected, strict=True):
+            if a.shape != b.shape:
+                a = _neighbor("peer_engines").fitted(a, b.shape)
             scale = float(np.abs(b.astype(np.float64)).max(initial=0)) or 1.0
             worst = max(worst, float(np.abs(a.astype(np.float64) - b).max(initial=0)) / scale)
     return worst
@@ -152,7 +154,8 @@ def _samples(config: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
     import numpy as np
 
     with np.load(os.path.join(config["artifact"], "samples.npz"), allow_pickle=False) as file:
-        return [[array] for array in file["input0"]], [[array] for array in file["output0"]]
+        sides = [[file[f"{side}{i}"] for i in range(99) if f"{side}{i}" in file] for side in ("input", "output")]
+    return tuple([list(run) for run in zip(*side, strict=True)] for side in sides)  # type: ignore[return-value]
 
 
 def busy(cpus: list[int]) -> float:

@@ -134,7 +134,7 @@ def test_energy_has_a_column_where_there_is_a_sensor(result: dict[str, Any]) -> 
 def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cores = len(system.usable_cpus())
     for arguments, message in (
-        ({"against": ("abacus",)}, "must be one of onnxruntime, got 'abacus'; tern-bench --suite .* install openvino"),
+        ({"against": ("abacus",)}, "got 'abacus'; executorch=FILE.* tern-bench --suite .* install openvino"),
         ({"against": ("onnxruntim",)}, r"got 'onnxruntim'; did you mean 'onnxruntime'\?$"),
         ({"threads": (cores + 1,)}, f"between 1 and the {cores} CPUs"),
         ({"threads": (1, 0)}, "threads must be an integer from 1 to 128, got 0"),

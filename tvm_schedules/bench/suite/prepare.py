@@ -16,14 +16,11 @@ from tvm_schedules.artifact.build import build
 from tvm_schedules.bench import networks, peers
 from tvm_schedules.bench.suite.cases import DENSE_ZEROS, FLOAT_ZEROS, NBITS, ZEROS, Case
 from tvm_schedules.engines import peer_engines
-from tvm_schedules.engines.process import Engine
+from tvm_schedules.engines.process import PEERS, Engine
 from tvm_schedules.errors import TernError
 from tvm_schedules.frontend.onnx_file import read_model
 
 Say = Callable[[str], None]
-PEERS = ("openvino", "executorch", "deepsparse")
-"""Engines with an environment of their own."""
-
 LABELS = {"openvino": "OpenVINO int8", "executorch": "ExecuTorch XNNPACK int8", "deepsparse": "DeepSparse int8"}
 BENCH_ONLY = ("bench", "engines", "cli", "board")
 
