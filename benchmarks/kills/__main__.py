@@ -66,6 +66,22 @@ def wait(child: int, seconds: float) -> int | None:
         time.sleep(0.002)
 
 
+def wait_while_it_works(child: int, seconds: float) -> int | None:
+    """A child's exit code; None when it has computed for so long, or has not computed at all for so long.
+
+    On a machine that does other work too, how long a clock on the wall says that something takes says nothing.
+    """
+    used, since = 0.0, time.monotonic()
+    while (status := wait(child, 1.0)) is None:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if now >= seconds or (now == used and time.monotonic() - since >= seconds):
+            return None
+        if now > used:
+            used, since = now, time.monotonic()
+    return status
+
+
 def offspring(mark: str) -> list[int]:
     """Processes that a marked run has started."""
     found = []
@@ -100,7 +116,7 @@ def checked(task: Task, folder: Path) -> list[str]:
     note = folder.parent / f"{task.name}.problems"
     note.unlink(missing_ok=True)
     child = forked(lambda: note.write_text(json.dumps(task.problems(folder))), folder / "log")
-    status = wait(child, 300)
+    status = wait_while_it_works(child, 300)
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -176,7 +192,7 @@ class Killer:
             RuntimeError: It fails.
         """
         started = time.monotonic()
-        status = wait(forked(action, self.folder / "log"), 600)
+        status = wait_while_it_works(forked(action, self.folder / "log"), 600)
         if status != 0:
             raise RuntimeError(f"{self.task.name} ends with {status}: {(self.folder / 'log').read_text()[-2000:]}")
         return time.monotonic() - started
