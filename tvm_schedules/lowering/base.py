@@ -322,7 +322,7 @@ class Lowering(ABC):
             buffers, residual = [self.packed(other)], self.layouts[other]
         self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
         size = window_of(node).output(x.dims)
-        saturates = layout.dtype == "uint8" and self._bounds(node) == (0.0, 255.0)
+        saturates = self._bounds(node) == ((0.0, 255.0) if layout.dtype == "uint8" else (LOWEST, HIGHEST))
         architecture = self.target.architecture
         epilogue = Epilogue(layout, size, residual, self.fma, architecture, saturates, unit, node.activation)
         return Destination(epilogue, buffers, self._packed[key])

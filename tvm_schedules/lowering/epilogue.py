@@ -33,7 +33,7 @@ class Epilogue:
         residual: Layout of the residual, at the same pitch, or None.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
         arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
-        saturates: Whether the bounds are those of the output's 8 bits, so that nothing is left to clip.
+        saturates: Whether the bounds are those of the output's type, so that nothing is left to clip.
         unit: Accumulators are multiples of this number, which the scale takes out.
         activation: An activation function of :mod:`tvm_schedules.passes.activations`, or None.
     """

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, store_four, store_pixels
+from tvm_schedules.backends.cpu.kernels.common.epilogue import every_fourth, packs_bytes, store_four, store_pixels
 from tvm_schedules.compat import Emitter
 from tvm_schedules.lowering.epilogue import Epilogue
 
@@ -29,6 +29,10 @@ class Block(Protocol):
     @property
     def vector(self) -> int:
         """Bytes a vector."""
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What follows the accumulation."""
 
 
 class Bytes:
@@ -93,15 +97,30 @@ class Bytes:
         return found
 
     def values(self, at: int, width: int) -> list[Any]:
-        """The accumulated values as float32, of every fourth pixel from the first on, from the second on, and so on."""
-        e, i32 = self.e, f"int32x{width // 4}"
-        pairs = [e.bits(word, i32) for word in self._halves(at, width)]
-        words = [*(pair << e.const(16, i32) for pair in pairs), *(pair & e.const(-65536, i32) for pair in pairs)]
-        return [e.cast(word, f"float32x{width // 4}") for word in words]
+        """The accumulated values as float32: see :meth:`_pixels` for the order."""
+        e, quarter = self.e, width // 4
+        i32 = f"int32x{quarter}"
+        even, odd = self._halves(at, width)
+        if self._pixels(width) == list(range(width)):
+            both = [half for pair in zip(range(2 * quarter), range(2 * quarter, width), strict=True) for half in pair]
+            orders = (both[i : i + quarter] for i in range(0, width, quarter))
+            words = [e.cast(e.shuffle([even, odd], order), i32) << e.const(16, i32) for order in orders]
+        else:
+            pairs = [e.bits(word, i32) for word in (even, odd)]
+            words = [*(pair << e.const(16, i32) for pair in pairs), *(pair & e.const(-65536, i32) for pair in pairs)]
+        return [e.cast(word, f"float32x{quarter}") for word in words]
+
+    def _pixels(self, width: int) -> list[int]:
+        """The pixels of the four vectors of :meth:`values`, one after another.
+
+        Every fourth from the first on, from the second on, and so on, where results are bytes, which are put in order
+        when four vectors have become one; else they are in order.
+        """
+        return every_fourth(width // 4) if packs_bytes(self.spec.epilogue, width // 4) else list(range(width))
 
     def store(self, ep: Epilogue, views: dict[str, Any], values: list[Any], n: Any, o: Any, p: Any, width: int) -> None:
         """Emits the epilogue of accumulated values."""
-        store_four(self.e, ep, views, values, n, o, p, every_fourth(width // 4))
+        store_four(self.e, ep, views, values, n, o, p, self._pixels(width))
 
     def save(self, memory: list[Any], row: Any, at: int, width: int) -> None:
         """Puts the words of a row aside."""

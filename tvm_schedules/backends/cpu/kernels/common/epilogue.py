@@ -18,6 +18,7 @@ __all__ = [
     "fill_borders",
     "fill_gap",
     "fours",
+    "packs_bytes",
     "store_bytes",
     "store_channels",
     "store_four",
@@ -73,7 +74,9 @@ def _activate(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: in
     return e.fma(y, scale, zero) if ep.fma else y * scale + zero
 
 
-def _clip(e: Emitter, views: dict[str, Any], y: Any, lanes: int) -> Any:
+def _clip(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
+    if ep.saturates:
+        return y
     low, high = (e.splat(e.load(views["params"], i), lanes) for i in (1, 2))
     return e.min(e.max(y, low), high)
 
@@ -115,7 +118,7 @@ def store_pixels(e: Emitter, ep: Epilogue, views: dict[str, Any], acc: Any, n: A
         store_bytes(e, ep, views, value, n, o, p, lanes)
         return
     inside = e.load(views["mask"], p, lanes)
-    value = e.select(e.nonzero(inside, f"uint8x{lanes}"), _clip(e, views, y, lanes), e.const(ep.out.fill, f32))
+    value = e.select(e.nonzero(inside, f"uint8x{lanes}"), _clip(e, ep, views, y, lanes), e.const(ep.out.fill, f32))
     e.store(views["out"], _plane(ep.out, n, o) + p, value, lanes)
 
 
@@ -143,7 +146,7 @@ def store_pairs(
         e.store(
             views["out"],
             at + parity,
-            e.select(e.nonzero(valid, u16), _clip(e, views, y, half), e.const(ep.out.fill, f32)),
+            e.select(e.nonzero(valid, u16), _clip(e, ep, views, y, half), e.const(ep.out.fill, f32)),
             half,
             2,
         )
@@ -151,6 +154,11 @@ def store_pairs(
 
 PACKS = {16: "llvm.x86.avx512.{}.512", 8: "llvm.x86.avx2.{}", 4: "llvm.x86.sse2.{}.128"}
 """By 32-bit lanes: x86's packing of two vectors of integers into one of half as wide integers, saturated."""
+
+
+def packs_bytes(ep: Epilogue, lanes: int) -> bool:
+    """Whether :func:`store_four` packs vectors of so many lanes into bytes, and their order costs little."""
+    return ep.arch == "x86_64" and lanes in PACKS and stores_channels(ep)
 
 
 def store_four(
@@ -169,11 +177,7 @@ def store_four(
         pixels: Which pixel every lane holds, vector after vector: see :func:`every_fourth` and :func:`fours`.
     """
     count, lanes = len(pixels), len(pixels) // 4
-    if (
-        ep.arch != "x86_64"
-        or lanes not in PACKS
-        or {ep.out.dtype, ep.residual.dtype if ep.residual else "uint8"} != {"uint8"}
-    ):
+    if not packs_bytes(ep, lanes):
         store_pixels(e, ep, views, e.shuffle(accs, _inverse(pixels)), n, o, p, count)
         return
     residuals: list[Any] = [None] * 4
