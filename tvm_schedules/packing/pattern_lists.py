@@ -48,20 +48,22 @@ def digits(pattern: int, size: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def members(codes: np.ndarray, size: int) -> np.ndarray:
+def members(codes: np.ndarray, size: int, parts: int = 1) -> np.ndarray:
     """Which output channels are taken together.
 
     Neighbors are, unless channels with their zeros at the same places are further apart.
 
     Args:
-        codes: int8 ``[O, taps]``.
+        codes: ``[O, taps]``; what is not 0 counts.
         size: Channels a group.
+        parts: Groups of a grouped convolution, in which channels stay; of more than one, ``size`` divides a part.
 
     Returns:
         int32 ``[groups, size]``; where channels are missing, the last one stands for them, and is not first there.
     """
     rows, found = len(codes), []
-    for order in (np.arange(rows), np.lexsort((codes != 0).T)):
+    part = np.arange(rows) // (rows // parts)
+    for order in (np.arange(rows), np.lexsort([*(codes != 0).T, part])):
         found.append(np.append(order, np.repeat(order[-1:], -rows % size)).reshape(-1, size).astype(np.int32))
     return min(found, key=lambda groups: int((codes[groups] != 0).any(1).sum()))
 
@@ -73,8 +75,9 @@ def _numbers(codes: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def used(codes: np.ndarray, groups: np.ndarray) -> tuple[int, ...]:
-    """The patterns that any of the groups has, in ascending order."""
-    return tuple(int(number) for number in np.unique(np.abs(_numbers(codes, groups))) if number)
+    """The patterns that any of the groups has in any term of ``codes``, ``[terms, O, taps]``, in ascending order."""
+    found = np.concatenate([np.unique(np.abs(_numbers(term, groups))) for term in codes])
+    return tuple(int(number) for number in np.unique(found) if number)
 
 
 def work(codes: np.ndarray, groups: np.ndarray, limit: int) -> Work:
@@ -82,42 +85,64 @@ def work(codes: np.ndarray, groups: np.ndarray, limit: int) -> Work:
     size = groups.shape[1]
     total, most = np.zeros(3, np.int64), 3**size // 2
     weights = np.array([np.count_nonzero(digits(pattern, size)) for pattern in range(most + 1)])
-    for group, numbers in zip(groups, _numbers(codes, groups), strict=True):
-        taps = np.flatnonzero(numbers)
-        segment, number = _segments(codes[group][:, taps], limit), numbers[taps]
-        lists = np.unique(segment * (2 * most + 1) + number + most)
-        sums = np.unique(segment * (most + 1) + np.abs(number)) % (most + 1)
-        total += [len(taps), weights[sums].sum(), len(lists)]
+    for term in codes:
+        for group, numbers in zip(groups, _numbers(term, groups), strict=True):
+            taps = np.flatnonzero(numbers)
+            segment, number = _segments(term[group][:, taps], limit), numbers[taps]
+            lists = np.unique(segment * (2 * most + 1) + number + most)
+            sums = np.unique(segment * (most + 1) + np.abs(number)) % (most + 1)
+            total += [len(taps), weights[sums].sum(), len(lists)]
     return Work(*(int(number) for number in total))
 
 
-def pack(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int, index: str) -> dict[str, np.ndarray]:
+def pack(
+    codes: np.ndarray,
+    levels: np.ndarray,
+    address: np.ndarray,
+    groups: np.ndarray,
+    limit: int,
+    index: str,
+    shift: int = 0,
+    parts: int = 1,
+) -> dict[str, np.ndarray]:
     """Expands ternary codes into the lists of the CPU's kernel.
 
     Args:
-        codes: int8 ``[O, taps]``, not all zeros.
+        codes: int8 ``[terms, O, taps]``, not all zeros.
+        levels: float32 ``[terms, O]``.
         address: int64 ``[taps]``, where the pixels of every tap begin.
         groups: See :func:`members`.
         limit: Taps of one sign that a segment may have at most in any channel.
         index: Type of the offsets.
+        shift: How much further the pixels of the next part begin.
+        parts: See :func:`members`.
 
     Returns:
-        ``offsets``: for every segment and each of the patterns :func:`used`, the taps to add and those to subtract,
-        sorted, with :data:`END` behind either; ``starts`` int32 ``[segments]``, where a segment begins in there;
-        ``first`` int32 ``[groups + 1]``, the first segment of each group; ``members`` int32 ``[groups * size]``.
+        ``offsets``: for every segment and each of the patterns :func:`used` of all terms, the taps to add and those to
+        subtract, sorted, with :data:`END` behind either; ``starts`` int32 ``[segments]``, where a segment begins in
+        there; ``first`` int32 ``[groups + 1]``, the first segment of each group; ``members`` int32
+        ``[groups * size]``; ``levels`` float32 ``[segments * size]``, those of a segment's channels.
     """
-    offsets, starts, first = [], [np.zeros(1, np.int64)], [0]
-    for found, counts in _lists(codes, address, groups, limit):
-        number, lists = counts.shape
-        behind = np.cumsum(counts)
-        offsets.append(np.insert(found, behind, END[index]))
-        starts.append(behind[lists - 1 :: lists] + lists * np.arange(1, number + 1) + starts[-1][-1])
-        first.append(first[-1] + number)
+    rows, patterns = codes.shape[1], used(codes, groups)
+    lists, offsets, starts, first, level = 2 * len(patterns), [], [np.zeros(1, np.int64)], [0], []
+    for made in zip(groups, *(_lists(term, address, groups, limit, patterns) for term in codes), strict=True):
+        group, segments = made[0], 0
+        beyond = int(group[0]) * parts // rows * shift
+        for t, (found, counts) in enumerate(made[1:]):
+            if t and not len(found):
+                continue
+            behind = np.cumsum(counts)
+            offsets.append(np.insert(found + beyond, behind, END[index]))
+            starts.append(behind[lists - 1 :: lists] + lists * np.arange(1, len(counts) + 1) + starts[-1][-1])
+            level.append(np.tile(levels[t][group], len(counts)))
+            segments += len(counts)
+        first.append(first[-1] + segments)
     return {
         "offsets": np.concatenate(offsets).astype(index),
         "starts": np.concatenate(starts)[:-1].astype(np.int32),
         "first": np.array(first, np.int32),
         "members": groups.ravel().astype(np.int32),
+        "levels": np.concatenate(level).astype(np.float32),
     }
 
 
@@ -135,7 +160,8 @@ def pack_bounded(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, ind
         sorted; ``bounds`` int32 ``[groups * 2 * patterns + 1]``, where these lists begin; ``members`` int32
         ``[groups * size]``.
     """
-    found, counts = zip(*_lists(codes, address, groups, codes.shape[1]), strict=True)
+    lists = _lists(codes, address, groups, codes.shape[1], used(codes[None], groups))
+    found, counts = zip(*lists, strict=True)
     return {
         "offsets": np.concatenate(found).astype(index),
         "bounds": np.append(0, np.cumsum(np.concatenate(counts))).astype(np.int32),
@@ -144,18 +170,17 @@ def pack_bounded(codes: np.ndarray, address: np.ndarray, groups: np.ndarray, ind
 
 
 def _lists(
-    codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int
+    codes: np.ndarray, address: np.ndarray, groups: np.ndarray, limit: int, patterns: tuple[int, ...]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The lists of every group: their addresses one after the other, and their lengths ``[segments, 2 * patterns]``."""
     order = np.argsort(address, kind="stable")
     codes, address = codes[:, order], address[order]
-    patterns = np.array(used(codes, groups), np.int64)
-    lists = 2 * len(patterns)
+    lists, known = 2 * len(patterns), np.array(patterns, np.int64)
     for group, numbers in zip(groups, _numbers(codes, groups), strict=True):
         taps = np.flatnonzero(numbers)
         segment = _segments(codes[group][:, taps], limit)
         number = int(segment[-1]) + 1 if len(segment) else 1
-        run = segment * lists + 2 * np.searchsorted(patterns, np.abs(numbers[taps])) + (numbers[taps] < 0)
+        run = segment * lists + 2 * np.searchsorted(known, np.abs(numbers[taps])) + (numbers[taps] < 0)
         counts = np.bincount(run, minlength=number * lists).reshape(number, lists)
         yield address[taps[np.argsort(run, kind="stable")]], counts
 

@@ -93,13 +93,16 @@ def _panel(arrays: Arrays, params: dict[str, Any]) -> Arrays:
 
 
 def _patterns(arrays: Arrays, params: dict[str, Any]) -> Arrays:
-    codes, window, x = _values(arrays, params), window_from(params["window"]), halo_from(params["x"])
-    flat = codes.reshape(len(codes), -1)
-    groups = pattern_lists.members(flat, params["size"])
+    codes, levels = _rows(arrays, params)
+    window, x = window_from(params["window"]), halo_from(params["x"])
+    fan, codes = codes.shape[2], codes.reshape(*codes.shape[:2], -1)
+    groups = pattern_lists.members(codes.any(0), params["size"], window.groups)
     address = tap_lists.addresses(window, x)
-    if "limit" in params:
-        return pattern_lists.pack(flat, address, groups, params["limit"], params["index"])
-    return pattern_lists.pack_bounded(flat, address, groups, params["index"])
+    if "limit" not in params:
+        return pattern_lists.pack_bounded(codes[0], address, groups, params["index"])
+    shift = fan * x.phases * x.plane
+    made = pattern_lists.pack(codes, levels, address, groups, params["limit"], params["index"], shift, window.groups)
+    return {name: array for name, array in made.items() if name != "levels" or len(codes) > 1}
 
 
 def _dense(arrays: Arrays, params: dict[str, Any]) -> Arrays:

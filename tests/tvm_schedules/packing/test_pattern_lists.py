@@ -32,11 +32,11 @@ def test_lists_add_up_to_a_product(
     assume(codes.any())
     address = rng.permutation(3 * taps)[:taps]
     groups = pattern_lists.members(codes, size)
-    found = pattern_lists.pack(codes, address, groups, limit, index)
+    found = pattern_lists.pack(codes[None], np.ones((1, rows)), address, groups, limit, index)
     offsets, starts, first = (found[name] for name in ("offsets", "starts", "first"))
     assert (offsets.dtype, starts.dtype, first.dtype) == (index, np.int32, np.int32)
     assert sorted(groups.ravel()[:rows].tolist()) == list(range(rows))
-    patterns = pattern_lists.used(codes, groups)
+    patterns = pattern_lists.used(codes[None], groups)
     pixels = rng.integers(0, 256, 3 * taps)
     have = np.zeros((len(groups), size), np.int64)
     joins = lists = added = 0
@@ -60,7 +60,7 @@ def test_lists_add_up_to_a_product(
             assert place == (starts[segment + 1] if segment + 1 < len(starts) else len(offsets))
     want = codes.astype(np.int64) @ pixels[address]
     np.testing.assert_array_equal(have, want[groups])
-    assert pattern_lists.work(codes[:, np.argsort(address)], groups, limit) == (added, joins, lists)
+    assert pattern_lists.work(codes[None][..., np.argsort(address)], groups, limit) == (added, joins, lists)
 
 
 @given(
@@ -76,7 +76,7 @@ def test_lists_with_bounds_add_up_to_a_product(
     address, pixels = rng.permutation(3 * taps)[:taps], rng.integers(0, 256, 3 * taps)
     groups = pattern_lists.members(codes, size)
     found = pattern_lists.pack_bounded(codes, address, groups, "uint16")
-    bounds, patterns = found["bounds"], pattern_lists.used(codes, groups)
+    bounds, patterns = found["bounds"], pattern_lists.used(codes[None], groups)
     assert (bounds[0], bounds[-1], len(bounds)) == (0, len(found["offsets"]), 2 * len(patterns) * len(groups) + 1)
     sums = [pixels[found["offsets"][a:b]].sum() for a, b in itertools.pairwise(bounds)]
     parts = np.array(sums, np.int64).reshape(len(groups), len(patterns), 2)
@@ -101,10 +101,20 @@ def test_channels_that_share_their_zeros_are_found_wherever_they_are(size: int) 
     patterns = 2 ** (size - 1)
     for order in (np.arange(16), rng.permutation(16)):
         groups = pattern_lists.members(codes[order], size)
-        assert len(pattern_lists.used(codes[order], groups)) == patterns
-        work = pattern_lists.work(codes[order], groups, 1000)
+        assert len(pattern_lists.used(codes[None, order], groups)) == patterns
+        work = pattern_lists.work(codes[None, order], groups, 1000)
         assert work.taps * size == np.count_nonzero(codes)
     # Nothing is shared: neighbors stay together.
     groups = pattern_lists.members(random_codes(rng, (7, 50), 0.0), size)
     assert groups.ravel()[:7].tolist() == list(range(7))
     assert set(groups.ravel()[7:].tolist()) == {6}
+
+
+def test_channels_of_a_grouped_convolution_stay_in_their_part() -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.permutation(shared_codes(rng, 8, 60, 0.7, 2))
+    codes = np.concatenate([codes, rng.permutation(codes)])
+    groups = pattern_lists.members(codes, 2, parts=2)
+    assert (groups // 8 == groups[:, :1] // 8).all()
+    assert (np.sort(groups.ravel()) == np.arange(16)).all()
+    assert ((codes[groups] != 0).any(1) == (codes[groups] != 0).all(1)).all()

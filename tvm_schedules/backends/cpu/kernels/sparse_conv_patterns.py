@@ -7,7 +7,9 @@ their zeros have the fewest patterns (8 lists of four), and every tap stands for
 channels; of others a tap stands for those codes that are not zero there. There is no multiplication, and no branch
 but those at the ends of lists.
 
-Applies to ternary layers in planes, of 8-bit or float inputs, that are one group and have one level a row.
+A row of several terms or of two levels is one of several segments, which are added up in float32.
+
+Applies to ternary layers in planes, of 8-bit or float inputs; of a grouped convolution, channels of one group share.
 Bound by loads, of which most cross a cache line, and for short lists by the branches at their ends.
 """
 
@@ -82,6 +84,7 @@ class Spec(PixelRows):
         taps: Offsets in all.
         index: Type of the offsets.
         widen: Whether the CPU adds bytes to 16-bit lanes in one instruction (Arm's UADDW).
+        levels: Whether segments have levels of their own.
     """
 
     size: int
@@ -89,6 +92,7 @@ class Spec(PixelRows):
     taps: int
     index: str
     widen: bool
+    levels: bool
 
     @property
     def groups(self) -> int:
@@ -104,11 +108,12 @@ class Spec(PixelRows):
             ("starts", "int32", segments),
             ("first", "int32", self.groups + 1),
             ("members", "int32", self.groups * self.size),
+            *([("levels", "float32", segments * self.size)] if self.levels else []),
         )
 
 
 def emit(spec: Spec) -> Any:
-    """Makes the PrimFunc: ``x, offsets, starts, first, members, <epilogue>``."""
+    """Makes the PrimFunc: ``x, offsets, starts, first, members, [levels,] <epilogue>``."""
     arguments = [("x", spec.x.dtype), *((name, dtype) for name, dtype, _ in spec.lists)]
 
     def body(e: Emitter, *pointers: Any) -> None:
@@ -123,6 +128,7 @@ class _Code:
     Attributes:
         kind: Class of the accumulators.
         views: Arrays of the epilogue.
+        levels: Levels of a segment's channels, None where all are 1.
     """
 
     def __init__(self, e: Emitter, spec: Spec, pointers: Sequence[Any]) -> None:
@@ -130,9 +136,11 @@ class _Code:
         self.kind: Any = accumulators_of(spec.x.dtype, spec.widen)
         self.room = spec.x.elements + spec.pixels
         self.x = e.view(pointers[0], self.room, spec.x.dtype)
-        lists = (e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:5], spec.lists, strict=True))
-        self.offsets, self.starts, self.first, self.members = lists
-        self.views = views_of(e, spec.epilogue, list(pointers[5:]), spec.rows, spec.pixels)
+        behind = 1 + len(spec.lists)
+        lists = [e.view(p, n, t) for p, (_, t, n) in zip(pointers[1:behind], spec.lists, strict=True)]
+        self.offsets, self.starts, self.first, self.members = lists[:4]
+        self.levels = lists[4] if spec.levels else None
+        self.views = views_of(e, spec.epilogue, list(pointers[behind:]), spec.rows, spec.pixels)
 
     def jobs(self) -> None:
         """All jobs: a block of pixels and some groups of output channels each."""
@@ -181,7 +189,7 @@ class _Code:
             first = e.load(self.first, group)
             with e.loop(e.load(self.first, group + 1) - first) as s:
                 self._segment(near, first + s, parts, sums)
-                self._add_up(parts, sums, totals, s)
+                self._add_up(parts, sums, totals, s, first + s)
         else:
             self._segment(near, group, parts, sums)
         acc = self.kind(e, spec)
@@ -200,18 +208,21 @@ class _Code:
         parts = self.kind.parts
         return (k * self.spec.step + at) // parts, width // parts
 
-    def _add_up(self, parts: Parts, sums: list[Any], totals: list[Any], segment: Any) -> None:
-        """Adds the sums of a segment to the totals, which begin with those of segment 0."""
-        e, acc = self.e, self.kind(self.e, self.spec)
-        with e.loop(self.spec.size) as k:
+    def _add_up(self, parts: Parts, sums: list[Any], totals: list[Any], turn: Any, segment: Any) -> None:
+        """Adds the sums of a segment, times their levels, to the totals, which begin with those of the first turn."""
+        e, spec, acc = self.e, self.spec, self.kind(self.e, self.spec)
+        with e.loop(spec.size) as k:
             for at, width in parts:
                 place, lanes = self._place(k, at, width)
                 acc.recall(sums, k, at, width)
                 values = acc.values(at, width)
-                with e.when(segment == 0):
+                if self.levels is not None:
+                    level = e.splat(e.load(self.levels, segment * spec.size + k), lanes)
+                    values = [value * level for value in values]
+                with e.when(turn == 0):
                     for total, value in zip(totals, values, strict=True):
                         e.store(total, place, value, lanes)
-                with e.when(segment > 0):
+                with e.when(turn > 0):
                     for total, value in zip(totals, values, strict=True):
                         e.store(total, place, e.load(total, place, lanes) + value, lanes)
 
@@ -269,14 +280,14 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: f
 
     Args:
         layer: The layer.
-        codes: Its codes, [output channels, inputs].
+        codes: Its codes, [terms, output channels, inputs].
         size: Channels a group.
         vectors: Vectors for which a list is read once.
         end: What the end of a list costs, in taps of one vector.
         tap: What a tap costs, in the same unit.
     """
     limit = taps_limit(layer.x, layer.quant.top)
-    work = pattern_lists.work(codes, pattern_lists.members(codes, size), limit)
+    work = pattern_lists.work(codes, pattern_lists.members(codes.any(0), size, layer.window.groups), limit)
     return tap * work.taps + work.joins + end / vectors * work.lists
 
 
@@ -297,33 +308,40 @@ def _usual_block(vector: int, size: int, floats: bool) -> int:
     return 3 if vector != 32 or size == 2 else 2
 
 
+def _sizes(layer: TernaryRows) -> list[int]:
+    """Output channels a group may have: of a grouped convolution, a whole number of groups in each of its groups."""
+    parts = layer.window.groups
+    return [size for size in SIZES if parts == 1 or layer.weight.channels // parts % size == 0]
+
+
 def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) -> tuple[int, bool]:
     """Output channels a group, and whether the kernel is then faster than others."""
     vector = ctx.target.vector_bytes
     end, tap = LIST.get(vector, LIST_UNKNOWN), NARROW.get(vectors, 1.0) if vector in LIST else 1.0
-    blocks = {size: min(vectors, _usual_block(vector, size, layer.x.dtype == "float32")) for size in SIZES}
-    times = {size: _time(layer, codes, size, blocks[size], end, tap) for size in SIZES}
+    blocks = {size: min(vectors, _usual_block(vector, size, layer.x.dtype == "float32")) for size in _sizes(layer)}
+    times = {size: _time(layer, codes, size, block, end, tap) for size, block in blocks.items()}
     size = min(times, key=lambda one: times[one])
     return size, times[size] < _others_time(ctx, layer, vectors, end)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
-    """Takes ternary convolutions of one group and one level a row whose channels have many taps in common."""
+    """Takes ternary convolutions whose output channels have many taps in common."""
     layer = TernaryRows.take(ctx, node, 8, floats=True)
-    if layer is None or not layer.single or layer.window.groups != 1 or layer.weight.channels < 2 or not layer.taps:
+    if layer is None or layer.weight.channels < 2 or not layer.taps or not _sizes(layer):
         return False
     floats = layer.x.dtype == "float32"
     if not floats and layer.quant.top <= LOW and not ctx.configs.selects(node.name, NAME, False):
         return False
     x, rows, vector, knob = layer.x, layer.weight.channels, ctx.target.vector_bytes, ctx.configs.knob
-    codes = layer.codes[0].reshape(rows, -1)
+    codes = layer.codes.reshape(len(layer.codes), rows, -1)
     lanes = vector // x.itemsize
     vectors = -(-x.run(layer.window.output(x.dims)) // lanes)
     usual, pays = _choice(ctx, layer, codes, vectors)
     if not ctx.configs.selects(node.name, NAME, pays):
         return False
-    size = knob(node.name, "size", usual, SIZES)
-    patterns = pattern_lists.used(codes, pattern_lists.members(codes, size))
+    size = knob(node.name, "size", usual, _sizes(layer))
+    size = size if size in _sizes(layer) else usual
+    patterns = pattern_lists.used(codes, pattern_lists.members(codes.any(0), size, layer.window.groups))
     index = "uint16" if x.channels * x.phases * x.plane < 1 << 16 else "int32"
     source, limit = ctx.packed(layer.key), taps_limit(x, layer.quant.top)
     made = layer.constants("patterns", x, size=size, limit=limit, index=index)
@@ -335,7 +353,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     spec = Spec(
         x,
         rows,
-        segments if segments > groups else 0,
+        segments if segments > groups or "levels" in made else 0,
         vector,
         block,
         chunks,
@@ -346,8 +364,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         taps=taps,
         index=index,
         widen=ctx.target.arm64,
+        levels="levels" in made,
     )
-    own = [source, *(made[name] for name in ("offsets", "starts", "first", "members"))]
+    own = [source, *(made[name] for name, _, _ in spec.lists)]
     together = f"{size} channels at a time add {taps} pixels for {layer.taps} of {layer.dense} taps"
     layer.finish(NAME, spec, own, layer.numbers(), end, f"{layer.weight.sparsity():.1%} zeros: {together}")
     return True

@@ -150,7 +150,7 @@ def _choice(ctx: Lowering, codes: np.ndarray, floats: bool, pixels: int, batch: 
     """
     each, times = pixels_a_thread(pixels), {}
     for size in SIZES:
-        work = pattern_lists.work(codes, pattern_lists.members(codes, size), codes.shape[1])
+        work = pattern_lists.work(codes[None], pattern_lists.members(codes, size), codes.shape[1])
         times[size] = work.taps + JOIN * work.joins + LIST / each * work.lists
     size = min(times, key=lambda one: times[one])
     busy = -(-pixels // (THREADS * each)) * -(-len(codes) // size) * batch >= ENOUGH_GROUPS
@@ -173,7 +173,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     size, pays = _choice(ctx, codes, x.dtype == "float32", pixels, x.batch)
     if not pays:
         return False
-    patterns = pattern_lists.used(codes, pattern_lists.members(codes, size))
+    patterns = pattern_lists.used(codes[None], pattern_lists.members(codes, size))
     index = "uint16" if x.channels * x.phases * x.plane <= 1 << 16 else "int32"
     shape = list(weight.codes.shape) if not linear else [*weight.codes.shape, 1, 1, 1]
     params = {"shape": shape, "window": asdict(window), "x": asdict(x), "size": size, "index": index}
