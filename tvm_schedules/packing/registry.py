@@ -96,7 +96,7 @@ def _patterns(arrays: Arrays, params: dict[str, Any]) -> Arrays:
     codes, levels = _rows(arrays, params)
     window, x = window_from(params["window"]), halo_from(params["x"])
     fan, codes = codes.shape[2], codes.reshape(*codes.shape[:2], -1)
-    groups = pattern_lists.members(codes.any(0), params["size"], window.groups)
+    groups = pattern_lists.members(np.abs(codes).max(0), params["size"], window.groups)
     address = tap_lists.addresses(window, x)
     if "limit" not in params:
         return pattern_lists.pack_bounded(codes[0], address, groups, params["index"])

@@ -287,7 +287,7 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: f
         tap: What a tap costs, in the same unit.
     """
     limit = taps_limit(layer.x, layer.quant.top)
-    work = pattern_lists.work(codes, pattern_lists.members(codes.any(0), size, layer.window.groups), limit)
+    work = pattern_lists.work(codes, pattern_lists.members(np.abs(codes).max(0), size, layer.window.groups), limit)
     return tap * work.taps + work.joins + end / vectors * work.lists
 
 
@@ -341,7 +341,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
         return False
     size = knob(node.name, "size", usual, _sizes(layer))
     size = size if size in _sizes(layer) else usual
-    patterns = pattern_lists.used(codes, pattern_lists.members(codes.any(0), size, layer.window.groups))
+    patterns = pattern_lists.used(codes, pattern_lists.members(np.abs(codes).max(0), size, layer.window.groups))
     index = "uint16" if x.channels * x.phases * x.plane < 1 << 16 else "int32"
     source, limit = ctx.packed(layer.key), taps_limit(x, layer.quant.top)
     made = layer.constants("patterns", x, size=size, limit=limit, index=index)
