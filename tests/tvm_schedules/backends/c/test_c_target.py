@@ -77,7 +77,7 @@ def test_pooling(tmp_path: Path, zero: int | None, shape: tuple[int, ...]) -> No
         pads = [pad] * (2 * rank)
         y = net.op(f"{op}Pool", x, kernel_shape=[3] * rank, strides=[2] * rank, pads=pads, **extra)
         outputs.append(net.quantize(y, 0.0373, zero) if zero is not None else y)
-    equal(net.model(*outputs), tmp_path, random(*shape) - np.float32(0.5), variants=("vectors", "words"))
+    equal(net.model(*outputs), tmp_path, random(*shape) - np.float32(0.5), variants=("vectors", "words", "fixed"))
 
 
 @pytest.mark.parametrize("out", ["same", "other", "float"])
@@ -96,7 +96,8 @@ def test_pooling_of_bytes_in_whole_numbers(tmp_path: Path, kernel: int, stride: 
     text = (tmp_path / "model.c").read_text()
     assert "tern_pool_bytes_u8(&layer" in text
     assert ".same = 1" in text or out != "same"
-    assert ("tern_pool_u8(&layer" in text) == (kernel == 3)  # nine pixels have no power of two as their share
+    assert "tern_pool_u8(&layer" not in text
+    assert (".shares = 1" in text) == (kernel == 3)  # nine pixels have no power of two as their share
 
 
 @pytest.mark.parametrize("rows", [1, 37])

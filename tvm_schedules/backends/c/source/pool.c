@@ -5,5 +5,6 @@ struct tern_pool {
     float share, zeros;   /* the divisor of all; what the zero points add up to */
     int32_t taps, images, channels, plane;
     uint8_t average, same; /* same: nothing follows a maximum of bytes */
+    uint8_t shares;        /* sums of bytes are multiplied by their shares first */
     struct tern_finish finish;
 };

@@ -1,4 +1,4 @@
-/* The same of bytes in whole numbers: maxima, and sums of which a power of two is the share. */
+/* The same of bytes: maxima and sums in whole numbers. A share that is a power of two stands in the epilogue's scale. */
 TERN_INLINE void tern_max_u8(const uint8_t *x, const tern_offset *tap, int32_t taps, int32_t count, uint8_t *y)
 {
     int32_t i, t;
@@ -38,6 +38,16 @@ TERN_KERNEL void tern_pool_bytes_u8(const struct tern_pool *l, const uint8_t *x,
                 int16_t sum[TERN_BLOCK];
                 if (l->average) {
                     tern_sum_u8(x + at, l->tap, l->taps, l->tap, 0, left, sum);
+#if TERN_SHARES
+                    if (l->shares) {
+                        float y[TERN_BLOCK] = {0};
+                        for (i = 0; i < count; i++) {
+                            y[i] = ((float)sum[i] - l->zeros) * (l->divisor ? l->divisor[at + i] : l->share);
+                        }
+                        tern_finish_f32(&l->finish, image, channel, at, y, residual, out);
+                        continue;
+                    }
+#endif
                     if (zeros) for (i = 0; i < count; i++) sum[i] = (int16_t)(sum[i] - zeros);
                 } else {
                     uint8_t most[TERN_BLOCK];
