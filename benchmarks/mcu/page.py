@@ -182,8 +182,8 @@ def _reasons(missed: Sequence[_Aim], found: Mapping[tuple[Any, ...], Mapping[str
         elif one.part == "arena":
             row = found[one.core, one.what, one.depthwise, 0.8]
             yield f"The tensors that live at the same time have {row['live']:,} bytes; the other"
-            yield f"{one.now - row['live']:,} are the padding around the images of one of them and lists of a layer's"
-            yield "weights."
+            yield f"{one.now - row['live']:,} are padding around images, planes that end with whole words, and lists of a"
+            yield "layer's weights."
 
 
 def _name(what: str, depthwise: bool) -> str:
