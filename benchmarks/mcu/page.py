@@ -182,7 +182,7 @@ def _reasons(missed: Sequence[_Aim], found: Mapping[tuple[Any, ...], Mapping[str
         elif one.part == "arena":
             row = found[one.core, one.what, one.depthwise, 0.8]
             yield f"The tensors that live at the same time have {row['live']:,} bytes; the other"
-            yield f"{one.now - row['live']:,} are padding around images, planes that end with whole words, and lists of a"
+            yield f"{one.now - row['live']:,} are padding around images, planes of whole words, and lists of a"
             yield "layer's weights."
 
 
