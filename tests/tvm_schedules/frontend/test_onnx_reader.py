@@ -55,7 +55,7 @@ def test_a_branch_that_a_shape_decides_is_taken(rows: int) -> None:
     nodes = [*shape_is(rows), node("If", ["c"], ["y", "z"], name="choice", then_branch=then, else_branch=other)]
     made = model(nodes, outputs={"y": (None, None), "z": (None, None)}, zero=np.int64(0), two=np.float32(2))
     graph = read(made)
-    assert "If" not in {one.op for one in graph.nodes}
+    assert [one.op for one in graph.nodes] == (["Add", "Mul"] if rows == 2 else ["Identity"])
     assert all(value.shape == (2, 3) for value in graph.values.values())
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     for ours, theirs in zip(Runner(made)(x), run_onnx(made, x), strict=True):
