@@ -76,7 +76,9 @@ def test_it_is_never_worse_than_its_start_and_keeps_the_zeros(seed, inputs, zero
     if zeros is not None:
         assert ((found != 0).any(0).sum(1) <= inputs * (1 - zeros) + 1e-6).all()
     outputs = (x.double() @ (weight - values).double().T).square().sum(0)
-    assert (outputs <= before * 1.001 + 1e-6 * before.max()).all()
+    # Levels are rounded to float32, which shows where several terms of one level leave no error at all.
+    rounding = 1e-12 * (x.double() @ weight.double().T).square().sum(0)
+    assert (outputs <= before * 1.001 + 1e-6 * before.max() + rounding).all()
 
 
 def test_levels_are_those_of_least_squares():
