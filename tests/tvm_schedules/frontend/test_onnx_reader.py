@@ -150,3 +150,14 @@ def test_an_input_that_is_always_the_same_decides(rate: int, factor: int, tmp_pa
 def test_constants_that_do_not_fit_are_refused(constants: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         onnxtools.fix_inputs(by_rate(), constants)
+
+
+def test_open_sizes_are_named_in_the_error() -> None:
+    with pytest.raises(ShapeError, match=r"'x' has the open shape \[batch, 3\]"):
+        read(model([node("Neg", ["x"], ["y"])], shape=("batch", 3), outputs={"y": ("batch", 3)}))
+
+
+def test_scales_without_an_axis_are_those_of_columns() -> None:
+    values, scale = np.arange(6, dtype=np.int8).reshape(2, 3), np.float32([1, 10, 100])
+    found = onnxtools._fold(node("DequantizeLinear", ["x", "s"], ["y"]), [values, scale])
+    np.testing.assert_array_equal(found, values * scale)
