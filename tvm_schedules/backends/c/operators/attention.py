@@ -149,7 +149,8 @@ def lower(site: Site) -> bool:
     fields |= {"rows": node.q.shape[-2], "keys": node.k.shape[-2], "depth": node.q.shape[-1], "width": node.v.shape[-1]}
     places = [_matrices(view, apart) for view, apart in zip(views, steps, strict=True)]
     fields |= dict(zip("qkvy", places[:4], strict=True))
-    fields["mask"] = [{"place": at, "limit": limit} for at, limit in zip(places[4:], node.limits, strict=True)] or [0]
+    own = [{"place": at, "limit": limit} for at, limit in zip(places[4:], node.limits, strict=True)]
+    fields |= {"mask": own} if own else {}
     tables = {
         f"known_{i}": np.clip(a.ravel(), *LIMITS).astype(np.float32) for i, a in enumerate(known) if a is not None
     }
