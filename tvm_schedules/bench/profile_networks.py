@@ -23,7 +23,7 @@ TOKENS = 4
 """How many networks with attention in plain operators there are."""
 HEADS = 6
 """How many networks with attention of several heads there are."""
-SHARED = 6
+SHARED = 9
 """How many chains of convolutions there are whose output channels share their zeros."""
 LARGE = 5
 """How many large networks of every kind there are."""
@@ -68,10 +68,10 @@ def _large_image(seed: int, floats: bool) -> Any:
     return _convolutions(_Chain((1, 3, size, size), seed, floats, _MOST_OF_LARGE), size)
 
 
-def _shared(seed: int) -> Any:
-    """Channels that share their zeros by pairs or by fours; such layers have byte operands alone."""
+def _shared(seed: int, floats: bool) -> Any:
+    """Channels that share their zeros by pairs or by fours."""
     size = int(np.random.default_rng(seed).choice(_SIZES))
-    net = _Chain((1, 3, size, size), 200 + seed, floats=False)
+    net = _Chain((1, 3, size, size), 200 + seed, floats)
     net.shared = (2, 4)[seed % 2]
     return _convolutions(net, size)
 
@@ -204,7 +204,7 @@ def networks() -> Iterator[tuple[str, Any]]:
     for seed in range(IMAGES):
         yield f"image{seed}", _image(seed, seed % 3 == 2)
     for seed in range(SHARED):
-        yield f"shared{seed}", _shared(seed)
+        yield f"shared{seed}", _shared(seed, seed >= SHARED - 3)
     for seed in range(ROWS):
         yield f"rows{seed}", _rows(seed, seed % 3 == 2)
     for seed in range(TOKENS):
