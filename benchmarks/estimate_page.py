@@ -51,7 +51,7 @@ def estimates(data: Mapping[str, Any]) -> list[str]:
         ),
         *_text(
             "MobileNetV2 moves 20 MB in a run, far more than the second cache holds. Its measured time depends on what",
-            "else uses the shared cache: it was 3.8 to 7.8 ms in runs of this command on one day.",
+            "else uses the shared cache: it was 3.2 to 7.8 ms in runs of this command on two days.",
         ),
         "![estimated over measured milliseconds](../../benchmarks/measured/estimate.svg)",
         "",
