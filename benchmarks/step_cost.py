@@ -7,8 +7,9 @@ batch to the end of the next. Rounds go through all variants in turn, so that a 
 every time the float network is measured just before; a variant's overhead is the median over the rounds of the one
 time over the other, and that of the fastest steps is printed beside it. The float network is one of the variants: its
 overhead over itself is the noise. On a machine that has other work to do ``--clock cpu`` counts the process's own CPU
-time. Peak memory is that of a step above what is allocated before it. Brevitas, torchao and torch's own
-quantization-aware training take part where they are installed; they only quantize weights here, in the same layers.
+time. Peak memory is that of a step above what is allocated before it, with what methods keep from step to step.
+Brevitas, torchao and torch's own quantization-aware training take part where they are installed; they only quantize
+weights here, in the same layers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from benchmarks.step_peers import PEERS
 from examples.models import MODELS
 from tern_lightning import BCGD, ActivationQuantization, EntropyConstraint, PruningSchedule, Schedule, TernaryCallback
+from tern_lightning.functional.spare import release
 from tern_lightning.quantizers import quantizer_names
 from tvm_schedules.common.files import write_file
 
@@ -123,6 +125,7 @@ class Watch(pl.Callback):
             torch.cuda.reset_peak_memory_stats()
             self.peak = -torch.cuda.memory_allocated()
         elif len(self.ends) == 1:
+            release()  # what methods keep from step to step counts
             self._profile = torch.profiler.profile(
                 activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
             )

@@ -46,6 +46,11 @@ def scratch(like: Tensor, index: int = 0, most: int | None = None) -> Tensor:
     return found[: like.numel()].view(like.shape)
 
 
+def forget() -> None:
+    """Give back the memory that :func:`scratch` keeps in this thread."""
+    _KEPT.__dict__.pop("memory", None)
+
+
 def plain(tensor: Tensor) -> bool:
     """Whether a tensor lies in this process's memory, which those of compilers and of ``torch.func`` do not."""
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":

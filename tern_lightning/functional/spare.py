@@ -9,12 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tern_lightning.functional.blocks import plain
+from tern_lightning.functional.blocks import forget, plain
 
 LEAST = 1 << 16
 """Elements from which it pays: the C library keeps smaller blocks by itself."""
+_ALL: weakref.WeakSet[SpareMemory] = weakref.WeakSet()
 MOST = 2
 """Blocks that wait: of a weight and of its gradient, which is what a step of training has at a time."""
+
+
+def release() -> None:
+    """Give back all memory that waits to be used again, that of blocks in this thread too."""
+    forget()
+    for one in _ALL:
+        one._waiting.clear()
 
 
 class SpareMemory:
@@ -39,6 +47,7 @@ class SpareMemory:
 
     def __init__(self) -> None:
         self._waiting: list[Tensor] = []
+        _ALL.add(self)
 
     def empty_like(self, tensor: Tensor) -> Tensor:
         """A float32 tensor of the shape, device and layout of another one, with any values."""

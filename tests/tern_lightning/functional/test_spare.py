@@ -5,8 +5,9 @@ import pickle
 
 import torch
 
+from tern_lightning.functional.blocks import scratch
 from tern_lightning.functional.frozen import FrozenCodes
-from tern_lightning.functional.spare import LEAST, MOST, SpareMemory
+from tern_lightning.functional.spare import LEAST, MOST, SpareMemory, release
 
 
 def test_memory_of_a_tensor_that_is_gone():
@@ -32,6 +33,18 @@ def test_other_shapes_and_small_ones():
     columns = torch.zeros(600, 300).t()
     assert spare.empty_like(columns).stride() == columns.stride()
     assert spare.empty_like(torch.zeros(LEAST, device="meta")).is_meta
+
+
+def test_what_waits_is_given_back():
+    spare, block = SpareMemory(), torch.zeros(LEAST)
+    del [spare.empty_like(block)][0]
+    first = scratch(block).data_ptr()
+    assert spare._waiting
+    assert scratch(block).data_ptr() == first
+    held = scratch(block)
+    release()
+    assert not spare._waiting
+    assert scratch(block).data_ptr() != held.data_ptr()
 
 
 def test_copies_begin_without_any():

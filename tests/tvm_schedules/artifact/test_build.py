@@ -154,7 +154,7 @@ def test_failures_leave_the_earlier_artifact(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place, name in ((store, "_flush"), (store, "_exchange")):
+    for place, name in ((output_folder, "_flush"), (output_folder, "_exchange")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
             with pytest.raises(OutputError, match="nothing was changed: No space left on device"):
@@ -186,7 +186,7 @@ def test_kill_in_the_middle_leaves_the_earlier_artifact(built: Path) -> None:
 @pytest.mark.parametrize("exchange", [True, False])
 def test_replacing_keeps_foreign_files(built: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not exchange:
-        monkeypatch.setattr(store, "_exchange", lambda new, old: False)
+        monkeypatch.setattr(output_folder, "_exchange", lambda new, old: False)
     (built / "bench.json").write_text("{}")
     (built / "notes").mkdir()
     (built / "notes" / "a.txt").write_text("mine")

@@ -138,7 +138,7 @@ def test_an_interruption_ends_the_compiler_and_the_linker(stub: Callable[[str], 
 SCRIPT = """
     import os, sys, time
     from tests.tvm_schedules import fake
-    from tvm_schedules.artifact import process, store
+    from tvm_schedules.artifact import output_folder, process
     import tvm_schedules
     where = process.START.index("from tvm_schedules")
     stub = f"from tests.tvm_schedules.artifact import stub_child; stub_child.install({sys.argv[2]!r}); "

@@ -17,7 +17,7 @@ from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.compiling import compile_c
 from tests.tvm_schedules.nets import Net, Runner, resnet, run_onnx
-from tvm_schedules.backends.cpu.kernels import sparse_conv_unrolled
+from tvm_schedules.backends.cpu.kernels import sparse_conv_patterns, sparse_conv_unrolled
 from tvm_schedules.errors import BenchError, InputError, UnsupportedOperatorError
 from tvm_schedules.runtime.model import SteppedModel
 from tvm_schedules.targets.registry import resolve
@@ -38,7 +38,10 @@ bytes made in whole numbers as on cores without floating point. tests/arm has th
 
 def equal(model: onnx.ModelProto, folder: Path, *inputs: np.ndarray, variants: tuple[str, ...] = ("vectors",)) -> None:
     """C against the library, whose sums of floats are made in the order of C's lists."""
-    with mock.patch.object(sparse_conv_unrolled, "MOST_DENSITY", 0.0):
+    with (
+        mock.patch.object(sparse_conv_unrolled, "MOST_DENSITY", 0.0),
+        mock.patch.object(sparse_conv_patterns, "_others_time", return_value=0.0),
+    ):
         wanted = Runner(model)(*inputs)
     for variant in variants:
         have = portable.as_list(portable.host_model(model, folder, VARIANTS[variant])(*inputs))
