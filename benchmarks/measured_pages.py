@@ -344,7 +344,8 @@ def training_step(data: Mapping[str, Any]) -> list[str]:
         "",
         *paragraph(
             "The activations of the transformer's step are small beside its weights, so that what a method keeps of",
-            "a weight shows in its peak memory. Activations in 8 bits are kept beside those that were rounded.",
+            "a weight shows in its peak memory, with what it keeps from step to step. Activations in 8 bits are kept",
+            "beside those that were rounded. Memory is from a run of one round.",
         ),
         "## Older figures, with other packages beside",
         "",
