@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm_schedules.common.files import write_file
+
 MEASURED = Path(__file__).parent / "measured"
 NETWORKS = {
     "resnet20": "ResNet-20",
@@ -23,6 +25,22 @@ NETWORKS = {
     "linear4096x4096": "linear 4096x4096",
     "linear11008x4096": "linear 11008x4096",
 }
+
+
+def update(made: Mapping[Path, str], root: Path, check: bool) -> int:
+    """Write texts whose files have others, or with ``check`` only say which; the exit status of doing so.
+
+    Args:
+        made: The texts by file.
+        root: What the names that are printed are relative to.
+        check: Write nothing; 1 where a file is out of date.
+    """
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path.relative_to(root)}")
+        if not check:
+            write_file(path, made[path])
+    return 1 if stale and check else 0
 
 
 def read(name: str) -> Any:

@@ -23,7 +23,6 @@ from benchmarks.methods import aims, answers
 from benchmarks.methods.recipes import RECIPES
 from benchmarks.methods.report import REFERENCES, rows_of
 from benchmarks.zoo.page import zoo
-from tvm_schedules.common.files import write_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "benchmarks"
@@ -256,13 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=str(__doc__).splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, say which pages are out of date")
     options = parser.parse_args(arguments)
-    made = pages()
-    stale = [path for path, text in made.items() if not path.is_file() or path.read_text() != text]
-    for path in stale:
-        print(f"{'out of date' if options.check else 'written'}: {path.relative_to(ROOT)}")
-        if not options.check:
-            write_file(path, made[path])
-    return 1 if stale and options.check else 0
+    return measured_pages.update(pages(), ROOT, options.check)
 
 
 if __name__ == "__main__":

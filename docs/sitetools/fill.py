@@ -20,8 +20,9 @@ if __name__ == "__main__":
 
 import jinja2
 
+from benchmarks.measured_pages import update
 from sitetools import figures, methods, operators
-from sitetools.links import DOCS, ROOT, write_changed
+from sitetools.links import DOCS, ROOT
 
 _PLACE = re.compile(r"(<!--=(.*?)-->)(.*?)(<!--/-->)", re.DOTALL)
 _HEAD = re.compile(r"(?m)^ {0,3}<!--=[^\n]*-->[^\n]+$")
@@ -83,12 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, say which documents are out of date")
     options = parser.parse_args(arguments)
     made = {path: fill(path.read_text(), values()) for path in documents()}
-    stale = [path for path, text in made.items() if path.read_text() != text]
-    for path in stale:
-        print(f"{'out of date' if options.check else 'written'}: {path.relative_to(ROOT)}")
-        if not options.check:
-            write_changed(path, made[path])
-    return 1 if stale and options.check else 0
+    return update(made, ROOT, options.check)
 
 
 if __name__ == "__main__":

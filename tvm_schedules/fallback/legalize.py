@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.fallback import approximations, scatter, top
+from tvm_schedules.fallback import approximations, scatter, take, top
 from tvm_schedules.fallback.conv_geometry import conv_geometry, pack_channels, pack_columns, transposed_geometry
 from tvm_schedules.fallback.tags import KEY, OPAQUE
 
@@ -47,7 +47,7 @@ def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Le
         "relax.cumsum": _cumulative_sum,
         "relax.scatter_elements": _scatter,
         "relax.scatter_nd": _scatter,
-        "relax.take": _take,
+        "relax.take": take.legalize,
         "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes if transposes else 0),
         "relax.topk": top.legalize,
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
@@ -283,26 +283,6 @@ def _concat_tag(call: Any, name: str) -> dict[str, Any] | None:
     if math.prod(shape_of(call)) == 0 or len({id(f) for f in call.args[0].fields}) != len(shapes):
         return None
     return {"kind": "concat", "outer": math.prod(shapes[0][:axis]), "sizes": [math.prod(s[axis:]) for s in shapes]}
-
-
-def _take(bb: Any, call: Any) -> Any:
-    """Elements at indices, which are within bounds (:mod:`.index_guard`): TVM's own code warns all the same."""
-    from tvm import te
-
-    x, indices = call.args
-    if call.attrs.axis is None or not hasattr(indices.ty, "shape"):
-        return default("relax.take")(bb, call)
-    shape, places = shape_of(x), shape_of(indices)
-    axis = int(call.attrs.axis) % len(shape)
-    behind = axis + len(places)
-
-    def compute(x: Any, index: Any) -> Any:
-        def element(*i: Any) -> Any:
-            return x(*i[:axis], index(*i[axis:behind]), *i[behind:])
-
-        return te.compute([*shape[:axis], *places, *shape[axis + 1 :]], element, name="take")
-
-    return bb.call_te(compute, x, indices, primfunc_name_hint="take")
 
 
 def _cumulative_sum(bb: Any, call: Any) -> Any:
