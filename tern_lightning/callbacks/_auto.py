@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tern_lightning.layer_sensitivity import Sensitivity, measure
-from tern_lightning.rules import Decision, Rule
+from tern_lightning.rules import Decision
 
 BATCHES = 8
 """So many batches are looked at."""
@@ -41,14 +40,12 @@ def look(trainer: pl.Trainer, pl_module: pl.LightningModule, decisions: Sequence
     return measure(pl_module, chosen, batches, context=plugin.forward_context, progress=show)
 
 
-def as_rules(costly: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules that leave layers float."""
-    return tuple(Rule("re:" + re.escape(path)) for path in costly)
-
-
-def with_reasons(decisions: Sequence[Decision], costly: Mapping[str, str]) -> list[Decision]:
-    """The decisions with the reason why a layer costs too much in place of the rule's name."""
-    return [replace(one, reason=costly.get(one.path, one.reason)) for one in decisions]
+def without(decisions: Sequence[Decision], costly: Mapping[str, str]) -> list[Decision]:
+    """The decisions, but that layers that cost too much stay float, with the reason why."""
+    return [
+        replace(one, method=None, options={}, reason=costly[one.path]) if one.path in costly else one
+        for one in decisions
+    ]
 
 
 def _batches(trainer: pl.Trainer) -> list[Any]:

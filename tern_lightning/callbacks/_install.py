@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
 
 from tern_lightning.callbacks._state import Layers, find_copies
 from tern_lightning.nn.layer_state import LayerState, Phase
 from tern_lightning.nn.layer_types import channel_axis, weight_of
 from tern_lightning.nn.scalar_trainer import carry_over
-from tern_lightning.nn.swap import swap_all
+from tern_lightning.nn.swap import swap_all, unswap_all
 from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, adapted, check_bias
 
@@ -52,11 +53,37 @@ def make_ternary(
     return found.pop(""), found
 
 
+def leave_float(
+    trainer: pl.Trainer, model: pl.LightningModule, decisions: Sequence[Decision], layers: Mapping[str, str]
+) -> dict[str, str]:
+    """Give ternary layers of a model and of its averaged copies their own class back.
+
+    Args:
+        trainer: The Trainer, whose other callbacks may hold copies.
+        model: The model.
+        decisions: What was decided about its layers.
+        layers: Why, by the path of the layer.
+
+    Returns:
+        Why, by the paths of all layers that have one of these weights.
+    """
+    modules = {one.path: one.module for one in decisions if one.method is not None}
+    states = {id(state): path for path in layers if (state := _state_of(modules.get(path))) is not None}
+    found = {path: layers[states[id(s)]] for path, m in modules.items() if id(s := _state_of(m)) in states}
+    for root in (model, *find_copies(trainer, {path: modules[path] for path in found}).values()):
+        unswap_all(root, states)
+    return found
+
+
+def _state_of(module: nn.Module | None) -> LayerState | None:
+    return None if module is None else module.__dict__.get("_ternary_state")
+
+
 def _states(chosen: Mapping[str, Decision], phase: Phase) -> dict[str, LayerState]:
     """One state for every weight, by the paths of the layers that use it."""
     by_weight: dict[int, LayerState] = {}
     for decision in chosen.values():
-        old: LayerState | None = getattr(decision.module, "_ternary_state", None)
+        old = _state_of(decision.module)
         codes = old.codes if old is not None and phase == "frozen" else None
         method = get_quantizer(str(decision.method), **decision.options)
         axis, weight = channel_axis(decision.module), weight_of(decision.module)

@@ -55,6 +55,9 @@ class SparsityBudget(Budget):
         by: ``pruning`` makes weights zero for good. ``entropy`` is for layers of the method ``ec2t``: it gives each the
             strength of an entropy constraint that makes the zeros, in the place of
             :class:`~tern_lightning.EntropyConstraint`. Weights may become other than zero again until codes are frozen.
+        allow_float: Whether the budget may leave layers float where less is lost so: those that ternary weights fit
+            worst for what they cost. A float layer has 8 bits a weight in libraries with 8-bit activations. Which they
+            are is chosen when pruning begins, after ``start`` and before ``freeze`` of the TernaryCallback.
 
     Raises:
         ValueError: An argument is out of range.
@@ -75,9 +78,10 @@ class SparsityBudget(Budget):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
         by: Literal["pruning", "entropy"] = "pruning",
+        allow_float: bool = False,
     ) -> None:
         check_share("zeros", zeros, "(0, 1)")
-        super().__init__(1 - zeros, schedule, every, most, include, exclude, groups, by)
+        super().__init__(1 - zeros, schedule, every, most, include, exclude, groups, by, allow_float)
 
     @property
     @override
@@ -131,6 +135,7 @@ class OperationBudget(_WithInputs):
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
         by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
+        allow_float: Whether layers may go back to float; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -152,9 +157,10 @@ class OperationBudget(_WithInputs):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
         by: Literal["pruning", "entropy"] = "pruning",
+        allow_float: bool = False,
     ) -> None:
         limit = _positive("operations", operations)
-        super().__init__(input_shape, limit, schedule, every, most, include, exclude, groups, by)
+        super().__init__(input_shape, limit, schedule, every, most, include, exclude, groups, by, allow_float)
 
     @property
     @override
@@ -198,26 +204,28 @@ class _Estimated(_WithInputs):
         from tvm_schedules.estimate.table import read
         from tvm_schedules.estimate.targets import device
 
-        model = self._exported(pl_module)
+        model = self._exported(pl_module, ternary=True)
+        dense = self._exported(pl_module, ternary=False) if self.allow_float else None
         try:
             tables = [] if self.measured is None else [read(self.measured)]
             on = device(self.target, tables)
-            return curves(model, list(self._targets), on, self.of, groups=self.groups)
+            return curves(model, list(self._targets), on, self.of, groups=self.groups, dense=dense)
         except TernError as error:
             raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
 
-    def _exported(self, pl_module: pl.LightningModule) -> Any:
-        """The network's ONNX form, with any ternary weights in the chosen layers."""
+    def _exported(self, pl_module: pl.LightningModule, ternary: bool) -> Any:
+        """The network's ONNX form, with any ternary weights in the chosen layers, or with float ones."""
         from tern_lightning.exporter.writer import to_onnx
 
         modes = {module: module.training for module in pl_module.modules()}
         generator = torch.Generator().manual_seed(0)
         shapes = self.shapes(pl_module)
-        ternary = {path: _any_codes(one.layer, one.weight, generator) for path, one in self._targets.items()}
+        chosen = self._targets if ternary else {}
+        codes = {path: _any_codes(one.layer, one.weight, generator) for path, one in chosen.items()}
         with torch.random.fork_rng():
             inputs = [torch.randn(shape, generator=generator).to(pl_module.device) for shape in shapes]
             try:
-                return to_onnx(pl_module, inputs, activations=self.activations, ternary=ternary, verify=False)
+                return to_onnx(pl_module, inputs, activations=self.activations, ternary=codes, verify=False)
             finally:
                 for module, training in modes.items():
                     module.training = training
@@ -255,6 +263,7 @@ class SizeBudget(_Estimated):
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
         by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
+        allow_float: Whether layers may go back to float; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -279,10 +288,11 @@ class SizeBudget(_Estimated):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
         by: Literal["pruning", "entropy"] = "pruning",
+        allow_float: bool = False,
     ) -> None:
         where = "c" if of == "flash" else target
         limit = _positive("bytes", bytes)
-        steering = schedule, every, most, include, exclude, groups, by
+        steering = schedule, every, most, include, exclude, groups, by, allow_float
         super().__init__(where, "bytes", activations, None, input_shape, limit, *steering)
 
     @property
@@ -313,6 +323,7 @@ class LatencyBudget(_Estimated):
         exclude: Patterns of layers that are left out.
         groups: How many neighboring output channels may lose a weight together; see :class:`SparsityBudget`.
         by: What makes the zeros, ``pruning`` or ``entropy``; see :class:`SparsityBudget`.
+        allow_float: Whether layers may go back to float; see :class:`SparsityBudget`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -340,9 +351,10 @@ class LatencyBudget(_Estimated):
         exclude: Sequence[str] = (),
         groups: Sequence[int] = (1,),
         by: Literal["pruning", "entropy"] = "pruning",
+        allow_float: bool = False,
     ) -> None:
         limit = _positive("milliseconds", milliseconds)
-        steering = schedule, every, most, include, exclude, groups, by
+        steering = schedule, every, most, include, exclude, groups, by, allow_float
         super().__init__(target, "seconds", activations, measured, input_shape, limit, *steering)
 
     @property
@@ -352,6 +364,4 @@ class LatencyBudget(_Estimated):
 
     @override
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Curves:
-        made = super().measure(trainer, pl_module)
-        values = {path: tuple(tuple(1e3 * v for v in one) for one in own) for path, own in made.values.items()}
-        return Curves(1e3 * made.fixed, made.shares, values)
+        return super().measure(trainer, pl_module).scaled(1e3)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -348,18 +349,43 @@ class TernaryCallback(StatefulCallback):
 
     def _decide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Decision]:
         decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
-        if not self.auto:
-            return decisions
         if self._restored is not None:
             self._costly = dict(self._restored.get("costly", {}))
         elif self.clock.fresh:
-            self.sensitivity = auto.look(trainer, pl_module, decisions, self.verbose and trainer.is_global_zero)
-            # The batches of processes differ, and so may what they found.
-            self._costly = trainer.strategy.broadcast(self.sensitivity.costly())
-            if self.verbose and trainer.is_global_zero:
-                self.sensitivity.show()
-        found = resolve(pl_module, auto.as_rules(self._costly), self.method, self.options, trainer.optimizers)
-        return auto.with_reasons(found, self._costly)
+            self._costly = {}
+            if self.auto:
+                self.sensitivity = auto.look(trainer, pl_module, decisions, self.verbose and trainer.is_global_zero)
+                # The batches of processes differ, and so may what they found.
+                self._costly = trainer.strategy.broadcast(self.sensitivity.costly())
+                if self.verbose and trainer.is_global_zero:
+                    self.sensitivity.show()
+        return auto.without(decisions, self._costly)
+
+    def leave_float(self, trainer: pl.Trainer, pl_module: pl.LightningModule, layers: Mapping[str, str]) -> None:
+        """Give layers up while a run trains: they go on in float, from their latent weights, for good.
+
+        Layers of the same weight, averaged copies of the model and runs that continue this one do the same.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The module that it trains.
+            layers: Why, by the path of the layer.
+
+        Raises:
+            MisconfigurationException: Codes are frozen, from when on nothing is decided.
+        """
+        if layers and self.phase == "frozen":
+            raise MisconfigurationException(
+                f"layers {list(layers)} cannot go back to float, as codes are frozen. HINT: decide earlier, or a later "
+                "freeze of TernaryCallback"
+            )
+        self._costly.update(install.leave_float(trainer, pl_module, self.decisions, layers))
+        self.decisions = auto.without(self.decisions, self._costly)
+        self._layers = {path: layer for path, layer in self._layers.items() if path not in self._costly}
+        self._copies = {
+            name: {path: layer for path, layer in own.items() if path not in self._costly}
+            for name, own in self._copies.items()
+        }
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
         """Continue from the state of a checkpoint, after every other callback has loaded its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -51,6 +51,14 @@ def swap_all(root: nn.Module, states: Mapping[str, LayerState]) -> dict[str, Ter
     swapped = {path: swap(layer_at(root, path), own) for path, own in states.items()}
     lend(root)
     return swapped
+
+
+def unswap_all(root: nn.Module, states: Collection[int]) -> None:
+    """Give the ternary layers whose state has one of these ids their own class back, with their latent weights."""
+    for _, layer in list(swapped_layers(root)):
+        if id(layer._ternary_state) in states:
+            unswap(layer)
+    lend(root)
 
 
 def make_plain(root: nn.Module) -> None:

@@ -6,8 +6,8 @@ or several together, and the network is lowered and estimated each time. Between
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -32,11 +32,13 @@ class Curves:
         fixed: What does not depend on the layers' zeros.
         shares: Shares of zeros, ascending.
         values: By layer, and by number of the group that its zeros come in, what it takes at each of the shares.
+        dense: By layer, what it takes where it is not ternary; empty where that is not known.
     """
 
     fixed: float
     shares: tuple[float, ...]
     values: Mapping[str, tuple[tuple[float, ...], ...]]
+    dense: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def straight(cls, fixed: float, costs: Mapping[str, float], groups: int = 1) -> Curves:
@@ -47,7 +49,13 @@ class Curves:
             costs: Of every layer without zeros.
             groups: How many groups there are.
         """
-        return cls(fixed, (0.0, 1.0), {path: ((cost, 0.0),) * groups for path, cost in costs.items()})
+        return cls(fixed, (0.0, 1.0), {path: ((cost, 0.0),) * groups for path, cost in costs.items()}, dict(costs))
+
+    def scaled(self, factor: float) -> Curves:
+        """The same in another unit."""
+        values = {path: tuple(tuple(factor * v for v in one) for one in own) for path, own in self.values.items()}
+        dense = {path: factor * cost for path, cost in self.dense.items()}
+        return Curves(factor * self.fixed, self.shares, values, dense)
 
     def of(self, layer: str, group: int, zeros: Any) -> Any:
         """What a layer takes at a share of zeros, or at an array of them.
@@ -65,15 +73,19 @@ class Curves:
             min(float(self.of(path, number, share)) for number in range(len(own))) for path, own in self.values.items()
         )
 
-    def total(self, zeros: Mapping[str, float], groups: Mapping[str, int] | None = None) -> float:
+    def total(
+        self, zeros: Mapping[str, float], groups: Mapping[str, int] | None = None, dense: Collection[str] = ()
+    ) -> float:
         """The cost of the network when its layers have these shares of zeros.
 
         Args:
-            zeros: Share of every layer.
+            zeros: Share of every layer that is ternary.
             groups: Number of the group that the zeros of a layer come in; 0 where it says nothing.
+            dense: Layers that are not ternary.
         """
         groups = {} if groups is None else groups
-        return self.fixed + sum(float(self.of(path, groups.get(path, 0), zeros[path])) for path in self.values)
+        ternary = sum(float(self.of(p, groups.get(p, 0), zeros[p])) for p in self.values if p not in dense)
+        return self.fixed + ternary + sum(self.dense[path] for path in dense)
 
 
 def curves(
@@ -83,6 +95,7 @@ def curves(
     of: str,
     shares: Sequence[float] = SHARES,
     groups: Sequence[int] = (1,),
+    dense: Any = None,
 ) -> Curves:
     """Estimates a network at several shares of zeros.
 
@@ -94,6 +107,7 @@ def curves(
         of: ``seconds``, or ``bytes`` of all that is stored.
         shares: Where to estimate, ascending.
         groups: How many neighboring output channels share their zeros; the network is estimated with each of them.
+        dense: The same network with none of these layers ternary, as ``onnx.ModelProto``; None leaves it out.
 
     Raises:
         EstimateError: A layer has no 2-bit weight in the file, or nothing is known about times on the target.
@@ -123,12 +137,12 @@ def curves(
                     codes = _codes(tuple(tensor.dims), share, f"{path}{index}", group, axes.get(tensor.name, 0))
                     tensor.raw_data = bytes(pack_int2(codes))
             found_at.append(estimate_graph(read_graph(copy), on))
+    if dense is not None:
+        found_at.append(estimate_graph(read_graph(dense), on))
     fixed, values = _seconds(found_at, parts) if of == "seconds" else _bytes(found_at, parts)
-    count = len(shares)
-    by_group = {
-        path: tuple(v[start : start + count] for start in range(0, len(v), count)) for path, v in values.items()
-    }
-    return Curves(fixed, tuple(shares), by_group)
+    count, ends = len(shares), len(shares) * len(groups)
+    by_group = {path: tuple(v[at : at + count] for at in range(0, ends, count)) for path, v in values.items()}
+    return Curves(fixed, tuple(shares), by_group, {} if dense is None else {p: v[-1] for p, v in values.items()})
 
 
 def _channel_axes(model: Any) -> dict[str, int]:

@@ -18,14 +18,17 @@ from tern_lightning import (
     SparsityBudget,
     TernaryCallback,
 )
-from tern_lightning.callbacks._budget import _lost
+from tern_lightning.callbacks._budget_options import pruning_loss, ternarizing_loss
 from tern_lightning.callbacks._budget_solver import solve
 from tern_lightning.callbacks._entropy_options import strength_options
 from tern_lightning.callbacks._masking import Target
 from tern_lightning.functional import ec2t
 from tern_lightning.functional.patterns import zero_share
+from tern_lightning.nn.layer_state import LayerState
 from tern_lightning.nn.operations import layer_positions
-from tern_lightning.nn.ternary_layers import effective_weight
+from tern_lightning.nn.swap import swap
+from tern_lightning.nn.ternary_layers import effective_weight, is_ternary
+from tern_lightning.quantizers import get_quantizer
 from tern_lightning.schedules import Schedule
 from tests.properties import examples
 from tests.tern_lightning.training_nets import Record, Save
@@ -170,13 +173,14 @@ def test_arguments_out_of_range_are_refused(fit) -> None:
         sparsity(most=1.0)
     with pytest.raises(MisconfigurationException, match="needs the shape of its input: set the module's"):
         fit(operations(input_shape=None, include=LAYERS))
-    with pytest.raises(MisconfigurationException, match="need the same include, exclude, groups and by"):
+    with pytest.raises(MisconfigurationException, match="need the same include, exclude, groups, by and allow_float"):
         fit(sparsity(include=LAYERS), operations(include=["hidden"]))
     with pytest.raises(MisconfigurationException, match="LatencyBudget: target neoverse-n1: no table"):
         fit(LatencyBudget("neoverse-n1", 1.0, input_shape=INPUT, include=LAYERS))
 
 
-def test_latency_is_met_and_what_is_exported_takes_as_long(fit, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("allow_float", [False, True])
+def test_latency_is_met_and_what_is_exported_takes_as_long(allow_float, fit, tmp_path, monkeypatch) -> None:
     import tern_lightning
     from tvm_schedules.estimate import curves as module
 
@@ -184,10 +188,12 @@ def test_latency_is_met_and_what_is_exported_takes_as_long(fit, tmp_path, monkey
     monkeypatch.setattr(module, "curves", few)
     tables.write(tmp_path / "table.json", made_table())
     options = {"measured": str(tmp_path / "table.json"), "input_shape": INPUT, "schedule": RAMP, "every": 1}
-    probe = LatencyBudget("host", 1e3, include=LAYERS, **options)
+    options |= {"include": LAYERS, "allow_float": allow_float}
+    probe = LatencyBudget("host", 1e3, **options)
     fit(ternary(method="twn"), probe, max_epochs=1)
+    assert probe.floats == (LAYERS if allow_float else ())
     limit = 0.5 * (probe.estimate() + probe.curves.total(dict.fromkeys(LAYERS, 0.98)))
-    budget = LatencyBudget("host", limit, include=LAYERS, **options)
+    budget = LatencyBudget("host", limit, **options)
     _, net = fit(ternary(method="twn"), budget)
     assert budget.estimate() <= limit * (1 + 1e-6)
     (said,) = tern_lightning.estimate(net, ["host"], [made_table()], input_shape=INPUT)
@@ -232,7 +238,7 @@ def test_what_groups_lose_and_how_many_are_zero(outputs, inputs, k, group, axis,
         for block in rows[start : start + group].T
     ]
     shares = np.linspace(0, 1, 9)
-    found = _lost(Target("", layer), shares, group)
+    found = pruning_loss(Target("", layer), shares, group)
     whole = float(weight.square().sum())
     for share, lost in zip(shares, found, strict=True):
         left, expected = round(share * weight.numel()), 0.0
@@ -254,7 +260,7 @@ def test_damage_is_about_the_sum_of_layer_adaptive_scores() -> None:
     squares = layer.weight.detach().double().flatten().square().sort().values
     scores = squares / squares.flip(0).cumsum(0).flip(0)
     for share in (0.2, 0.5, 0.8, 0.95):
-        (lost,) = _lost(Target("", layer), np.array([share]), 1)
+        (lost,) = pruning_loss(Target("", layer), np.array([share]), 1)
         assert lost == pytest.approx(float(scores[: int(share * scores.numel())].sum()), rel=0.01)
 
 
@@ -347,7 +353,7 @@ def test_strengths_need_their_method_and_no_other_constraint(fit) -> None:
         fit(ternary(method="twn"), sparsity(by="entropy"))
     with pytest.raises(MisconfigurationException, match="leave out EntropyConstraint"):
         fit(ternary(method="ec2t"), EntropyConstraint(0.2), sparsity(by="entropy"))
-    with pytest.raises(MisconfigurationException, match="groups and by"):
+    with pytest.raises(MisconfigurationException, match="groups, by and allow_float"):
         fit(ternary(method="ec2t"), sparsity(by="entropy"), operations())
     with pytest.raises(ValueError, match=r"groups=\(1,\)"):
         sparsity(by="entropy", groups=(1, 2))
@@ -389,3 +395,81 @@ def test_curves_of_bytes_fall_with_zeros(make_net) -> None:
 def test_curves_interpolate() -> None:
     made = Curves(5.0, (0.0, 0.5, 1.0), {"a": ((4.0, 2.0, 0.0),), "b": ((1.0, 1.0, 0.0),)})
     assert made.total({"a": 0.25, "b": 0.75}) == pytest.approx(5 + 3 + 0.5)
+
+
+def shallow(net):
+    """Whether each layer computes with a ternary weight."""
+    return {path: is_ternary(net.get_submodule(path)) for path in LAYERS}
+
+
+def test_a_budget_leaves_layers_float_where_it_can(fit, caplog) -> None:
+    whole = operations(1e9, include=LAYERS, allow_float=True)
+    _, net = fit(ternary(method="twn"), whole)
+    assert shallow(net) == dict.fromkeys(LAYERS, False)
+    assert whole.floats == LAYERS
+    dense = whole.estimate()
+    tight = operations(0.75 * dense, include=LAYERS, allow_float=True)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        callback = ternary(method="twn")
+        _, net = fit(callback, tight)
+    assert 0 < len(tight.floats) < len(LAYERS)
+    assert shallow(net) == {path: path not in tight.floats for path in LAYERS}
+    assert f"layers that go back to float, as the budget allows it: {', '.join(tight.floats)}" in caplog.text
+    reasons = {one.path: one.reason for one in callback.decisions if one.method is None}
+    assert {reasons[path] for path in tight.floats} == {"float, as the budget allows it"}
+    positions = layer_positions(net, torch.zeros(INPUT))
+    weights = {path: effective_weight(net.get_submodule(path)) for path in positions}
+    additions = sum(
+        int((w != 0).sum() if path in LAYERS else w.numel()) * positions[path][0] for path, w in weights.items()
+    )
+    assert tight.estimate() == pytest.approx(additions, rel=1e-3)
+    assert additions <= 0.75 * dense
+
+
+def test_ternary_weights_lose_the_energy_of_their_difference(make_net) -> None:
+    layer = torch.nn.Linear(40, 50)
+    target = Target("", layer)
+    assert ternarizing_loss(target) == 0
+    swap(layer, LayerState(get_quantizer("twn")))
+    weight, made = layer.weight.detach(), layer._ternary_state.ternary(layer.weight).dequantize()
+    left = 1 - float(((weight - made) ** 2).sum() / (weight**2).sum())
+    assert 0.5 < left < 0.95
+    assert ternarizing_loss(target) == pytest.approx(-np.log(left), rel=1e-5)
+
+
+@pytest.mark.parametrize("by", ["pruning", "entropy"])
+@pytest.mark.parametrize("name", ["step3", "step9", "epoch1"])
+def test_a_run_with_layers_that_stay_float_is_resumed_exactly(name, by, fit, make_net, tmp_path) -> None:
+    def callbacks():
+        method = "twn" if by == "pruning" else "ec2t"
+        steered = {
+            "include": LAYERS,
+            "by": by,
+            "every": 4,
+            "allow_float": True,
+            "schedule": Schedule("linear", 0.2, 0.5),
+        }
+        return [ternary(method=method), operations(7000, **steered)]
+
+    trainer, net = fit(*callbacks(), Save(tmp_path / "whole"))
+    expected = everything(trainer, net, tmp_path / "end.ckpt")
+    other = make_net()
+    torch.nn.init.ones_(other.hidden.weight)
+    again = callbacks()
+    trainer, resumed = fit(*again, net=other, ckpt_path=tmp_path / "whole" / f"{name}.ckpt")
+    assert_same(everything(trainer, resumed, tmp_path / "resumed.ckpt"), expected)
+    assert again[1].floats
+    assert shallow(resumed) == shallow(net) == {path: path not in again[1].floats for path in LAYERS}
+
+
+def test_float_layers_need_a_ternarizer_that_can_give_them_up(fit, make_net, tmp_path) -> None:
+    with pytest.raises(MisconfigurationException, match="needs a TernaryCallback"):
+        fit(operations(1e9, include=LAYERS, allow_float=True))
+    late = operations(1e9, include=LAYERS, allow_float=True, schedule=Schedule("linear", 0.7, 0.9))
+    with pytest.raises(MisconfigurationException, match="cannot go back to float, as codes are frozen"):
+        fit(ternary(freeze=0.5), late)
+    with pytest.raises(MisconfigurationException, match="groups, by and allow_float"):
+        fit(ternary(), sparsity(allow_float=True), operations())
+    fit(ternary(), operations(1e9, include=LAYERS, allow_float=True), Save(tmp_path))
+    with pytest.raises(MisconfigurationException, match=r"went back to float. HINT: allow_float=True"):
+        fit(ternary(), operations(1e9, include=LAYERS), net=make_net(), ckpt_path=tmp_path / "step9.ckpt")
