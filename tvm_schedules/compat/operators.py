@@ -116,6 +116,28 @@ def known_onnx_operators() -> frozenset[str]:
     return frozenset(onnx_frontend._get_convert_map())
 
 
+def _takes_that_clip(module: Any) -> Any:
+    """Elements at indices are taken by the mode ``clip``, where it was ``fast``.
+
+    Constants are folded with TVM's own code for an operator, which warns of the mode ``fast`` wherever it meets it.
+    """
+    import tvm
+    from tvm import relax
+
+    class Clip(relax.PyExprMutator):
+        def visit_call_(self, call: Any) -> Any:
+            call = self.visit_expr_post_order(call)
+            if relax_kind(call) != "take" or str(call.attrs.mode) != "fast":
+                return call
+            return relax.op.take(*call.args, axis=call.attrs.axis, mode="clip")
+
+    mutator = tvm.relax.expr_functor.mutator(Clip)(module)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            mutator.builder_.update_func(variable, mutator.visit_expr(function))
+    return mutator.builder_.get()
+
+
 def legalize_and_fuse(module: Any, legalizers: dict[str, Any], target: Any) -> Any:
     """Relax operators -> fused PrimFuncs and ``call_tir``; constants are folded before and after."""
     import tvm
@@ -132,7 +154,7 @@ def legalize_and_fuse(module: Any, legalizers: dict[str, Any], target: Any) -> A
         relax.transform.DeadCodeElimination(),
     ]
     with target:
-        return tvm.transform.Sequential(passes)(module)
+        return tvm.transform.Sequential(passes)(_takes_that_clip(module))
 
 
 def relax_kind(expr: Any) -> str:

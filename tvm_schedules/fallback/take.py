@@ -1,4 +1,4 @@
-"""Elements at indices, which :mod:`.index_guard` keeps within bounds: TVM's own code warns of them all the same."""
+"""Elements at indices, which :mod:`.index_guard` keeps within bounds, so that nothing has to be checked again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def legalize(bb: Any, call: Any) -> Any:
     from tvm import te
 
     x, indices = call.args
-    if call.attrs.axis is None or str(call.attrs.mode) != "fast" or not hasattr(indices.ty, "shape"):
+    if call.attrs.axis is None or str(call.attrs.mode) != "clip" or not hasattr(indices.ty, "shape"):
         return tvm.ir.Op.get("relax.take").get_attr("FLegalize")(bb, call)
     shape, places = ([int(dim) for dim in one.ty.shape.values] for one in (x, indices))
     axis = int(call.attrs.axis) % len(shape)

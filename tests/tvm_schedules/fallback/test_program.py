@@ -37,6 +37,14 @@ def test_reshapes_cost_nothing() -> None:
     assert program.outputs["y"] == ((1, 1, 15, 1), "float32")
 
 
+def test_indices_are_not_warned_of(capfd) -> None:
+    """TVM's own code for them does, also where indices are constants."""
+    nodes = [helper.make_node("Gather", ["x", "i"], ["g"], axis=1), helper.make_node("Gather", ["g", "j"], ["y"])]
+    program = lower(graph(nodes, {"x": (3, 5), "j": (2,)}, constants={"i": ints(4, 0)}, types={"j": TensorProto.INT64}))
+    assert len(program.functions) >= 1
+    assert "Fast mode" not in "".join(capfd.readouterr())
+
+
 def test_outputs_that_are_other_buffers_are_aliases() -> None:
     program = lower(same())
     assert len(program.calls) == 1
