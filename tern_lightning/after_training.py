@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from tern_lightning.quantizers import get_quantizer
 from tern_lightning.rules import Decision, Rule, resolve, rules_hint
 from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.common.arguments import check_arguments
+from tvm_schedules.common.console import reporter
 from tvm_schedules.common.near import check_share
+
+log = logging.getLogger(__name__)
 
 RIDGE = 0.01
 """How strongly the weight that is fitted is held to the float one, as a share of the mean squared input."""
@@ -85,7 +89,8 @@ def post_training(
         fit: Choose codes and levels on data; False rounds as the method does and only fits batch normalization.
         batch_norm: Estimate running statistics anew.
         forward: Runs the module on a batch, for modules of several inputs; None calls it with the input.
-        progress: Called with a line for every layer.
+        progress: Called with a line for every layer, and with one that says which stay float. Default: the lines go to
+            the logger ``tern_lightning.after_training`` at level INFO, or to standard error where that is a terminal.
 
     Returns:
         One entry for every ternary layer, in the order in which they run.
@@ -102,7 +107,8 @@ def post_training(
         >>> layer.path, layer.error < layer.rounded, len(net[2].weight[0].unique())
         ('2', True, 3)
     """
-    decisions = _decide(module, method, rules, options, zeros)
+    say = progress or reporter(log)
+    decisions = _decide(module, method, rules, options, zeros, say)
     run = forward or (lambda network, batch: network(_first(batch)))
     batches = _batches(data)
     states = {each: each.training for each in module.modules()}
@@ -116,9 +122,8 @@ def post_training(
             found = _layer(one, inputs, wanted, zeros, fit)
             weight_of(one.module).data.copy_(found.ternary.dequantize())
             done[one.path] = found
-            if progress is not None:
-                of = "outputs" if called else "weight"
-                progress(f"{one.path}: error of the {of} {found.error:.3f}, rounded {found.rounded:.3f}")
+            of = "outputs" if called else "weight"
+            say(f"{one.path}: error of the {of} {found.error:.3f}, with plain rounding {found.rounded:.3f}")
         if batch_norm:
             with fresh_statistics(module):
                 for batch in batches:
@@ -135,13 +140,17 @@ def _decide(
     rules: Sequence[Rule] | None,
     options: dict[str, Any] | None,
     zeros: float | None,
+    say: Callable[[str], None],
 ) -> list[Decision]:
     """The layers that become ternary, after a look at all arguments."""
     if zeros is not None:
         check_share("zeros", zeros, "[0, 1)")
-    decisions = [one for one in resolve(module, tuple(rules or ()), method, options) if one.method]
+    found = resolve(module, tuple(rules or ()), method, options)
+    decisions = [one for one in found if one.method]
     for one in decisions:
         get_quantizer(one.method or "", **one.options)
+    if left := [f"{one.path} ({one.reason})" for one in found if not one.method]:
+        say(f"not ternary: {', '.join(left)}")
     return decisions
 
 

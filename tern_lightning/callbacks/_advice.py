@@ -50,23 +50,41 @@ def complete(clock: Clock, schedule: Schedule | None, trainer: pl.Trainer) -> bo
 
 def best(trainer: pl.Trainer) -> list[str]:
     """The best checkpoints so far, with their scores."""
+    return [_scored(callback) for callback in _monitors(trainer)]
+
+
+def _monitors(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+    """Callbacks that have a best checkpoint."""
     return [
-        f"{callback.best_model_path} {callback.best_model_score}"
+        callback
         for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_model_path
     ]
 
 
+def _scored(callback: ModelCheckpoint) -> str:
+    return f"{callback.best_model_path} {callback.best_model_score}"
+
+
 def best_is_float(trainer: pl.Trainer, before: list[str]) -> None:
     """Warn where a best checkpoint is still one of those ``before`` ternary training."""
-    for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint):
-            continue
-        if f"{callback.best_model_path} {callback.best_model_score}" in before and callback.best_model_path:
+    for callback in _monitors(trainer):
+        if _scored(callback) in before:
             rank_zero_warn(
                 f"the best checkpoint by {callback.monitor!r}, {callback.best_model_path!r}, is from the float phase: "
                 "ckpt_path='best' is the float network, and no ternary one was as good. HINT: ckpt_path='last' (with "
                 "save_last=True), or train the float network in a run of its own and the ternary one from start=0."
+            )
+
+
+def best_is_unpruned(trainer: pl.Trainer, before: list[str], amount: str) -> None:
+    """Warn where a best checkpoint is still one of those ``before`` pruning was complete."""
+    for callback in _monitors(trainer):
+        if _scored(callback) in before:
+            rank_zero_warn(
+                f"the best checkpoint by {callback.monitor!r}, {callback.best_model_path!r}, is from before pruning "
+                f"was complete: it has fewer zeros than {amount}, and no later one was better. HINT: take the last one "
+                "(save_last=True), or let the schedule end earlier."
             )
 
 

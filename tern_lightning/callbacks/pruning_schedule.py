@@ -110,10 +110,11 @@ class PruningSchedule(MaskCallback):
         self.every: int = every
         self.progress: float = 0.0
         self._next_step = 0
+        self._best_before: list[str] = []  # the best checkpoints when pruning became complete
 
     @override
     def reset(self) -> None:
-        self.progress, self._next_step = 0.0, 0
+        self.progress, self._next_step, self._best_before = 0.0, 0, []
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,6 +130,9 @@ class PruningSchedule(MaskCallback):
             share = f"{self.progress / self.schedule.final:.0%} of its schedule"
             pruned = pruned_share(list(self._targets.values()))
             advice.unfinished(type(self).__name__, trainer, f"{pruned:.0%} of the weights are pruned, {share}")
+        elif not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            asked = self.choice.pattern if self.amount is None else f"{self.schedule.final * self.amount:.0%}"
+            advice.best_is_unpruned(trainer, self._best_before, asked)
 
     @override
     def on_train_batch_start(
@@ -141,6 +145,8 @@ class PruningSchedule(MaskCallback):
         if target > self.progress and due:
             self.progress, self._next_step = target, trainer.global_step + self.every
             self._warn_frozen()
+            if target == self.schedule.final:
+                self._best_before = advice.best(trainer)
             self.set_masks(self.choose(target), trainer.optimizers)
 
     @torch.no_grad()

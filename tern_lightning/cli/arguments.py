@@ -204,7 +204,11 @@ def padding(given: argparse.Namespace) -> dict[str, float] | None:
 
 def resolved(options: argparse.Namespace) -> dict[str, Any]:
     """What will be done, defaults included, without what does not apply."""
-    shown = {key: value for key, value in vars(options).items() if key != "debug" and value not in (None, [])}
+    shown = {
+        key: value
+        for key, value in vars(options).items()
+        if key != "debug" and value not in (None, []) and value is not False
+    }
     if options.pad:
         shown["pad"] = [f"{name}={value:g}" for name, value in options.pad]
     if not (options.tune_board or options.tune_tracker):

@@ -24,7 +24,7 @@ from tern_lightning.cli.arguments import (
     resolved,
     tuning,
 )
-from tern_lightning.cli.report import print_result
+from tern_lightning.cli.report import print_result, print_verification
 from tvm_schedules.cli.common import ended_by_signals
 from tvm_schedules.common.console import make_console, plain, printable
 from tvm_schedules.errors import install_hint
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tern_lightning.exporter.pipeline import ExportResult
     from tern_lightning.exporter.samples import Batch
     from tern_lightning.ternary_tensor import TernaryTensor
+    from tvm_schedules import Artifact
     from tvm_schedules.tuner import Tuning
 
 OWN_EXTRAS = ("tvm", "onnx", "onnxscript", "onnxruntime", "rich", "lightning")
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
 
         with tuning(options, say) as tune:
             if options.source.suffix == ".onnx":
-                _export_onnx(options, say, tune)
+                print_verification(console, _export_onnx(options, say, tune))
             else:
                 print_result(console, _export_checkpoint(options, say, tune))
         if tune is not None:
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
     console.print(options.output)
 
 
-def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> None:
+def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> Artifact:
     from tern_lightning.exporter.lengths import shorter_shapes
     from tern_lightning.exporter.pipeline import check_output, check_target, compile_onnx, start_compiler
     from tern_lightning.exporter.samples import collect_batches
@@ -137,9 +138,8 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
         if options.lengths
         else []
     )
-    compile_onnx(
-        options.source, place, export_options(options, tune, say), batches, sizes, named, shorter, options.outputs
-    )
+    how = export_options(options, tune, say)
+    return compile_onnx(options.source, place, how, batches, sizes, named, shorter=shorter, outputs=options.outputs)
 
 
 def _as_types(batch: Batch, kinds: Sequence[np.dtype[Any]]) -> Batch:

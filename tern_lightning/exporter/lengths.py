@@ -43,8 +43,8 @@ def check_lengths(shapes: Sequence[Sequence[int]], lengths: Sequence[int]) -> in
 
 def shorter_networks(
     module: nn.Module, batches: Sequence[Batch], longest: OnnxExport, options: ExportOptions
-) -> list[bytes]:
-    """The network for the lengths of the options, as ONNX.
+) -> list[tuple[list[Batch], OnnxExport]]:
+    """The network for the lengths of the options, each with its inputs.
 
     Args:
         module: The module.
@@ -63,7 +63,7 @@ def shorter_networks(
     ranges = longest.layer_ranges or options.ranges
     made = []
     for length in sorted(set(options.lengths)):
-        cut = [
+        cut: list[Batch] = [
             tuple(
                 np.ascontiguousarray(array[:, :length]) if array.ndim > 1 and array.shape[1] == own else array
                 for array in batch
@@ -72,7 +72,7 @@ def shorter_networks(
         ]
         inputs = [torch.from_numpy(array) for array in cut[0]]
         shorter = dataclasses.replace(options, samples=cut, ranges=ranges)
-        made.append(write_with(module, inputs, shorter).model.SerializeToString())
+        made.append((cut, write_with(module, inputs, shorter)))
     return made
 
 

@@ -98,6 +98,7 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     """:func:`export` with its options as one object."""
     import torch
 
+    from tern_lightning.exporter.batch_sizes import traced_for_sizes
     from tern_lightning.exporter.errors import ExportWarning
     from tern_lightning.exporter.lengths import shorter_networks
     from tern_lightning.exporter.samples import collect_batches
@@ -123,8 +124,22 @@ def export_with(module: nn.Module, output: str | os.PathLike[str], options: Expo
     say(f"compiling for {options.target}")
     more = [size for size in sizes if size is not None] if len(sizes) > 1 else []
     shorter = shorter_networks(module, batches, network, options) if options.lengths else []
+    resized = [
+        model
+        for given, one in [(batches, network), *shorter]
+        if more
+        for model in traced_for_sizes(module, given, one, options)
+    ]
     with _modules_named(module):
-        artifact = compile_onnx(data, place, options, batches, more, shorter=shorter)
+        artifact = compile_onnx(
+            data,
+            place,
+            options,
+            batches,
+            more,
+            shorter=[one.model.SerializeToString() for _, one in shorter],
+            resized=resized,
+        )
     return ExportResult(place, place / "model.onnx", network, artifact, real)
 
 
@@ -179,6 +194,7 @@ def compile_onnx(
     batch_sizes: Sequence[int] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     shorter: Sequence[Any] = (),
+    resized: Sequence[Any] = (),
     outputs: Sequence[str] = (),
 ) -> Artifact:
     """Compile an ONNX network into an artifact directory; see :func:`tvm_schedules.build`.
@@ -191,6 +207,7 @@ def compile_onnx(
         batch_sizes: Batches to compile, where there are several.
         input_shapes: Shapes of the file's inputs by name, where it leaves them open.
         shorter: The network for shorter sequences, or shapes of the file's inputs for them.
+        resized: The network for batches of other sizes where its own file cannot be changed to them.
         outputs: Tensors that the network ends with, in place of the file's outputs.
     """
     from tvm_schedules import build
@@ -207,6 +224,7 @@ def compile_onnx(
         progress=options.progress,
         batch_sizes=batch_sizes,
         shorter=shorter,
+        resized=resized,
         pad=options.pad,
         outputs=outputs,
         **more,

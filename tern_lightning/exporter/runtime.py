@@ -28,7 +28,7 @@ class Comparison:
         max_relative: ``max_abs`` divided by the largest absolute reference, worst over the outputs.
         relative_l2: Norm of the difference divided by the norm of the reference, worst over the outputs.
         top1: Share of rows of the first output with the same largest entry, in [0, 1]; None when it has no classes.
-        tolerance: What ``measure`` was held against.
+        tolerance: What ``measure`` was held against, infinite where it was not.
         measure: ``max_relative`` or ``relative_l2``.
     """
 
@@ -47,9 +47,10 @@ class Comparison:
 
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.1%}"
+        limit = "" if self.tolerance == float("inf") else f" (tolerance {self.tolerance:.3g})"
         return (
             f"cosine {self.cosine:.6f}, max abs {self.max_abs:.3g}{top1}, "
-            f"{self.measure.replace('_', ' ')} {getattr(self, self.measure):.3g} (tolerance {self.tolerance:.3g})"
+            f"{self.measure.replace('_', ' ')} {getattr(self, self.measure):.3g}{limit}"
         )
 
 

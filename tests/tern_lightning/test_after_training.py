@@ -155,7 +155,17 @@ def test_layers_are_taken_in_the_order_in_which_they_run():
     rules = [Rule("second", "twn"), Rule("third", "twn")]
     found = post_training(Backward(), torch.randn(64, 6), rules=rules, progress=lines.append)
     assert list(found) == ["second", "third"]
-    assert [line.partition(":")[0] for line in lines] == ["second", "third"]
+    assert [line.partition(":")[0] for line in lines] == ["not ternary", "second", "third"]
+    assert "last (" in lines[0]
+    assert "first (" in lines[0]
+
+
+def test_progress_is_logged_where_the_log_is_on(caplog):
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    with caplog.at_level("INFO", "tern_lightning"):
+        post_training(net, torch.randn(64, 6))
+    assert [line.partition(":")[0] for line in caplog.messages] == ["not ternary", "2"]
+    assert caplog.messages[0] == "not ternary: 0 (first layer), 4 (last layer)"
 
 
 def test_layers_that_nobody_calls_are_fitted_to_the_weight():

@@ -164,12 +164,12 @@ class _RemoteError(Exception):
 
 
 def _error(content: Mapping[str, Any]) -> BaseException:
-    """The child's exception."""
+    """The child's exception, with its traceback as the cause where the message alone does not explain it."""
     kind, text = content["type"], content["text"]
     known = getattr(errors, kind, None)
     error: BaseException
     if isinstance(known, type) and issubclass(known, TernError):
-        error = known(text)
+        return known(text)  # it says all there is to say
     elif content["errno"] is not None:
         error = OSError(content["errno"], text)
     elif content["module"] is not None:

@@ -141,15 +141,16 @@ def quantize(source: Path, output: Path, artifact: Path, seven_bit_weights: bool
     level = logger.level
     logger.setLevel(logging.ERROR)  # the tool recommends preprocessing for models that are not folded; ours are
     try:
-        quantize_static(
-            str(source),
-            str(output),
-            Reader(inputs),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=seven_bit_weights,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        with np.errstate(invalid="ignore"):  # the tool divides the infinities of attention's masks
+            quantize_static(
+                str(source),
+                str(output),
+                Reader(inputs),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=seven_bit_weights,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
     finally:
         logger.setLevel(level)

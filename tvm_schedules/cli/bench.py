@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tvm_schedules.cli.common import add_version, add_waiting, interpreter, numbers, run
+from tvm_schedules.cli.common import add_version, add_waiting, interpreter, numbers, run, said
 from tvm_schedules.common.console import make_console, plain
 from tvm_schedules.common.files import check_writable, write_file
 from tvm_schedules.engines.process import BY_FILE
@@ -167,7 +167,7 @@ def _write_page(options: argparse.Namespace, results: Sequence[dict[str, Any]]) 
 
     run = read_run(options.artifact)
     run.benches = [entry for entry in results if entry["results"]]
-    write_page([run], options.html)
+    said("page", write_page([run], options.html))
 
 
 def _print(results: Sequence[dict[str, Any]], layers: int | None) -> None:

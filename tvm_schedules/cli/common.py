@@ -14,7 +14,7 @@ from typing import Any
 from tvm_schedules.common.console import printable
 from tvm_schedules.errors import TernError, install_hint
 
-__all__ = ["add_version", "add_waiting", "ended_by_signals", "interpreter", "numbers", "run", "words"]
+__all__ = ["add_version", "add_waiting", "ended_by_signals", "interpreter", "numbers", "run", "said", "words"]
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +54,11 @@ def run(action: Callable[[], int]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def said(what: str, path: object) -> None:
+    """Say where a file was written, beside what the command prints on standard output."""
+    print(f"{what}: {printable(path)}", file=sys.stderr)
 
 
 def interpreter(engines: Sequence[str]) -> Callable[[str], tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm_schedules.artifact.inspect import Inspection, inspect
 from tvm_schedules.backends import registry
-from tvm_schedules.cli.common import add_version, run
+from tvm_schedules.cli.common import add_version, run, said
 from tvm_schedules.common.console import make_console
 from tvm_schedules.common.files import check_writable, user_path
 from tvm_schedules.errors import TernError
@@ -86,7 +86,7 @@ def _main(options: argparse.Namespace) -> int:
         check_writable(options.html)
     found = inspect(options.source)
     if options.html:
-        write_page([Run(user_path(options.source).resolve().name, found.to_dict())], options.html)
+        said("page", write_page([Run(user_path(options.source).resolve().name, found.to_dict())], options.html))
     if options.json:
         print(json.dumps(found.to_dict(), indent=1))
         return 0

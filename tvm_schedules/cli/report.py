@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tvm_schedules.cli.common import add_version, run
+from tvm_schedules.cli.common import add_version, run, said
 from tvm_schedules.common.console import make_console
 from tvm_schedules.common.files import check_writable
 from tvm_schedules.errors import TernError
@@ -43,7 +43,7 @@ def _main(options: argparse.Namespace) -> int:
         check_writable(options.html)
     if options.model_explorer and len(options.sources) > 1:
         raise TernError("--model-explorer is for one run, got several")
-    runs = read_runs(options.sources)
+    runs = read_runs(options.sources, lambda line: said("left out", line))
     if options.json:
         print(json.dumps([{**one.to_dict(), "headline": asdict(headline(one))} for one in runs], indent=1))
     else:
@@ -56,7 +56,7 @@ def _main(options: argparse.Namespace) -> int:
             for note in one.notes:
                 console.print(f"{one.name}: {note}")
     if options.html:
-        write_page(runs, options.html)
+        said("page", write_page(runs, options.html))
     if options.model_explorer:
         write_node_data(runs[0], options.model_explorer)
     return 0

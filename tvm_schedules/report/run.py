@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,34 @@ class Run:
         return dict(vars(self))
 
 
-def read_runs(sources: Sequence[str | os.PathLike[str]]) -> list[Run]:
+class NothingToShowError(TernError):
+    """A folder has nothing that a report shows."""
+
+
+def read_runs(sources: Sequence[str | os.PathLike[str]], leave_out: Callable[[str], None] | None = None) -> list[Run]:
     """One run for every source, under names that differ.
 
     Args:
         sources: Each an artifact, an ``.onnx`` file, a checkpoint, JSON of ``tern-bench``, ``tern-inspect`` or
             ``CompressionReport``, or a folder in which one of each kind lies, at most two levels down.
+        leave_out: Called with what is said of each folder in which nothing of that lies, as long as another source has
+            something. None: such a folder is an error.
 
     Raises:
         TernError: A source does not exist, is damaged, or is nothing of that.
     """
-    runs = [read_run(source) for source in sources]
-    paths = [user_path(source).resolve() for source in sources]
+    runs, paths, empty = [], [], []
+    for source in sources:
+        try:
+            runs.append(read_run(source))
+            paths.append(user_path(source).resolve())
+        except NothingToShowError as error:
+            empty.append(error)
+    if empty and (leave_out is None or not runs):
+        raise empty[0]
+    for one in empty:
+        assert leave_out is not None
+        leave_out(str(one))
     for run, path in zip(runs, paths, strict=True):
         same = [other for other in paths if other.name == path.name]
         if len(same) > 1:
@@ -76,7 +92,7 @@ def read_run(source: str | os.PathLike[str]) -> Run:
         return run
     found = _candidates(path)
     if not found:
-        raise TernError(f"{path} has no artifact, no {TRAINING_FILE} and no JSON of tern-bench{ADVICE}")
+        raise NothingToShowError(f"{path} has no artifact, no {TRAINING_FILE} and no JSON of tern-bench{ADVICE}")
     for kind in {kind: None for kind, _ in found}:
         newest, *others = sorted((one for k, one in found if k == kind), key=lambda one: -one.stat().st_mtime)
         _add(run, newest)

@@ -149,7 +149,10 @@ def check_cpu(
     """
     wanted = target["architecture"]
     if here is not None and wanted != here:
-        raise CpuFeatureError(f"{what} was built for {wanted} (target {target['name']!r}); {machine} is {here}")
+        raise CpuFeatureError(
+            f"{what} was built for {wanted} (target {target['name']!r}); {machine} is {here}; run it on a machine "
+            "of that kind, or export the network for this one"
+        )
     lacking = sorted(set(target["features"]) - set(present)) if present is not None else []
     if lacking:
         fallback = "arm" if wanted == "aarch64" else "host"

@@ -63,14 +63,17 @@ def _with_zero_points(model: Any) -> Any:
     return made
 
 
-def reference_outputs(model: Any, runs: Sequence[Mapping[str, Array]], optimized: bool = False) -> list[list[Array]]:
+def reference_outputs(
+    model: Any, runs: Sequence[Mapping[str, Array]], optimized: bool = False, severity: int = 3
+) -> list[list[Array]]:
     """The outputs of onnxruntime for every run, in the order of the graph's outputs.
 
     Args:
         model: ``onnx.ModelProto``.
         runs: Inputs by name.
         optimized: With onnxruntime's graph optimization.
+        severity: Of what onnxruntime prints, see :func:`reference_session`.
     """
-    session = reference_session(model, optimized)
+    session = reference_session(model, optimized, severity)
     names = [value.name for value in model.graph.output]
     return [[np.asarray(array) for array in session.run(names, dict(run))] for run in runs]

@@ -57,6 +57,21 @@ def test_best_checkpoint_of_the_float_phase(fit, make_net, tmp_path):
         fit(ternary(start=1), best, net=make_net(Worse))
 
 
+def test_best_checkpoint_before_pruning_is_complete(fit, make_net, tmp_path):
+    def run(**how):
+        pruning = PruningSchedule(0.8, schedule=Schedule("linear", end=0.5), every=1)
+        fit(ternary(), pruning, ModelCheckpoint(tmp_path, **how), net=make_net(Worse), max_epochs=4)
+
+    with pytest.warns(
+        UserWarning, match=r"'val_loss', .* is from before pruning was complete: .* fewer zeros than 80%"
+    ):
+        run(monitor="val_loss")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*before pruning was complete")
+        run(monitor="val_loss", mode="max")
+        run()
+
+
 @pytest.mark.parametrize("rounding", [lambda: ActivationQuantization(bits=3), MultiLevelActivation])
 def test_a_checkpoint_without_its_rounding(rounding, fit, make_net, make_trainer, tmp_path):
     _, net = fit(ternary(), rounding(), Save(tmp_path))

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,8 @@ def test_checkpoint_to_onnx(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert printed.index("activations") < printed.index("tracing Net")
     assert "net.0" in printed
     assert "tolerance" in printed
+    assert "no-verify" not in printed  # what is not asked for is not said
+    assert re.search(r"^net\.\d +8 *$", printed, re.MULTILINE)  # bits of a weight that is not ternary
     model = onnx.load(place / "out" / "model.onnx")
     import user_nets
 
@@ -189,15 +192,24 @@ def test_onnx_goes_straight_to_the_compiler(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict] = []
-    monkeypatch.setattr("tvm_schedules.build", lambda model, **o: calls.append({"model": model, **o}), raising=False)
+
+    def build(model: Path, **options: Any) -> Any:
+        calls.append({"model": model, **options})
+        report = types.SimpleNamespace(text=lambda: "ok first\nok second") if len(calls) == 1 else None
+        return types.SimpleNamespace(report=report)
+
+    monkeypatch.setattr("tvm_schedules.build", build, raising=False)
     net = make_ternary(nn.Sequential(nn.Linear(12, 4)))
     Path("model.onnx").write_bytes(to_onnx(net, torch.randn(1, 12)).SerializeToString())
     assert main(["model.onnx", "-o", "out", "--tvm-target", "arm", "--samples", "samples.npz"]) == 0
     (call,) = calls
     assert (call["model"], call["target"], call["verify"]) == (Path("model.onnx"), "arm", True)
     assert call["samples"][0].shape == (8, 12)
-    assert "1 two-bit weights" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 two-bit weights" in printed
+    assert "library against onnxruntime: ok first\nlibrary against onnxruntime: ok second" in printed
     assert main(["model.onnx", "-o", "out", "--tvm-target", "arm", "--batch-size", "1,8"]) == 0
+    assert "against onnxruntime" not in capsys.readouterr().out
     assert calls[1]["batch_sizes"] == [1, 8]
     for wrong in ("0", "1,", "two"):
         with pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 import tern_lightning
 from tern_lightning.exporter import write_onnx
 from tern_lightning.exporter.batch import counting
+from tern_lightning.exporter.batch_sizes import traced_for_sizes
+from tern_lightning.exporter.options import ExportOptions
 from tests.tern_lightning.exporter.export_nets import make_ternary
 from tvm_schedules.verify.batch_axis import PROPERTY
 
@@ -101,3 +104,67 @@ def test_attention_takes_any_number_of_samples(tmp_path: Path) -> None:
     model = tern_lightning.export(net, tmp_path / "out", samples=images, activations="float32").artifact.load()
     with torch.no_grad():
         np.testing.assert_allclose(model(images.numpy()), net(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+class Words(nn.Module):
+    """Attention over words behind a first token of its own, whose shapes inside hold the number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.token = nn.Embedding(9, 8), nn.Parameter(torch.randn(1, 1, 8))
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(ids), -1, -1), self.words(ids)], 1)
+        padded = nn.functional.pad(ids == 0, (1, 0))
+        return self.head(self.layer(x, src_key_padding_mask=padded)[:, 0])
+
+
+class Heard(nn.Module):
+    """A recurrent layer, whose first state has a row for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(4, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "lengths"),
+    [(Words, torch.arange(56).reshape(7, 8) % 8 + 1, (5,)), (Heard, torch.linspace(-2, 2, 84).reshape(7, 3, 4), ())],
+)
+def test_several_batches_of_networks_whose_shapes_are_fixed(
+    make: Callable[[], nn.Module], inputs: Tensor, lengths: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = make_ternary(make()).eval()
+    made = tern_lightning.export(
+        net, tmp_path / "out", samples=inputs, lengths=lengths, batch_size=[1, 3], activations="float32"
+    )
+    model = made.artifact.load()
+    assert model.batch_sizes == (1, 3)
+    for length in (inputs.shape[1], *lengths):
+        given = inputs[:, :length]
+        with torch.no_grad():
+            np.testing.assert_allclose(model(given.numpy()), net(given).numpy(), rtol=1e-4, atol=1e-5)
+    for folder in ("batch-3", *(f"length-{length}/batch-3" for length in lengths)):
+        assert (tmp_path / "out" / folder / "metadata.json").is_file()
+
+
+def test_only_where_the_file_cannot_be_changed() -> None:
+    torch.manual_seed(0)
+    options = ExportOptions(batch_size=[2, 5, 1], activations="float32")
+    batches = [(np.arange(16, dtype=np.float32).reshape(2, 2, 4),)]
+    net = make_ternary(nn.Sequential(nn.Flatten(), nn.Linear(8, 3))).eval()
+    file = write_onnx(net, (torch.from_numpy(batches[0][0]),))
+    assert traced_for_sizes(net, batches, file, options) == []
+    net = make_ternary(Heard()).eval()
+    file = write_onnx(net, (torch.from_numpy(batches[0][0]),))
+    shapes = [
+        tuple(dim.dim_value for dim in onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim)
+        for data in traced_for_sizes(net, batches, file, options)
+    ]
+    assert shapes == [(5, 2, 4), (1, 2, 4)]

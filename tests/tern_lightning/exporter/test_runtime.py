@@ -78,6 +78,8 @@ def test_what_it_says() -> None:
     found = Comparison(0.5, 9.0, 0.125, 0.25, 0.75, 0.1, "max_relative")
     assert str(found) == "cosine 0.500000, max abs 9, top-1 agreement 75.0%, max relative 0.125 (tolerance 0.1)"
     assert "top-1" not in str(Comparison(0.5, 9.0, 0.125, 0.25, None, 0.1, "max_relative"))
+    free = Comparison(0.5, 9.0, 0.125, 0.25, None, math.inf, "max_relative")
+    assert str(free) == "cosine 0.500000, max abs 9, max relative 0.125"
 
 
 def test_tolerances() -> None:

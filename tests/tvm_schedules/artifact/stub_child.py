@@ -44,6 +44,12 @@ def fault(channel: Any, job: dict[str, Any]) -> None:
     raise KeyError("a fault of ours")
 
 
+def refusal(channel: Any, job: dict[str, Any]) -> None:
+    from tvm_schedules.errors import ModelError
+
+    raise ModelError("no such operator")
+
+
 def lacking(channel: Any, job: dict[str, Any]) -> None:
     import no_such_package_at_all  # type: ignore[import-not-found]  # noqa: F401
 

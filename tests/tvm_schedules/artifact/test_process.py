@@ -17,7 +17,7 @@ import pytest
 import tvm_schedules
 from tests.tvm_schedules import fake
 from tvm_schedules.artifact import process
-from tvm_schedules.errors import CompilerError, install_hint
+from tvm_schedules.errors import CompilerError, ModelError, install_hint
 
 ROOT = Path(__file__).parents[3]
 USUAL = process.START
@@ -113,6 +113,10 @@ def test_unforeseen_errors_and_missing_packages(stub: Callable[[str], None], tmp
     with pytest.raises(CompilerError, match="a fault of this package: KeyError: 'a fault of ours'") as caught:
         tvm_schedules.build(fake.model(), tmp_path / "out")
     assert "stub_child.py" in str(caught.value.__cause__)
+    stub("refusal")
+    with pytest.raises(ModelError, match=r"\Ano such operator\Z") as known:
+        tvm_schedules.build(fake.model(), tmp_path / "out")
+    assert known.value.__cause__ is None  # the message says it all, and a traceback of the child would hide it
     stub("lacking")
     with pytest.raises(ModuleNotFoundError) as missing:
         tvm_schedules.build(fake.model(), tmp_path / "out")

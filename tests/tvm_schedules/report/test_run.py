@@ -114,7 +114,8 @@ def test_a_damaged_headline_is_an_error_of_ours() -> None:
 def test_the_command_prints_a_line_for_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = put(tmp_path / "first.json", training()), put(tmp_path / "second.json", bench(2.5))
     assert main([str(first), str(second), "--html", str(tmp_path / "page.html")]) == 0
-    printed = capsys.readouterr().out
+    printed, aside = capsys.readouterr()
+    assert aside == f"page: {tmp_path / 'page.html'}\n"
     assert "val_acc 0.9" in printed
     assert "2.5" in printed
     assert "onnxruntime int8 3.00 x" in printed
@@ -122,6 +123,21 @@ def test_the_command_prints_a_line_for_each_run(tmp_path: Path, capsys: pytest.C
     assert main(["--json", str(first)]) == 0
     assert json.loads(capsys.readouterr().out)[0]["headline"]["metric"] == ["val_acc", 0.9]
     assert main([str(first), "--html", str(tmp_path)]) != 0
+
+
+def test_folders_without_anything_are_left_out_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``tern-report logs/*`` where one run is a float one."""
+    (tmp_path / "float").mkdir()
+    first = put(tmp_path / "first.json", training())
+    assert main(["--json", str(tmp_path / "float"), str(first)]) == 0
+    printed, aside = capsys.readouterr()
+    assert [run["name"] for run in json.loads(printed)] == ["first.json"]
+    assert aside.startswith(f"left out: {tmp_path / 'float'} has no artifact")
+    for sources in ([tmp_path / "float"] * 2, [tmp_path / "nowhere", first]):
+        assert main(["--json", *map(str, sources)]) == 1
+        assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.fixture(scope="module")
