@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from benchmarks.methods.rearranged import RearrangedPruning
 from tern_lightning import (
     BCGD,
     SLR,
@@ -143,6 +144,23 @@ def _penalized(group: tuple[int, int], shares: tuple[float, ...], strength: floa
     return [Recipe(f"{name}-{100 * zeros:g}-{end}", "twn", {"factor": 0.0}, extras=extras(zeros)) for zeros in shares]
 
 
+def _rearranged(group: int, shares: tuple[float, ...]) -> list[Recipe]:
+    """Recipes of :func:`_thresholds` with blocks of channels that are alike, in place of neighbors."""
+
+    def extras(zeros: float) -> Callable[[], list[Callback]]:
+        return lambda: [RearrangedPruning(zeros, group, schedule=Schedule("cubic", end=0.5), every=10)]
+
+    return [Recipe(f"twn-{group}x1-{100 * zeros:g}-rearranged", extras=extras(zeros)) for zeros in shares]
+
+
+def _grouped_entropy(group: int, strengths: tuple[float, ...]) -> list[Recipe]:
+    """Recipes of EC2T in which blocks of output channels are zero together."""
+    return [
+        Recipe(f"ec2t-{group}x1-entropy-{strength:g}", "ec2t", {"group": group}, extras=_entropy(strength))
+        for strength in strengths
+    ]
+
+
 def _taught(of: str, weight: float, temperature: float = 2.0) -> Recipe:
     """A recipe of TWN with scheduled zeros and a teacher: its share of the loss, and its temperature."""
     name = f"twn-{of}-teacher-{weight:g}" + (f"-{temperature:g}" if temperature != 2 else "")
@@ -194,6 +212,10 @@ RECIPES: tuple[Recipe, ...] = (
     *_grouped((4, 1), (0.5, 0.7, 0.8, 0.9, 0.95)),
     *(one for strength in (0.0, 0.03, 0.1, 0.3) for one in _penalized((4, 1), (0.8, 0.9), strength)),
     *_thresholds((0.5, 0.7, 0.8, 0.9, 0.95)),
+    *_rearranged(2, (0.8,)),
+    *_rearranged(4, (0.8,)),
+    *_grouped_entropy(2, (0.2, 0.4, 0.6, 0.9)),
+    *_grouped_entropy(4, (0.2, 0.4, 0.6, 0.9)),
     Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
     Recipe("twn-ends", ends=True),
     _taught("90", 0.3),

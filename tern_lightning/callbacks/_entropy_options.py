@@ -90,6 +90,12 @@ def check_methods(trainer: pl.Trainer, targets: Mapping[str, Target], name: str)
         raise MisconfigurationException(
             f"{name}(by='entropy') finds the strength of every layer by itself; HINT: leave out EntropyConstraint"
         )
+    grouped = [path for path, target in targets.items() if (own := _method(target)) is not None and own.group > 1]
+    if grouped:
+        raise MisconfigurationException(
+            f"{name}(by='entropy') finds strengths for single weights, and the method ec2t has a group of channels in "
+            f"{', '.join(grouped)}; HINT: group=1, or EntropyConstraint in the place of the budget"
+        )
     others = [path for path, target in targets.items() if _method(target) is None]
     if others:
         raise MisconfigurationException(

@@ -8,7 +8,7 @@ from tern_lightning.functional.distillation import (
     output_distance,
     soft_targets,
 )
-from tern_lightning.functional.ec2t import EntropyAssignment, ec2t, entropy_assignment, size_factor
+from tern_lightning.functional.ec2t import EntropyAssignment, ec2t, entropy_assignment, entropy_groups, size_factor
 from tern_lightning.functional.frozen import frozen_levels
 from tern_lightning.functional.gradient import attach, straight_through
 from tern_lightning.functional.hestia import hestia_schedule, soft_ternary
@@ -35,6 +35,7 @@ __all__ = [
     "dead_zone_bias",
     "ec2t",
     "entropy_assignment",
+    "entropy_groups",
     "flip_ratio",
     "frozen_levels",
     "gaussian_sparsity",

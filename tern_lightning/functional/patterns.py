@@ -34,12 +34,17 @@ def group_norms(weight: Tensor, group: Group, channel_axis: int = 0, kernel: boo
         >>> group_norms(torch.tensor([[3.0, 0.0, 1.0], [0.0, 4.0, 0.0]]), (2, 2))[..., 0]
         tensor([[5., 1.]])
     """
-    return _tiles(weight.square(), group, channel_axis, kernel).sum((1, 3)).sqrt()
+    return group_sums(weight.square(), group, channel_axis, kernel).sqrt()
+
+
+def group_sums(values: Tensor, group: Group, channel_axis: int = 0, kernel: bool = True) -> Tensor:
+    """Sum over every group, of and shaped as :func:`group_norms` has them."""
+    return _tiles(values, group, channel_axis, kernel).sum((1, 3))
 
 
 def group_sizes(shape: Sequence[int], group: Group, channel_axis: int = 0, kernel: bool = True) -> Tensor:
     """Number of weights of every group, shaped as :func:`group_norms` returns them."""
-    return _tiles(torch.ones(tuple(shape)), group, channel_axis, kernel).sum((1, 3))
+    return group_sums(torch.ones(tuple(shape)), group, channel_axis, kernel)
 
 
 def expand_groups(

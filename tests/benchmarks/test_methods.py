@@ -19,8 +19,9 @@ from benchmarks.methods import data as compare_data
 from benchmarks.methods import report as compare_report
 from benchmarks.methods.__main__ import Comparison, Plan
 from benchmarks.methods.data import Batches, Data, scaled, shift
+from benchmarks.methods.rearranged import RearrangedPruning, alike
 from benchmarks.methods.recipes import RECIPES, Recipe, choose, depthwise
-from benchmarks.methods.training import Learner, logits_of, measure
+from benchmarks.methods.training import Learner, fit, logits_of, measure
 from examples.models import CifarResNet
 from tern_lightning import TernaryTensor
 from tern_lightning.nn.layer_state import LayerState
@@ -195,6 +196,29 @@ def test_recipe(recipe: Recipe, tmp_path: Path) -> None:
     elif recipe.zeros is not None:
         assert result["sparsity"] == pytest.approx(recipe.zeros, abs=0.01)
     assert result["bytes"] < json.loads((tmp_path / "seed-0" / "float.json").read_text())["bytes"]
+
+
+def test_channels_that_are_alike_become_groups() -> None:
+    """Rows of which two and two, and four and four, have their large weights at the same places, in a random order."""
+    random = torch.Generator().manual_seed(1)
+    far, near = torch.rand(2, 40, generator=random) > 0.5, torch.arange(40) < 4
+    kinds = torch.stack([row ^ change for row in far for change in (near & False, near) for _ in range(2)])
+    order = torch.randperm(8, generator=random)
+    rows = (kinds.float() + 0.01 * torch.rand(8, 40, generator=random))[order]
+    for group in (2, 4):
+        blocks = {tuple(sorted(block)) for block in order[alike(rows, group)].reshape(-1, group).tolist()}
+        assert blocks == {tuple(range(start, start + group)) for start in range(0, 8, group)}
+    assert sorted(alike(rows[:7], 4).tolist()) == list(range(7))
+
+
+def test_rearranged_blocks_are_pruned_together() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 4 * 4, 10))
+    order = alike(net[1].weight.detach().flatten(1), 2)
+    pruning = RearrangedPruning(0.6, 2, every=1, include=["net.1"])
+    fit(Learner(net, 0.01), Batches(random_data(), 8, 0), 1, "32-true", 0, [pruning])
+    zero = net[1].weight.detach()[order] == 0
+    assert float(zero.float().mean()) == pytest.approx(0.6, abs=0.01)
+    assert torch.equal(zero[0::2], zero[1::2])
 
 
 def test_done_runs_are_skipped_and_changed_plans_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,6 +351,8 @@ def test_budgets_are_met_by_strengths_of_the_entropy_constraint(make, fit) -> No
 def test_strengths_need_their_method_and_no_other_constraint(fit) -> None:
     with pytest.raises(MisconfigurationException, match=r"the method ec2t .* which .*hidden.* does not have"):
         fit(ternary(method="twn"), sparsity(by="entropy"))
+    with pytest.raises(MisconfigurationException, match=r"ec2t has a group of channels in body\.0"):
+        fit(ternary(method="ec2t", options={"group": 2}), sparsity(by="entropy"))
     with pytest.raises(MisconfigurationException, match="leave out EntropyConstraint"):
         fit(ternary(method="ec2t"), EntropyConstraint(0.2), sparsity(by="entropy"))
     with pytest.raises(MisconfigurationException, match="groups, by and allow_float"):

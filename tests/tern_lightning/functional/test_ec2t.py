@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tern_lightning.functional import ec2t, entropy_assignment, size_factor
+from tern_lightning.functional import ec2t, entropy_assignment, entropy_groups, size_factor
 from tern_lightning.quantizers import get_quantizer
 
 seeds = st.integers(0, 2**32 - 1)
@@ -139,3 +139,54 @@ def test_size_factor():
 def test_options(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))}"):
         get_quantizer("ec2t", **options)
+
+
+@given(
+    seed=seeds, strength=st.floats(0, 1), delta=st.floats(0.05, 1), group=st.integers(1, 5), axis=st.integers(0, 1),
+    shape=st.sampled_from([(7, 5), (4, 3, 3), (6, 2, 3, 3)]), masked=st.booleans(),
+)  # fmt: skip
+def test_groups_are_zero_together_where_that_costs_less(seed, strength, delta, group, axis, shape, masked):
+    """Against a loop over groups, in float64, from the published shares."""
+    weight, p, n = draw(seed, shape, skew=0.3)
+    mask = torch.from_numpy(np.random.default_rng(seed).random(shape) > 0.3) if masked else None
+    values = (weight if mask is None else weight * mask).double().movedim(axis, 0).numpy()
+    bits = -np.log2(entropy_assignment(weight, p, n, 0.0, mask=mask).shares.double().numpy())
+    centers = np.array([-n.item(), 0.0, p.item()])
+    nearest = np.abs(values[..., None] - centers).argmin(-1)
+    worth = values**2 - (values - centers[nearest]) ** 2
+    price = np.where(nearest == 1, 0.0, np.maximum(bits[nearest] - bits[1], 0))
+    blocks = [
+        (slice(start, start + group), *place)
+        for start in range(0, len(values), group)
+        for place in np.ndindex(values.shape[1:])
+    ]
+    largest = max((worth[b].sum() / price[b].sum() for b in blocks if price[b].sum() > 0), default=0.0)
+    codes = entropy_groups(weight, p, n, strength, delta, group, axis, mask).movedim(axis, 0).numpy()
+    for block in blocks:
+        gained, paid = worth[block].sum(), strength * delta * largest * price[block].sum()
+        if abs(gained - paid) > 1e-4 * (1 + largest):
+            expected = nearest[block] - 1 if gained > paid else 0 * nearest[block]
+            np.testing.assert_array_equal(codes[block], expected)
+
+
+def test_no_strength_takes_the_nearest_levels_and_full_strength_none():
+    weight, p, n = draw(3, (8, 6))
+    none = entropy_groups(weight, p, n, 0.0, 1.0, 2)
+    assert torch.equal(none, ec2t(weight, p[None], n[None]).codes[0])
+    shares = [float((entropy_groups(weight, p, n, s, 1.0, 2) == 0).float().mean()) for s in (0.0, 0.2, 0.5, 1.0)]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert shares[0] < shares[1]
+
+
+def test_the_method_makes_pairs_zero_together():
+    weight, _, _ = draw(5, (8, 6, 3, 3))
+    method = get_quantizer("ec2t", group=2)
+    method.strength.fill_(0.4)
+    codes = method.ternary(weight).codes[0]
+    nearest = get_quantizer("ec2t").ternary(weight).codes[0]
+    whole = (codes[0::2] == 0) & (codes[1::2] == 0)
+    assert 0.1 < whole.float().mean() < 0.95
+    assert torch.equal(codes[0::2][~whole], nearest[0::2][~whole])
+    with pytest.raises(ValueError, match="group must be >= 1, got 0"):
+        get_quantizer("ec2t", group=0)
