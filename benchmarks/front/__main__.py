@@ -5,12 +5,15 @@
 
 Every ``NAME/model.onnx`` below ``RUNS/seed-N`` is compiled for this CPU and measured with one thread, all of them and
 onnxruntime's int8 form of the float network in turns. Then it is counted on emulated ARM cores, in cycles of llvm-mca.
-Time hardly depends on the seed, so one is measured; accuracy is that of all seeds, in the files of the comparison.
+Counting takes minutes a network, and its result is kept beside ``model.onnx``: ``--count`` counts ahead, a later call
+takes what is there. Time hardly depends on the seed, so one is measured; accuracy is that of all seeds, in the files of
+the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -70,11 +73,19 @@ def measured(artifacts: Mapping[str, Path], folder: Path, rounds: int, seconds: 
 
 
 def counted(path: Path, target: str) -> dict[str, float]:
-    """Thousands of instructions and of estimated cycles of a network on an ARM core."""
-    with temporary_folder("front") as folder:
-        region = count.network(read_model(path), target, folder, HOT, peer=False)["tern"]
-    cycles = mca.estimate(region.blocks, mca.CORES[target]) / max(region.kept, 0.5)
-    return {"instructions": region.counts["all"] / 1e3, "cycles": cycles / 1e3}
+    """Thousands of instructions and of estimated cycles of a network on an ARM core; counted once for a file."""
+    kept = path.with_name("counted.json")
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if known.get("model") != digest:
+        known = {"model": digest, "cores": {}}
+    if target not in known["cores"]:
+        with temporary_folder("front") as folder:
+            region = count.network(read_model(path), target, folder, HOT, peer=False)["tern"]
+        cycles = mca.estimate(region.blocks, mca.CORES[target]) / max(region.kept, 0.5)
+        known["cores"][target] = {"instructions": region.counts["all"] / 1e3, "cycles": cycles / 1e3}
+        write_file(kept, json.dumps(known, indent=1) + "\n")
+    return dict(known["cores"][target])
 
 
 def kernels(artifact: Path) -> dict[str, int]:
@@ -91,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--cores", type=words, default=["a53", "a72", "a76"], help="(default: a53,a72,a76); none")
     made.add_argument("--rounds", type=int, default=9, help="how often every network is measured (default: 9)")
     made.add_argument("--seconds", type=float, default=0.2, help="how long in a round (default: 0.2)")
+    made.add_argument("--count", action="store_true", help="only count, where it is not done")
     made.add_argument("--json", type=user_path, metavar="FILE", help="write everything as JSON")
     options = made.parse_args(arguments)
     cores = [] if options.cores == ["none"] else options.cores
@@ -99,6 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     accuracies = rows_of(options.runs, (), REFERENCE) if options.json else []  # what is missing is said before all work
     models = found(options.runs, options.seed, options.recipes)
+    if options.count:
+        for name in [name for name in models if name != FLOAT]:
+            print(name, ", ".join(f"{core} {counted(models[name], core)['cycles']:,.0f} kcycles" for core in cores))
+        return 0
     with temporary_folder("front") as folder:
         artifacts = compiled(models, folder)
         used = {name: kernels(artifact) for name, artifact in artifacts.items()}

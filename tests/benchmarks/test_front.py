@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from benchmarks.front import __main__ as command
 from benchmarks.front import page
-from benchmarks.front.__main__ import found
 from benchmarks.methods import answers
 from benchmarks.methods.recipes import RECIPES
 from benchmarks.methods.report import REFERENCES, Row, rows_of
@@ -67,11 +69,11 @@ def test_recipes_of_the_page_are_there() -> None:
 
 def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no float/model\.onnx: train with --onnx"):
-        found(tmp_path, 0, ["*"])
+        command.found(tmp_path, 0, ["*"])
     for name in ("twn-80", "float", "ttq"):
         (tmp_path / "seed-0" / name).mkdir(parents=True)
         (tmp_path / "seed-0" / name / "model.onnx").touch()
-    assert list(found(tmp_path, 0, ["twn*"])) == ["float", "twn-80"]
+    assert list(command.found(tmp_path, 0, ["twn*"])) == ["float", "twn-80"]
 
 
 def test_what_pruning_for_a_cpu_takes_was_measured_to_pay() -> None:
@@ -94,3 +96,21 @@ def test_what_pruning_for_a_cpu_takes_was_measured_to_pay() -> None:
         assert best[taken] > page.POINTS / 2, place
         assert best[taken] > max(best.values()) - page.POINTS / 2, place
     assert sorted(gained)[len(gained) // 2] >= page.POINTS
+
+
+def test_a_network_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, asked = tmp_path / "model.onnx", []
+
+    def network(model: Any, target: str, *args: Any, **options: Any) -> dict[str, Any]:
+        asked.append(target)
+        return {"tern": SimpleNamespace(counts={"all": 5000}, blocks=[], kept=1.0)}
+
+    monkeypatch.setattr(command, "read_model", lambda path: None)
+    monkeypatch.setattr(command.count, "network", network)
+    monkeypatch.setattr(command.mca, "estimate", lambda blocks, core: 2000.0 * len(asked))
+    path.write_bytes(b"one network")
+    first = [command.counted(path, core) for core in ("a72", "a76", "a72")]
+    assert first == [{"instructions": 5.0, "cycles": cycles} for cycles in (2.0, 4.0, 2.0)]
+    path.write_bytes(b"another network")
+    assert command.counted(path, "a72")["cycles"] == 6.0
+    assert asked == ["a72", "a76", "a72"]
