@@ -190,6 +190,11 @@ class Halo:
         """Bytes to allocate."""
         return self.elements * self.itemsize
 
+    @property
+    def tail(self) -> int:
+        """Bytes at the end of these that are read at most, whatever they hold."""
+        return 0
+
     def offset(self, channel: int, phase: Triple, shift: Triple) -> int:
         """Index of the element that output pixel 0 reads for a tap, in image 0."""
         index = (phase[0] * self.phase[1] + phase[1]) * self.phase[2] + phase[2]

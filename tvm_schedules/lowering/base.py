@@ -239,7 +239,7 @@ class Lowering(ABC):
         layout = self.layouts[key]
         at_home = home(self.graph, key.value, key.rows)
         source = self._virtual.get(key.value, key.value)
-        buffer = Buffer(f"{key.value}:{key.phase}", layout.nbytes)
+        buffer = Buffer(f"{key.value}:{key.phase}", layout.nbytes, tail=layout.tail)
         if at_home in self._packed and at_home != key:
             self._repack(key.value, self._packed[at_home], self.layouts[at_home], key.value, buffer, layout)
         else:
@@ -320,7 +320,7 @@ class Lowering(ABC):
         if node.residual:
             other = home(self.graph, node.residual, rows)
             buffers, residual = [self.packed(other)], self.layouts[other]
-        self._packed[key] = Buffer(node.outputs[0], layout.nbytes)
+        self._packed[key] = Buffer(node.outputs[0], layout.nbytes, tail=layout.tail)
         size = window_of(node).output(x.dims)
         saturates = self._bounds(node) == ((0.0, 255.0) if layout.dtype == "uint8" else (LOWEST, HIGHEST))
         architecture = self.target.architecture

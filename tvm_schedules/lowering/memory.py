@@ -28,17 +28,41 @@ class Life:
         first: Number of the first step that has it.
         last: Number of the last one.
         align: Bytes that its place in an arena is a multiple of.
+        over: A buffer that is read for the last time as this one is written, from its beginning on: it may be written
+            over where it begins at least ``lead`` bytes behind this one.
+        lead: See above.
     """
 
     buffer: Buffer
     first: int
     last: int
     align: int = ALIGN
+    over: Buffer | None = None
+    lead: int = 0
 
     @property
     def nbytes(self) -> int:
         """What it takes in an arena, a multiple of :attr:`align`."""
-        return -(-self.buffer.nbytes // self.align) * self.align
+        return self.up(self.buffer.nbytes - self.buffer.tail)
+
+    @property
+    def reach(self) -> int:
+        """What has to be there from its beginning on, with what others may lie in too."""
+        return max(self.nbytes, self.up(self.buffer.nbytes))
+
+    def up(self, nbytes: int) -> int:
+        """The next multiple of :attr:`align`."""
+        return -(-nbytes // self.align) * self.align
+
+    def is_apart(self, offset: int, other: Life, begin: int) -> bool:
+        """Whether this buffer at ``offset`` and another one at ``begin`` leave each other alone."""
+        if other.first > self.last or other.last < self.first:
+            return True
+        if offset + self.nbytes <= begin or begin + other.nbytes <= offset:
+            return True
+        if self.over is other.buffer:
+            return offset + self.lead <= begin
+        return other.over is self.buffer and begin + other.lead <= offset
 
 
 Lives = dict[int, Life]
@@ -87,7 +111,7 @@ def assign_arena(lives: Lives, slack: int) -> int:
     orders = (by_time, by_size, by_both, by_life)
     offsets, size, order = min(((*_first_fit(order), order) for order in orders), key=lambda found: found[1])
     for _ in range(REPAIRS):
-        order = sorted(order, key=lambda life: offsets[id(life.buffer)] + life.nbytes < size)
+        order = sorted(order, key=lambda life: offsets[id(life.buffer)] + life.reach < size)
         other, most_now = _first_fit(order)
         if most_now >= size:
             break
@@ -116,17 +140,41 @@ def _first_fit(order: Iterable[Life]) -> tuple[dict[int, int], int]:
     """Offsets of buffers, each at the lowest gap among those that live when it does, and where the last one ends."""
     placed: list[tuple[int, int, Life]] = []
     offsets: dict[int, int] = {}
+    covered = {id(life.over) for life in order if life.over is not None}
     for life in order:
-        offset = 0
-        for begin, end, other in sorted(placed, key=lambda entry: entry[:2]):
-            if other.first > life.last or other.last < life.first:
-                continue
-            if offset + life.nbytes <= begin:
-                break
-            offset = max(offset, end)
+        if life.over is not None or id(life.buffer) in covered:
+            offset = _lowest(life, placed)
+        else:
+            offset = _gap(life, placed)
         placed.append((offset, offset + life.nbytes, life))
         offsets[id(life.buffer)] = offset
-    return offsets, max((end for _, end, _ in placed), default=0)
+    return offsets, max((begin + life.reach for begin, _, life in placed), default=0)
+
+
+def _gap(life: Life, placed: Sequence[tuple[int, int, Life]]) -> int:
+    """The lowest gap among what is placed."""
+    offset = 0
+    for begin, end, other in sorted(placed, key=lambda entry: entry[:2]):
+        if other.first > life.last or other.last < life.first:
+            continue
+        if offset + life.nbytes <= begin:
+            break
+        offset = max(offset, end)
+    return offset
+
+
+def _lowest(life: Life, placed: Sequence[tuple[int, int, Life]]) -> int:
+    """The lowest place of a buffer that may lie over another one, or another one over it."""
+    beside = [entry for entry in placed if entry[2].first <= life.last and entry[2].last >= life.first]
+    tried = {0, *(end for _, end, _ in beside)}
+    for begin, _, other in beside:
+        if other.over is life.buffer:
+            tried.add(begin + life.up(other.lead))
+        elif life.over is other.buffer:
+            tried.add(max(0, begin - life.up(life.lead)))
+    return next(
+        offset for offset in sorted(tried) if all(life.is_apart(offset, other, begin) for begin, _, other in beside)
+    )
 
 
 def assign_slots(lives: Lives) -> list[int]:

@@ -27,7 +27,8 @@ class Buffer:
     """Memory that steps write and read.
 
     ``place`` is fixed for inputs, outputs and constants, assigned for the rest. One with an ``alias`` has none:
-    it is the other's memory from byte ``offset`` on, which only the back end ``c`` sets.
+    it is the other's memory from byte ``offset`` on, which only the back end ``c`` sets. So it is with ``tail``: so many
+    bytes at the end are read at most, whatever they hold, and may belong to another buffer too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Buffer:
     place: Place | None = None
     alias: Buffer | None = None
     offset: int = 0
+    tail: int = 0
 
     @property
     def root(self) -> Buffer:

@@ -9,9 +9,9 @@ from math import prod
 from tvm_schedules.backends.base import Say, quiet
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.lower import CLowering
-from tvm_schedules.backends.c.parts import Part, in_parts
+from tvm_schedules.backends.c.parts import PRICE, Part, in_parts
+from tvm_schedules.backends.c.places import copy_over, residual_and_output
 from tvm_schedules.backends.c.program import Program
-from tvm_schedules.backends.c.site import Operator
 from tvm_schedules.backends.c.translate import translate
 from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.errors import UnsupportedOperatorError
@@ -74,7 +74,8 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
     say(f"writing C for {len(lowering.steps)} steps")
     program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
     lives = lifetimes(lowering.steps, ALIGN)
-    reuse_residuals(lowering.steps, lives, _residual_and_output)
+    reuse_residuals(lowering.steps, lives, residual_and_output)
+    copy_over(lowering.steps, lives)
     plan = make_plan(graph, lowering, assign_arena(lives, 0))
     _place_inputs(plan, program, lives)
     return CProgram(_with_tables(plan, program, lowering.steps), program, lowering.steps)
@@ -102,7 +103,8 @@ def _arena(steps: list[Step]) -> int:
     lives = lifetimes(steps, ALIGN)
     free = [buffer for step in steps for buffer in step.args if buffer.alias is None]
     unplaced = [life.buffer for life in lives.values() if life.buffer.place is None]
-    reuse_residuals(steps, lives, _residual_and_output)
+    reuse_residuals(steps, lives, residual_and_output)
+    copy_over(steps, lives)
     size = assign_arena(lives, 0)
     for buffer in free:
         buffer.alias = None
@@ -139,21 +141,3 @@ def _with_tables(plan: Plan, program: Program, steps: list[Step]) -> Plan:
         constants=(),
         constant_bytes=program.table_bytes,
     )
-
-
-def _residual_and_output(step: Step) -> tuple[Buffer, Buffer] | None:
-    """What :func:`~tvm_schedules.lowering.memory.reuse_residuals` asks for.
-
-    Kernels write in the order in which they read the residual, so it is enough that no pixel lies behind the place of
-    the residual's.
-    """
-    if isinstance(step.spec, Operator):
-        return (step.args[0], step.args[-1]) if step.spec.in_place else None
-    epilogue = getattr(step.spec, "epilogue", None)
-    if epilogue is None or epilogue.residual is None:
-        return None
-    residual, result = epilogue.residual, epilogue.out
-    fits = residual.dtype == result.dtype and residual.plane >= result.plane and residual.origin >= result.origin
-    fits = fits and residual.nbytes >= result.nbytes
-    source, *_, beside, out = (arg for arg in step.args if not arg.name.endswith("/scratch"))
-    return (beside, out) if fits and beside.root is not source.root else None

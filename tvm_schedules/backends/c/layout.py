@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm_schedules.ir.layout import Halo, Triple
 
-__all__ = ["SLACK", "Sampled", "Tight", "Written"]
+__all__ = ["SLACK", "Parted", "Sampled", "Tight", "Written"]
 
 SLACK = 32
 """Elements that kernels may read past the last one: ``TERN_BLOCK`` of ``source/common.c`` at most."""
@@ -52,6 +52,11 @@ class Tight(Halo):
         """Elements to allocate."""
         return self.used + SLACK
 
+    @property
+    def tail(self) -> int:
+        """Bytes at the end that are read at most, whatever they hold."""
+        return SLACK * self.itemsize
+
 
 @dataclass(frozen=True)
 class Written(Tight):
@@ -68,6 +73,27 @@ class Written(Tight):
     def elements(self) -> int:
         """Elements to allocate."""
         return max(self.used, (self.planes - 1) * self.plane + self.origin + self.written) + SLACK
+
+
+@dataclass(frozen=True)
+class Parted(Tight):
+    """Phases that a kernel writes: it computes a plane behind all of them, and copies it to where it belongs.
+
+    Args:
+        written: Elements of a plane as it is computed.
+    """
+
+    written: int = 0
+
+    @property
+    def raw(self) -> int:
+        """Index of the first pixel of a plane that is computed."""
+        return _up(self.used)
+
+    @property
+    def elements(self) -> int:
+        """Elements to allocate."""
+        return self.raw + self.written + SLACK
 
 
 @dataclass(frozen=True)

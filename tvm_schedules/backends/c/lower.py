@@ -89,7 +89,7 @@ class CLowering(Lowering):
             image, channel, *sizes = flat.strides
             d, h, w = (size * step for size, step in zip(sizes, steps, strict=True))
             view = replace(flat, dims=layout.dims, strides=(image, channel, d, h, w))
-        buffer = Buffer(key.value, layout.nbytes)
+        buffer = Buffer(key.value, layout.nbytes, tail=layout.tail)
         self._repack(origin, there, view, key.value, buffer, layout)
         self._packed[key] = buffer
         return buffer

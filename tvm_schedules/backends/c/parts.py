@@ -170,7 +170,7 @@ def _parts(chain: Sequence[Step], groups: Groups, first: int, last: int) -> list
             part = own.get(id(buffer.root))
             nbytes = _nbytes(layout, last - first)
             if part is not None:
-                part.nbytes = max(part.nbytes, nbytes)
+                part.nbytes, part.tail = max(part.nbytes, nbytes), getattr(layout, "tail", 0)
             else:
                 part = Buffer(buffer.name, nbytes, None, buffer, _nbytes_before(whole, first))
             args[next(i for i, arg in enumerate(args) if arg is buffer)] = part

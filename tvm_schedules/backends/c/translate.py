@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.kernels import repack
 from tvm_schedules.backends.c.kernels.common.translation import Translation
 from tvm_schedules.backends.c.parts import Part, part_of
 from tvm_schedules.backends.c.program import Call, Program
@@ -17,7 +16,7 @@ __all__ = ["translate"]
 
 _FLAGS = (
     "TERN_TRITS", "TERN_GAPS", "TERN_LISTS", "TERN_EACH_WEIGHT", "TERN_LEVELS", "TERN_LONG_ROWS", "TERN_LINEAR_CODES",
-    "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL", "TERN_MOVED_ROWS", "TERN_SHARES",
+    "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL", "TERN_MOVED_ROWS", "TERN_PHASES", "TERN_SHARES",
 )  # fmt: skip
 
 
@@ -74,4 +73,4 @@ def _find_quantized_ends(translation: Translation, inputs: list[str]) -> None:
     program.quants = quants
     for end in quants:
         for call in calls[end]:
-            call.plain = f"tern_repack_{repack.function_suffix(translation, 'uint8', 'uint8')}"
+            call.plain = f"tern_repack_{translation.need_copy('uint8', 'uint8')}"

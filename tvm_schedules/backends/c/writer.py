@@ -19,13 +19,12 @@ from tvm_schedules.lowering.steps import Buffer
 __all__ = ["write"]
 
 _ORDER = (
-    "common.c", "dsp.c", "mve.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
+    "common.c", "dsp.c", "mve.c", "quantize.c", "repack.c", "repack_from_to.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
     "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "sum_taps.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
     "ternary_u8.c", "ternary_f32.c", "ternary.c", "ternary_groups.c", "ternary_groups_sums.c", "dense.c",
     "dense_u8.c", "dense_sum.c",
     "linear.c", "linear_put.c", "linear_row.c", "linear_sum.c", "linear_codes.c", "linear_dots.c",
-    "pool.c", "pool_planes.c", "pool_bytes.c", "global_pool.c", "global_pool_planes.c", "quantize.c", "repack.c",
-    "repack_from_to.c",
+    "pool.c", "pool_planes.c", "pool_bytes.c", "global_pool.c", "global_pool_planes.c",
 )  # fmt: skip
 """Source files, those that need others after them."""
 

@@ -197,4 +197,7 @@ struct tern_planes {
     int32_t depth, height, width, slice, row; /* pixels; elements from slice to slice and from row to row */
     int32_t from_row;      /* elements from row to row as pixels are computed, 0: the same */
     float fill;            /* what the halo holds */
+#if TERN_PHASES
+    const struct tern_repack *phases; /* how a plane becomes phases; NULL: it stays a plane */
+#endif
 };

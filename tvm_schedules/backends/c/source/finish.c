@@ -79,12 +79,19 @@ TERN_KERNEL void tern_move_rows(const struct tern_planes *p, uint8_t *first, int
 }
 #endif
 
-/* Writes the halo of a plane of bytes: before, between and behind the rows. */
-TERN_KERNEL void tern_border_u8(const struct tern_planes *p, uint8_t *first)
+/* Puts the rows of a plane of bytes where they belong, and writes its halo: before, between and behind the rows. */
+TERN_KERNEL void tern_border_u8(const struct tern_planes *p, uint8_t *out, int32_t index)
 {
+    uint8_t *first = out + index * p->plane + p->origin;
     const uint8_t fill = (uint8_t)p->fill;
     const int32_t gap = p->row - p->width;
     int32_t d, h, k, at;
+#if TERN_PHASES
+    if (p->phases) {
+        tern_repack_u8_u8(p->phases, first, out + index * p->phases->to[1]);
+        return;
+    }
+#endif
 #if TERN_MOVED_ROWS
     if (p->from_row) tern_move_rows(p, first, 1);
 #endif
@@ -104,8 +111,9 @@ TERN_KERNEL void tern_border_u8(const struct tern_planes *p, uint8_t *first)
     }
 }
 
-TERN_KERNEL void tern_border_f32(const struct tern_planes *p, float *first)
+TERN_KERNEL void tern_border_f32(const struct tern_planes *p, float *out, int32_t index)
 {
+    float *first = out + index * p->plane + p->origin;
     int32_t d, h, at;
 #if TERN_MOVED_ROWS
     if (p->from_row) tern_move_rows(p, (uint8_t *)first, sizeof *first);

@@ -45,13 +45,13 @@ TERN_KERNEL void tern_finish_@S@(const struct tern_finish *f, int32_t image, int
         float *o = (float *)out + first + at, last[TERN_BLOCK], *to = count % 4 ? last : o;
         TERN_EACH_RESIDUAL(1, to[k] = tern_clip(y, low, high);, tern_store_f32(to + i, y, low, high);)
         if (to == last) for (i = 0; i < count; i++) o[i] = last[i];
-        if (at + TERN_BLOCK >= f->run) tern_border_f32(&f->out, (float *)out + first);
+        if (at + TERN_BLOCK >= f->run) tern_border_f32(&f->out, out, index);
     } else {
 #if defined(TERN_FIXED_@S@)
         if (f->fixed) {
             const uint8_t *r = TERN_BYTE_RESIDUAL && residual ? (const uint8_t *)residual + beside : NULL;
             tern_fixed_@S@(f, channel, count, sum, r, (uint8_t *)out + first + at);
-            if (at + TERN_BLOCK >= f->run) tern_border_u8(&f->out, (uint8_t *)out + first);
+            if (at + TERN_BLOCK >= f->run) tern_border_u8(&f->out, out, index);
             return;
         }
 #endif
@@ -60,7 +60,7 @@ TERN_KERNEL void tern_finish_@S@(const struct tern_finish *f, int32_t image, int
         TERN_EACH_RESIDUAL(4, to[k] = tern_byte(y, low, high);, tern_store_u8(to + i, y, low, high);)
         tern_clamp(to, count, low, high);
         if (to == last) for (i = 0; i < count; i++) o[i] = last[i];
-        if (at + TERN_BLOCK >= f->run) tern_border_u8(&f->out, (uint8_t *)out + first);
+        if (at + TERN_BLOCK >= f->run) tern_border_u8(&f->out, out, index);
     }
 #undef TERN_EACH_PIXEL
 #undef TERN_EACH_RESIDUAL

@@ -53,10 +53,10 @@ TERN_KERNEL void tern_pool_bytes_u8(const struct tern_pool *l, const uint8_t *x,
                     uint8_t most[TERN_BLOCK];
                     tern_max_u8(x + at, l->tap, l->taps, count, most);
                     if (l->same) { /* the pixels are what is stored */
-                        uint8_t *to = (uint8_t *)out + (image * l->channels + channel) * l->finish.out.plane
-                            + l->finish.out.origin;
+                        const int32_t index = image * l->channels + channel;
+                        uint8_t *to = (uint8_t *)out + index * l->finish.out.plane + l->finish.out.origin;
                         for (i = 0; i < count; i++) to[at + i] = most[i];
-                        if (left <= TERN_BLOCK) tern_border_u8(&l->finish.out, to);
+                        if (left <= TERN_BLOCK) tern_border_u8(&l->finish.out, out, index);
                         continue;
                     }
                     for (i = 0; i < count; i++) sum[i] = most[i];

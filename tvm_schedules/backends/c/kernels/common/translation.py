@@ -8,7 +8,8 @@ import numpy as np
 
 from tvm_schedules.backends.c.codes import encode
 from tvm_schedules.backends.c.fixed import fixed
-from tvm_schedules.backends.c.layout import Sampled
+from tvm_schedules.backends.c.kernels.common.copying import parted_fields
+from tvm_schedules.backends.c.layout import Parted
 from tvm_schedules.backends.c.program import CTYPES, SHORT, Call, Program, Ref
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
@@ -17,7 +18,7 @@ from tvm_schedules.lowering.epilogue import Epilogue
 from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.packing.registry import window_from
 
-__all__ = ["NULL", "SUMS", "Translation", "operands", "strides_of", "tap_offsets", "type_words"]
+__all__ = ["NULL", "SUMS", "Translation", "operands", "tap_offsets", "type_words"]
 
 Numbers = dict[str, np.ndarray]
 NULL = Ref("NULL")
@@ -79,7 +80,13 @@ class Translation:
         planes: dict[str, Any] = {"plane": out.plane, "origin": out.origin, "front": out.front, "end": out.end}
         planes |= dict(zip(("depth", "height", "width"), out.grid, strict=True))
         planes |= {"slice": steps[0], "row": steps[1], "fill": Ref(f"{np.float32(out.fill)!s}f")}
-        if x.pitch[1] != out.pitch[1] and out.grid[1] > 1:
+        if isinstance(out, Parted):
+            self.need_copy("uint8", "uint8")
+            about = "its planes, one after the other, into phases"
+            name = program.struct("tern_repack", f"phases_{index}", parted_fields(out, x.pitch), about)
+            planes |= {"plane": 0, "origin": out.raw, "phases": Ref(f"&{name}")}
+            program.flag("TERN_PHASES")
+        elif x.pitch[1] != out.pitch[1] and out.grid[1] > 1:
             planes["from_row"] = x.pitch[1]
             program.flag("TERN_MOVED_ROWS")
         return {
@@ -134,6 +141,19 @@ class Translation:
         if sums != "f32":
             self.program.need("finish_fixed.c", S=sums, SUM=SUMS[sums])
         self.program.need("finish_sums.c", S=sums, SUM=SUMS[sums])
+
+    def need_copy(self, source: str, target: str) -> str:
+        """Asks for copies between two types; returns how the name of their function ends."""
+        convert = {
+            ("float32", "uint8"): "tern_quantize(\\1, l->scale, l->zero_point, l->low, l->high)",
+            ("uint8", "float32"): "((float)\\1 - l->zero_point) * l->scale",
+        }.get((source, target), "\\1")
+        if target == "uint8" and source == "float32":
+            self.program.need("quantize.c")
+        self.program.need("repack.c")
+        words = {"X": SHORT[source], "XTYPE": CTYPES[source], "Y": SHORT[target], "YTYPE": CTYPES[target]}
+        self.program.need("repack_from_to.c", **words, CONVERT=convert)
+        return f"{SHORT[source]}_{SHORT[target]}"
 
     def codes(self, index: int, codes: np.ndarray, taps: np.ndarray, channel: int) -> dict[str, Any]:
         """Codes ``[terms, rows, channels, taps]`` in the order of the taps' addresses."""
@@ -207,13 +227,3 @@ def type_words(x: str, weight: str = "") -> dict[str, str]:
         if dtype:
             words |= {letter: SHORT[dtype], f"{letter}TYPE": CTYPES[dtype]}
     return words
-
-
-def strides_of(layout: Any) -> tuple[int, list[int]]:
-    """The first pixel, and the elements between neighbors in each of five dimensions."""
-    if isinstance(layout, Sampled):
-        return layout.source.origin, layout.strides
-    if isinstance(layout, Halo):
-        per_channel = layout.phases * layout.plane
-        return layout.origin, [layout.channels * per_channel, per_channel, *layout.steps()]
-    return 0, list(layout.strides)
