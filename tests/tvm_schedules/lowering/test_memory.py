@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +57,43 @@ def test_buffers_that_live_together_lie_apart(data: st.DataObject) -> None:
     most = max(sum(rounded(sizes[i]) for i, life in lives.items() if time in life) for time in range(len(used)))
     assert most <= max(ends) <= sum(rounded(sizes[i]) for i in lives)
     assert all(buffer.place is None for i, buffer in enumerate(buffers) if i not in lives)
+
+
+def test_what_is_only_read_behind_a_buffer_may_belong_to_others() -> None:
+    a, b, c = Buffer("a", 96, tail=32), Buffer("b", 128, tail=32), Buffer("c", 64)
+    assert assign([step(a, b, c)], 0) == 64 + 128 + 64
+    assert sorted(places(a, b, c)) == [0, 128, 192]
+    a, b = Buffer("a", 64), Buffer("b", 192, tail=128)
+    assert assign([step(a, b)], 0) == 192  # of the last one, what is read has to be there as well
+    assert places(a, b) == [64, 0]
+
+
+@given(st.lists(st.integers(1, 9), max_size=4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
+def test_a_buffer_over_another_one(others: list[int], source: int, target: int, lead: int) -> None:
+    """Some of their neighbors live with one of them, some with both."""
+    before, after = Buffer("before", source * 64), Buffer("after", target * 64)
+    beside = [Buffer(str(index), size * 64) for index, size in enumerate(others)]
+    steps = [step(before, *beside[:2]), step(before, after, *beside[1:3]), step(after, *beside[2:])]
+    lives = lifetimes(steps)
+    lives[id(after)].over, lives[id(after)].lead = before, lead * 64
+    size = assign_arena(lives, 0)
+    for one, other in combinations(lives.values(), 2):
+        begin, end = places(one.buffer, other.buffer)
+        together = one.first <= other.last and other.first <= one.last
+        apart = begin + one.nbytes <= end or end + other.nbytes <= begin
+        if {id(one.buffer), id(other.buffer)} == {id(before), id(after)}:
+            first, second = places(after, before)
+            apart = apart or first + lead * 64 <= second
+        assert apart or not together
+    assert size <= sum(life.nbytes for life in lives.values())
+
+
+def test_a_copy_over_what_it_is_made_of_saves_memory() -> None:
+    before, after = Buffer("before", 640), Buffer("after", 704)
+    lives = lifetimes([step(before), step(before, after)])
+    lives[id(after)].over, lives[id(after)].lead = before, 128
+    assert assign_arena(lives, 0) == 128 + 640
+    assert places(before, after) == [128, 0]
 
 
 def places(*buffers: Buffer) -> list[int]:

@@ -60,7 +60,27 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
                 f"input or output {name!r} is {graph.values[name].dtype}; target c has {', '.join(C_TYPES)}"
             )
     say("choosing kernels and layouts")
-    lowering = CLowering(graph, target)
+    lowering = _lowered(graph, target)
+    say(f"writing C for {len(lowering.steps)} steps")
+    program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
+    lives = lifetimes(lowering.steps, ALIGN)
+    reuse_residuals(lowering.steps, lives, residual_and_output)
+    copy_over(lowering.steps, lives)
+    plan = make_plan(graph, lowering, assign_arena(lives, 0))
+    _place_inputs(plan, program, lives)
+    return CProgram(_with_tables(plan, program, lowering.steps), program, lowering.steps)
+
+
+def _lowered(graph: Graph, target: TargetSpec) -> CLowering:
+    """The steps in parts; kernels write phases where that takes no more memory than copies of what they write."""
+    made = [_in_parts(CLowering(graph, target, phases=True))]
+    if made[0].phases:
+        made.append(_in_parts(CLowering(graph, target)))
+    return min(made, key=lambda lowering: _arena(lowering.steps) + PRICE * len(lowering.steps))
+
+
+def _in_parts(lowering: CLowering) -> CLowering:
+    """Lowers a graph, and divides what it saves memory to divide."""
     lowering.run()
     constants = Translation(lowering.constants)
 
@@ -71,14 +91,7 @@ def compile_graph(graph: Graph, target: TargetSpec, say: Say = quiet) -> CProgra
         return 0 if whole else int(params["window"]["groups"])
 
     lowering.steps = in_parts(lowering.steps, groups, _arena)
-    say(f"writing C for {len(lowering.steps)} steps")
-    program = translate(lowering.steps, lowering.constants, [graph.values[name].dtype for name in graph.inputs])
-    lives = lifetimes(lowering.steps, ALIGN)
-    reuse_residuals(lowering.steps, lives, residual_and_output)
-    copy_over(lowering.steps, lives)
-    plan = make_plan(graph, lowering, assign_arena(lives, 0))
-    _place_inputs(plan, program, lives)
-    return CProgram(_with_tables(plan, program, lowering.steps), program, lowering.steps)
+    return lowering
 
 
 def _place_inputs(plan: Plan, program: Program, lives: Lives) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from tvm_schedules.backends.c import operators
 from tvm_schedules.backends.c.kernels import dense_conv, global_pool, linear, pool, repack, sparse_conv
-from tvm_schedules.backends.c.layout import Sampled, Tight, Written
+from tvm_schedules.backends.c.layout import Parted, Sampled, Tight, Written
 from tvm_schedules.backends.c.operators.elementwise import PREFIX
+from tvm_schedules.backends.c.phases import read_in_phases
 from tvm_schedules.backends.c.sampling import OPERATOR as SAMPLE
 from tvm_schedules.backends.c.sampling import sampled
 from tvm_schedules.backends.c.site import Site
@@ -41,10 +42,14 @@ class CLowering(Lowering):
     emitters = MappingProxyType(by_name([*KERNELS, *COPIERS]))
     fma = True
 
-    def __init__(self, graph: Graph, target: TargetSpec) -> None:
+    def __init__(self, graph: Graph, target: TargetSpec, phases: bool = False) -> None:
+        """Prepares it; with ``phases`` kernels write these where all readers read them."""
         graph, self._samples = sampled(_with_activations(with_attention(graph, fewest_rows=1)))
         super().__init__(graph, target)
         self._readers, self._makers = self.graph.consumers(), self.graph.producers()
+        self.phases = read_in_phases(self.graph, self._samples) if phases else {}
+        self._unread: set[Key] = set()
+        """Phases that kernels have written and nobody has read yet."""
 
     def lay_out(self, planes: list[Node]) -> Layouts:
         """Planes that share the halo between them; what has no halo has no gaps between its rows either."""
@@ -53,14 +58,21 @@ class CLowering(Lowering):
     def destination(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> Destination:
         """See :class:`Lowering`; with memory for rows that are written at the pitch of the input first."""
         end = super().destination(node, rows, x, unit)
-        out = Written(**vars(end.epilogue.out), written=x.run(end.epilogue.size))
+        key, written = self.phases.get(node.outputs[0]), x.run(end.epilogue.size)
+        out: Written | Parted = Written(**vars(end.epilogue.out), written=written)
+        if key is not None:
+            del self._packed[home(self.graph, node.outputs[0])]
+            self._packed[key] = end.out
+            self._unread.add(key)
+            out = Parted(**vars(self.layouts[key]), written=written)
         end.out.nbytes = out.nbytes
         return replace(end, epilogue=replace(end.epilogue, out=out))
 
     def packed(self, key: Key) -> Buffer:
         """See :class:`Lowering`; what is made of a phase is made as soon as the phases are there."""
-        if key in self._packed:
+        if key in self._packed and key not in self._unread:
             return self._packed[key]
+        self._unread.discard(key)
         if key.value not in self._samples:
             buffer = super().packed(key)
             for name, made in self._samples.items():
