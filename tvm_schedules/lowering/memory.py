@@ -142,10 +142,8 @@ def _first_fit(order: Iterable[Life]) -> tuple[dict[int, int], int]:
     offsets: dict[int, int] = {}
     covered = {id(life.over) for life in order if life.over is not None}
     for life in order:
-        if life.over is not None or id(life.buffer) in covered:
-            offset = _lowest(life, placed)
-        else:
-            offset = _gap(life, placed)
+        find = _lowest if life.over is not None or id(life.buffer) in covered else _gap
+        offset = find(life, placed)
         placed.append((offset, offset + life.nbytes, life))
         offsets[id(life.buffer)] = offset
     return offsets, max((begin + life.reach for begin, _, life in placed), default=0)

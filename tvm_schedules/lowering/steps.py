@@ -27,8 +27,8 @@ class Buffer:
     """Memory that steps write and read.
 
     ``place`` is fixed for inputs, outputs and constants, assigned for the rest. One with an ``alias`` has none:
-    it is the other's memory from byte ``offset`` on, which only the back end ``c`` sets. So it is with ``tail``: so many
-    bytes at the end are read at most, whatever they hold, and may belong to another buffer too.
+    it is the other's memory from byte ``offset`` on. Of the ``tail``, so many bytes at the end, it does not matter what
+    they hold: they are read at most, and may belong to another buffer too. Only the back end ``c`` sets these.
     """
 
     name: str

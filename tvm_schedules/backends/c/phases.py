@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tvm_schedules.backends.c.kernels.common.row_groups import row_groups
 from tvm_schedules.backends.c.sampling import OPERATOR as SAMPLE
 from tvm_schedules.backends.c.sampling import Samples
-from tvm_schedules.ir.graph import Fused, GlobalPool, Graph, Linear, Node
+from tvm_schedules.ir.graph import Fused, GlobalPool, Graph, Linear, Node, Windowed
+from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.layouts import Key, in_planes, input_key
 
 __all__ = ["read_in_phases"]
@@ -17,6 +19,7 @@ def read_in_phases(graph: Graph, samples: Samples) -> dict[str, Key]:
 
     Those of a sum are not among them: a sum takes the place of what was added, in which phases, with their larger
     padding, have no room, and a copy over it (:func:`~tvm_schedules.backends.c.places.copy_over`) takes less memory.
+    Nor are those of a layer that computes several channels at a time, from lists that these share.
 
     Args:
         graph: As it is lowered.
@@ -27,12 +30,18 @@ def read_in_phases(graph: Graph, samples: Samples) -> dict[str, Key]:
         if not isinstance(node, Fused) or isinstance(node, Linear | GlobalPool) or not in_planes(graph, node):
             continue
         name = node.outputs[0]
-        if node.residual or name in graph.outputs or graph.values[name].dtype != "uint8":
+        if node.residual or name in graph.outputs or graph.values[name].dtype != "uint8" or _shares(node):
             continue
         key = _key(graph, samples, name, readers.get(name, []))
         if key is not None:
             found[name] = key
     return found
+
+
+def _shares(node: Fused) -> bool:
+    """Whether a layer computes channels from lists that they share."""
+    weight = node.weight if isinstance(node, Windowed) else None
+    return isinstance(weight, TernaryTensor) and row_groups(weight.codes[0].reshape(weight.channels, -1)) is not None
 
 
 def _key(graph: Graph, samples: Samples, name: str, readers: Sequence[Node]) -> Key | None:

@@ -19,7 +19,8 @@ from tvm_schedules.lowering.steps import Buffer
 __all__ = ["write"]
 
 _ORDER = (
-    "common.c", "dsp.c", "mve.c", "quantize.c", "repack.c", "repack_from_to.c", "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
+    "common.c", "dsp.c", "mve.c", "quantize.c", "repack.c", "repack_from_to.c",
+    "finish.c", "finish_fixed.c", "finish_sums.c", "codes.c", "offsets.c",
     "sum_u8_lanes.c", "sum_u8_dsp.c", "sum_u8_mve.c", "sum_taps.c", "term_u8.c", "term_f32.c", "ternary_terms.c",
     "ternary_u8.c", "ternary_f32.c", "ternary.c", "ternary_groups.c", "ternary_groups_sums.c", "dense.c",
     "dense_u8.c", "dense_sum.c",
@@ -162,7 +163,8 @@ class _Text:
                 place = buffer.root.place if buffer else None
                 if buffer and place and place.kind == "arena" and id(buffer.root) not in names:
                     names[id(buffer.root)] = f"m{len(names)}"
-                    what = f"/* {comment(buffer.root.name)}: {buffer.root.nbytes} bytes */"
+                    tail = f", the last {buffer.root.tail} only read" if buffer.root.tail else ""
+                    what = f"/* {comment(buffer.root.name)}: {buffer.root.nbytes} bytes{tail} */"
                     lines.append(f"    void *const {names[id(buffer.root)]} = arena + {place.offset}; {what}")
         for index, call in enumerate(self.program.calls):
             lines.append(f"    TERN_ON_LAYER({index});")

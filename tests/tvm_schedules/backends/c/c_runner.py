@@ -59,13 +59,37 @@ def program_source(plan: Plan) -> str:
 
 
 def apart(folder: Path) -> None:
-    """Gives every tensor between the layers memory of its own, so that a sanitizer sees where it ends."""
+    """Gives every tensor between the layers memory of its own, so that a sanitizer sees where it ends.
+
+    What is only read behind a tensor is filled with a number, and the program aborts if that has changed at the end.
+    """
     path = folder / "model.c"
-    text, count = re.subn(
-        r"(void \*const m\d+ = )arena \+ \d+; /\* (.*: (\d+) bytes) \*/", r"\1malloc(\3); /* \2 */", path.read_text()
-    )
-    assert count
-    path.write_text("#include <stdlib.h>\n" + text)
+    line = r"(void \*const (m\d+) = )arena \+ \d+; /\* (.*: (\d+) bytes(?:, the last (\d+) only read)?) \*/"
+    text, checks = path.read_text(), []
+    found = list(re.finditer(line, text))
+    assert found
+    for match in found:
+        declared, name, about, size, tail = match.groups()
+        text = text.replace(match[0], f"{declared}tern_apart({size}, {tail or 0}); /* {about} */")
+        checks.append(f"    tern_unchanged({name}, {size}, {tail or 0});")
+    behind = max(re.findall(r"    TERN_ON_LAYER\(\d+\);\n", text), key=lambda one: int(re.findall(r"\d+", one)[0]))
+    text = text.replace(behind, behind + "\n".join(checks) + "\n")
+    path.write_text(_APART + text)
+
+
+_APART = """\
+#include <stdlib.h>
+static void *tern_apart(size_t size, size_t tail)
+{
+    unsigned char *made = malloc(size);
+    for (size_t i = size - tail; i < size; i++) made[i] = 0xa5;
+    return made;
+}
+static void tern_unchanged(const void *memory, size_t size, size_t tail)
+{
+    for (size_t i = size - tail; i < size; i++) if (((const unsigned char *)memory)[i] != 0xa5) abort();
+}
+"""
 
 
 def build_program(folder: Path, plan: Plan, command: Sequence[str]) -> Path:

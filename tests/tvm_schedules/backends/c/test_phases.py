@@ -44,7 +44,7 @@ def strided(
     elif producer == "dense":
         x = net.op("Conv", x, net.weight((6, 6, *square), None, int8=True), net.bias(6), pads=whole)
     elif producer == "groups":
-        x = net.op("Conv", x, net.weight((6, 2, *square), 0.4, shared=2), net.bias(6), pads=whole, group=3)
+        x = net.op("Conv", x, net.weight((6, 2, *square), 0.4), net.bias(6), pads=whole, group=3)
     else:
         x = net.op("Conv", x, net.weight((6, 6, *[1] * rank), 0.3, terms=2), net.bias(6))
     x = net.quantize(net.op("Relu", x) if producer != "pool" else x, 0.02, 128 if producer == "pool" else zero)
@@ -115,6 +115,18 @@ def test_nothing_outside_the_memory_is_touched(tmp_path: Path, producer: str, va
     x = random(1, 6, 9, 13)
     (wanted,) = portable.as_list(portable.host_model(model, tmp_path / "plain")(x))
     np.testing.assert_array_equal(portable.run_program([str(program)], plan, [x])[0], wanted)
+
+
+def test_channels_that_share_lists_are_copied(tmp_path: Path) -> None:
+    """They are computed several at a time; the layer keeps its lists."""
+    net = Net((1, 32, 11, 9))
+    x = net.op("Conv", net.quantize("input_0"), net.weight((8, 32, 3, 3), 0.3, shared=4), pads=[1] * 4)
+    model = net.model(net.op("MaxPool", net.quantize(net.op("Relu", x)), kernel_shape=[2, 2], strides=[2, 2]))
+    with written(True):
+        portable.generate(model, tmp_path)
+    text = (tmp_path / "model.c").read_text()
+    assert "tern_ternary_groups_i" in text
+    assert ".phases = &phases_" not in text
 
 
 def test_what_takes_less_memory_is_chosen(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tvm_schedules.backends.c.kernels.common.translation import (
     tap_offsets,
     type_words,
 )
+from tvm_schedules.backends.c.layout import Parted
 from tvm_schedules.backends.c.program import SHORT
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.rules.sparse_conv import NAME, Spec, lower
@@ -40,7 +41,9 @@ def emit(t: Translation, index: int, step: Step) -> None:
     taps_of_sign = _taps(weight.codes)
     exact = x.dtype == "uint8" and level is NULL and taps_of_sign.max() <= MOST_TAPS
     wide = exact and bool(taps_of_sign.max() > params["limit"])
-    groups = None if not exact else row_groups(weight.codes[0].reshape(rows, -1))
+    # Rows of a group are finished by turns, and phases are made of one plane after the other.
+    alone = not exact or isinstance(spec.epilogue.out, Parted)
+    groups = None if alone else row_groups(weight.codes[0].reshape(rows, -1))
     if groups is not None and rows // window["groups"] % groups.mix.shape[1]:
         groups = None
     listed = weight.codes if groups is None else groups.lists

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tvm_schedules.ir.layout import Halo
 __all__ = ["copy_fields", "filled", "parted_fields"]
 
 
-def copy_fields(source: Any, target: Any, params: Sequence[Any]) -> dict[str, Any]:
+def copy_fields(source: Any, target: Any, params: np.ndarray) -> dict[str, Any]:
     """Fields of a copy of a whole tensor.
 
     Args:
@@ -28,7 +27,7 @@ def copy_fields(source: Any, target: Any, params: Sequence[Any]) -> dict[str, An
     if strides == to_strides and not isinstance(source, Halo) and not isinstance(target, Halo):
         # The same order in memory: one row of everything.
         images, channels, dims, strides, to_strides = 1, 1, (1, 1, source.elements), [0, 0, 0, 0, 1], [0, 0, 0, 0, 1]
-    scale, zero, low, high = params
+    scale, zero, low, high = (float(number) for number in params)
     return {
         "images": images,
         "channels": channels,
