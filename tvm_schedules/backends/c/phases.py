@@ -1,4 +1,4 @@
-"""Which tensors a kernel may write in the phases that strided layers read, so that nobody copies them afterwards."""
+"""Which tensors a kernel may write in the phases that strided layers read, so that nobody has to copy them."""
 
 from __future__ import annotations
 
