@@ -157,7 +157,7 @@ def _modules_named(module: nn.Module) -> Iterator[None]:
             raise
         path = node[1].rpartition("/")[0]
         whose = f"{type(part).__name__} {path!r}" if path else f"{type(part).__name__} itself"
-        raise type(error)(f"{error}. The node is of the forward of {whose}") from error
+        raise type(error)(f"{error}. The node is of the forward of {whose}") from None
 
 
 def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:

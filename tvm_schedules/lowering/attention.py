@@ -6,14 +6,14 @@ result only says where matrices lie: the kernel reads and writes them there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import prod, sqrt
+from dataclasses import replace
+from math import sqrt
 
 import numpy as np
 
-from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Value
+from tvm_schedules.ir.graph import Fused, Graph, Node
 from tvm_schedules.ir.view import View
+from tvm_schedules.lowering.attention_node import AttentionWriter, Found, Mask, Scores
 from tvm_schedules.lowering.tracing import RESHAPES, Tracer
 
 __all__ = ["with_attention"]
@@ -23,9 +23,6 @@ FEWEST_ROWS = 4
 
 LOW = -1e4
 """What is at most this stands for minus infinity: scores are above it."""
-
-MOST_REPEATED = 1 << 22
-"""Elements that a constant mask may have when it is written out, where no strides repeat it."""
 
 
 def with_attention(graph: Graph, fewest_rows: int = FEWEST_ROWS) -> Graph:
@@ -40,10 +37,10 @@ def with_attention(graph: Graph, fewest_rows: int = FEWEST_ROWS) -> Graph:
     made: dict[int, list[Node]] = {}
     gone: set[int] = set()
     for node in graph.nodes:
-        finder.before = []
+        finder.writer.before = []
         found = finder.find(node) if node.op in ("Softmax", "Attention") and not isinstance(node, Fused) else None
         if found is not None:
-            made[id(found.nodes[-1])] = [*finder.before, found.attention]
+            made[id(found.nodes[-1])] = [*finder.writer.before, found.attention]
             gone.update(id(one) for one in found.nodes)
     if not made:
         return graph
@@ -56,67 +53,19 @@ def with_attention(graph: Graph, fewest_rows: int = FEWEST_ROWS) -> Graph:
     return result
 
 
-@dataclass
-class _Found:
-    """An attention, and the nodes that it takes the place of in execution order."""
-
-    attention: Attention
-    nodes: list[Node]
-
-
-@dataclass
-class _Scores:
-    """What becomes of the product of queries and keys before the softmax.
-
-    Attributes:
-        product: The product.
-        factor: What it is multiplied by.
-        masks: What is done with them then, in order.
-        nodes: All of these nodes, the product first.
-        empty: Whether rows of NaN become zeros behind the softmax: those that may see no key.
-    """
-
-    product: Node
-    factor: float
-    masks: list[_Mask]
-    nodes: list[Node]
-    empty: bool = False
-
-
-@dataclass(frozen=True)
-class _Mask:
-    """A tensor that is added to scores, or (``limit``) the most that they may be.
-
-    Attributes:
-        name: The tensor.
-        shape: That the scores have there.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    limit: bool = False
-
-
 class _Finder:
-    """Looks for attention around nodes of one graph.
-
-    Attributes:
-        graph: Its values and constants get those of masks that are made.
-        before: Nodes that make masks for what is being looked at.
-    """
+    """Looks for attention around nodes of one graph; its values and constants get those of masks that are made."""
 
     def __init__(self, graph: Graph, fewest_rows: int) -> None:
-        self.fewest_rows = fewest_rows
         self.graph, self.readers, self.producers = graph, graph.consumers(), graph.producers()
-        self.tracer = Tracer(graph)
-        self.before: list[Node] = []
+        self.tracer, self.writer = Tracer(graph), AttentionWriter(graph, fewest_rows)
 
-    def find(self, node: Node) -> _Found | None:
+    def find(self, node: Node) -> Found | None:
         """The attention that a Softmax or an Attention is part of."""
         return self._operator(node) if node.op == "Attention" else self._softmax(node)
 
     # -- the operator --------------------------------------------------------------------------------------------------
-    def _operator(self, node: Node) -> _Found | None:
+    def _operator(self, node: Node) -> Found | None:
         shapes, attrs = self.graph.values, node.attrs
         inputs = [*node.inputs, *[""] * 4][:4]
         plain = not any(node.inputs[4:]) and not any(node.outputs[1:]) and not attrs.get("softcap", 0.0)
@@ -155,22 +104,22 @@ class _Finder:
             return None
         scale = float(attrs.get("scale", 0.0) or 1 / sqrt(q.shape[-1]))
         square = (lead[0], queries, q.shape[-2], k.shape[-2])
-        masks = [_Mask(inputs[3], square)] if inputs[3] else []
+        masks = [Mask(inputs[3], square)] if inputs[3] else []
         if attrs.get("is_causal", 0):
             future = np.triu(np.full(square[-2:], -np.inf, np.float32), 1)
-            masks.append(_Mask(self._constant(f"{node.name}/causal", future), square))
+            masks.append(Mask(self.writer.constant(f"{node.name}/causal", future), square))
         rank4 = len(shapes[node.outputs[0]].shape) == 4
         order = (0, 1, 2, 3) if rank4 else (0, 2, 1, 3)  # with three axes, heads lie side by side in a row
-        scores = _Scores(node, factors * scale, masks, [])
-        return self._made(node, node, scores, (names, (q, k, v)), order)
+        scores = Scores(node, factors * scale, masks, [])
+        return self.writer.made(node, node, scores, (names, (q, k, v)), order)
 
     # -- products and a softmax ----------------------------------------------------------------------------------------
-    def _softmax(self, node: Node) -> _Found | None:
+    def _softmax(self, node: Node) -> Found | None:
         shape = self.graph.values[node.outputs[0]].shape if node.outputs[0] in self.graph.values else ()
         if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or self.graph.opset < 13:
             return None
         empty, after = self._without_nan(node)
-        while (last := self._only_reader(after[-1].outputs[0])) is not None and last.op in RESHAPES:
+        while (last := self.writer.only_reader(after[-1].outputs[0])) is not None and last.op in RESHAPES:
             if isinstance(last, Fused) or self.graph.values[last.outputs[0]].shape[-2:] != shape[-2:]:
                 return None
             after.append(last)
@@ -201,7 +150,7 @@ class _Finder:
         scores.factor *= traced[0][2] * traced[1][2]
         scores.nodes += after
         scores.empty = empty
-        return self._made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None)
+        return self.writer.made(last, scores.product, scores, ([t[0] for t in traced], (q, turned, v)), None)
 
     def _without_nan(self, softmax: Node) -> tuple[bool, list[Node]]:
         """Whether NaN become zeros behind a softmax, and the nodes up to there."""
@@ -212,16 +161,16 @@ class _Finder:
         test, choice = after
         zero = self.graph.constants.get(choice.inputs[1])
         fits = choice.inputs[::2] == [test.outputs[0], name] and zero is not None and zero.size == 1 and not zero.any()
-        alone = self._only_reader(test.outputs[0]) is choice
+        alone = self.writer.only_reader(test.outputs[0]) is choice
         same = self.graph.values[choice.outputs[0]].shape == self.graph.values[name].shape
         return (True, [softmax, test, choice]) if fits and alone and same else (False, [softmax])
 
-    def _scores(self, name: str, shape: tuple[int, ...]) -> _Scores | None:
+    def _scores(self, name: str, shape: tuple[int, ...]) -> Scores | None:
         """From the softmax back to the product: factors, masks and reshapes of the leading axes."""
-        found = _Scores(Node("", "", [], []), 1.0, [], [])
+        found = Scores(Node("", "", [], []), 1.0, [], [])
         while True:
             node = self.producers.get(name)
-            if node is None or isinstance(node, Fused) or self._only_reader(name) is None:
+            if node is None or isinstance(node, Fused) or self.writer.only_reader(name) is None:
                 return None
             here = self.graph.values[name].shape
             if here[-2:] != shape[-2:]:
@@ -248,14 +197,14 @@ class _Finder:
             if self.graph.values[name].shape != here:
                 return None
 
-    def _added(self, node: Node, shape: tuple[int, ...]) -> tuple[str, _Mask] | None:
+    def _added(self, node: Node, shape: tuple[int, ...]) -> tuple[str, Mask] | None:
         """The scores and the mask that an Add adds up."""
         sides = [one for one in node.inputs if self._leads_to_product(one, shape)]
         if len(sides) != 1:
             return None
-        return sides[0], _Mask(node.inputs[1 - node.inputs.index(sides[0])], shape)
+        return sides[0], Mask(node.inputs[1 - node.inputs.index(sides[0])], shape)
 
-    def _filled(self, node: Node, shape: tuple[int, ...]) -> tuple[str, _Mask] | None:
+    def _filled(self, node: Node, shape: tuple[int, ...]) -> tuple[str, Mask] | None:
         """The scores of a Where that gives some of them a number, which no other score is below, and the limit that is.
 
         ``masked_fill`` of PyTorch: where scores get the lowest number, they are at most that, and elsewhere infinity.
@@ -270,8 +219,8 @@ class _Finder:
             known, name = self.graph.constants.get(condition), f"{node.name}/limit"
             if known is not None:
                 limits = np.where(known, np.float32(true), np.float32(false))
-                return scores, _Mask(self._constant(name, limits), shape, True)
-            return scores, _Mask(self._numbers(condition, name, true, false), shape, True)
+                return scores, Mask(self.writer.constant(name, limits), shape, True)
+            return scores, Mask(self.writer.numbers(condition, name, true, false), shape, True)
         return None
 
     def _leads_to_product(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -287,128 +236,3 @@ class _Finder:
                 return False
             name = computed[-1 if node.op == "Where" and computed[-1] != node.inputs[0] else 0]
         return False
-
-    # -- what both have in common --------------------------------------------------------------------------------------
-    def _made(
-        self,
-        last: Node,
-        first: Node,
-        scores: _Scores,
-        operands: tuple[Sequence[str], tuple[View, View, View]],
-        order: tuple[int, ...] | None,
-    ) -> _Found | None:
-        """The node; None where a shape or type is not the kernel's."""
-        graph, (names, (q, k, v)) = self.graph, operands
-        if any(graph.values[n].dtype != "float32" if n in graph.values else True for n in names):
-            return None
-        if any(name in graph.constants or name in graph.weights for name in names) or q.shape[-2] < self.fewest_rows:
-            return None
-        masks = []
-        for index, given in enumerate(scores.masks):
-            known = graph.constants.get(given.name)
-            if scores.empty and known is not None and known.dtype != bool and np.isneginf(known).all(-1).any():
-                return None  # zeros for rows that never see a key: no network needs them fast
-            mask = self._mask(given.name, given.shape, (*q.shape[:-1], k.shape[-2]), f"{last.name}/mask{index}")
-            if mask is None:
-                return None
-            masks.append(mask)
-        name, nodes = last.outputs[0], [*scores.nodes, last]
-        inner = (*q.shape[:-1], v.shape[-1])
-        folded = graph.values[name].shape
-        if order is not None and len(folded) == 3:
-            folded = (folded[0], folded[1], q.shape[1] * q.shape[2], v.shape[-1])
-        out, after = self._results(name)
-        view = self._written(out, after, folded, order, inner)
-        while view is None and after:
-            after.pop()
-            out = after[-1].outputs[0] if after else name
-            view = self._written(out, after, folded, order, inner)
-        if view is None:
-            return None
-        attention = Attention(
-            last.name, "Attention", [*names, *(m for m, _ in masks)], [out],
-            fused=[node.name for node in [*nodes, *after] if node is not last],
-            factor=scores.factor, q=q, k=k, v=v, masks=tuple(view for _, view in masks),
-            limits=tuple(mask.limit for mask in scores.masks), empty=scores.empty, out=view,
-        )  # fmt: skip
-        return _Found(attention, [*nodes, *after])
-
-    def _results(self, name: str) -> tuple[str, list[Node]]:
-        """What reshapes and transposes make of a result that nobody else reads."""
-        nodes: list[Node] = []
-        while (node := self._only_reader(name)) is not None and (node.op in RESHAPES or node.op == "Transpose"):
-            if isinstance(node, Fused) or self.graph.values[node.outputs[0]].quant or node.inputs[0] != name:
-                break
-            nodes.append(node)
-            name = node.outputs[0]
-        return name, nodes
-
-    def _written(
-        self, out: str, after: Sequence[Node], shape: tuple[int, ...], order: Sequence[int] | None, inner: Sequence[int]
-    ) -> View | None:
-        """Where the result lies in the tensor that the last of these nodes makes of it."""
-        view: View | None = View.whole(self.graph.values[out].shape)
-        for node in reversed(after):
-            before = self.graph.values[node.inputs[0]].shape
-            if view is None:
-                return None
-            if node.op == "Transpose":
-                perm = list(node.attrs.get("perm", range(len(before))[::-1]))
-                view = view.transposed([perm.index(axis) for axis in range(len(perm))])
-            else:
-                view = view.reshaped(before)
-        view = view.reshaped(shape) if view is not None else None
-        if view is not None and order is not None:
-            view = view.transposed(order)
-        return view.reshaped(inner) if view is not None else None
-
-    def _mask(self, name: str, there: tuple[int, ...], shape: tuple[int, ...], new: str) -> tuple[str, View] | None:
-        """A mask's tensor and how it lies over the scores ``shape``; ``there`` is the shape that they have with it."""
-        array = self.graph.constants.get(name)
-        if array is not None and array.dtype == bool:
-            if not array.any(-1).all():
-                return None  # a row without any key
-            array = np.where(array, np.float32(0), np.float32(-np.inf))
-            name = self._constant(new, array)
-        elif array is None and name in self.graph.values and self.graph.values[name].dtype == "bool":
-            name = self._numbers(name, new, 0.0, -np.inf)
-        if array is None and (name not in self.graph.values or self.graph.values[name].quant):
-            return None
-        own = array.shape if array is not None else self.graph.values[name].shape
-        dtype = array.dtype.name if array is not None else self.graph.values[name].dtype
-        try:
-            view = View.whole(own).broadcast(there).reshaped(shape)
-        except ValueError:
-            return None
-        if view is None and array is not None and prod(shape) <= MOST_REPEATED:
-            name = self._constant(new, np.ascontiguousarray(np.broadcast_to(array, there).reshape(shape)))
-            view = View.whole(shape)
-        if dtype != "float32" or view is None or (view.strides[-1] not in (0, 1) and view.shape[-1] > 1):
-            return None
-        return name, view
-
-    def _unused(self, name: str) -> str:
-        while name in self.graph.values or name in self.graph.constants:  # a file may call its tensors anything
-            name += "'"
-        return name
-
-    def _constant(self, name: str, array: np.ndarray) -> str:
-        """A new constant of this name, or of one like it."""
-        name = self._unused(name)
-        self.graph.constants[name] = array
-        return name
-
-    def _numbers(self, name: str, new: str, true: float, false: float) -> str:
-        """Two numbers in the places of true and false of a tensor that is computed."""
-        numbers = [
-            self._constant(f"{new}/{what}", np.array(n, np.float32))
-            for what, n in zip(("true", "false"), (true, false), strict=True)
-        ]
-        out = self._unused(new)
-        self.graph.values[out] = Value(out, self.graph.values[name].shape, "float32")
-        self.before.append(Node(out, "Where", [name, *numbers], [out]))
-        return out
-
-    def _only_reader(self, name: str) -> Node | None:
-        after = self.readers.get(name, [])
-        return after[0] if len(after) == 1 and name not in self.graph.outputs else None

@@ -4,8 +4,9 @@ The scores of a block of queries stay in the nearest caches and are never a tens
 2022, but for all keys at once). Keys and values are arranged in panels of some vectors once for a pair of matrices, out
 of wherever they lie: rows of tokens, or planes that a layer of many rows wrote.
 
-Where the results are rounded to 8 bits, x86 multiplies queries and keys as integers of 16 bits: see
-:mod:`.common.short_pairs`. The weights of values stay float32, for many small ones can weigh as much as a large one.
+Where the results are rounded to 8 bits, x86 multiplies queries and keys as integers of 16 bits
+(:mod:`.common.attention_pairs`). The weights of values stay float32, for many small ones can weigh as much as a large
+one.
 
 Bound by the multiply-adds, and by the exponential function, about a tenth of them at 64 channels.
 """
@@ -13,13 +14,13 @@ Bound by the multiply-adds, and by the exponential function, about a tenth of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from tvm_schedules.backends.cpu.kernels.common.attention_pairs import PairScores
+from tvm_schedules.backends.cpu.kernels.common.attention_panels import Copy, Panels
+from tvm_schedules.backends.cpu.kernels.common.attention_spec import Matrices, Spec
 from tvm_schedules.backends.cpu.kernels.common.exponentials import exp2
-from tvm_schedules.backends.cpu.kernels.common.short_pairs import ShortPairs
-from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Attention, Fused, Graph
 from tvm_schedules.ir.layout import Halo
@@ -35,130 +36,11 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 NAME = "attention"
 """What artifacts and tuning databases call this kernel."""
 
-MOST_ROWS = 96
-"""Queries of a block at most."""
-
-BLOCK_BYTES = 96 << 10
-"""Scores of a block at most, where that is a tile of rows at least."""
-
 _LOG2E = 1.4426950408889634
 _LOWEST = -126.0
 """Two to the power of less is taken for that of this, 1e-38."""
 _SMALLEST = -3.4028234663852886e38
 """The smallest float32 that is a number."""
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """Where some matrices lie in a buffer, in elements.
-
-    Args:
-        elements: Of the buffer.
-        view: Shape and strides, the leading axes first, then rows and columns.
-    """
-
-    elements: int
-    view: View
-
-    @property
-    def row(self) -> int:
-        """Elements from a row to the next."""
-        return self.view.strides[-2]
-
-    @property
-    def column(self) -> int:
-        """Elements from a column to the next."""
-        return self.view.strides[-1]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All that the code depends on.
-
-    Args:
-        q: Queries ``[..., S, D]``.
-        k: Keys ``[..., T, D]``.
-        v: Values ``[..., T, Dv]``.
-        masks: What is added to the scores, ``[..., S, T]`` each.
-        limits: Which of them are the most that scores may be, and not added.
-        empty: Whether rows whose scores are all minus infinity have zeros as results.
-        out: Results ``[..., S, Dv]``.
-        factor: What products are multiplied by.
-        vector: Bytes a vector register.
-        registers: Vector registers.
-        parallel: Whether threads share the jobs.
-        fma: Whether the target has a fused multiply-add.
-        short: Whether queries and keys are multiplied as integers of 16 bits.
-    """
-
-    q: Matrices
-    k: Matrices
-    v: Matrices
-    masks: tuple[Matrices, ...]
-    limits: tuple[bool, ...]
-    empty: bool
-    out: Matrices
-    factor: float
-    vector: int
-    registers: int
-    parallel: bool
-    fma: bool
-    short: bool
-
-    @property
-    def lanes(self) -> int:
-        """float32 lanes of a vector."""
-        return self.vector // 4
-
-    @property
-    def queries(self) -> int:
-        """S."""
-        return self.q.view.shape[-2]
-
-    @property
-    def keys(self) -> int:
-        """T."""
-        return self.k.view.shape[-2]
-
-    @property
-    def depth(self) -> int:
-        """D."""
-        return self.q.view.shape[-1]
-
-    @property
-    def width(self) -> int:
-        """Dv."""
-        return self.v.view.shape[-1]
-
-    def tile(self, vectors: int, short: bool = False) -> int:
-        """Rows of a register tile: its sums, one vector of every column group and a broadcast fit the registers.
-
-        Integers need one more, for products that are not yet added.
-        """
-        return max(1, min(self.queries, (self.registers - vectors - 1 - short) // vectors))
-
-    def vectors(self, columns: int, short: bool = False) -> int:
-        """Vectors of a panel: those with the least work, counting the columns past the end and the loads of a step."""
-        # A step of a tile of r rows and v vectors has r * v multiply-adds and r + v loads.
-        costs = {}
-        for count in range(1, 5):
-            rows, padded = self.tile(count, short), -(-columns // (count * self.lanes)) * count
-            costs[count] = padded * (1 + max(0.0, (rows + count) / (rows * count) - 0.7))
-        return min(costs, key=lambda count: costs[count])
-
-    @property
-    def padded(self) -> int:
-        """Keys rounded up to whole panels of the first product."""
-        panel = self.vectors(self.keys, self.short) * self.lanes
-        return -(-self.keys // panel) * panel
-
-    @property
-    def block(self) -> int:
-        """Queries of a block: as many as leave their scores near, and no more rows twice than needed."""
-        tile = self.tile(self.vectors(self.keys, self.short), self.short)
-        most = max(tile, min(MOST_ROWS, BLOCK_BYTES // (4 * self.padded)))
-        sizes = {*range(tile, min(most, self.queries) + 1, tile), min(most, self.queries)}
-        return min(sorted(sizes, reverse=True), key=lambda rows: -(-self.queries // rows) * -(-rows // tile))
 
 
 def emit(spec: Spec) -> Any:
@@ -185,26 +67,14 @@ def _start(e: Emitter, view: View, job: Any, lead: Sequence[int]) -> Any:
     return place
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """Part of a matrix on its way into scratch: element ``[i, j]`` from ``base + i * row + j * column``."""
-
-    source: Any
-    base: Any
-    rows: int
-    columns: int
-    row: int
-    column: int
-
-
 class _Code:
     """The code of one job: a pair of matrices."""
 
     def __init__(self, e: Emitter, spec: Spec, views: Sequence[Any], starts: Sequence[Any]) -> None:
-        self.e, self.spec, self.lanes = e, spec, spec.lanes
+        self.e, self.spec, self.lanes, self.panels = e, spec, spec.lanes, Panels(e, spec)
         self.q, self.k, self.v, *self.masks, self.out = views
         self.at_q, self.at_k, self.at_v, *self.at_masks, self.at_out = starts
-        self.type = f"float32x{self.lanes}"
+        self.type = self.panels.type
         self.key_vectors, self.value_vectors = spec.vectors(spec.keys, spec.short), spec.vectors(spec.width)
         self.key_panel, self.value_panel = self.key_vectors * self.lanes, self.value_vectors * self.lanes
         self.value_panels = -(-spec.width // self.value_panel)
@@ -213,133 +83,33 @@ class _Code:
         self.queries = e.scratch(spec.block * spec.depth, "float32")
         self.scores = e.scratch(spec.block * spec.padded, "float32")
         self.shares = e.scratch(spec.block, "float32")
-        self.short = ShortPairs(e, self.lanes, spec.depth) if spec.short else None
-        if self.short:
-            self.key_pairs = e.scratch(spec.padded * self.short.count, "int32")
-            self.query_pairs = e.scratch(spec.block * self.short.count, "int32")
+        self.pairs = PairScores(self.panels, self.queries, self.keys) if spec.short else None
         # Scores are in units of which each is a factor of two, where nothing is added to them.
         self.factor = spec.factor if spec.masks else spec.factor * _LOG2E
 
     def run(self) -> None:
         """Arranges keys and values, then computes block after block of queries."""
         e, spec = self.e, self.spec
-        self._panels(self.k, self.at_k, spec.k, self.keys, self.key_panel, keys=True)
-        self._panels(self.v, self.at_v, spec.v, self.values, self.value_panel, keys=False)
-        largest = self._short_keys(self.short) if self.short else None
+        self.panels.arrange(self.k, self.at_k, spec.k, self.keys, self.key_panel, keys=True)
+        self.panels.arrange(self.v, self.at_v, spec.v, self.values, self.value_panel, keys=False)
+        largest = self.pairs.arrange_keys() if self.pairs else None
         with e.loop(-(-spec.queries // spec.block)) as block:
             # The last blocks overlap: rows that are computed twice get the same results.
             first = e.bind(e.min(block * spec.block, e.integer(spec.queries - spec.block)))
             base = self.at_q + first * spec.q.row
-            rows = _Copy(self.q, base, spec.block, spec.depth, spec.q.row, spec.q.column)
-            self._copy(rows, self.queries, 0, spec.depth, self.factor)
-            if self.short:
-                self._short_scores(self.short, largest)
+            rows = Copy(self.q, base, spec.block, spec.depth, spec.q.row, spec.q.column)
+            self.panels.copy(rows, self.queries, 0, spec.depth, self.factor)
+            if self.pairs:
+                self.pairs.multiply(largest, self._store_scores)
             else:
-                self._product(self.queries, spec.depth, self.keys, self.key_vectors, spec.padded, self._store_scores)
+                self.panels.product(
+                    self.queries, spec.depth, self.keys, self.key_vectors, spec.padded, self._store_scores
+                )
             with e.loop(spec.block) as row:
                 self._softmax(row, first + row)
             store = self._results(first)
             padded = self.value_panels * self.value_panel
-            self._product(self.scores, spec.keys, self.values, self.value_vectors, padded, store, spec.padded)
-
-    # -- arranging -----------------------------------------------------------------------------------------------------
-    def _panels(self, source: Any, base: Any, matrix: Matrices, target: Any, panel: int, keys: bool) -> None:
-        """Panels of columns: ``[panels, depth, panel]`` of keys turned, ``[panels, keys, panel]`` of values."""
-        e, spec = self.e, self.spec
-        depth, columns = (spec.depth, spec.keys) if keys else (spec.keys, spec.width)
-        row, column = (matrix.column, matrix.row) if keys else (matrix.row, matrix.column)
-        whole, rest = divmod(columns, panel)
-        if whole:
-            with e.loop(whole) as p:
-                part = _Copy(source, base + p * (panel * column), depth, panel, row, column)
-                self._copy(part, target, p * (depth * panel), panel)
-        if rest:
-            at = whole * depth * panel
-            zero = e.const(0.0, self.type)
-            with e.loop(depth * panel // self.lanes) as i:
-                e.store(target, i * self.lanes + at, zero, self.lanes)
-            part = _Copy(source, base + whole * panel * column, depth, rest, row, column)
-            self._copy(part, target, at, panel)
-
-    def _copy(self, part: _Copy, target: Any, at: Any, pitch: int, factor: float = 1.0) -> None:
-        """``target[at + i * pitch + j] = factor * part[i, j]``, in vectors or squares of them as far as these go."""
-        e, n = self.e, self.lanes
-
-        def put(i: Any, j: Any, value: Any, lanes: int) -> None:
-            scaled = value if factor == 1.0 else value * e.splat(e.const(factor, "float32"), lanes)
-            e.store(target, e.expr(at) + i * pitch + j, scaled, lanes)
-
-        def single(rows: range, columns: range) -> None:
-            if len(rows) and len(columns):
-                with e.loop(len(rows)) as i, e.loop(len(columns)) as j:
-                    y, x = i + rows.start, j + columns.start
-                    put(y, x, e.load(part.source, part.base + y * part.row + x * part.column), 1)
-
-        wide, high = part.columns // n * n, part.rows // n * n
-        if part.column == 1:
-            if wide:
-                with e.loop(part.rows) as i, e.loop(wide // n) as j:
-                    put(i, j * n, e.load(part.source, part.base + i * part.row + j * n, n), n)
-            single(range(part.rows), range(wide, part.columns))
-        elif part.row == 1:
-            if wide and high:
-                with e.loop(high // n) as i, e.loop(wide // n) as j:
-                    first = part.base + i * n + j * (n * part.column)
-                    lines = transposed(e, [e.load(part.source, first + k * part.column, n) for k in range(n)])
-                    for k, line in enumerate(lines):
-                        put(i * n + k, j * n, line, n)
-            single(range(high if wide else 0, part.rows), range(wide))
-            single(range(part.rows), range(wide, part.columns))
-        else:
-            single(range(part.rows), range(part.columns))
-
-    # -- computing -----------------------------------------------------------------------------------------------------
-    def _product(
-        self,
-        left: Any,
-        depth: int,
-        panels: Any,
-        vectors: int,
-        columns: int,
-        store: Callable[[Any, Any, list[Any]], None],
-        pitch: int | None = None,
-        short: ShortPairs | None = None,
-    ) -> None:
-        """``left [block, depth] x panels``: every tile goes to ``store(row, column, sums of every row)``.
-
-        With ``short`` both have pairs of integers.
-        """
-        e, spec, n = self.e, self.spec, self.lanes
-        width, tile, pitch = vectors * n, min(spec.tile(vectors, bool(short)), spec.block), pitch or depth
-        kind = "int32" if short else "float32"
-        with e.loop(columns // width) as panel, e.loop(-(-spec.block // tile)) as number:
-            row = e.bind(e.min(number * tile, e.integer(spec.block - tile)))
-            sums = [e.local(vectors * n, kind) for _ in range(tile)]
-            for line in sums:
-                for v in range(vectors):
-                    e.store(line, e.integer(v * n), e.const(0, f"{kind}x{n}"), n)
-
-            def step(k: Any, row: Any = row, panel: Any = panel, sums: Any = sums) -> None:
-                right = [e.load(panels, (panel * depth + k) * width + v * n, n) for v in range(vectors)]
-                for r, line in enumerate(sums):
-                    value = e.splat(e.load(left, (row + r) * pitch + k), n)
-                    for v in range(vectors):
-                        at = e.integer(v * n)
-                        total = e.load(line, at, n)
-                        more = short.add(total, value, right[v]) if short else self._fma(value, right[v], total)
-                        e.store(line, at, more, n)
-
-            together = 4
-            if depth >= together:
-                with e.loop(depth // together) as outer:
-                    for u in range(together):
-                        step(outer * together + u)
-            for k in range(depth // together * together, depth):
-                step(e.integer(k))
-            store(row, panel * width, sums)
-
-    def _fma(self, a: Any, b: Any, c: Any) -> Any:
-        return self.e.fma(a, b, c) if self.spec.fma else a * b + c
+            self.panels.product(self.scores, spec.keys, self.values, self.value_vectors, padded, store, spec.padded)
 
     def _store_scores(self, row: Any, column: Any, sums: list[Any], unit: Any = None) -> None:
         e, n = self.e, self.lanes
@@ -350,61 +120,6 @@ class _Code:
                 if unit is not None:
                     value = e.cast(value, self.type) * e.splat(unit, n)
                 e.store(self.scores, at, value, n)
-
-    def _short_keys(self, short: ShortPairs) -> Any:
-        """Makes pairs of the panels of keys; the largest key."""
-        e, spec, n, panel = self.e, self.spec, self.lanes, self.key_panel
-
-        def load(index: Any, lanes: int) -> Any:
-            return e.load(self.keys, index, lanes)
-
-        largest = e.bind(short.largest(spec.padded * spec.depth, load, self._across))
-        factor = e.bind(short.factor(largest))
-        with e.loop(spec.padded // panel) as p, e.loop(panel // n) as v:
-
-            def join(i: Any, both: bool, p: Any = p, v: Any = v) -> None:
-                at = (p * spec.depth + i * 2) * panel + v * n
-                second = load(at + panel, n) if both else None
-                value = short.joined(load(at, n), second, factor, n)
-                e.store(self.key_pairs, (p * short.count + i) * panel + v * n, value, n)
-
-            if spec.depth > 1:
-                with e.loop(spec.depth // 2) as i:
-                    join(i, True)
-            if spec.depth % 2:
-                join(e.integer(spec.depth // 2), False)
-        return largest
-
-    def _short_scores(self, short: ShortPairs, largest: Any) -> None:
-        """Scores of a block of queries as sums of products of integers."""
-        e, spec = self.e, self.spec
-
-        def load(index: Any, lanes: int) -> Any:
-            return e.load(self.queries, index, lanes)
-
-        most = e.bind(short.largest(spec.block * spec.depth, load, self._across))
-        factor, unit = e.bind(short.factor(most)), e.bind(short.unit(most, largest))
-        with e.loop(spec.block) as row:
-
-            def join(i: Any, lanes: int, both: bool, row: Any = row) -> None:
-                at = row * spec.depth + i * 2
-                first, second = (e.load(self.queries, at + k, lanes, 2) if k < 1 + both else None for k in (0, 1))
-                e.store(self.query_pairs, row * short.count + i, short.joined(first, second, factor, lanes), lanes)
-
-            whole = spec.depth // 2 // self.lanes * self.lanes
-            if whole:
-                with e.loop(whole // self.lanes) as i:
-                    join(i * self.lanes, self.lanes, True)
-            if spec.depth // 2 > whole:
-                with e.loop(spec.depth // 2 - whole) as i:
-                    join(i + whole, 1, True)
-            if spec.depth % 2:
-                join(e.integer(spec.depth // 2), 1, False)
-
-        def store(row: Any, column: Any, sums: list[Any]) -> None:
-            self._store_scores(row, column, sums, unit)
-
-        self._product(self.query_pairs, short.count, self.key_pairs, self.key_vectors, spec.padded, store, short=short)
 
     def _results(self, first: Any) -> Callable[[Any, Any, list[Any]], None]:
         """What stores sums of values, divided by the sum of the row's weights, as far as there are columns."""
@@ -450,7 +165,7 @@ class _Code:
         with e.loop(used) as i:
             score = e.load(self.scores, base + i * n, n)
             e.store(top, e.integer(0), e.max(score, e.load(top, e.integer(0), n)), n)
-        most = self._across(top, e.max)
+        most = self.panels.across(top, e.max)
         # Minus infinity less this is minus infinity, and not NaN.
         shift = e.max(most, e.const(_SMALLEST, "float32")) if spec.empty else most
         largest = e.bind(e.splat(shift, n))
@@ -459,7 +174,7 @@ class _Code:
             weight = e.bind(self._exp(e.load(self.scores, base + i * n, n) - largest))
             e.store(self.scores, base + i * n, weight, n)
             e.store(sums, e.integer(0), e.load(sums, e.integer(0), n) + weight, n)
-        total = self._across(sums, lambda a, b: a + b)
+        total = self.panels.across(sums, lambda a, b: a + b)
         share = e.const(1.0, "float32") / total
         if spec.empty:
             share = e.select(most < e.const(_SMALLEST, "float32"), e.const(0.0, "float32"), share)
@@ -485,16 +200,6 @@ class _Code:
         if spec.keys > whole:
             with e.loop(spec.keys - whole) as i:
                 change(1, i + whole)
-
-    def _across(self, line: Any, combine: Callable[[Any, Any], Any]) -> Any:
-        """One number of all lanes of a register, by halves."""
-        e, width = self.e, self.lanes
-        value = e.bind(e.load(line, e.integer(0), width))
-        while width > 1:
-            width //= 2
-            halves = [e.shuffle([value], list(range(start, start + width))) for start in (0, width)]
-            value = e.bind(combine(*halves))
-        return value
 
     def _exp(self, x: Any) -> Any:
         """The exponential function of a vector of scores that are not positive; NaN stays."""
