@@ -14,8 +14,10 @@ from tvm_schedules.packing import (
     depthwise_conv_dot,
     linear,
     linear_dot,
+    linear_pairs,
     linear_widened,
     pool,
+    recurrent,
 )
 
 WINDOW = Window((1, 3, 2), (1, 2, 1), ((0, 0), (1, 0), (1, 1)), (1, 1, 2))
@@ -166,6 +168,38 @@ def test_linear_layers_with_inputs_side_by_side(outputs: int, inputs: int, terna
         byte = int(found[o // tile, i // step, o % tile, i % 16])
         value = ((byte >> i % 64 // 16 * 2 & 3) ^ 2) - 2 if ternary else byte  # two bits with a sign
         assert value == (values[o, i] if o < outputs and i < inputs else 0)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 4), (9, 21), (16, 32), (17, 33)])
+@pytest.mark.parametrize("ternary", [False, True])
+@pytest.mark.parametrize("tile", [1, 2])
+def test_linear_layers_by_pairs(outputs: int, inputs: int, ternary: bool, tile: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(-1, 2, (outputs, inputs)) if ternary else rng.integers(-127, 128, (outputs, inputs))
+    found = linear_pairs.pack(values.astype(np.int8), ternary, tile)
+    step, beside = (16, 4) if ternary else (2, 2)
+    assert found.shape == (-(-outputs // (8 * tile)), -(-inputs // step), tile, 8, beside)
+    assert found.dtype == (np.uint8 if ternary else np.int8)
+    for o, i in np.ndindex(found.shape[0] * tile * 8, found.shape[1] * step):
+        byte = int(found[o // (8 * tile), i // step, o // 8 % tile, o % 8, i % beside])
+        inside = o < outputs and i < inputs
+        if ternary:  # plus one where there is a weight
+            assert byte >> i % 16 // 4 * 2 & 3 == (values[o, i] + 1 if inside else 0)
+        else:
+            assert byte == (values[o, i] if inside else 0)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+@pytest.mark.parametrize(("directions", "gates", "hidden", "padded"), [(1, 3, 5, 8), (2, 4, 4, 4), (2, 1, 3, 4)])
+def test_recurrent_layers(dtype: str, directions: int, gates: int, hidden: int, padded: int) -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.integers(-127, 128, (gates * hidden, hidden)).astype(dtype) for _ in range(directions)]
+    found = recurrent.pack(values, gates, dtype, padded)
+    assert found.dtype == dtype
+    assert found.shape == (directions, hidden, gates, padded)
+    assert not found[..., hidden:].any()
+    for direction, i, gate, o in np.ndindex(directions, hidden, gates, hidden):
+        assert found[direction, i, gate, o] == values[direction][gate * hidden + o, i]
 
 
 # Lavin and Gray's matrices for F(4x4, 3x3), of pixels and of sums. Rows of weights were times 4, 6, 6, 24, 24 and 1.

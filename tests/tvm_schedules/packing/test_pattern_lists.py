@@ -86,6 +86,57 @@ def test_lists_with_bounds_add_up_to_a_product(
     np.testing.assert_array_equal(found["members"], groups.ravel())
 
 
+@given(
+    st.integers(0, 1000), st.sampled_from([1, 2]), st.sampled_from([1, 2]), st.integers(1, 2), st.integers(1, 20),
+    st.sampled_from([1, 3, 1000]), st.sampled_from([0.0, 0.6, 0.95]),
+)  # fmt: skip
+def test_terms_and_parts_add_up_to_a_product(
+    seed: int, terms: int, parts: int, size: int, taps: int, limit: int, zeros: float
+) -> None:
+    """Every term has its levels, and the channels of a part read its own pixels."""
+    rng, rows, shift = np.random.default_rng(seed), 4 * parts, 100
+    codes = np.stack([shared_codes(rng, rows, taps, zeros, 2) for _ in range(terms)])
+    assume(codes.any())
+    levels = rng.uniform(0.5, 2, (terms, rows)).astype(np.float32)
+    address = rng.permutation(3 * taps)[:taps]
+    groups = pattern_lists.members(np.abs(codes).max(0), size, parts)
+    found = pattern_lists.pack(codes, levels, address, groups, limit, "int32", shift, parts)
+    offsets, starts, first = (found[name] for name in ("offsets", "starts", "first"))
+    assert {name: array.dtype.name for name, array in found.items()} == {
+        "offsets": "int32", "starts": "int32", "first": "int32", "members": "int32", "levels": "float32",
+    }  # fmt: skip
+    assert (first[0], first[-1], len(first)) == (0, len(starts), len(groups) + 1)
+    assert len(found["levels"]) == len(starts) * size
+    np.testing.assert_array_equal(found["members"], groups.ravel())
+    patterns = pattern_lists.used(codes, groups)
+    pixels = rng.integers(0, 256, parts * shift)
+    have = np.zeros((len(groups), size))
+    for g in range(len(groups)):
+        for segment in range(first[g], first[g + 1]):
+            place, sums = int(starts[segment]), np.zeros(size)
+            for pattern in patterns:
+                for sign in (1, -1):
+                    while offsets[place] != END["int32"]:
+                        sums += sign * np.array(digits(pattern, size)) * pixels[offsets[place]]
+                        place += 1
+                    place += 1
+            have[g] += sums * found["levels"][segment * size : (segment + 1) * size]
+    of_part = pixels.reshape(parts, shift)[np.arange(rows) // (rows // parts)][:, address]
+    want = (codes * levels[:, :, None] * of_part).sum((0, 2))
+    np.testing.assert_allclose(have, want[groups], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("limit", "many"), [(1000, 1), (2, 3), (1, 5)])
+def test_a_first_term_has_a_segment_and_others_only_those_that_they_need(limit: int, many: int) -> None:
+    codes = np.zeros((2, 6, 7), np.int8)
+    codes[0, :2, :5] = 1  # the first group has codes in one term, the second in both, the third in none
+    codes[0, 2, 6] = codes[1, 3, :5] = -1
+    groups, address = np.arange(6).reshape(3, 2), np.arange(7)
+    found = pattern_lists.pack(codes, np.ones((2, 6)), address, groups, limit, "int32")
+    assert found["first"].tolist() == [0, many, 2 * many + 1, 2 * many + 2]
+    assert pattern_lists.work(codes, groups, limit) == (11, 2 * many + 1 + many, 2 * many + 1)
+
+
 def test_digits_are_all_patterns_up_to_the_sign() -> None:
     for size in (2, 3, 4):
         most = (3**size - 1) // 2
