@@ -20,8 +20,11 @@ from torch import nn
 import tvm_schedules
 from tern_lightning import ActivationQuantization
 from tern_lightning.cli.export import main
-from tern_lightning.exporter import to_onnx
+from tern_lightning.cli.report import print_result
+from tern_lightning.exporter import to_onnx, write_onnx
+from tern_lightning.exporter.pipeline import ExportResult
 from tests.tern_lightning.exporter.export_nets import make_ternary, relative_error, run
+from tvm_schedules.common.console import make_console
 
 SOURCE = """
 import lightning.pytorch as pl
@@ -154,7 +157,7 @@ def test_checkpoint_to_onnx(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "net.0" in printed
     assert "tolerance" in printed
     assert "no-verify" not in printed  # what is not asked for is not said
-    assert re.search(r"^net\.\d +8 *$", printed, re.MULTILINE)  # bits of a weight that is not ternary
+    assert re.search(r"^all of these +256 +3\d\.\d% *$", printed, re.MULTILINE)
     model = onnx.load(place / "out" / "model.onnx")
     import user_nets
 
@@ -186,6 +189,20 @@ def test_ranges_come_from_the_checkpoint(place: Path, capsys: pytest.CaptureFixt
 def test_random_calibration_is_admitted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["best.ckpt", *MODEL, "--onnx-only", "--input-shape", "1,12", "-o", "out"]) == 0
     assert "calibrated on random numbers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("activations", "bits"), [("uint8", 8), ("float32", 32)])
+def test_the_table_says_what_is_stored(activations: str, bits: int, tmp_path: Path, capsys: Any) -> None:
+    net = make_ternary(nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 4)))
+    torch.nn.init.normal_(net[2].weight)
+    network = write_onnx(net, torch.randn(1, 12), activations=activations)  # type: ignore[arg-type]
+    (tmp_path / "model.onnx").write_bytes(b"1234")
+    print_result(make_console(), ExportResult(tmp_path, tmp_path / "model.onnx", network, None, True))
+    printed = capsys.readouterr().out
+    assert re.search(r"^0 +4x12 +\d+\.\d% +2 ", printed, re.MULTILINE)
+    assert re.search(rf"^2 +{bits} *$", printed, re.MULTILINE)
+    assert "all of these" not in printed  # there is one
+    assert "tolerance inf" not in printed
 
 
 def test_onnx_goes_straight_to_the_compiler(
