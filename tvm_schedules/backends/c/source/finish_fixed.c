@@ -14,11 +14,13 @@ static void tern_fixed_@S@(const struct tern_finish *f, int32_t channel, int32_t
                            const uint8_t *residual, uint8_t *out)
 {
     const int32_t scale = f->fixed[2 * channel], bias = f->fixed[2 * channel + 1], shift = f->fixed_shift;
-    const int32_t bits = f->fixed_bits, low = f->fixed_low, high = f->fixed_high, factor = f->fixed_residual;
+    const int32_t bits = f->fixed_bits, low = f->fixed_low, high = f->fixed_high, lower = ((int32_t)1 << shift) - 1;
+    const int32_t factor = bias == INT32_MIN ? 0 : f->fixed_residual; /* such a channel is floats' alone */
     const uint32_t near = (uint32_t)f->fixed_near << (32 - bits);
     int32_t i;
     for (i = 0; i < count; i++) {
         int32_t p = (sum[i] >> shift) * scale + bias, whole;
+        if (shift) p += (sum[i] & lower) * scale >> shift;
         if (TERN_BYTE_RESIDUAL && residual) p += residual[i] * factor;
         whole = p >> bits;
         whole = whole < low ? low : whole > high ? high : whole;

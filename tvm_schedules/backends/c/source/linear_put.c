@@ -4,11 +4,13 @@ static void tern_linear_fixed(const struct tern_linear *l, int32_t o, int32_t co
 {
     const int32_t *number = l->fixed + 2 * o;
     const int32_t shift = l->fixed_shift, bits = l->fixed_bits, low = l->fixed_low, high = l->fixed_high;
+    const int32_t lower = ((int32_t)1 << shift) - 1;
     const uint32_t near = (uint32_t)l->fixed_near << (32 - bits);
     int32_t i;
     for (i = 0; i < count; i++, number += 2) {
-        const int32_t p = (sum[i] >> shift) * number[0] + number[1];
-        int32_t whole = p >> bits;
+        int32_t p = (sum[i] >> shift) * number[0] + number[1], whole;
+        if (shift) p += (sum[i] & lower) * number[0] >> shift;
+        whole = p >> bits;
         whole = whole < low ? low : whole > high ? high : whole;
         if (((uint32_t)p << (32 - bits)) + near <= 2 * near) {
             whole = tern_round(tern_clip(tern_fma((float)sum[i], l->scale[o + i], l->bias[o + i]), l->low, l->high));
