@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
+from math import ceil
 from pathlib import Path
 from unittest import mock
 
@@ -13,12 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from tests.properties import compilations
+from tests.properties import compilations, examples
 from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.c.test_c_target import VARIANTS, random
 from tests.tvm_schedules.nets import Net, run_onnx
 from tvm_schedules.backends.c import compile as compiling
 from tvm_schedules.backends.c import lower
+from tvm_schedules.backends.c.kernels.common.copying import filled
+from tvm_schedules.backends.c.layout import Tight
+from tvm_schedules.backends.c.places import _lead
+from tvm_schedules.ir.layout import Triple
 
 
 @contextmanager
@@ -98,6 +104,58 @@ def test_same_numbers_as_by_copies(
     assert counts[0] == counts[1] - 1
     for ours, theirs in zip(found[0], run_onnx(model, x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.06)  # a step of the output
+
+
+def tight(batch: int, channels: int, dims: Triple, lo: Triple, hi: Triple, phase: Triple) -> Tight:
+    rows, width = (ceil(n / s) + max(a, b) for n, s, a, b in list(zip(dims, phase, lo, hi, strict=True))[1:])
+    return Tight(batch, channels, dims, "uint8", (rows, width), lo, hi, phase, 7.0)
+
+
+def pixels(layout: Tight, index: int) -> dict[tuple[int, ...], int]:
+    """Where the pixels of a channel of an image lie, by depth, row and column."""
+    slices, rows, _ = layout.steps()
+    found = {}
+    for at in product(*map(range, layout.dims)):
+        (d, h, w), part = zip(*(divmod(n, s) for n, s in zip(at, layout.phase, strict=True)), strict=True)
+        plane = (part[0] * layout.phase[1] + part[1]) * layout.phase[2] + part[2]
+        start = (index * layout.phases + plane) * layout.plane + layout.origin
+        found[at] = start + d * slices + h * rows + w
+    return found
+
+
+sizes = st.integers(0, 3)
+
+
+@examples(200)
+@given(
+    planes=st.sampled_from([(1, 1), (1, 5), (2, 3)]),
+    dims=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 9)),
+    before=st.tuples(sizes, sizes, sizes, sizes, sizes, sizes),
+    after=st.tuples(sizes, sizes, sizes, sizes, sizes, sizes),
+    phase=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3)),
+)
+def test_no_channel_is_written_over_before_it_is_read(
+    planes: tuple[int, int], dims: Triple, before: tuple[int, ...], after: tuple[int, ...], phase: Triple
+) -> None:
+    """A copy as ``source/repack_from_to.c`` makes it, one channel after the other, as close as it may lie."""
+    source = tight(*planes, dims, before[:3], before[3:], (1, 1, 1))
+    target = tight(*planes, dims, after[:3], after[3:], phase)
+    lead, (first, elements) = _lead(source, target), filled(target)
+    memory = np.random.default_rng(0).integers(0, 256, max(lead + source.elements, target.elements))
+    channels = range(planes[0] * planes[1])
+    wanted = [{at: int(memory[lead + place]) for at, place in pixels(source, c).items()} for c in channels]
+    for c in channels:
+        begin = c * target.phases * target.plane
+        memory[begin + first : begin + first + elements] = 7
+        have, read = pixels(target, c), pixels(source, c)
+        for at in read:
+            memory[have[at]] = memory[lead + read[at]]
+    filled_with = {place: 7 for place in range(target.used) if place >= first}
+    for c in channels:
+        filled_with |= {place: wanted[c][at] for at, place in pixels(target, c).items()}
+    for start in (plane * target.plane + target.origin for plane in range(target.planes)):
+        for place in range(start - target.front, start + target.end):
+            assert memory[place] == filled_with[place]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
