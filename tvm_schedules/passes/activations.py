@@ -94,10 +94,12 @@ def find(graph: Graph, readers: Mapping[str, Sequence[Node]], name: str) -> Foun
         name: The tensor.
     """
     values: dict[str, Any] = {name: GRID}
+    shape = graph.values[name].shape  # which numbers with more axes would change
     taken: list[Node] = []
     while len(taken) < MOST_NODES:
         after = [node for made in values for node in readers.get(made, ()) if not any(node is done for done in taken)]
-        node = next((node for node in after if _compute(graph, node, values)), None)
+        alike = (node for node in after if graph.values[node.outputs[0]].shape == shape)
+        node = next((node for node in alike if _compute(graph, node, values)), None)
         if node is None:
             return None
         taken.append(node)

@@ -158,7 +158,7 @@ def _take(graph: Graph, producers: dict[str, Node], fused: Fused, node: Node) ->
         factor = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
         fused.scale = (fused.scale * factor).astype(np.float32)
         fused.bias = (fused.bias * factor + beta - mean * factor).astype(np.float32)
-    elif node.op in ("Add", "Mul") and len(node.inputs) == 2:
+    elif node.op in ("Add", "Mul") and graph.values[out].shape == graph.values[name].shape:  # not repeated for another
         other = node.inputs[1] if node.inputs[0] == name else node.inputs[0]
         constant = _per_channel(graph, fused, other, channels)
         if constant is not None and node.op == "Add" and not plain and np.ptp(constant) == 0:

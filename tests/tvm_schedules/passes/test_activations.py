@@ -134,6 +134,19 @@ def test_others_stay_nodes(write: Write) -> None:
     assert np.abs(Runner(model)(x)[0] - run_onnx(model, x)[0]).max() < 0.0201
 
 
+def more_axes(net: Net, x: str) -> str:
+    """A number with six axes gives its results six."""
+    factor = net.const(np.full((1,) * 6, 1.702, np.float32))
+    return net.op("Mul", x, net.op("Sigmoid", net.op("Mul", x, factor)))
+
+
+def test_functions_keep_the_axes_of_an_image() -> None:
+    model, shape = network(more_axes, False, image=True)
+    assert activations_of(model) == [None]
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    np.testing.assert_allclose(Runner(model)(x)[0], run_onnx(model, x)[0], rtol=2e-5, atol=1e-6)
+
+
 def gated(net: Net, x: str) -> str:
     """Squeeze-and-excitation: planes times numbers that come from all of their pixels."""
     x = net.op("HardSwish", x)
