@@ -102,6 +102,10 @@ many zeros had cost; that is not measured here yet. A row of one seed is a first
 were trained with layers in bfloat16, and lose points to a float network that was, too. All rows are in
 [Methods](methods.md). `python -m benchmarks.methods --data fashion-mnist` repeats the runs and goes on where it was
 stopped.
+
+Names of recipes begin with the method. A number like 80 is the share of weights that a schedule prunes in percent, and
+`4x1` says that four output channels share their zeros. `threshold` and "the threshold stays" mean that TWN's own
+threshold makes zeros beside the schedule; without it the schedule alone makes them (`options={{"factor": 0.0}}`).
 """
 
 
