@@ -100,7 +100,7 @@ def fill(
     say("reading the graph")
     graph = pipeline.read_graph(model)  # refuses what would take memory without bounds, before anything runs it
     runs = random_samples(model) if samples is None else samples
-    say(f"reference: {len(runs)} runs with onnxruntime")
+    say(f"reference: {len(runs)} run{'s' if len(runs) > 1 else ''} with onnxruntime")
     try:
         expected = reference_outputs(model, runs)
     except ModuleNotFoundError:

@@ -50,8 +50,10 @@ def table(found: Inspection) -> Any:
     from rich.table import Table
 
     artifact = found.kind == "artifact"
-    made = Table(title=f"{found.kind} {found.path}", show_footer=True, caption=CAPTION)
-    totals = found.totals()["all"]
+    totals, ternary = (found.totals()[group] for group in ("all", "ternary"))
+    mixed = 0 < ternary["layers"] < totals["layers"]
+    more = f"; the last line counts all weights: of those in ternary layers {ternary['sparsity']:.1%} are zeros"
+    made = Table(title=f"{found.kind} {found.path}", show_footer=True, caption=f"{CAPTION}{more if mixed else ''}")
     compression = f"{totals['compression']:.1f} x smaller" if totals["compression"] else ""
     footers = {
         "layer": f"{totals['layers']} layers",

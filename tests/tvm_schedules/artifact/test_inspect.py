@@ -45,7 +45,7 @@ def test_onnx_layers(path: Path) -> None:
     assert totals["weights"] == 2 * 16 * 16 * 9 + 160
 
 
-def test_float_and_terms(tmp_path: Path) -> None:
+def test_float_and_terms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     b = artifact_nets.Builder()
     dense = b.constant("dense.weight", b.random.standard_normal((4, 6)).astype(np.float32))
     b.op("Gemm", ["x", dense], "h", transB=0)
@@ -60,6 +60,9 @@ def test_float_and_terms(tmp_path: Path) -> None:
     assert (by_value.kind, by_value.bits) == ("ternary values", 32)
     assert by_value.levels == (0.125, 0.5)
     assert (both.name, both.terms, both.bytes) == ("sum", 2, 2 * (4 + 20))
+    zeros = (6 + both.sparsity * 15) / (18 + 15)
+    assert main([str(tmp_path / "net.onnx")]) == 0
+    assert f"of those in ternary layers {zeros:.1%} are zeros" in " ".join(capsys.readouterr().out.split())
 
 
 def test_artifact_shows_kernels(fake_compiler: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
