@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tests.mutants
 from tests.mutants.changes import Mutant, mutants
-from tests.mutants.choose import PRELOADED, ROOT, Copy, Record, batches, under
+from tests.mutants.choose import PRELOADED, ROOT, Copy, Record, batches, near, under
 from tests.mutants.explained import explanations
 
 PACKAGES = ["tern_lightning", "tvm_schedules"]
@@ -42,25 +42,27 @@ def judge(tree: Copy, record: Record, mutant: Mutant, most: float) -> str:
 def main() -> int:
     """Run the command; 1 where a change survives without an explanation."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=tests.mutants.__doc__)
-    parser.add_argument("paths", nargs="*", default=PACKAGES, help="files or folders to change (default: all)")
+    parser.add_argument("paths", nargs="*", help="files or folders to change (default: all)")
     parser.add_argument("--count", type=int, default=3, help="changes of every file (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of tests for a change (default: %(default)s)")
-    parser.add_argument("--tests", nargs="*", default=["tests", *PACKAGES], help="test files to choose from")
+    parser.add_argument("--tests", nargs="*", help="test files to choose from (default: near the paths, else all)")
     parser.add_argument("--record", type=Path, default=ROOT / "runs" / "mutants.json", help="what tests call, kept")
     parser.add_argument("--only", help="changes of lines that contain this text")
     options = parser.parse_args()
+    paths = options.paths or PACKAGES
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the copy goes
     reasons = explanations()
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         record = Record(options.record)
         tree = Copy(Path(folder), preloaded=record.imports or PRELOADED)
+        around = [*(near(tree.files, paths) if options.paths else ["tests"]), *paths]
         try:
-            for line in record.measure(tree, options.tests):
+            for line in record.measure(tree, around if options.tests is None else options.tests):
                 print(line, flush=True)
             for name in tree.files:
-                if not name.endswith(".py") or not under(name, options.paths):
+                if not name.endswith(".py") or not under(name, paths):
                     continue
                 every = [m for m in mutants(name, tree.text(name)) if not options.only or options.only in m.text]
                 chosen = random.Random(f"{options.seed} {name}").sample(every, min(options.count, len(every)))

@@ -96,6 +96,21 @@ def under(name: str, paths: Iterable[str]) -> bool:
     return any(path in ("", name) or name.startswith(path.rstrip("/") + "/") for path in paths)
 
 
+def near(files: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """The test files that are there for some files or folders: in the folder of their tests, or called like them.
+
+    Args:
+        files: All files of the repository.
+        paths: The files or folders.
+    """
+    files = list(files)
+    meant = [Path(name) for name in files if name.endswith(".py") and under(name, paths)]
+    folders = {Path("tests") / path.parent for path in meant}
+    names = {f"test_{path.name}" for path in meant}
+    tests = [Path(name) for name in files if Path(name).name.startswith("test_")]
+    return [str(path) for path in tests if path.parent in folders or path.name in names]
+
+
 class Record:
     """What every test file's tests call, how long they take, and what they import; kept in a file."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mutants import __main__, explained
 from tests.mutants.changes import Mutant, mutants
-from tests.mutants.choose import ROOT, Copy, Record, batches
+from tests.mutants.choose import ROOT, Copy, Record, batches, near
 
 SOURCE = """
 def share(a: int = 3, b=2.5) -> float:
@@ -121,6 +121,19 @@ def test_what_knows_functions_of_a_file_that_is_gone_is_measured_again(tree: Cop
     assert list(again.measure(tree, [""])) == ["measured test_share.py: 2 tests, status 0"]
     assert set(again.files) == {"test_share.py"}
     assert not list(again.measure(tree, [""]))
+
+
+def test_tests_that_are_there_for_a_file() -> None:
+    files = [
+        "package/one/a.py", "package/one/b.py", "package/two/c.py", "package/one/data.txt", "tests/package/one/nets.py",
+        "tests/package/one/test_b.py", "tests/package/one/test_more.py", "tests/package/two/test_a.py",
+        "tests/package/two/test_c.py", "tests/package/test_more.py", "tests/package/one/deep/test_d.py",
+    ]  # fmt: skip
+    own = ["tests/package/one/test_b.py", "tests/package/one/test_more.py"]
+    assert near(files, ["package/one/a.py"]) == [*own, "tests/package/two/test_a.py"]
+    assert near(files, ["package/one/b.py"]) == own
+    assert near(files, ["package"]) == [*own, "tests/package/two/test_a.py", "tests/package/two/test_c.py"]
+    assert near(files, ["package/three"]) == []
 
 
 def test_batches() -> None:

@@ -129,6 +129,8 @@ class _Finder:
         if scores is None:
             return None
         sources = (*scores.product.inputs[:2], last.inputs[1])
+        if any(name not in self.graph.values for name in sources):  # constants, as learned queries are
+            return None
         products = [self.graph.values[name].shape for name in (scores.product.outputs[0], last.inputs[0])]
         traced = [self.tracer.trace(name) for name in sources]
         if traced[2][2] != 1.0:

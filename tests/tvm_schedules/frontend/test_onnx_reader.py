@@ -152,6 +152,52 @@ def test_constants_that_do_not_fit_are_refused(constants: dict[str, Any], messag
         onnxtools.fix_inputs(by_rate(), constants)
 
 
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        (np.ones((5, 3), np.float32), True), (np.ones((1, 3)), True), (np.ones((5, 3), np.float16), True),
+        (np.ones((5, 3), np.int64), True), (np.ones((5, 4), np.float32), False), (np.ones(3, np.float32), False),
+        (np.ones((1, 5, 3), np.float32), False), (np.ones((5, 3), np.complex64), False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", ["batch", None, -1, 0])
+def test_constants_may_have_any_open_size(value: np.ndarray, fits: bool, size: Any) -> None:
+    made = model([node("Neg", ["x"], ["y"])], shape=(size, 3), outputs={"y": None})
+    if not fits:
+        with pytest.raises(InputError, match="the constant for input 'x' must be float32 of shape"):
+            onnxtools.fix_inputs(made, {"x": value})
+        assert not made.graph.initializer
+        return
+    onnxtools.fix_inputs(made, {"x": value})
+    assert not made.graph.input
+    (tensor,) = made.graph.initializer
+    found = numpy_helper.to_array(tensor)
+    assert (tensor.name, found.dtype) == ("x", np.float32)
+    np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "classes", "origin"),
+    [
+        ("['', 'body', 'body.turn', 'cos']", "['m.Net', 'm.Body', 'torch.nn.Turn', 'aten.cos']", "Turn 'body.turn'"),
+        ("['', 'relu']", "['m.Net', 'aten.relu']", "Net"),
+        ("['relu']", "['aten.relu']", ""),
+        ("['', 'a', 'b']", None, ""),
+        ("['', 'a', 'b']", "['Net', 'not a name', 'b']", ""),
+        ("['', 'a', 'b'", "['Net', 'A', 'b']", ""),
+        ("3", "['Net', 'A', 'b']", ""),
+    ],
+)
+def test_the_module_that_a_node_is_of(scopes: str, classes: str | None, origin: str) -> None:
+    """As PyTorch's exporter writes it down: the last scope is the node's own, the one before it the module's."""
+    neg = node("Neg", ["x"], ["y"])
+    neg.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    if classes is not None:
+        neg.metadata_props.add(key="pkg.torch.onnx.class_hierarchy", value=classes)
+    (found,) = read(model([neg], outputs={"y": (2, 3)})).nodes
+    assert found.origin == origin
+
+
 def test_open_sizes_are_named_in_the_error() -> None:
     with pytest.raises(ShapeError, match=r"'x' has the open shape \[batch, 3\]"):
         read(model([node("Neg", ["x"], ["y"])], shape=("batch", 3), outputs={"y": ("batch", 3)}))

@@ -137,6 +137,14 @@ def test_what_has_a_place_keeps_it() -> None:
     assert assign([], 0) == 0
 
 
+def test_where_a_part_of_a_buffer_begins() -> None:
+    whole = Buffer("whole", 64)
+    part = Buffer("part", 32, alias=whole, offset=16)
+    inner = Buffer("inner", 8, alias=part, offset=4)
+    assert [buffer.start for buffer in (whole, part, inner)] == [0, 16, 20]
+    assert part.root is inner.root is whole
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> list[tuple[int, list[int], int | None]]:
     """For each step the size of what it writes, earlier steps whose results it reads, and which of them it adds to."""

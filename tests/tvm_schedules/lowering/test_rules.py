@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,26 @@ def test_products_of_dense_convolutions_are_integers_where_both_factors_are(
     x = net.quantize("input_0", 0.1, 3) if quantized else "input_0"
     y = net.op("Conv", x, net.weight((5, 4, 3, 3), None, int8=int8), net.bias(5))
     assert spec_of(lowered(net, y, kernel="dense", target=target), "dense").sums == sums
+
+
+@pytest.mark.parametrize(
+    ("arm64", "architecture", "depthwise", "products", "sums"),
+    [
+        (False, "x86_64", False, 64_999, "pairs"),
+        (False, "x86_64", True, 9, "floats"),
+        (True, "aarch64", True, 64_999, "integers"),
+        (False, "arm", False, 9, "floats"),
+        (False, "x86_64", False, 65_794, "floats"),  # times 255 * 128 they are more than 32 bits hold
+        (True, "aarch64", False, 65_794, "floats"),
+    ],
+)
+def test_how_products_of_bytes_are_added(
+    arm64: bool, architecture: str, depthwise: bool, products: int, sums: str
+) -> None:
+    assert 65_793 * 255 * 128 < 1 << 31 <= 65_794 * 255 * 128
+    ctx: Any = SimpleNamespace(target=SimpleNamespace(arm64=arm64, architecture=architecture))
+    x = Halo(1, products, (1, 1, 1), "uint8", (1, 1))
+    assert dense_conv._sums(ctx, x, np.ones((1, products, 1, 1, 1), np.int8), depthwise) == sums
 
 
 @pytest.mark.parametrize(
