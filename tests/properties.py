@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 USUAL = 50
 """Examples of a test in the profile ``usual``, which is the default: the same ones in every run."""
@@ -19,12 +19,18 @@ DATA = 20
 
 
 def register() -> None:
-    """Make both profiles known and load the one that ``HYPOTHESIS_PROFILE`` names.
+    """Make the profiles known and load the one that ``HYPOTHESIS_PROFILE`` names.
+
+    ``first`` is ``usual`` without a search for a smaller example where a test fails: whether it does is all that is
+    asked where the code is changed on purpose.
 
     How long something takes is no property: on a machine that does other work too, anything takes long.
     """
     common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("usual", max_examples=USUAL, derandomize=True, **common)
+    settings.register_profile(
+        "first", max_examples=USUAL, derandomize=True, phases=(Phase.explicit, Phase.generate), **common
+    )
     settings.register_profile("search", max_examples=SEARCH, derandomize=False, print_blob=True, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 

@@ -49,7 +49,7 @@ class Copy:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.mutants.server"],
             cwd=folder,
-            env={**os.environ, **paths, "HYPOTHESIS_PROFILE": "usual", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **paths, "HYPOTHESIS_PROFILE": "first", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -68,8 +68,6 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
     if node.op == "GlobalAveragePool" or (node.op == "ReduceMean" and _all_pixels(graph, node)):
         fits = len(graph.values[node.inputs[0]].shape) <= 5
         return GlobalPool(node.name, node.op, [source], list(node.outputs)) if fits else None
-    if not 3 <= rank <= 5:
-        return None
     if node.op == "Mul":
         return _gate(graph, node, in_planes)
     if node.op == "Add":

@@ -193,6 +193,22 @@ def test_images_have_one_to_three_dimensions(rank: int, fits: bool) -> None:
         assert ops(net, net.op("Relu", "input_0")) == ["Relu"]
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalAveragePool"])
+@pytest.mark.parametrize(("rank", "fits"), [(3, True), (4, True), (5, True), (6, False)])
+def test_images_that_are_pooled_have_one_to_three_dimensions(op: str, rank: int, fits: bool) -> None:
+    shape = (1, 3, 6, 5, 4, 7)[:rank]
+    if fits and op != "GlobalAveragePool":
+        net = Net(shape)
+        check(net, net.op(op, "input_0", kernel_shape=[2] * (rank - 2)), fused=1)
+    small = (1, 3, *(n - 1 for n in shape[2:]))
+    node = Node("pool", op, ["x"], ["y"], {"kernel_shape": [2] * (rank - 2)})
+    graph = Graph(
+        "net", [node], {"x": Value("x", shape, "float32"), "y": Value("y", small, "float32")}, {}, ["x"], ["y"]
+    )
+    fuse.run(graph)
+    assert isinstance(graph.nodes[0], Pool | GlobalPool) == fits
+
+
 def test_products_of_more_than_matrices_are_no_layers() -> None:
     net = Net((2, 3, 6))
     assert ops(net, net.op("MatMul", "input_0", net.const(values(2, 6, 4)))) == ["MatMul"]
