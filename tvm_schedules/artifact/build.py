@@ -124,17 +124,7 @@ def build(
     backend = registry.for_target(spec)
     backend.check(spec, verify)
     prepare(os.path.realpath(place))
-    networks = read_networks(
-        model,
-        samples,
-        sizes=sizes,
-        input_shapes=input_shapes or {},
-        constants=constants or {},
-        outputs=outputs,
-        shorter=shorter,
-        resized=resized,
-        pad=pad or {},
-    )
+    networks = read_networks(model, samples, sizes, input_shapes, constants, outputs, shorter, resized, pad)
     how = BuildOptions(place, spec, verify, _tuning(tune, spec), progress or reporter(log))
     if (sizes or networks.shorter) and spec is not None and not backend.batch_sizes:
         raise ModelError(f"target {spec.name!r} has no libraries to choose from: it takes no batch sizes or lengths")

@@ -58,14 +58,13 @@ class Networks:
 def read_networks(
     model: Any,
     samples: Samples | None,
-    *,
-    sizes: Sequence[int],
-    input_shapes: Mapping[str, Sequence[int]],
-    constants: Mapping[str, npt.ArrayLike],
-    outputs: Sequence[str],
-    shorter: Sequence[Any],
-    resized: Sequence[Any],
-    pad: Mapping[str, float],
+    sizes: Sequence[int] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
+    outputs: Sequence[str] = (),
+    shorter: Sequence[Any] = (),
+    resized: Sequence[Any] = (),
+    pad: Mapping[str, float] | None = None,
 ) -> Networks:
     """Read what :func:`tvm_schedules.build` is given, and fix all shapes; the arguments are explained there.
 
@@ -76,15 +75,15 @@ def read_networks(
     proto = read_model(model)
     if outputs:
         onnx_model.keep_outputs(proto, outputs)
-    onnx_model.fix_inputs(proto, constants)
-    shapes = dict(input_shapes)
+    onnx_model.fix_inputs(proto, constants or {})
+    shapes = dict(input_shapes or {})
     if samples is not None:
         for name, shape in _sample_shapes(proto, samples).items():
             shapes.setdefault(name, shape)
     given = type(proto)()
     given.CopyFrom(proto)
     onnx_model.fix_shapes(proto, shapes)
-    others = _shorter(given, proto, [(source, shapes) for source in shorter], pad)
+    others = _shorter(given, proto, [(source, shapes) for source in shorter], pad or {})
     runs = None if samples is None else split_samples(onnx_model.signature(proto, "input"), samples)
     return Networks(proto, runs, sizes, others, [read_model(source) for source in resized])
 

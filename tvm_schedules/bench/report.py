@@ -131,35 +131,45 @@ def tables(result: dict[str, Any], layers: int | None = None) -> list[Any]:
         made += [
             f"{skipped['name']} not run: {skipped['reason']}" for skipped in [*entry["skipped"], *result["skipped"]]
         ]
-        if not entry["steps"]:  # the run ended before
-            continue
-        ceiling, title = entry["ceiling_gadds"], f"layers, {_threads(entry)}"
-        if ceiling is not None:
-            title += (
-                f" (ceiling of this machine: {ceiling['u8']:.0f} Gadd/s of bytes "
-                f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
-            )
-        table = Table(title=title)
-        headings = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
-        for index, column in enumerate(headings):
-            table.add_column(column, justify="left" if index < 4 else "right")
-        rows = entry["steps"]
-        if layers is not None and len(rows) > layers:
-            rows = sorted(rows, key=lambda row: -row["us"])[:layers]
-        for row in rows:
-            table.add_row(
-                row["name"],
-                row["op"],
-                row["kernel"],
-                row["operand"],
-                f"{row['us']:.1f}",
-                f"{row['share']:.1%}",
-                f"{row['dense_gmacs']:.1f}" if row["dense_gmacs"] else "",
-                f"{row['gadds']:.1f}" if row["gadds"] else "",
-                f"{row['ceiling_share']:.0%}" if row["ceiling_share"] else "",
-            )
-        made.append(table)
+        if entry["steps"]:  # else the run ended before
+            made.append(_steps(entry, layers))
     return made
+
+
+def _steps(entry: dict[str, Any], layers: int | None) -> Any:
+    """The table of a library's steps. What a program of several steps computes is said in the first of them."""
+    from rich.table import Table
+
+    ceiling, title = entry["ceiling_gadds"], f"layers, {_threads(entry)}"
+    if ceiling is not None:
+        title += (
+            f" (ceiling of this machine: {ceiling['u8']:.0f} Gadd/s of bytes "
+            f"and {ceiling['f32']:.0f} of floats from the L1 cache)"
+        )
+    table = Table(title=title)
+    headings = ("step", "operator", "kernel", "input", "us", "share", "dense GMAC/s", "Gadd/s", "of ceiling")
+    for index, column in enumerate(headings):
+        table.add_column(column, justify="left" if index < 4 else "right")
+    rows = entry["steps"]
+    if layers is not None and len(rows) > layers:
+        rows = sorted(rows, key=lambda row: -row["us"])[:layers]
+    before = None
+    for row in rows:
+        program = row["name"].rpartition("/")[0], row["op"], row["kernel"]
+        again = program == before and "," in row["op"]
+        before = program
+        table.add_row(
+            row["name"],
+            '"' if again else row["op"],
+            row["kernel"],
+            row["operand"],
+            f"{row['us']:.1f}",
+            f"{row['share']:.1%}",
+            f"{row['dense_gmacs']:.1f}" if row["dense_gmacs"] else "",
+            f"{row['gadds']:.1f}" if row["gadds"] else "",
+            f"{row['ceiling_share']:.0%}" if row["ceiling_share"] else "",
+        )
+    return table
 
 
 def _metered(entry: dict[str, Any]) -> bool:

@@ -131,6 +131,14 @@ def test_energy_has_a_column_where_there_is_a_sensor(result: dict[str, Any]) -> 
     assert "RAPL" in line
 
 
+def test_steps_of_one_program_say_once_what_it_computes(result: dict[str, Any]) -> None:
+    (entry,) = result["results"]
+    row = {**entry["steps"][0], "kernel": "fallback", "op": "Gather, Add"}
+    steps = [{**row, "name": name} for name in ("a/0", "a/1", "b/0")] + [{**row, "name": "b/1", "op": "Add"}] * 2
+    *_, table = report.tables({**result, "results": [{**entry, "steps": steps}]})
+    assert list(table.columns[1].cells) == ["Gather, Add", '"', "Gather, Add", "Add", "Add"]
+
+
 def test_bad_input(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cores = len(system.usable_cpus())
     for arguments, message in (

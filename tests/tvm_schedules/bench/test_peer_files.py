@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 
 import tvm_schedules
-from tests.tvm_schedules.artifact_nets import conv_net
+from tests.tvm_schedules.artifact_nets import Builder, conv_net
 from tvm_schedules.bench import bench, peers
 from tvm_schedules.bench.machines import PythonBoard
 from tvm_schedules.bench.measure import Request
@@ -162,3 +164,18 @@ def test_litert_gets_its_own_rounding_and_gives_numbers(monkeypatch: pytest.Monk
     assert model.given[0].dtype == np.int8
     run([x + 1000])
     assert model.given[2].max() == 127
+
+
+def test_quantizing_a_masked_network_prints_nothing(tmp_path: Path) -> None:
+    """Attention adds minus infinity where nothing may be seen; onnxruntime's tool divides by the range of that."""
+    builder = Builder()
+    weight = builder.constant("weight", builder.random.standard_normal((8, 8)).astype(np.float32))
+    mask = builder.constant("mask", np.where(np.tri(8) > 0, 0, -np.inf).astype(np.float32))
+    scores = builder.op("Add", [builder.op("MatMul", ["x", weight], "products"), mask], "scores")
+    builder.op("MatMul", [builder.op("Softmax", [scores], "shares", axis=-1), weight], "y")
+    onnx.save(builder.model({"x": [8, 8]}, {"y": [8, 8]}), tmp_path / "net.onnx")
+    tvm_schedules.build(tmp_path / "net.onnx", tmp_path / "artifact", verify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        peers.quantize(tmp_path / "net.onnx", tmp_path / "int8.onnx", tmp_path / "artifact")
+    assert (tmp_path / "int8.onnx").is_file()
