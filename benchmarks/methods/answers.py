@@ -37,7 +37,7 @@ class Change:
 TERMS = "What do two terms give?"
 ENTROPY = "Prune, or make zeros worth their bits?"
 TEACHER = "Does a teacher help?"
-GROUPS = "What do zeros in groups cost, which a CPU can skip?"
+GROUPS = "What does it cost to put zeros in groups, which a CPU can skip?"
 INPUTS = "What do 8-bit inputs of layers cost?"
 THRESHOLD = "Does TWN keep its threshold beside a pruning schedule?"
 ENDS = "What are a float first and last layer worth?"
