@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,40 @@ from benchmarks.methods.report import Row, interpolate
 
 FLOAT, PEER = "float", "onnxruntime int8"
 """Rows of a measurement that are no recipe: the float network's library, and the int8 form in the other engine."""
-SINGLE = "twn-[0-9][0-9]-threshold"
-"""Recipes that prune single weights: what structure is compared with."""
-STRUCTURES = {"twn-2x1-[0-9][0-9]-threshold": "pairs", "twn-4x1-[0-9][0-9]-threshold": "fours"}
-KINDS = {SINGLE: "single weights", **STRUCTURES}
+SINGLE = "single weights"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make zeros, of single weights and of blocks.
+
+    Attributes:
+        title: The way in words.
+        unit: What numbers in the names of its recipes are.
+        patterns: Names of recipes by what becomes zero together; single weights are what structure is compared with.
+    """
+
+    title: str
+    unit: str
+    patterns: Mapping[str, str]
+
+
+WAYS = (
+    Way(
+        "pruning",
+        "{} %",
+        {
+            SINGLE: "twn-[0-9][0-9]-threshold",
+            "pairs": "twn-2x1-[0-9][0-9]-threshold",
+            "fours": "twn-4x1-[0-9][0-9]-threshold",
+        },
+    ),
+    Way(
+        "entropy",
+        "strength {}",
+        {SINGLE: "ec2t-entropy-*", "pairs": "ec2t-2x1-entropy-*", "fours": "ec2t-4x1-entropy-*"},
+    ),
+)
 POINTS, TIME = 0.2, 0.15
 """What structure must gain somewhere to be recommended there: points at equal time, or a share of the time."""
 CORES = {"a53": "Cortex-A53", "a72": "Cortex-A72", "a76": "Cortex-A76"}
@@ -26,7 +57,8 @@ KERNELS = ("patterns", "sparse", "panel", "straight", "narrow")
 ABOUT = """\
 ResNet-20 with a strided first layer on Fashion-MNIST: {float_epochs} epochs in float, then {epochs} with `twn` and a
 pruning schedule. Weights are pruned one by one, or in blocks of two (`pairs`) or four (`fours`) output channels at one
-position of the kernel. TWN's threshold makes further zeros, so there are more in all. Points are lost to the float
+position of the kernel. TWN's threshold makes further zeros, so there are more in all. Rows with a strength are networks
+of `ec2t` with an entropy constraint, which decides about the same blocks. Points are lost to the float
 network that goes on for as long{seeds}. Activations have 8 bits in the libraries.
 
 Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
@@ -36,8 +68,8 @@ cycles, which llvm-mca estimates from the instructions that QEMU counted: there 
 
 """
 VERDICTS = """\
-A structure is called worth it where it has {points} points more than single weights at equal time, or takes
-{time:.0f} % less time at equal accuracy. Between two networks of single weights the curve is a straight line.
+A structure is called worth it where it has {points} points more than single weights of the same method at equal time,
+or takes {time:.0f} % less time at equal accuracy. Between two networks of single weights the curve is a straight line.
 """
 
 
@@ -50,22 +82,26 @@ def costs(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return places
 
 
-def gains(rows: Sequence[Row], times: Mapping[str, float]) -> list[tuple[Row, float | None, float | None]]:
-    """What structure gains beside networks whose single weights were pruned.
+def gains(
+    rows: Sequence[Row], times: Mapping[str, float], way: Way = WAYS[0]
+) -> list[tuple[Row, float | None, float | None]]:
+    """What structure gains beside networks whose single weights became zero in the same way.
 
     Args:
         rows: Recipes with their accuracy.
         times: Their times.
+        way: How zeros are made.
 
     Returns:
         Of every recipe with structure: its row, the points gained at equal time, and the share of time saved at equal
         accuracy; None where the curve of the others does not reach.
     """
-    single = sorted((times[row.name], row.lost) for row in rows if fnmatchcase(row.name, SINGLE) and row.name in times)
+    own = [(row, kind(row)) for row in rows if row.name in times]
+    single = sorted((times[row.name], row.lost) for row, of in own if of == (way, SINGLE))
     curve = [point for point in single if all(point[1] < other[1] for other in single if other[0] < point[0])]
     made = []
-    for row in rows:
-        if row.name in times and any(fnmatchcase(row.name, pattern) for pattern in STRUCTURES):
+    for row, of in own:
+        if of is not None and of[0] == way and of[1] != SINGLE:
             at = times[row.name]
             beside = interpolate(curve, at)
             slower = _time_at(curve, row.lost)
@@ -108,43 +144,58 @@ def page(data: Mapping[str, Any], rows: Sequence[Row], epochs: tuple[int, int]) 
     yield ""
     for place, own in places.items():
         where = "this CPU" if place == "ms" else CORES.get(place, place)
-        for name in STRUCTURES.values():
-            yield _verdict(where, name, [one for one in gains(chosen, own) if kind(one[0]) == name])
+        for way in WAYS:
+            if not any((of := kind(row)) and of[0] == way for row in chosen):
+                continue
+            found = gains(chosen, own, way)
+            for name in list(way.patterns)[1:]:
+                yield _verdict(f"{where}, {way.title}, {name}", [one for one in found if kind(one[0]) == (way, name)])
 
 
-def kind(row: Row) -> str | None:
-    """How the weights of a recipe are pruned, in words; None where it is not of the page."""
-    return next((words for pattern, words in KINDS.items() if fnmatchcase(row.name, pattern)), None)
+def kind(row: Row) -> tuple[Way, str] | None:
+    """How a recipe makes zeros, and of what at once; None where it is not of the page."""
+    for way in WAYS:
+        for what, pattern in way.patterns.items():
+            if fnmatchcase(row.name, pattern):
+                return way, what
+    return None
+
+
+def _amount(row: Row) -> str:
+    """How much of it: percent of the weights that are pruned, or the strength of a constraint."""
+    way, _ = kind(row) or (WAYS[0], "")
+    return way.unit.format(row.name.removesuffix("-threshold").rpartition("-")[2])
 
 
 def _table(rows: Sequence[Row], data: Mapping[str, Any], places: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     cores = [CORES.get(core, core) for core in data["cores"]]
-    yield "| " + " | ".join(["zeros pruned", "in all, %", "seeds", "points lost", "ms", *cores, "kernels"]) + " |"
+    yield "| " + " | ".join(["zeros", "in all, %", "seeds", "points lost", "ms", *cores, "kernels"]) + " |"
     yield "|---|" + "---:|" * (4 + len(cores)) + "---|"
     used = {row["recipe"]: row["kernels"] for row in data["rows"]}
     for row in rows:
         spread = f" ± {statistics.stdev(row.by_seed.values()):.2f}" if row.seeds > 1 else ""
         layers = ", ".join(f"{n} {name}" for name, n in sorted(used[row.name].items()) if name in KERNELS)
-        cells = [f"{100 * (row.zeros or 0):.0f} %, {kind(row)}", f"{100 * (row.sparsity or 0):.1f}", str(row.seeds)]
+        _, what = kind(row) or (None, "")
+        cells = [f"{_amount(row)}, {what}", f"{100 * (row.sparsity or 0):.1f}", str(row.seeds)]
         cells += [f"{row.lost:.2f}{spread}", f"{places['ms'][row.name]:.4f}"]
         cells += [f"{places[core][row.name]:,.0f}" if row.name in places[core] else "" for core in data["cores"]]
         yield "| " + " | ".join([*cells, layers]) + " |"
 
 
-def _verdict(where: str, what: str, found: Sequence[tuple[Row, float | None, float | None]]) -> str:
+def _verdict(where: str, found: Sequence[tuple[Row, float | None, float | None]]) -> str:
     points = [(value, row) for row, value, _ in found if value is not None]
     saved = [(value, row) for row, _, value in found if value is not None]
     if not points and not saved:
-        return f"- {where}, {what}: not comparable, the curves do not overlap"
+        return f"- {where}: not comparable, the curves do not overlap"
     said = []
     if points:
         best, row = max(points, key=lambda one: one[0])
-        said.append(f"{best:+.2f} points at equal time ({100 * (row.zeros or 0):.0f} % pruned)")
+        said.append(f"{best:+.2f} points at equal time ({_amount(row)})")
     if saved:
         best, row = max(saved, key=lambda one: one[0])
-        said.append(f"{100 * best:+.0f} % of time saved at equal accuracy ({100 * (row.zeros or 0):.0f} % pruned)")
+        said.append(f"{100 * best:+.0f} % of time saved at equal accuracy ({_amount(row)})")
     worth = any(value >= POINTS for value, _ in points) or any(value >= TIME for value, _ in saved)
-    return f"- {where}, {what}: {'worth it' if worth else 'not worth it'}: at best {', '.join(said)}"
+    return f"- {where}: {'worth it' if worth else 'not worth it'}: at best {', '.join(said)}"
 
 
 def plot(rows: Sequence[Row], data: Mapping[str, Any], path: Path) -> None:
@@ -157,18 +208,19 @@ def plot(rows: Sequence[Row], data: Mapping[str, Any], path: Path) -> None:
 
     places = costs(data)
     figure, axes = plt.subplots(1, len(places), figsize=(3.4 * len(places), 3.6), sharey=True, layout="constrained")
-    lines = {"single weights": ("o", "-"), "pairs": ("s", "--"), "fours": ("^", ":")}
+    lines = dict(zip((SINGLE, "pairs", "fours"), (("o", "-"), ("s", "--"), ("^", ":")), strict=True))
     for axis, (place, times) in zip(np.atleast_1d(axes), places.items(), strict=True):
-        for pattern, label in KINDS.items():
-            marker, line = lines[label]
-            points = sorted((times[r.name], r.lost) for r in rows if fnmatchcase(r.name, pattern) and r.name in times)
-            if points:
-                axis.plot(*zip(*points, strict=True), line, marker=marker, markersize=5, linewidth=1, label=label)
+        for color, way in enumerate(WAYS):
+            for what, (marker, line) in lines.items():
+                points = sorted((times[r.name], r.lost) for r in rows if kind(r) == (way, what) and r.name in times)
+                if points:
+                    style = {"marker": marker, "markersize": 5, "linewidth": 1, "color": f"C{color}"}
+                    axis.plot(*zip(*points, strict=True), line, label=f"{way.title}, {what}", **style)
         axis.set_xlabel("this CPU, ms" if place == "ms" else f"{place}, thousands of cycles")
         axis.grid(alpha=0.3)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("points lost")
     first.invert_yaxis()
-    first.legend(frameon=False)
+    first.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

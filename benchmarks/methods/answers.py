@@ -61,6 +61,27 @@ CHANGES = (
     *(
         Change(
             GROUPS,
+            f"{n} output channels together, by an entropy constraint of {s}",
+            f"ec2t-{n}x1-{name}",
+            f"ec2t-{name}",
+        )
+        for n in (2, 4)
+        for s in ("0.2", "0.4", "0.6", "0.9")
+        for name in [f"entropy-{s}"]
+    ),
+    *(
+        Change(
+            GROUPS,
+            f"{n} channels that are alike, not neighbors, {z} % pruned",
+            f"twn-{n}x1-{z}-rearranged",
+            f"twn-{n}x1-{z}-threshold",
+        )
+        for n in (2, 4)
+        for z in (80,)
+    ),
+    *(
+        Change(
+            GROUPS,
             f"a penalty of {strength} on groups of 4 before they are pruned, {z} % zeros",
             f"twn-4x1-{z}-penalty-{strength}",
             f"twn-4x1-{z}-at-once",

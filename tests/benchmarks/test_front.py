@@ -34,6 +34,10 @@ ROWS = [
 TIMES = dict(zip((one.name for one in ROWS), (4.0, 2.0, 3.0, 1.0, 1.0, 0.5), strict=True))
 
 
+ECT = (("", "0.6", 3.0), ("2x1-", "0.4", 1.25), ("", "0.4", 1.0))
+"""Strengths that take one millisecond, two and three."""
+
+
 def test_gains_are_read_off_the_curve_of_single_weights() -> None:
     """Fours at 80 % take 1 ms and lose 1.5: single weights lose 4.0 in 1 ms, and 1.5 in 3 ms."""
     (best, points, saved), (fast, no_points, no_saved) = page.gains(ROWS, TIMES)
@@ -56,15 +60,32 @@ def test_page_says_what_was_found() -> None:
     assert "one thread of an Some CPU, 2000-01-01" in text
     assert "`python -m benchmarks.front runs`" in text
     assert "7.000 ms in our library, and its int8 form 7.000 ms in onnxruntime" in text
-    assert "| 80 %, single weights | 82.0 | 2 | 1.00 ± 0.07 | 4.0000 | 1,234 | 3 patterns |" in text
-    assert "- this CPU, fours: worth it: at best +2.50 points at equal time (80 % pruned), +67 % of time saved" in text
-    assert "- this CPU, pairs: not comparable" in text
-    assert "- Cortex-A72, fours: not comparable" in text
+    assert "| 50 %, single weights | 82.0 | 2 | 1.00 ± 0.07 | 4.0000 | 1,234 | 3 patterns |" in text
+    assert (
+        "- this CPU, pruning, fours: worth it: at best +2.50 points at equal time (80 %), +67 % of time saved" in text
+    )
+    assert "- this CPU, pruning, pairs: not comparable" in text
+    assert "- Cortex-A72, pruning, fours: not comparable" in text
+    assert "entropy, pairs" not in text
+
+
+def test_strengths_of_an_entropy_constraint_are_compared_with_each_other() -> None:
+    rows = [*ROWS, *(row(f"ec2t-{name}entropy-{s}", lost) for name, s, lost in ECT)]
+    times = TIMES | {one.name: 1.0 + n for n, one in enumerate(rows[len(ROWS) :])}
+    found = page.gains(rows, times, page.WAYS[1])
+    assert [(one.name, points) for one, points, _ in found] == [("ec2t-2x1-entropy-0.4", 0.75)]
+    made = data()
+    new = {name: ms for name, ms in times.items() if name not in TIMES}
+    made["rows"] += [{"recipe": name, "ms": ms, "kernels": {}, "counted": {}} for name, ms in new.items()]
+    text = "\n".join(page.page(made, rows, (4, 3)))
+    assert "| strength 0.4, pairs | 82.0 | 2 | 1.25 ± 0.07 | 2.0000 |" in text
+    assert "- this CPU, entropy, pairs: worth it: at best +0.75 points at equal time (strength 0.4), +27 % of" in text
 
 
 def test_recipes_of_the_page_are_there() -> None:
     kinds = [page.kind(row(recipe.name, 0.0)) for recipe in RECIPES]
-    assert {kind: kinds.count(kind) for kind in page.KINDS.values()} == {"single weights": 5, "pairs": 5, "fours": 5}
+    counts = [[kinds.count((way, what)) for what in way.patterns] for way in page.WAYS]
+    assert counts == [[5, 5, 5], [7, 4, 4]]
 
 
 def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
@@ -89,7 +110,9 @@ def test_what_pruning_for_a_cpu_takes_was_measured_to_pay() -> None:
     for place, times in page.costs(measured).items():
         found = page.gains([row for row in rows if page.kind(row)], times)
         best = {
-            kind: max(points for row, points, _ in found if page.kind(row) == kind and points is not None)
+            kind: max(
+                points for row, points, _ in found if page.kind(row) == (page.WAYS[0], kind) and points is not None
+            )
             for kind in ("pairs", "fours")
         }
         gained.append(best[taken])
