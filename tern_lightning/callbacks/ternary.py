@@ -8,34 +8,30 @@ from typing import Any, ClassVar, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from tern_lightning.callbacks import _advice as advice
 from tern_lightning.callbacks import _auto as auto
-from tern_lightning.callbacks import _install as install
 from tern_lightning.callbacks import _phases as phases
 from tern_lightning.callbacks import _report as report
-from tern_lightning.callbacks import _state as state
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
+from tern_lightning.callbacks._run import TernaryRun
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._stateful import StatefulCallback
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
 from tern_lightning.layer_sensitivity import Sensitivity
-from tern_lightning.nn.batch_norm import StatisticsReset
-from tern_lightning.nn.layer_state import PHASES, Phase
+from tern_lightning.nn.layer_state import Phase
 from tern_lightning.nn.layer_types import find_weight
 from tern_lightning.nn.loaded_weights import resume_training
-from tern_lightning.nn.scalar_trainer import ScalarTrainer, begin
+from tern_lightning.nn.scalar_trainer import begin
 from tern_lightning.nn.survey import other_parameters
-from tern_lightning.nn.ternary_layers import freeze
-from tern_lightning.quantizers import Quantizer, get_quantizer
+from tern_lightning.quantizers import get_quantizer
 from tern_lightning.recipes.lookup import find_preset
 from tern_lightning.recipes.preset import PresetData
-from tern_lightning.rules import Decision, Rule, named_methods, resolve, rules_hint
+from tern_lightning.rules import Decision, Rule, resolve, rules_hint
 from tvm_schedules.common.arguments import check_arguments
 
 CHECK_EVERY = 50
@@ -124,17 +120,12 @@ class TernaryCallback(StatefulCallback):
         self.bn_batches: int = bn_batches
         self.verbose: bool = verbose
         self.preset: PresetData | None = None
-        self.phase: Phase = "float"
-        self.decisions: list[Decision] = []
-        self._layers: state.Layers = {}
-        self._copies: dict[str, state.Layers] = {}
-        self._codes: dict[str, Tensor] = {}
-        self._costly: dict[str, str] = {}
-        self._empty: set[str] = set()
         self.clock: Clock = Clock()
+        self._run = TernaryRun()
+        self._empty: set[str] = set()
         self._unreached: list[str] = []
         self._float_best: list[str] = []
-        self._statistics, self._scalars, self._told_of_loads = StatisticsReset(), ScalarTrainer(), False
+        self._told_of_loads = False
         self._restored: dict[str, Any] | None = None
 
     @classmethod
@@ -181,6 +172,16 @@ class TernaryCallback(StatefulCallback):
         return found
 
     @property
+    def phase(self) -> Phase:
+        """Where in the run the layers are: ``float``, ``ternary`` or ``frozen``."""
+        return self._run.phase
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What was decided about every layer of the model, when fit starts."""
+        return self._run.decisions
+
+    @property
     @override
     def state_key(self) -> str:
         # Lightning prints the key when a run is resumed without the callback.
@@ -194,16 +195,16 @@ class TernaryCallback(StatefulCallback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_company(trainer, pl_module, "TernaryCallback")
-        self.clock.enter(trainer, self._restored is not None, bool(self._layers))
+        self.clock.enter(trainer, self._restored is not None, bool(self._run.layers))
         phases.check_order(trainer, self.start, self.freeze, self.clock.origin)
         words = phases.describe(trainer, self.start, self.freeze, self.clock.origin)
         self._install(trainer, pl_module)
         self._restore(pl_module)
         self._follow_schedule(trainer)
         if self.phase == "ternary":
-            begin(self._layers)
+            begin(self._run.layers)
         self._prepare_search(trainer, pl_module)
-        report.check_finite(self._layers, trainer.global_step)
+        report.check_finite(self._run.layers, trainer.global_step)
         if self.preset is not None:
             advice.missing_companions(self.preset, trainer)
         if self.verbose:
@@ -214,7 +215,7 @@ class TernaryCallback(StatefulCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Strategies that restore a checkpoint after their own setup do it after on_fit_start.
         self._restore(pl_module)
-        self._statistics.go_on(pl_module)
+        self._run.statistics.go_on(pl_module)
         advice.in_eval_mode(pl_module)
         if self.clock.join(trainer):
             words = phases.describe(trainer, self.start, self.freeze, self.clock.origin)
@@ -236,42 +237,42 @@ class TernaryCallback(StatefulCallback):
             self._follow_schedule(trainer, batch_idx)
         if batch_idx == 0:
             # Not at an epoch's end, which a run that is resumed from its last batch does not see.
-            self._codes = {one.path: one.ternary.codes for one in self.reports(compare=False)}
-        first_pass(trainer, pl_module, batch, batch_idx, self._layers, self._scalars)
+            self._run.codes = {one.path: one.ternary.codes for one in self.reports(compare=False)}
+        first_pass(trainer, pl_module, batch, batch_idx, self._run.layers, self._run.scalars)
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self._scalars.step(optimizer, self._layers, trainer.world_size, scaler)
+        self._run.scalars.step(optimizer, self._run.layers, trainer.world_size, scaler)
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._statistics.step(pl_module)
+        self._run.statistics.step(pl_module)
         if batch_idx % CHECK_EVERY == 0:
-            report.check_finite(self._layers, trainer.global_step)
+            report.check_finite(self._run.layers, trainer.global_step)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Checkpoint callbacks that run after validation may monitor these before the epoch's values are logged.
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._layers:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._run.layers:
             whole = report.totals(self.reports(compare=False))
             values = {f"ternary/{k}": v for k, v in whole.items()}
             log_values(trainer, pl_module, values, logger=False, sync_dist=True)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        report.check_finite(self._layers, trainer.global_step)
+        report.check_finite(self._run.layers, trainer.global_step)
         report.warn_of_empty(self.reports(compare=False), self._empty, trainer.global_step)
-        if self._layers:
+        if self._run.layers:
             log_values(trainer, pl_module, report.log_values(self.reports()), sync_dist=True)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._layers or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self._run.layers or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.phase == "float":
             if not self._unreached:
@@ -279,14 +280,14 @@ class TernaryCallback(StatefulCallback):
             return
         advice.best_is_float(trainer, self._float_best)
         over = self.clock.progress(trainer).fraction
-        soft = {type(one).__name__ for one in self._methods() if one.scheduled and one.progress < 0.99}
+        soft = {type(one).__name__ for one in self._run.methods() if one.scheduled and one.progress < 0.99}
         if self.phase == "ternary" and soft and over is not None and over < 1 - 1e-6:
             advice.unfinished("TernaryCallback", trainer, f"{', '.join(sorted(soft))} still trained softened weights")
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.verbose and self._layers:
-            now = {path: layer._ternary_state.phase for path, layer in self._layers.items()}
+        if self.verbose and self._run.layers:
+            now = {path: layer._ternary_state.phase for path, layer in self._run.layers.items()}
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             report.print_summary(self.reports(), now, parameters)
 
@@ -295,29 +296,20 @@ class TernaryCallback(StatefulCallback):
         if stage == "fit" and finders(trainer):
             self._restore(pl_module)  # a search without training has loaded the state from before
         self._restored = None
-        self._statistics.stop(pl_module)
-        self._leave()
+        self._run.statistics.stop(pl_module)
+        self._run.end()
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Lightning calls no teardown then. A checkpoint may still be written, from which the statistics go on.
-        self._statistics.pause(pl_module)
-        self._leave()
+        self._run.statistics.pause(pl_module)
+        self._run.end()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        if not self._layers:
+        if not self._run.layers:
             return {}
-        return {
-            "phase": self.phase,
-            "statistics": self._statistics.state(),
-            "previous": dict(self._codes),
-            "scalars": self._scalars.state(),
-            "origin": self.clock.state(),
-            "named": named_methods(self.decisions),
-            "costly": dict(self._costly),
-            "float_best": list(self._float_best),
-        }
+        return {**self._run.state(), "origin": self.clock.state(), "float_best": list(self._float_best)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -333,33 +325,9 @@ class TernaryCallback(StatefulCallback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        report.check_finite(self._layers, trainer.global_step)
-        if self._layers:
-            checkpoint["callbacks"][self.state_key].update(state.collect(self._layers, self._copies))
-
-    def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Decide about all layers and change them, those of averaged copies of the model too."""
-        if self.clock.fresh:
-            self._float_best = []
-            self.phase, self._codes, self._scalars = "float", {}, ScalarTrainer()
-            self._statistics = StatisticsReset()
-        self.decisions = self._decide(trainer, pl_module)
-        install.warn_of_float(self.decisions)
-        self._layers, self._copies = install.make_ternary(trainer, pl_module, self.decisions, self.phase)
-
-    def _decide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Decision]:
-        decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
-        if self._restored is not None:
-            self._costly = dict(self._restored.get("costly", {}))
-        elif self.clock.fresh:
-            self._costly = {}
-            if self.auto:
-                self.sensitivity = auto.look(trainer, pl_module, decisions, self.verbose and trainer.is_global_zero)
-                # The batches of processes differ, and so may what they found.
-                self._costly = trainer.strategy.broadcast(self.sensitivity.costly())
-                if self.verbose and trainer.is_global_zero:
-                    self.sensitivity.show()
-        return auto.without(decisions, self._costly)
+        report.check_finite(self._run.layers, trainer.global_step)
+        if self._run.layers:
+            checkpoint["callbacks"][self.state_key].update(self._run.weights())
 
     def leave_float(self, trainer: pl.Trainer, pl_module: pl.LightningModule, layers: Mapping[str, str]) -> None:
         """Give layers up while a run trains: they go on in float, from their latent weights, for good.
@@ -379,44 +347,49 @@ class TernaryCallback(StatefulCallback):
                 f"layers {list(layers)} cannot go back to float, as codes are frozen. HINT: decide earlier, or a later "
                 "freeze of TernaryCallback"
             )
-        self._costly.update(install.leave_float(trainer, pl_module, self.decisions, layers))
-        self.decisions = auto.without(self.decisions, self._costly)
-        self._layers = {path: layer for path, layer in self._layers.items() if path not in self._costly}
-        self._copies = {
-            name: {path: layer for path, layer in own.items() if path not in self._costly}
-            for name, own in self._copies.items()
-        }
+        self._run.leave_float(trainer, pl_module, layers)
+
+    def _install(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Decide about all layers and change them."""
+        if self.clock.fresh:
+            self._float_best = []
+            self._run.begin()
+        decisions = resolve(pl_module, self.rules, self.method, self.options, trainer.optimizers)
+        if self._restored is not None:
+            self._run.left_float = dict(self._restored.get("costly", {}))
+        elif self.clock.fresh:
+            self._run.left_float = self._look(trainer, pl_module, decisions) if self.auto else {}
+        self._run.make_ternary(trainer, pl_module, decisions)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, decisions: list[Decision]) -> dict[str, str]:
+        """Which layers would cost too much, and why."""
+        self.sensitivity = auto.look(trainer, pl_module, decisions, self.verbose and trainer.is_global_zero)
+        if self.verbose and trainer.is_global_zero:
+            self.sensitivity.show()
+        # The batches of processes differ, and so may what they found.
+        found: dict[str, str] = trainer.strategy.broadcast(self.sensitivity.costly())
+        return found
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
         """Continue from the state of a checkpoint, after every other callback has loaded its own."""
         saved, self._restored = self._restored, None
         if saved is None:
             return
-        state.check_methods(saved, self.decisions)
-        state.restore(saved, self._layers, self._copies)
-        self._set_phase(saved["phase"])
+        self._run.restore(saved, pl_module)
         self.clock.load(saved)
         self._float_best = list(saved.get("float_best", ()))
-        self._codes = saved["previous"]
-        self._statistics.load(saved["statistics"], pl_module)
-        self._scalars.load(saved["scalars"])
 
     def _prepare_search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let a learning rate finder, which takes all callbacks away while it searches, find the ternary network."""
-        if self.phase == "float" and self._layers and finders(trainer):
+        if self.phase == "float" and self._run.layers and finders(trainer):
             if phases.reached(self.start, self.clock.progress(trainer)):
                 self._advance("ternary", trainer, pl_module)
             else:
                 advice.float_search(f"start={self.start!r}")
 
-    def _leave(self) -> None:
-        """The run is over: what is loaded from now on need not become ternary."""
-        for layer in self._layers.values():
-            layer._ternary_state.running = False
-
     def _follow_loads(self, pl_module: pl.LightningModule) -> None:
         """Go on from ternary weights that somebody has loaded, in which the latent weights are lost."""
-        if not any(layer._ternary_loaded for layer in self._layers.values()):
+        if not any(layer._ternary_loaded for layer in self._run.layers.values()):
             return
         paths = resume_training(pl_module)
         if self.phase == "ternary" and not self._told_of_loads:
@@ -425,34 +398,19 @@ class TernaryCallback(StatefulCallback):
 
     def _advance(self, target: Phase, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go through the phases up to ``target``."""
-        while self.phase != target:
-            following = PHASES[PHASES.index(self.phase) + 1]
-            if following == "ternary":
-                self._float_best = advice.best(trainer)
-                begin(self._layers)
-            if following == "frozen":
-                for path, layer in self._layers.items():
-                    freeze(layer, [members[path] for members in self._copies.values()])
-                self._statistics.start(pl_module, self.bn_batches)
-            self._set_phase(following)
+        if self.phase == "float" and target != "float":
+            self._float_best = advice.best(trainer)
+        self._run.advance(target, pl_module, self.bn_batches)
 
     def _follow_schedule(self, trainer: pl.Trainer, batch_idx: int = 0) -> None:
         """Tell the methods that follow a schedule how much of the ternary phase is over."""
-        methods = self._methods()
-        if any(method.scheduled for method in methods):
+        methods = [method for method in self._run.methods() if method.scheduled]
+        if methods:
             now = self.clock.progress(trainer, batch_idx)
             share = phases.phase_share(trainer, self.start, self.freeze, now, self.clock.origin)
             for method in methods:
                 method.progress.fill_(share)
 
-    def _methods(self) -> list[Quantizer]:
-        return [layer._ternary_state.quantizer for layer in self._layers.values()]
-
-    def _set_phase(self, phase: Phase) -> None:
-        self.phase = phase
-        for layer in self._layers.values():
-            layer._ternary_state.phase = phase
-
     def reports(self, compare: bool = True) -> list[report.LayerReport]:
         """One for every ternary layer, compared with the codes at the epoch's begin unless told otherwise."""
-        return report.layer_reports(self._layers, self._codes if compare else {})
+        return self._run.reports(compare)
