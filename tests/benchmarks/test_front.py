@@ -34,7 +34,7 @@ ROWS = [
 TIMES = dict(zip((one.name for one in ROWS), (4.0, 2.0, 3.0, 1.0, 1.0, 0.5), strict=True))
 
 
-ECT = (("", "0.6", 3.0), ("2x1-", "0.4", 1.25), ("", "0.4", 1.0))
+STRENGTHS = (("", "0.6", 3.0), ("2x1-", "0.4", 1.25), ("", "0.4", 1.0))
 """Strengths that take one millisecond, two and three."""
 
 
@@ -70,7 +70,7 @@ def test_page_says_what_was_found() -> None:
 
 
 def test_strengths_of_an_entropy_constraint_are_compared_with_each_other() -> None:
-    rows = [*ROWS, *(row(f"ec2t-{name}entropy-{s}", lost) for name, s, lost in ECT)]
+    rows = [*ROWS, *(row(f"ec2t-{name}entropy-{s}", lost) for name, s, lost in STRENGTHS)]
     times = TIMES | {one.name: 1.0 + n for n, one in enumerate(rows[len(ROWS) :])}
     found = page.gains(rows, times, page.WAYS[1])
     assert [(one.name, points) for one, points, _ in found] == [("ec2t-2x1-entropy-0.4", 0.75)]
