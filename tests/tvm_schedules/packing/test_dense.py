@@ -101,7 +101,11 @@ def test_neighboring_taps_are_one_step() -> None:
     panel = dense_conv_panel.Panel.best(x, window, 4, 64)
     assert (panel.shared, panel.widths, len(panel.streams), panel.reach) == (True, ((3, 48),), 16, 22)
     few = dense_conv_panel.Panel.best(Halo(1, 3, (1, 9, 9), "uint8", (11, 10), (0, 1, 1), (0, 1, 1)), window, 4, 16)
-    assert (few.shared, few.widths, few.uniform) == (False, ((1, 7),), True)
+    assert (few.shared, few.widths, few.uniform, few.reach) == (False, ((1, 7),), True, 0)
+    # Seven neighbors are a step of five and one of two, wide ones first; the second stream's are behind the first's.
+    row = dense_conv_panel.Panel(Halo(1, 8, (1, 9, 9), "uint8", (9, 9)), Window((1, 1, 7)), 4, True)
+    assert (row.widths, row.reach, row.uniform) == (((5, 2), (2, 2)), 6, False)
+    assert [(stream, shift) for stream, shift, _ in row.steps] == [(0, 0), (1, 0), (0, 5), (1, 5)]
 
 
 def test_depthwise_runs_are_neighbors() -> None:
