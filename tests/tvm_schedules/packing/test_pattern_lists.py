@@ -169,3 +169,14 @@ def test_channels_of_a_grouped_convolution_stay_in_their_part() -> None:
     assert (groups // 8 == groups[:, :1] // 8).all()
     assert (np.sort(groups.ravel()) == np.arange(16)).all()
     assert ((codes[groups] != 0).any(1) == (codes[groups] != 0).all(1)).all()
+
+
+def test_channels_that_share_their_zeros_with_another_part_alone_stay_in_theirs() -> None:
+    one, other = np.tile(np.int8([1, 0]), 30), np.tile(np.int8([0, 1]), 30)
+    codes = np.stack([one if name == "a" else other for name in "ababaabababa"])
+    groups = pattern_lists.members(codes, 2, parts=2)
+    assert (groups // 6 == groups[:, :1] // 6).all()
+    assert sorted(groups.ravel().tolist()) == list(range(12))
+    assert (
+        int((codes[groups] != 0).any(1).sum()) == 5 * 30 + 60
+    )  # three of a kind in the second part leave a pair of two

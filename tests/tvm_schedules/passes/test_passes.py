@@ -203,6 +203,8 @@ def test_what_an_output_needs_is_not_absorbed() -> None:
         {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 2, 1]},
         {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
         {"kernel_shape": [2, 4], "auto_pad": "SAME_LOWER", "strides": [1, 3]},
+        {"kernel_shape": [1, 2], "auto_pad": "SAME_UPPER", "strides": [1, 2]},
+        {"kernel_shape": [2, 3], "auto_pad": "VALID", "strides": [2, 1]},
         {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
     ],
 )
