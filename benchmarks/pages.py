@@ -164,7 +164,7 @@ def which(folders: Sequence[Path]) -> str:
 
 
 def front(data: Mapping[str, Any]) -> Iterator[str]:
-    """The page of accuracy over time, see :func:`benchmarks.front.page.page`; its plot is drawn anew."""
+    """The page of accuracy over time, see :func:`benchmarks.front.page.page`."""
     folder = RESULTS / answers.FOLDERS[0]
     plan = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
     rows = rows_of(folder, [recipe.name for recipe in RECIPES], REFERENCES[answers.DATA])
