@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_schedules.targets import gpu
@@ -63,3 +64,22 @@ def structure_for(target: str) -> Structure:
     if text in gpu.known():
         return ELEMENTS
     return PAIRS_IN_C if text == "c" else PAIRS
+
+
+def said_of(target: str, pruned: Sequence[tuple[str, tuple[int, int]]]) -> str | None:
+    """What a run for a target should know of the structure that pays there; None where it has just that.
+
+    Args:
+        target: A name of ``tern-export --tvm-target``, or a TVM target as JSON.
+        pruned: Pattern and group of every callback of the run that prunes.
+
+    Raises:
+        TargetError: There is no such target.
+    """
+    best = structure_for(target)
+    if pruned and all(one == (best.pattern, best.group) for one in pruned):
+        return None
+    remedy = f"PruningSchedule(0.8, target={target!r})"
+    if not pruned:
+        return f"zeros are what makes a network faster on {target}, and nothing is pruned: with {remedy} {best.why}"
+    return f"for {target} another structure was measured to pay than the one that is pruned: with {remedy} {best.why}"

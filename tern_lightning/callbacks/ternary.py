@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -17,11 +17,15 @@ from tern_lightning.callbacks import _phases as phases
 from tern_lightning.callbacks import _report as report
 from tern_lightning.callbacks._clock import Clock
 from tern_lightning.callbacks._logs import log_values
+from tern_lightning.callbacks._masking import MaskCallback
 from tern_lightning.callbacks._run import TernaryRun
 from tern_lightning.callbacks._select import check_company
 from tern_lightning.callbacks._stateful import StatefulCallback
+from tern_lightning.callbacks._structure import said_of, structure_for
 from tern_lightning.callbacks._tuning import finders, put_finders_last
 from tern_lightning.callbacks._two_pass import first_pass
+from tern_lightning.callbacks.entropy import EntropyConstraint
+from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tern_lightning.layer_sensitivity import Sensitivity
 from tern_lightning.nn.layer_state import Phase
 from tern_lightning.nn.layer_types import find_weight
@@ -80,8 +84,11 @@ class TernaryCallback(StatefulCallback):
         bn_batches: Over how many training batches after the freeze the running statistics of batch normalization are
             estimated anew; 0 leaves them alone.
         verbose: Print the resolved layers when fit starts and a summary when it ends.
+        target: Where the network is to run, a target of ``tern-export`` such as ``pi4``: fit says which structure of
+            zeros was measured to pay there, where the run's ``PruningSchedule`` has another, or there is none.
 
     Raises:
+        TargetError: There is no such target.
         ValueError: An argument is out of range; when fit starts, a rule cannot be followed (see
             :func:`tern_lightning.rules.resolve`); during training, a weight is NaN or infinite.
 
@@ -104,7 +111,11 @@ class TernaryCallback(StatefulCallback):
         freeze: int | float | None = 0.6,
         bn_batches: int = 200,
         verbose: bool = True,
+        target: str | None = None,
     ) -> None:
+        if target is not None:
+            structure_for(target)
+        self.target: str | None = target
         self.method: str = method
         self.auto: bool = isinstance(rules, str)
         self.rules: tuple[Rule, ...] = () if isinstance(rules, str) else tuple(rules or ())
@@ -207,9 +218,20 @@ class TernaryCallback(StatefulCallback):
         report.check_finite(self._run.layers, trainer.global_step)
         if self.preset is not None:
             advice.missing_companions(self.preset, trainer)
+        self._say_structure(trainer)
         if self.verbose:
             weights = [weight for one in self.decisions if (weight := find_weight(one.module)) is not None]
             report.print_decisions(self.decisions, words, other_parameters(pl_module, weights))
+
+    def _say_structure(self, trainer: pl.Trainer) -> None:
+        """Say which structure of zeros pays on the target, unless the run has it or makes zeros by another callback."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        pruning = [one.choice for one in callbacks if isinstance(one, PruningSchedule)]
+        others = any(isinstance(one, MaskCallback | EntropyConstraint) for one in callbacks)
+        if self.target is None or (others and not pruning):
+            return
+        if said := said_of(self.target, [(one.pattern, one.group) for one in pruning]):
+            rank_zero_info(f"TernaryCallback: {said}")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

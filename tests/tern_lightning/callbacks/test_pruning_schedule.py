@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from tern_lightning import Rule, TernaryCallback
+from tern_lightning import Rule, SparsityBudget, TernaryCallback
 from tern_lightning.callbacks.activation_quantization import ActivationQuantization
 from tern_lightning.callbacks.pruning_schedule import PruningSchedule
 from tern_lightning.nn.ternary_layers import effective_weight
@@ -317,3 +317,23 @@ def test_a_target_is_known_and_stands_alone():
     for other in ({"pattern": "block"}, {"group": (4, 1)}):
         with pytest.raises(ValueError, match="target chooses pattern and group: give it alone, got target='pi4'"):
             pruning(target="pi4", **other)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([], "nothing is pruned: with PruningSchedule(0.8, target='pi4') pairs of output channels"),
+        ([pruning()], "another structure was measured to pay than the one that is pruned: with PruningSchedule(0.8, "),
+        ([pruning(target="pi4")], None),
+        ([pruning(pattern="block", group=(2, 1), kernel=False)], None),
+        ([SparsityBudget(0.7)], None),
+    ],
+)
+def test_a_ternarizer_with_a_target_says_which_structure_pays(others, said, fit, caplog):
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(ternary(target="pi4"), *others, max_epochs=1)
+    lines = [record.message for record in caplog.records if record.message.startswith("TernaryCallback: ")]
+    assert len(lines) == (said is not None)
+    assert all(said in line for line in lines)
+    with pytest.raises(TargetError, match="pi44"):
+        ternary(target="pi44")
