@@ -220,6 +220,8 @@ class TernaryCallback(StatefulCallback):
             advice.missing_companions(self.preset, trainer)
         self._say_structure(trainer)
         if self.verbose:
+            if self.phase == "frozen":
+                words = "codes are frozen already"
             weights = [weight for one in self.decisions if (weight := find_weight(one.module)) is not None]
             report.print_decisions(self.decisions, words, other_parameters(pl_module, weights))
 

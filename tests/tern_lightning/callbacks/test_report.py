@@ -8,6 +8,7 @@ from torch import nn
 from tern_lightning import Rule, TernaryCallback
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tests.tern_lightning.callbacks.test_ternary import Watch
+from tests.tern_lightning.training_nets import Save
 
 
 def test_log(fit, record):
@@ -55,6 +56,16 @@ def test_tables(fit, capsys, monkeypatch):
         assert words in start
     for words in ("body.3", "6x6x2x2", "frozen", "bits/weight", "all", "468 of 1,799 parameters are ternary"):
         assert words in end
+
+
+def test_a_run_that_goes_on_with_frozen_codes_says_so(fit, make_net, capsys, tmp_path):
+    callback = {"start": 0, "freeze": 1}
+    fit(TernaryCallback(**callback, verbose=False), Save(tmp_path), max_epochs=3)
+    capsys.readouterr()
+    fit(TernaryCallback(**callback), net=make_net(), max_epochs=4, ckpt_path=tmp_path / "epoch1.ckpt")
+    start = capsys.readouterr().out.split("Ternary summary")[0]
+    assert "codes are frozen already" in start
+    assert "frozen from epoch" not in start
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
