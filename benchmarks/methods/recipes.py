@@ -161,6 +161,12 @@ def _grouped_entropy(group: int, strengths: tuple[float, ...]) -> list[Recipe]:
     ]
 
 
+def _one_level(group: int, strengths: tuple[float, ...]) -> list[Recipe]:
+    """Recipes of EC2T with one level for both signs."""
+    name, options = "ec2t" if group == 1 else f"ec2t-{group}x1", {"group": group, "two_levels": False}
+    return [Recipe(f"{name}-one-level-{s:g}", "ec2t", options, extras=_entropy(s)) for s in strengths]
+
+
 def _taught(of: str, weight: float, temperature: float = 2.0) -> Recipe:
     """A recipe of TWN with scheduled zeros and a teacher: its share of the loss, and its temperature."""
     name = f"twn-{of}-teacher-{weight:g}" + (f"-{temperature:g}" if temperature != 2 else "")
@@ -216,6 +222,9 @@ RECIPES: tuple[Recipe, ...] = (
     *_rearranged(4, (0.8,)),
     *_grouped_entropy(2, (0.2, 0.4, 0.6, 0.9)),
     *_grouped_entropy(4, (0.2, 0.4, 0.6, 0.9)),
+    *_one_level(1, (0.2, 0.4, 0.6, 0.9)),
+    *_one_level(2, (0.4, 0.6)),
+    *_one_level(4, (0.4, 0.6)),
     Recipe("twn-2of4", options={"factor": 0.0}, pattern="2:4"),
     Recipe("twn-ends", ends=True),
     _taught("90", 0.3),

@@ -14,7 +14,7 @@ from tern_lightning.ternary_tensor import TernaryTensor
 
 @register("ec2t")
 class EC2T(Quantizer):
-    """Two trained levels and codes that weigh distortion against bits; see :func:`tern_lightning.functional.ec2t`.
+    """Trained levels and codes that weigh distortion against bits; see :func:`tern_lightning.functional.ec2t`.
 
     The gradients are those of :func:`tern_lightning.functional.trained_levels`; the published code moves the negative
     level the wrong way. The strength of the entropy constraint is zero until
@@ -29,6 +29,8 @@ class EC2T(Quantizer):
             descent notices; see :class:`tern_lightning.quantizers.ttq.TTQ`.
         group: How many neighboring output channels the entropy constraint makes zero together, >= 1. Kernels of CPUs
             take less time for 2 or 4; see :func:`tern_lightning.functional.entropy_groups`.
+        two_levels: Train a level for either sign, as published. One level for both is less to store, and kernels read
+            one list of weights a channel where they read two.
 
     Attributes:
         strength: Strength of the entropy constraint, a float32 scalar in [0, 1].
@@ -38,7 +40,6 @@ class EC2T(Quantizer):
         ValueError: An option is out of range.
     """
 
-    symmetric = False
     strength: Tensor
     size_factor: Tensor
 
@@ -49,6 +50,7 @@ class EC2T(Quantizer):
         rate: float = 0.1,
         normalize: bool = True,
         group: int = 1,
+        two_levels: bool = True,
     ) -> None:
         super().__init__()
         check_range("initial_level", initial_level, 0, 1, above=True)
@@ -60,15 +62,21 @@ class EC2T(Quantizer):
         self.rate: float = rate
         self.normalize: bool = normalize
         self.group: int = group
+        self.symmetric: bool = not two_levels
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("size_factor", torch.ones(()))
 
     def initial(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Levels ``positive`` and ``negative``, ``[1]``; a sign that does not occur takes the other's."""
+        """Levels ``positive`` and ``negative``, ``[1]``; a sign that does not occur takes the other's.
+
+        Where there is one level it is ``positive``: the mean of the two.
+        """
         tops = [row_max(signed, 0, False, mask) * self.initial_level for signed in (weight, -weight)]
         both = torch.maximum(*tops)
         both = torch.where(both > 0, both, torch.ones_like(both))
         positive, negative = (torch.where(top > 0, top, both) for top in tops)
+        if self.symmetric:
+            return {"positive": (positive + negative) / 2}
         return {"positive": positive, "negative": negative}
 
     def adopt(self, found: TernaryTensor) -> None:
@@ -80,7 +88,7 @@ class EC2T(Quantizer):
         return self._assign(weight, self.fixed_scalars(weight, channel_axis, mask), channel_axis, mask)
 
     def forward(self, weight: Tensor, channel_axis: int = 0, mask: Tensor | None = None) -> Tensor:
-        """Return the ternary values with gradients for the weight and both levels."""
+        """Return the ternary values with gradients for the weight and the levels."""
         levels = self.scalars(weight, channel_axis, mask)
         found = self._assign(weight.detach(), levels, channel_axis, mask)
         return trained_levels(weight, found, weight.numel() ** -0.5 if self.normalize else 1.0)
@@ -96,4 +104,5 @@ class EC2T(Quantizer):
         self, weight: Tensor, levels: dict[str, Tensor], channel_axis: int, mask: Tensor | None
     ) -> TernaryTensor:
         constraint = (self.strength.to(weight.device), self.size_factor.to(weight.device))
-        return ec2t(weight, levels["positive"], levels["negative"], *constraint, channel_axis, mask, self.group)
+        positive, negative = levels["positive"], levels.get("negative", levels["positive"])
+        return ec2t(weight, positive, negative, *constraint, channel_axis, mask, self.group)

@@ -28,11 +28,13 @@ class Net(networks.Net):
     packed = staticmethod(pack_int2)
 
     def weight(
-        self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False, shared: int = 1
-    ) -> str:
+        self, shape: tuple[int, ...], zeros: float | None, terms: int = 1, int8: bool = False, shared: int = 1,
+        unequal: bool = False,
+    ) -> str:  # fmt: skip
         """A random weight: ternary with that share of zeros, or dense (float or int8) where it is None.
 
-        So many neighboring output channels have their zeros at the same places, ``shared``.
+        So many neighboring output channels have their zeros at the same places, ``shared``. With ``unequal`` the first
+        term is two: its positive codes, and its negative ones with levels of their own.
         """
         scale = self.rng.uniform(0.5, 1.5, shape[0]) / np.sqrt(np.prod(shape[1:]))
         if zeros is None and int8:
@@ -40,7 +42,10 @@ class Net(networks.Net):
             return self.int8(values, scale / 64)
         if zeros is None:
             return self.const((self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
-        out = self.ternary(self.codes(shape, zeros, shared), scale)
+        codes = self.codes(shape, zeros, shared)
+        out = self.ternary(np.maximum(codes, 0) if unequal else codes, scale)
+        if unequal:
+            out = self.op("Add", out, self.ternary(np.minimum(codes, 0), scale * 0.7))
         for t in range(1, terms):
             out = self.op("Add", out, self.ternary(self.codes(shape, zeros, shared), scale / 2**t))
         return out

@@ -109,7 +109,8 @@ class RandomNet(Net):
     """Layers with random weights whose outputs stay of the size of their inputs.
 
     ``ranges`` holds (smallest, largest) value of the tensors to quantize, in order; None leaves them in float and notes
-    their names in ``marked``.
+    their names in ``marked``. ``terms`` says what ternary weights are: ``one`` code with a level, what is added and
+    what is taken away with levels of their own (``signs``), or ``two`` codes with a level each.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class RandomNet(Net):
         shared: int = 1,
     ) -> None:
         super().__init__(shape, seed=seed)
-        self.zeros, self.ranges, self.shared = zeros, ranges, shared
+        self.zeros, self.ranges, self.shared, self.terms = zeros, ranges, shared, "one"
         self.marked: list[str] = []
 
     def mark(self, x: str) -> str:
@@ -137,14 +138,23 @@ class RandomNet(Net):
         fan = float(np.prod(shape[1:]))
         spread = gain * self.rng.uniform(0.75, 1.25, shape[0])
         if not dense:
-            return self.ternary(
-                self.codes(shape, self.zeros, self.shared), spread * np.sqrt(2 / (fan * (1 - self.zeros)))
-            )
+            return self._ternary_weight(shape, spread * np.sqrt(2 / (fan * (1 - self.zeros))))
         values = np.clip(np.rint(self.rng.normal(0, 40, shape)), -127, 127).astype(np.int8)
         scale = spread * np.sqrt(2 / fan) / 40
         if self.ranges is not None:
             return self.int8(values, scale)
         return self.const((values * scale.reshape(-1, *[1] * (len(shape) - 1))).astype(np.float32))
+
+    def _ternary_weight(self, shape: tuple[int, ...], level: np.ndarray) -> str:
+        codes = self.codes(shape, self.zeros, self.shared)
+        if self.terms == "one":
+            return self.ternary(codes, level)
+        if self.terms == "signs":
+            return self.op(
+                "Add", self.ternary(np.maximum(codes, 0), level), self.ternary(np.minimum(codes, 0), 0.8 * level)
+            )
+        others = self.codes(shape, self.zeros, self.shared)
+        return self.op("Add", self.ternary(codes, 0.8 * level), self.ternary(others, 0.3 * level))
 
     def conv(
         self, x: str, inputs: int, outputs: int, k: int = 3, stride: int = 1, groups: int = 1, dense: bool = False,

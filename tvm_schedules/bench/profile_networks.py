@@ -25,6 +25,8 @@ HEADS = 6
 """How many networks with attention of several heads there are."""
 SHARED = 9
 """How many chains of convolutions there are whose output channels share their zeros."""
+TERMS = 8
+"""How many chains of convolutions there are whose rows have two levels or two terms."""
 LARGE = 5
 """How many large networks of every kind there are."""
 
@@ -73,6 +75,15 @@ def _shared(seed: int, floats: bool) -> Any:
     size = int(np.random.default_rng(seed).choice(_SIZES))
     net = _Chain((1, 3, size, size), 200 + seed, floats)
     net.shared = (2, 4)[seed % 2]
+    return _convolutions(net, size)
+
+
+def _terms(seed: int, floats: bool) -> Any:
+    """Rows of two levels, or of two terms; two of the chains have channels that share their zeros by pairs."""
+    size = int(np.random.default_rng(seed).choice(_SIZES))
+    net = _Chain((1, 3, size, size), 300 + seed, floats)
+    net.terms = ("signs", "two")[seed % 2]
+    net.shared = 2 if seed // 2 == 2 else 1
     return _convolutions(net, size)
 
 
@@ -205,6 +216,8 @@ def networks() -> Iterator[tuple[str, Any]]:
         yield f"image{seed}", _image(seed, seed % 3 == 2)
     for seed in range(SHARED):
         yield f"shared{seed}", _shared(seed, seed >= SHARED - 3)
+    for seed in range(TERMS):
+        yield f"terms{seed}", _terms(seed, seed >= TERMS - 2)
     for seed in range(ROWS):
         yield f"rows{seed}", _rows(seed, seed % 3 == 2)
     for seed in range(TOKENS):

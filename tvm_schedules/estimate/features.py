@@ -16,7 +16,9 @@ from tvm_schedules.packing import pattern_lists
 
 __all__ = ["CALL", "NAMES", "call_features", "features", "group"]
 
-NAMES = ("call", "operations", "loads", "rounds", "ends", "rows", "constants", "near", "far", "read", "written")
+NAMES = (
+    "call", "operations", "loads", "rounds", "ends", "rows", "constants", "near", "far", "read", "written", "terms",
+)  # fmt: skip
 """Names of the numbers.
 
 * ``call``: 1.
@@ -30,6 +32,7 @@ NAMES = ("call", "operations", "loads", "rounds", "ends", "rows", "constants", "
   ``far`` also those of inputs and outputs. Of a call all that a network reads and writes, as far as all of it together
   has no room: between calls of a step that is timed alone it stays where it is.
 * ``read``, ``written``: cache lines of inputs and of outputs.
+* ``terms``: vectors of sums that are multiplied by a level and put aside, or added to those of other terms.
 """
 
 CALL = "call of a network"
@@ -71,7 +74,7 @@ def features(step: Step) -> list[float]:
     near, far = (again * max(0, constants - size) / _LINE for size in (_FIRST, _SECOND))
     far += max(0, others + step.args[-1].nbytes - _SECOND) / _LINE
     sizes = [constants / _LINE, near, far, others / _LINE, step.args[-1].nbytes / _LINE]
-    return [1.0, *(float(number) for number in (*_loops(step.spec, float(work)), *sizes))]
+    return [1.0, *(float(number) for number in (*_loops(step.spec, float(work)), *sizes, _terms(step.spec)))]
 
 
 def call_features(steps: Sequence[Step], memory: int, inputs: int, outputs: int) -> list[float]:
@@ -86,7 +89,7 @@ def call_features(steps: Sequence[Step], memory: int, inputs: int, outputs: int)
     constants = sum(_bytes(step.args, True) for step in steps)
     touched = sum(buffer.nbytes for step in steps for buffer in step.args) / _LINE
     near, far = (touched * max(0.0, 1 - size / max(1, constants + memory)) for size in (_FIRST, _SECOND))
-    return [1.0, 0.0, 0.0, float(len(steps)), 0.0, 0.0, 0.0, near, far, inputs / _LINE, outputs / _LINE]
+    return [1.0, 0.0, 0.0, float(len(steps)), 0.0, 0.0, 0.0, near, far, inputs / _LINE, outputs / _LINE, 0.0]
 
 
 def _bytes(buffers: Sequence[Buffer], constant: bool) -> int:
@@ -102,6 +105,15 @@ def _passes(spec: Any) -> int:
     if hasattr(spec, "inputs"):
         return ceil(spec.batch / _tile(spec)[0])
     return _blocks(spec)[1] if hasattr(spec, "epilogue") and hasattr(spec, "pixels") else 1
+
+
+def _terms(spec: Any) -> float:
+    """Vectors of sums that belong to a part of a row: all but the last one of a row, of lists that are shared all."""
+    segments = getattr(spec, "segments", 0)
+    if not segments or not hasattr(spec, "pixels"):
+        return 0.0
+    kept = segments * spec.size if hasattr(spec, "patterns") else segments - spec.rows
+    return float(spec.x.batch * kept * _blocks(spec)[0])
 
 
 def _loops(spec: Any, work: float) -> tuple[float, ...]:
@@ -157,7 +169,8 @@ def _planes(spec: Any, work: float) -> tuple[float, ...]:
     """Of a kernel that computes rows of pixels: taps times vectors, taps times blocks, channels times either."""
     x, size = spec.x, spec.epilogue.size
     channels, tile = getattr(spec, "rows", x.channels), getattr(spec, "tile", 1)
-    segments = max(channels, getattr(spec, "segments", 0))
+    two = getattr(spec, "two_levels", False)  # either segment has one list, as many as a row of one level has
+    segments = channels if two else max(channels, getattr(spec, "segments", 0))
     vectors, blocks = _blocks(spec)
     if hasattr(spec, "patterns"):  # lists of taps that channels share, whose sums are added to those of the channels
         members = sum(np.count_nonzero(pattern_lists.digits(pattern, spec.size)) for pattern in spec.patterns)

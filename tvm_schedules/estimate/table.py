@@ -152,13 +152,17 @@ def read(path: str | Path) -> Table:
         raise EstimateError(f"the profile table {place} does not exist{_ADVICE}") from None
     with reading(f"the profile table {place}", EstimateError, _ADVICE):
         schema.check(data, _FORM)
-        if data["format"] != FORMAT or data["names"] != list(NAMES):
+        if data["format"] != FORMAT or data["names"] not in (list(NAMES), list(NAMES[:-1])):
             raise EstimateError(f"the profile table {place} is of another version{_ADVICE}")
         if data["unit"] not in _FLOORS:
             raise ValueError(f"unit must be one of {', '.join(_FLOORS)}, got {data['unit']!r}")
         if not data["rows"] or not data["libraries"]:
             raise ValueError("it has no measurements")
-        rows = tuple(Row(r["network"], r["group"], _numbers(r["numbers"]), max(0.0, r["value"])) for r in data["rows"])
+        behind = (0.0,) * (len(NAMES) - len(data["names"]))  # tables that were made before terms were counted
+        rows = tuple(
+            Row(r["network"], r["group"], _numbers([*r["numbers"], *behind]), max(0.0, r["value"]))
+            for r in data["rows"]
+        )
         libraries = tuple(Library(**{key: one[key] for key in (*_LIBRARY, "metadata")}) for one in data["libraries"])
         head = {key: data[key] for key in ("device", "target", "unit", "how", "when")}
         made = Table(**head, rows=rows, libraries=libraries)

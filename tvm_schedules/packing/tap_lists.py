@@ -7,7 +7,7 @@ import numpy as np
 from tvm_schedules.ir.layout import Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 
-__all__ = ["addresses", "pack", "split_levels", "taps_limit"]
+__all__ = ["addresses", "pack", "signs_apart", "split_levels", "taps_limit"]
 
 
 def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
@@ -22,6 +22,11 @@ def split_levels(weight: TernaryTensor) -> tuple[np.ndarray, np.ndarray]:
             codes += [np.maximum(full.codes[t], 0), np.minimum(full.codes[t], 0)]
             levels += [positive, negative]
     return np.stack(codes), np.stack(levels).astype(np.float32)
+
+
+def signs_apart(codes: np.ndarray) -> bool:
+    """Whether :func:`split_levels` made the codes ``[2, ...]`` of one term: what is added, and what is taken away."""
+    return len(codes) == 2 and bool((codes[0] >= 0).all() and (codes[1] <= 0).all())
 
 
 def taps_limit(x: Halo, largest: int = 255) -> int:
@@ -54,7 +59,8 @@ def pack(
     Returns:
         ``offsets`` (sorted by address in each run), ``bounds`` int32 ``[2 * segments + 1]`` (begin of the
         additions and of the subtractions of each segment), ``row`` int32 ``[O + 1]`` (first segment of each row),
-        ``level`` float32 ``[segments]``, ``order`` int32 ``[O]`` (which row each of these is).
+        ``level`` float32 ``[segments]``, ``order`` int32 ``[O]`` (which row each of these is). Where one term has
+        unequal levels, every row has a segment for either.
     """
     terms, rows, fan = codes.shape[:3]
     table = addresses(window, x)
@@ -62,7 +68,7 @@ def pack(
     offsets: list[np.ndarray] = []
     counts: list[int] = []
     row, level = [0], []
-    flat = codes.reshape(terms, rows, -1)
+    flat, apart = codes.reshape(terms, rows, -1), signs_apart(codes)
     job = np.arange(rows) // share
     order = np.lexsort(((flat < 0).sum((0, 2)), (flat > 0).sum((0, 2)), job))
     for o in order:
@@ -70,7 +76,7 @@ def pack(
         address = first * per_channel + table
         for t in range(terms):
             plus, minus = np.sort(address[flat[t, o] > 0]), np.sort(address[flat[t, o] < 0])
-            if t and not len(plus) and not len(minus):
+            if t and not len(plus) and not len(minus) and not apart:
                 continue
             pieces = max(1, -(-max(len(plus), len(minus)) // limit))
             for part_plus, part_minus in zip(np.array_split(plus, pieces), np.array_split(minus, pieces), strict=True):

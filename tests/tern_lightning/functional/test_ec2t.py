@@ -190,3 +190,31 @@ def test_the_method_makes_pairs_zero_together():
     assert torch.equal(codes[0::2][~whole], nearest[0::2][~whole])
     with pytest.raises(ValueError, match="group must be >= 1, got 0"):
         get_quantizer("ec2t", group=0)
+
+
+@given(seed=seeds, strength=st.floats(0, 0.9))
+def test_one_level_is_that_of_both_signs(seed, strength):
+    """It starts at the mean of the two, and its gradient is the sum of theirs."""
+    weight = draw(seed)[0].requires_grad_()
+    both, one = get_quantizer("ec2t"), get_quantizer("ec2t", two_levels=False)
+    starts = [method.initial(weight.detach()) for method in (both, one)]
+    assert list(starts[1]) == ["positive"]
+    torch.testing.assert_close(starts[1]["positive"], (starts[0]["positive"] + starts[0]["negative"]) / 2)
+    level = starts[1]["positive"]
+    factor = torch.from_numpy(np.random.default_rng(seed).normal(size=tuple(weight.shape)).astype(np.float32))
+    found = {}
+    for method, names in ((both, ("positive", "negative")), (one, ("positive",))):
+        method.strength.fill_(strength)
+        method.begin(weight.detach())
+        with torch.no_grad():
+            for name in names:
+                method.trained[name].copy_(level)
+        values = method(weight)
+        (values * factor).sum().backward()
+        gradients = [method.trained[name].grad for name in names]
+        found[len(names)] = (values.detach(), sum(gradients), weight.grad.clone())
+        weight.grad = None
+    for two, alone in zip(found[2], found[1], strict=True):
+        torch.testing.assert_close(alone, two)
+    assert one.symmetric and one.ternary(weight.detach()).is_symmetric
+    assert len(found[1][0].abs().unique()) <= 2

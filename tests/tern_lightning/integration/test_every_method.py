@@ -19,6 +19,7 @@ CASES = {
     "absmean": ("absmean", {}),
     "admm": ("admm", {"per_channel": True}),
     "ec2t": ("ec2t", {}),
+    "ec2t-one": ("ec2t", {"two_levels": False}),
     "hestia": ("hestia", {"end": 0.8}),
     "multilevel": ("multilevel", {"terms": 3}),
     "seq": ("seq", {}),
@@ -34,7 +35,7 @@ CASES = {
     "twn": ("twn", {}),
     "twn-residual": ("twn", {"terms": 2}),
 }
-TRAINED = {"ec2t", "seq", "tga", "tga-two", "ttq", "ttq-sparse"}
+TRAINED = {"ec2t", "ec2t-one", "seq", "tga", "tga-two", "ttq", "ttq-sparse"}
 
 
 def ternary(case, **options):

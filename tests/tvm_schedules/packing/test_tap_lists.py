@@ -54,9 +54,11 @@ def test_segments_add_up_to_a_convolution(
     assert len(offsets) == bounds[-1] + 1
 
     # A first term always has a segment, a further one only where it has codes; more where the limit asks for them.
+    # Of one term with two levels, which has been made two, either always has one.
+    least = 1 if terms == 2 and (codes[0] >= 0).all() and (codes[1] <= 0).all() else 0
     for index, o in enumerate(order):
         pieces = [-(-max(signs(term[o])) // limit) for term in codes]
-        assert row[index + 1] - row[index] == max(1, pieces[0]) + sum(pieces[1:])
+        assert row[index + 1] - row[index] == max(1, pieces[0]) + sum(max(least, n) for n in pieces[1:])
     lengths = [signs(codes[:, o]) for o in order]
     for job in range(0, rows, share):
         assert set(order[job : job + share]) == set(range(job, job + share))
@@ -76,3 +78,21 @@ def test_sums_of_sixteen_bits_hold_so_many_taps(largest: int, most: int) -> None
     assert tap_lists.taps_limit(Halo(1, 1, (1, 1, 1), "uint8", (1, 1)), largest) == most
     assert most * largest < 2**15 <= (most + 1) * largest
     assert tap_lists.taps_limit(Halo(1, 1, (1, 1, 1), "float32", (1, 1)), largest) == 2**30
+
+
+@pytest.mark.parametrize("zeros", [0.5, 0.9, 1.0])
+def test_rows_of_two_levels_have_two_segments(zeros: float) -> None:
+    """What a row adds up, and what it takes away; rows that lack either too."""
+    codes = random_codes(np.random.default_rng(3), (1, 6, 2, 1, 3, 3), zeros)
+    codes[0, 1], codes[0, 2] = np.abs(codes[0, 1]), -np.abs(codes[0, 2])
+    weight = TernaryTensor(codes, np.full((1, 6), 2, np.float32), np.full((1, 6), 3, np.float32))
+    split, levels = tap_lists.split_levels(weight)
+    window, x = Window((1, 3, 3)), Halo(1, 2, (1, 5, 5), "uint8", (7, 7), (0, 1, 1), (0, 1, 1))
+    assert tap_lists.signs_apart(split)
+    found = tap_lists.pack(split, levels, window, x, 128)
+    assert found["row"].tolist() == list(range(0, 13, 2))
+    assert found["level"].tolist() == [2, 3] * 6
+    lengths = np.diff(found["bounds"]).reshape(6, 2, 2)
+    assert (lengths[:, 0, 1] == 0).all()
+    assert (lengths[:, 1, 0] == 0).all()
+    assert [tuple(row) for row in lengths[:, (0, 1), (0, 1)]] == [signs(codes[0, o]) for o in found["order"]]

@@ -13,7 +13,7 @@ from tvm_schedules.ir.layout import ALIGN, Halo, Window
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.epilogue import Epilogue, PlanesCall
 from tvm_schedules.lowering.layouts import in_planes, input_key, window_of
-from tvm_schedules.packing.tap_lists import split_levels, taps_limit
+from tvm_schedules.packing.tap_lists import signs_apart, split_levels, taps_limit
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
@@ -39,6 +39,7 @@ class Spec:
         rows: Output channels.
         taps: Offsets in all.
         segments: Segments in all; 0 if every row is one segment and needs nothing but the epilogue's scale.
+        two_levels: Whether every row has two segments: what it adds up, and what it takes away times another level.
         vector: Bytes a vector register.
         widen: Whether the CPU adds bytes to 16-bit lanes in one instruction (Arm's UADDW).
         block: Vectors a pixel block.
@@ -53,6 +54,7 @@ class Spec:
     rows: int
     taps: int
     segments: int
+    two_levels: bool
     vector: int
     widen: bool
     block: int
@@ -125,7 +127,9 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     several = 0 if single and pieces == weight.channels else pieces
     unroll = ctx.configs.knob(node.name, "unroll", 2 if ctx.target.arm64 else 1, (1, 2, 4))
     parallel = taps * vectors * lanes > ctx.serial * 16
-    spec = Spec(x, weight.channels, taps, several, vector, ctx.target.arm64, block, chunks, index, unroll, parallel, ep)
+    two = signs_apart(codes) and pieces == 2 * weight.channels
+    wide = ctx.target.arm64
+    spec = Spec(x, weight.channels, taps, several, two, vector, wide, block, chunks, index, unroll, parallel, ep)
     inputs = [source, *(made[name] for name in ("offsets", "bounds", "row", "level", "order"))]
     pixels = x.batch * prod(ep.size)
     reason = f"{weight.sparsity():.1%} zeros: adds and subtracts {taps} of {prod(weight.shape)} taps"

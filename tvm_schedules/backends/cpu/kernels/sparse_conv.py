@@ -10,6 +10,8 @@ line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,7 @@ def emit(spec: Spec) -> Any:
         width_of_index = np.dtype(spec.index).itemsize
         fetch = -(-spec.taps * width_of_index // (count * ALIGN))
 
-        def segment(acc: Any, s: Any, base: Any, parts: Parts) -> None:
+        def segment(acc: Any, s: Any, base: Any, parts: Parts, signs: Sequence[int] = (+1, -1)) -> None:
             near = e.part(bx, base, x.elements + spec.pixels, x.dtype)
 
             def add(index: Any, sign: int) -> None:
@@ -59,8 +61,8 @@ def emit(spec: Spec) -> Any:
                     e.prefetch(offsets, ahead + line * (ALIGN // width_of_index))
             for at, width in parts:
                 acc.zero(at, width)
-            for sign, index in ((+1, 0), (-1, 1)):
-                first, last = (e.load(bounds, s * 2 + index + i) for i in range(2))
+            for sign in signs:
+                first, last = (e.load(bounds, s * 2 + (sign < 0) + i) for i in range(2))
                 rounds = (last - first) // spec.unroll
                 with e.loop(rounds) as j:
                     for k in range(spec.unroll):
@@ -69,6 +71,7 @@ def emit(spec: Spec) -> Any:
                     with e.loop((last - first) % spec.unroll) as j:
                         add(first + rounds * spec.unroll + j, sign)
 
-        row_loops(e, spec, lambda: kind(e, spec), row, level, views, segment, order)
+        pair = [partial(segment, signs=(sign,)) for sign in (+1, -1)] if spec.two_levels else None
+        row_loops(e, spec, lambda: kind(e, spec), row, level, views, segment, order, pair)
 
     return kernel_function([*arguments, *ep.arguments], body)

@@ -32,7 +32,7 @@ from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Fused
 from tvm_schedules.lowering.rules.sparse_conv import row_chunks, row_splits
 from tvm_schedules.packing import pattern_lists
-from tvm_schedules.packing.tap_lists import taps_limit
+from tvm_schedules.packing.tap_lists import signs_apart, taps_limit
 
 if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
@@ -293,7 +293,8 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: f
 
 def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int, end: float) -> float:
     """Time of the fastest other kernel, in the same unit."""
-    lists, vector = 2 * layer.weight.channels, ctx.target.vector_bytes
+    terms = 1 if signs_apart(layer.codes) else len(layer.codes)
+    lists, vector = 2 * terms * layer.weight.channels, ctx.target.vector_bytes
     sparse = (layer.taps + end / max(vectors, LIST_BLOCK) * lists) / (PANEL if vector == 64 else 1.0)
     if layer.x.dtype == "float32":
         return min(sparse, STRAIGHT[vector] * layer.taps) if as_instructions(ctx, layer) else sparse

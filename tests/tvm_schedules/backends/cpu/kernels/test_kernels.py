@@ -36,6 +36,7 @@ class Case:
     residual: str
     out_zero: int | None
     seed: int
+    unequal: bool = False  # whether the levels of additions and subtractions differ
 
 
 @st.composite
@@ -68,6 +69,7 @@ def cases(draw: st.DrawFn) -> Case:
         residual=draw(st.sampled_from(["", "", "float", "quantized"])),
         out_zero=draw(st.sampled_from([None, 0, 100])),
         seed=draw(st.integers(0, 1 << 16)),
+        unequal=draw(st.booleans()),
     )
 
 
@@ -83,7 +85,7 @@ def build(case: Case) -> tuple[Net, str, tuple[int, ...]]:
     out = (case.batch, rows, *spatial)
     net = Net(shape, out, seed=case.seed)
     x = "input_0" if case.zero is None else net.quantize("input_0", STEP, case.zero)
-    weight = net.weight((rows, case.fan, *case.kernel), case.zeros, case.terms, int8=case.zero is not None)
+    weight = net.weight((rows, case.fan, *case.kernel), case.zeros, case.terms, case.zero is not None, 1, case.unequal)
     y = net.op(
         "Conv", x, weight, net.bias(rows), pads=list(case.pads), strides=list(case.strides),
         dilations=list(case.dilations), group=case.groups
@@ -128,13 +130,16 @@ def test_phases_of_volumes(dims: tuple[int, ...], floats: bool) -> None:
     check(net.model(y), [np.random.default_rng(0).normal(size=(2, 3, *dims)).astype(np.float32)], None)
 
 
-def test_rows_longer_than_sixteen_bits_hold() -> None:
+@pytest.mark.parametrize("unequal", [False, True])
+def test_rows_longer_than_sixteen_bits_hold(unequal: bool) -> None:
     net = Net((1, 300, 5, 5))
     codes = np.ones((4, 300, 3, 3), np.int8)
     codes[1] = -1
     codes[2, ::2] = -1
     codes[3] = 0
-    weight = net.ternary(codes, np.full(4, 1e-3))
+    weight = net.ternary(np.maximum(codes, 0) if unequal else codes, np.full(4, 1e-3))
+    if unequal:
+        weight = net.op("Add", weight, net.ternary(np.minimum(codes, 0), np.full(4, 7e-4)))
     y = net.op("Conv", net.quantize("input_0", 1.0, 0), weight, pads=[1] * 4)
     x = np.full((1, 300, 5, 5), 255, np.float32)
     check(net.model(y), [x], None)

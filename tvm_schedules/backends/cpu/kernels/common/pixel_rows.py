@@ -138,6 +138,7 @@ def row_loops(
     views: dict[str, Any],
     segment: Callable[[Any, Any, Any, Parts], None],
     order: Any = None,
+    pair: Sequence[Callable[[Any, Any, Any, Parts], None]] | None = None,
 ) -> None:
     """Emits the loops over images, output channels and pixel blocks: accumulators of segments, then the epilogue.
 
@@ -151,6 +152,7 @@ def row_loops(
         segment: ``segment(acc, s, base, parts)`` accumulates segment ``s`` over the pixels from element ``base`` of
             every plane on.
         order: Which output channel is next; None for their own order.
+        pair: The same as ``segment`` for the first and the second segment of rows that have two each; None for others.
     """
     ep, x = spec.epilogue, spec.x
     full, tail = spec.widths
@@ -158,32 +160,53 @@ def row_loops(
     per_chunk = -(-spec.rows // spec.chunks)
     image = x.channels * x.phases * x.plane
 
-    def several(acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> None:
-        share = acc.parts
-        for total in totals:
-            for at, width in parts:
-                e.store(total, at // share, e.const(0.0, f"float32x{width // share}"), width // share)
+    def last_of_several(acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> Any:
+        """Adds up all segments but the last one, which the accumulators then have; returns which one this is."""
+        if pair is not None:
+            pair[0](acc, 2 * place, base, parts)
+            keep(acc, totals, 2 * place, parts, False)
+            pair[1](acc, 2 * place + 1, base, parts)
+            return 2 * place + 1
         first = e.load(row, place)
-        with e.loop(e.load(row, place + 1) - first) as i:
+        last = e.load(row, place + 1) - 1
+        with e.when(first == last):
+            for total in totals:
+                for at, width in parts:
+                    e.store(total, at // acc.parts, e.const(0.0, f"float32x{width // acc.parts}"), width // acc.parts)
+        with e.loop(last - first) as i:
             segment(acc, first + i, base, parts)
-            for at, width in parts:
-                weight = e.splat(e.load(level, first + i), width // share)
-                for total, value in zip(totals, acc.values(at, width), strict=True):
-                    old = e.load(total, at // share, width // share)
-                    new = e.fma(value, weight, old) if ep.fma else old + value * weight
-                    e.store(total, at // share, new, width // share)
+            for add in (False, True):
+                with e.when(i > 0 if add else i == 0):
+                    keep(acc, totals, first + i, parts, add)
+        segment(acc, last, base, parts)
+        return last
+
+    def keep(acc: Any, totals: list[Any], s: Any, parts: Parts, add: bool) -> None:
+        """Puts the sums of segment ``s`` times its level into the totals, or adds them."""
+        for at, width in parts:
+            values = with_totals(acc, totals if add else [], s, at, width)
+            for total, value in zip(totals, values, strict=True):
+                e.store(total, at // acc.parts, value, width // acc.parts)
+
+    def with_totals(acc: Any, totals: list[Any], s: Any, at: int, width: int) -> list[Any]:
+        """The values of a vector's sums of segment ``s`` times its level, added to the totals where there are some."""
+        lanes = width // acc.parts
+        weight, values = e.splat(e.load(level, s), lanes), acc.values(at, width)
+        if not totals:
+            return [value * weight for value in values]
+        old = [e.load(total, at // acc.parts, lanes) for total in totals]
+        return [e.fma(v, weight, o) if ep.fma else o + v * weight for v, o in zip(values, old, strict=True)]
 
     def pixels(acc: Any, totals: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
         start, o = block * size, place if order is None else e.load(order, place)
         base = start + n * image
         parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
         if totals:
-            several(acc, totals, base, place, parts)
+            s = last_of_several(acc, totals, base, place, parts)
         else:
             segment(acc, place, base, parts)
         for at, width in parts:
-            share = acc.parts
-            found = [e.load(t, at // share, width // share) for t in totals] if totals else acc.values(at, width)
+            found = with_totals(acc, totals, s, at, width) if totals else acc.values(at, width)
             acc.store(ep, views, found, n, o, start + at, width)
 
     def blocks_of(acc: Any, totals: list[Any], n: Any, block: Any, place: Any) -> None:
