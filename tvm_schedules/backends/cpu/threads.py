@@ -107,11 +107,13 @@ def _set_tvm(count: int) -> None:
     TVM reads ``TVM_NUM_THREADS`` when it makes a pool and at every parallel loop, as an upper limit; so the variable is
     set for this process, to the number of CPUs or ``count``, whichever is more. Its threads sleep when they have
     nothing to do: by default each yields 300,000 times first, and a process that ends waits for that, minutes where
-    CPUs are shared.
+    CPUs are shared. Nor does TVM bind threads to CPUs: it would bind the calling one too, also to CPUs that its user
+    has taken from this process.
     """
     import tvm
 
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ["TVM_NUM_THREADS"] = str(max(count, os.cpu_count() or 1))
     biggest_cores_first = 1
     tvm.get_global_func("runtime.config_threadpool")(biggest_cores_first, count)

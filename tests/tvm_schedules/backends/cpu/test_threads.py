@@ -267,6 +267,24 @@ def test_the_usual_number_is_within_quota_and_affinity() -> None:
     threads._cores.cache_clear()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or os.cpu_count() == 1, reason="there is no choice of CPUs")
+def test_a_call_leaves_the_program_on_its_cpus(tmp_path: Path) -> None:
+    """Also where operators are TVM's, which by itself binds the calling thread, and what it starts later."""
+    net = Net((1, 40, 33))
+    y = net.op("Relu", net.op("Conv", "input_0", net.weight((24, 40, 3), 0.8)))
+    tvm_schedules.build(net.model(net.op("CumSum", y, net.const(np.array(1)))), tmp_path / "net", "host")
+    code = f"""
+import os, numpy, tvm_schedules
+os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+before = os.sched_getaffinity(0)
+for count in (1, 2, None):
+    tvm_schedules.load({str(tmp_path / "net")!r}, threads=count)(numpy.ones((1, 40, 33), numpy.float32))
+    assert os.sched_getaffinity(0) == before, count
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_libraries_of_before_keep_threads_of_their_own(artifact: Path) -> None:
     """Their pools are of another kind: neither gets the other's."""
     handed: list[tuple[str, int, int]] = []
