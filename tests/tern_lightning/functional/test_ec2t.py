@@ -216,5 +216,6 @@ def test_one_level_is_that_of_both_signs(seed, strength):
         weight.grad = None
     for two, alone in zip(found[2], found[1], strict=True):
         torch.testing.assert_close(alone, two)
-    assert one.symmetric and one.ternary(weight.detach()).is_symmetric
+    assert one.symmetric
+    assert one.ternary(weight.detach()).is_symmetric
     assert len(found[1][0].abs().unique()) <= 2
