@@ -5,8 +5,10 @@ alone) hits the work. Afterward no process of it may stay, and nothing that is w
 the earlier or the new one, a checkpoint is read or refused plainly, the tuner's database and the benchmark's file are
 whole. At the end a run is left in peace and must clean up what the others left.
 
-Runs that are over before their moment comes do not count: it goes on until so many were killed. With ``--folder`` what
-was counted is kept after every run, and the same command goes on where it was stopped.
+A third of the moments are drawn from the time that a run takes, the others from the gaps between changes of its files,
+each gap as often as any other (:mod:`.moments`). Runs that are over before their moment comes do not count: it goes on
+until so many were killed. With ``--folder`` what was counted is kept after every run, and the same command goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -25,85 +27,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
+from benchmarks.kills.moments import between, changes
+from benchmarks.kills.processes import MARK, Run, described, forked, offspring, wait, wait_while_it_works
 from benchmarks.kills.tasks import TASKS, Task
 
-MARK = "TERN_KILLED"
 PATIENCE = 60.0
 """Seconds after which a process that a killed run has started must be gone."""
-
-
-def forked(action: Callable[[], object], log: Path) -> int:
-    """A child process that does something, with its output in a file."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for number in (1, 2):
-            os.dup2(output, number)
-        action()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-
-def wait(child: int, seconds: float) -> int | None:
-    """A child's exit code, None when it does not end in time."""
-    finish = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= finish:
-            return None
-        time.sleep(0.002)
-
-
-def wait_while_it_works(child: int, seconds: float) -> int | None:
-    """A child's exit code; None when it has computed for so long, or has not computed at all for so long.
-
-    On a machine that does other work too, how long a clock on the wall says that something takes says nothing.
-    """
-    used, since = 0.0, time.monotonic()
-    while (status := wait(child, 1.0)) is None:
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        if now >= seconds or (now == used and time.monotonic() - since >= seconds):
-            return None
-        if now > used:
-            used, since = now, time.monotonic()
-    return status
-
-
-def offspring(mark: str) -> list[int]:
-    """Processes that a marked run has started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def described(process: int) -> str:
-    """What a process is and what it does: its command, and for each of its threads where in the kernel it waits."""
-    place = Path(f"/proc/{process}")
-    with contextlib.suppress(OSError):
-        command = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        status = place.joinpath("status").read_text().splitlines()
-        state = [line for line in status if line.startswith(("State", "PPid"))]
-        waits = [path.read_text() for path in place.glob("task/*/wchan")]
-        return f"{command[-300:]}; {'; '.join(state)}; waits in {', '.join(waits)}"
-    return "it is gone by now"
+LONGEST = 3600.0
+"""Seconds after which a run that nobody kills is given up."""
 
 
 def temporary(folder: Path) -> list[str]:
@@ -138,6 +69,8 @@ class Tally:
         litter: Signals after which files were left for the next run, and how often.
         problems: What was wrong.
         length: Seconds that a run takes.
+        times: Seconds after which files of a run changed, and at last those after which it ended.
+        gaps: How many of the killed runs ended after so many changes of files, where that was chosen.
     """
 
     runs: int = 0
@@ -147,6 +80,8 @@ class Tally:
     litter: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     length: float = 0.0
+    times: list[float] = field(default_factory=list)
+    gaps: dict[str, int] = field(default_factory=dict)
 
     def report(self, name: str) -> str:
         """All of it in a line."""
@@ -154,7 +89,8 @@ class Tally:
         dirty = ", ".join(f"{number} of {how}" for how, number in sorted(self.litter.items())) or "none"
         return (
             f"{name}: {self.killed} killed of {self.runs} runs of {self.length:.1f} s ({told}), {self.advanced} after "
-            f"a result of their own; {len(self.problems)} problems; files left for the next run: {dirty}"
+            f"a result of their own, {sum(self.gaps.values())} in {len(self.gaps)} of {len(self.times)} gaps between "
+            f"changes of files; {len(self.problems)} problems; files left for the next run: {dirty}"
         )
 
 
@@ -183,48 +119,57 @@ class Killer:
             return
         self.tally = Tally()
         self._in_peace(lambda: task.prepare(folder))
-        self.tally.length = self._in_peace(lambda: task.work(folder, 1))
+        self.tally.times = self._in_peace(lambda: task.work(folder, 1))
+        self.tally.length = self.tally.times[-1]
 
-    def _in_peace(self, action: Callable[[], object]) -> float:
-        """Seconds of an action that nobody kills.
+    def _in_peace(self, action: Callable[[], object]) -> list[float]:
+        """When files changed in an action that nobody kills, and its end.
 
         Raises:
             RuntimeError: It fails.
         """
-        started = time.monotonic()
-        status = wait_while_it_works(forked(action, self.folder / "log"), 600)
-        if status != 0:
-            raise RuntimeError(f"{self.task.name} ends with {status}: {(self.folder / 'log').read_text()[-2000:]}")
-        return time.monotonic() - started
+        run = Run(action, self.folder / "log")
+        times = changes(self.folder, lambda seconds: run.ended(seconds) or run.seconds() > LONGEST)
+        if run.status is None:
+            run.give_up()
+        if run.status != 0:
+            raise RuntimeError(f"{self.task.name} ends with {run.status}: {(self.folder / 'log').read_text()[-2000:]}")
+        return [*times, run.seconds()]
 
     def once(self) -> None:
         """Kill a run, and look at what is left."""
         tally, index = self.tally, self.tally.runs + 2
         random = Random(f"{self.task.name}/{self.seed}/{index}")
         number = random.choice([signal.SIGKILL, signal.SIGTERM])
-        moment = random.random() * 1.05 * tally.length
-        name = f"run {index}, {number.name} after {moment:.2f} s"
+        place = random.randrange(len(tally.times)) if random.random() < 2 / 3 else None
+        share, moment = random.random(), random.random() * 1.05 * tally.length
+        name = f"run {index}, {number.name} after {f'{moment:.2f} s' if place is None else f'{place} changes'}"
         os.environ[MARK] = mark = f"{self.task.name}-{os.getpid()}-{index}"
         before, old = self._results(), set(self._dirt())
-        child = forked(lambda: self.task.work(self.folder, index), self.folder / "log")
-        status = wait(child, moment)
-        if status is None:
-            tally.length *= 1.02  # about one run in ten should come to its end, however busy the machine is
-            os.kill(child, number)
-            status = wait(child, PATIENCE)
-            if status != 0:  # otherwise it was at its end
+        run = Run(lambda: self.task.work(self.folder, index), self.folder / "log")
+        if place is None:
+            run.ended(moment)
+        else:
+            self._until(run, place, share)
+        if run.status is None:
+            if place is None:
+                tally.length *= 1.02  # about one run in ten should come to its end, however busy the machine is
+            os.kill(run.number, number)
+            run.ended(PATIENCE)
+            if run.status != 0:  # otherwise it was at its end
                 tally.killed += 1
                 tally.advanced += self._results() != before
+                if place is not None:
+                    _count(tally.gaps, str(place))
         else:
-            tally.length = 0.8 * tally.length + 0.2 * moment
-            if status:
+            tally.length = 0.8 * tally.length + 0.2 * run.seconds()
+            if run.status:
                 tally.problems.append(f"run {index}, not killed: {(self.folder / 'log').read_text()[-1500:]}")
-        if status is None:
+        if run.status is None:
             tally.problems.append(f"{name}: that does not end it")
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            run.give_up()
         tally.runs += 1
-        _count(tally.outcomes, _name(status))
+        _count(tally.outcomes, _name(run.status))
         self._wait_for_offspring(mark, name)
         if dirt := [name for name in self._dirt() if name not in old]:
             _count(tally.litter, number.name)
@@ -233,6 +178,14 @@ class Killer:
             tally.problems.append(f"{name}: {text}")
             self.say(f"{self.task.name}: {tally.problems[-1]}")
         self._note.write_text(json.dumps(asdict(tally)))
+
+    def _until(self, run: Run, place: int, share: float) -> None:
+        """Wait for the moment in a gap between two changes of files, or for the end of the run."""
+        found = changes(self.folder, run.ended, place)
+        if run.status is None:
+            run.ended(between(self.tally.times, place, share).delay(run.seconds()))
+        else:
+            self.tally.times = [*found, run.seconds()]
 
     def _dirt(self) -> list[str]:
         """Files that a complete run leaves none of."""

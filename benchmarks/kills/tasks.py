@@ -48,6 +48,7 @@ class Export:
     def load(self) -> None:
         """See :class:`Task`."""
         import onnxruntime  # noqa: F401
+        import tvm  # noqa: F401
 
         import tern_lightning.cli.export
         import tern_lightning.exporter.pipeline  # noqa: F401
