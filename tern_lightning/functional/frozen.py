@@ -195,12 +195,13 @@ def pseudoinverse(gram: Tensor) -> Tensor:
     if gram.shape[-1] > 2:
         return torch.linalg.pinv(gram, hermitian=True)
     # Closed forms, exact where products of counts are, because a decomposition per channel costs more than all else.
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    rank_one = gram / trace.square().clamp_min(1)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    rank_one = gram / trace[..., None].square().clamp_min(1)
     if gram.shape[-1] == 1:
         return rank_one
-    determinant = (gram[:, 0, 0] * gram[:, 1, 1] - gram[:, 0, 1] * gram[:, 1, 0])[:, None, None]
-    adjugate = torch.eye(2, dtype=gram.dtype, device=gram.device) * trace - gram
+    adjugate = gram.neg()
+    adjugate.diagonal(dim1=1, dim2=2).add_(trace)
+    determinant = (gram[:, :1] * adjugate[:, :1]).sum(2, keepdim=True)
     return torch.where(determinant > 0, adjugate / determinant.clamp_min(1), rank_one)
 
 

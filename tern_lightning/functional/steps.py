@@ -121,7 +121,7 @@ def above(size: Tensor, bounds: Tensor) -> Tensor:
 def between(tails: Tensor) -> Tensor:
     """What :func:`above` finds for ascending bounds, as that from each bound to the next, and above the last."""
     inside = tails.clone()
-    inside[:, :-1] -= tails[:, 1:]
+    inside[:, :-1].sub_(tails[:, 1:])
     return inside
 
 
@@ -132,11 +132,11 @@ def fit(digits: Tensor, inside: Tensor) -> Tensor:
         digits: ``[terms, K, C]``, of the weights between two bounds.
         inside: How many they are, and the sums of their magnitudes, float64 ``[2, K, C]``.
     """
-    basis, (counts, sums) = digits.double().permute(2, 0, 1), inside.permute(0, 2, 1)[:, :, None]
-    products = torch.cat([basis * counts, sums], 1) @ basis.mT
-    gram, right = products[:, :-1], products[:, -1:]
-    levels = (right @ pseudoinverse(gram))[:, 0].T
-    return levels.masked_fill(gram.diagonal(dim1=1, dim2=2).T == 0, 1.0).float()
+    # Every operation costs some microseconds for every layer in every step, however small its numbers are.
+    basis, (counts, sums) = digits.double().permute(2, 0, 1), inside.mT[:, :, None]
+    gram, right = torch.bmm(torch.cat([basis * counts, sums], 1), basis.mT).split((len(digits), 1), 1)
+    levels = torch.bmm(right, pseudoinverse(gram)).squeeze(1)
+    return levels.masked_fill(gram.diagonal(dim1=1, dim2=2) == 0, 1.0).float().T
 
 
 def nearest(levels: Tensor) -> Steps:
@@ -158,25 +158,23 @@ def residual(rows: Tensor, count: Tensor, terms: int, factor: float) -> tuple[St
     Between two bounds a residual is the magnitude less an offset, so that it is beyond a threshold where the magnitude
     is beyond another bound, and sums of it are sums of magnitudes.
     """
-    total = rows.sum(1)
-    bounds = offsets = rows.new_zeros(1, len(rows))
-    tails = torch.stack([count, total])[:, None].double()
-    digits: list[list[int]] = [[]]
-    for term in range(terms):
-        size, mean = len(bounds), tails[1, 0]  # the first residual is the magnitude
+    start = torch.stack([count, rows.sum(1)]).double()
+    # The first residual is the magnitude, and has no negative values.
+    threshold = (factor * start[1] / count).to(rows.dtype)
+    bounds = torch.stack([torch.zeros_like(threshold), threshold])
+    tails = torch.cat([start[:, None], above(rows, bounds[1:])], 1)
+    offsets = torch.stack([bounds[0], (tails[1, 1] / tails[0, 1].clamp_min(1)).to(rows.dtype)])
+    digits = [[0], [1]]
+    for term in range(1, terms):
+        size = len(bounds)
         ends = torch.cat([bounds[1:], torch.full_like(bounds[:1], torch.inf)])
-        if term:
-            # The mean magnitude of the residual: of what is above the offset, less that of what is below.
-            middle = offsets.clamp(bounds, ends)
-            inner = torch.cat([tails[:, :1], above(rows, middle[1:])], 1)
-            apart = 2 * (inner - tails) + between(tails)
-            mean = (apart[1] - offsets * apart[0]).sum(0)
-        threshold = (factor * mean / count).to(rows.dtype)
+        # The mean magnitude of the residual: of what is above the offset, less that of what is below.
+        inner = torch.cat([tails[:, :1], above(rows, offsets.clamp(bounds, ends)[1:])], 1)
+        apart = 2 * (inner - tails) + between(tails)
+        threshold = (factor * (apart[1] - offsets * apart[0]).sum(0) / count).to(rows.dtype)
         # Every interval becomes three: digits -1, 0 and 1; the first one has no negative residuals.
-        new = (offsets + threshold).clamp(bounds, ends)
-        if term:
-            low = torch.nextafter(offsets - threshold, torch.full_like(offsets, -1.0)).clamp(bounds, ends)
-            new = torch.cat([new, low[1:]])
+        low = torch.nextafter(offsets - threshold, torch.full_like(offsets, -1.0))
+        new = torch.cat([(offsets + threshold).clamp(bounds, ends), low.clamp(bounds, ends)[1:]])
         order = torch.tensor([0, size, *(n for i in range(1, size) for n in (i, 2 * size + i - 1, size + i))])
         parents = [0, 0, *(one for one in range(1, size) for _ in range(3))]
         order = order.to(rows.device)

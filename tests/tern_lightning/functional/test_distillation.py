@@ -65,6 +65,7 @@ def test_attention():
         raw = (features.astype(float) ** 2).sum(1).reshape(3, 10)
         maps.append(raw / np.sqrt((raw**2).sum(1, keepdims=True)))
     np.testing.assert_allclose(attention_map(torch.tensor(s)).numpy(), maps[0], rtol=1e-5)
+    np.testing.assert_allclose(attention_map(torch.tensor(s.reshape(3, 4, 10))).numpy(), maps[0], rtol=1e-5)
     expected = 0.5 * ((maps[0] - maps[1]) ** 2).sum(1).mean()
     assert attention_transfer(torch.tensor(s), torch.tensor(t[:, :2])).item() == pytest.approx(expected, rel=1e-5)
     own = torch.tensor(s, requires_grad=True)

@@ -219,3 +219,10 @@ def test_one_level_is_that_of_both_signs(seed, strength):
     assert one.symmetric
     assert one.ternary(weight.detach()).is_symmetric
     assert len(found[1][0].abs().unique()) <= 2
+
+
+def test_weights_halfway_to_a_level_are_zero():
+    """Zero has the fewest bits, and costs no more: also in a group that another weight keeps."""
+    weight, level = torch.tensor([[2.0, 0.5], [-0.5, -2.0]]), torch.tensor(1.0)
+    for codes in (entropy_groups(weight, level, level, 0.0, 1.0, 2), ec2t(weight, level[None], level[None]).codes[0]):
+        assert codes.tolist() == [[1, 0], [0, -1]]
