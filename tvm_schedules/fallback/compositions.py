@@ -26,6 +26,7 @@ class Composition:
     Attributes:
         shapes: Shapes of its inputs, None of one that is open.
         types: ONNX' numbers of their element types.
+        result: Type of its first output; None where it is not known.
         attributes: Of the node.
         nodes: What there is so far.
         constants: What they read besides.
@@ -37,6 +38,7 @@ class Composition:
         self.node, self._made = node, itertools.count()
         self.shapes = [fixed_shape(types.get(name)) for name in node.input]
         self.types = [types[name].tensor_type.elem_type if name in types else 0 for name in node.input]
+        self.result = types.get(node.output[0])
         found = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         self.attributes: dict[str, Any] = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
         self.nodes: list[Any] = []
@@ -137,32 +139,6 @@ def _reversed_sequences(made: Composition, constants: Mapping[str, np.ndarray]) 
     return True
 
 
-def _upsampled(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
-    """``Upsample``, axis by axis: the pixel before, or what lies between it and the next one."""
-    scales = constants.get(made.node.input[1]) if len(made.node.input) > 1 else None
-    mode, shape = made.attributes.get("mode", "nearest"), made.shapes[0]
-    if "scales" in made.attributes:
-        scales = np.array(made.attributes["scales"], np.float32)
-    if scales is None or shape is None or mode not in ("nearest", "linear") or made.dtype() != np.float32:
-        return False
-    x = made.node.input[0]
-    for axis, (size, scale) in enumerate(zip(shape, scales.astype(np.float64), strict=True)):
-        if scale == 1:
-            continue
-        place = np.arange(int(np.floor(size * scale))) / scale
-        before = np.minimum(np.floor(place), size - 1).astype(np.int64)
-        if mode == "nearest":
-            x = made.add("Gather", x, before, axis=axis)
-            continue
-        share = np.clip(place - before, 0, 1).astype(np.float32)
-        share = share.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        after = made.add("Gather", x, np.minimum(before + 1, size - 1), axis=axis)
-        x = made.add("Add", made.add("Mul", made.add("Gather", x, before, axis=axis), 1 - share),
-                     made.add("Mul", after, share))  # fmt: skip
-    made.add("Identity", x, output=0)
-    return True
-
-
 def _maximum_and_place(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
     """``MaxPool`` that says where the maxima are: windows side by side, the largest of each, and where that one was."""
     given, shape = made.attributes, made.shapes[0]
@@ -214,7 +190,6 @@ COMPOSED: Mapping[str, Callable[[Composition, Mapping[str, np.ndarray]], bool]] 
     "LpNormalization": _norm,
     "CumProd": _cumulative_product,
     "ReverseSequence": _reversed_sequences,
-    "Upsample": _upsampled,
     "MaxPool": _maximum_and_place,
 }
 """What writes an operator with others, given the constants; False where it cannot."""

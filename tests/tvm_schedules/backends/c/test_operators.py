@@ -176,7 +176,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
 }
 
 
-BY_A_STEP = frozenset({"bilinear", "attention of three masks"})
+BY_A_STEP = frozenset({"attention of three masks"})
 """Cases in which at most one of 100 numbers is rounded to the other side than in the CPU library."""
 
 
@@ -194,6 +194,16 @@ def check(net: Net, output: str, folder: Path, inputs: list[np.ndarray], step: f
     np.testing.assert_allclose(have, wanted, rtol=2e-5, atol=max(2e-5, step * 1.01))
     if step:
         assert np.mean(np.abs(have - wanted) > step / 2) <= 0.01
+
+
+def both(model: onnx.ModelProto, folder: Path, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The first output of C and of the library for CPUs."""
+    (have,) = portable.as_list(portable.host_model(model, folder / "c", VARIANTS["words"])(*inputs))
+    onnx.save(model, folder / "model.onnx")
+    tvm_schedules.build(folder / "model.onnx", folder / "library", "host", verify=False)
+    wanted = tvm_schedules.load(folder / "library")(*inputs)
+    assert isinstance(wanted, np.ndarray)
+    return have, wanted
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -219,10 +229,7 @@ def test_in_bytes_as_the_cpu_library(tmp_path: Path, name: str) -> None:
     net = Net(*shapes)
     names = [net.quantize(f"input_{i}", 0.02 + 0.0051 * i, 120 + i) for i in range(len(shapes))]
     model, inputs = net.model(net.quantize(make(net, *names), 0.05, 100)), inputs_of(shapes)
-    (have,) = portable.as_list(portable.host_model(model, tmp_path, VARIANTS["words"])(*inputs))
-    onnx.save(model, tmp_path / "model.onnx")
-    tvm_schedules.build(tmp_path / "model.onnx", tmp_path / "library", "host", verify=False)
-    wanted = tvm_schedules.load(tmp_path / "library")(*inputs)
+    have, wanted = both(model, tmp_path, inputs)
     if name in BY_A_STEP:
         np.testing.assert_allclose(have, wanted, atol=0.0505)
         assert np.mean(have != wanted) <= 0.01
@@ -367,6 +374,48 @@ def test_any_order(tmp_path: Path, data: st.DataObject, shape: list[int]) -> Non
     net = Net(tuple(shape))
     perm = data.draw(st.permutations(range(len(shape))))
     check(net, net.op("Transpose", "input_0", perm=list(perm)), tmp_path, inputs_of([tuple(shape)]))
+
+
+COUNTS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
+NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+
+
+@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(*[st.integers(1, 9)] * 2),
+    scale=st.tuples(*[st.sampled_from([0.4, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 3.7])] * 2),
+    by_scale=st.booleans(),
+    count=st.sampled_from(COUNTS),
+    nearest=st.sampled_from([None, None, *NEAREST]),
+    scales=st.sampled_from([(0.02, 0.05), (0.03125, 0.0625), (0.017, 0.017)]),
+)
+def test_any_resize(
+    tmp_path: Path,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    by_scale: bool,
+    count: str,
+    nearest: str | None,
+    scales: tuple[float, float],
+) -> None:
+    """In floats onnxruntime's numbers, in bytes the library's bit for bit, where many lie between two bytes."""
+    out = [max(1, int(n * one)) for n, one in zip(size, scale, strict=True)]
+    by_scale = by_scale and min(int(n * one) for n, one in zip(size, scale, strict=True)) > 0
+    attributes: dict[str, object] = {"coordinate_transformation_mode": count, "mode": "linear"}
+    attributes |= {"mode": "nearest", "nearest_mode": nearest} if nearest else {}
+    shape = (1, 2, *size)
+
+    def resize(net: Net, x: str) -> str:
+        ends = [F([1, 1, *scale])] if by_scale else [np.zeros(0, F), np.array([1, 2, *out])]
+        return net.op("Resize", x, "", *constants(net, *ends), **attributes)
+
+    net = Net(shape)
+    inputs = inputs_of([shape])
+    check(net, resize(net, "input_0"), tmp_path, inputs)
+    net = Net(shape)
+    y = net.quantize(resize(net, net.quantize("input_0", scales[0], 120)), scales[1], 100)
+    have, wanted = both(net.model(y), tmp_path, inputs)
+    np.testing.assert_array_equal(have, wanted)
 
 
 @examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])

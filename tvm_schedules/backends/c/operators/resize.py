@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from tvm_schedules.backends.c.site import Operator, Site
+from tvm_schedules.frontend.resizing import Neighbors, neighbors, resized_axes
 
 OPERATORS = ("Resize",)
 
@@ -41,57 +41,27 @@ static void tern_resize(const struct tern_resize *l, const void *x, void *y)
 
 
 def lower(site: Site) -> bool:
-    """Images ``[N, C, H, W]``; False for cubic ones, for cuts, and for antialiasing."""
+    """Images ``[N, C, H, W]``; False where a pixel is made of more than two of a row, as in cubic ones."""
     x, y = site.read(0), site.write()
-    given = {name: _text(site.attrs.get(name, usual)) for name, usual in _USUAL.items()}
-    if len(x.shape) != 4 or x.shape[:2] != y.shape[:2] or given["mode"] not in ("nearest", "linear"):
+    if len(x.shape) != 4 or x.shape[:2] != y.shape[:2]:
         return False
-    if site.attrs.get("antialias", 0) or given["coordinate_transformation_mode"] == "tf_crop_and_resize":
+    if any(site.name(index) and site.constant(index) is None for index in (1, 2, 3)):
         return False
-    scales = site.constant(2)
-    low, high, share = [], [], []
-    for axis in (2, 3):
-        size, count = x.shape[axis], y.shape[axis]
-        scale = float(scales[axis]) if scales is not None and scales.size == 4 else count / size
-        places = _places(given["coordinate_transformation_mode"], count, size, scale)
-        if places is None:
-            return False
-        if given["mode"] == "nearest":
-            near = np.clip(_nearest(given["nearest_mode"], places), 0, size - 1).astype(np.int32)
-            low.append(near)
-            high.append(near)
-            share.append(np.zeros(count, np.float32))
-        else:
-            places = np.clip(places, 0, size - 1)
-            low.append(np.floor(places).astype(np.int32))
-            high.append(np.minimum(low[-1] + 1, size - 1).astype(np.int32))
-            share.append((places - low[-1]).astype(np.float32))
+    axes = resized_axes(site.attrs, x.shape, y.shape, site.constant(1), site.constant(2))
+    if axes is None or any(axis.place < 2 for axis in axes):
+        return False
+    made = {axis.place: neighbors(axis.matrix) for axis in axes}
+    rows, columns = (made.get(axis, _same(x.shape[axis])) for axis in (2, 3))
+    if rows is None or columns is None:
+        return False
     fields = {"images": prod(x.shape[:2]), "height": x.shape[2], "width": x.shape[3]}
     fields |= {"to_height": y.shape[2], "to_width": y.shape[3]}
-    tables = {"low": np.concatenate(low), "high": np.concatenate(high), "share": np.concatenate(share)}
+    names = ("low", "high", "share")
+    tables = {name: np.concatenate([getattr(rows, name), getattr(columns, name)]) for name in names}
     site.add(Operator("resize", (CODE,), {**fields, "from": x.number, "to": y.number}, tables), [x], [y])
     return True
 
 
-_USUAL = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _places(mode: str, count: int, size: int, scale: float) -> np.ndarray | None:
-    """Where the pixels of the result lie in the source, as ONNX' Resize says; None for another mode."""
-    at = np.arange(count, dtype=np.float64)
-    if mode == "asymmetric":
-        return at / scale
-    if mode == "align_corners":
-        return at * (size - 1) / max(count - 1, 1)
-    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
-        return (at + 0.5) / scale - 0.5
-    return np.zeros(1) if mode == "pytorch_half_pixel" else None
-
-
-def _nearest(mode: str, places: np.ndarray) -> np.ndarray:
-    rounds: dict[str, Any] = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda p: np.floor(p + 0.5)}
-    return np.asarray(rounds.get(mode, lambda p: np.ceil(p - 0.5))(places))
+def _same(size: int) -> Neighbors:
+    place = np.arange(size, dtype=np.int32)
+    return Neighbors(place, place, np.zeros(size, np.float32))
