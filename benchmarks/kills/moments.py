@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-STEP = 0.001
+STEP = 0.005
 """Seconds between two looks."""
 
 

@@ -193,6 +193,7 @@ class Tuning:
     def load(self) -> None:
         """See :class:`Task`."""
         import onnxruntime  # noqa: F401
+        import tvm  # noqa: F401
 
         import tvm_schedules.artifact.build
         import tvm_schedules.tuner  # noqa: F401
