@@ -113,6 +113,11 @@ def test_masked_values_and_gradients_are_zero():
         found.backward(upstream)
         assert torch.equal(found, values * keep)
         assert torch.equal(values.grad, upstream * keep)
+    place = found.data_ptr()
+    del found
+    others = [torch.empty(300, 300) for _ in range(3)]  # what the allocator has
+    assert masked(values.detach(), keep, spare).data_ptr() == place
+    assert all(one.data_ptr() != place for one in others)
     short = torch.randn(4, requires_grad=True, dtype=torch.float64)
     flags = torch.tensor([True, False, True, True])
     assert torch.autograd.gradcheck(lambda one: masked(one, flags), short)

@@ -89,6 +89,17 @@ def test_levels_have_the_precision_of_the_weight():
     assert found.values(half)[0].tolist() == [level.bfloat16().item() * code for code in (1, -1, 0, 1)]
 
 
+def test_values_use_the_memory_of_the_step_before():
+    weight = torch.randn(300, 300)
+    frozen = FrozenCodes.of(torch.sign(weight)[None].to(torch.int8), per_channel=True)
+    found = frozen.values(weight)
+    place = found.data_ptr()
+    del found
+    others = [torch.empty(300, 300) for _ in range(3)]  # what the allocator has
+    assert frozen.values(weight).data_ptr() == place
+    assert all(one.data_ptr() != place for one in others)
+
+
 def test_each_of_several_levels_has_the_precision_of_the_weight():
     weight = torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
     codes = multilevel(weight.float(), 2).codes

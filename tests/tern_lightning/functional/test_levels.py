@@ -87,6 +87,15 @@ def test_fixed_sparsity(seed, sparsity, per_channel, masked):
         assert torch.equal(own, expected)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_compiled_program_has_the_same_zeros(per_channel):
+    weight, one = torch.randn(4, 50), torch.ones(4 if per_channel else 1)
+    found = torch.compile(lambda w: ttq(w, one, one, 0.05, 0.7, per_channel).codes, backend="eager", fullgraph=True)
+    codes = found(weight)
+    assert torch.equal(codes, ttq(weight, one, one, 0.05, 0.7, per_channel).codes)
+    assert (codes != 0).sum() == 60
+
+
 def test_levels_start_at_the_means_or_at_a_value():
     weight = torch.tensor([[1.0, 3.0, -4.0, 0.01]])
     start = get_quantizer("ttq").initial(weight)

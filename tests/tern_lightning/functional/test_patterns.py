@@ -49,6 +49,14 @@ def test_group_norms_and_back(shape, po, pi, kernel, axis, seed):
             assert sizes[index].item() == len(members)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_pattern_of_a_convolution_is_that_of_every_tap(axis):
+    weight = torch.randn(6, 7, 3, 5)
+    found = keep_n_of_m(weight, 1, 4, axis)
+    for y, x in np.ndindex(3, 5):
+        assert torch.equal(found[..., y, x], keep_n_of_m(weight[..., y, x], 1, 4, axis))
+
+
 @examples(40)
 @given(st.floats(0, 1), st.integers(0, 99))
 def test_keep_largest_over_several_layers(amount, seed):
