@@ -17,6 +17,7 @@ def test_memory_of_a_tensor_that_is_gone():
     assert len(set(addresses)) == len(held)
     graph = (held[0].detach().requires_grad_() ** 2).sum()  # autograd keeps the first
     held.clear()
+    assert len(spare._waiting) == MOST, "no more wait than a step of training has at a time"
     again = [spare.empty_like(like) for _ in range(MOST + 2)]
     assert {one.data_ptr() for one in again} & set(addresses[1:])
     assert addresses[0] not in {one.data_ptr() for one in again}

@@ -62,6 +62,16 @@ def test_a_branch_that_a_shape_decides_is_taken(rows: int) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_branch_may_give_one_tensor_twice() -> None:
+    then = branch("then", [node("Neg", ["x"], ["t"])], "t", "t")
+    other = branch("else", [node("Abs", ["x"], ["t"]), node("Neg", ["t"], ["u"])], "t", "u")
+    nodes = [*shape_is(2), node("If", ["c"], ["y", "z"], then_branch=then, else_branch=other)]
+    made = model(nodes, outputs={"y": (2, 3), "z": (2, 3)}, zero=np.int64(0))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for found in Runner(made)(x):
+        np.testing.assert_array_equal(found, -x)
+
+
 def test_a_branch_that_the_input_decides_stays() -> None:
     nodes = [
         node("ReduceSum", ["x"], ["total"], keepdims=0),
