@@ -1,6 +1,7 @@
 """Attention: one row of scores at a time, from the products with the keys to the weighted sum of the values.
 
-The scores of all rows are never there together. Products of bytes are exact sums of integers.
+The scores of all rows are never there together. Products of bytes are exact sums of integers, exponentials are powers
+of two, and the sum of a row's weights has 16 parts, as in the kernel for x86 CPUs, whose results are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends.c.operators.broadcast import LIMITS
-from tvm_schedules.backends.c.site import MATH, MOST_DIMS, Operator, Site, Tensor, loops
+from tvm_schedules.backends.c.site import MOST_DIMS, Operator, Site, Tensor, loops
 from tvm_schedules.ir.graph import Attention
 from tvm_schedules.ir.view import View
 
@@ -20,6 +21,7 @@ OPERATORS = ("Attention",)
 MOST_MASKS = 3
 MOST_INNER = (2**31 - 1) // 255**2
 """Products of bytes that 32 bits hold the sum of."""
+LOG2E = 1.4426950408889634
 
 CODE = """
 /* Where matrices lie: the first element of the first one, elements from row to row and from column to column, and from
@@ -41,9 +43,29 @@ struct tern_attention {
     struct tern_mask mask[3];
     uint8_t masks; /* how many there are */
     uint8_t empty; /* rows without a key have zeros as results */
-    float factor;
+    float factor, power; /* of products; of what is the exponent of two that is the weight of a key */
     struct tern_number from_q, from_k, from_v, to;
 };
+
+/* 2 to the power of x for -126 and more, relative error 8e-8. */
+static inline float tern_exp2(float x)
+{
+    int32_t n;
+    float r, p;
+    uint32_t bits;
+    x = x < -126.0f ? -126.0f : x;
+    n = tern_round(x);
+    r = x - (float)n;
+    p = tern_fma(1.32669704e-3f, r, 9.67545975e-3f);
+    p = tern_fma(p, r, 5.55074262e-2f);
+    p = tern_fma(p, r, 2.40221218e-1f);
+    p = tern_fma(p, r, 6.93146949e-1f);
+    p = tern_fma(p, r, 1.00000007f);
+    tern_copy_bytes(&bits, &p, sizeof bits);
+    bits += (uint32_t)n << 23;
+    tern_copy_bytes(&p, &bits, sizeof p);
+    return p;
+}
 
 static int32_t tern_matrix_at(const struct tern_attention *l, const struct tern_matrices *m, int32_t pair)
 {
@@ -64,7 +86,7 @@ static float tern_score(const struct tern_attention *l, const void *q, int32_t a
         const int32_t zero_a = (int32_t)l->from_q.zero, zero_b = (int32_t)l->from_k.zero;
         int32_t sum = 0;
         for (i = 0; i < l->depth; i++) sum += (a[i * step_q] - zero_a) * (b[i * step_k] - zero_b);
-        return (float)sum * (l->from_q.scale * l->from_k.scale * l->factor);
+        return (float)sum * l->factor;
     } else {
         float sum = 0;
         for (i = 0; i < l->depth; i++) {
@@ -79,7 +101,7 @@ static void tern_attention_row(const struct tern_attention *l, const void *q, in
                                const void *v, int32_t at_v, const float *const *mask, void *y, int32_t at, float *score)
 {
     float *const sum = score + l->keys;
-    float most = 0, all = 0;
+    float most = 0, part[16] = {0}, share;
     int32_t t, i;
     for (t = 0; t < l->keys; t++) {
         score[t] = tern_score(l, q, at_q, k, at_k + t * l->k.row);
@@ -95,12 +117,14 @@ static void tern_attention_row(const struct tern_attention *l, const void *q, in
         return;
     }
     for (t = 0; t < l->keys; t++, at_v += l->v.row) {
-        const float weight = tern_exp(score[t] - most);
+        const float weight = tern_exp2((score[t] - most) * l->power);
         const int32_t step = l->v.column;
-        all += weight;
+        part[t & 15] += weight;
         for (i = 0; i < l->width; i++) sum[i] = tern_fma(weight, tern_get(v, at_v + i * step, l->from_v), sum[i]);
     }
-    for (i = 0; i < l->width; i++) tern_put(y, at + i * l->y.column, sum[i] / all, l->to);
+    for (t = 8; t > 0; t /= 2) for (i = 0; i < t; i++) part[i] += part[i + t];
+    share = 1.0f / part[0];
+    for (i = 0; i < l->width; i++) tern_put(y, at + i * l->y.column, sum[i] * share, l->to);
 }
 
 static void tern_attention(const struct tern_attention *l, const void *q, const void *k, const void *v,
@@ -154,11 +178,14 @@ def lower(site: Site) -> bool:
     tables = {
         f"known_{i}": np.clip(a.ravel(), *LIMITS).astype(np.float32) for i, a in enumerate(known) if a is not None
     }
-    fields |= {"masks": len(masks), "empty": node.empty, "factor": node.factor}
+    unit = node.factor if masks else node.factor * LOG2E
+    if q.quant and k.quant:
+        unit *= q.quant.scale * k.quant.scale
+    fields |= {"masks": len(masks), "empty": node.empty, "factor": unit, "power": LOG2E if masks else 1.0}
     fields |= {"from_q": q.number, "from_k": k.number, "from_v": v.number, "to": y.number}
     scratch = node.k.shape[-2] + node.v.shape[-1]
     reads: list[Tensor] = [q, k, v, *masks, *[q] * (MOST_MASKS - len(masks))]
-    site.add(Operator("attention", (MATH, CODE), fields, tables, scratch), reads, [y])
+    site.add(Operator("attention", (CODE,), fields, tables, scratch), reads, [y])
     return True
 
 

@@ -5,8 +5,9 @@ The scores of a block of queries stay in the nearest caches and are never a tens
 of wherever they lie: rows of tokens, or planes that a layer of many rows wrote.
 
 Where the results are rounded to 8 bits, x86 multiplies queries and keys as integers of 16 bits
-(:mod:`.common.attention_pairs`). The weights of values stay float32, for many small ones can weigh as much as a large
-one.
+(:mod:`.common.attention_pairs`), exactly where queries and keys are bytes. The weights of values stay float32, for many
+small ones can weigh as much as a large one. Then results are those of the C form, bit for bit, on every x86 CPU with a
+fused multiply-add: that asks for one order of sums, which are made in :data:`PARTS` parts.
 
 Bound by the multiply-adds, and by the exponential function, about a tenth of them at 64 channels.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.backends.cpu.kernels.common.attention_pairs import PairScores
 from tvm_schedules.backends.cpu.kernels.common.attention_panels import Copy, Panels
-from tvm_schedules.backends.cpu.kernels.common.attention_spec import Matrices, Spec
+from tvm_schedules.backends.cpu.kernels.common.attention_spec import LOG2E, MOST_INNER, Matrices, Spec
 from tvm_schedules.backends.cpu.kernels.common.exponentials import exp2
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.graph import Attention, Fused, Graph
@@ -36,7 +37,9 @@ __all__ = ["NAME", "Spec", "emit", "lower"]
 NAME = "attention"
 """What artifacts and tuning databases call this kernel."""
 
-_LOG2E = 1.4426950408889634
+PARTS = 16
+"""Partial sums of the weights of a row; a vector register has no more of them on any CPU."""
+
 _LOWEST = -126.0
 """Two to the power of less is taken for that of this, 1e-38."""
 _SMALLEST = -3.4028234663852886e38
@@ -84,8 +87,6 @@ class _Code:
         self.scores = e.scratch(spec.block * spec.padded, "float32")
         self.shares = e.scratch(spec.block, "float32")
         self.pairs = PairScores(self.panels, self.queries, self.keys) if spec.short else None
-        # Scores are in units of which each is a factor of two, where nothing is added to them.
-        self.factor = spec.factor if spec.masks else spec.factor * _LOG2E
 
     def run(self) -> None:
         """Arranges keys and values, then computes block after block of queries."""
@@ -98,7 +99,7 @@ class _Code:
             first = e.bind(e.min(block * spec.block, e.integer(spec.queries - spec.block)))
             base = self.at_q + first * spec.q.row
             rows = Copy(self.q, base, spec.block, spec.depth, spec.q.row, spec.q.column)
-            self.panels.copy(rows, self.queries, 0, spec.depth, self.factor)
+            self.panels.copy(rows, self.queries, 0, spec.depth, 1.0 if spec.steps else spec.unit)
             if self.pairs:
                 self.pairs.multiply(largest, self._store_scores)
             else:
@@ -153,7 +154,7 @@ class _Code:
         """The exponentials of a row of scores less the largest, and one over their sum."""
         e, spec, n = self.e, self.spec, self.lanes
         base = e.bind(row * spec.padded)
-        top, sums = e.local(n, "float32"), e.local(n, "float32")
+        top, sums = e.local(n, "float32"), e.local(PARTS, "float32")
         lowest = e.const(float("-inf"), self.type)
         whole = spec.keys // n * n
         self._mask(base, query, whole)
@@ -169,16 +170,36 @@ class _Code:
         # Minus infinity less this is minus infinity, and not NaN.
         shift = e.max(most, e.const(_SMALLEST, "float32")) if spec.empty else most
         largest = e.bind(e.splat(shift, n))
-        e.store(sums, e.integer(0), e.const(0.0, self.type), n)
-        with e.loop(used) as i:
-            weight = e.bind(self._exp(e.load(self.scores, base + i * n, n) - largest))
-            e.store(self.scores, base + i * n, weight, n)
-            e.store(sums, e.integer(0), e.load(sums, e.integer(0), n) + weight, n)
-        total = self.panels.across(sums, lambda a, b: a + b)
+        total = self._weights(base, largest, sums, used)
         share = e.const(1.0, "float32") / total
         if spec.empty:
             share = e.select(most < e.const(_SMALLEST, "float32"), e.const(0.0, "float32"), share)
         e.store(self.shares, row, share)
+
+    def _weights(self, base: Any, largest: Any, sums: Any, used: int) -> Any:
+        """Puts weights in the place of a row's scores; their sum, of :data:`PARTS` parts, added by halves."""
+        e, n = self.e, self.lanes
+        parts = PARTS // n
+
+        def weigh(vector: Any, part: int) -> None:
+            weight = e.bind(self._exp(e.load(self.scores, base + vector * n, n) - largest))
+            e.store(self.scores, base + vector * n, weight, n)
+            e.store(sums, e.integer(part * n), e.load(sums, e.integer(part * n), n) + weight, n)
+
+        for part in range(parts):
+            e.store(sums, e.integer(part * n), e.const(0.0, self.type), n)
+        if used >= parts:
+            with e.loop(used // parts) as i:
+                for part in range(parts):
+                    weigh(i * parts + part, part)
+        for part in range(used % parts):
+            weigh(used // parts * parts + part, part)
+        while parts > 1:
+            parts //= 2
+            for part in range(parts):
+                one, other = (e.load(sums, e.integer(at * n), n) for at in (part, part + parts))
+                e.store(sums, e.integer(part * n), one + other, n)
+        return self.panels.across(sums, lambda a, b: a + b)
 
     def _mask(self, base: Any, query: Any, whole: int) -> None:
         """Adds what masks have for a row of scores, or limits these."""
@@ -204,9 +225,9 @@ class _Code:
     def _exp(self, x: Any) -> Any:
         """The exponential function of a vector of scores that are not positive; NaN stays."""
         e = self.e
-        power = x * e.const(_LOG2E, self.type) if self.spec.masks else x
+        power = x * e.const(LOG2E, self.type) if self.spec.masks else x
         power = e.bind(e.max(e.const(_LOWEST, self.type), power))
-        return exp2(e, power, self.lanes, self.spec.fma, not self.spec.short)
+        return exp2(e, power, self.lanes, self.spec.fma, not self.spec.short or self.spec.steps is not None)
 
 
 def lower(ctx: Lowering, node: Fused) -> bool:
@@ -236,11 +257,12 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     registers = 32 if ctx.target.vector_bytes == 64 or ctx.target.arm64 else 16
     parallel = pairs > 1 and macs > ctx.serial * 8
     short = ctx.target.architecture == "x86_64" and _rounded(graph, node.outputs[0])
-    numbers = ctx.target.vector_bytes, registers, parallel, ctx.fma, short
+    steps = _steps(graph, node) if short else None
+    numbers = ctx.target.vector_bytes, registers, parallel, ctx.fma, short, steps
     spec = Spec(q, k, v, tuple(masks), node.limits, node.empty, out, node.factor, *numbers)
     rows = f"{pairs} x {spec.queries} queries, {spec.keys} keys"
     reason = f"{rows}, {'a mask' if count == 1 else f'{count} masks'}" if count else rows
-    reason += ", scores in 16 bits" if short else ""
+    reason += ", scores of bytes" if steps else ", scores in 16 bits" if short else ""
     info = {"macs": macs, "nonzero_macs": macs, "reason": reason, "operand": "float32"}
     ctx.add_step(node, NAME, spec, [*buffers, ctx.new_plain(node.outputs[0])], info)
     return True
@@ -252,6 +274,14 @@ def _rounded(graph: Graph, name: str) -> bool:
     return name not in graph.outputs and all(
         node.op == "QuantizeLinear" and graph.values[node.outputs[0]].quant is not None for node in readers
     )
+
+
+def _steps(graph: Graph, node: Attention) -> tuple[float, float] | None:
+    """The steps of queries and keys where both are dequantized bytes."""
+    made = [next((one for one in graph.nodes if name in one.outputs), None) for name in node.inputs[:2]]
+    quants = [graph.values[n.inputs[0]].quant if n and n.op == "DequantizeLinear" else None for n in made]
+    q, k = quants
+    return (q.scale, k.scale) if q and k and node.q.shape[-1] <= MOST_INNER else None
 
 
 def _rows(ctx: Lowering, name: str, view: View) -> tuple[Buffer, Matrices]:

@@ -1,6 +1,7 @@
 """Scores of attention as sums of products of integers of 16 bits, two of which x86 multiplies and adds at a time.
 
-Keys are made pairs once for a pair of matrices, queries once for a block of them; each by its own largest number.
+Keys are made pairs once for a pair of matrices, queries once for a block of them; each by its own largest number, or
+exactly where they are bytes.
 """
 
 from __future__ import annotations
@@ -32,15 +33,18 @@ class PairScores:
         self.query_pairs = self.e.scratch(self.spec.block * self.short.count, "int32")
 
     def arrange_keys(self) -> Any:
-        """Makes pairs of the panels of keys; the largest key."""
+        """Makes pairs of the panels of keys; the largest key, None where it is not needed."""
         e, spec, n, panel = self.e, self.spec, self.lanes, self.vectors * self.lanes
         short = self.short
 
         def load(index: Any, lanes: int) -> Any:
             return e.load(self.keys, index, lanes)
 
-        largest = e.bind(short.largest(spec.padded * spec.depth, load, self.panels.across))
-        factor = e.bind(short.factor(largest))
+        if spec.steps:
+            largest, factor = None, e.const(1 / spec.steps[1], "float32")
+        else:
+            largest = e.bind(short.largest(spec.padded * spec.depth, load, self.panels.across))
+            factor = e.bind(short.factor(largest))
         with e.loop(spec.padded // panel) as p, e.loop(panel // n) as v:
 
             def join(i: Any, both: bool, p: Any = p, v: Any = v) -> None:
@@ -68,8 +72,13 @@ class PairScores:
         def load(index: Any, lanes: int) -> Any:
             return e.load(self.queries, index, lanes)
 
-        most = e.bind(short.largest(spec.block * spec.depth, load, self.panels.across))
-        factor, unit = e.bind(short.factor(most)), e.bind(short.unit(most, largest))
+        if spec.steps:
+            factor, unit = (
+                e.const(x, "float32") for x in (1 / spec.steps[0], spec.steps[0] * spec.steps[1] * spec.unit)
+            )
+        else:
+            most = e.bind(short.largest(spec.block * spec.depth, load, self.panels.across))
+            factor, unit = e.bind(short.factor(most)), e.bind(short.unit(most, largest))
         with e.loop(spec.block) as row:
 
             def join(i: Any, lanes: int, both: bool, row: Any = row) -> None:

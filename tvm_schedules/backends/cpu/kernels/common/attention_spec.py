@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 from tvm_schedules.ir.view import View
 
-__all__ = ["Matrices", "Spec"]
+__all__ = ["LOG2E", "MOST_INNER", "Matrices", "Spec"]
 
 MOST_ROWS = 96
 """Queries of a block at most."""
 
 BLOCK_BYTES = 96 << 10
 """Scores of a block at most, where that is a tile of rows at least."""
+
+LOG2E = 1.4426950408889634
+
+MOST_INNER = (2**31 - 1) // 255**2
+"""Products of bytes that 32 bits hold the sum of."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Spec:
         parallel: Whether threads share the jobs.
         fma: Whether the target has a fused multiply-add.
         short: Whether queries and keys are multiplied as integers of 16 bits.
+        steps: Where these are bytes less a zero point, what queries and what keys are multiples of.
     """
 
     q: Matrices
@@ -71,11 +77,17 @@ class Spec:
     parallel: bool
     fma: bool
     short: bool
+    steps: tuple[float, float] | None = None
 
     @property
     def lanes(self) -> int:
         """float32 lanes of a vector."""
         return self.vector // 4
+
+    @property
+    def unit(self) -> float:
+        """What products are multiplied by here: where nothing is added to them, scores are exponents of two."""
+        return self.factor if self.masks else self.factor * LOG2E
 
     @property
     def queries(self) -> int:
