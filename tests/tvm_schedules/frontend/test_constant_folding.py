@@ -14,7 +14,7 @@ import tvm_schedules
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tvm_schedules.errors import ModelError, UnsupportedOperatorError
 from tvm_schedules.frontend import onnx_model as onnxtools
-from tvm_schedules.frontend.constant_folding import FREE, Budget, evaluate, read_by
+from tvm_schedules.frontend.constant_folding import FREE, Budget, evaluate, infer, read_by
 from tvm_schedules.frontend.onnx_reader import read
 
 LARGE = 1 << 28
@@ -177,3 +177,13 @@ def test_names_that_a_subgraph_takes_from_outside() -> None:
     )
     node = helper.make_node("If", ["condition"], ["a", "b"], then_branch=inner, else_branch=inner)
     assert read_by(node) == ["condition", "outside", "handed_on"]
+
+
+@pytest.mark.parametrize(("width", "shapes"), [(3, {"y": (2, 5)}), (4, {})])
+def test_a_node_that_does_not_fit_its_inputs_has_no_known_types(width: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    kinds = {
+        name: helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+        for name, shape in (("a", (2, width)), ("b", (3, 5)))
+    }
+    found = infer(helper.make_node("MatMul", ["a", "b"], ["y"]), kinds, {}, {"": 18})
+    assert {name: tuple(dim.dim_value for dim in kind.tensor_type.shape.dim) for name, kind in found.items()} == shapes
