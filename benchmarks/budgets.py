@@ -2,8 +2,8 @@
 
 Every float network is made ternary four times for each budget: with the same share of zeros in every layer; with zeros
 where the budget puts them; with a budget that also chooses how many output channels of a layer lose weights together;
-and by EC2T, with a budget that finds the strengths of its entropy constraint. The budget is what the uniform network is
-estimated to take. Everything else is the same::
+and by EC2T with one level, with a budget that finds the strengths of its entropy constraint. The budget is what the
+uniform network is estimated to take. Everything else is the same::
 
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
@@ -60,7 +60,7 @@ def uniform(zeros: float) -> Recipe:
 
 
 def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
-    """As many milliseconds; the rest is that of :func:`uniform`, but that EC2T has trained levels."""
+    """As many milliseconds; the rest is that of :func:`uniform`, but that EC2T trains its level."""
 
     def extras() -> list[Any]:
         own: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY}
@@ -69,7 +69,7 @@ def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
 
     name = f"{how}-{1e3 * milliseconds:.1f}-us"
     if how == "entropy":
-        return Recipe(name, "ec2t", extras=extras)
+        return Recipe(name, "ec2t", {"two_levels": False}, extras=extras)
     return Recipe(name, "twn", {"factor": 0.0}, extras=extras)
 
 

@@ -305,8 +305,9 @@ def shared_zeros(data: Mapping[str, Any]) -> list[str]:
             '"Single" is the fastest of the kernels that compute channel by channel. "Chosen" is what a build takes.',
             '"Of ceiling" is how many of the weights\' codes the kernel of shared zeros adds a second, as a share of',
             "what this machine could do at best with a load for every addition. A pixel that is loaded once for",
-            "several channels may exceed that. Halo is added up, too, and does not count: 14x14 pixels take seven vectors",
-            "of 32 bytes, an eighth of which is halo. The [guide](../guides/shared-zeros.md) says how to train such weights.",
+            "several channels may exceed that. Halo is added up, too, and does not count: 14x14 pixels take seven",
+            "vectors of 32 bytes, an eighth of which is halo. The [guide](../guides/shared-zeros.md) says how to train",
+            "such weights.",
         ),
         table_row(
             "channels, image",

@@ -109,7 +109,7 @@ def options_of(target: Target, most: float, options: int) -> StrengthOptions:
     method, weight, mask = _method(target), target.weight, target.keep
     assert method is not None
     levels = method.fixed_scalars(weight.detach().float(), target.axis, mask)
-    positive, negative = (levels[sign].detach().reshape(()) for sign in ("positive", "negative"))
+    positive, negative = (level.reshape(()) for level in method.both(levels))
     return strength_options(weight, positive, negative, mask, most, options)
 
 

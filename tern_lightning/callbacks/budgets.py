@@ -234,10 +234,12 @@ class _Estimated(_WithInputs):
 def _any_codes(layer: nn.Module, weight: Tensor, generator: torch.Generator) -> TernaryTensor:
     """Codes of a weight's shape, other ones for every layer: a file holds equal weights once."""
     state = layer.__dict__.get("_ternary_state")
-    terms = int(getattr(getattr(state, "quantizer", None), "terms", 1))
+    method = getattr(state, "quantizer", None)
+    terms = int(getattr(method, "terms", 1))
     codes = torch.randint(-1, 2, (terms, *weight.shape), generator=generator, dtype=torch.int8)
     levels = torch.full((terms, 1), 0.05)
-    return TernaryTensor(codes, levels, levels, channel_axis(layer))
+    others = levels if getattr(method, "symmetric", True) else 0.8 * levels
+    return TernaryTensor(codes, levels, others, channel_axis(layer))
 
 
 @check_arguments(hint=_size_hint)

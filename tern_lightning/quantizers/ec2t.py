@@ -104,5 +104,8 @@ class EC2T(Quantizer):
         self, weight: Tensor, levels: dict[str, Tensor], channel_axis: int, mask: Tensor | None
     ) -> TernaryTensor:
         constraint = (self.strength.to(weight.device), self.size_factor.to(weight.device))
-        positive, negative = levels["positive"], levels.get("negative", levels["positive"])
-        return ec2t(weight, positive, negative, *constraint, channel_axis, mask, self.group)
+        return ec2t(weight, *self.both(levels), *constraint, channel_axis, mask, self.group)
+
+    def both(self, levels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The levels of the positive and of the negative weights, of those that are trained."""
+        return levels["positive"], levels["positive" if self.symmetric else "negative"]

@@ -101,7 +101,8 @@ def curves(
 
     Args:
         model: ``onnx.ModelProto`` whose nodes are named after their layers; the weight of layer ``a.b`` is the 2-bit
-            initializer ``a.b.weight``, further terms have a suffix. It is not changed.
+            initializer ``a.b.weight``, further terms have a suffix. Two terms of which one has no code -1 and the other
+            none of +1 are one with two levels. It is not changed.
         layers: The layers whose zeros change.
         on: The target.
         of: ``seconds``, or ``bytes`` of all that is stored.
@@ -127,6 +128,7 @@ def curves(
     if missing:
         raise EstimateError(f"layers {', '.join(missing)} are not ternary in the exported network")
     axes = _channel_axes(copy)
+    two_levels = {path for path, own in weights.items() if _signs(own) == [{0, 1}, {-1, 0}]}
     sizes = {path: sum(prod(tensor.dims) for tensor in own) for path, own in weights.items()}
     parts = {path: size / sum(sizes.values()) for path, size in sizes.items()}
     found_at = []
@@ -134,7 +136,10 @@ def curves(
         for share in shares:
             for path, own in weights.items():
                 for index, tensor in enumerate(own):
-                    codes = _codes(tuple(tensor.dims), share, f"{path}{index}", group, axes.get(tensor.name, 0))
+                    name = path if path in two_levels else f"{path}{index}"
+                    codes = _codes(tuple(tensor.dims), share, name, group, axes.get(tensor.name, 0))
+                    if path in two_levels:
+                        codes = np.minimum(codes, 0) if index else np.maximum(codes, 0)
                     tensor.raw_data = bytes(pack_int2(codes))
             found_at.append(estimate_graph(read_graph(copy), on))
     if dense is not None:
@@ -143,6 +148,13 @@ def curves(
     count, ends = len(shares), len(shares) * len(groups)
     by_group = {path: tuple(v[at : at + count] for at in range(0, ends, count)) for path, v in values.items()}
     return Curves(fixed, tuple(shares), by_group, {} if dense is None else {p: v[-1] for p, v in values.items()})
+
+
+def _signs(terms: Sequence[Any]) -> list[set[int]]:
+    """The codes that there are in every term, and 0."""
+    from onnx import numpy_helper
+
+    return [{0, *np.unique(numpy_helper.to_array(term).astype(np.int8)).tolist()} for term in terms]
 
 
 def _channel_axes(model: Any) -> dict[str, int]:

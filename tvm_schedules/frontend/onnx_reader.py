@@ -22,7 +22,7 @@ from tvm_schedules.frontend.constant_folding import (
     read_by,
     result_sizes,
 )
-from tvm_schedules.frontend.quantized_operators import with_plain_operators
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.ir.graph import Graph, Node, Value
 
 __all__ = ["read"]

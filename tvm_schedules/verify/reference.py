@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tvm_schedules.frontend.plain_operators import with_real_products
+
 __all__ = ["reference_outputs", "reference_session"]
 
 Array = npt.NDArray[Any]
@@ -35,6 +37,7 @@ def reference_session(model: Any, optimized: bool = False, severity: int = 3) ->
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     options.add_session_config_entry("session.x64quantprecision", "1")  # no sums in 16 bits
     options.log_severity_level = severity
+    model = with_real_products(model)
     content = _with_zero_points(model) if optimized else model
     return onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

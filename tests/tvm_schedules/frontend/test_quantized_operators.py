@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tvm_schedules.errors import ModelError
-from tvm_schedules.frontend.quantized_operators import with_plain_operators
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.targets.registry import resolve
 
 
