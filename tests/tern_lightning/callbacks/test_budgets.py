@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -34,8 +35,10 @@ from tests.properties import examples
 from tests.tern_lightning.training_nets import Record, Save
 from tests.tern_lightning.training_runs import assert_same, everything
 from tests.tvm_schedules.estimate.test_fit import made_table
+from tvm_schedules.bench.networks import RandomNet
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.curves import SHARES, Curves, _codes, curves
+from tvm_schedules.estimate.estimate import estimate
 from tvm_schedules.estimate.targets import device
 
 LAYERS = ("body.0", "body.3", "hidden")
@@ -334,10 +337,11 @@ def test_strengths_have_the_zeros_and_the_damage_of_the_method(size, positive, n
     assert found.strengths[-1] == 1 or float((full == 0).float().mean()) > most - 1e-6
 
 
+@pytest.mark.parametrize("two_levels", [True, False])
 @pytest.mark.parametrize("make", [sparsity, operations], ids=["zeros", "operations"])
-def test_budgets_are_met_by_strengths_of_the_entropy_constraint(make, fit) -> None:
+def test_budgets_are_met_by_strengths_of_the_entropy_constraint(make, two_levels, fit) -> None:
     budget = make(include=LAYERS, by="entropy")
-    _, net = fit(ternary(method="ec2t"), budget)
+    _, net = fit(ternary(method="ec2t", options={"two_levels": two_levels}), budget)
     assert 0.8 * budget.limit <= budget.estimate() <= budget.limit * (1 + 1e-6)
     strengths = [float(net.get_submodule(path)._ternary_state.quantizer.strength) for path in LAYERS]
     assert min(strengths) >= 0
@@ -369,6 +373,29 @@ def test_codes_of_groups_share_their_zeros(axis) -> None:
     assert torch.equal(codes == 0, blocks(codes, 2, axis))
     assert float((codes == 0).float().mean()) == pytest.approx(0.6, abs=0.05)
     assert set(codes.unique().tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("terms", ["one", "signs", "two"])
+def test_curves_of_time_are_those_of_weights_of_the_same_form(terms) -> None:
+    """One level, two levels and two terms cost what a network costs that is estimated as it is."""
+
+    def model(zeros):
+        net = RandomNet((1, 3, 14, 14), zeros, [(0.0, 6.0)] * 20, 0)
+        net.terms = terms
+        made = net.model(net.relu(net.conv(net.relu(net.conv(net.mark("input_0"), 3, 32, dense=True)), 32, 32)))
+        own = [tensor for tensor in made.graph.initializer if tensor.data_type == onnx.TensorProto.INT2]
+        names = {tensor.name: f"layer.weight.term{index}" for index, tensor in enumerate(own)}
+        for tensor in own:
+            tensor.name = names[tensor.name]
+        for node in made.graph.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+        next(node for node in reversed(made.graph.node) if node.op_type == "Conv").name = "layer"
+        return made
+
+    made = curves(model(0.5), ["layer"], device("pi4"), "seconds")
+    for zeros in (0.7, 0.9):
+        (said,) = estimate(model(zeros), ["pi4"])
+        assert made.total({"layer": zeros}) == pytest.approx(said.seconds, rel=0.03)
 
 
 def test_curves_of_bytes_fall_with_zeros(make_net) -> None:
