@@ -49,7 +49,7 @@ def _shifted(parts: Parts, name: str, zero: str, axis: int | None = None) -> str
         return value
     other = parts.cast(zero, np.float32)
     if axis is not None:
-        other = parts.add("Unsqueeze", [other, parts.constant(np.int64([axis]))])
+        other = parts.add("Unsqueeze", [other, parts.constant(np.array([axis], np.int64))])
     return parts.add("Sub", [value, other])
 
 
@@ -61,9 +61,8 @@ def _real_product(parts: Parts, a: str, b: str, first: str, second: str) -> str:
         return parts.add("MatMul", [_shifted(parts, a, first, rows), _shifted(parts, b, second)])
     columns = (weight.astype(np.int64) - shift).sum(0).astype(np.float32)
     steps = np.ones(shift.size if shift.size > 1 else (), np.float32)
-    axis = {"axis": 1} if steps.ndim else {}
     bytes_of_a = parts.add("DequantizeLinear", [a, parts.constant(np.float32(1))])
-    real = parts.add("DequantizeLinear", [b, parts.constant(steps), second], **axis)
+    real = parts.add("DequantizeLinear", [b, parts.constant(steps), second], axis=1)
     found = parts.add("MatMul", [bytes_of_a, real])
     if not first:
         return found
