@@ -45,6 +45,8 @@ EVERY = 10
 """Optimizer steps from one choice of zeros to the next."""
 GROUPS = (1, 2, 4)
 """Numbers of output channels that the third way chooses from."""
+LEVELS = 1
+"""Trained levels of EC2T."""
 WAYS = ("uniform", "budget", "grouped", "entropy")
 SECONDS = 0.3
 """For a network in a round."""
@@ -69,7 +71,7 @@ def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
 
     name = f"{how}-{1e3 * milliseconds:.1f}-us"
     if how == "entropy":
-        return Recipe(name, "ec2t", {"two_levels": False}, extras=extras)
+        return Recipe(name, "ec2t", {"two_levels": LEVELS == 2}, extras=extras)
     return Recipe(name, "twn", {"factor": 0.0}, extras=extras)
 
 
@@ -144,7 +146,7 @@ def _about(options: argparse.Namespace, comparison: Comparison) -> dict[str, Any
             command += f" --{name.replace('_', '-')} {value}"
     when = time.strftime("%Y-%m-%d", time.gmtime())
     about = {"command": f"{command} --write", "when": when, "machine": ThisMachine().describe(), "data": options.data}
-    counts = {"images": len(comparison.data.train[1]), "test_images": len(comparison.data.test[1])}
+    counts = {"levels": LEVELS, "images": len(comparison.data.train[1]), "test_images": len(comparison.data.test[1])}
     return {**about, **counts, "plan": asdict(comparison.plan)}
 
 

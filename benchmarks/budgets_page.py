@@ -30,7 +30,8 @@ def budgets(data: Mapping[str, Any]) -> list[str]:
     seeds = f"{len(floats)} seed{'s' * (len(floats) > 1)}"
     ways = [how for how in NAMES if any(row["how"] == how for row in rows)]
     over = {how: max(row["measured_ms"] / row["estimate_ms"] - 1 for row in rows if row["how"] == how) for how in ways}
-    fourth = "In the fourth the method is EC2T with one level; the budget sets the strength of its entropy constraint."
+    one = " with one level" if data.get("levels") == 1 else ""
+    fourth = f"In the fourth the method is EC2T{one}; the budget sets the strength of its entropy constraint."
     return [
         "# Budgets beside uniform sparsity",
         "",
