@@ -8,8 +8,9 @@ EXAMPLES ?= 10000
 COUNT ?= 3
 SEED ?= 0
 FUZZ ?= 1
+CORE ?= cascadelake
 
-.PHONY: demo dist docs docs-links test fuzz test-search mutants test-arm lint types clean help
+.PHONY: demo dist docs docs-links test fuzz test-search mutants test-arm test-x86 lint types clean help
 
 help:
 	@echo "make demo    install into $(VENV), train, export, verify and benchmark the digits example"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-search  property tests on EXAMPLES=10000 new examples each, for hours; TESTS=tests/tern_lightning for some of them"
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
+	@echo "make test-x86  only the tests of AVX-512 code, on an emulated CPU (needs bochs); CORE=skylake-avx512, cascadelake or znver5"
 	@echo "make docs    the documentation site, in docs/_build/html; make docs-links asks whether links to other sites lead somewhere"
 	@echo "make dist    wheel and source distribution in dist/, checked, and the wheel tried alone"
 	@echo "make lint    ruff, spelling, pages and figures made of measurements"
@@ -55,6 +57,11 @@ mutants: $(VENV)/.dev
 test-arm: $(VENV)/.dev
 	$(RUN) tests/arm/board.py
 	$(RUN) -m pytest -v -rs -m arm tests/arm --durations=0
+
+# Networks on two cores, then the property tests of all kernels on one.
+test-x86: $(VENV)/.dev
+	$(RUN) -m pytest -v -rs -m x86 tests/x86 --durations=0
+	TERN_X86=$(CORE) $(RUN) -m pytest -v -n 2 -p tests.x86.plugin tests/tvm_schedules/backends/cpu/kernels --durations=20
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -q -n 2

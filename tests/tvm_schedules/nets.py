@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +96,6 @@ class Runner:
     def __init__(self, model: onnx.ModelProto | CpuCompiled, target: str = "host") -> None:
         from tests.tvm_schedules.compiling import compile_model
         from tvm_schedules import compat
-        from tvm_schedules.backends.cpu.compile import ENTRY
         from tvm_schedules.packing import registry as constants
         from tvm_schedules.targets.registry import resolve
 
@@ -110,7 +109,14 @@ class Runner:
         noise = np.random.default_rng(0).integers(0, 256, plan.arena_bytes).astype(np.uint8)
         self.arena = compat.tensor(noise)
         self.constants = compat.tensor(constants.expand(plan.constants, plan.constant_bytes, self.compiled.arrays))
-        self.function = self.compiled.module[ENTRY]
+        self.function = self.function_of(self.compiled)
+
+    @staticmethod
+    def function_of(compiled: CpuCompiled) -> Callable[..., object]:
+        """What runs the network; ``tests/x86`` has another one."""
+        from tvm_schedules.backends.cpu.compile import ENTRY
+
+        return compiled.module[ENTRY]
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         tensors = [self.tensor(x) for x in inputs]
