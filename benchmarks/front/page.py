@@ -49,6 +49,11 @@ WAYS = (
         "strength {}",
         {SINGLE: "ec2t-entropy-*", "pairs": "ec2t-2x1-entropy-*", "fours": "ec2t-4x1-entropy-*"},
     ),
+    Way(
+        "entropy with one level",
+        "one level, strength {}",
+        {SINGLE: "ec2t-one-level-*", "pairs": "ec2t-2x1-one-level-*", "fours": "ec2t-4x1-one-level-*"},
+    ),
 )
 POINTS, TIME = 0.2, 0.15
 """What structure must gain somewhere to be recommended there: points at equal time, or a share of the time."""
@@ -58,7 +63,8 @@ ABOUT = """\
 ResNet-20 with a strided first layer on Fashion-MNIST: {float_epochs} epochs in float, then {epochs} with `twn` and a
 pruning schedule. Weights are pruned one by one, or in blocks of two (`pairs`) or four (`fours`) output channels at one
 position of the kernel. TWN's threshold makes further zeros, so there are more in all. Rows with a strength are networks
-of `ec2t` with an entropy constraint, which decides about the same blocks. Points are lost to the float
+of `ec2t` with an entropy constraint, which decides about the same blocks; with `one level` both signs have the same,
+which kernels add up in one list (`options={{"two_levels": False}}`). Points are lost to the float
 network that goes on for as long{seeds}. Activations have 8 bits in the libraries.
 
 Milliseconds are those of one thread of an {machine}, {when}, all networks in turns. There the float network takes
@@ -70,6 +76,9 @@ cycles, which llvm-mca estimates from the instructions that QEMU counted: there 
 VERDICTS = """\
 A structure is called worth it where it has {points} points more than single weights of the same method at equal time,
 or takes {time:.0f} % less time at equal accuracy. Between two networks of single weights the curve is a straight line.
+"""
+BESIDE = """\
+Here all networks of `ec2t` are compared with those of `twn` whose single weights were pruned, by the same measure.
 """
 
 
@@ -83,25 +92,26 @@ def costs(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def gains(
-    rows: Sequence[Row], times: Mapping[str, float], way: Way = WAYS[0]
+    rows: Sequence[Row], times: Mapping[str, float], way: Way = WAYS[0], base: Way | None = None
 ) -> list[tuple[Row, float | None, float | None]]:
-    """What structure gains beside networks whose single weights became zero in the same way.
+    """What structure gains beside networks whose single weights became zero in the same way, or in another one.
 
     Args:
         rows: Recipes with their accuracy.
         times: Their times.
         way: How zeros are made.
+        base: How they are made in the networks beside them; the same way by default.
 
     Returns:
-        Of every recipe with structure: its row, the points gained at equal time, and the share of time saved at equal
-        accuracy; None where the curve of the others does not reach.
+        Of every recipe with structure, or of all of the way beside another one: its row, the points gained at equal
+        time, and the share of time saved at equal accuracy; None where the curve of the others does not reach.
     """
     own = [(row, kind(row)) for row in rows if row.name in times]
-    single = sorted((times[row.name], row.lost) for row, of in own if of == (way, SINGLE))
+    single = sorted((times[row.name], row.lost) for row, of in own if of == (base or way, SINGLE))
     curve = [point for point in single if all(point[1] < other[1] for other in single if other[0] < point[0])]
     made = []
     for row, of in own:
-        if of is not None and of[0] == way and of[1] != SINGLE:
+        if of is not None and of[0] == way and (base or of[1] != SINGLE):
             at = times[row.name]
             beside = interpolate(curve, at)
             slower = _time_at(curve, row.lost)
@@ -150,6 +160,14 @@ def page(data: Mapping[str, Any], rows: Sequence[Row], epochs: tuple[int, int]) 
             found = gains(chosen, own, way)
             for name in list(way.patterns)[1:]:
                 yield _verdict(f"{where}, {way.title}, {name}", [one for one in found if kind(one[0]) == (way, name)])
+    yield from ["", "## What an entropy constraint gains beside pruning", ""]
+    yield from BESIDE.splitlines()
+    yield ""
+    for place, own in places.items():
+        where = "this CPU" if place == "ms" else CORES.get(place, place)
+        for way in WAYS[1:]:
+            if found := gains(chosen, own, way, WAYS[0]):
+                yield _verdict(f"{where}, {way.title}", found)
 
 
 def kind(row: Row) -> tuple[Way, str] | None:

@@ -36,6 +36,7 @@ class Change:
 
 TERMS = "What do two terms give?"
 ENTROPY = "Prune, or make zeros worth their bits?"
+LEVELS = "Does a method need a level for each sign?"
 TEACHER = "Does a teacher help?"
 GROUPS = "What does it cost to put zeros in groups, which a CPU can skip?"
 INPUTS = "What do 8-bit inputs of layers cost?"
@@ -48,6 +49,16 @@ CHANGES = (
     *(
         Change(ENTROPY, f"entropy constraint {strength} for pruning to {z} %", f"ec2t-entropy-{strength}", f"twn-{z}")
         for strength, z in (("0.4", 80), ("0.6", 90))
+    ),
+    *(
+        Change(
+            LEVELS,
+            f"one level for both, {where}entropy constraint {s}",
+            f"ec2t-{n}one-level-{s}",
+            f"ec2t-{n}entropy-{s}",
+        )
+        for n, where in (("", ""), ("2x1-", "2 output channels together, "), ("4x1-", "4 output channels together, "))
+        for s in ("0.2", "0.4", "0.6", "0.9")
     ),
     *(
         Change(TEACHER, f"weight {weight}, temperature {heat}, at 90 % zeros", f"twn-90-teacher-{name}", "twn-90")

@@ -82,10 +82,18 @@ def test_strengths_of_an_entropy_constraint_are_compared_with_each_other() -> No
     assert "- this CPU, entropy, pairs: worth it: at best +0.75 points at equal time (strength 0.4), +27 % of" in text
 
 
+def test_an_entropy_constraint_is_compared_with_pruning() -> None:
+    """Pruning loses 4.0 in 1 ms, 2.0 in 2 ms and 1.0 in 4 ms; one level 1.5 in 2 ms, and pairs of it 3.0 in 1 ms."""
+    one, two = (row(f"ec2t-{name}one-level-0.4", lost) for name, lost in (("", 1.5), ("2x1-", 3.0)))
+    found = page.gains([*ROWS, one, two], TIMES | {one.name: 2.0, two.name: 1.0}, page.WAYS[2], page.WAYS[0])
+    assert [(of.name, points) for of, points, _ in found] == [(one.name, 0.5), (two.name, 1.0)]
+    assert [saved for _, _, saved in found] == [pytest.approx(1 - 2 / 3), pytest.approx(1 - 1 / 1.5)]
+
+
 def test_recipes_of_the_page_are_there() -> None:
     kinds = [page.kind(row(recipe.name, 0.0)) for recipe in RECIPES]
     counts = [[kinds.count((way, what)) for what in way.patterns] for way in page.WAYS]
-    assert counts == [[5, 5, 5], [7, 4, 4]]
+    assert counts == [[5, 5, 5], [7, 4, 4], [4, 2, 2]]
 
 
 def test_networks_are_found_with_the_float_one_first(tmp_path: Path) -> None:
