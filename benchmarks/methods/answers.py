@@ -47,8 +47,10 @@ CHANGES = (
     *(Change(TERMS, f"two terms at {z} % zeros", f"multilevel-2-{z}", f"twn-{z}") for z in (50, 80, 90, 95)),
     Change(TERMS, "two terms, zeros as they come", "multilevel-2", "twn"),
     *(
-        Change(ENTROPY, f"entropy constraint {strength} for pruning to {z} %", f"ec2t-entropy-{strength}", f"twn-{z}")
-        for strength, z in (("0.4", 80), ("0.6", 90))
+        Change(ENTROPY, f"{said} {s} for pruning to {z} %{words}", f"ec2t-{name}-{s}", f"twn-{z}{end}")
+        for said, name in (("entropy constraint", "entropy"), ("one level and entropy constraint", "one-level"))
+        for words, end in (("", ""), (", where the threshold stays", "-threshold"))
+        for s, z in (("0.4", 80), ("0.6", 90))
     ),
     *(
         Change(

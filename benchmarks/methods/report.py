@@ -38,6 +38,7 @@ PLAIN_TWN = ("twn", "twn-[0-9][0-9]", "twn-factor-*")
 AGAINST_TWN = (
     ("several levels", "multilevel-2*", False, False),
     ("entropy-constrained", "ec2t-entropy*", False, False),
+    ("entropy-constrained with one level", "ec2t-one-level*", False, False),
     ("distilled", "*", True, False),
     ("several levels", "multilevel-2*", True, True),
     ("entropy-constrained", "ec2t-entropy*", True, True),
