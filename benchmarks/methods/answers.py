@@ -60,7 +60,7 @@ CHANGES = (
             f"ec2t-{n}entropy-{s}",
         )
         for n, where in (("", ""), ("2x1-", "2 output channels together, "), ("4x1-", "4 output channels together, "))
-        for s in ("0.2", "0.4", "0.6", "0.9")
+        for s in (("0.4", "0.6") if n else ("0.2", "0.4", "0.6", "0.9"))
     ),
     *(
         Change(TEACHER, f"weight {weight}, temperature {heat}, at 90 % zeros", f"twn-90-teacher-{name}", "twn-90")

@@ -73,7 +73,7 @@ def test_page(folder: Path) -> None:
     text = "\n".join(answers.page([folder], (4, 3)))
     assert "for 4 epochs, then goes on for 3 epochs" in text
     assert "| two terms at 90 % zeros | +1.00 | one seed says nothing about the order | +1.5 |" in text
-    assert text.count("Not measured yet.") == 6  # five questions, and no band of zeros has two recipes of two seeds
+    assert text.count("Not measured yet.") == 7  # six questions, and no band of zeros has two recipes of two seeds
     assert "| twn-90 | 2 | 4.0 | 2.50 | 90.0 |" in text
     assert "- not measured: the best at 95% zeros within 1.2 points of float" in text
 
