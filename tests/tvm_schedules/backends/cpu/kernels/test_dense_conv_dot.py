@@ -84,7 +84,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
 @given(cases(), st.integers(1, 4), st.integers(1, 6))
 def test_random_convolutions(case: Case, block: int, tile: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
-    case = replace(case, terms=1, zero=case.zero or 0, rows=case.rows + 3, fan=case.fan + 3)
+    case = replace(case, terms=1, unequal=False, zero=case.zero or 0, rows=case.rows + 3, fan=case.fan + 3)
     agree(case, "dense_dot", block=block, tile=tile)
 
 
@@ -93,7 +93,7 @@ def test_random_convolutions(case: Case, block: int, tile: int) -> None:
 @given(cases(), st.sampled_from([1, 2, 4]), st.sampled_from([4, 33, 70]))
 def test_random_convolutions_with_channels_in_the_lanes(case: Case, chunks: int, rows: int) -> None:
     assume(len(case.dims) < 3 and max(case.dims) > 1)  # an image of one pixel is a linear layer
-    case = replace(case, terms=1, groups=1, zero=case.zero or 0, rows=rows, fan=case.fan + 3)
+    case = replace(case, terms=1, unequal=False, groups=1, zero=case.zero or 0, rows=rows, fan=case.fan + 3)
     agree(case, "dense_channels", chunks=chunks)
 
 

@@ -58,7 +58,9 @@ def agree_on(case: Case, **numbers: int) -> None:
 @given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
-    case = replace(case, groups=1, terms=1, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5)
+    case = replace(
+        case, groups=1, terms=1, unequal=False, zero=case.zero or 0, zeros=case.zeros if case.zeros is not None else 0.5
+    )
     agree_on(case, block=block, channels=channels, chunks=chunks)
 
 
@@ -83,7 +85,9 @@ def test_the_last_block_of_floats_does_not_reach_the_next_plane(height: int, wid
 @given(cases(), st.integers(1, 16), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]))
 def test_random_images_of_floats(case: Case, block: int, channels: int, chunks: int, unroll: int) -> None:
     assume(len(case.dims) < 3 and max(case.kernel) > 1)
-    case = replace(case, groups=1, terms=1, zero=None, zeros=case.zeros if case.zeros is not None else 0.5)
+    case = replace(
+        case, groups=1, terms=1, unequal=False, zero=None, zeros=case.zeros if case.zeros is not None else 0.5
+    )
     block = max(block, -(-width_of(case) // 16))
     agree_on(case, block=block, channels=channels, chunks=chunks, unroll=unroll)
 
