@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import settings
 
 from tests import properties
 from tests.tvm_schedules import nets
@@ -45,8 +44,11 @@ class Emulated:
             tensors[place].copyfrom(np.array(array))
 
 
-def _fewer(usual: int, **options: Any) -> settings:
-    return settings(max_examples=max(1, usual // PART), **options)
+_examples = properties.examples
+
+
+def _fewer(usual: int, **options: Any) -> Any:
+    return _examples(max(1, usual // PART), **options)
 
 
 def pytest_configure() -> None:
