@@ -5,6 +5,8 @@ zero point is a number that all inputs share, so that a product with a constant 
 point times the sums of the weight's columns is taken away behind it::
 
     (A - a) (B - b)  =  A (B - b) - a * sum(B - b)
+
+A node stays as it is where it is not known how many elements a computed zero point has.
 """
 
 from __future__ import annotations
@@ -71,6 +73,8 @@ def _real_product(parts: Parts, a: str, b: str, first: str, second: str) -> str:
 
 def _product(parts: Parts) -> None:
     """MatMulInteger."""
+    if not parts.known(*parts.inputs[2:4]):
+        return
     parts.cast(_real_product(parts, *parts.inputs[:4]), np.int32, parts.node.output[0])
 
 
@@ -85,12 +89,16 @@ def _scaled(parts: Parts, integers: str, scales: list[str], bias: str) -> None:
 def _product_to_floats(parts: Parts) -> None:
     """MatMulIntegerToFloat."""
     a, b, scale, other, first, second, bias = parts.inputs[:7]
+    if not parts.known(first, second):
+        return
     _scaled(parts, _real_product(parts, a, b, first, second), [scale, other], bias)
 
 
 def _rounded_product(parts: Parts) -> None:
     """DynamicQuantizeMatMul."""
     a, b, other, second, bias = parts.inputs[:5]
+    if not parts.known(second):
+        return
     integers, scale, first = _rounding(parts, a)
     _scaled(parts, _real_product(parts, integers, b, first, second), [scale, other], bias)
 
@@ -98,6 +106,11 @@ def _rounded_product(parts: Parts) -> None:
 def _convolution(parts: Parts) -> None:
     """ConvInteger; what lies around the image is zero points, zeros after these are taken away."""
     x, weight, first, second = parts.inputs[:4]
+    if not parts.known(weight, first, second):
+        return
+    if parts.axes(second):  # one for every output channel
+        channels = parts.constants[second].reshape(-1, *[1] * (parts.constants[weight].ndim - 1))
+        second = parts.constant(channels)
     operands = [_shifted(parts, x, first), _shifted(parts, weight, second)]
     parts.cast(parts.add("Conv", operands, **parts.attributes()), np.int32, parts.node.output[0])
 

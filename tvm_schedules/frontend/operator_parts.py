@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ class Parts:
         node: The ``onnx.NodeProto``.
         inputs: Names of its inputs, then empty ones.
         constants: The file's constant tensors, by name.
+        single: Names of computed tensors that have one element.
         nodes: What was written.
     """
 
-    def __init__(self, node: Any, constants: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.node, self.constants = node, constants
+    def __init__(self, node: Any, constants: Mapping[str, npt.NDArray[Any]], single: Collection[str] = ()) -> None:
+        self.node, self.constants, self.single = node, constants, single
         self.nodes: list[Any] = []
         self.inputs = [*node.input, *[""] * 12]
 
@@ -54,6 +55,10 @@ class Parts:
         """How many axes with several elements a constant has, 0 for what is none."""
         found = self.constants.get(name)
         return 0 if found is None else sum(n != 1 for n in found.shape)
+
+    def known(self, *names: str) -> bool:
+        """Whether tensors are constants, of one element, or left out: it is known which elements are theirs."""
+        return all(not name or name in self.constants or name in self.single for name in names)
 
     def attributes(self, *without: str) -> dict[str, Any]:
         """The node's attributes but for some."""

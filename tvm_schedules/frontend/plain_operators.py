@@ -52,14 +52,16 @@ def _written(model: Any, writers: _Writers) -> Any:
     pairs = list(zip(result.graph.node, kinds, strict=True))
     wanted = {name for node, kind in pairs if kind in writers for name in node.input}
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
+    single = {node.output[2] for node, kind in pairs if kind[1] == "DynamicQuantizeLinear" and len(node.output) > 2}
+    single |= {v.name for v in model.graph.input if all(d.dim_value == 1 for d in v.type.tensor_type.shape.dim)}
     nodes: list[Any] = []
     for node, kind in pairs:
         if kind not in writers or any(one.name == "channels_last" and one.i for one in node.attribute):
             nodes.append(node)
             continue
-        parts = Parts(node, constants)
+        parts = Parts(node, constants, single)
         writers[kind](parts)
-        nodes += parts.nodes
+        nodes += parts.nodes or [node]
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     return result

@@ -17,6 +17,7 @@ from tests.properties import compilations
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tvm_schedules.artifact import store
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.targets.registry import resolve
 from tvm_schedules.verify.reference import reference_outputs
 
@@ -73,15 +74,26 @@ def test_rows_with_zero_points_of_their_own() -> None:
     np.testing.assert_array_equal(Runner(made)(a)[0], wanted)
 
 
+def test_computed_zero_points_of_unknown_number_are_left_alone() -> None:
+    """Four zero points are rows', and would pass for columns' where there are as many of these."""
+    a, b, zeros = np.zeros((4, 9), np.uint8), np.zeros((9, 4), np.int8), np.zeros(4, np.uint8)
+    node = helper.make_node("MatMulInteger", ["a", "b", "az"], ["y"])
+    made = model([node], {"a": a, "az": zeros}, {"b": b}, np.zeros((4, 4), np.int32))
+    assert [one.op_type for one in with_plain_operators(made).graph.node] == ["MatMulInteger"]
+
+
+@pytest.mark.parametrize("shift", [5, (5, -3, 0, 9)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolutions_are_padded_with_zero_points(stride: int) -> None:
+def test_convolutions_are_padded_with_zero_points(stride: int, shift: int | tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     x, w = rng.integers(0, 256, (1, 3, 6, 7)).astype(np.uint8), rng.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)
     padded = np.pad(x.astype(np.int32) - 131, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::stride, ::stride]
-    wanted = np.einsum("nchwij,ocij->nohw", windows, w.astype(np.int32) - 5).astype(np.int32)
+    zero = np.array(shift, np.int8)
+    real = w - zero.astype(np.int32).reshape(-1, 1, 1, 1)
+    wanted = np.einsum("nchwij,ocij->nohw", windows, real).astype(np.int32)
     node = helper.make_node("ConvInteger", ["x", "w", "xz", "wz"], ["y"], pads=[1] * 4, strides=[stride] * 2)
-    made = model([node], {"x": x}, {"w": w, "xz": np.uint8(131), "wz": np.int8(5)}, wanted)
+    made = model([node], {"x": x}, {"w": w, "xz": np.uint8(131), "wz": zero}, wanted)
     np.testing.assert_array_equal(Runner(made)(x)[0], wanted)
 
 
