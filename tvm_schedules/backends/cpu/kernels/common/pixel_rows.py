@@ -129,6 +129,66 @@ class ByteAccumulators:
         store_pairs(self.e, ep, views, values[0], values[1], n, o, p, width // 2)
 
 
+Segment = Callable[[Any, Any, Any, Parts], None]
+"""Called with accumulators, a segment, an element and the vectors of a block: adds up from that element of planes on."""
+
+
+class _Segments:
+    """Rows of several segments: all but the last one are added up in memory, in float32.
+
+    Attributes:
+        fma: Whether levels are multiplied and added in one step.
+        row: First segment of every output channel.
+        level: Level of every segment.
+        pair: What accumulates the first and the second segment of rows that have two each; None for others.
+    """
+
+    def __init__(
+        self, e: Emitter, fma: bool, row: Any, level: Any, segment: Segment, pair: Sequence[Segment] | None
+    ) -> None:
+        self.e, self.fma, self.row, self.level, self.segment, self.pair = e, fma, row, level, segment, pair
+
+    def all_but_last(self, acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> Any:
+        """Adds up all segments but the last one, which the accumulators then have; returns which one this is."""
+        e = self.e
+        if self.pair is not None:
+            self.pair[0](acc, 2 * place, base, parts)
+            self._keep(acc, totals, 2 * place, parts, False)
+            self.pair[1](acc, 2 * place + 1, base, parts)
+            return 2 * place + 1
+        first = e.load(self.row, place)
+        last = e.load(self.row, place + 1) - 1
+        with e.when(first == last):
+            for total in totals:
+                for at, width in parts:
+                    e.store(total, at // acc.parts, e.const(0.0, f"float32x{width // acc.parts}"), width // acc.parts)
+        with e.loop(last - first) as i:
+            self.segment(acc, first + i, base, parts)
+            for add in (False, True):
+                with e.when(i > 0 if add else i == 0):
+                    self._keep(acc, totals, first + i, parts, add)
+        self.segment(acc, last, base, parts)
+        return last
+
+    def _keep(self, acc: Any, totals: list[Any], s: Any, parts: Parts, add: bool) -> None:
+        """Puts the sums of segment ``s`` times its level into the totals, or adds them."""
+        e = self.e
+        for at, width in parts:
+            values = self.values(acc, totals if add else [], s, at, width)
+            for total, value in zip(totals, values, strict=True):
+                e.store(total, at // acc.parts, value, width // acc.parts)
+
+    def values(self, acc: Any, totals: list[Any], s: Any, at: int, width: int) -> list[Any]:
+        """The values of a vector's sums of segment ``s`` times its level, added to the totals where there are some."""
+        e = self.e
+        lanes = width // acc.parts
+        weight, values = e.splat(e.load(self.level, s), lanes), acc.values(at, width)
+        if not totals:
+            return [value * weight for value in values]
+        old = [e.load(total, at // acc.parts, lanes) for total in totals]
+        return [e.fma(v, weight, o) if self.fma else o + v * weight for v, o in zip(values, old, strict=True)]
+
+
 def row_loops(
     e: Emitter,
     spec: PixelRows | Spec,
@@ -136,9 +196,9 @@ def row_loops(
     row: Any,
     level: Any,
     views: dict[str, Any],
-    segment: Callable[[Any, Any, Any, Parts], None],
+    segment: Segment,
     order: Any = None,
-    pair: Sequence[Callable[[Any, Any, Any, Parts], None]] | None = None,
+    pair: Sequence[Segment] | None = None,
 ) -> None:
     """Emits the loops over images, output channels and pixel blocks: accumulators of segments, then the epilogue.
 
@@ -149,8 +209,7 @@ def row_loops(
         row: First segment of every output channel.
         level: Level of every segment.
         views: Buffers of the epilogue's arguments.
-        segment: ``segment(acc, s, base, parts)`` accumulates segment ``s`` over the pixels from element ``base`` of
-            every plane on.
+        segment: Accumulates a segment.
         order: Which output channel is next; None for their own order.
         pair: The same as ``segment`` for the first and the second segment of rows that have two each; None for others.
     """
@@ -159,54 +218,18 @@ def row_loops(
     size, blocks = spec.block * spec.lanes, full + bool(tail)
     per_chunk = -(-spec.rows // spec.chunks)
     image = x.channels * x.phases * x.plane
-
-    def last_of_several(acc: Any, totals: list[Any], base: Any, place: Any, parts: Parts) -> Any:
-        """Adds up all segments but the last one, which the accumulators then have; returns which one this is."""
-        if pair is not None:
-            pair[0](acc, 2 * place, base, parts)
-            keep(acc, totals, 2 * place, parts, False)
-            pair[1](acc, 2 * place + 1, base, parts)
-            return 2 * place + 1
-        first = e.load(row, place)
-        last = e.load(row, place + 1) - 1
-        with e.when(first == last):
-            for total in totals:
-                for at, width in parts:
-                    e.store(total, at // acc.parts, e.const(0.0, f"float32x{width // acc.parts}"), width // acc.parts)
-        with e.loop(last - first) as i:
-            segment(acc, first + i, base, parts)
-            for add in (False, True):
-                with e.when(i > 0 if add else i == 0):
-                    keep(acc, totals, first + i, parts, add)
-        segment(acc, last, base, parts)
-        return last
-
-    def keep(acc: Any, totals: list[Any], s: Any, parts: Parts, add: bool) -> None:
-        """Puts the sums of segment ``s`` times its level into the totals, or adds them."""
-        for at, width in parts:
-            values = with_totals(acc, totals if add else [], s, at, width)
-            for total, value in zip(totals, values, strict=True):
-                e.store(total, at // acc.parts, value, width // acc.parts)
-
-    def with_totals(acc: Any, totals: list[Any], s: Any, at: int, width: int) -> list[Any]:
-        """The values of a vector's sums of segment ``s`` times its level, added to the totals where there are some."""
-        lanes = width // acc.parts
-        weight, values = e.splat(e.load(level, s), lanes), acc.values(at, width)
-        if not totals:
-            return [value * weight for value in values]
-        old = [e.load(total, at // acc.parts, lanes) for total in totals]
-        return [e.fma(v, weight, o) if ep.fma else o + v * weight for v, o in zip(values, old, strict=True)]
+    rows = _Segments(e, ep.fma, row, level, segment, pair)
 
     def pixels(acc: Any, totals: list[Any], n: Any, block: Any, place: Any, widths: list[int]) -> None:
         start, o = block * size, place if order is None else e.load(order, place)
         base = start + n * image
         parts = [(sum(widths[:v]), width) for v, width in enumerate(widths)]
         if totals:
-            s = last_of_several(acc, totals, base, place, parts)
+            s = rows.all_but_last(acc, totals, base, place, parts)
         else:
             segment(acc, place, base, parts)
         for at, width in parts:
-            found = with_totals(acc, totals, s, at, width) if totals else acc.values(at, width)
+            found = rows.values(acc, totals, s, at, width) if totals else acc.values(at, width)
             acc.store(ep, views, found, n, o, start + at, width)
 
     def blocks_of(acc: Any, totals: list[Any], n: Any, block: Any, place: Any) -> None:
