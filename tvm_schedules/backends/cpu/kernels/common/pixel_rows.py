@@ -130,7 +130,7 @@ class ByteAccumulators:
 
 
 Segment = Callable[[Any, Any, Any, Parts], None]
-"""Called with accumulators, a segment, an element and the vectors of a block: adds up from that element of planes on."""
+"""Called with accumulators, segment, first element of every plane and vectors of a block: adds up the pixels."""
 
 
 class _Segments:
