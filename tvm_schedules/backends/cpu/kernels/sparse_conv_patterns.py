@@ -275,20 +275,21 @@ class _Code:
             read()
 
 
-def _time(layer: TernaryRows, codes: np.ndarray, size: int, vectors: int, end: float, tap: float) -> float:
+def _time(layer: TernaryRows, codes: np.ndarray, size: int, blocks: Sequence[int], end: float) -> float:
     """Time of a layer with so many channels a group, in taps of the list kernel, a vector of pixels.
 
     Args:
         layer: The layer.
         codes: Its codes, [terms, output channels, inputs].
         size: Channels a group.
-        vectors: Vectors for which a list is read once.
+        blocks: Vectors of every block: lists are read once for each of them.
         end: What the end of a list costs, in taps of one vector.
-        tap: What a tap costs, in the same unit.
     """
     limit = taps_limit(layer.x, layer.quant.top)
     work = pattern_lists.work(codes, pattern_lists.members(np.abs(codes).max(0), size, layer.window.groups), limit)
-    return tap * work.taps + work.joins + end / vectors * work.lists
+    narrow = NARROW if end < LIST_UNKNOWN else {}
+    times = [width * (narrow.get(width, 1.0) * work.taps + work.joins) + end * work.lists for width in blocks]
+    return sum(times) / sum(blocks)
 
 
 def _others_time(ctx: Lowering, layer: TernaryRows, vectors: int, end: float) -> float:
@@ -315,12 +316,17 @@ def _sizes(layer: TernaryRows) -> list[int]:
     return [size for size in SIZES if parts == 1 or layer.weight.channels // parts % size == 0]
 
 
+def _blocks(vectors: int, block: int) -> list[int]:
+    """Vectors of every block of a plane."""
+    return [block] * (vectors // block) + [vectors % block] * (vectors % block > 0)
+
+
 def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) -> tuple[int, bool]:
     """Output channels a group, and whether the kernel is then faster than others."""
-    vector = ctx.target.vector_bytes
-    end, tap = LIST.get(vector, LIST_UNKNOWN), NARROW.get(vectors, 1.0) if vector in LIST else 1.0
-    blocks = {size: min(vectors, _usual_block(vector, size, layer.x.dtype == "float32")) for size in _sizes(layer)}
-    times = {size: _time(layer, codes, size, block, end, tap) for size, block in blocks.items()}
+    vector, floats = ctx.target.vector_bytes, layer.x.dtype == "float32"
+    end = LIST.get(vector, LIST_UNKNOWN)
+    blocks = {size: _blocks(vectors, min(vectors, _usual_block(vector, size, floats))) for size in _sizes(layer)}
+    times = {size: _time(layer, codes, size, widths, end) for size, widths in blocks.items()}
     size = min(times, key=lambda one: times[one])
     return size, times[size] < _others_time(ctx, layer, vectors, end)
 

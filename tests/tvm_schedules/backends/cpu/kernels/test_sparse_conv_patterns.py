@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import LEVELS, Case, 
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, compared, run_onnx
 from tvm_schedules import pipeline
+from tvm_schedules.backends.cpu.kernels import sparse_conv_patterns
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
 from tvm_schedules.targets.registry import resolve
@@ -116,10 +118,10 @@ def test_a_linear_layer_of_many_rows_is_a_convolution_of_one_pixel() -> None:
     np.testing.assert_array_equal(forced(net.model(y), size=4)(data)[0], data @ codes.T * 0.5)
 
 
-def kernel_of(
+def step_of(
     zeros: float, shared: int, target: str, permuted: bool = False, size: int = 28, floats: bool = False
-) -> str:
-    """The kernel of a 3x3 layer of 64 channels, whose activations are bytes or floats."""
+) -> Any:
+    """The step of a 3x3 layer of 64 channels, whose activations are bytes or floats."""
     net = Net((1, 64, size, size))
     codes = net.codes((64, 64, 3, 3), zeros, shared)
     codes = net.rng.permutation(codes) if permuted else codes
@@ -127,7 +129,12 @@ def kernel_of(
     y = net.op("Conv", x, net.ternary(codes, np.full(64, 0.05)), pads=[1] * 4)
     lowering = CpuLowering(pipeline.read_graph(net.model(y if floats else net.quantize(y))), resolve(target))
     lowering.run()
-    return next(step.kernel for step in lowering.steps if hasattr(step.spec, "epilogue") and step.spec.epilogue)
+    return next(step for step in lowering.steps if hasattr(step.spec, "epilogue") and step.spec.epilogue)
+
+
+def kernel_of(zeros: float, shared: int, target: str, **options: Any) -> str:
+    """The kernel of :func:`step_of`."""
+    return str(step_of(zeros, shared, target, **options).kernel)
 
 
 @pytest.mark.parametrize("target", [AVX2, VNNI, "a53", "a72", "a76"], ids=["avx2", "vnni", "a53", "a72", "a76"])
@@ -147,6 +154,12 @@ def test_images_of_few_vectors_keep_lists_unless_zeros_are_shared() -> None:
     assert kernel_of(0.57, 1, AVX2, size=28) == "patterns"
     assert kernel_of(0.57, 1, AVX2, size=4) != "patterns"
     assert kernel_of(0.6, 4, AVX2, size=4) == "patterns"
+
+
+def test_blocks_that_a_plane_leaves_unfilled_count() -> None:
+    """8x8 pixels are three vectors: one block of pairs, two of threes, which took 18.5 and 26 us at half of zeros."""
+    assert step_of(0.5, 1, AVX2, size=8).spec.size == 2
+    assert [sparse_conv_patterns._blocks(7, 3), sparse_conv_patterns._blocks(6, 3)] == [[3, 3, 1], [3, 3]]
 
 
 def test_dot_products_are_for_dense_weights_that_share_nothing() -> None:
