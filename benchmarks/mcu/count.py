@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,16 @@ from tvm_schedules.errors import LinkError
 __all__ = ["Counted", "McuError", "compiled", "count", "missing", "prepare"]
 
 HERE = Path(__file__).parent
+_MARKS = ("begin", "end", "mark")
 MEMORY = HERE.parents[1] / "examples" / "c" / "cortex-m" / "memory.ld"
 EMPTY = (
     "int {run}(const void *x, void *y);\nint {run}(const void *x, void *y) {{ return !x || !y; }}\n"
     "void model_prepare(void);\nvoid model_prepare(void) {{}}\n"
 )
+
+
+LAYERS = "void count_mark(void);\n#define TERN_ON_LAYER(index) count_mark()\n"
+"""What a network's source includes first where its layers are counted."""
 
 
 class McuError(Exception):
@@ -46,6 +52,7 @@ class Counted:
         arena: Bytes of RAM between the layers.
         stack: Bytes of stack.
         functions: Instructions by function; functions that were inlined count where they stand.
+        layers: Instructions of every call of a kernel, in order; empty where they were not asked for.
     """
 
     instructions: int
@@ -53,6 +60,7 @@ class Counted:
     arena: int
     stack: int
     functions: dict[str, int]
+    layers: tuple[int, ...] = ()
 
 
 def missing(core: str = "m4") -> str | None:
@@ -73,14 +81,15 @@ def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None
 
     Args:
         model: ONNX.
-        samples: Float inputs ``[n, ...]``.
+        samples: Float inputs ``[n, ...]``, of which the first are taken.
         folder: Where the artifact is made.
         verify: Whether it is compared with onnxruntime.
     """
     artifact = tvm_schedules.build(model, folder, "c", samples=samples, verify=verify)
     library = tvm_schedules.load(artifact.path)
     assert isinstance(library, CModel)
-    entry, x = library.inputs[0], samples[:1]
+    entry = library.inputs[0]
+    x = samples[: entry["shape"][0]]
     quant = entry.get("quant")
     if quant:
         codes = np.rint(x / np.float32(quant["scale"])) + quant["zero_point"]
@@ -90,7 +99,13 @@ def prepare(model: Any, samples: np.ndarray, folder: Path, verify: bool) -> None
         raise McuError("the sample is too large")
 
 
-def count(folder: Path, core: str, options: Sequence[str] = ("-O3",), objects: Sequence[Path] = ()) -> Counted:
+def count(
+    folder: Path,
+    core: str,
+    options: Sequence[str] = ("-O3",),
+    objects: Sequence[Path] = (),
+    layers: bool = False,
+) -> Counted:
     """Counts one run.
 
     Args:
@@ -98,6 +113,7 @@ def count(folder: Path, core: str, options: Sequence[str] = ("-O3",), objects: S
         core: Of :data:`~benchmarks.mcu.cores.CORES`.
         options: Of the compiler, besides the core's.
         objects: What the network's code calls, compiled.
+        layers: Whether calls of kernels are counted one by one, which takes a few instructions more for each.
 
     Raises:
         McuError: It does not compile, run, or give the sample's output.
@@ -105,20 +121,24 @@ def count(folder: Path, core: str, options: Sequence[str] = ("-O3",), objects: S
     board = CORES[core]
     with tempfile.TemporaryDirectory(prefix="tern-mcu-") as place:
         work = Path(place)
+        (work / "layers.h").write_text(LAYERS)
+        options = [*options, *(("-include", str(work / "layers.h")) if layers else ())]
         program, empty = (_program(work, folder, board, options, part) for part in (objects, None))
         counts, symbols = work / "counts", _symbols(program, board)
-        marks = ",".join(f"{mark}={symbols[f'count_{mark}']:#x}" for mark in ("begin", "end"))
+        places = ",".join(f"{mark}={symbols[f'count_{mark}']:#x}" for mark in _MARKS[: 2 + layers])
         command = [board.tools.emulator, "-M", board.board, *board.tools.machine, *board.machine, "-nographic"]
         command += ["-monitor", "none", "-serial", "none", "-semihosting", "-kernel", str(program)]
-        command += ["-plugin", f"{_plugin(work)},out={counts},{marks}"]
+        command += ["-plugin", f"{_plugin(work)},out={counts},{places}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
         said = dict(re.findall(r"(stack|differ) (\d+)", done.stderr))
         if done.returncode or said.get("differ") != "0":
             raise McuError(f"{folder.name} on {core}: status {done.returncode}, {done.stderr.strip()[-1000:]!r}")
         functions = _by_function(counts.read_text(), symbols)
+        marks = [int(number) for number in re.findall(r"mark (\d+)", counts.read_text())]
         flash = [_flash(path, board) for path in (program, empty)]
     arena = int(re.findall(r"define MODEL_ARENA_BYTES (\d+)", (folder / "model.h").read_text())[0])
-    return Counted(sum(functions.values()), flash[0] - flash[1], arena, int(said["stack"]), functions)
+    each = tuple(after - before for before, after in pairwise(marks))
+    return Counted(sum(functions.values()), flash[0] - flash[1], arena, int(said["stack"]), functions, each)
 
 
 def _run(command: Sequence[str]) -> str:
@@ -198,6 +218,8 @@ def _by_function(text: str, symbols: dict[str, int]) -> dict[str, int]:
     starts = [symbols[name] for name in names]
     functions: dict[str, int] = {}
     for line in text.splitlines():
+        if line.startswith("mark"):
+            continue
         address, length, times = line.split()
         name = names[bisect.bisect_right(starts, int(address, 16)) - 1]
         functions[name] = functions.get(name, 0) + int(length) * int(times)

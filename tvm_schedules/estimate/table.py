@@ -51,7 +51,7 @@ class Library:
         kernels: How many different kernels of each group it has.
         steps: How many steps.
         code: Bytes of the library.
-        metadata: Bytes of ``metadata.json``.
+        metadata: Bytes of ``metadata.json``; 0 of C, which has none.
     """
 
     network: str
@@ -108,7 +108,8 @@ class Table:
         steps = np.array([[1.0, one.steps] for one in self.libraries])
         metadata = np.array([float(one.metadata) for one in self.libraries])
         code = nonnegative(counts / sizes[:, None], np.ones(len(sizes)))
-        return groups, code, nonnegative(steps / metadata[:, None], np.ones(len(sizes)))
+        known = metadata > 0  # C has none
+        return groups, code, nonnegative(steps[known] / metadata[known, None], np.ones(known.sum()))
 
     def library_bytes(self, kernels: Mapping[str, int], steps: int) -> tuple[int, int]:
         """Bytes of the code and of ``metadata.json`` of a network, about.

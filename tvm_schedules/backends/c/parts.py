@@ -84,9 +84,14 @@ def in_parts(steps: list[Step], groups: Groups, arena: Callable[[list[Step]], in
     return _split(steps, groups, chains, counts)
 
 
+def _places(step: Step) -> list[int]:
+    """Which arguments are what a step reads and writes apart from constants; its output is the last one."""
+    return [i for i, arg in enumerate(step.args) if arg.root.place is None or arg.root.place.kind != "constant"]
+
+
 def _data(step: Step) -> list[Buffer]:
-    """What a step reads and writes apart from constants; its output is the last one."""
-    return [arg for arg in step.args if arg.root.place is None or arg.root.place.kind != "constant"]
+    """The arguments of :func:`_places`; one may be there twice, as input and as residual."""
+    return [step.args[place] for place in _places(step)]
 
 
 def _channels(step: Step) -> int:
@@ -166,40 +171,41 @@ def _parts(chain: Sequence[Step], groups: Groups, first: int, last: int) -> list
     for step in chain:
         spec, layouts = _narrowed(step, groups, last - first)
         args = list(step.args)
-        for buffer, whole, layout in layouts:
+        for place, whole, layout in layouts:
+            buffer = args[place]
             part = own.get(id(buffer.root))
             nbytes = _nbytes(layout, last - first)
             if part is not None:
                 part.nbytes, part.tail = max(part.nbytes, nbytes), getattr(layout, "tail", 0)
             else:
                 part = Buffer(buffer.name, nbytes, None, buffer, _nbytes_before(whole, first))
-            args[next(i for i, arg in enumerate(args) if arg is buffer)] = part
+            args[place] = part
         name = f"{step.name}, channels {first} to {last - 1}"
         made.append(Part(name, step.kernel, spec, step.make, args, step.info, first, last, step.name))
     return made
 
 
-def _narrowed(step: Step, groups: Groups, channels: int) -> tuple[Any, list[tuple[Buffer, Any, Any]]]:
-    """A step's spec for so many channels, and its tensors of which it has a part, with their whole and new layouts."""
+def _narrowed(step: Step, groups: Groups, channels: int) -> tuple[Any, list[tuple[int, Any, Any]]]:
+    """A step's spec for so many channels, and of which arguments it has a part, with their whole and new layouts."""
 
     def fewer(layout: Any) -> Any:
         return None if layout is None else replace(layout, channels=channels)
 
-    spec, data = step.spec, _data(step)
+    spec, places = step.spec, _places(step)
     if step.kernel == repack.NAME:
         new = replace(spec, source=fewer(spec.source), target=fewer(spec.target))
-        return new, [(data[0], spec.source, new.source), (data[-1], spec.target, new.target)]
+        return new, [(places[0], spec.source, new.source), (places[-1], spec.target, new.target)]
     if step.kernel == global_pool.NAME:
         new = replace(spec, x=fewer(spec.x))
-        return new, [(data[0], spec.x, new.x), (data[-1], spec.out, spec.out)]
+        return new, [(places[0], spec.x, new.x), (places[-1], spec.out, spec.out)]
     ends = spec.epilogue
     epilogue = replace(ends, out=fewer(ends.out), residual=fewer(ends.residual))
-    tensors = [(data[-1], ends.out, epilogue.out)]
+    tensors = [(places[-1], ends.out, epilogue.out)]
     if ends.residual is not None:
-        tensors.append((data[-2], ends.residual, epilogue.residual))
+        tensors.append((places[-2], ends.residual, epilogue.residual))
     if step.kernel == pool.NAME or groups(step) > 1:
         new = replace(spec, x=fewer(spec.x), epilogue=epilogue)
-        return new, [(data[0], spec.x, new.x), *tensors]
+        return new, [(places[0], spec.x, new.x), *tensors]
     return replace(spec, epilogue=epilogue), tensors
 
 

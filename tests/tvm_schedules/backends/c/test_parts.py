@@ -58,8 +58,19 @@ def unequal() -> onnx.ModelProto:
     return net.model(net.op("GlobalAveragePool", net.op("Relu", x)))
 
 
+def beside_itself() -> onnx.ModelProto:
+    """A layer that reads all of the tensor whose channels are added to its own: only as the residual it is in parts."""
+    net = Net((1, 16, 11, 9), seed=4)
+    x = net.quantize("input_0", 0.02, 128)
+    for groups in (1, 16):
+        weight = net.weight((16, 16 // groups, 3, 3), 0.5)
+        added = net.op("Add", net.op("Conv", x, weight, net.bias(16), pads=[1] * 4, group=groups), x)
+        x = net.quantize(net.op("MaxPool", net.quantize(net.op("Relu", added)), kernel_shape=[2, 2], strides=[2, 2]))
+    return net.model(net.op("Gemm", net.op("Flatten", x), net.weight((5, 16 * 2 * 2), 0.4), transB=1))
+
+
 @pytest.mark.parametrize("count", [None, 2, 4, 8])
-@pytest.mark.parametrize("make", [separable, shortcuts, depthwise_first, unequal])
+@pytest.mark.parametrize("make", [separable, shortcuts, depthwise_first, unequal, beside_itself])
 def test_parts_change_no_number(tmp_path: Path, make: Callable[[], onnx.ModelProto], count: int | None) -> None:
     """In as many parts as memory asks for, and in a given number of them, under the sanitizers too."""
     model = make()
