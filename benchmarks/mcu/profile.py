@@ -1,7 +1,7 @@
 """Profile tables of microcontrollers without the hardware: instructions of the steps of many networks, by QEMU.
 
 ``python -m benchmarks.mcu.profile m4`` counts the networks of :mod:`tvm_schedules.bench.profile_networks` as C and
-writes ``tvm_schedules/estimate/tables/cortex-m4.json``. Networks that the board has no memory for are left out, by name.
+writes ``tvm_schedules/estimate/tables/cortex-m4.json``. Networks too large for the board are left out, by name.
 """
 
 from __future__ import annotations
