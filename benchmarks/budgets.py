@@ -1,9 +1,9 @@
 """``LatencyBudget`` beside uniform sparsity at the same latency: ``python -m benchmarks.budgets``.
 
-Every float network is made ternary four times for each budget: with the same share of zeros in every layer; with zeros
+Every float network is made ternary five times for each budget: with the same share of zeros in every layer; with zeros
 where the budget puts them; with a budget that also chooses how many output channels of a layer lose weights together;
-and by EC2T with one level, with a budget that finds the strengths of its entropy constraint. The budget is what the
-uniform network is estimated to take. Everything else is the same::
+with one that also lets layers stay float; and by EC2T with one level, with a budget that finds the strengths of its
+entropy constraint. The budget is what the uniform network is estimated to take. Everything else is the same::
 
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
@@ -34,12 +34,13 @@ from benchmarks.methods.recipes import Recipe
 from benchmarks.methods.training import accuracy
 from tern_lightning import LatencyBudget, PruningSchedule, Schedule
 from tvm_schedules.bench.machines import ThisMachine
+from tvm_schedules.cli.common import words
 from tvm_schedules.common.files import write_file
 from tvm_schedules.estimate.estimate import estimate
 
 RESULT = Path(__file__).with_name("measured") / "budgets.json"
-ZEROS = (0.8, 0.9, 0.95)
-"""Shares of zeros of the uniform networks, whose latencies are the budgets."""
+ZEROS = "50,80,90,95"
+"""Percentages of zeros of the uniform networks, whose latencies are the budgets."""
 TARGET = "host"
 EVERY = 10
 """Optimizer steps from one choice of zeros to the next."""
@@ -47,7 +48,11 @@ GROUPS = (1, 2, 4)
 """Numbers of output channels that the third way chooses from."""
 LEVELS = 1
 """Trained levels of EC2T."""
-WAYS = ("uniform", "budget", "grouped", "entropy")
+WAYS = ("uniform", "budget", "grouped", "float", "entropy")
+_STEERED: dict[str, dict[str, Any]] = {
+    "budget": {}, "grouped": {"groups": GROUPS}, "float": {"allow_float": True}, "entropy": {"by": "entropy"},
+}  # fmt: skip
+"""What a budget may choose, by way."""
 SECONDS = 0.3
 """For a network in a round."""
 
@@ -65,8 +70,7 @@ def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
     """As many milliseconds; the rest is that of :func:`uniform`, but that EC2T trains its level."""
 
     def extras() -> list[Any]:
-        own: dict[str, Any] = {"schedule": Schedule("cubic", end=0.5), "every": EVERY}
-        own |= {"groups": GROUPS} if how == "grouped" else {"by": "entropy"} if how == "entropy" else {}
+        own = {"schedule": Schedule("cubic", end=0.5), "every": EVERY, **_STEERED[how]}
         return [LatencyBudget(TARGET, milliseconds, input_shape=tuple(shape), **own)]
 
     name = f"{how}-{1e3 * milliseconds:.1f}-us"
@@ -94,6 +98,7 @@ def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, A
         }
         row |= {"estimate_ms": 1e3 * said.seconds, "network": str(network)}
         row["layers"] = {step.name: step.zeros for step in said.steps if step.zeros is not None}
+        row["float_layers"] = sum(step.op in ("Conv", "Gemm") and step.zeros is None for step in said.steps)
         rows.append(row)
         print(
             f"seed {seed}, {how}, {zeros:.0%}: {row['accuracy']:.2%}, {row['sparsity']:.1%} zeros, "
@@ -124,13 +129,14 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for how, marker in zip(WAYS, "os^d", strict=True):
+    for how, marker in zip(WAYS, "os^vd", strict=True):
         own = [row for row in rows if row["how"] == how]
         if not own:
             continue
         points = axes.plot([r["measured_ms"] for r in own], [100 * r["accuracy"] for r in own], marker, markersize=4)
-        groups = [[row for row in own if row["zeros"] == zeros] for zeros in ZEROS]
-        means = [[sum(r[key] for r in one) / len(one) for key in ("measured_ms", "accuracy")] for one in groups if one]
+        shares = sorted({row["zeros"] for row in own})
+        groups = [[row for row in own if row["zeros"] == zeros] for zeros in shares]
+        means = [[sum(r[key] for r in one) / len(one) for key in ("measured_ms", "accuracy")] for one in groups]
         axes.plot([x for x, _ in means], [100 * y for _, y in means], color=points[0].get_color(), label=how)
     axes.set(xlabel="measured, ms", ylabel="accuracy, %")
     axes.legend(frameon=False)
@@ -155,6 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = methods_parser()
     parser.prog, parser.description = "python -m benchmarks.budgets", str(__doc__).splitlines()[0]
     parser.set_defaults(output=Path("runs/budgets"))
+    parser.add_argument(
+        "--zeros",
+        type=words,
+        default=words(ZEROS),
+        help=f"percentages of zeros of the uniform networks (default: {ZEROS})",
+    )
     parser.add_argument("--images", type=int, metavar="N", help="train on the first N images (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="how often every network is measured (default: 7)")
     parser.add_argument("--write", action="store_true", help="measure, and put the result among the committed ones")
@@ -173,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in (int(text) for text in options.seeds.split(",")):
         floats.append(accuracy(comparison.float_net(seed), data.test))
         print(f"seed {seed}: float {floats[-1]:.2%}", flush=True)
-        for zeros in ZEROS:
-            rows += trained(comparison, seed, zeros)
+        for percent in options.zeros:
+            rows += trained(comparison, seed, float(percent) / 100)
     if options.write:
         measured(rows, options.rounds)
         result = {**_about(options, comparison), "float": floats, "rows": rows}

@@ -14,8 +14,11 @@ NAMES = {
     "uniform": "the same zeros in every layer",
     "budget": "a budget",
     "grouped": "a budget that chooses groups",
+    "float": "a budget that may leave layers float",
     "entropy": "a budget by entropy",
 }
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 def budgets(data: Mapping[str, Any]) -> list[str]:
@@ -31,17 +34,22 @@ def budgets(data: Mapping[str, Any]) -> list[str]:
     ways = [how for how in NAMES if any(row["how"] == how for row in rows)]
     over = {how: max(row["measured_ms"] / row["estimate_ms"] - 1 for row in rows if row["how"] == how) for how in ways}
     one = " with one level" if data.get("levels") == 1 else ""
-    fourth = f"In the fourth the method is EC2T{one}; the budget sets the strength of its entropy constraint."
+    said = {
+        "uniform": "gives every layer the same share of zeros.",
+        "budget": "is a `LatencyBudget` of the milliseconds that the first is estimated to take.",
+        "grouped": "also chooses for every layer whether 1, 2 or 4 neighboring output channels lose weights together.",
+        "float": "may instead leave layers float.",
+        "entropy": f"has EC2T{one} as its method, and sets the strength of its entropy constraint.",
+    }
+    explained = [f"The {ordinal} way {said[how]}" for ordinal, how in zip(_ORDINALS, ways, strict=False)]
     return [
         "# Budgets beside uniform sparsity",
         "",
         *paragraph(
             f"ResNet-20 with a strided first layer, {data['data']}, {data['images']:,} training images,",
             f"{plan['float_epochs']} epochs in float and {plan['epochs']} ternary, {seeds}. The float",
-            f"networks reach {100 * mean(floats):.2f} %. The first way gives every layer the same share of zeros. The",
-            "second is a `LatencyBudget` of the milliseconds that the first is estimated to take. In the third the",
-            "budget also chooses for every layer whether 1, 2 or 4 neighboring output channels lose weights together.",
-            *([fourth] if "entropy" in ways else []),
+            f"networks reach {100 * mean(floats):.2f} %.",
+            *explained,
             f"Milliseconds are those of the exported networks with one thread of an {data['machine']['cpu']},",
             f"{data['when']}: `{data['command']}`.",
         ),

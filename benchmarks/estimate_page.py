@@ -1,12 +1,16 @@
-"""The page about estimates, of what ``python -m benchmarks.estimate --json`` wrote."""
+"""The page about estimates, of what ``python -m benchmarks.estimate --json`` and ``benchmarks.mcu.estimates`` wrote."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.estimate import APART, ordered
+from benchmarks.mcu.cores import CORES
+from benchmarks.mcu.estimates import RESULT
+from benchmarks.mcu.page import title
 
 __all__ = ["estimates"]
 
@@ -63,7 +67,55 @@ def estimates(data: Mapping[str, Any]) -> list[str]:
             "Guessed is the share of the estimate in operators that have no kernel of their own and were not measured.",
             "The last column says whether the estimated bytes of weights and of memory between layers are the build's.",
         ),
+        *_controllers(json.loads(RESULT.read_text())),
     ]
+
+
+def _controllers(data: Mapping[str, Any]) -> list[str]:
+    """What was counted on microcontrollers, and by how much estimates are off."""
+    rows, cores = data["rows"], list(data["errors"])
+    off = {core: max(_off(one, "instructions") for one in rows if one["core"] == core) for core in cores}
+    titles = [CORES[core].title for core in cores]
+    most = ", ".join(f"{off[core]:.0%} on a {name}" for core, name in zip(cores, titles, strict=True))
+    bars = ", ".join(f"±{data['errors'][core]:.0%}" for core in cores)
+    exact = all(one["arena"] == one["estimate_arena"] for one in rows)
+    found: dict[tuple[str, bool, float], dict[str, Mapping[str, Any]]] = {}
+    for one in rows:
+        found.setdefault((one["what"], one["depthwise"], one["zeros"]), {})[one["core"]] = one
+    return [
+        "## Microcontrollers",
+        "",
+        *_text(
+            "These are the networks of [the page about microcontrollers](mcu.md), whose instructions were counted:",
+            f"`{data['command']}`, {data['when']}. In brackets is by how much the estimate is more. At most it is off",
+            f"by {most}, and that of flash by {max(_off(one, 'flash') for one in rows):.0%}. Bytes of memory between",
+            f"the layers are {'exact' if exact else '**not exact**'}. The output states error bars of {bars}.",
+            "Milliseconds are made of instructions by a number of cycles for each, which is assumed: these figures say",
+            "nothing about it.",
+        ),
+        f"| thousands of instructions | {' | '.join(titles)} | flash on a {titles[0]}, bytes |",
+        "|---|" + "---:|" * (len(cores) + 1),
+        *(
+            _controller(f"{title(what, depthwise)}, {zeros:.0%}", found[what, depthwise, zeros], cores)
+            for what, depthwise, zeros in found
+        ),
+        "",
+    ]
+
+
+_ESTIMATES = {"instructions": "estimate", "flash": "estimate_flash"}
+
+
+def _off(one: Mapping[str, Any], key: str) -> float:
+    return abs(float(one[_ESTIMATES[key]]) / float(one[key]) - 1)
+
+
+def _controller(name: str, found: Mapping[str, Mapping[str, Any]], cores: list[str]) -> str:
+    def cell(one: Mapping[str, Any], key: str, unit: int) -> str:
+        return f"{one[key] / unit:,.0f} ({100 * (one[_ESTIMATES[key]] / one[key] - 1):+.0f} %)"
+
+    cells = [cell(found[core], "instructions", 1000) for core in cores]
+    return f"| {' | '.join([name, *cells, cell(found[cores[0]], 'flash', 1)])} |"
 
 
 def _row(row: Mapping[str, Any], error: float) -> str:

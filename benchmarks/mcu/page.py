@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.mcu.cores import CORES
 from benchmarks.mcu.report import reference
 
-__all__ = ["mcu"]
+__all__ = ["mcu", "title"]
 
 TITLES = {
     "resnet8": "ResNet-8",
@@ -85,7 +85,7 @@ def mcu(data: Mapping[str, Any]) -> list[str]:
                 thousands = row["instructions"] / 1000 if row else 0
                 text = f"{thousands:,.0f}" + (f" ({thousands / theirs:.2f})" if theirs else "")
                 cells.append(text if row else "")
-            lines.append(_row(_name(what, depthwise), *cells, f"{theirs:,}" if theirs else ""))
+            lines.append(_row(title(what, depthwise), *cells, f"{theirs:,}" if theirs else ""))
         lines.append("")
     return [*lines, *_memory(found, works, zeros, peers["tflm"]), *_aims(found, peers)]
 
@@ -161,7 +161,7 @@ def _aims(found: Mapping[tuple[Any, ...], Mapping[str, Any]], peers: Mapping[str
     yield from _text(f"{len(every) - len(missed)} of {len(every)} are reached.", *_reasons(missed, found))
     yield from (_row("", "core", "of", "aim", "now", ""), "|---|---|---|---:|---:|---|")
     for one in every:
-        name, core, said = _name(one.what, one.depthwise), CORES[one.core].title, "reached" if one.reached else "missed"
+        name, core, said = title(one.what, one.depthwise), CORES[one.core].title, "reached" if one.reached else "missed"
         yield _row(name, core, one.of, f"{one.aim:.3f}", f"{one.now / one.whole:.3f}", said)
     yield ""
 
@@ -169,7 +169,7 @@ def _aims(found: Mapping[tuple[Any, ...], Mapping[str, Any]], peers: Mapping[str
 def _reasons(missed: Sequence[_Aim], found: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> Iterator[str]:
     """By how much each aim is missed, and of what that is made."""
     for one in missed:
-        yield f"{_name(one.what, one.depthwise)} on a {CORES[one.core].title}: {one.now:,}"
+        yield f"{title(one.what, one.depthwise)} on a {CORES[one.core].title}: {one.now:,}"
         yield f"{'instructions' if one.part == 'instructions' else f'bytes of {one.part}'},"
         yield f"{one.now - floor(one.aim * one.whole):,} more than the aim."
         if (one.what, one.part) == ("autoencoder", "flash"):
@@ -186,7 +186,8 @@ def _reasons(missed: Sequence[_Aim], found: Mapping[tuple[Any, ...], Mapping[str
             yield "layer's weights."
 
 
-def _name(what: str, depthwise: bool) -> str:
+def title(what: str, depthwise: bool) -> str:
+    """A network as people call it."""
     return TITLES[what] + (", depthwise ternary" if depthwise else "")
 
 
@@ -217,7 +218,7 @@ def _memory(
             f"{live:,}" if live else "",
             theirs[1],
         ]
-        yield _row(_name(what, depthwise), *cells, f"{max(one['stack'] for one in ours):,}")
+        yield _row(title(what, depthwise), *cells, f"{max(one['stack'] for one in ours):,}")
     yield ""
 
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import numpy as np
 
 from benchmarks.mcu import count
 from benchmarks.mcu.cores import CORES
-from tvm_schedules.bench.profile_networks import networks
+from tvm_schedules.bench.profile_networks import networks, shortcuts
 from tvm_schedules.cli.common import words
 from tvm_schedules.common.files import user_path
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.fit import Row
 from tvm_schedules.estimate.lowered import lower
 from tvm_schedules.estimate.table import Library, Table
-from tvm_schedules.estimate.targets import CYCLES
+from tvm_schedules.estimate.targets import CYCLES, KINDS
 from tvm_schedules.pipeline import read_graph
 from tvm_schedules.targets.registry import resolve
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(reason, file=sys.stderr)
         return 1
     target, rows, libraries = TARGETS[options.core], list[Row](), list[Library]()
-    for name, model in networks():
+    for name, model in chain(networks(), shortcuts()):
         if options.only and name not in options.only:
             continue
         started = time.monotonic()
@@ -77,7 +78,7 @@ def _count(name: str, model: Any, core: str) -> tuple[list[Row], Library]:
         found = count.count(Path(folder), core, layers=True)
     values = [*found.layers, max(0, found.instructions - sum(found.layers))]
     rows = [Row(name, *one, float(value)) for one, value in zip(made.counted(), values, strict=True)]
-    return rows, Library(name, made.kernels(), len(made.steps), max(1, found.flash - made.tables), 0)
+    return rows, Library(name, made.kernels(), len(made.steps), found.flash - made.tables[KINDS[TARGETS[core]]], 0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 from tvm_schedules.bench.networks import RandomNet
 
-__all__ = ["large", "networks"]
+__all__ = ["large", "networks", "shortcuts"]
 
 IMAGES = 18
 """How many chains of convolutions there are."""
@@ -27,6 +27,8 @@ SHARED = 9
 """How many chains of convolutions there are whose output channels share their zeros."""
 TERMS = 8
 """How many chains of convolutions there are whose rows have two levels or two terms."""
+SHORTCUTS = 6
+"""How many residual networks there are whose shortcuts are convolutions."""
 LARGE = 5
 """How many large networks of every kind there are."""
 
@@ -85,6 +87,23 @@ def _terms(seed: int, floats: bool) -> Any:
     net.terms = ("signs", "two")[seed % 2]
     net.shared = 2 if seed // 2 == 2 else 1
     return _convolutions(net, size)
+
+
+def _shortcuts(seed: int) -> Any:
+    """Residual blocks, of which all but the first have a shortcut with stride 2: its sums come in parts on a board."""
+    size = int(np.random.default_rng(seed).choice((16, 20, 24, 28, 32)))
+    net = _Chain((1, 3, size, size), 400 + seed, False)
+    inputs = net.any((8, 12, 16))
+    net.x = net.relu(net.conv(net.x, 3, inputs, dense=True))
+    for stride in (1, 2, 2):
+        outputs = inputs if stride == 1 else net.any((inputs, 2 * inputs))
+        hidden = net.relu(net.conv(net.x, inputs, outputs, 3, stride))
+        net.any((0,))  # other zeros
+        made = net.conv(hidden, outputs, outputs, gain=0.4)
+        net.any((0,))
+        beside = net.x if stride == 1 else net.conv(net.x, inputs, outputs, 1, stride)
+        net.x, inputs = net.relu(net.op("Add", made, beside)), outputs
+    return net.model(net.classify(net.x, inputs, 10))
 
 
 def _convolutions(net: _Chain, size: int) -> Any:
@@ -224,3 +243,9 @@ def networks() -> Iterator[tuple[str, Any]]:
         yield f"tokens{seed}", _tokens(seed, seed % 3 == 2)
     for seed in range(HEADS):
         yield f"heads{seed}", _heads(seed, seed == 2)
+
+
+def shortcuts() -> Iterator[tuple[str, Any]]:
+    """Residual networks as name and ``onnx.ModelProto``, for profiles of boards, which compute shortcuts in parts."""
+    for seed in range(SHORTCUTS):
+        yield f"shortcut{seed}", _shortcuts(seed)

@@ -21,7 +21,7 @@ from tvm_schedules.errors import EstimateError
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.lowered import Lowered, lower
 from tvm_schedules.estimate.table import Table
-from tvm_schedules.estimate.targets import Device, device
+from tvm_schedules.estimate.targets import KINDS, Device, device
 from tvm_schedules.ir.graph import Graph
 
 __all__ = ["StepEstimate", "TargetEstimate", "estimate", "estimate_graph"]
@@ -163,7 +163,7 @@ def _ram(made: Lowered) -> dict[str, int]:
 
 def _stored(made: Lowered, on: Device) -> dict[str, int]:
     is_c = on.spec.tvm["kind"] == "c"
-    exact = {"tables": made.tables} if is_c else {"weights": made.weights_bytes()}
+    exact = {"tables": made.tables[KINDS.get(on.name, "")]} if is_c else {"weights": made.weights_bytes()}
     if on.table is None or not on.table.libraries:
         return exact
     code, metadata = on.table.library_bytes(made.kernels(), len(made.steps))

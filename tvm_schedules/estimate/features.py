@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_schedules.estimate import c_features
 from tvm_schedules.lowering.steps import Buffer, Step
 from tvm_schedules.packing import pattern_lists
 
@@ -47,10 +48,17 @@ _PIXELS = 16
 """Pixels that copies move at once."""
 
 
-def group(step: Step) -> str:
-    """The steps that share coefficients: those of a kernel and a type of operand."""
+def group(step: Step, function: str = "") -> str:
+    """The steps that share coefficients: those of a kernel and a type of operand.
+
+    Args:
+        step: The call of a kernel.
+        function: Of the C form, the function that is called.
+    """
     if step.kernel == "fallback":
         return f"fallback {step.info['op']}"
+    if function:
+        return " ".join([step.kernel, *c_features.kinds(step, function)])
     operand = step.info.get("operand") or getattr(step.spec, "x", None)
     weights = getattr(step.spec, "weights", None)
     kinds = [kind for kind in (operand, weights) if isinstance(kind, str)]
@@ -66,15 +74,17 @@ def group(step: Step) -> str:
     return " ".join([step.kernel, *kinds])
 
 
-def features(step: Step) -> list[float]:
-    """The numbers of :data:`NAMES` of a step."""
-    constants, others = _bytes(step.args, True), _bytes(step.args[:-1], False)
+def features(step: Step, function: str = "") -> list[float]:
+    """The numbers of :data:`NAMES` of a step; see :func:`group` for the arguments."""
+    part = c_features.share(step)
+    constants, others = round(part * _bytes(step.args, True)), _bytes(step.args[:-1], False)
     work = step.info.get("nonzero_macs", step.info.get("work", 0))
     again = _passes(step.spec)
     near, far = (again * max(0, constants - size) / _LINE for size in (_FIRST, _SECOND))
     far += max(0, others + step.args[-1].nbytes - _SECOND) / _LINE
     sizes = [constants / _LINE, near, far, others / _LINE, step.args[-1].nbytes / _LINE]
-    return [1.0, *(float(number) for number in (*_loops(step.spec, float(work)), *sizes, _terms(step.spec)))]
+    loops = (function and c_features.loops(step)) or _loops(step.spec, float(work))
+    return [1.0, *(float(number) for number in (*loops, *sizes, part * _terms(step.spec)))]
 
 
 def call_features(steps: Sequence[Step], memory: int, inputs: int, outputs: int) -> list[float]:

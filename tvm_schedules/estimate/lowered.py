@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -27,24 +27,36 @@ class Lowered:
         steps: The kernel calls.
         plan: The plan.
         arrays: What an artifact stores; empty for C.
-        tables: Bytes of the constant tables of C; 0 for others.
+        tables: Bytes of the constant tables of C, by kind of core, and at most for ``""``; empty for others.
+        functions: Of C, what every step calls; empty for others.
     """
 
     steps: Sequence[Step]
     plan: Plan
     arrays: Mapping[str, np.ndarray]
-    tables: int = 0
+    tables: Mapping[str, int] = field(default_factory=dict)
+    functions: Sequence[str] = ()
+
+    def named(self) -> list[tuple[Step, str]]:
+        """Every step, and the function of C that it calls, "" for others."""
+        return list(zip(self.steps, self.functions or [""] * len(self.steps), strict=True))
 
     def counted(self) -> list[tuple[str, tuple[float, ...]]]:
         """Group and numbers of every step, and at last of the call itself."""
-        made = [(group(step), tuple(features(step))) for step in self.steps]
+        made = [(group(*one), tuple(features(*one))) for one in self.named()]
         ends = (self.plan.inputs, self.plan.outputs)
         inputs, outputs = (sum(prod(one.shape) * np.dtype(one.dtype).itemsize for one in side) for side in ends)
         return [*made, (CALL, tuple(call_features(self.steps, self.plan.arena_bytes or 0, inputs, outputs)))]
 
     def kernels(self) -> dict[str, int]:
-        """How many different kernels of each group there are: what the size of the code depends on."""
-        return dict(Counter(key for key, _ in {(group(step), (step.kernel, step.spec)) for step in self.steps}))
+        """How many different kernels of each group there are: what the size of the code depends on.
+
+        Of C, each function that is called once, and the descriptions of all calls.
+        """
+        if self.functions:
+            return {**dict.fromkeys(self.functions, 1), "descriptions": len(self.functions)}
+        kinds = {(group(*one), (one[0].kernel, one[0].spec)) for one in self.named()}
+        return dict(Counter(key for key, _ in kinds))
 
     def weights_bytes(self) -> int:
         """Bytes of the file of weights, by writing it."""
@@ -67,9 +79,12 @@ def lower(graph: Graph, spec: TargetSpec) -> Lowered:
     """
     if spec.tvm["kind"] == "c":
         from tvm_schedules.backends.c.compile import compile_graph
+        from tvm_schedules.backends.c.program import CORES
 
         made = compile_graph(graph, spec)
-        return Lowered(made.steps, made.plan, {}, made.program.table_bytes)
+        functions = [call.function for call in made.program.calls]
+        tables = {"": made.program.table_bytes, **{core: made.program.tables_of(core) for core in CORES}}
+        return Lowered(made.steps, made.plan, {}, tables, functions)
     from tvm_schedules.backends.cpu.lower import CpuLowering
     from tvm_schedules.lowering.memory import assign_arena, lifetimes
     from tvm_schedules.lowering.plan import make_plan

@@ -10,7 +10,7 @@ from tvm_schedules.estimate.table import Table, packaged
 from tvm_schedules.targets import host_cpu
 from tvm_schedules.targets.registry import TargetSpec, resolve
 
-__all__ = ["Device", "device"]
+__all__ = ["CYCLES", "KINDS", "Device", "device"]
 
 CLOCKS = {
     "pi3": 1.4e9, "pi4": 1.8e9, "pi5": 2.4e9, "cortex-m4": 168e6, "cortex-m7": 480e6, "cortex-m55": 400e6,
@@ -21,6 +21,9 @@ an Ensemble."""
 CYCLES = {"cortex-m4": 1.4, "cortex-m7": 0.8, "cortex-m55": 1.4}
 """Cycles an instruction: assumed, not measured. A Cortex-M4 loads in two cycles and jumps in up to four, a Cortex-M7
 issues two instructions at once, and a Cortex-M55 has vectors in two halves."""
+
+KINDS = {"cortex-m4": "dsp", "cortex-m7": "dsp", "cortex-m55": "mve"}
+"""Kinds of cores that may have tables of their own, of :data:`tvm_schedules.backends.c.program.CORES`."""
 
 _BOARDS = {"a53": "pi3", "a72": "pi4", "a76": "pi5"}
 """Cores whose clock is that of a board with them."""

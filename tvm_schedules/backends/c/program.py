@@ -151,11 +151,13 @@ class Program:
     @property
     def table_bytes(self) -> int:
         """Bytes of all constant tables of a core, the most that any kind has."""
+        return max(self.tables_of(core, "fixed") for core in CORES)
+
+    def tables_of(self, *kinds: str) -> int:
+        """Bytes of all constant tables of a core that is of these kinds, of :data:`KINDS`."""
         width = np.dtype(self.offset_dtype).itemsize
         sizes = {n: a.size * width if n in self.offsets else a.nbytes for n, a in self.arrays.items()}
-        return max(
-            sum(size for n, size in sizes.items() if {core, "fixed"} & set(self.only.get(n, (core,)))) for core in CORES
-        )
+        return sum(size for n, size in sizes.items() if set(kinds) & set(self.only.get(n, kinds)))
 
 
 def _braces(fields: Mapping[str, Any], depth: int) -> str:

@@ -1,0 +1,79 @@
+"""What the time of a step of the C form depends on: its loops are over words of four pixels, and over codes of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, prod
+from typing import Any
+
+from tvm_schedules.lowering.steps import Step
+
+__all__ = ["kinds", "loops", "share"]
+
+_WORD, _BLOCK = 4, 16
+"""Pixels of a word, and of a block: a list of taps is read once for a block, of which the last may have fewer words."""
+_FEWEST = 2
+"""Words of a block at least."""
+
+
+def kinds(step: Step, function: str) -> list[str]:
+    """What steps share that have coefficients of their own: the function, what is added to sums, what is written."""
+    end = getattr(step.spec, "epilogue", None)
+    if end is None or not hasattr(end, "out"):
+        return [function]
+    return [function, *(["beside"] if end.residual else []), f"to {end.out.dtype}"]
+
+
+def share(step: Step) -> float:
+    """The part of a layer's output channels that a step computes: layers of C may be in several steps."""
+    channels, rows = getattr(step, "last", 0) - getattr(step, "first", 0), getattr(step.spec, "rows", 0)
+    return channels / rows if channels and rows else 1.0
+
+
+def loops(step: Step) -> tuple[float, ...] | None:
+    """``operations``, ``loads``, ``rounds``, ``ends`` and ``rows``; None where those of other targets do."""
+    spec: Any = step.spec
+    if hasattr(spec, "fields"):
+        return _operator(spec.fields)
+    nonzero, macs = (float(step.info.get(name, 0)) for name in ("nonzero_macs", "macs"))
+    if not macs:
+        return None
+    return _planes(step, nonzero, macs) if hasattr(spec, "epilogue") else _rows(spec, nonzero, macs)
+
+
+def _rows(spec: Any, nonzero: float, macs: float) -> tuple[float, ...]:
+    """Of a layer over rows: weights that are not zero, all weights, rounds of four of them, outputs, and rows."""
+    return (
+        nonzero,
+        macs,
+        float(spec.batch * spec.outputs * ceil(spec.inputs / 4)),
+        spec.batch * spec.outputs,
+        spec.batch,
+    )
+
+
+def _planes(step: Step, nonzero: float, macs: float) -> tuple[float, ...]:
+    """Of a layer over pixels: weights times words, times blocks, codes that are read for rows, outputs, and blocks."""
+    spec: Any = step.spec
+    pixels, each = spec.x.run(spec.epilogue.size), spec.x.batch * prod(spec.epilogue.size)
+    channels = getattr(spec, "rows", spec.x.channels)
+    blocks = ceil(pixels / _BLOCK)
+    before = (blocks - 1) * _BLOCK // _WORD
+    words = before + max(_FEWEST, ceil(pixels / _WORD) - before)
+    taps, codes = nonzero / each, macs / each
+    counts = (taps * words, taps * blocks, codes / spec.x.batch, channels * words, channels * blocks)
+    return tuple(share(step) * spec.x.batch * count for count in counts)
+
+
+def _operator(fields: Mapping[str, Any]) -> tuple[float, ...]:
+    """Of an operator over plain tensors, whose sizes its description has: products, exponentials, results, and rows."""
+
+    def size(*names: str) -> float:
+        return float(prod(fields.get(name) or 1 for name in names))
+
+    if "keys" in fields:  # attention: two products, and exponentials
+        scores = size("pairs", "rows", "keys")
+        return scores * (fields["depth"] + fields["width"]), 0.0, scores, 0.0, size("pairs", "rows")
+    if "columns" in fields:  # a product of matrices
+        return size("pairs", "rows", "inner", "columns"), 0.0, 0.0, size("pairs", "rows", "columns"), 0.0
+    return size("outer", "rows", "count"), 0.0, 0.0, 0.0, size("outer", "rows")
