@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     table = Table(core, options.target, "cycles", how, when, tuple(rows), tuple(libraries))
     place = options.output or Path(tables.__file__).with_name("tables") / f"{options.target}.json"
     tables.write(place, table)
-    print(f"{place}: {len(rows)} steps, held-out error of networks {table.error:.1%} (90th percentile)")
+    error = "not known" if table.error is None else f"{table.error:.1%}"
+    print(f"{place}: {len(rows)} steps, held-out error of networks {error} (90th percentile)")
     return 0
 
 

@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     table = Table(CORES[options.core].title, target, "instructions", how, when, tuple(rows), tuple(libraries))
     place = options.output or Path(tables.__file__).with_name("tables") / f"{target}.json"
     tables.write(place, table)
-    print(f"{place}: {len(rows)} steps, held-out error of networks {table.error:.1%} (90th percentile)")
+    bar = "not known" if table.error is None else f"{table.error:.1%}"
+    print(f"{place}: {len(rows)} steps, held-out error of networks {bar} (90th percentile)")
     return 0
 
 

@@ -20,6 +20,7 @@ from tern_lightning.ternary_tensor import TernaryTensor
 from tvm_schedules.common.arguments import check_arguments, other_names
 from tvm_schedules.common.near import check_share
 from tvm_schedules.estimate.curves import Curves
+from tvm_schedules.estimate.targets import CYCLES as BOARDS
 
 Shapes = Sequence[int] | Sequence[Sequence[int]]
 
@@ -252,9 +253,9 @@ class SizeBudget(_Estimated):
 
     Args:
         bytes: Bytes, > 0.
-        of: ``library``: code, weights and metadata for ``target``; ``flash``: tables of the C form, with the code where
-            its size is known.
-        target: CPU that the library is for; not with ``flash``.
+        of: ``library``: code, weights and metadata for ``target``; ``flash``: tables of the C form, and its code where
+            ``target`` is a microcontroller by name.
+        target: CPU that the library is for; with ``flash`` one of ``cortex-m4``, ``cortex-m7``, ``cortex-m55``.
         activations: ``uint8`` or ``float32``, as the network will be exported.
         input_shape: Shape of the input with the batch, or a sequence of shapes; None takes the module's
             ``example_input_array``.
@@ -273,7 +274,7 @@ class SizeBudget(_Estimated):
 
     Example::
 
-        trainer = Trainer(callbacks=[TernaryCallback(), SizeBudget(60_000, of="flash")])
+        trainer = Trainer(callbacks=[TernaryCallback(), SizeBudget(60_000, of="flash", target="cortex-m4")])
     """
 
     def __init__(
@@ -292,7 +293,9 @@ class SizeBudget(_Estimated):
         by: Literal["pruning", "entropy"] = "pruning",
         allow_float: bool = False,
     ) -> None:
-        where = "c" if of == "flash" else target
+        if of == "flash" and target not in ("host", "c", *BOARDS):
+            raise ValueError(f"target of flash must be one of {', '.join(BOARDS)}, or left out, got {target!r}")
+        where = "c" if of == "flash" and target not in BOARDS else target
         limit = _positive("bytes", bytes)
         steering = schedule, every, most, include, exclude, groups, by, allow_float
         super().__init__(where, "bytes", activations, None, input_shape, limit, *steering)
@@ -300,7 +303,7 @@ class SizeBudget(_Estimated):
     @property
     @override
     def name(self) -> str:
-        return "flash_bytes" if self.target == "c" else f"{self.target}_bytes"
+        return "flash_bytes" if self.target in ("c", *BOARDS) else f"{self.target}_bytes"
 
 
 @check_arguments

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mcu import cmsis_nn, count, networks, page, report
+from benchmarks.mcu import cmsis_nn, count, networks, page, profile, report
 from benchmarks.mcu.__main__ import main
 from tests.tvm_schedules.nets import Net
+from tvm_schedules.estimate import table as tables
+from tvm_schedules.estimate.estimate import estimate
+from tvm_schedules.estimate.targets import device
 
 needs_tools = pytest.mark.skipif(count.missing() is not None, reason=str(count.missing()))
 
@@ -33,6 +36,31 @@ def test_counts_are_exact_and_made_of_functions(linear: Path) -> None:
     # At least an addition for each of about 640 * 128 / 5 weights that are not zero.
     assert first.instructions > 640 * 128 / 5
     assert first.instructions < count.count(linear, "m4", ("-O0",)).instructions
+
+
+@needs_tools
+def test_layers_are_counted_one_by_one(linear: Path) -> None:
+    whole, apart = count.count(linear, "m4"), count.count(linear, "m4", layers=True)
+    assert whole.layers == ()
+    assert f"#define MODEL_LAYERS {len(apart.layers)}\n" in (linear / "model.h").read_text()
+    assert 0 <= apart.instructions - sum(apart.layers) < 100
+    assert 0 <= apart.instructions - whole.instructions < 20 * len(apart.layers)
+
+
+@needs_tools
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_a_profile_table_holds_what_was_counted(core: str, linear: Path, tmp_path: Path) -> None:
+    """And the package's own table estimates a layer that it does not have within a quarter."""
+    path = tmp_path / "table.json"
+    assert profile.main([core, "--only", "rows1", "--output", str(path)]) == 0
+    table = tables.read(path)
+    assert (table.target, table.unit) == (f"cortex-{core}", "instructions")
+    assert table.libraries[0].code > 1000
+    (said,) = estimate(networks.build("linear", 0.8, False, tmp_path)[0], [f"cortex-{core}"])
+    assert said.seconds is not None
+    assert said.seconds / device(f"cortex-{core}").seconds == pytest.approx(
+        count.count(linear, core).instructions, rel=0.25
+    )
 
 
 @needs_tools

@@ -56,7 +56,7 @@ def _main(options: argparse.Namespace) -> int:
             table = profile(options.target, progress=say, **how)
     write(options.profile_table, table)
     log.print(f"{len(table.rows)} measurements of {table.device}; error on networks left out of the fit:")
-    log.print(f"±{table.error:.0%} (nine of ten)")
+    log.print("not known" if table.error is None else f"±{table.error:.0%} (nine of ten)")
     return 0
 
 

@@ -137,9 +137,10 @@ def nonnegative(matrix: Array, wanted: Array) -> Array:
 
 
 def held_out(rows: Sequence[Row], floor: float) -> dict[str, tuple[float, float]]:
-    """What networks took and what a fit to all the other networks says, by the network's name."""
-    totals = {}
-    for name in dict.fromkeys(row.network for row in rows):
+    """What networks took and what a fit to all the other networks says, by the network's name; empty of one network."""
+    totals: dict[str, tuple[float, float]] = {}
+    names = dict.fromkeys(row.network for row in rows)
+    for name in names if len(names) > 1 else ():
         made = fit([row for row in rows if row.network != name], floor)
         own = [row for row in rows if row.network == name]
         totals[name] = (sum(row.value for row in own), sum(made.value(row.group, row.numbers) for row in own))

@@ -94,10 +94,13 @@ class Table:
         return fit(self.rows, self.floor)
 
     @cached_property
-    def error(self) -> float:
-        """Relative error that nine of ten networks of the table stay below when the others alone are fitted."""
+    def error(self) -> float | None:
+        """Relative error that nine of ten networks of the table stay below when the others alone are fitted.
+
+        None where the table has a single network.
+        """
         errors = [abs(said / took - 1) for took, said in held_out(self.rows, self.floor).values() if took > 0]
-        return float(np.percentile(errors, 90))
+        return float(np.percentile(errors, 90)) if errors else None
 
     @cached_property
     def _code(self) -> tuple[list[str], np.ndarray, np.ndarray]:

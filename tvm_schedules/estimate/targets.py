@@ -82,7 +82,7 @@ def device(name: str, measured: Sequence[Table] = ()) -> Device:
     if table is None:
         return Device(name, spec, None, 0.0, "no table for this target: give one with --measured", False)
     clock = CLOCKS.get(name) or CLOCKS[_BOARDS[str(kind)]]
-    return _device(name, spec, table, f"{table.how}, at {clock / 1e9:.2g} GHz", True, clock)
+    return _device(name, spec, table, f"{table.how}, at {_hertz(clock)}", True, clock)
 
 
 def _device(name: str, spec: TargetSpec, table: Table, source: str, near: bool, clock: float | None = None) -> Device:
@@ -95,6 +95,15 @@ def _device(name: str, spec: TargetSpec, table: Table, source: str, near: bool, 
             source += f", {cycles:g} cycles each, which is assumed"
         return Device(name, spec, table, cycles / clock, f"{source}; the error is that against counts", near)
     return Device(name, spec, table, 1.0, source, near)
+
+
+def _hertz(clock: float) -> str:
+    """Cycles a second in words.
+
+    >>> _hertz(1.8e9), _hertz(168e6)
+    ('1.8 GHz', '168 MHz')
+    """
+    return f"{clock / 1e9:.2g} GHz" if clock >= 1e9 else f"{clock / 1e6:.3g} MHz"
 
 
 def _host(spec: TargetSpec) -> Device:

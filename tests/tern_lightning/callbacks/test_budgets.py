@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import tern_lightning
 from tern_lightning import (
     EntropyConstraint,
     LatencyBudget,
@@ -160,6 +161,21 @@ def test_an_impossible_budget_says_what_can_be_reached(fit) -> None:
         fit(sparsity(0.99, include=LAYERS))
 
 
+def test_budgets_of_a_microcontroller_are_met_in_time_and_flash(fit) -> None:
+    """Flash counts the code too where the core is known, and both budgets name what they count."""
+    whole, tables = (
+        SizeBudget(limit, of="flash", target=target, input_shape=INPUT, include=LAYERS)
+        for limit, target in ((30_000, "cortex-m4"), (20_000, "c"))
+    )
+    assert whole.name == tables.name == "flash_bytes"
+    time = LatencyBudget("cortex-m4", 50.0, input_shape=INPUT, include=LAYERS)
+    _, net = fit(time, whole)
+    (said,) = tern_lightning.estimate(net, ("cortex-m4",), input_shape=INPUT)
+    assert said.stored["code"] > 2000
+    assert said.stored_bytes <= 30_000
+    assert 0 < said.seconds <= 0.05
+
+
 def test_arguments_out_of_range_are_refused(fit) -> None:
     with pytest.raises(ValueError, match=r"zeros must be in \(0, 1\), got 1.0"):
         SparsityBudget(1.0)
@@ -167,6 +183,8 @@ def test_arguments_out_of_range_are_refused(fit) -> None:
         OperationBudget(-1)
     with pytest.raises(ValueError, match="of must be 'library' or 'flash', got 'file'"):
         SizeBudget(1000, of="file")
+    with pytest.raises(ValueError, match=r"target of flash must be one of cortex-m4, .*, or left out, got 'pi4'"):
+        SizeBudget(1000, of="flash", target="pi4")
     with pytest.raises(ValueError, match="milliseconds must be a number above zero"):
         LatencyBudget("pi4", 0)
     for groups in ([], [0], [2.0], ["2"]):

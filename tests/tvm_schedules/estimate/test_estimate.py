@@ -17,12 +17,13 @@ from tests.tvm_schedules.artifact_nets import conv_net, exact_net
 from tests.tvm_schedules.estimate.test_fit import made_table
 from tests.tvm_schedules.nets import Net
 from tvm_schedules.artifact import store
+from tvm_schedules.backends.c.parts import Part
 from tvm_schedules.bench.profile import profile
 from tvm_schedules.cli.estimate import parser, print_estimates
 from tvm_schedules.errors import EstimateError, TargetError, TernError
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.estimate import estimate
-from tvm_schedules.estimate.features import NAMES, features
+from tvm_schedules.estimate.features import NAMES, features, group
 from tvm_schedules.estimate.lowered import lower
 from tvm_schedules.pipeline import read_graph
 from tvm_schedules.targets.registry import resolve
@@ -156,6 +157,41 @@ def test_counts_of_dense_layers_are_vectors_of_products(target: str, kernel: str
     vectors = -(-step.spec.pixels // (16 // each))
     assert counts["operations"] == 12 * 8 * 9 / each * vectors
     assert counts["loads"] == counts["operations"] / step.spec.tile
+
+
+def test_counts_of_c_are_words_blocks_and_the_parts_of_a_layer() -> None:
+    """A 3x3 layer over 10x10 pixels, in rows of 11: 109 of them, seven blocks of 16, the last of four words."""
+    codes = np.random.default_rng(0).integers(-1, 2, (8, 8, 3, 3))
+    net = Net((1, 8, 10, 10))
+    y = net.op("Conv", net.quantize("input_0", 0.1, 8), net.ternary(codes, np.full(8, 0.1)), pads=[1] * 4)
+    made = lower(read_graph(net.model(net.quantize(y))), resolve("c"))
+    (step, function) = next(one for one in made.named() if one[0].kernel == "sparse")
+    taps = np.count_nonzero(codes)
+    call, *loops = features(step, function)[:6]
+    assert (call, loops) == (1.0, [taps * 28, taps * 7, 8 * 72, 8 * 28, 8 * 7])
+    assert group(step, function) == "sparse tern_ternary_u8 to uint8"
+    part = Part(step.name, step.kernel, step.spec, step.make, step.args, step.info, 2, 4, step.name)
+    assert features(part, function)[1:6] == [number / 4 for number in loops]
+
+
+def test_kernels_of_c_are_functions_and_descriptions() -> None:
+    made = lower(read_graph(conv_net()), resolve("c"))
+    counts = made.kernels()
+    assert counts.pop("descriptions") == len(made.steps) == len(made.functions)
+    assert set(counts) == set(made.functions)
+    assert set(counts.values()) == {1}
+    assert made.tables[""] >= max(made.tables[core] for core in ("plain", "dsp", "mve")) > 0
+
+
+@pytest.mark.parametrize("target", ["pi3", "pi4", "pi5", "cortex-m4", "cortex-m7", "cortex-m55"])
+def test_boards_have_tables_with_an_error_bar(target: str) -> None:
+    (said,) = estimate(conv_net(), [target])
+    assert said.seconds is not None
+    assert 0 < said.seconds < 0.1
+    assert said.error is not None
+    assert said.error < 0.15
+    assert said.unknown < 0.2
+    assert said.stored["code"] > 1000
 
 
 def test_more_zeros_take_less_time() -> None:

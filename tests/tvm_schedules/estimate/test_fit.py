@@ -135,3 +135,19 @@ def test_tables_of_the_package_are_whole() -> None:
         assert 0 < table.error < 1, name
         assert replace(table, rows=table.rows) == table
     assert tables.packaged("no such core") is None
+
+
+def test_a_single_network_has_no_error_that_is_known() -> None:
+    whole = made_table()
+    one = replace(whole, rows=tuple(row for row in whole.rows if row.network == "net3"))
+    assert held_out(one.rows, one.floor) == {}
+    assert one.error is None
+    assert whole.error is not None
+    assert whole.error < 1e-6
+
+
+def test_code_without_metadata_has_none() -> None:
+    """As that of C."""
+    whole = made_table()
+    bare = replace(whole, libraries=tuple(replace(one, metadata=0) for one in whole.libraries))
+    assert bare.library_bytes({"sparse uint8": 3, "dense uint8": 2}, 13) == (pytest.approx(7100, abs=2), 0)
