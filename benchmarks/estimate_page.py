@@ -91,7 +91,7 @@ def _controllers(data: Mapping[str, Any]) -> list[str]:
             f"by {most}, and that of flash by {max(_off(one, 'flash') for one in rows):.0%}. Bytes of memory between",
             f"the layers are {'exact' if exact else '**not exact**'}. The output states error bars of {bars}.",
             "Residual blocks with strided shortcuts were added to the profile of boards after ResNet-8 had shown that",
-            "they were missing. Milliseconds are made of instructions by a number of cycles for each, which is assumed:",
+            "they were missing. Milliseconds are instructions times a number of cycles for each that is assumed:",
             "these figures say nothing about it.",
         ),
         f"| thousands of instructions | {' | '.join(titles)} | flash on a {titles[0]}, bytes |",
