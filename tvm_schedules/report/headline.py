@@ -17,6 +17,23 @@ NOT_ON_DEVICE = (store.MODEL, store.SAMPLES, PROBE)
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A budget that a run was trained with.
+
+    Attributes:
+        name: What it limits, such as ``host_ms``.
+        limit: At most so much.
+        estimate: What the network was estimated to take when training ended.
+        measured: What the compiled network takes; None where that is not known, or not of the budget's target.
+    """
+
+    name: str
+    limit: float
+    estimate: float
+    measured: float | None
+
+
+@dataclass(frozen=True)
 class Headline:
     """The few numbers that a run is judged by; None where a run does not say.
 
@@ -28,6 +45,7 @@ class Headline:
         milliseconds: Median latency of our library, on the first machine with the first number of threads.
         faster: Times that other engines take longer there, by name.
         metric: The metric that says how good the network is, and its last value.
+        budgets: Those that the run was trained with.
     """
 
     bytes: int | None
@@ -37,6 +55,7 @@ class Headline:
     milliseconds: float | None
     faster: dict[str, float]
     metric: tuple[str, float] | None
+    budgets: tuple[Kept, ...] = ()
 
 
 def headline(run: Run) -> Headline:
@@ -58,7 +77,25 @@ def headline(run: Run) -> Headline:
         faster = {str(row["name"]): _number(row["ratio"]) for row in engines if row["name"] != "tern"}
         float32, own = _known(weights.get("float32_bytes")), _known(weights.get("bytes"))
         latency = ours[0] if ours else None
-        return Headline(_known(stored), float32, own, _known(sparsity), latency, faster, _metric(run.training))
+        target = found["details"].get("target", {}).get("name") if found and "details" in found else None
+        kept = _budgets(run.training, {f"{target}_ms": latency, f"{target}_bytes": _known(stored)})
+        return Headline(_known(stored), float32, own, _known(sparsity), latency, faster, _metric(run.training), kept)
+
+
+_BUDGET, _LIMIT = "budget/", "/limit"
+"""What the names of logged estimates and limits begin and end with."""
+
+
+def _budgets(training: dict[str, Any] | None, measured: dict[str, Any]) -> tuple[Kept, ...]:
+    """Budgets of the last epoch, with what was measured of them."""
+    values = training["epochs"][-1]["values"] if training and training["epochs"] else {}
+    found = []
+    for key, limit in values.items():
+        name = key.removeprefix(_BUDGET).removesuffix(_LIMIT)
+        if key == f"{_BUDGET}{name}{_LIMIT}" and limit is not None and values.get(f"{_BUDGET}{name}") is not None:
+            numbers = (_number(limit), _number(values[f"{_BUDGET}{name}"]))
+            found.append(Kept(name, *numbers, measured.get(name)))
+    return tuple(found)
 
 
 def _number(value: Any) -> float:
@@ -71,11 +108,14 @@ def _known(value: Any) -> Any:
     return None if value is None else _number(value)
 
 
+_OURS = ("ternary/", _BUDGET)
+
+
 def metrics(training: dict[str, Any] | None) -> list[str]:
     """Names of what a training logged besides what this package does, the likely measure of quality first."""
     names: dict[str, None] = {}
     for epoch in training["epochs"] if training else ():
-        names.update(dict.fromkeys(name for name in dict(epoch["values"]) if not name.startswith("ternary/")))
+        names.update(dict.fromkeys(name for name in dict(epoch["values"]) if not name.startswith(_OURS)))
     return sorted(names, key=lambda name: (not _says_quality(name), "train" in name, list(names).index(name)))
 
 
@@ -96,7 +136,9 @@ def table(runs: Sequence[Run]) -> Any:
     from rich.table import Table
 
     made = Table(title=None)
-    for index, column in enumerate(("run", "bytes", "weights", "zeros", "ms", "their time / ours", "metric")):
+    columns = ["run", "bytes", "weights", "zeros", "ms", "their time / ours", "metric"]
+    columns += ["budgets"] if any(headline(run).budgets for run in runs) else []
+    for index, column in enumerate(columns):
         made.add_column(column, justify="right" if 0 < index < 5 else "left", overflow="fold")
     for run in runs:
         line = headline(run)
@@ -111,5 +153,16 @@ def table(runs: Sequence[Run]) -> Any:
             "" if line.milliseconds is None else f"{line.milliseconds:.4g}",
             ", ".join(f"{name} {ratio:.2f} x" for name, ratio in line.faster.items()),
             "" if line.metric is None else f"{line.metric[0]} {line.metric[1]:.4g}",
+            *([", ".join(map(_told, line.budgets))] if "budgets" in columns else []),
         )
     return made
+
+
+def _told(one: Kept) -> str:
+    """A budget in words.
+
+    >>> _told(Kept("host_ms", 0.2, 0.1968, 0.2041)), _told(Kept("operations", 6000, 5990, None))
+    ('host_ms 0.1968 estimated of 0.2, 0.2041 measured', 'operations 5990 estimated of 6000')
+    """
+    said = f"{one.name} {one.estimate:.4g} estimated of {one.limit:.4g}"
+    return said if one.measured is None else f"{said}, {one.measured:.4g} measured"

@@ -90,6 +90,16 @@ def test_a_slower_network_is_called_slower(browser: Any, tmp_path: Path) -> None
     assert page.complaints == []
 
 
+def test_a_budget_stands_beside_what_was_measured(browser: Any, tmp_path: Path) -> None:
+    trained = training()
+    trained["epochs"][-1]["values"] |= {"budget/host_ms": 0.9, "budget/host_ms/limit": 1.1}
+    page = Page(browser, write_page([Run("net", INSPECTION, [BENCH], trained)], tmp_path / "budget.html"))
+    assert page.tab.locator(".tile").count() == 8
+    said = page.tab.locator(".tile", has_text="budget host_ms").inner_text()
+    assert said.split("\n") == ["budget host_ms", "0.9", "estimated, of 1.1, 1 measured"]
+    assert page.complaints == []
+
+
 def test_tables_sort_by_every_column_with_mouse_and_keyboard(browser: Any, one: Path) -> None:
     page = Page(browser, one)
     assert page.names("Layers") == [HOSTILE, "b", "c"]

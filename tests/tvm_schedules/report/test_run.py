@@ -100,6 +100,21 @@ def test_the_headline_counts_what_a_device_stores() -> None:
     assert (only.bytes, only.milliseconds, only.sparsity) == (None, None, pytest.approx(0.2))
 
 
+def test_budgets_stand_beside_what_was_measured() -> None:
+    """Milliseconds and bytes of the artifact's own target, which is the host; others have estimates alone."""
+    logged = {"host_ms": (0.9, 1.1), "host_bytes": (1000, 1100), "pi4_ms": (3.0, 3.1), "operations": (5990, 6000)}
+    values = {f"budget/{name}": estimate for name, (estimate, _) in logged.items()}
+    values |= {f"budget/{name}/limit": limit for name, (_, limit) in logged.items()}
+    trained = {**training(), "epochs": [{**training()["epochs"][-1], "values": {**values, "val_acc": 0.9}}]}
+    line = headline(Run("a", json.loads(json.dumps(INSPECTION)), [BENCH], trained))
+    assert [(one.name, one.estimate, one.limit, one.measured) for one in line.budgets] == [
+        ("host_ms", 0.9, 1.1, 1.0), ("host_bytes", 1000, 1100, 1070), ("pi4_ms", 3.0, 3.1, None),
+        ("operations", 5990, 6000, None),
+    ]  # fmt: skip
+    assert metrics(trained) == ["val_acc"]
+    assert headline(Run("b", training=training())).budgets == ()
+
+
 def test_accuracy_comes_before_loss_and_validation_before_training() -> None:
     names = ["train_acc", "val_loss", "val_f1", "ternary/sparsity"]
     epochs = [{"values": dict.fromkeys(names, 1.0)}]

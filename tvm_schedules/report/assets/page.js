@@ -25,6 +25,11 @@ const tiles = (run) => {
     const word = others.length ? compared(...others[0]) : null;
     made.push(tile("latency, median", show.milliseconds(line.milliseconds), word));
   }
+  for (const one of line.budgets) {
+    const measured = known(one.measured) ? `, ${show.number(one.measured)} measured` : "";
+    made.push(tile(`budget ${one.name}`, show.number(one.estimate), `estimated, of ${show.number(one.limit)}${measured}`,
+      one.estimate <= 1.01 * one.limit ? "good" : "bad"));
+  }
   const details = found?.details ?? {};
   if (details.verification) {
     const report = details.verification;
