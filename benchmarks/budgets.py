@@ -9,7 +9,7 @@ entropy constraint. The budget is what the uniform network is estimated to take.
     python -m benchmarks.budgets --data fashion-mnist --data-dir DIR --precision 32-true --images 20000 --write
 
 Every run leaves a JSON file, and a later call skips it. ``--write`` measures the exported networks with one thread in
-turns, and writes ``benchmarks/measured/budgets.json`` and a plot beside it.
+turns, and writes ``benchmarks/measured/budgets.json`` and a plot beside it, ``--write FILE`` another file.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from benchmarks.methods.training import accuracy
 from tern_lightning import LatencyBudget, PruningSchedule, Schedule
 from tvm_schedules.bench.machines import ThisMachine
 from tvm_schedules.cli.common import words
-from tvm_schedules.common.files import write_file
+from tvm_schedules.common.files import user_path, write_file
 from tvm_schedules.estimate.estimate import estimate
 
 RESULT = Path(__file__).with_name("measured") / "budgets.json"
-ZEROS = "50,80,90,95"
+ZEROS = "80,90,95"
 """Percentages of zeros of the uniform networks, whose latencies are the budgets."""
 TARGET = "host"
 EVERY = 10
@@ -150,8 +150,15 @@ def _about(options: argparse.Namespace, comparison: Comparison) -> dict[str, Any
     for name in ("images", "network", "float_epochs", "epochs", "precision"):
         if (value := getattr(options, name)) is not None:
             command += f" --{name.replace('_', '-')} {value}"
+    command += "" if options.zeros == words(ZEROS) else f" --zeros {','.join(options.zeros)}"
+    file = "" if options.write in (None, RESULT) else f" {options.write.name}"
     when = time.strftime("%Y-%m-%d", time.gmtime())
-    about = {"command": f"{command} --write", "when": when, "machine": ThisMachine().describe(), "data": options.data}
+    about = {
+        "command": f"{command} --write{file}",
+        "when": when,
+        "machine": ThisMachine().describe(),
+        "data": options.data,
+    }
     counts = {"levels": LEVELS, "images": len(comparison.data.train[1]), "test_images": len(comparison.data.test[1])}
     return {**about, **counts, "plan": asdict(comparison.plan)}
 
@@ -169,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--images", type=int, metavar="N", help="train on the first N images (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="how often every network is measured (default: 7)")
-    parser.add_argument("--write", action="store_true", help="measure, and put the result among the committed ones")
+    written = "measure, and write the result and a plot (default: among the committed ones)"
+    parser.add_argument("--write", type=user_path, nargs="?", const=RESULT, metavar="FILE", help=written)
     options = parser.parse_args(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -190,8 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         measured(rows, options.rounds)
         result = {**_about(options, comparison), "float": floats, "rows": rows}
-        print(write_file(RESULT, json.dumps(result, indent=1) + "\n"))
-        plot(rows, RESULT.with_suffix(".svg"))
+        print(write_file(options.write, json.dumps(result, indent=1) + "\n"))
+        plot(rows, options.write.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

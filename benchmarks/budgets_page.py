@@ -21,14 +21,14 @@ NAMES = {
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
-def budgets(data: Mapping[str, Any]) -> list[str]:
+def budgets(data: Mapping[str, Any], loose: Mapping[str, Any] | None = None) -> list[str]:
     """The page about budgets.
 
     Args:
         data: What ``benchmarks.budgets --write`` wrote.
+        loose: The same with budgets that leave room for float layers.
     """
     rows, plan = data["rows"], data["plan"]
-    zeros = sorted({row["zeros"] for row in rows})
     floats = data["float"]
     seeds = f"{len(floats)} seed{'s' * (len(floats) > 1)}"
     ways = [how for how in NAMES if any(row["how"] == how for row in rows)]
@@ -55,9 +55,7 @@ def budgets(data: Mapping[str, Any]) -> list[str]:
         ),
         "![accuracy over measured milliseconds](../../benchmarks/measured/budgets.svg)",
         "",
-        "| | accuracy, % | gained by the way, points | zeros, % | estimated, ms | measured, ms |",
-        "|---|---:|---:|---:|---:|---:|",
-        *(line for share in zeros for line in _lines(rows, share)),
+        *_table(rows),
         "",
         *paragraph(
             "Points are means and standard deviations of the differences to the first way, seed by seed. Groups count",
@@ -68,6 +66,40 @@ def budgets(data: Mapping[str, Any]) -> list[str]:
             f"{', '.join(f'{share:.0%} ({NAMES[how]})' for how, share in over.items())}.",
             "So compare accuracies at measured times: the plot does.",
         ),
+        *(_loose(loose) if loose else []),
+    ]
+
+
+def _loose(data: Mapping[str, Any]) -> list[str]:
+    """What budgets do that leave room for float layers."""
+    rows = data["rows"]
+    zeros = sorted({row["zeros"] for row in rows})
+    floats = {share: mean(row["float_layers"] for row in rows if _is(row, "float", share)) for share in zeros}
+    dense = mean(row["float_layers"] for row in rows if row["how"] == "uniform")
+    said = " and ".join(f"{count - dense:.1f} of them at {share:.0%}" for share, count in floats.items())
+    return [
+        "## Loose budgets, and layers that stay float",
+        "",
+        *paragraph(
+            "A budget that may leave layers float can only do so where it has room. These are the same networks,",
+            f"{len(data['float'])} seed{'s' * (len(data['float']) > 1)}, with a looser budget as well. With",
+            f"`allow_float=True` the mean number of layers that stay float beside the first and the last is {said}.",
+            f"`{data['command']}`, {data['when']}.",
+        ),
+        *_table(rows),
+        "",
+    ]
+
+
+def _is(row: Mapping[str, Any], how: str, zeros: float) -> bool:
+    return bool(row["how"] == how and row["zeros"] == zeros)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        "| | accuracy, % | gained by the way, points | zeros, % | estimated, ms | measured, ms |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(line for share in sorted({row["zeros"] for row in rows}) for line in _lines(rows, share)),
     ]
 
 

@@ -315,7 +315,7 @@ class LatencyBudget(_Estimated):
     :class:`SparsityBudget` for what is damage. It is the time of one sample with one thread.
 
     Args:
-        target: ``host``, ``pi4`` and so on: a CPU that there is a table of, or that of ``measured``.
+        target: ``host``, ``pi4``, ``cortex-m4`` and so on: one that there is a table of, or that of ``measured``.
         milliseconds: For one sample, > 0.
         measured: Table of ``tern-bench --profile-table`` for the target.
         activations: ``uint8`` or ``float32``, as the network will be exported.
