@@ -34,6 +34,18 @@ quiet: dict[str, Any] = {
 L.Trainer(max_epochs=8, accelerator="cpu", callbacks=callbacks, **quiet).fit(net, data)
 
 # %%
+# How long it takes, and how much flash and RAM, is known before anything is exported. The times are from counted
+# instructions, and cycles for each that are assumed; ``source`` says so.
+
+boards = ("cortex-m4", "cortex-m7", "cortex-m55")
+for one in tern_lightning.estimate(net.eval(), boards, samples=data.calibration):
+    assert one.seconds is not None
+    print(
+        f"{one.target}: {1e3 * one.seconds:.2f} ms, {one.stored_bytes:,} bytes of flash, {one.ram_bytes:,} of RAM"
+    )
+print(one.source)
+
+# %%
 # The export compiles the source for this machine and compares it with onnxruntime. It says how many bytes of flash and
 # of memory the network takes.
 
