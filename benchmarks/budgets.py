@@ -79,6 +79,28 @@ def budget(how: str, milliseconds: float, shape: Sequence[int]) -> Recipe:
     return Recipe(name, "twn", {"factor": 0.0}, extras=extras)
 
 
+def float_layers(path: Path) -> int:
+    """Convolutions and linear layers of an exported network whose weights are not ternary."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    ternary = [one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT2]
+    layers = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in graph.node)
+    return layers - len({name.rpartition(".weight")[0] for name in ternary})
+
+
+def percentages(text: str) -> list[str]:
+    """The type of an argument that takes percentages of zeros.
+
+    >>> percentages("50,80")
+    ['50', '80']
+    """
+    found = words(text)
+    if not found or not all(one.replace(".", "", 1).isdigit() and 0 < float(one) < 100 for one in found):
+        raise argparse.ArgumentTypeError(f"percentages above 0 and below 100, got {text!r}")
+    return found
+
+
 def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, Any]]:
     """The networks of a seed and a budget, trained or found: a row each, with the folder of ``model.onnx``."""
     shape = (1, *comparison.data.train[0].shape[1:])
@@ -98,7 +120,7 @@ def trained(comparison: Comparison, seed: int, zeros: float) -> list[dict[str, A
         }
         row |= {"estimate_ms": 1e3 * said.seconds, "network": str(network)}
         row["layers"] = {step.name: step.zeros for step in said.steps if step.zeros is not None}
-        row["float_layers"] = sum(step.op in ("Conv", "Gemm") and step.zeros is None for step in said.steps)
+        row["float_layers"] = float_layers(network / "model.onnx")
         rows.append(row)
         print(
             f"seed {seed}, {how}, {zeros:.0%}: {row['accuracy']:.2%}, {row['sparsity']:.1%} zeros, "

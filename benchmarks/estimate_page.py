@@ -78,6 +78,11 @@ def _controllers(data: Mapping[str, Any]) -> list[str]:
     titles = [CORES[core].title for core in cores]
     most = ", ".join(f"{off[core]:.0%} on a {name}" for core, name in zip(cores, titles, strict=True))
     bars = ", ".join(f"±{data['errors'][core]:.0%}" for core in cores)
+    outside = ", ".join(
+        f"{sum(_off(one, 'instructions') > data['errors'][core] for one in own)} of {len(own)}"
+        for core in cores
+        for own in [[one for one in rows if one["core"] == core]]
+    )
     exact = all(one["arena"] == one["estimate_arena"] for one in rows)
     found: dict[tuple[str, bool, float], dict[str, Mapping[str, Any]]] = {}
     for one in rows:
@@ -87,9 +92,10 @@ def _controllers(data: Mapping[str, Any]) -> list[str]:
         "",
         *_text(
             "These are the networks of [the page about microcontrollers](mcu.md), whose instructions were counted:",
-            f"`{data['command']}`, {data['when']}. In brackets is by how much the estimate is more. At most it is off",
-            f"by {most}, and that of flash by {max(_off(one, 'flash') for one in rows):.0%}. Bytes of memory between",
-            f"the layers are {'exact' if exact else '**not exact**'}. The output states error bars of {bars}.",
+            f"`{data['command']}`, {data['when']}. In parentheses is by how much the estimate is more. It is off by",
+            f"{most} at most, and that of flash by {max(_off(one, 'flash') for one in rows):.0%}. Bytes of memory",
+            f"between the layers are {'exact' if exact else '**not exact**'}. The output states error bars of {bars},",
+            f"within which nine of ten networks of the profile stay. Of these networks {outside} are outside.",
             "Residual blocks with strided shortcuts were added to the profile of boards after ResNet-8 had shown that",
             "they were missing. Milliseconds are instructions times a number of cycles for each that is assumed:",
             "these figures say nothing about it.",

@@ -223,7 +223,7 @@ def pages() -> dict[Path, str]:
             ("mcu.json", "../mcu/cmsis_nn.json"),
             mcu(read("mcu")),
         ),
-        "estimate": (("estimate.json",), estimates(read("estimate"))),
+        "estimate": (("estimate.json", "mcu-estimates.json"), estimates(read("estimate"))),
         "budgets": (("budgets.json",), budgets(read("budgets"))),
         "front": (("front.json",), list(front(read("front")))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),

@@ -255,7 +255,8 @@ class SizeBudget(_Estimated):
         bytes: Bytes, > 0.
         of: ``library``: code, weights and metadata for ``target``; ``flash``: tables of the C form, and its code where
             ``target`` is a microcontroller by name.
-        target: CPU that the library is for; with ``flash`` one of ``cortex-m4``, ``cortex-m7``, ``cortex-m55``.
+        target: CPU that the library is for, None for ``host``; with ``flash`` one of ``cortex-m4``, ``cortex-m7`` and
+            ``cortex-m55``, None for tables alone.
         activations: ``uint8`` or ``float32``, as the network will be exported.
         input_shape: Shape of the input with the batch, or a sequence of shapes; None takes the module's
             ``example_input_array``.
@@ -281,7 +282,7 @@ class SizeBudget(_Estimated):
         self,
         bytes: int,
         of: Literal["library", "flash"] = "library",
-        target: str = "host",
+        target: str | None = None,
         activations: Literal["uint8", "float32"] = "uint8",
         input_shape: Shapes | None = None,
         schedule: Schedule | None = None,
@@ -293,9 +294,12 @@ class SizeBudget(_Estimated):
         by: Literal["pruning", "entropy"] = "pruning",
         allow_float: bool = False,
     ) -> None:
-        if of == "flash" and target not in ("host", "c", *BOARDS):
+        boards = (*BOARDS, "c")
+        if of == "flash" and target not in (*boards, None):
             raise ValueError(f"target of flash must be one of {', '.join(BOARDS)}, or left out, got {target!r}")
-        where = "c" if of == "flash" and target not in BOARDS else target
+        if of == "library" and target in boards:
+            raise ValueError(f"target of a library must be a CPU, got {target!r}; of='flash' is for it")
+        where = target or ("c" if of == "flash" else "host")
         limit = _positive("bytes", bytes)
         steering = schedule, every, most, include, exclude, groups, by, allow_float
         super().__init__(where, "bytes", activations, None, input_shape, limit, *steering)
@@ -303,7 +307,9 @@ class SizeBudget(_Estimated):
     @property
     @override
     def name(self) -> str:
-        return "flash_bytes" if self.target in ("c", *BOARDS) else f"{self.target}_bytes"
+        if self.target == "c":
+            return "flash_bytes"
+        return f"{self.target}_flash_bytes" if self.target in BOARDS else f"{self.target}_bytes"
 
 
 @check_arguments

@@ -69,11 +69,22 @@ def _operator(fields: Mapping[str, Any]) -> tuple[float, ...]:
     """Of an operator over plain tensors, whose sizes its description has: products, exponentials, results, and rows."""
 
     def size(*names: str) -> float:
-        return float(prod(fields.get(name) or 1 for name in names))
+        return float(prod(fields.get(name, 1) for name in names))
 
     if "keys" in fields:  # attention: two products, and exponentials
         scores = size("pairs", "rows", "keys")
         return scores * (fields["depth"] + fields["width"]), 0.0, scores, 0.0, size("pairs", "rows")
     if "columns" in fields:  # a product of matrices
         return size("pairs", "rows", "inner", "columns"), 0.0, 0.0, size("pairs", "rows", "columns"), 0.0
-    return size("outer", "rows", "count"), 0.0, 0.0, 0.0, size("outer", "rows")
+    if "gates" in fields:  # the hidden part of a recurrent layer
+        results = size("length", "batch", "directions", "gates", "units")
+        return results * fields["units"], 0.0, 0.0, results, size("length", "batch", "directions")
+    if "to_height" in fields:  # a transposed convolution, or resizing
+        results, kernel = size("images", "groups", "outputs", "to_height", "to_width"), prod(fields.get("kernel", ()))
+        products = size("images", "groups", "inputs", "outputs", "height", "width") * kernel
+        return products if "kernel" in fields else results, 0.0, 0.0, results, 0.0
+    if "count" not in fields:  # loops over any dimensions
+        elements = float(prod(number for number in fields.get("dims", ()) if number))
+        return elements, 0.0, 0.0, 0.0, size("rows")
+    each = size("inner") if "wide" in fields else 1.0  # what is gathered are rows of so many
+    return each * size("outer", "rows", "count"), 0.0, 0.0, 0.0, size("outer", "rows")

@@ -211,7 +211,7 @@ def _of_layers(said: TargetEstimate, layers: Sequence[str]) -> dict[str, float]:
     """Seconds of every layer: of its steps, which may be several."""
     wanted = dict.fromkeys(layers, 0.0)
     for step in said.steps:
-        path = step.name if step.name in wanted else step.name.rpartition("/")[0]
+        path = step.layer if step.layer in wanted else step.layer.rpartition("/")[0]
         if path in wanted:
             wanted[path] += float(step.seconds or 0.0)
     return wanted

@@ -19,6 +19,7 @@ import numpy as np
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import EstimateError
 from tvm_schedules.estimate import table as tables
+from tvm_schedules.estimate.c_features import share
 from tvm_schedules.estimate.lowered import Lowered, lower
 from tvm_schedules.estimate.table import Table
 from tvm_schedules.estimate.targets import KINDS, Device, device
@@ -33,6 +34,7 @@ class StepEstimate:
 
     Attributes:
         name: The node's name, with a suffix where it takes several calls.
+        layer: The same without the channels that are meant, where these are not all.
         op: The operator.
         kernel: The kernel's name.
         seconds: What it takes, None where nothing was measured.
@@ -42,6 +44,7 @@ class StepEstimate:
     """
 
     name: str
+    layer: str
     op: str
     kernel: str
     seconds: float | None
@@ -132,10 +135,12 @@ def estimate_graph(graph: Graph, on: Device) -> TargetEstimate:
     layers = {layer.name: layer for layer in made.plan.layers}
     steps = []
     for index, step in enumerate(made.steps):
-        layer = layers.get(step.name)
-        zeros, nbytes = (None, 0) if layer is None else (layer.sparsity, layer.bytes)
+        whole = getattr(step, "of", "") or step.name
+        layer = layers.get(whole)
+        zeros, nbytes = (None, 0) if layer is None else (layer.sparsity, round(share(step) * layer.bytes))
         seconds = None if times is None else float(times[index])
-        steps.append(StepEstimate(step.name, step.info["op"], step.kernel, seconds, known[index], zeros, nbytes))
+        what = (step.name, whole, step.info["op"], step.kernel)
+        steps.append(StepEstimate(*what, seconds, known[index], zeros, nbytes))
     total = None if times is None else float(times.sum())
     guessed = 0.0 if times is None or not total else float(times[~np.array(known)].sum() / total)
     error = on.table.error if on.table is not None and on.near else None

@@ -108,7 +108,7 @@ def library(found: Sequence[Alone], target: TargetSpec, own_threads: bool = Fals
 def in_turns(seconds: Callable[[int, int], float], count: int, turns: int) -> Array:
     """Seconds of a call ``[turns, count]``, one candidate after the other in every turn.
 
-    Each is called once before its time is taken, and in every turn their order is another one: a candidate that comes
+    Each is called once before its time is taken, and their order is drawn anew for every turn: a candidate that comes
     behind one with the same lists finds a CPU that knows the ends of these lists, and would seem faster by a tenth.
     Candidates that are far behind at the first look keep that time and are not called again.
 

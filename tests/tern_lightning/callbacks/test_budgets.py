@@ -165,9 +165,9 @@ def test_budgets_of_a_microcontroller_are_met_in_time_and_flash(fit) -> None:
     """Flash counts the code too where the core is known, and both budgets name what they count."""
     whole, tables = (
         SizeBudget(limit, of="flash", target=target, input_shape=INPUT, include=LAYERS)
-        for limit, target in ((30_000, "cortex-m4"), (20_000, "c"))
+        for limit, target in ((30_000, "cortex-m4"), (20_000, None))
     )
-    assert whole.name == tables.name == "flash_bytes"
+    assert (whole.name, tables.name) == ("cortex-m4_flash_bytes", "flash_bytes")
     time = LatencyBudget("cortex-m4", 50.0, input_shape=INPUT, include=LAYERS)
     _, net = fit(time, whole)
     (said,) = tern_lightning.estimate(net, ("cortex-m4",), input_shape=INPUT)
@@ -185,6 +185,8 @@ def test_arguments_out_of_range_are_refused(fit) -> None:
         SizeBudget(1000, of="file")
     with pytest.raises(ValueError, match=r"target of flash must be one of cortex-m4, .*, or left out, got 'pi4'"):
         SizeBudget(1000, of="flash", target="pi4")
+    with pytest.raises(ValueError, match="target of a library must be a CPU, got 'cortex-m4'; of='flash' is for it"):
+        SizeBudget(1000, target="cortex-m4")
     with pytest.raises(ValueError, match="milliseconds must be a number above zero"):
         LatencyBudget("pi4", 0)
     for groups in ([], [0], [2.0], ["2"]):

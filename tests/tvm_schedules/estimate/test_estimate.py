@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from tests.tvm_schedules.nets import Net
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.c.parts import Part
 from tvm_schedules.bench.profile import profile
+from tvm_schedules.bench.profile_networks import shortcuts
 from tvm_schedules.cli.estimate import parser, print_estimates
 from tvm_schedules.errors import EstimateError, TargetError, TernError
 from tvm_schedules.estimate import table as tables
+from tvm_schedules.estimate.c_features import _operator
+from tvm_schedules.estimate.curves import _of_layers
 from tvm_schedules.estimate.estimate import estimate
 from tvm_schedules.estimate.features import NAMES, features, group
 from tvm_schedules.estimate.lowered import lower
@@ -172,6 +176,39 @@ def test_counts_of_c_are_words_blocks_and_the_parts_of_a_layer() -> None:
     assert group(step, function) == "sparse tern_ternary_u8 to uint8"
     part = Part(step.name, step.kernel, step.spec, step.make, step.args, step.info, 2, 4, step.name)
     assert features(part, function)[1:6] == [number / 4 for number in loops]
+
+
+def test_steps_of_a_layer_in_parts_are_the_layer_s() -> None:
+    """Their times, zeros and bytes count for it, in the steps and in the curves that budgets choose by."""
+    model = dict(shortcuts())["shortcut2"]
+    (said,) = estimate(model, ["cortex-m4"])
+    apart = [step for step in said.steps if step.layer != step.name]
+    layers = {step.layer for step in apart if step.kernel == "sparse"}
+    assert layers
+    for layer in layers:
+        own = [step for step in apart if step.layer == layer]
+        assert len({step.name for step in own}) == len(own) > 1
+        assert all(step.zeros is not None and step.weight_bytes > 0 for step in own)
+        assert _of_layers(said, [layer])[layer] == pytest.approx(sum(step.seconds or 0.0 for step in own))
+
+
+@pytest.mark.parametrize(
+    ("fields", "operations"),
+    [
+        ({"pairs": 2, "rows": 3, "keys": 5, "depth": 7, "width": 11}, 2 * 3 * 5 * 18),
+        ({"pairs": 2, "rows": 3, "inner": 5, "columns": 7}, 210),
+        ({"length": 3, "batch": 1, "directions": 2, "gates": 4, "units": 8}, 3 * 2 * 4 * 8 * 8),
+        ({"images": 1, "groups": 2, "inputs": 3, "outputs": 5, "height": 7, "width": 7, "to_height": 14,
+          "to_width": 14, "kernel": [4, 4]}, 2 * 3 * 5 * 49 * 16),
+        ({"images": 6, "height": 4, "width": 4, "to_height": 8, "to_width": 8}, 6 * 64),
+        ({"dims": [6, 5, 0, 0], "rows": 6}, 30),
+        ({"outer": 2, "count": 3, "inner": 5, "wide": 4}, 30),
+        ({"outer": 2, "rows": 3, "count": 5, "inner": 1}, 30),
+        ({}, 1),
+    ],
+)  # fmt: skip
+def test_operators_of_c_count_products_or_elements(fields: dict[str, Any], operations: int) -> None:
+    assert _operator(fields)[0] == operations
 
 
 def test_kernels_of_c_are_functions_and_descriptions() -> None:

@@ -136,8 +136,8 @@ class Operator:
 
     kind: str
     code: tuple[str, ...]
-    fields: Mapping[str, Any] = field(hash=False)
-    tables: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
+    fields: Mapping[str, Any]
+    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
     scratch: int = 0
     function: str | None = None
     in_place: bool = False

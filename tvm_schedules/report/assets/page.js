@@ -28,7 +28,7 @@ const tiles = (run) => {
   for (const one of line.budgets) {
     const measured = known(one.measured) ? `, ${show.number(one.measured)} measured` : "";
     made.push(tile(`budget ${one.name}`, show.number(one.estimate), `estimated, of ${show.number(one.limit)}${measured}`,
-      one.estimate <= 1.01 * one.limit ? "good" : "bad"));
+      Math.max(one.estimate, one.measured ?? 0) <= one.limit * (1 + 1e-6) ? "good" : "bad"));
   }
   const details = found?.details ?? {};
   if (details.verification) {

@@ -15,7 +15,7 @@ Bound by loads, of which most cross a cache line, and for short lists by the bra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ LIST_UNKNOWN = 16.0
 """The same where it was not measured: the CPU seldom foresees the end."""
 
 NARROW = {1: 1.7, 2: 1.1}
-"""How many times as long a tap takes in layers of so few vectors of pixels (measured on Zen 3)."""
+"""How many times as long a tap takes in blocks of so few vectors of pixels (measured on Zen 3)."""
 
 LIST_BLOCK = 5
 """Vectors for which the list kernel reads a list once."""
@@ -275,7 +275,9 @@ class _Code:
             read()
 
 
-def _time(layer: TernaryRows, codes: np.ndarray, size: int, blocks: Sequence[int], end: float) -> float:
+def _time(
+    layer: TernaryRows, codes: np.ndarray, size: int, blocks: Sequence[int], end: float, narrow: Mapping[int, float]
+) -> float:
     """Time of a layer with so many channels a group, in taps of the list kernel, a vector of pixels.
 
     Args:
@@ -284,10 +286,10 @@ def _time(layer: TernaryRows, codes: np.ndarray, size: int, blocks: Sequence[int
         size: Channels a group.
         blocks: Vectors of every block: lists are read once for each of them.
         end: What the end of a list costs, in taps of one vector.
+        narrow: How many times as long a tap takes in blocks of so few vectors.
     """
     limit = taps_limit(layer.x, layer.quant.top)
     work = pattern_lists.work(codes, pattern_lists.members(np.abs(codes).max(0), size, layer.window.groups), limit)
-    narrow = NARROW if end < LIST_UNKNOWN else {}
     times = [width * (narrow.get(width, 1.0) * work.taps + work.joins) + end * work.lists for width in blocks]
     return sum(times) / sum(blocks)
 
@@ -324,9 +326,9 @@ def _blocks(vectors: int, block: int) -> list[int]:
 def _choice(ctx: Lowering, layer: TernaryRows, codes: np.ndarray, vectors: int) -> tuple[int, bool]:
     """Output channels a group, and whether the kernel is then faster than others."""
     vector, floats = ctx.target.vector_bytes, layer.x.dtype == "float32"
-    end = LIST.get(vector, LIST_UNKNOWN)
+    end, narrow = (LIST[vector], NARROW) if vector in LIST else (LIST_UNKNOWN, {})
     blocks = {size: _blocks(vectors, min(vectors, _usual_block(vector, size, floats))) for size in _sizes(layer)}
-    times = {size: _time(layer, codes, size, widths, end) for size, widths in blocks.items()}
+    times = {size: _time(layer, codes, size, widths, end, narrow) for size, widths in blocks.items()}
     size = min(times, key=lambda one: times[one])
     return size, times[size] < _others_time(ctx, layer, vectors, end)
 
