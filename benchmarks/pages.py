@@ -224,7 +224,7 @@ def pages() -> dict[Path, str]:
             mcu(read("mcu")),
         ),
         "estimate": (("estimate.json", "mcu-estimates.json"), estimates(read("estimate"))),
-        "budgets": (("budgets.json",), budgets(read("budgets"))),
+        "budgets": (("budgets.json", "budgets-loose.json"), budgets(read("budgets"), read("budgets-loose"))),
         "front": (("front.json",), list(front(read("front")))),
         "training-step": (("training-step.json",), measured_pages.training_step(read("training-step"))),
         "milliseconds": (

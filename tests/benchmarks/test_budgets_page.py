@@ -22,7 +22,11 @@ def test_gains_are_differences_seed_by_seed() -> None:
     ]
     about = {"data": "fashion-mnist", "images": 60000, "plan": {"float_epochs": 4, "epochs": 3}, "float": [0.9, 0.92]}
     about |= {"machine": {"cpu": "Some CPU"}, "when": "2000-01-01", "command": "python -m benchmarks.budgets --write"}
-    text = "\n".join(budgets({"rows": rows, **about}))
+    loose = [
+        {**rows[0], "how": how, "float_layers": count} for how, count in (("uniform", 2), ("budget", 2), ("float", 5))
+    ]
+    text = "\n".join(budgets({"rows": rows, **about}, {"rows": loose, **about, "float": [0.9]}))
+    assert "stay float beside the first and the last is 3.0 at 80%" in " ".join(text.split())
     assert "| 80%: the same zeros in every layer | 91.00 |  | 81.0 | 0.5000 | 0.6000 |" in text
     assert "| 80%: a budget | 92.00 | +1.00 ± 0.00 | 81.0 | 0.5000 | 0.6000 |" in text
     assert "| 80%: a budget that chooses groups | 91.00 | +0.00 ± 1.41 |" in text
