@@ -84,7 +84,7 @@ def _loose(data: Mapping[str, Any]) -> list[str]:
             "A budget that may leave layers float can only do so where it has room. These are the same networks,",
             f"{len(data['float'])} seed{'s' * (len(data['float']) > 1)}, with a looser budget as well. With",
             f"`allow_float=True` the mean number of layers that stay float beside the first and the last is {said}.",
-            "A layer without any zero is faster here than one with half of its weights zero at random, for its channels",
+            "A layer without any zero is faster here than one with half of its weights zero at random: its channels",
             "share all places. So the loose budget prunes nothing, and the network is faster than the uniform one.",
             f"`{data['command']}`, {data['when']}.",
         ),
