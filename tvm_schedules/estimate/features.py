@@ -66,6 +66,8 @@ def group(step: Step, function: str = "") -> str:
         kinds = [step.spec.source.dtype, step.spec.target.dtype]
     if getattr(step.spec, "exact", False):
         kinds.append("in integers")
+    if getattr(step.spec, "terms", 1) > 1:  # sums of one channel are multiplied by levels, and fewer channels fit
+        kinds.append("in terms")
     end = getattr(step.spec, "epilogue", None)
     written, activation = getattr(getattr(end, "out", None), "dtype", "uint8"), getattr(end, "activation", None)
     kinds += [f"then {activation}"] if activation else []
