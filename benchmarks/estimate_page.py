@@ -51,7 +51,7 @@ def estimates(data: Mapping[str, Any]) -> list[str]:
             f"{near} of {len(rows)} are within {NEAR:.0%}, and {right} of {total} pairs that differ by {APART:.0%}",
             f"or more are ordered right. The output states an error bar of ±{data['error']:.0%}. Kinds of layers were",
             "added to the profile where one of these networks showed that a kind was missing: attention, activation",
-            "functions, large weights.",
+            "functions, large weights; and unrolled layers of several terms got coefficients of their own.",
         ),
         *_text(
             "MobileNetV2 moves 20 MB in a run, far more than the second cache holds. Its measured time depends on what",
