@@ -20,11 +20,8 @@ from tern_lightning import ActivationQuantization, PruningSchedule, TernaryCallb
 
 L.seed_everything(0)
 net, data = DigitsNet(width=8), Digits(batch_size=32)
-callbacks = [
-    TernaryCallback(verbose=False),
-    PruningSchedule(0.8, every=5),
-    ActivationQuantization(observe_batches=20),
-]
+pruning, rounding = PruningSchedule(0.8, every=5), ActivationQuantization(observe_batches=20)
+callbacks = [TernaryCallback(verbose=False), pruning, rounding]
 quiet: dict[str, Any] = {
     "logger": False,
     "enable_progress_bar": False,
@@ -34,15 +31,12 @@ quiet: dict[str, Any] = {
 L.Trainer(max_epochs=8, accelerator="cpu", callbacks=callbacks, **quiet).fit(net, data)
 
 # %%
-# How long it takes, and how much flash and RAM, is known before anything is exported. The times are from counted
-# instructions, and cycles for each that are assumed; ``source`` says so.
+# Before anything is exported, an estimate says how long it takes and how much flash; ``source`` is where that is from.
 
-boards = ("cortex-m4", "cortex-m7", "cortex-m55")
-for one in tern_lightning.estimate(net.eval(), boards, samples=data.calibration):
-    assert one.seconds is not None
-    print(
-        f"{one.target}: {1e3 * one.seconds:.2f} ms, {one.stored_bytes:,} bytes of flash, {one.ram_bytes:,} of RAM"
-    )
+for one in tern_lightning.estimate(
+    net.eval(), ("cortex-m4", "cortex-m7"), samples=data.calibration
+):
+    print(f"{one.target}: {1e3 * (one.seconds or 0):.2f} ms, {one.stored_bytes:,} bytes of flash")
 print(one.source)
 
 # %%
