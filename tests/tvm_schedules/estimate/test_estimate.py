@@ -20,7 +20,7 @@ from tests.tvm_schedules.nets import Net
 from tvm_schedules.artifact import store
 from tvm_schedules.backends.c.parts import Part
 from tvm_schedules.bench.profile import profile
-from tvm_schedules.bench.profile_networks import shortcuts
+from tvm_schedules.bench.profile_networks import networks, shortcuts
 from tvm_schedules.cli.estimate import parser, print_estimates
 from tvm_schedules.errors import EstimateError, TargetError, TernError
 from tvm_schedules.estimate import table as tables
@@ -209,6 +209,17 @@ def test_steps_of_a_layer_in_parts_are_the_layer_s() -> None:
 )  # fmt: skip
 def test_operators_of_c_count_products_or_elements(fields: dict[str, Any], operations: int) -> None:
     assert _operator(fields)[0] == operations
+
+
+def test_unrolled_layers_of_several_terms_are_a_group_of_their_own() -> None:
+    """Their sums are multiplied by levels, which those of one term are not."""
+    avx2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
+    groups = {
+        name: {key for key, _ in lower(read_graph(model), resolve(avx2)).counted() if key.startswith("straight")}
+        for name, model in networks()
+        if name in ("image2", "terms6")
+    }
+    assert groups == {"image2": {"straight float32"}, "terms6": {"straight float32 in terms"}}
 
 
 def test_kernels_of_c_are_functions_and_descriptions() -> None:
