@@ -278,9 +278,10 @@ def _concat_tag(call: Any, name: str) -> dict[str, Any] | None:
 
     if not isinstance(call.args[0], relax.Tuple):
         return None
-    shapes = [shape_of(field) for field in call.args[0].fields]
+    fields = list(call.args[0].fields)  # kept, or a wrapper's place in memory is the next one's too
+    shapes = [shape_of(field) for field in fields]
     axis = int(call.attrs.axis) % len(shapes[0])
-    if math.prod(shape_of(call)) == 0 or len({id(f) for f in call.args[0].fields}) != len(shapes):
+    if math.prod(shape_of(call)) == 0 or any(a.same_as(b) for i, a in enumerate(fields) for b in fields[:i]):
         return None
     return {"kind": "concat", "outer": math.prod(shapes[0][:axis]), "sizes": [math.prod(s[axis:]) for s in shapes]}
 

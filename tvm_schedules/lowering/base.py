@@ -258,8 +258,8 @@ class Lowering(ABC):
         quant = self.graph.values[to].quant or self.graph.values[name].quant or Quant(1.0, 0)
         params = np.array([quant.scale, quant.zero_point, 0.0, 255.0], np.float32)
         work = source_layout.batch * source_layout.channels * prod(source_layout.dims)
-        vector, arm = self.target.vector_bytes, self.target.arm64
-        spec = repack.Spec(source_layout, target_layout, vector, work > self.serial, self.fma, arm)
+        vector, arch = self.target.vector_bytes, self.target.architecture
+        spec = repack.Spec(source_layout, target_layout, vector, work > self.serial, self.fma, arch)
         constant = self.constants.add(f"{to}.repack{len(self.steps)}", "raw", {"params": params})["params"]
         info = {"op": "Repack", "reason": f"{name} {source_layout.dtype} to {target_layout.dtype}, other layout"}
         self.add_copy(f"{to}/repack", repack.NAME, spec, [source, constant, target], info)

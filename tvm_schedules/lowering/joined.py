@@ -30,13 +30,14 @@ def with_rounded_parts(graph: Graph) -> Graph:
             maker = _rounder(graph, producers.get(name))
             parts.append(part)
             values[part] = Value(part, values[name].shape, "uint8", Quant(quant.scale, quant.zero_point))
+            rounding = Node(
+                f"{quantize.name}/{number}", quantize.op, [name, *quantize.inputs[1:]], [part], quantize.attrs
+            )
             if maker is not None and len(readers[name]) == node.inputs.count(name) == 1:
-                done = replace(maker, outputs=[part], fused=[*maker.fused, quantize.name])
+                tail = [*maker.tail, rounding] if maker.activation else maker.tail
+                done = replace(maker, outputs=[part], fused=[*maker.fused, quantize.name], tail=tail)
                 instead[id(maker)] = [done]
             else:
-                rounding = Node(
-                    f"{quantize.name}/{number}", quantize.op, [name, *quantize.inputs[1:]], [part], quantize.attrs
-                )
                 before.append(rounding)
         instead[id(node)] = [*before, replace(node, inputs=parts, outputs=[out])]
         instead[id(quantize)] = []

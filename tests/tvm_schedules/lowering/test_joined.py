@@ -65,3 +65,18 @@ def test_results_agree_with_onnxruntime(axis: int) -> None:
     steps = np.abs(have - want) / 0.093
     assert steps.max() < 1.01
     assert (steps > 0.5).mean() < 0.01
+
+
+def test_layers_in_rows_with_an_activation_function_agree_with_onnxruntime() -> None:
+    """Their kernels do not compute it: the nodes behind them make the part."""
+    net = Net((2, 8), seed=5)
+    x = net.quantize("input_0", 0.03, 110)
+    parts = []
+    for _ in range(2):
+        y = net.op("Gemm", x, net.weight((8, 8), 0.5), net.bias(8), transB=1)
+        parts.append(net.op("Mul", y, net.op("Sigmoid", y)))
+    z = net.quantize(net.op("Concat", *parts, axis=1), 0.02, 20)
+    model = net.model(net.op("Gemm", z, net.weight((4, 16), 0.5), net.bias(4), transB=1))
+    data = np.random.default_rng(2).normal(size=(2, 8)).astype(np.float32)
+    (have,), (want,) = Runner(model)(data), run_onnx(model, data)
+    np.testing.assert_allclose(have, want, atol=0.03)

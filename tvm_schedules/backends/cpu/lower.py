@@ -46,6 +46,7 @@ from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
 from tvm_schedules.lowering.joined import with_rounded_parts
 from tvm_schedules.lowering.layouts import Layouts, in_planes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
+from tvm_schedules.lowering.split_layers import with_split_layers
 from tvm_schedules.targets.registry import TargetSpec
 
 __all__ = ["COPIERS", "KERNELS", "CpuLowering"]
@@ -91,7 +92,7 @@ class CpuLowering(Lowering):
 
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
-        graph, carried = in_place(with_attention(with_rounded_parts(graph)))
+        graph, carried = in_place(with_attention(with_rounded_parts(with_split_layers(graph))))
         super().__init__(graph, target, overrides)
         self.carried = carried
 

@@ -39,7 +39,7 @@ class Spec:
         vector: Bytes a vector register.
         parallel: Whether threads share the jobs.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
-        arm: Whether the target is a 64-bit Arm, whose instructions may be called by name.
+        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
     """
 
     source: Halo | Strided
@@ -47,7 +47,7 @@ class Spec:
     vector: int
     parallel: bool
     fma: bool = False
-    arm: bool = False
+    arch: str = ""
 
 
 def strided(graph: Graph, name: str, rows: bool) -> Strided:

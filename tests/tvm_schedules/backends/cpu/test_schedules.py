@@ -187,6 +187,36 @@ def test_only_tagged_functions_have_templates() -> None:
     assert all(rule(function, resolve("host")) is None for rule in (convolution.apply, matmul.apply))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Softmax rows", "softmax"),
+        ("Softmax columns", "softmax"),
+        ("LogSoftmax columns", "softmax"),
+        ("LayerNormalization", "layer_norm"),
+        ("ReduceMean (3,)", "reduce"),
+        ("ReduceMax (1, 2)", "reduce"),
+        ("Concat", "concat"),
+        ("Concat large", "concat"),
+        ("Transpose square", "transpose"),
+        ("MatMul batched", "matmul"),
+        ("MatMul weight", "matmul_packed"),
+        ("MaxPool", "pool"),
+        ("AveragePool 3d", "pool"),
+        ("Conv 3d few", "conv"),
+        ("CumSum", "scan"),
+    ],
+)
+def test_operators_have_their_templates(name: str, kind: str) -> None:
+    """One that lost its template computes the same, and takes many times as long."""
+    functions: dict[str, Any] = {}
+    lower_fallback(CASES[name](), resolve("host"), "f_", lambda program, made, target: functions.update(made))
+    tags = {path: tag_of(function) for path, function in functions.items()}
+    assert [tag and tag["kind"] for tag in tags.values()] == [kind]
+    (function,) = functions.values()
+    assert sum(rule(function, resolve("host")) is not None for rule in schedules.rules()[:-2]) == 1
+
+
 @pytest.mark.parametrize("shape", [(1, 56, 56, 96), (1, 64, 9, 80), (5, 11000), (40000, 2), (2, 3, 20000), (50000,)])
 def test_no_quotients_in_loops_over_whole_tensors(shape: tuple[int, ...]) -> None:
     """A piece of several axes that begins in the middle of one would need some for every element."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, fill_gap
+from tvm_schedules.backends.cpu.kernels.common.epilogue import PACKS, fill_borders, fill_gap, packed_bytes
 from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.ir.layout import ALIGN, Halo
@@ -62,6 +62,7 @@ class _Code:
     Attributes:
         phase: Pixels of the source from one of a plane to the next, in each dimension.
         pairs: Whether even and odd pixels are read together, for a stride of two; bytes part as halves of 16-bit words.
+        packs: Whether four vectors of floats become a vector of bytes by x86's instructions that saturate.
         turns: Jobs a channel.
         most: Pixels of a vector at most.
     """
@@ -75,8 +76,10 @@ class _Code:
         self.turns = self.phase[1] if few else 1
         self.pairs = self.phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
         both = source.dtype == target.dtype == "uint8"
-        # Arm narrows vectors as wholes: bytes of a vector are made together.
-        whole = both or (spec.arm and (source.dtype, target.dtype) == ("float32", "uint8"))
+        # Vectors are narrowed as wholes: bytes of a vector are made together.
+        self.packs = spec.arch == "x86_64" and spec.fma and spec.vector // 4 in PACKS
+        rounds = (source.dtype, target.dtype) == ("float32", "uint8")
+        whole = both or (rounds and (self.packs or spec.arch == "aarch64"))
         self.most = spec.vector // (
             1 if whole and not self.pairs else 2 if self.pairs and target.dtype == "uint8" else 4
         )
@@ -219,8 +222,10 @@ class _Code:
         params = [e.splat(e.load(self.params, i), width) for i in range(4)]
         if target.dtype == "float32":
             return (e.cast(value, f32) - params[1]) * params[0]
-        if self.spec.arm and width % 8 == 0:
+        if self.spec.arch == "aarch64" and width % 8 == 0:
             return quantized_by_arm(e, value, self.params, width)
+        if self.packs and width == self.spec.vector:
+            return quantized_by_x86(e, value, self.params, width)
         y = e.round(quotient(e, value, params, f32) if self.spec.fma else value / params[0]) + params[1]
         y = e.min(e.max(y, params[2]), params[3])
         return e.cast(e.cast(y, i32), u8)
@@ -248,6 +253,26 @@ def quantized_by_arm(e: Emitter, value: Any, params: Any, width: int) -> Any:
         shorts.append(e.intrinsic("uint8x8", arm.format("sqxtun.v8i8"), short))
     made = e.shuffle(shorts, list(range(width))) if width > 8 else shorts[0]
     low, high = (e.splat(e.cast(bound, "uint8"), width) for bound in (low, high))
+    return e.min(e.max(made, low), high)
+
+
+def quantized_by_x86(e: Emitter, value: Any, params: Any, width: int) -> Any:
+    """Floats in 8 bits, by x86's instructions that round, and that narrow and saturate at once.
+
+    Args:
+        e: Emitter of the function.
+        value: Four vectors of floats, one behind the other.
+        params: Buffer of scale, zero point and bounds.
+        width: How many floats there are.
+    """
+    lanes = width // 4
+    numbers = [e.splat(e.load(params, i), width) for i in range(4)]
+    near = e.bind(quotient(e, value, numbers, f"float32x{width}"))
+    parts = [e.shuffle([near], list(range(at, at + lanes))) for at in range(0, width, lanes)]
+    wide = [e.intrinsic(f"int32x{lanes}", "llvm.lrint", part) for part in parts]
+    zero = e.splat(e.cast(e.load(params, 1), "int16"), 2 * lanes)
+    made = packed_bytes(e, wide, range(width), plus=zero)
+    low, high = (e.splat(e.cast(e.load(params, i), "uint8"), width) for i in (2, 3))
     return e.min(e.max(made, low), high)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tvm_schedules.backends.cpu.schedules.injective import PARALLEL_ELEMENTS
 from tvm_schedules.backends.cpu.schedules.writer import (
     Rows,
-    evenly,
+    accumulators,
     lanes_of,
     less_first,
     scratch,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["apply"]
 
 _LOWEST = -3.4028234663852886e38
-_COLUMNS = 128  # columns of an inner axis that one task keeps maxima and sums of (1 KiB)
+_VECTORS = 4  # vectors of columns, whose maxima and sums are in registers
 
 
 def apply(function: Any, target: TargetSpec) -> Any:
@@ -64,27 +65,57 @@ def apply(function: Any, target: TargetSpec) -> Any:
                 run(lambda i, n: e.store(y, base + i, shifted(i, n) - e.splat(e.load(scalar, e.integer(1)), n), n))
 
     def columns(e: Any, x: Any, y: Any) -> None:
-        chunks, width = evenly(inner, _COLUMNS)
-        with e.loop(outer * chunks, parallel=parallel and outer * chunks > 1) as task:
-            # The last chunk starts earlier instead of being shorter; both tasks write the same values there.
-            start = e.min(task % chunks * width, e.integer(inner - width))
-            base = task // chunks * (count * inner) + start
-            top, total = scratch(e, width), scratch(e, width)
-            with e.loop(width) as i:
-                e.store(top, i, e.const(_LOWEST, "float32"))
-                e.store(total, i, e.const(0.0, "float32"))
-            with e.loop(count) as k, e.loop(width) as i:
-                e.store(top, i, e.max(e.load(top, i), e.load(x, base + k * inner + i)))
-            with e.loop(count) as k, e.loop(width) as i:
-                e.store(
-                    total, i, e.load(total, i) + approximations.exp(e.load(x, base + k * inner + i) - e.load(top, i))
-                )
-            with e.loop(width) as i:
-                value = e.load(total, i)
-                e.store(total, i, e.b.log(value) if log else e.const(1.0, "float32") / value)
-            with e.loop(count) as k, e.loop(width) as i:
-                at = base + k * inner + i
-                shifted = e.load(x, at) - e.load(top, i)
-                e.store(y, at, shifted - e.load(total, i) if log else approximations.exp(shifted) * e.load(total, i))
+        lanes = lanes_of(target)
+        blocks, rest = divmod(inner, _VECTORS * lanes)
+        with e.loop(outer * blocks, parallel=parallel and outer * blocks > 1) as task:
+            base = task // max(1, blocks) * (count * inner) + task % max(1, blocks) * (_VECTORS * lanes)
+            _columns(e, x, y, base, tag, _VECTORS, lanes)
+        with e.loop(outer if rest else 0) as number:
+            base = number * (count * inner) + blocks * _VECTORS * lanes
+            _columns(e, x, y, base, tag, rest // lanes, lanes)
+            with e.loop(rest % lanes) as i:
+                _columns(e, x, y, base + rest // lanes * lanes + i, tag, 1, 1)
 
     return template(function, rows if inner == 1 else columns)
+
+
+def _columns(e: Any, x: Any, y: Any, base: Any, tag: dict[str, Any], vectors: int, lanes: int) -> None:
+    """Softmax over an axis that is not the last one, of some vectors of columns: no element's power is taken twice."""
+    count, inner, log = tag["count"], tag["inner"], tag["log"]
+    if not vectors:
+        return
+
+    def over(rows: list[Any], write: Callable[[Any, Any], None]) -> None:
+        with e.loop(count) as k:
+            for v, row in enumerate(rows):
+                write(row, base + k * inner + v * lanes)
+
+    def greatest(top: Any, at: Any) -> None:
+        e.store(top, 0, e.max(e.load(top, 0, lanes), e.load(x, at, lanes)), lanes)
+
+    tops = accumulators(e, vectors, 1, lanes, _LOWEST)
+    over(tops, greatest)
+    totals = accumulators(e, vectors, 1, lanes)
+    both = list(zip(tops, totals, strict=True))
+
+    def add(pair: Any, at: Any) -> None:
+        top, total = pair
+        power = e.bind(approximations.exp(e.load(x, at, lanes) - e.load(top, 0, lanes)))
+        e.store(total, 0, e.load(total, 0, lanes) + power, lanes)
+        if not log:
+            e.store(y, at, power, lanes)
+
+    over(both, add)
+    for total in totals:
+        if log:
+            with e.loop(lanes) as i:
+                e.store(total, i, e.b.log(e.load(total, i)))
+        else:
+            one = e.const(1.0, "float32" if lanes == 1 else f"float32x{lanes}")
+            e.store(total, 0, one / e.load(total, 0, lanes), lanes)
+
+    def finish(pair: Any, at: Any) -> None:
+        top, total = (e.load(row, 0, lanes) for row in pair)
+        e.store(y, at, e.load(x, at, lanes) - top - total if log else e.load(y, at, lanes) * total, lanes)
+
+    over(both, finish)

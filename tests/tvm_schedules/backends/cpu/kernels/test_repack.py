@@ -41,7 +41,8 @@ def converted(x: np.ndarray, dtype: str) -> np.ndarray:
         return x
     if dtype == "float32":
         return (x.astype(np.float32) - PARAMS[1]) * PARAMS[0]
-    return np.clip(np.rint(x / PARAMS[0]) + PARAMS[1], 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore"):
+        return np.clip(np.rint(x / PARAMS[0]) + PARAMS[1], 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,28 @@ def test_rows_and_planes(rows: int, channels: int, source: str, target: str, vec
     np.testing.assert_array_equal(real(made, there), real(made, packed(made, y)))
     back = run(repack.Spec(wide, plain(target), vector, False, False), packed(wide, x))
     np.testing.assert_array_equal(back.reshape(rows, channels), y)
+
+
+EDGES = [3.4e38, -3.4e38, np.inf, -np.inf, 0.125, 0.375, -0.125, 62.0, 62.125, 61.875, -1.75, -1.875, -0.0, 1e-40]
+"""Ends of float32, ties that are rounded to even, and the ends of the 8 bits and what is next to them."""
+
+
+@pytest.mark.parametrize("columns", [131, 64, 40, 21, 5])
+@pytest.mark.parametrize("phases", [(1, 1, 1), (1, 2, 2), (1, 1, 2)])
+@pytest.mark.parametrize("arch", ["", resolve("host").architecture])
+def test_images_become_bytes_in_planes(columns: int, phases: tuple[int, int, int], arch: str) -> None:
+    host, channels, rows = resolve("host"), 3, 5
+    random = np.random.default_rng(columns)
+    x = (random.normal(size=(channels, rows, columns)) * 40).astype(np.float32)
+    places = random.permutation(x.size)[: 2 * len(EDGES)]
+    x.flat[places] = np.resize(np.array(EDGES, np.float32), places.size)
+    strides = (0, rows * columns, 0, columns, 1)
+    source = Strided(1, channels, (1, rows, columns), "float32", strides, x.size)
+    made = Halo(1, channels, (1, rows, columns), "uint8", (8, columns + 2), (0, 1, 1), (0, 1, 1), phases, fill=9.0)
+    there = run(repack.Spec(source, made, host.vector_bytes, False, "fma" in host.features, arch), x.ravel())
+    expected = made.pack(converted(x, "uint8").reshape(1, channels, 1, rows, columns))
+    begin, length = made.origin - made.front, made.front + made.end
+    planes = (channels * made.phases, made.plane)
+    np.testing.assert_array_equal(
+        there.reshape(planes)[:, begin : begin + length], expected.reshape(planes)[:, begin : begin + length]
+    )

@@ -14,10 +14,12 @@ from tvm_schedules.lowering.epilogue import Epilogue
 
 __all__ = [
     "MAGIC",
+    "PACKS",
     "every_fourth",
     "fill_borders",
     "fill_gap",
     "fours",
+    "packed_bytes",
     "packs_bytes",
     "store_bytes",
     "store_channels",
@@ -190,15 +192,29 @@ def store_four(
         e.intrinsic(f"int32x{lanes}", "llvm.lrint", _affine(e, ep, views, acc, residual, o, lanes))
         for acc, residual in zip(accs, residuals, strict=True)
     ]
-    shorts = [e.intrinsic(f"int16x{2 * lanes}", PACKS[lanes].format("packssdw"), *wide[i : i + 2]) for i in (0, 2)]
-    packed = e.intrinsic(f"uint8x{count}", PACKS[lanes].format("packuswb"), *shorts)
-    # In every 16 bytes there are now four pixels of the first vector, four of the second, and so on.
-    held = [pixels[i * lanes + 4 * part + k] for part in range(lanes // 4) for i in range(4) for k in range(4)]
-    value = e.shuffle([packed], _inverse(held)) if held != sorted(held) else packed
+    value = packed_bytes(e, wide, pixels)
     if not ep.saturates:
         low, high = (e.splat(e.cast(e.load(views["params"], i), "uint8"), count) for i in (1, 2))
         value = e.min(e.max(value, low), high)
     store_bytes(e, ep, views, value, n, o, p, count)
+
+
+def packed_bytes(e: Emitter, wide: Sequence[Any], pixels: Sequence[int], plus: Any = None) -> Any:
+    """Four vectors of int32 in one of bytes, by x86's instructions that saturate.
+
+    Args:
+        e: Emitter of the function.
+        wide: The vectors, whose lanes are among those of :data:`PACKS`.
+        pixels: Which place every lane gets, vector after vector.
+        plus: Added on the way, where the numbers have 16 bits; a vector of int16.
+    """
+    count, lanes = len(pixels), len(pixels) // 4
+    shorts = [e.intrinsic(f"int16x{2 * lanes}", PACKS[lanes].format("packssdw"), *wide[i : i + 2]) for i in (0, 2)]
+    shorts = [short if plus is None else short + plus for short in shorts]
+    packed = e.intrinsic(f"uint8x{count}", PACKS[lanes].format("packuswb"), *shorts)
+    # In every 16 bytes there are now four lanes of the first vector, four of the second, and so on.
+    held = [pixels[i * lanes + 4 * part + k] for part in range(lanes // 4) for i in range(4) for k in range(4)]
+    return e.shuffle([packed], _inverse(held)) if held != sorted(held) else packed
 
 
 def stores_channels(ep: Epilogue) -> bool:
