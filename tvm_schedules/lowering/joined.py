@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tvm_schedules.ir.graph import Fused, GlobalPool, Graph, Linear, Node, Pool, Quant, Value, Windowed
 
-__all__ = ["with_rounded_parts"]
+__all__ = ["rounder", "with_rounded_parts"]
 
 
 def with_rounded_parts(graph: Graph) -> Graph:
@@ -27,7 +27,7 @@ def with_rounded_parts(graph: Graph) -> Graph:
         before: list[Node] = []
         for number, name in enumerate(node.inputs):
             part = f"{out}.part{number}"
-            maker = _rounder(graph, producers.get(name))
+            maker = rounder(graph, producers.get(name))
             parts.append(part)
             values[part] = Value(part, values[name].shape, "uint8", Quant(quant.scale, quant.zero_point))
             rounding = Node(
@@ -57,7 +57,7 @@ def _rounded(graph: Graph, readers: dict[str, list[Node]], node: Node) -> Node |
     return quantize if floats else None
 
 
-def _rounder(graph: Graph, maker: Node | None) -> Fused | None:
+def rounder(graph: Graph, maker: Node | None) -> Fused | None:
     """The node, if it rounds its result when it is told to, and the result is not the network's."""
     if isinstance(maker, Windowed | Linear | GlobalPool) or (isinstance(maker, Pool) and maker.gate is None):
         return None if maker.outputs[0] in graph.outputs else maker

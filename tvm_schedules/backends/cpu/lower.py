@@ -43,6 +43,7 @@ from tvm_schedules.ir.graph import Fused, Graph, Node
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.attention import with_attention
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
+from tvm_schedules.lowering.early_rounding import with_early_rounding
 from tvm_schedules.lowering.joined import with_rounded_parts
 from tvm_schedules.lowering.layouts import Layouts, in_planes
 from tvm_schedules.lowering.schedule_config import ScheduleConfig
@@ -92,7 +93,8 @@ class CpuLowering(Lowering):
 
     def __init__(self, graph: Graph, target: TargetSpec, overrides: Mapping[str, ScheduleConfig] | None = None) -> None:
         self.fma = "fma" in target.features or "aarch64" in str(target.tvm.get("mtriple", ""))
-        graph, carried = in_place(with_attention(with_rounded_parts(with_split_layers(graph))))
+        graph = with_early_rounding(with_rounded_parts(with_split_layers(graph)))
+        graph, carried = in_place(with_attention(graph))
         super().__init__(graph, target, overrides)
         self.carried = carried
 
