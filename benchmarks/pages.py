@@ -159,14 +159,21 @@ def which(folders: Sequence[Path]) -> str:
     Returns:
         The page's text.
     """
-    plan = json.loads((folders[0] / "seed-0" / "float-longer.json").read_text())["plan"]
-    return "\n".join([NOTE, "", *answers.page(folders, (plan["float_epochs"], plan["epochs"]))])
+    plan, more = (_plan(folder) for folder in (folders[0], RESULTS / answers.LONG))
+    longer = (RESULTS / answers.LONG, more["epochs"])
+    return "\n".join([NOTE, "", *answers.page(folders, (plan["float_epochs"], plan["epochs"]), longer)])
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    """How the networks of a comparison were trained."""
+    plan: dict[str, Any] = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
+    return plan
 
 
 def front(data: Mapping[str, Any]) -> Iterator[str]:
     """The page of accuracy over time, see :func:`benchmarks.front.page.page`."""
     folder = RESULTS / answers.FOLDERS[0]
-    plan = json.loads((folder / "seed-0" / "float-longer.json").read_text())["plan"]
+    plan = _plan(folder)
     rows = rows_of(folder, [recipe.name for recipe in RECIPES], REFERENCES[answers.DATA])
     return front_page.page(data, rows, (plan["float_epochs"], plan["epochs"]))
 

@@ -13,6 +13,8 @@ FOLDERS = ("fashion-mnist-resnet20-s2", "bf16/fashion-mnist-resnet20-s2")
 """Results that the page is made of: trained in float32, and older ones in which layers computed in bfloat16."""
 
 
+LONG = "12-epochs/fashion-mnist-resnet20-s2"
+"""Results of recipes that had more epochs and the float network as a teacher, with a float network of as many."""
 MARK = "*"
 """Behind the name of what comes from a later folder."""
 
@@ -131,11 +133,10 @@ ABOUT = """\
 ResNet-20 with a strided first layer on 28x28 images of ten kinds of clothes (60,000 to train on, 10,000 to test). A
 float network is trained for {float_epochs} epochs, then goes on for {epochs} epochs with a recipe. Points are lost to
 `{reference}`: the same network that goes on in float as long as the others do. Settings are those of the comparison on
-[drawn characters](methods-aims.md): none was chosen by these test images. There, more epochs brought back most of what
-many zeros had cost; that is not measured here yet. A row of one seed is a first look. Networks marked with an asterisk
-were trained with layers in bfloat16, and lose points to a float network that was, too. All rows are in
-[Methods](methods.md). `python -m benchmarks.methods --data fashion-mnist` repeats the runs and goes on where it was
-stopped.
+[drawn characters](methods-aims.md): none was chosen by these test images. A row of one seed is a first look. Networks
+marked with an asterisk were trained with layers in bfloat16, and lose points to a float network that was, too. All rows
+are in [Methods](methods.md). `python -m benchmarks.methods --data fashion-mnist` repeats the runs and goes on where it
+was stopped.
 
 Names of recipes begin with the method. A number like 80 is the share of weights that a schedule prunes in percent, and
 `4x1` says that four output channels share their zeros. `threshold` and "the threshold stays" mean that TWN's own
@@ -183,12 +184,35 @@ def _first(change: Change, groups: Sequence[Sequence[Row]]) -> list[str] | None:
     return None
 
 
-def page(folders: Sequence[Path], epochs: tuple[int, int]) -> Iterator[str]:
+def _longer(folder: Path, epochs: int) -> Iterator[str]:
+    """What recipes reach that are given more time, beside a float network that is given as much."""
+    reference = REFERENCES[DATA]
+    rows = rows_of(folder, (), reference)
+    own = {row.name: row for row in rows}
+    yield from ["", f"## What do {epochs} epochs and a teacher give?", ""]
+    yield f"The float network is a teacher (`+kd`), and points are lost to one that went on for {epochs} epochs, too:"
+    yield f"it then has {own[reference].accuracy:.2f} %. `python -m benchmarks.methods --data fashion-mnist --epochs"
+    yield f"{epochs} --distill` repeats the runs."
+    yield from [
+        "",
+        "| recipe | seeds | accuracy, % | lost, points | zeros, % | stored, kB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if row.sparsity is not None:
+            cells = [row.name, str(row.seeds), f"{row.accuracy:.2f}", f"{row.lost:.2f}", f"{100 * row.sparsity:.1f}"]
+            yield "| " + " | ".join([*cells, f"{(row.size or 0) / 1e3:.1f}"]) + " |"
+    yield ""
+    yield from (line for line in check(rows, DATA) if "within" in line)
+
+
+def page(folders: Sequence[Path], epochs: tuple[int, int], longer: tuple[Path, int] | None = None) -> Iterator[str]:
     """Lines of the page.
 
     Args:
         folders: Results of the comparison; where several have a recipe, the first counts.
         epochs: Of the float network and of a recipe.
+        longer: Results of recipes with more epochs and a teacher, and how many epochs.
     """
     reference = REFERENCES[DATA]
     groups = [rows_of(folder, (), reference) for folder in folders]
@@ -216,4 +240,6 @@ def page(folders: Sequence[Path], epochs: tuple[int, int]) -> Iterator[str]:
         yield "| " + " | ".join([*cells, f"{100 * (row.sparsity or 0):.1f}"]) + " |"
     yield from ["", "## What was aimed at", ""]
     yield from check(rows, DATA)
+    if longer is not None:
+        yield from _longer(*longer)
     yield ""

@@ -89,3 +89,15 @@ def test_later_folders_fill_in_what_the_first_lacks(folder: Path, tmp_path: Path
     assert "| two terms, zeros as they come* | +3.00 | one seed" in text
     assert "| multilevel-2* | 1 | 5.0 | 2.00 | 40.0 |" in text
     assert "| twn-90 | 2 | 4.0 | 2.50 | 90.0 |" in text, "that of the first folder"
+
+
+def test_longer_runs_are_held_against_their_own_float_network(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, "float", 0, 0.90, 9000)
+    write(other, "float-longer", 0, 0.93, 9000)
+    write(other, "twn-90", 0, 0.925, 4000, sparsity=0.9, entropy=0.5)
+    text = "\n".join(answers.page([folder], (4, 3), (other, 12)))
+    assert "## What do 12 epochs and a teacher give?" in text
+    assert "it then has 93.00 %" in text
+    assert "| twn-90 | 1 | 92.50 | 0.50 | 90.0 | 4.0 |" in text
+    assert "- reached: the best at 90% zeros within 0.6 points of float: twn-90 loses 0.50" in text
