@@ -62,7 +62,7 @@ def _real_product(parts: Parts, a: str, b: str, first: str, second: str) -> str:
         rows = -1 if parts.axes(first) == 1 else None
         return parts.add("MatMul", [_shifted(parts, a, first, rows), _shifted(parts, b, second)])
     columns = (weight.sum(0, dtype=np.int64) - len(weight) * shift.astype(np.int64)).astype(np.float32)
-    steps = np.ones(shift.size if shift.size > 1 else (), np.float32)
+    steps = np.ones(shift.shape, np.float32)  # as many as there are zero points
     bytes_of_a = parts.add("DequantizeLinear", [a, parts.constant(np.float32(1))])
     real = parts.add("DequantizeLinear", [b, parts.constant(steps), second], axis=1)
     found = parts.add("MatMul", [bytes_of_a, real])

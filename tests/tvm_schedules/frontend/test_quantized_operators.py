@@ -17,12 +17,16 @@ from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.targets.registry import resolve
 
 
-def floats() -> tuple[onnx.ModelProto, np.ndarray]:
-    """Convolutions with a residual, poolings, a concatenation, a product and a classifier."""
+def floats(turned: bool = False) -> tuple[onnx.ModelProto, np.ndarray]:
+    """Convolutions with a residual, poolings, a concatenation, a product and a classifier.
+
+    The classifier's weight is stored transposed where that is asked for, as PyTorch does.
+    """
     random = np.random.default_rng(0)
     shapes = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (8, 8, 1, 1), "w2": (16, 12), "w3": (12, 5), "b3": (5,)}
     stored = {name: random.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in shapes.items()}
     stored["shape"] = np.int64([2, 16])
+    stored["w3"] = np.ascontiguousarray(stored["w3"].T) if turned else stored["w3"]
     nodes = [
         ("Conv", ["x", "w0", "b0"], "a", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
         ("Relu", ["a"], "r", {}),
@@ -34,7 +38,7 @@ def floats() -> tuple[onnx.ModelProto, np.ndarray]:
         ("Reshape", ["g", "shape"], "h", {}),
         ("MatMul", ["h", "w2"], "m", {}),
         ("LeakyRelu", ["m"], "l", {}),
-        ("Gemm", ["l", "w3", "b3"], "y", {}),
+        ("Gemm", ["l", "w3", "b3"], "y", {"transB": int(turned)}),
     ]
     graph = helper.make_graph(
         [helper.make_node(op, names, [out], name=out, **attributes) for op, names, out, attributes in nodes],
@@ -47,12 +51,14 @@ def floats() -> tuple[onnx.ModelProto, np.ndarray]:
     return made, random.normal(size=(2, 3, 8, 9)).astype(np.float32)
 
 
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("signed", [False, True])
-def test_a_network_of_quantized_operators(tmp_path: Path, per_channel: bool, signed: bool) -> None:
+@pytest.mark.parametrize(
+    ("per_channel", "signed", "turned"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, False), (True, True, True)],
+)
+def test_a_network_of_quantized_operators(tmp_path: Path, per_channel: bool, signed: bool, turned: bool) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    model, x = floats()
+    model, x = floats(turned)
 
     class Samples(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

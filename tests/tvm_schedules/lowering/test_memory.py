@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_schedules.ir.layout import ALIGN
-from tvm_schedules.lowering.memory import assign_arena, assign_slots, lifetimes, reuse_residuals
+from tvm_schedules.lowering.memory import Life, assign_arena, assign_slots, lifetimes, reuse_residuals
 from tvm_schedules.lowering.steps import Buffer, Place, Step
 
 
@@ -86,6 +86,17 @@ def test_a_buffer_over_another_one(others: list[int], source: int, target: int, 
             apart = apart or first + lead * 64 <= second
         assert apart or not together
     assert size <= sum(life.nbytes for life in lives.values())
+
+
+def test_buffers_that_touch_are_apart() -> None:
+    source = Life(Buffer("source", 64), 0, 1)
+    for lead in (0, 128):  # where one may be written over the other, too
+        copy = Life(Buffer("copy", 128), 1, 2, over=source.buffer, lead=lead)
+        assert copy.is_apart(64, source, 0)
+        assert source.is_apart(0, copy, 64)
+        assert copy.is_apart(0, source, 128)
+        assert source.is_apart(128, copy, 0)
+        assert copy.is_apart(64, source, 64) == (lead == 0)
 
 
 def test_a_copy_over_what_it_is_made_of_saves_memory() -> None:
