@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tvm_schedules.ir.graph import Fused, GlobalPool, Graph, Linear, Node, Pool, Quant, Value, Windowed
+from tvm_schedules.passes.quantized import resolve
 
 __all__ = ["rounder", "with_rounded_parts"]
 
@@ -38,11 +39,18 @@ def with_rounded_parts(graph: Graph) -> Graph:
                 done = replace(maker, outputs=[part], fused=[*maker.fused, quantize.name], tail=tail)
                 instead[id(maker)] = [done]
             else:
-                before.append(rounding)
+                before.append(_from_bytes(graph, producers, rounding) or rounding)
         instead[id(node)] = [*before, replace(node, inputs=parts, outputs=[out])]
         instead[id(quantize)] = []
     nodes = [new for node in graph.nodes for new in instead.get(id(node), [node])]
     return replace(graph, nodes=nodes, values=values) if instead else graph
+
+
+def _from_bytes(graph: Graph, producers: dict[str, Node], rounding: Node) -> Pool | None:
+    """A rounding of what was rounded on another grid in planes, without the floats between the two."""
+    source = resolve(graph, producers, rounding.inputs[0])
+    in_planes = isinstance(producers.get(source), Windowed | Pool) and graph.values[source].quant is not None
+    return Pool(rounding.name, rounding.op, [source], list(rounding.outputs)) if in_planes else None
 
 
 def _rounded(graph: Graph, readers: dict[str, list[Node]], node: Node) -> Node | None:
