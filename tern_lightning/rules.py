@@ -257,7 +257,10 @@ def _settle_ties(model: nn.Module, decisions: list[Decision]) -> list[Decision]:
         if differing is not None:
             reason = f"shares its weight with {differing!r}, which is not ternary in the same way"
             if decision.reason.startswith("rule"):
-                raise ValueError(f"layer {decision.path!r} cannot be ternary by {decision.reason}: it {reason}")
+                raise ValueError(
+                    f"layer {decision.path!r} cannot be ternary by {decision.reason}: it {reason}. HINT: a rule for "
+                    f"both, or Rule({decision.path!r}) before it, which leaves this one float"
+                )
             decision = Decision(decision.path, decision.module, None, {}, reason, decision.base)
         settled.append(decision)
     return settled

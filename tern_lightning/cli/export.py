@@ -128,7 +128,7 @@ def _export_onnx(options: argparse.Namespace, say: Any, tune: Tuning | None) -> 
     say(f"{ternary} two-bit weights" if ternary else "no layer is ternary: the network is compiled dense")
     batches = None
     if options.samples is not None:
-        batches, _ = collect_batches(None, options.samples, shapes)
+        batches, _ = collect_batches(None, options.samples, shapes, names=list(inputs))
         kinds = [kind for _, kind in inputs.values()]
         batches = [_as_types(batch, kinds) for batch in batches]
     say(f"compiling for {options.tvm_target}")

@@ -75,7 +75,8 @@ class ExportOptions(OnnxOptions):
         c_prefix: With the target ``c``, what the names of files, functions and macros begin with, so that several
             networks go into one program.
         samples: Real inputs for calibration, verification and the artifact: an array or tensor whose first axis runs
-            over samples, a tuple of them for several inputs, or an .npz file. None takes random numbers of
+            over samples, a tuple of them for several inputs, a mapping of them or an .npz file, whose names are those
+            of ``forward``'s parameters (of other names the order counts). None takes random numbers of
             ``input_shape``, or the module's ``example_input_array``.
         input_shape: Shape of the input with the batch, or a sequence of shapes.
         batch_size: Batch of the exported network when ``input_shape`` does not say it; None is that of ``samples``. The

@@ -173,8 +173,14 @@ def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:
             "layers of TernaryCallback are exported dense, because it has not begun or float weights were loaded: "
             + first
         )
-    elif not network.ternary:
+    elif not network.ternary and not network.computed:
         lines.append("no layer is ternary: the network is exported dense")
+    if network.computed:
+        lines.append(
+            f"ternary layers {', '.join(network.computed)} are exported dense, because their forward multiplies by "
+            "what it makes of the weight (standardization, for example): let it do that to their outputs, or leave "
+            "them float by a rule"
+        )
     drift = network.drift
     if drift is not None and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
         lines.append(

@@ -30,6 +30,8 @@ class Comparison:
         top1: Share of rows of the first output with the same largest entry, in [0, 1]; None when it has no classes.
         tolerance: What ``measure`` was held against, infinite where it was not.
         measure: ``max_relative`` or ``relative_l2``.
+        where: Of which tensor ``relative_l2`` is, in words, where it was looked for inside of the network as well;
+            cosine and differences are those of the outputs all the same.
     """
 
     cosine: float
@@ -39,6 +41,7 @@ class Comparison:
     top1: float | None
     tolerance: float
     measure: str
+    where: str = ""
 
     @property
     def passed(self) -> bool:
@@ -48,9 +51,10 @@ class Comparison:
     def __str__(self) -> str:
         top1 = "" if self.top1 is None else f", top-1 agreement {self.top1:.1%}"
         limit = "" if self.tolerance == float("inf") else f" (tolerance {self.tolerance:.3g})"
+        where = f" at {self.where}" if self.where else ""
         return (
             f"cosine {self.cosine:.6f}, max abs {self.max_abs:.3g}{top1}, "
-            f"{self.measure.replace('_', ' ')} {getattr(self, self.measure):.3g}{limit}"
+            f"{self.measure.replace('_', ' ')} {getattr(self, self.measure):.3g}{where}{limit}"
         )
 
 

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import onnx_ir as ir
@@ -43,6 +44,7 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], ternary: Mapping[str, Ter
     import onnxscript.optimizer
 
     model = _export(module, args)
+    _name_apart(model.graph)
     names = _Names(module)
     by_parameter = {names.aliases[names.weights[path]]: weight for path, weight in ternary.items()}
     network = Network(model, expand(model.graph, names.aliases, names.owners, by_parameter))
@@ -50,7 +52,10 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], ternary: Mapping[str, Ter
         layer = _cut_weight(model.graph, node, len(network.layers), names, by_parameter)
         if layer is not None:
             network.layers.append(layer)
-    onnxscript.optimizer.optimize_ir(model)
+    try:
+        onnxscript.optimizer.optimize_ir(model)
+    except Exception as error:
+        raise ExportError(f"the graph of {type(module).__name__} cannot be simplified: {_root(error)}") from error
     network.layers = [layer for layer in network.layers if _settle(model.graph, layer)]
     split_constants(model.graph)
     _cut_anonymous(network, names, ternary)
@@ -76,15 +81,38 @@ def _export(module: nn.Module, args: tuple[Tensor, ...]) -> ir.Model:
         raise
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        hint = (
-            ". Its forward decides by the values of a tensor: let it decide by shapes or options "
-            "(nn.Transformer and its layers: give tgt_is_causal or is_causal)"
-        )
-        hint = hint if "data-dependent" in reason else ""
+        unknown = re.search(r"target=torch\.ops\.([\w.]+?)(\.default)?]", reason)
+        hint = ""
+        if "data-dependent" in reason:
+            hint = (
+                ". Its forward decides by the values of a tensor: let it decide by shapes or options "
+                "(nn.Transformer and its layers: give tgt_is_causal or is_causal)"
+            )
+        elif unknown:
+            reason = f"there is no ONNX form of {unknown[1]}"
+            hint = ", which its forward calls, by itself or in a function of torch: write it with other operators"
         raise ExportError(f"torch.onnx cannot trace {type(module).__name__}: {reason}{hint}") from error
     if program is None:
         raise ExportError(f"torch.onnx gave no graph for {type(module).__name__}")
     return program.model
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error from which the others came."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _name_apart(graph: ir.Graph) -> None:
+    """Give results other names than those of parameters, which torch.onnx does not: ``self.t`` and ``x.t()``."""
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    results = [value for node in graph.all_nodes() for value in node.outputs]
+    used = taken | {value.name for value in results}
+    for value in results:
+        if value.name in taken:
+            value.name = next(name for i in count() if (name := f"{value.name}_{i}") not in used)
+            used.add(value.name)
 
 
 class _Names:

@@ -112,14 +112,16 @@ def compare_quantized(
     counts = unfollowed_roundings(model, follower.errors)
     worst = max(
         (
-            _Error(error, min(0.5, ROUNDING_TOLERANCE * 255 / steps * math.sqrt(1 + counts[name])))
+            _Error(error, min(0.5, ROUNDING_TOLERANCE * 255 / steps * math.sqrt(1 + counts[name])), name)
             for name, own in errors.items()
             for error in own
         ),
         key=lambda error: error.share,
     )
     result = compare(_join(found), _join(expected), worst.bound, "relative_l2")
-    return dataclasses.replace(result, relative_l2=worst.relative)
+    layer = next((path for path, calls in inputs.items() if worst.tensor in dict(calls)), None)
+    where = f"output {worst.tensor!r}" if layer is None else f"the input of layer {layer!r}"
+    return dataclasses.replace(result, relative_l2=worst.relative, where=where)
 
 
 def unfollowed_roundings(model: onnx.ModelProto, followed: Collection[str]) -> dict[str, int]:
@@ -154,10 +156,11 @@ def unfollowed_roundings(model: onnx.ModelProto, followed: Collection[str]) -> d
 
 
 class _Error(NamedTuple):
-    """A relative error and what it may be."""
+    """The relative error of a tensor and what it may be."""
 
     relative: float
     bound: float
+    tensor: str
 
     @property
     def share(self) -> float:
@@ -272,4 +275,10 @@ def _join(runs: Sequence[Sequence[NDArray[np.generic]]]) -> list[NDArray[np.gene
 def require(comparison: Comparison, what: str) -> None:
     """Raise VerificationError unless the comparison passed."""
     if not comparison.passed:
-        raise VerificationError(f"the exported network differs from {what}: {comparison}")
+        hint = (
+            ". HINT: where functions before it magnify what rounding to 8 bits changes (a sine, an exponential, a "
+            "large factor), activations='float32' exports the network (--activations float32), or leave them out of it"
+            if comparison.where
+            else ""
+        )
+        raise VerificationError(f"the exported network differs from {what}: {comparison}{hint}")

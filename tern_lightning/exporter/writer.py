@@ -17,7 +17,7 @@ from tern_lightning.exporter.batch import counting
 from tern_lightning.exporter.bias import separate_biases
 from tern_lightning.exporter.errors import ExportError
 from tern_lightning.exporter.fold import fold_batch_norms
-from tern_lightning.exporter.graph import Layer, Network
+from tern_lightning.exporter.graph import Layer, Network, constant
 from tern_lightning.exporter.naming import name_network
 from tern_lightning.exporter.options import OnnxOptions, keywords_of
 from tern_lightning.exporter.runtime import Comparison
@@ -46,6 +46,7 @@ class OnnxExport:
         drift: 8-bit network against the module as it is in evaluation mode: what the change of arithmetic costs. It is
             not held against a tolerance.
         layer_ranges: Ranges of layer inputs by the layer's path; empty with float activations.
+        computed: Ternary layers whose forward multiplies by what it makes of the weight, which is dense in the file.
     """
 
     model: onnx.ModelProto
@@ -56,6 +57,7 @@ class OnnxExport:
     quantized_check: Comparison | None = None
     drift: Comparison | None = None
     layer_ranges: Mapping[str, LayerRange] = field(default_factory=dict)
+    computed: tuple[str, ...] = ()
 
 
 @keywords_of(OnnxOptions)
@@ -102,6 +104,7 @@ class _Draft:
         batches: Inputs for calibration and checks.
         sites: Path and node of every layer, in the order of execution.
         dense: Axis of the output channels of layers that are not ternary, by path.
+        computed: Ternary layers that are in no product, while a dense one is theirs, or no layer's and of their shape.
     """
 
     network: Network
@@ -109,6 +112,7 @@ class _Draft:
     batches: Sequence[Batch]
     sites: Sequence[tuple[str, ir.Node]]
     dense: Mapping[str, int]
+    computed: tuple[str, ...] = ()
 
 
 def write_with(module: nn.Module, sample_args: Tensor | Sequence[Tensor], options: OnnxOptions) -> OnnxExport:
@@ -122,8 +126,8 @@ def write_with(module: nn.Module, sample_args: Tensor | Sequence[Tensor], option
     if not options.allow_zero_layers:
         prepare.check_not_empty(found)
     draft = _draft(prepare.plain_copy(module, found), args, found, options)
-    used = {path: found[path] for path in found if path not in draft.dense}
-    result = OnnxExport(ir.to_proto(draft.network.model), used, tuple(draft.dense), {})
+    used = {path: found[path] for path in found if path not in draft.dense and path not in draft.computed}
+    result = OnnxExport(ir.to_proto(draft.network.model), used, tuple(draft.dense), {}, computed=draft.computed)
     given = options.ternary is not None
     if options.verify and options.dense_kind == "float32":
         reference = draft.module if given else prepare.reference_copy(module)
@@ -145,12 +149,27 @@ def _draft(
     name_network(network)
     sites = [(layer.path, layer.node) for layer in network.layers]
     dense = {layer.path: _parameter_axis(layer, plain) for layer in network.layers if layer.ternary is None}
+    computed = _computed(network, ternary)
     write_weights(network, options.dense_kind)
     RemoveUnusedNodesPass()(network.model)
     _drop_unused(network)
     _describe(network, ternary, options.activations)
     _say_batch(network, plain, batches)
-    return _Draft(network, plain, batches, sites, dense)
+    return _Draft(network, plain, batches, sites, dense, computed)
+
+
+def _computed(network: Network, ternary: Mapping[str, TernaryTensor]) -> tuple[str, ...]:
+    """Ternary layers whose forward makes another weight of theirs, such as a standardized one.
+
+    They are in no product, while one that is no layer's has a constant of their shape.
+    """
+    there = {layer.path for layer in network.layers}
+    shapes: set[tuple[int, ...]] = set()
+    for node in network.model.graph.all_nodes():
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            arrays = [array for value in node.inputs[:2] if (array := constant(value)) is not None]
+            shapes |= {shape for array in arrays for shape in (array.shape, array.shape[::-1])}
+    return tuple(path for path, weight in ternary.items() if path not in there and weight.shape in shapes)
 
 
 #: Batches that the checks run; calibration takes all of them.

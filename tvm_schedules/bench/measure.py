@@ -237,16 +237,16 @@ def bench(
         threads with ``engines``, ``steps``, ``ceiling_gadds``), ``skipped``.
 
     Raises:
-        BenchError: An unknown alternative, a number of threads that the machine does not have, or our own engine
-            failed.
+        BenchError: An unknown alternative, no number of threads that the machine has, or our own engine failed.
         ArtifactError: The artifact is damaged.
     """
     folder, metadata = user_path(artifact), request.check(artifact)
     machine = machine or ThisMachine()
     cpus = machine.cpus()
-    for count in request.threads:
-        if cpus and count > len(cpus):
-            raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {count}")
+    threads = [count for count in request.threads if not cpus or count <= len(cpus)]
+    if not threads:
+        least = min(request.threads)
+        raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {least}")
     say = progress or (lambda line: None)
     engines, description = [peers.ours(folder, metadata)], machine.describe()
     result: dict[str, Any] = {
@@ -263,7 +263,11 @@ def bench(
         "rounds": request.rounds,
         "seconds": request.seconds,
         "results": [],
-        "skipped": [],
+        "skipped": [
+            {"name": f"{count} threads", "reason": f"only {len(cpus)} CPUs may be used"}
+            for count in request.threads
+            if count not in threads
+        ],
     }
 
     def save() -> None:
@@ -290,7 +294,7 @@ def bench(
                 else:
                     result["skipped"].append({"name": engine.name, "reason": reason})
         measurement = _Measurement(machine, folder, metadata, request, say, save)
-        for count in request.threads:
+        for count in threads:
             entry: dict[str, Any] = {"threads": count, "cpus": cpus[:count], "rounds": 0, "engines": [], "steps": []}
             entry |= {"skipped": [], "ceiling_gadds": None}
             result["results"].append(entry)

@@ -82,14 +82,17 @@ def _check(entry: Mapping[str, Any], array: Any) -> None:
         raise InputError(f"input {name!r} must have dtype {dtype}, got {array.dtype}; HINT: .astype({str(dtype)!r})")
     if array.shape == shape:
         return
-    same = array.ndim == len(shape) > 0 and array.shape[1:] == shape[1:]
+    same, cure = array.ndim == len(shape) > 0 and array.shape[1:] == shape[1:], ""
     if entry.get("batch"):
         if same:
             return
         also = ", or any number of samples along the first axis"
     else:
         also = " (its first axis is not known to count samples)" if same else ""
-    raise InputError(f"input {name!r} must have shape {list(shape)}{also}, got {list(array.shape)}")
+        if same:
+            cure = "; HINT: it counts where each output has an axis of samples, and no sample depends on others; "
+            cure += f"export with batch_size={len(array)}, or without the output that has none"
+    raise InputError(f"input {name!r} must have shape {list(shape)}{also}, got {list(array.shape)}{cure}")
 
 
 def room(outputs: Entries, count: int) -> list[Array]:

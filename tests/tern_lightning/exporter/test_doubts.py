@@ -40,6 +40,20 @@ def test_no_ternary_layer(tmp_path):
     assert text == "no layer is ternary: the network is exported dense"
 
 
+class Standardized(nn.Conv2d):
+    """A convolution with a weight of mean zero, as in Weight Standardization (2019)."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_a_weight_that_forward_computes(tmp_path):
+    torch.manual_seed(0)
+    net = make_ternary(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Standardized(8, 8, 3), nn.Conv2d(8, 4, 1)))
+    (text,) = warned(net, tmp_path / "out", samples=torch.randn(4, 3, 9, 9))
+    assert text.startswith("ternary layers 2 are exported dense, because their forward multiplies by what it makes of")
+
+
 def test_another_result_with_eight_bits(tmp_path):
     """One sample of a thousand times the others' size takes all steps for itself."""
     net, x = make_ternary(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))), torch.randn(64, 16)

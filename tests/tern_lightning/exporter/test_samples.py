@@ -40,6 +40,25 @@ class TestSamples:
         assert [array.shape for array in batches[0]] == [(2, 3), (2, 5)]
         assert not real
 
+    def test_names_say_whose_samples_they_are(self, tmp_path: Path) -> None:
+        class Net(torch.nn.Module):
+            def forward(self, ids: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor | None = None) -> torch.Tensor:
+                return ids + mask
+
+        arrays = {name: np.full((2, 3), i) for i, name in enumerate(("ids", "mask", "kinds"))}
+        np.savez(tmp_path / "x.npz", mask=arrays["mask"], ids=arrays["ids"])
+        turned = {name: arrays[name] for name in ("kinds", "mask", "ids")}
+        for source, count in ((turned, 3), (tmp_path / "x.npz", 2)):
+            (batch,), _ = collect_batches(Net(), source, batch_size=2)
+            assert [int(array.flat[0]) for array in batch] == list(range(count))
+        (batch,), _ = collect_batches(None, turned, batch_size=2, names=["mask", "kinds", "ids"])
+        assert [int(array.flat[0]) for array in batch] == [1, 2, 0]
+        (batch,), _ = collect_batches(Net(), {"b": arrays["mask"], "a": arrays["ids"]}, batch_size=2)
+        assert [int(array.flat[0]) for array in batch] == [1, 0], "of other names the order counts"
+        for other in ("kinds", "masks"):
+            with pytest.raises(ExportError, match="the inputs are ids, mask, kinds: the first 2 must be named"):
+                collect_batches(Net(), {"ids": arrays["ids"], other: arrays["mask"]}, batch_size=2)
+
     def test_random_inputs_are_repeatable(self) -> None:
         first, again, other = (collect_batches(None, None, (1, 6), seed=s)[0][0][0] for s in (1, 1, 2))
         assert np.array_equal(first, again)
@@ -67,6 +86,7 @@ class TestSamples:
             (np.zeros((2, 12)), {"input_shape": (1, 11)}, "do not fit input_shape"),
             ("nowhere.npz", {}, "does not exist"),
             (["text"], {}, "arrays or tensors of numbers"),
+            (({"x": np.zeros(3)},), {}, "got dict; wrap a module"),
             (np.array(["text"]), {}, "arrays or tensors of numbers"),
         ],
     )

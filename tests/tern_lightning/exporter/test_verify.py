@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import onnx
 import pytest
@@ -10,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from tern_lightning import export
 from tern_lightning.exporter.errors import VerificationError
 from tern_lightning.exporter.verify import _Error, unfollowed_roundings
 from tern_lightning.exporter.writer import write_onnx
@@ -100,6 +102,27 @@ def _enlarge(layer: nn.Module) -> None:
 
 
 def test_what_is_no_number_is_beyond_every_bound() -> None:
-    errors = [_Error(0.1, 0.2), _Error(math.nan, 1.0), _Error(0.01, 0.01)]
+    errors = [_Error(0.1, 0.2, "y"), _Error(math.nan, 1.0, "y"), _Error(0.01, 0.01, "y")]
     assert max(errors, key=lambda error: error.share) is errors[1]
     assert max(errors[::2], key=lambda error: error.share) is errors[2]
+
+
+def test_a_magnified_rounding_is_told_where_it_is(tmp_path: Path) -> None:
+    """Between two layers a product that torch does not round, and a sine of many periods."""
+
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("frequencies", 6 * torch.randn(3, 8))
+            self.first = nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            phases = x @ self.frequencies
+            return self.first(torch.cat([phases.sin(), phases.cos()], -1))
+
+    torch.manual_seed(0)
+    samples = torch.randn(16, 3)
+    with pytest.raises(
+        VerificationError, match=r"relative l2 .* at the input of layer 'first' .*activations='float32'"
+    ):
+        export(Waves().eval(), tmp_path, samples=samples, onnx_only=True, allow_zero_layers=True)

@@ -59,6 +59,15 @@ def test_layers_add_up(result: dict[str, Any]) -> None:
     assert min(entry["ceiling_gadds"].values()) > 0  # how much depends on who else uses the machine
 
 
+def test_more_threads_than_cpus_are_left_out(artifact: Path) -> None:
+    made = bench(artifact, Request((), (1, 128), rounds=1, seconds=0.01))
+    assert [entry["threads"] for entry in made["results"]] == [1]
+    (left_out,) = made["skipped"]
+    assert left_out == {"name": "128 threads", "reason": f"only {len(system.usable_cpus())} CPUs may be used"}
+    with pytest.raises(BenchError, match="threads must be between 1 and the .* got 128"):
+        bench(artifact, Request((), (128,), rounds=1, seconds=0.01))
+
+
 def test_statistics_by_hand() -> None:
     ours, theirs = [[1000.0, 3000.0, 2000.0], [4000.0] * 3], [[4000.0] * 3, [4000.0, 8000.0, 12000.0]]
     found = measure._statistics(theirs, ours)
