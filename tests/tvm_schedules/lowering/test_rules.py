@@ -425,3 +425,13 @@ def test_offsets_have_two_bytes_where_they_reach_all_inputs(channels: int, index
     spec = spec_of(made, "sparse")
     assert spec.x.channels * spec.x.plane == channels * 4096
     assert spec.index == index
+
+
+@pytest.mark.parametrize(("kernel", "said"), [((3,), "max over 3"), ((1, 3), "max over 3"), ((2, 3), "max over 2x3")])
+def test_what_is_said_of_a_pooling(kernel: tuple[int, ...], said: str) -> None:
+    net = Net((1, 4, *(9 for _ in kernel)))
+    y = net.op("Conv", net.quantize("input_0"), net.weight((4, 4, *(1 for _ in kernel)), 0.5))
+    model = net.model(net.op("MaxPool", y, kernel_shape=kernel))
+    lowering = CpuLowering(pipeline.read_graph(model), resolve("host"))
+    lowering.run()
+    assert [step.info["reason"] for step in lowering.steps if step.info["op"] == "MaxPool"] == [said]
