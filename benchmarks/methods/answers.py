@@ -190,9 +190,11 @@ def _longer(folder: Path, epochs: int) -> Iterator[str]:
     rows = rows_of(folder, (), reference)
     own = {row.name: row for row in rows}
     yield from ["", f"## What do {epochs} epochs and a teacher give?", ""]
-    yield f"The float network is a teacher (`+kd`), and points are lost to one that went on for {epochs} epochs, too:"
-    yield f"it then has {own[reference].accuracy:.2f} %. `python -m benchmarks.methods --data fashion-mnist --epochs"
-    yield f"{epochs} --distill` repeats the runs."
+    best, teacher = (own[name].accuracy for name in (reference, "float"))
+    yield f"Recipes have {epochs} epochs here, and points are lost to a float network that went on for as many: it has"
+    yield f"{best:.2f} %. The teacher (`+kd`) is the float network that recipes start from, which has {teacher:.2f} %: one"
+    yield f"that is worse than what a student could become. `python -m benchmarks.methods --data {DATA} --epochs {epochs}"
+    yield "--distill` repeats the runs."
     yield from [
         "",
         "| recipe | seeds | accuracy, % | lost, points | zeros, % | stored, kB |",
