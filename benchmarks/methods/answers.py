@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import wrap
 
 from benchmarks.methods.report import REFERENCES, Row, check, paired, ranking, rows_of
 
@@ -191,10 +192,12 @@ def _longer(folder: Path, epochs: int) -> Iterator[str]:
     own = {row.name: row for row in rows}
     yield from ["", f"## What do {epochs} epochs and a teacher give?", ""]
     best, teacher = (own[name].accuracy for name in (reference, "float"))
-    yield f"Recipes have {epochs} epochs here, and points are lost to a float network that went on for as many: it has"
-    yield f"{best:.2f} %. The teacher (`+kd`) is the float network that recipes start from, which has {teacher:.2f} %: one"
-    yield f"that is worse than what a student could become. `python -m benchmarks.methods --data {DATA} --epochs {epochs}"
-    yield "--distill` repeats the runs."
+    text = (
+        f"Recipes have {epochs} epochs here, and points are lost to a float network that went on for as many: it has "
+        f"{best:.2f} %. The teacher (`+kd`) is the float network that recipes start from, which has {teacher:.2f} %. "
+        f"`python -m benchmarks.methods --data {DATA} --epochs {epochs} --distill` repeats the runs."
+    )
+    yield from wrap(text, 120, break_on_hyphens=False)
     yield from [
         "",
         "| recipe | seeds | accuracy, % | lost, points | zeros, % | stored, kB |",
