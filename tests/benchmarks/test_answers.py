@@ -98,8 +98,7 @@ def test_longer_runs_are_held_against_their_own_float_network(folder: Path, tmp_
     write(other, "twn-90", 0, 0.925, 4000, sparsity=0.9, entropy=0.5)
     text = "\n".join(answers.page([folder], (4, 3), (other, 12)))
     assert "## What do 12 epochs and a teacher give?" in text
-    assert (
-        "it has\n93.00 %. The teacher (`+kd`) is the float network that recipes start from, which has 90.00 %" in text
-    )
+    said = " ".join(text.split())
+    assert "it has 93.00 %. The teacher (`+kd`) is the float network that recipes start from, which has 90.00 %" in said
     assert "| twn-90 | 1 | 92.50 | 0.50 | 90.0 | 4.0 |" in text
     assert "- reached: the best at 90% zeros within 0.6 points of float: twn-90 loses 0.50" in text
