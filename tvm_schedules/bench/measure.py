@@ -216,6 +216,14 @@ class _Measurement:
         self.keep()
 
 
+def _possible(threads: Sequence[int], cpus: Sequence[int]) -> list[int]:
+    """The numbers of threads for which there are CPUs, as far as it is known which there are."""
+    found = [count for count in threads if not cpus or count <= len(cpus)]
+    if not found:
+        raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {min(threads)}")
+    return found
+
+
 def bench(
     artifact: str | Path,
     request: Request = Request(),
@@ -243,10 +251,7 @@ def bench(
     folder, metadata = user_path(artifact), request.check(artifact)
     machine = machine or ThisMachine()
     cpus = machine.cpus()
-    threads = [count for count in request.threads if not cpus or count <= len(cpus)]
-    if not threads:
-        least = min(request.threads)
-        raise BenchError(f"threads must be between 1 and the {len(cpus)} CPUs that may be used, got {least}")
+    threads = _possible(request.threads, cpus)
     say = progress or (lambda line: None)
     engines, description = [peers.ours(folder, metadata)], machine.describe()
     result: dict[str, Any] = {
@@ -264,7 +269,7 @@ def bench(
         "seconds": request.seconds,
         "results": [],
         "skipped": [
-            {"name": f"{count} threads", "reason": f"only {len(cpus)} CPUs may be used"}
+            {"name": f"{count} threads", "reason": f"CPUs that may be used: {len(cpus)}"}
             for count in request.threads
             if count not in threads
         ],

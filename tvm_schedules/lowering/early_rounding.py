@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from tvm_schedules.ir.graph import Fused, Graph, Node, Value
-from tvm_schedules.lowering.joined import rounder
+from tvm_schedules.lowering.joined import rounder, rounding_too
 
 __all__ = ["with_early_rounding"]
 
@@ -33,8 +33,7 @@ def with_early_rounding(graph: Graph) -> Graph:
         moved = replace(node, inputs=[small, *node.inputs[1:]], outputs=[out])
         maker = rounder(graph, producers.get(name))
         if maker is not None and len(readers[name]) == 1 and id(maker) not in instead:
-            tail = [*maker.tail, rounding] if maker.activation else maker.tail
-            instead[id(maker)] = [replace(maker, outputs=[small], fused=[*maker.fused, quantize.name], tail=tail)]
+            instead[id(maker)] = [rounding_too(maker, rounding)]
             instead[id(node)] = [moved]
         else:
             instead[id(node)] = [rounding, moved]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tvm_schedules.ir.graph import Fused, GlobalPool, Graph, Linear, Node, Pool, Quant, Value, Windowed
 from tvm_schedules.passes.quantized import resolve
 
-__all__ = ["rounder", "with_rounded_parts"]
+__all__ = ["rounder", "rounding_too", "with_rounded_parts"]
 
 
 def with_rounded_parts(graph: Graph) -> Graph:
@@ -35,9 +35,7 @@ def with_rounded_parts(graph: Graph) -> Graph:
                 f"{quantize.name}/{number}", quantize.op, [name, *quantize.inputs[1:]], [part], quantize.attrs
             )
             if maker is not None and len(readers[name]) == node.inputs.count(name) == 1:
-                tail = [*maker.tail, rounding] if maker.activation else maker.tail
-                done = replace(maker, outputs=[part], fused=[*maker.fused, quantize.name], tail=tail)
-                instead[id(maker)] = [done]
+                instead[id(maker)] = [rounding_too(maker, rounding)]
             else:
                 before.append(_from_bytes(graph, producers, rounding) or rounding)
         instead[id(node)] = [*before, replace(node, inputs=parts, outputs=[out])]
@@ -63,6 +61,12 @@ def _rounded(graph: Graph, readers: dict[str, list[Node]], node: Node) -> Node |
         return None
     floats = len(known) == len(node.inputs) and all(graph.values[name].dtype == "float32" for name in known)
     return quantize if floats else None
+
+
+def rounding_too(maker: Fused, rounding: Node) -> Fused:
+    """A layer that does what a QuantizeLinear behind it does; of one with an activation function it is in the tail."""
+    tail = [*maker.tail, rounding] if maker.activation else maker.tail
+    return replace(maker, outputs=list(rounding.outputs), fused=[*maker.fused, rounding.name], tail=tail)
 
 
 def rounder(graph: Graph, maker: Node | None) -> Fused | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tvm_schedules.ir.graph import DenseWeight, Graph, Node, Value, Weight, Windowed
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
+from tvm_schedules.lowering.joined import rounding_too
 
 __all__ = ["with_split_layers"]
 
@@ -37,9 +38,10 @@ def with_split_layers(graph: Graph) -> Graph:
             values.update({name: Value(name, shape, "float32") for name in inner if name not in values})
             rounding = readers.get(out, [])
             if len(rounding) == 1 and out not in graph.outputs and _rounds(graph, rounding[0]):
-                part = _rounded(part, rounding[0])
+                made.append(rounding_too(part, rounding[0]))
                 instead[id(rounding[0])] = []
-            made.append(part)
+            else:
+                made.append(part)
         instead[id(node)], instead[id(split)] = made, []
     nodes = [new for node in graph.nodes for new in instead.get(id(node), [node])]
     return replace(graph, nodes=nodes, values=values) if instead else graph
@@ -105,8 +107,3 @@ def _rows(weight: Weight, start: int, end: int) -> Weight:
 def _rounds(graph: Graph, node: Node) -> bool:
     """Whether a node rounds to bytes that stand for numbers."""
     return node.op == "QuantizeLinear" and graph.values[node.outputs[0]].quant is not None
-
-
-def _rounded(part: Windowed, rounding: Node) -> Windowed:
-    tail = [*part.tail, rounding] if part.activation else []
-    return replace(part, outputs=list(rounding.outputs), fused=[*part.fused, rounding.name], tail=tail)
