@@ -14,7 +14,7 @@ __all__ = ["resized", "upsampled"]
 
 
 def resized(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
-    """Writes a ``Resize`` of floats whose sizes are known.
+    """Writes a ``Resize`` whose sizes are known: of floats, and of any type where pixels are only repeated.
 
     TVM's own takes the ratio of the sizes for the scale and knows neither antialiasing nor some ways to count. It
     computes for every pixel where it comes from, which takes three times as long.
@@ -22,8 +22,21 @@ def resized(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
     Returns:
         False for cubic images that TVM reads as ONNX says, and for what is not known.
     """
+    return _by_axes(made, constants) or _without_empty(made, constants)
+
+
+def _without_empty(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
+    """Leaves out inputs without elements, as exporters wrote them until opset 12: TVM takes them for scales."""
+    given = ["" if name in constants and not constants[name].size else name for name in made.node.input]
+    if given == list(made.node.input):
+        return False
+    made.add("Resize", *given, output=0, **made.attributes)
+    return True
+
+
+def _by_axes(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
     node, shape, out = made.node, made.shapes[0], fixed_shape(made.result)
-    if shape is None or out is None or made.dtype() != np.float32:
+    if shape is None or out is None:
         return False
     if any(name and name not in constants for name in node.input[1:]):
         return False
@@ -32,6 +45,9 @@ def resized(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
     if axes is None:
         return False
     between = [neighbors(axis.matrix) for axis in axes]
+    computed = any(found is None or found.share.any() for found in between)
+    if computed and made.dtype() != np.float32:
+        return False
     if None in between and not _misread(made, shape, out, scales):
         return False
     x = node.input[0]
@@ -47,7 +63,9 @@ def upsampled(made: Composition, constants: Mapping[str, np.ndarray]) -> bool:
     mode, shape = made.attributes.get("mode", "nearest"), made.shapes[0]
     if "scales" in made.attributes:
         scales = np.array(made.attributes["scales"], np.float32)
-    if scales is None or shape is None or mode not in ("nearest", "linear") or made.dtype() != np.float32:
+    if scales is None or shape is None or mode not in ("nearest", "linear"):
+        return False
+    if mode == "linear" and made.dtype() != np.float32:
         return False
     x = made.node.input[0]
     for axis, (size, scale) in enumerate(zip(shape, scales.astype(np.float64), strict=True)):

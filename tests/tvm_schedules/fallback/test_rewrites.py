@@ -70,6 +70,32 @@ def test_resize_of_a_region() -> None:
                 mode="linear"), x)  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "count", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners", "half_pixel_symmetric"]
+)
+@pytest.mark.parametrize("nearest", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize(
+    "how", [{"scales": np.float32([1, 1, 1.7, 3.7])}, {"scales": np.float32([]), "sizes": np.int64([1, 3, 11, 4])}]
+)
+def test_resize_of_bytes(count: str, nearest: str, how: dict[str, np.ndarray]) -> None:
+    x = RNG.integers(0, 256, (1, 3, 8, 7)).astype(np.uint8)
+    given = {"coordinate_transformation_mode": count, "nearest_mode": nearest}
+    agree(model("Resize", {"x": x}, TensorProto.UINT8, constants={"roi": None, **how}, **given), x)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_with_scales_without_elements(mode: str) -> None:
+    x = RNG.standard_normal((1, 3, 8, 7)).astype(np.float32)
+    constants = {"roi": np.float32([]), "scales": np.float32([]), "sizes": np.int64([1, 3, 16, 14])}
+    agree(model("Resize", {"x": x}, constants=constants, mode=mode), x)
+
+
+def test_upsample_of_bytes() -> None:
+    x = RNG.integers(0, 256, (1, 3, 8, 7)).astype(np.uint8)
+    made = model("Upsample", {"x": x}, TensorProto.UINT8, 9, constants={"scales": np.float32([1, 1, 2, 3])})
+    agree(made, x)
+
+
 @pytest.mark.parametrize(("below", "above"), [(1, 1), (1, 0), (0, 1), (0, 0)])
 def test_infinities_of_one_sign(below: int, above: int) -> None:
     x = np.float32([np.inf, -np.inf, np.nan, 3, -1e38])
