@@ -9,18 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
-from math import prod
+from math import inf, prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from tvm_schedules.common.reading import reading_model
 from tvm_schedules.errors import ModelError, UnsupportedOperatorError
-from tvm_schedules.ir.graph import Fused, Graph, Node, Quant, Weight, Windowed
+from tvm_schedules.ir.graph import Fused, Graph, Linear, Node, Quant, Weight, Windowed
 from tvm_schedules.ir.layout import Halo, Plain
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.constant_pool import Constants
-from tvm_schedules.lowering.epilogue import Destination, Epilogue, PlanesCall
+from tvm_schedules.lowering.epilogue import Destination, Epilogue, PlanesCall, power_factors
 from tvm_schedules.lowering.layouts import LOWEST, Layouts, home, in_planes, window_of
 from tvm_schedules.lowering.rules import repack
 from tvm_schedules.lowering.schedule_config import ScheduleConfig, ScheduleConfigs
@@ -305,6 +305,18 @@ class Lowering(ABC):
         # Either may lie on either side of what eight bits hold.
         return float(np.rint(min(max(low, 0.0), 255.0))), float(np.rint(min(max(high, 0.0), 255.0)))
 
+    def _reach(self, node: Fused) -> float:
+        """The largest absolute value that a layer can give to its activation function; infinite where nobody knows."""
+        quant = self.graph.values[node.inputs[0]].quant
+        weight = node.weight if isinstance(node, Windowed | Linear) else None
+        if not node.activation or quant is None or weight is None or node.residual:
+            return inf
+        low, high = ((at - quant.zero_point) * quant.scale for at in (0, quant.top))
+        values = np.moveaxis(weight.dequantize(), weight.channel_axis, 0).astype(np.float64)
+        values = values.reshape(len(values), -1) * np.reshape(node.scale, (-1, 1))
+        bounds = (np.where(values > 0, values * x, values * y).sum(axis=1) for x, y in ((low, high), (high, low)))
+        return float(max(np.max(np.abs(bound + node.bias)) for bound in bounds))
+
     def destination(self, node: Fused, rows: bool, x: Halo, unit: float = 1.0) -> Destination:
         """Where a kernel in planes puts a node's output, and what it does with a sum before that.
 
@@ -324,7 +336,8 @@ class Lowering(ABC):
         size = window_of(node).output(x.dims)
         saturates = self._bounds(node) == ((0.0, 255.0) if layout.dtype == "uint8" else (LOWEST, HIGHEST))
         architecture = self.target.architecture
-        epilogue = Epilogue(layout, size, residual, self.fma, architecture, saturates, unit, node.activation)
+        factors = power_factors(node.activation, self._reach(node))
+        epilogue = Epilogue(layout, size, residual, self.fma, architecture, saturates, unit, node.activation, factors)
         return Destination(epilogue, buffers, self._packed[key])
 
     def add_step(self, node: Fused, kernel: str, spec: Any, args: list[Buffer], info: dict[str, Any]) -> None:

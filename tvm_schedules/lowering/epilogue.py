@@ -20,7 +20,27 @@ import numpy as np
 from tvm_schedules.ir.layout import Halo
 from tvm_schedules.lowering.steps import Buffer
 
-__all__ = ["Destination", "Epilogue", "PlanesCall"]
+__all__ = ["ENDS", "Destination", "Epilogue", "PlanesCall", "power_factors"]
+
+ENDS = {"silu": 87.0, "sigmoid": 87.0, "gelu_sigmoid": 51.0, "gelu_tanh": 6.3, "gelu": 6.3}
+"""Where functions of sigmoid shape may be cut off: beyond, they are 0 or what they were given, or their power of two is
+no number."""
+
+
+def power_factors(activation: str | None, reach: float) -> int:
+    """Of how many equal factors the power of two in an activation function is made, so that each is a number.
+
+    Args:
+        activation: The function's name, or None.
+        reach: The largest absolute value that it is given.
+
+    Returns:
+        0 where that may be too large, or the function has no power: then what it is given is cut off.
+    """
+    end = ENDS.get(activation or "", 0.0)
+    if reach <= end:
+        return 1
+    return 2 if reach <= 2 * end and activation in ("silu", "sigmoid", "gelu_sigmoid") else 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class Epilogue:
         saturates: Whether the bounds are those of the output's type, so that nothing is left to clip.
         unit: Accumulators are multiples of this number, which the scale takes out.
         activation: An activation function of :mod:`tvm_schedules.passes.activations`, or None.
+        factors: What :func:`power_factors` says of the activation function.
     """
 
     out: Halo
@@ -46,6 +67,7 @@ class Epilogue:
     saturates: bool = False
     unit: float = 1.0
     activation: str | None = None
+    factors: int = 0
 
     @property
     def arguments(self) -> list[tuple[str, str]]:

@@ -112,7 +112,8 @@ def test_layers_compute_what_onnxruntime_does(case: Case) -> None:
     x *= np.float32(10.0) ** np.arange(x.size // case.inputs).reshape(*case.rows, 1) % 97  # rows of different sizes
     x.reshape(-1, case.inputs)[-1] = 0
     (ours,), (theirs,) = Runner(model)(x), run_onnx(model, x)
-    atol = 1e-5 * np.abs(theirs).max(axis=-1, keepdims=True)
+    # Terms may cancel out: a float's error is one of the terms' sum. A number rounded to another integer is far beyond.
+    atol = 1e-6 * np.abs(x).sum(axis=-1, keepdims=True)
     assert np.all(np.abs(ours - theirs) <= 2e-5 * np.abs(theirs) + atol + 1e-6)
 
 

@@ -65,6 +65,21 @@ def test_convolution(tmp_path: Path, case: Case) -> None:
     equal(net.model(y), tmp_path, *inputs, variants=("native", "words", "fixed"))
 
 
+@pytest.mark.parametrize("shape", [(1, 40, 9, 7), (1, 8, 8, 1), (1, 8, 16, 16)])
+@pytest.mark.parametrize("out", ["bytes", "float"])
+@pytest.mark.parametrize("shared", [2, 4])
+def test_rows_that_share_zeros_where_rows_of_pixels_are_moved(
+    tmp_path: Path, shape: tuple[int, ...], out: str, shared: int
+) -> None:
+    """An image is computed at the pitch of the layer's input first, which reaches into the next channel's."""
+    net = Net(shape)
+    y = net.op(
+        "Conv", net.quantize("input_0", STEP, 30), net.weight((8, shape[1], 3, 3), 0.4, shared=shared), pads=[1] * 4
+    )
+    y = net.quantize(y, 0.07, 128) if out == "bytes" else y
+    equal(net.model(y), tmp_path, random(*shape), variants=("vectors", "native", "words", "fixed"))
+
+
 @pytest.mark.parametrize("zero", [None, 40])
 @pytest.mark.parametrize("shape", [(2, 3, 9, 7), (1, 2, 33)])
 def test_pooling(tmp_path: Path, zero: int | None, shape: tuple[int, ...]) -> None:

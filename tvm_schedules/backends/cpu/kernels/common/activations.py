@@ -10,9 +10,10 @@ from __future__ import annotations
 from math import log2, pi, sqrt
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.common.exponentials import exp2, polynomial
+from tvm_schedules.backends.cpu.kernels.common.exponentials import exp2_of_product, polynomial
 from tvm_schedules.compat import Emitter
 from tvm_schedules.fallback.approximations import ACTIVATIONS
+from tvm_schedules.lowering.epilogue import ENDS
 
 __all__ = ["activated"]
 
@@ -25,11 +26,9 @@ _GATES = {
     "gelu": (0.0010142667033779126, -0.10677574867743085, -2.301121309537491),
 }
 """Polynomials P, highest power first."""
-_LARGEST = 40.0
-"""Squares are cut there: beyond it gates are 0 or 1."""
 
 
-def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool) -> Any:
+def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool, factors: int = 0) -> Any:
     """An activation function of a vector of float32.
 
     Args:
@@ -39,6 +38,7 @@ def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool)
         lanes: Its length.
         fma: Whether the target multiplies and adds with one rounding in one instruction.
         exact: Whether float32's precision is asked for.
+        factors: What :func:`~tvm_schedules.lowering.epilogue.power_factors` says of the numbers.
     """
     if kind not in _GATES or (exact and kind == "gelu"):
         return ACTIVATIONS[kind](x)
@@ -48,7 +48,17 @@ def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool)
         return e.const(value, f32)
 
     x = e.bind(x)
-    square = e.bind(e.min(x * x, number(_LARGEST))) if len(_GATES[kind]) > 1 else x
-    inner = polynomial(e, square, _GATES[kind], lanes, fma)
-    power = e.bind(e.min(e.max(x * inner, number(-126.0)), number(126.0)))
-    return (number(1.0) if kind == "sigmoid" else x) / (number(1.0) + exp2(e, power, lanes, fma, exact))
+    end, inner = ENDS[kind], tuple(c / max(1, factors) for c in _GATES[kind])
+    if not factors:  # the constant first: a NaN is what comes second
+        x = e.bind(e.max(number(-end), x))
+    within = x if factors else e.bind(e.min(x, number(end)))
+    factor = number(inner[0])
+    if len(inner) > 1:
+        factor = e.bind(polynomial(e, e.bind(within * within), inner, lanes, fma))
+    power = exp2_of_product(e, within, factor, lanes, fma, exact)
+    if factors < 2:
+        gate = number(1.0) + power
+    else:
+        power = e.bind(power)
+        gate = e.fma(power, power, number(1.0)) if fma else number(1.0) + power * power
+    return (number(1.0) if kind == "sigmoid" else x) / gate

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tvm_schedules.backends.cpu.kernels.common.activations import activated
+from tvm_schedules.backends.cpu.kernels.common.exponentials import MAGIC
 from tvm_schedules.backends.cpu.kernels.common.tiles import transposed
 from tvm_schedules.compat import Emitter
 from tvm_schedules.ir.layout import ALIGN, Halo
@@ -30,10 +31,6 @@ __all__ = [
     "stores_channels",
     "views_of",
 ]
-
-
-MAGIC = 12582912.0
-"""1.5 * 2**23; added to a float32 below 2**22, it leaves the nearest integer in the mantissa's low bits."""
 
 
 def views_of(e: Emitter, ep: Epilogue, pointers: Sequence[Any], channels: int, mask: int) -> dict[str, Any]:
@@ -69,7 +66,7 @@ def _scaled(
 def _activate(e: Emitter, ep: Epilogue, views: dict[str, Any], y: Any, lanes: int) -> Any:
     """The activation function, then units of the output's quantization step."""
     exact = ep.out.dtype != "uint8"
-    y = activated(e, ep.activation or "", y, lanes, ep.fma, exact)
+    y = activated(e, ep.activation or "", y, lanes, ep.fma, exact, ep.factors)
     if exact:
         return y
     scale, zero = (e.splat(e.load(views["params"], i), lanes) for i in (4, 5))
