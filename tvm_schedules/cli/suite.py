@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     groups = ", ".join(sorted({case.group for case in CASES.values()}))
     add("--only", type=words, metavar="NAMES", help=f"cases or groups ({groups}), separated by commas")
-    add("--threads", type=words, default=["1", "2"], help="numbers of threads, separated by commas (default: 1,2)")
+    add("--threads", type=words, help="numbers of threads, separated by commas (default: 1 and, if there are CPUs, 2)")
     add("--rounds", type=int, default=9, help="turns of every engine in a case (default: 9)")
     add("--seconds", type=float, default=0.25, help="length of a turn (default: 0.25)")
     add("--patience", type=float, default=3.0, metavar="SECONDS", help="wait for quiet before a turn (default: 3)")
@@ -67,10 +67,12 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
     return [name for name, case in CASES.items() if name in names or case.group in names]
 
 
-def _threads(texts: Sequence[str]) -> list[int]:
+def _threads(texts: Sequence[str] | None) -> list[int]:
     from tvm_schedules.engines import system
 
     cores = len(system.usable_cpus())
+    if texts is None:
+        return [1, 2][:cores]
     if not texts or not all(text.isdecimal() and 1 <= int(text) <= cores for text in texts):
         raise BenchError(f"--threads must be numbers from 1 to {cores}, got {','.join(texts)}")
     return [int(text) for text in texts]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from onnx import TensorProto, helper
 
-from tests.properties import examples
+from tests.properties import compilations, more_data
 from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.compiling import compile_c
@@ -42,14 +42,17 @@ def equal(model: onnx.ModelProto, folder: Path, *inputs: np.ndarray, variants: t
         mock.patch.object(sparse_conv_unrolled, "MOST_DENSITY", 0.0),
         mock.patch.object(sparse_conv_patterns, "_others_time", return_value=0.0),
     ):
-        wanted = Runner(model)(*inputs)
+        library = Runner(model)
+    data = list(more_data(inputs))
+    wanted = [library(*arrays) for arrays in data]
     for variant in variants:
-        have = portable.as_list(portable.host_model(model, folder, VARIANTS[variant])(*inputs))
-        for ours, theirs in zip(have, wanted, strict=True):
-            if FUSED:
-                np.testing.assert_array_equal(ours, theirs, err_msg=variant)
-            else:
-                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=variant)
+        code = portable.host_model(model, folder, VARIANTS[variant])
+        for arrays, expected in zip(data, wanted, strict=True):
+            for ours, theirs in zip(portable.as_list(code(*arrays)), expected, strict=True):
+                if FUSED:
+                    np.testing.assert_array_equal(ours, theirs, err_msg=variant)
+                else:
+                    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=variant)
 
 
 def random(*shape: int, seed: int = 5) -> np.ndarray:
@@ -57,7 +60,7 @@ def random(*shape: int, seed: int = 5) -> np.ndarray:
 
 
 @pytest.mark.slow
-@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_convolution(tmp_path: Path, case: Case) -> None:
     net, y, out = build(case)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import tvm_schedules
-from tests.properties import examples
+from tests.properties import compilations, more_data
 from tests.tvm_schedules.backends.c import c_runner as portable
 from tests.tvm_schedules.backends.c.test_c_target import VARIANTS
 from tests.tvm_schedules.compiling import compile_c
@@ -188,22 +188,25 @@ def inputs_of(shapes: list[tuple[int, ...]], seed: int = 1) -> list[np.ndarray]:
 def check(net: Net, output: str, folder: Path, inputs: list[np.ndarray], step: float = 0.0) -> None:
     """C against onnxruntime; in 8 bits at most one of 100 numbers may be rounded to the other side, by one step."""
     model = net.model(output)
-    (wanted,) = run_onnx(model, *inputs)
-    (have,) = portable.as_list(portable.host_model(model, folder, VARIANTS["words"])(*inputs))
-    assert have.shape == wanted.shape
-    np.testing.assert_allclose(have, wanted, rtol=2e-5, atol=max(2e-5, step * 1.01))
-    if step:
-        assert np.mean(np.abs(have - wanted) > step / 2) <= 0.01
+    code = portable.host_model(model, folder, VARIANTS["words"])
+    for arrays in more_data(inputs):
+        (wanted,), (have,) = run_onnx(model, *arrays), portable.as_list(code(*arrays))
+        assert have.shape == wanted.shape
+        np.testing.assert_allclose(have, wanted, rtol=2e-5, atol=max(2e-5, step * 1.01))
+        if step:
+            assert np.mean(np.abs(have - wanted) > step / 2) <= 0.01
 
 
-def both(model: onnx.ModelProto, folder: Path, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The first output of C and of the library for CPUs."""
-    (have,) = portable.as_list(portable.host_model(model, folder / "c", VARIANTS["words"])(*inputs))
+def equal(model: onnx.ModelProto, folder: Path, inputs: list[np.ndarray]) -> None:
+    """The only output of C against that of the library for CPUs, bit for bit."""
+    code = portable.host_model(model, folder / "c", VARIANTS["words"])
     onnx.save(model, folder / "model.onnx")
     tvm_schedules.build(folder / "model.onnx", folder / "library", "host", verify=False)
-    wanted = tvm_schedules.load(folder / "library")(*inputs)
-    assert isinstance(wanted, np.ndarray)
-    return have, wanted
+    library = tvm_schedules.load(folder / "library")
+    for arrays in more_data(inputs):
+        (have,), wanted = portable.as_list(code(*arrays)), library(*arrays)
+        assert isinstance(wanted, np.ndarray)
+        np.testing.assert_array_equal(have, wanted)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -229,7 +232,7 @@ def test_in_bytes_as_the_cpu_library(tmp_path: Path, name: str) -> None:
     net = Net(*shapes)
     names = [net.quantize(f"input_{i}", 0.02 + 0.0051 * i, 120 + i) for i in range(len(shapes))]
     model, inputs = net.model(net.quantize(make(net, *names), 0.05, 100)), inputs_of(shapes)
-    np.testing.assert_array_equal(*both(model, tmp_path, inputs))
+    equal(model, tmp_path, inputs)
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -347,7 +350,7 @@ def test_frame_by_frame_is_the_whole_sequence(tmp_path: Path) -> None:
         np.testing.assert_array_equal(y[0], want[t])
 
 
-@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     drops=st.tuples(st.integers(0, 31), st.integers(0, 31)),
@@ -363,7 +366,7 @@ def test_any_two_shapes(tmp_path: Path, shape: list[int], drops: tuple[int, int]
     check(net, net.op(op, "input_0", "input_1"), tmp_path, inputs_of(shapes, seed))
 
 
-@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), shape=st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_any_order(tmp_path: Path, data: st.DataObject, shape: list[int]) -> None:
     net = Net(tuple(shape))
@@ -375,7 +378,7 @@ COUNTS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "ha
 NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
 
 
-@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(*[st.integers(1, 9)] * 2),
     scale=st.tuples(*[st.sampled_from([0.4, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 3.7])] * 2),
@@ -409,10 +412,10 @@ def test_any_resize(
     check(net, resize(net, "input_0"), tmp_path, inputs)
     net = Net(shape)
     y = net.quantize(resize(net, net.quantize("input_0", scales[0], 120)), scales[1], 100)
-    np.testing.assert_array_equal(*both(net.model(y), tmp_path, inputs))
+    equal(net.model(y), tmp_path, inputs)
 
 
-@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     heads=st.integers(1, 3),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
@@ -433,7 +436,7 @@ def test_any_attention(tmp_path: Path, heads: int, sizes: tuple[int, int, int, i
 
 
 @X86
-@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     heads=st.integers(1, 3),
     sizes=st.tuples(st.integers(4, 9), st.integers(1, 40), st.integers(1, 19), st.integers(1, 19)),
@@ -465,7 +468,7 @@ def test_any_attention_of_bytes(
         scores = net.op("Add", scores, given_ if kind == "given" else net.const(F(net.rng.normal(size=places[kind]))))
     model = net.model(net.quantize(net.op("MatMul", net.op("Softmax", scores), v), scales[1], 100))
     assert "attention" in [step.kernel for step in portable.generate(model, tmp_path / "plan").steps]
-    np.testing.assert_array_equal(*both(model, tmp_path, inputs_of([*shapes, *[(rows, keys)] * masks.count("given")])))
+    equal(model, tmp_path, inputs_of([*shapes, *[(rows, keys)] * masks.count("given")]))
 
 
 def test_attention_of_rows_without_a_key(tmp_path: Path) -> None:
@@ -479,7 +482,7 @@ def test_attention_of_rows_without_a_key(tmp_path: Path) -> None:
     assert not portable.as_list(portable.host_model(net.model(y), tmp_path)(*inputs))[0][:, 1].any()
 
 
-@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.tuples(*[st.integers(1, 9)] * 4), zeros=st.tuples(*[st.integers(0, 255)] * 3), seed=st.integers(0, 9))
 def test_products_of_bytes_are_exact(
     tmp_path: Path, sizes: tuple[int, int, int, int], zeros: tuple[int, int, int], seed: int
