@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -70,10 +71,14 @@ def test_roundings_that_torch_cannot_follow_are_counted() -> None:
     nodes.append(helper.make_node("Add", ["r2", "d0"], ["y"]))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y")]
     model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
-    assert unfollowed_roundings(model, []) == {"y": 3}
-    assert unfollowed_roundings(model, ["d0"]) == {"d0": 0, "y": 2}
-    assert unfollowed_roundings(model, ["d2"]) == {"d2": 2, "y": 1}
-    assert unfollowed_roundings(model, ["d0", "d1", "d2"]) == {"d0": 0, "d1": 0, "d2": 0, "y": 0}
+
+    def between(*followed: str) -> dict[str, list[str]]:
+        return {name: sorted(found) for name, found in unfollowed_roundings(model, followed).items()}
+
+    assert between() == {"y": ["r0", "r1", "x"]}
+    assert between("d0") == {"d0": [], "y": ["r0", "r1"]}
+    assert between("d2") == {"d2": ["r0", "x"], "y": ["x"]}
+    assert between("d0", "d1", "d2") == {"d0": [], "d1": [], "d2": [], "y": []}
 
 
 def test_the_bound_grows_with_the_root_of_their_number() -> None:
@@ -84,7 +89,97 @@ def test_the_bound_grows_with_the_root_of_their_number() -> None:
         assert found is not None
         assert found.passed
         tolerances.append(found.tolerance)
-    assert tolerances == pytest.approx([0.02 * math.sqrt(1 + count) for count in (1, 4)])
+    assert tolerances == pytest.approx([0.02 * math.sqrt(1 + 9 * count) for count in (1, 4)])
+
+
+def test_a_tensor_that_fills_little_of_its_range_has_more_noise() -> None:
+    """One sample of many is large, and sets the range of a product that is no layer's."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 32)
+    x[5] *= 40
+    samples = [(row.numpy(),) for row in x.split(1)]
+    found = write_onnx(Products(1), [x[:1]], activations="uint8", samples=samples).quantized_check
+    assert found is not None
+    assert found.passed
+    assert found.tolerance > 0.02 * math.sqrt(1 + 9)
+
+
+@pytest.mark.parametrize("seed", range(12, 32))
+def test_products_outside_of_layers_are_not_refused_by_luck(seed: int) -> None:
+    class Matrices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mid, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+            self.matrices = nn.ParameterList(torch.randn(16, 16) / 4 for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu()
+            for matrix in self.matrices:
+                x = nn.functional.linear(x, matrix).relu()
+            return self.last(self.mid(x).relu())
+
+    torch.manual_seed(seed)
+    net, x = Matrices().eval(), np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+    samples = [(row,) for row in np.split(x, 32)]
+    found = write_onnx(net, [torch.from_numpy(x[:1])], activations="uint8", samples=samples).quantized_check
+    assert found is not None
+    assert found.passed
+
+
+def test_an_output_that_a_layer_reads_is_not_rounded() -> None:
+    """As the latent of an autoencoder: the file rounds it for the layer, and gives it as it is."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.decoder = nn.Linear(16, 4), nn.Linear(4, 16)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            mean = self.mean(x)
+            return self.decoder(mean), mean, mean + 1
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 16)
+    x[5] *= 40
+    samples = [(row.numpy(),) for row in x.split(1)]
+    found = write_onnx(Encoder().eval(), [x[:1]], activations="uint8", samples=samples).quantized_check
+    assert found is not None
+    assert found.passed
+    assert found.tolerance == 0.02
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_with_a_query_that_is_a_parameter(same: bool, batch_first: bool) -> None:
+    class Pooling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+            self.query = nn.Parameter(torch.randn(1, 2, 16) if batch_first else torch.randn(2, 1, 16))
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=batch_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.last(self.attention(self.query, x, x if same else x + 1)[0])
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 10, 8) if batch_first else torch.randn(10, 1, 8)
+    found = write_onnx(Pooling().eval(), [x], activations="uint8").quantized_check
+    assert found is not None
+    assert found.passed
+
+
+@pytest.mark.parametrize("where", ["whole", "part"])
+def test_what_torch_compile_wraps_is_followed(where: str) -> None:
+    """Code that is compiled already does not know of hooks that come later."""
+    torch.manual_seed(0)
+    net = nn.Sequential(stack(), nn.Linear(8, 4)).eval()
+    x = torch.randn(4, 16, 64)
+    (net[0] if where == "part" else net).compile(backend="eager")
+    net(x)
+    found = write_onnx(net, [x], activations="uint8").quantized_check
+    assert found is not None
+    assert found.relative_l2 < 0.005
 
 
 def test_a_wrong_file_is_still_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
