@@ -61,6 +61,12 @@ class Rule:
         elif self.options:
             raise ValueError(f"options of a rule need a method, got {self.options} with method None")
 
+    @property
+    def label(self) -> str:
+        """What it matches, for people."""
+        name = f"rule '{self.name}'"
+        return name if self.type is None else f"{name} of type {self.type}"
+
     def matches(self, path: str, module: nn.Module) -> bool:
         """Whether the rule applies to ``module`` at ``path``; one for a recurrent module does to its weights."""
         if self.type is not None and self.type not in type_names(module):
@@ -158,7 +164,7 @@ def resolve(
         elif path in kept:
             chosen = (None, {}, kept[path])
         elif own is not None:
-            chosen = (own.method, own.options, f"rule {own.name!r}")
+            chosen = (own.method, own.options, own.label)
         elif path in found.idle:
             chosen = (None, {}, found.idle[path])
         elif base is not None:
@@ -205,8 +211,8 @@ def _rule_ends(by_rule: Mapping[str, Rule | None], found: Survey) -> dict[str, s
     for rule in dict.fromkeys(id(rule) for rule in by_rule.values() if rule is not None and rule.keep_ends):
         paths = [path for path, own in by_rule.items() if id(own) == rule and path not in found.obstacles]
         if paths:
-            name = by_rule[paths[0]].name  # type: ignore[union-attr]  # a rule was found for it
-            kept.update({paths[-1]: f"last layer of rule {name!r}", paths[0]: f"first layer of rule {name!r}"})
+            label = by_rule[paths[0]].label  # type: ignore[union-attr]  # a rule was found for it
+            kept.update({paths[-1]: f"last layer of {label}", paths[0]: f"first layer of {label}"})
     return kept
 
 

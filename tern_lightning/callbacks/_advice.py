@@ -134,3 +134,20 @@ def without_rounding(trainer: pl.Trainer, module: pl.LightningModule, checkpoint
             f"the checkpoint was trained with {' and '.join(missing)}, and this Trainer computes without the rounding: "
             f"other numbers than in training. HINT: Trainer(callbacks=[{missing[0]}(...)])"
         )
+
+
+def of_spawned_processes(trainer: pl.Trainer) -> None:
+    """Warn where what a callback learns ends with the processes that it learns in.
+
+    Lightning's ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook`` bring the weights back to the program that called
+    ``fit``, and no callback's state.
+    """
+    from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        rank_zero_warn(
+            f"the strategy trains in processes of its own ({launcher._start_method!r}) that bring back weights alone: "
+            "ranges of activations and other state of callbacks end with them. Export from a checkpoint that "
+            "ModelCheckpoint has written, as `tern-export CHECKPOINT` does, or train with strategy='ddp'"
+        )

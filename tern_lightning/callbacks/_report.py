@@ -164,7 +164,10 @@ def warn_of_empty(reports: Sequence[LayerReport], told: set[str], step: int) -> 
     for one in reports:
         if one.path not in told and not one.ternary.codes.any():
             told.add(one.path)
-            rank_zero_warn(f"all weights of ternary layer {one.path!r} are zero at step {step}")
+            rank_zero_warn(
+                f"all weights of ternary layer {one.path!r} are zero at step {step}. HINT: pruning with scope='layer' "
+                "leaves every layer its share"
+            )
 
 
 def check_finite(layers: Mapping[str, TernaryLayer], step: int) -> None:

@@ -102,6 +102,7 @@ class ActivationQuantization(LayerCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks, those that are there already are kept, and say what is quantized."""
+        advice.of_spawned_processes(trainer)
         self._install(pl_module)
         how = self.granularity if self.granularity == "per_token" else self.observer
         chosen = ", ".join(self._layers)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Share of samples with the same largest output as the module below which an export warns.
 LEAST_AGREEMENT = 0.95
+#: Cosine from which on outputs are alike, whichever is the largest.
+ALIKE = 0.9999
 #: Batches of samples that verify the library and are stored with it.
 STORED_RUNS = 8
 
@@ -162,6 +164,8 @@ def _modules_named(module: nn.Module) -> Iterator[None]:
 
 def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:
     """What a user should know about an export that has succeeded, on real samples or random ones."""
+    from tern_lightning.exporter.writer import CHECKED_BATCHES
+    from tern_lightning.nn.activation_quantizer import activation_ranges
     from tern_lightning.nn.ternary_layers import swapped_layers, ternary_layers
 
     lines = []
@@ -182,12 +186,17 @@ def _doubts(module: nn.Module, network: OnnxExport, real: bool) -> list[str]:
             "them float by a rule"
         )
     drift = network.drift
-    if drift is not None and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
+    # Where outputs are as good as equal, the largest of them is none that says anything.
+    differs = drift is not None and drift.cosine < ALIKE
+    if drift is not None and differs and drift.top1 is not None and drift.top1 < LEAST_AGREEMENT:
+        trained = bool(activation_ranges(module))
         lines.append(
-            f"the exported network has 8-bit activations, and for {1 - drift.top1:.1%} of the samples another one of "
-            f"its outputs is the largest than of the module's (cosine of all outputs {drift.cosine:.4f}): "
+            f"the exported network has 8-bit activations, and for {1 - drift.top1:.1%} of the samples in the first "
+            f"{CHECKED_BATCHES} batches another one of its outputs is the largest than of the module's (cosine of all "
+            f"outputs {drift.cosine:.4f}): "
             + ("" if real else "these were drawn at random and say little about real inputs; give real ones, ")
-            + "try percentile=99.9, train with ActivationQuantization, or export with activations='float32'"
+            + ("train for longer" if trained else "try percentile=99.9, train with ActivationQuantization")
+            + ", or export with activations='float32'"
         )
     return lines
 

@@ -49,9 +49,9 @@ def test_first_matching_rule_counts(model):
     )
     found = chosen(model, *rules)
     assert found["deep.1.conv"][0] == "sws"
-    assert found["deep.0.conv"] == (None, r"rule 're:deep\\.\\d+\\.conv'")
+    assert found["deep.0.conv"] == (None, r"rule 're:deep\.\d+\.conv'")
     assert found["first"][0] == found["last"][0] == "absmean"
-    assert chosen(model, Rule(type="Linear"))["mid"] == (None, "rule '*'")
+    assert chosen(model, Rule(type="Linear"))["mid"] == (None, "rule '*' of type Linear")
     assert chosen(model, Rule(type="_ConvNd", method="sws"))["first"][0] == "sws"
 
 

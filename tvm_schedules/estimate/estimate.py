@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.common.files import user_path
-from tvm_schedules.errors import EstimateError
+from tvm_schedules.errors import EstimateError, UnsupportedOperatorError
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.c_features import share
 from tvm_schedules.estimate.lowered import Lowered, lower
@@ -107,7 +107,7 @@ def estimate(
         measured: Profile tables of ``tern-bench --profile-table``; each is for the target that it was made for.
 
     Raises:
-        ModelError: The network cannot be read or lowered.
+        ModelError: The network cannot be read, or lowered for a target, which the message names.
         TargetError: A target is not known.
         EstimateError: A table cannot be used, or a target is none that can be estimated.
     """
@@ -125,7 +125,15 @@ def estimate(
         if not source.is_file():
             raise EstimateError(f"{source} does not exist; give an .onnx file or an artifact that has one")
     graph = read_graph(source)
-    return [estimate_graph(graph, one) for one in devices]
+    found = []
+    for one in devices:
+        try:
+            found.append(estimate_graph(graph, one))
+        except UnsupportedOperatorError as error:
+            others = ", ".join(other.name for other in devices if other.name != one.name)
+            hint = f"; without target {one.name} the others can be estimated: {others}" if others else ""
+            raise type(error)(f"{one.name}: {error}{hint}") from error
+    return found
 
 
 def estimate_graph(graph: Graph, on: Device) -> TargetEstimate:

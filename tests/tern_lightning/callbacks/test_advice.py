@@ -1,10 +1,13 @@
 """What is said about runs that do not give what their callbacks were asked for."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
 from tern_lightning import Schedule, TernaryCallback
 from tern_lightning.callbacks import (
@@ -12,6 +15,7 @@ from tern_lightning.callbacks import (
     MultiLevelActivation,
     PruningSchedule,
 )
+from tern_lightning.callbacks import _advice as advice
 from tern_lightning.checkpoint import load_module
 from tern_lightning.nn.ternary_layers import ternary_layers
 from tests.tern_lightning.training_nets import Loader, Net, Save
@@ -102,3 +106,11 @@ def test_training_in_evaluation_mode_is_said(fit, make_net, mode):
     # Lightning before 2.6 puts modules into training mode itself.
     assert len(told) == (0 if mode or net.training else 1)
     assert all("net.train()" in text for text in told)
+
+
+@pytest.mark.parametrize(("method", "warns"), [("spawn", 1), ("fork", 1), ("popen", 0)])
+def test_processes_that_bring_back_weights_alone(method, warns, recwarn):
+    strategy = DDPStrategy(start_method=method, cluster_environment=LightningEnvironment())
+    strategy._configure_launcher()
+    advice.of_spawned_processes(SimpleNamespace(strategy=strategy))
+    assert len([one for one in recwarn if "bring back weights alone" in str(one.message)]) == warns

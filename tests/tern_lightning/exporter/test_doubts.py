@@ -1,5 +1,6 @@
 """What an export that succeeds warns of."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,8 @@ from torch import nn
 
 from tern_lightning import TernaryCallback, export
 from tern_lightning.exporter.errors import ExportWarning
+from tern_lightning.exporter.pipeline import _doubts
+from tern_lightning.exporter.writer import write_onnx
 from tests.tern_lightning.exporter.export_nets import make_ternary
 from tests.tern_lightning.training_nets import Loader, samples
 
@@ -60,8 +63,18 @@ def test_another_result_with_eight_bits(tmp_path):
     assert warned(net, tmp_path / "out", samples=x) == []
     x[5] *= 1000
     (text,) = warned(net, tmp_path / "out", samples=x, batch_size=8)
-    assert "of the samples another one of its outputs is the largest" in text
+    assert "of the samples in the first 8 batches another one of its outputs is the largest" in text
     assert "percentile=99.9" in text
+
+
+@pytest.mark.parametrize(("cosine", "told"), [(0.99999, False), (0.999, True)])
+def test_the_largest_of_outputs_that_are_alike_says_nothing(cosine, told):
+    """As those of an autoencoder, where another one is the largest for half of the samples."""
+    net = make_ternary(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)))
+    written = write_onnx(net, torch.randn(4, 16), activations="uint8")
+    drift = dataclasses.replace(written.drift, top1=0.5, cosine=cosine)
+    lines = _doubts(net, dataclasses.replace(written, drift=drift), real=True)
+    assert ["50.0% of the samples" in line for line in lines] == [True] * told
 
 
 @pytest.mark.parametrize("other", [False, True])

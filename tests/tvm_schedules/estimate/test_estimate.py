@@ -22,7 +22,7 @@ from tvm_schedules.backends.c.parts import Part
 from tvm_schedules.bench.profile import profile
 from tvm_schedules.bench.profile_networks import networks, shortcuts
 from tvm_schedules.cli.estimate import parser, print_estimates
-from tvm_schedules.errors import EstimateError, TargetError, TernError
+from tvm_schedules.errors import EstimateError, TargetError, TernError, UnsupportedOperatorError
 from tvm_schedules.estimate import table as tables
 from tvm_schedules.estimate.c_features import _operator
 from tvm_schedules.estimate.curves import _of_layers
@@ -264,6 +264,17 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
         estimate(conv_net(), ["host"], [made_table(target="pi4")])
     with pytest.raises(EstimateError, match="does not exist; give an"):
         estimate(tmp_path / "no.onnx")
+
+
+def test_the_target_that_has_no_code_is_named() -> None:
+    net = Net((1, 4, 9, 9))
+    size = net.const(np.array([1, 1, 2, 2], np.float32))
+    model = net.model(net.op("Resize", "input_0", "", size, mode="cubic"))
+    with pytest.raises(
+        UnsupportedOperatorError,
+        match="^cortex-m4: target c has no code for .*without target cortex-m4 the others can be estimated: host, pi4$",
+    ):
+        estimate(model, ["host", "cortex-m4", "pi4"])
 
 
 def test_a_target_without_a_table_has_bytes_and_no_time() -> None:

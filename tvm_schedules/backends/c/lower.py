@@ -135,13 +135,13 @@ class CLowering(Lowering):
     def _refused(self, node: Node) -> UnsupportedOperatorError:
         reads = f"reads {node.inputs[0]!r}" if node.inputs else "has no input"
         reads += f" and is part of {node.origin}" if node.origin else ""
-        names = ", ".join(name for name in operators.known() if ":" not in name)
+        names = ", ".join(name for name in operators.known() if ":" not in name and name != node.op)
         known = f"this form of the operator {node.op}" if node.op in operators.known() else f"the operator {node.op}"
         return UnsupportedOperatorError(
             f"target c has no code for {known} of node {node.name!r}, which {reads}. It has convolutions, linear "
             f"layers, pooling, QuantizeLinear, DequantizeLinear, Reshape, Flatten, {names}. Replace the operator in "
             "the network, end the network before it and compute the rest in your program, or choose a target with TVM, "
-            "such as 'arm'"
+            "such as 'arm', which has more operators"
         )
 
 
