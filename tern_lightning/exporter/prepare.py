@@ -144,7 +144,8 @@ def check_not_empty(ternary: Mapping[str, TernaryTensor]) -> None:
     if empty:
         raise ExportError(
             f"all weights of {', '.join(empty)} are zero: the layer computes nothing. Lower its sparsity or threshold, "
-            "prune every layer by its share (PruningSchedule's scope='layer'), or allow it (allow_zero_layers=True, --allow-zero-layers)"
+            "prune every layer by its share (PruningSchedule's scope='layer'), or allow it (allow_zero_layers=True, "
+            "--allow-zero-layers)"
         )
 
 
