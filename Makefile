@@ -64,7 +64,7 @@ test-x86: $(VENV)/.dev
 	TERN_X86=$(CORE) $(RUN) -m pytest -v -n 2 -p tests.x86.plugin tests/tvm_schedules/backends/cpu/kernels --durations=20
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist worksteal
 
 fuzz: $(VENV)/.dev
 	$(RUN) -m tests.fuzz --times $(FUZZ)

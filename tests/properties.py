@@ -43,9 +43,11 @@ def examples(usual: int, **options: Any) -> settings:
 def compilations(usual: int, **options: Any) -> settings:
     """As :func:`examples`, for a test that compiles a network in each.
 
-    A search has :data:`DATA` times fewer of them, and :func:`more_data` gives each as many inputs more.
+    A search compiles so many that there are as many examples as elsewhere: :func:`more_data` gives each :data:`DATA`
+    inputs.
     """
-    return settings(max_examples=max(1, usual, usual * settings().max_examples // (USUAL * DATA)), **options)
+    search = settings().max_examples // DATA if settings().max_examples > USUAL else 0
+    return settings(max_examples=max(1, usual, search), **options)
 
 
 def more_data(arrays: Sequence[np.ndarray], fixed: Sequence[int] = ()) -> Iterator[list[np.ndarray]]:

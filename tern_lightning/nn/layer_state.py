@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import torch
@@ -116,12 +114,6 @@ class LayerState:
 
     def _mask_option(self, keep: Tensor | None) -> dict[str, Tensor]:
         """A method of somebody's own that knows no masks sees the pruned weights as zeros."""
-        if keep is None or not _takes_mask(type(self.quantizer)):
+        if keep is None or not self.quantizer.knows_masks:
             return {}
         return {"mask": keep}
-
-
-@cache
-def _takes_mask(method: type[Quantizer]) -> bool:
-    functions = (method.ternary, method.forward)
-    return all("mask" in inspect.signature(function).parameters for function in functions)

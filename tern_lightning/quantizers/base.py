@@ -58,8 +58,15 @@ class Quantizer(nn.Module, ABC):
     """Whether the scalars are trained in a pass of their own; see :mod:`tern_lightning.callbacks._two_pass`."""
     first_pass: bool = False
     """Whether this is that pass."""
+    knows_masks: bool = True
+    """Whether the method is told which weights are pruned; found by its functions' arguments."""
 
     progress: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look for masks once: compiled code cannot."""
+        super().__init_subclass__(**options)
+        cls.knows_masks = all("mask" in inspect.signature(f).parameters for f in (cls.ternary, cls.forward))
 
     def __init__(self, per_channel: bool = False, ste_clip: float | None = None) -> None:
         super().__init__()

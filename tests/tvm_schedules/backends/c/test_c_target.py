@@ -60,7 +60,7 @@ def random(*shape: int, seed: int = 5) -> np.ndarray:
 
 
 @pytest.mark.slow
-@compilations(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(14, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_convolution(tmp_path: Path, case: Case) -> None:
     net, y, out = build(case)

@@ -378,7 +378,7 @@ COUNTS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "ha
 NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
 
 
-@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(*[st.integers(1, 9)] * 2),
     scale=st.tuples(*[st.sampled_from([0.4, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 3.7])] * 2),
@@ -415,7 +415,7 @@ def test_any_resize(
     equal(net.model(y), tmp_path, inputs)
 
 
-@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     heads=st.integers(1, 3),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
@@ -482,7 +482,7 @@ def test_attention_of_rows_without_a_key(tmp_path: Path) -> None:
     assert not portable.as_list(portable.host_model(net.model(y), tmp_path)(*inputs))[0][:, 1].any()
 
 
-@compilations(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@compilations(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.tuples(*[st.integers(1, 9)] * 4), zeros=st.tuples(*[st.integers(0, 255)] * 3), seed=st.integers(0, 9))
 def test_products_of_bytes_are_exact(
     tmp_path: Path, sizes: tuple[int, int, int, int], zeros: tuple[int, int, int], seed: int

@@ -108,7 +108,7 @@ def masks(net: Net, case: Case) -> list[str]:
     return [net.constant(array.astype(np.float32))]
 
 
-@compilations(40)
+@compilations(25)
 @given(CASES)
 def test_products_and_a_softmax(case: Case) -> None:
     net = Net()
@@ -127,7 +127,7 @@ def test_products_and_a_softmax(case: Case) -> None:
 
 
 @X86
-@compilations(20)
+@compilations(14)
 @given(CASES, st.sampled_from(["host", SHORT_VECTORS]), st.integers(0, 12), st.booleans())
 def test_results_that_are_rounded_to_bytes(case: Case, target: str, outlier: int, exact: bool) -> None:
     """Queries and keys are multiplied as 16-bit integers there, which changes a hundredth of a step, or as the bytes
@@ -182,7 +182,7 @@ def test_zeros_and_readers_of_floats(zeros: str, reason: bool) -> None:
         assert np.abs(ours - theirs).max() < 0.0201
 
 
-@compilations(20)
+@compilations(14)
 @given(CASES, st.booleans(), st.booleans())
 def test_the_operator(case: Case, causal: bool, rows: bool) -> None:
     net = Net()
@@ -240,7 +240,7 @@ def test_a_mask_that_is_computed_in_true_and_false() -> None:
     net.check(result)
 
 
-@compilations(40)
+@compilations(25)
 @given(
     CASES, st.sampled_from([-np.inf, -3.4028234663852886e38, -1e9, -1e4]), st.booleans(), st.booleans(), st.booleans()
 )

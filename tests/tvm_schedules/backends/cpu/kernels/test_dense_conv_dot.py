@@ -80,7 +80,7 @@ def agree(case: Case, kernel: str, **numbers: int) -> None:
             assert (steps > 0.5).mean() < 0.02
 
 
-@compilations(40)
+@compilations(25)
 @given(cases(), st.integers(1, 4), st.integers(1, 6))
 def test_random_convolutions(case: Case, block: int, tile: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
@@ -89,7 +89,7 @@ def test_random_convolutions(case: Case, block: int, tile: int) -> None:
 
 
 @pytest.mark.skipif(resolve("host").vector_bytes != 64, reason="channels in the lanes are for vectors of a cache line")
-@compilations(40)
+@compilations(25)
 @given(cases(), st.sampled_from([1, 2, 4]), st.sampled_from([4, 33, 70]))
 def test_random_convolutions_with_channels_in_the_lanes(case: Case, chunks: int, rows: int) -> None:
     assume(len(case.dims) < 3 and max(case.dims) > 1)  # an image of one pixel is a linear layer

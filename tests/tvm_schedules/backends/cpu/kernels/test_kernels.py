@@ -112,7 +112,7 @@ def check(model: object, inputs: list[np.ndarray], step: float | None) -> None:
             assert (steps > 0.5).mean() < 0.02, "too many values are rounded otherwise"
 
 
-@compilations(60)
+@compilations(36)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(case: Case) -> None:
     net, y, out = build(case)

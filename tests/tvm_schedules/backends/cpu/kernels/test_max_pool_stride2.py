@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(shape, kernel, draw(st.integers(1, 3)), dilations, (pads[0], pads[1], pads[2], pads[3]), ceil, zero)
 
 
-@compilations(60)
+@compilations(36)
 @given(cases())
 def test_random_windows(case: Case) -> None:
     net = Net(case.shape)

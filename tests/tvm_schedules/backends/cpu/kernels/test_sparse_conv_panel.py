@@ -54,7 +54,7 @@ def agree_on(case: Case, **numbers: int) -> None:
         agree(net.model(y), inputs, STEP if case.out_zero is not None else None, **numbers)
 
 
-@compilations(20)
+@compilations(14)
 @given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
 def test_random_convolutions(case: Case, block: int, channels: int, chunks: int) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer

@@ -52,7 +52,7 @@ def agree(model: object, inputs: list[np.ndarray], step: float | None, target: s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@compilations(30)
+@compilations(14)
 @given(case=cases(), chunks=st.integers(1, 3), blocks=st.integers(1, 3))
 def test_random_convolutions(target: str, case: Case, chunks: int, blocks: int) -> None:
     case = replace(case, zero=None, zeros=case.zeros if case.zeros is not None else 0.7)
