@@ -43,11 +43,16 @@ def examples(usual: int, **options: Any) -> settings:
 def compilations(usual: int, **options: Any) -> settings:
     """As :func:`examples`, for a test that compiles a network in each.
 
-    A search compiles so many that there are as many examples as elsewhere: :func:`more_data` gives each :data:`DATA`
-    inputs.
+    A search compiles so many that there are as many examples as elsewhere: :func:`more_data` or :func:`turns`
+    give each :data:`DATA` inputs.
     """
     search = settings().max_examples // DATA if settings().max_examples > USUAL else 0
     return settings(max_examples=max(1, usual, search), **options)
+
+
+def turns() -> int:
+    """With how many inputs a compiled network is tried: one, and :data:`DATA` in a search."""
+    return DATA if os.environ.get("HYPOTHESIS_PROFILE") == "search" else 1
 
 
 def more_data(arrays: Sequence[np.ndarray], fixed: Sequence[int] = ()) -> Iterator[list[np.ndarray]]:
@@ -59,7 +64,7 @@ def more_data(arrays: Sequence[np.ndarray], fixed: Sequence[int] = ()) -> Iterat
     """
     yield list(arrays)
     random = np.random.default_rng(sum(array.size for array in arrays))
-    for number in range(1, DATA if os.environ.get("HYPOTHESIS_PROFILE") == "search" else 1):
+    for number in range(1, turns()):
         others = []
         for place, array in enumerate(arrays):
             fresh = random.permutation(array.ravel()).reshape(array.shape)

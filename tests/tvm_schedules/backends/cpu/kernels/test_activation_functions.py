@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from tests.properties import examples
-from tests.tvm_schedules.nets import Net, Runner, run_onnx
+from tests.properties import compilations
+from tests.tvm_schedules.nets import Net, Runner, compared
 from tvm_schedules import compat
 from tvm_schedules.backends.cpu.kernels.common.activations import activated
 from tvm_schedules.lowering.epilogue import ENDS, power_factors
@@ -80,7 +80,7 @@ def test_what_is_cut_off() -> None:
     assert [power_factors(kind, 1.0) for kind in ("tanh", None)] == [0, 0]
 
 
-@examples(15)
+@compilations(15)
 @given(
     reach=st.sampled_from([20.0, 86.9, 87.5, 173.0, 176.0, 900.0]),
     zero=st.integers(0, 255),
@@ -101,9 +101,11 @@ def test_the_largest_sums_of_a_layer(reach: float, zero: int, kind: str, zeros: 
     y = net.op("Sigmoid", y) if kind == "Sigmoid" else net.op("Mul", y, net.op("Sigmoid", y))
     step = 0.0043 if kind == "Sigmoid" else reach / 255  # no half of it is what a sum of zero gives
     model = net.model(net.quantize(y, step, 0))
+    runner = Runner(model)
     for channel, end in ((channel, end) for channel in range(6) for end in ends):
         x = rng.normal(size=shape).astype(np.float32)
         x[0, :, 1:4, 2:5] = end[channel] * np.float32(0.05)
-        (have,), (want,) = Runner(model)(x), run_onnx(model, x)
-        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1.01 * step)
-        assert (np.abs(have - want) > 1e-5).mean() < 0.02
+        for turn, (want, have) in enumerate(compared(model, runner, [x])):
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1.01 * step)
+            # Others have equal pixels, which are rounded to the other side together.
+            assert turn or (np.abs(have - want) > 1e-5).mean() < 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations, turns
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Net, Runner, run_onnx
 from tvm_schedules.backends.cpu.compile import CpuCompiled
@@ -128,15 +129,16 @@ def compiled(layer: Layer, y: str, kernel: str | None, target: str = "host") -> 
     return compile_model(layer.net.model(y), resolve(target), choose=lambda *_: choice)
 
 
-def run(layer: Layer, y: str, kernel: str) -> tuple[np.ndarray, np.ndarray]:
+def runs(layer: Layer, y: str, kernel: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     runner = Runner(compiled(layer, y, kernel))
     assert kernel in {step.kernel for step in runner.plan.steps}
-    data, rounded = layer.input()
-    return runner(data)[0], rounded
+    for _ in range(turns()):
+        data, rounded = layer.input()
+        yield runner(data)[0], rounded
 
 
 @BOTH
-@examples(20)
+@compilations(14)
 @given(case=cases())
 def test_convolutions(kernel: str, case: Case) -> None:
     assume(max(case.dims) > 1)  # an image of one pixel is a linear layer
@@ -147,8 +149,8 @@ def test_convolutions(kernel: str, case: Case) -> None:
         "Conv", layer.data, name, pads=list(case.pads), strides=list(case.strides), dilations=list(case.dilations),
         group=case.groups,
     )  # fmt: skip
-    found, rounded = run(layer, y, kernel)
-    np.testing.assert_array_equal(found, convolve(rounded, weight, case))
+    for found, rounded in runs(layer, y, kernel):
+        np.testing.assert_array_equal(found, convolve(rounded, weight, case))
 
 
 @BOTH
@@ -175,8 +177,8 @@ def test_long_rows(kernel: str, form: tuple[int, int]) -> None:
 def test_linear_layers_of_many_rows(kernel: str, rows: int, form: tuple[int, int]) -> None:
     layer = Layer((rows, 45), form, rows)
     name, weight = layer.weight((9, 45), 0.5, 2)
-    found, rounded = run(layer, layer.net.op("Gemm", layer.data, name, transB=1), kernel)
-    np.testing.assert_array_equal(found, rounded @ weight.T)
+    for found, rounded in runs(layer, layer.net.op("Gemm", layer.data, name, transB=1), kernel):
+        np.testing.assert_array_equal(found, rounded @ weight.T)
 
 
 @COUNTS
@@ -186,8 +188,8 @@ def test_linear_layers_of_many_rows(kernel: str, rows: int, form: tuple[int, int
 def test_linear_layers_of_few_rows(rows: int, form: tuple[int, int], terms: int, unequal: bool) -> None:
     layer = Layer((rows, 777), form, rows)
     name, weight = layer.weight((135, 777), 0.5, terms, unequal)
-    found, rounded = run(layer, layer.net.op("Gemm", layer.data, name, transB=1), "popcount_linear")
-    np.testing.assert_array_equal(found, rounded @ weight.T)
+    for found, rounded in runs(layer, layer.net.op("Gemm", layer.data, name, transB=1), "popcount_linear"):
+        np.testing.assert_array_equal(found, rounded @ weight.T)
 
 
 @pytest.mark.parametrize(

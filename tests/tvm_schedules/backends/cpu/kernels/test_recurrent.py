@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.compiling import compile_model
-from tests.tvm_schedules.nets import Runner, run_onnx
+from tests.tvm_schedules.nets import Runner, compared
 from tests.tvm_schedules.recurrent_nets import Case, recurrent
 from tvm_schedules.errors import ModelError
 from tvm_schedules.targets.registry import resolve
@@ -41,14 +41,14 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@examples(25)
+@compilations(20)
 @given(cases())
 def test_random_layers(case: Case) -> None:
     model = recurrent(case)
     rng = np.random.default_rng(1)
     shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input]
     inputs = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-    for own, wanted in zip(Runner(model)(*inputs), run_onnx(model, *inputs), strict=True):
+    for wanted, own in compared(model, Runner(model), inputs):
         np.testing.assert_allclose(own, wanted, atol=1e-5)
 
 

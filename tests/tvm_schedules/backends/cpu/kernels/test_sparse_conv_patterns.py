@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import compilations, examples
+from tests.properties import compilations, turns
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, build
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import Case as Rounded
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import cases as rounded_cases
@@ -55,7 +55,7 @@ def weight(net: Net, shape: tuple[int, ...], case: Case, shared: int) -> tuple[s
     return name, value
 
 
-@examples(40)
+@compilations(25)
 @given(
     cases(), st.integers(2, 11), st.sampled_from([1, 2, 3, 4]), st.sampled_from([2, 3, 4]), st.integers(1, 6),
     st.integers(1, 3), st.sampled_from(TOPS), st.booleans(),
@@ -71,10 +71,11 @@ def test_sums_are_exact(
     assume(value.any())
     shape = {"pads": list(case.pads), "strides": list(case.strides), "dilations": list(case.dilations)}
     y = layer.net.op("Conv", "input_0" if floats else layer.data, name, group=case.groups, **shape)
-    data, rounded = layer.input()
-    want = convolve(data.astype(np.float64) if floats else rounded, value, case)
     runner = forced(layer.net.model(y), size=size, block=block, chunks=chunks)
-    np.testing.assert_array_equal(runner(data)[0], want)
+    for _ in range(turns()):
+        data, rounded = layer.input()
+        want = convolve(data.astype(np.float64) if floats else rounded, value, case)
+        np.testing.assert_array_equal(runner(data)[0], want)
 
 
 @compilations(16)

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from hypothesis import given
 
-from tests.properties import examples
+from tests.properties import compilations
 from tests.tvm_schedules.backends.cpu.kernels.test_kernels import STEP, Case, build, cases
 from tests.tvm_schedules.backends.gpu.runners import GpuRunner
-from tests.tvm_schedules.nets import Net, resnet, run_onnx
+from tests.tvm_schedules.nets import Net, compared, resnet, run_onnx
 
 TARGETS = ["opencl", "cuda"]
 
@@ -19,7 +19,7 @@ TARGETS = ["opencl", "cuda"]
 def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: float | None) -> set[str]:
     """Compares, and returns the names of the kernels that ran."""
     runner = GpuRunner(model, target)
-    for want, have in zip(run_onnx(model, *inputs), runner(*inputs), strict=True):
+    for want, have in compared(model, runner, inputs):
         assert want.shape == have.shape
         if step is None:
             np.testing.assert_allclose(have, want, rtol=2e-4, atol=2e-4)
@@ -31,7 +31,7 @@ def check(target: str, model: onnx.ModelProto, inputs: list[np.ndarray], step: f
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@examples(8)
+@compilations(8)
 @given(cases())
 def test_convolution_agrees_with_onnxruntime(target: str, case: Case) -> None:
     net, y, out = build(case)

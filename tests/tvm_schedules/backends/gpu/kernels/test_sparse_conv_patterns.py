@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.properties import examples
+from tests.properties import compilations, turns
 from tests.tvm_schedules.backends.cpu.kernels.test_low_bit import LEVELS, Case, Layer, cases, convolve
 from tests.tvm_schedules.backends.gpu.runners import GpuRunner
 from tests.tvm_schedules.nets import Net
@@ -31,7 +31,7 @@ def forced(model: object, target: str, size: int) -> GpuRunner:
 
 
 @pytest.mark.parametrize("target", ["opencl", "cuda"])
-@examples(10)
+@compilations(10)
 @given(
     cases(), st.integers(2, 11), st.sampled_from([1, 2, 4]), st.sampled_from([2, 3, 4]), st.sampled_from(TOPS),
     st.booleans(),
@@ -48,9 +48,11 @@ def test_sums_are_exact(
     weight = layer.net.ternary(codes, np.full(rows, LEVELS[0]))
     shape = {"pads": list(case.pads), "strides": list(case.strides), "dilations": list(case.dilations)}
     y = layer.net.op("Conv", "input_0" if floats else layer.data, weight, **shape)
-    data, rounded = layer.input()
-    want = convolve(data.astype(np.float64) if floats else rounded, codes * LEVELS[0], case)
-    np.testing.assert_array_equal(forced(layer.net.model(y), target, size)(data)[0], want)
+    runner = forced(layer.net.model(y), target, size)
+    for _ in range(turns()):
+        data, rounded = layer.input()
+        want = convolve(data.astype(np.float64) if floats else rounded, codes * LEVELS[0], case)
+        np.testing.assert_array_equal(runner(data)[0], want)
 
 
 @pytest.mark.parametrize("target", ["opencl", "cuda"])
