@@ -33,8 +33,8 @@ them]({link}/table.md) and [a plot]({link}/plot.svg).
 """
 ZEROS = """\
 With an entropy constraint EC2T has {weak} zeros for a loss of {weak_lost:.1f} points and {strong} for
-{strong_lost:.1f}. Plain thresholds that are pruned to 80 % lose {plain:.1f}. At the same zeros, two levels lose
-less than one, in points: {gains}. As the command says it, of the points lost:
+{strong_lost:.1f}. Plain thresholds that are pruned to 80 % lose {plain:.1f}. At the same zeros, two terms
+(`multilevel`) lose less than one, in points: {gains}. As the command says it, of the points lost:
 """
 MORE = """\
 More epochs and distillation from the float network (`+kd`; `--epochs 8 --distill`) bring most of the loss back:

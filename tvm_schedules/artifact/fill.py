@@ -20,7 +20,7 @@ from tvm_schedules.backends.base import Backend, Say
 from tvm_schedules.errors import ModelError
 from tvm_schedules.frontend import onnx_model
 from tvm_schedules.frontend.onnx_file import read_model
-from tvm_schedules.frontend.plain_operators import with_real_products
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.ir.graph import Graph
 from tvm_schedules.runtime.model import Model
 from tvm_schedules.targets.registry import TargetSpec, resolve
@@ -161,7 +161,7 @@ def _verify(
     def probing(probe: Any) -> Any:
         return pipeline.run_in_memory(pipeline.read_graph(probe), used)
 
-    model = with_real_products(model)  # whose bytes may be looked at
+    model = with_plain_operators(model)  # whose bytes may be looked at
     if not report.passed and report.quantized:
         report = replace(report, layers=only_amplified(model, runs[:LOOKED_AT], outputs[:LOOKED_AT], probing))
     if not report.passed:

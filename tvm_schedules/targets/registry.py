@@ -121,6 +121,7 @@ _ALIASES = {
     "graviton4": ("neoverse-v2", "AWS Graviton4"),
 }
 """Nickname of a board -> the preset of its core, and the board."""
+_MICROCONTROLLERS = "; a microcontroller's library is C99: target c. Estimates and budgets know its core by name"
 _WITHOUT_LLVM = {"c": "C99 source without TVM: microcontrollers, 32-bit ARM, any other CPU"}
 """Kinds of targets whose name says all of them -> a line of description."""
 
@@ -161,7 +162,7 @@ def resolve(name_or_json: str) -> TargetSpec:
     if preset is None:
         raise TargetError(
             f"target must be one of {', '.join(known())}, or a TVM target as a JSON object, "
-            f"got {name_or_json!r}{meant(text, known())}"
+            f"got {name_or_json!r}{_MICROCONTROLLERS if text.startswith('cortex-m') else meant(text, known())}"
         )
     mcpu, mattr, features, _ = preset
     spec = {"kind": "llvm", "mtriple": _ARM_TRIPLE, "mcpu": mcpu, "mattr": list(mattr)}

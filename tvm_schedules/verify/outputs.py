@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tvm_schedules.errors import VerificationError
 from tvm_schedules.frontend import onnx_model as onnxtools
-from tvm_schedules.frontend.plain_operators import with_real_products
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 from tvm_schedules.verify.reference import reference_outputs
 
 Array = npt.NDArray[Any]
@@ -200,7 +200,7 @@ def compare_runs(
         where: What was run, for the report.
         runs: The inputs, for a second reference where a quantized network is outside of the fixed bounds.
     """
-    quantized = onnxtools.quantized_tensors(with_real_products(model))
+    quantized = onnxtools.quantized_tensors(with_plain_operators(model))
     limit = float_limit(model)
     reports = []
     for index, value in enumerate(model.graph.output):

@@ -3,6 +3,8 @@
 With its optimizations on it would replace 2-bit matrix products by a kernel that rounds activations to 8 bits (about
 0.6 % error), and 8-bit convolutions by integer kernels of its own. On x86 CPUs without VNNI, some of these add pairs of
 products in 16 bits, where sums stop at 32767 and outputs are off by many steps, unless they are told to be precise.
+Those of ``QLinearConv`` and products of integers do so whatever they are told: such operators are written with ordinary
+ones, as which they are defined.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_schedules.frontend.plain_operators import with_real_products
+from tvm_schedules.frontend.plain_operators import with_plain_operators
 
 __all__ = ["reference_outputs", "reference_session"]
 
@@ -37,7 +39,7 @@ def reference_session(model: Any, optimized: bool = False, severity: int = 3) ->
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     options.add_session_config_entry("session.x64quantprecision", "1")  # no sums in 16 bits
     options.log_severity_level = severity
-    model = with_real_products(model)
+    model = with_plain_operators(model)
     content = _with_zero_points(model) if optimized else model
     return onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

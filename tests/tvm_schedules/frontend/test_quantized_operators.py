@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import tvm_schedules
 from tests.tvm_schedules.compiling import compile_model
 from tests.tvm_schedules.nets import Runner, run_onnx
 from tvm_schedules.errors import ModelError
@@ -124,3 +125,35 @@ def test_old_files_are_refused_by_name() -> None:
     assert with_plain_operators(made) is made
     with pytest.raises(ModelError, match="QLinearMatMul"):
         compile_model(made, resolve("host"))
+
+
+@pytest.mark.parametrize("largest", [60, 127])
+def test_an_export_is_verified_by_what_the_operators_are_by_definition(tmp_path: Path, largest: int) -> None:
+    """One step of the output is no error; onnxruntime's own kernel stops sums at 32767 on CPUs with AVX2 alone."""
+    random = np.random.default_rng(0)
+    weight = random.integers(-largest, largest + 1, (8, 4, 3, 3)).astype(np.int8)
+    stored = {"s": np.float32(0.05), "z": np.uint8(128), "w": weight, "ws": np.float32(0.01), "wz": np.int8(0)}
+    stored["s2"] = np.float32(0.5)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "ws", "wz", "s2", "z"], ["r"], pads=[1] * 4),
+        helper.make_node("DequantizeLinear", ["r", "s2", "z"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 4, 9, 9]), ("y", [1, 8, 9, 9]))
+    ]
+    graph = helper.make_graph(
+        nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    tvm_schedules.build(tmp_path / "model.onnx", tmp_path / "library", "host")
+    x = 3 * random.normal(size=(1, 4, 9, 9)).astype(np.float32)
+    whole = np.pad(np.clip(np.rint(x / stored["s"]), -128, 127), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (3, 3), axis=(2, 3))
+    sums = np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64))
+    wanted = np.clip(np.rint(sums * 0.05 * 0.01 / 0.5), -128, 127) * 0.5
+    found = tvm_schedules.load(tmp_path / "library")(x)
+    np.testing.assert_allclose(found, wanted, atol=0.51)
+    assert np.mean(found != wanted) < 0.01
