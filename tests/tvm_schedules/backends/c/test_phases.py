@@ -176,8 +176,8 @@ def test_nothing_outside_the_memory_is_touched(tmp_path: Path, producer: str, va
 
 
 def test_channels_that_share_lists_are_copied(tmp_path: Path) -> None:
-    """They are computed several at a time; the layer keeps its lists."""
-    net = Net((1, 32, 11, 9))
+    """They are computed several at a time; the layer keeps its lists. Planes of two images have the input's pitch."""
+    net = Net((2, 32, 11, 9))
     x = net.op("Conv", net.quantize("input_0"), net.weight((8, 32, 3, 3), 0.3, shared=4), pads=[1] * 4)
     model = net.model(net.op("MaxPool", net.quantize(net.op("Relu", x)), kernel_shape=[2, 2], strides=[2, 2]))
     with written(True):
