@@ -43,8 +43,8 @@ def emit(t: Translation, index: int, step: Step) -> None:
     wide = exact and bool(taps_of_sign.max() > params["limit"])
     # Rows of a group are finished by turns. Phases are made of one plane after the other, and what is written behind a
     # plane before its rows are moved has to be gone when the next one is written.
-    out = spec.epilogue.out
-    alone = not exact or isinstance(out, Parted) or (isinstance(out, Written) and out.written > out.plane)
+    planes = spec.epilogue.out
+    alone = not exact or isinstance(planes, Parted) or (isinstance(planes, Written) and planes.written > planes.plane)
     groups = None if alone else row_groups(weight.codes[0].reshape(rows, -1))
     if groups is not None and rows // window["groups"] % groups.mix.shape[1]:
         groups = None
@@ -69,13 +69,13 @@ def emit(t: Translation, index: int, step: Step) -> None:
         t.program.need(f"term_{short}.c")
         t.program.need("ternary_terms.c", **type_words(x.dtype))
         t.need_finish("f32")
-    residual, target = operands(spec.epilogue, step.args)
+    residual, out = operands(spec.epilogue, step.args)
     scratch = t.scratch(step, fan * len(taps) + 4 + len(listed) * codes["capacity"])
     if groups is None:
         t.program.flag("TERN_LONG_ROWS", int(wide))
         t.program.need(f"ternary_{short}.c")
         t.program.need("ternary.c", **type_words(x.dtype))
-        t.call(index, step, "ternary", short, fields, [step.args[0], residual, target, scratch])
+        t.call(index, step, "ternary", short, fields, [step.args[0], residual, out, scratch])
         return
     sums = "i32" if wide else "i16"
     t.program.need("ternary_groups.c")
@@ -83,7 +83,7 @@ def emit(t: Translation, index: int, step: Step) -> None:
     lists, together = groups.mix.shape
     grouped = {"layer": fields, "mix": t.program.array(f"mix_{index}", groups.mix)}
     grouped |= {"lists": lists, "together": together}
-    t.call(index, step, "ternary_groups", sums, grouped, [step.args[0], residual, target, scratch])
+    t.call(index, step, "ternary_groups", sums, grouped, [step.args[0], residual, out, scratch])
 
 
 def _taps(codes: np.ndarray) -> np.ndarray:
