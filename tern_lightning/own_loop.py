@@ -57,7 +57,7 @@ class PreparedLoop:
             callbacks=self._callbacks,
             checkpoint_callbacks=[],
             optimizers=list(optimizers),
-            strategy=SimpleNamespace(),
+            strategy=SimpleNamespace(launcher=None, root_device=_device_of(module)),
             precision_plugin=SimpleNamespace(),
             state=SimpleNamespace(fn="fit"),
             sanity_checking=False,
@@ -181,6 +181,11 @@ def prepare(
     check_twins(callbacks)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     return PreparedLoop(module, optimizers, callbacks, steps, epoch_steps, state)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where what processes tell each other is put together: where the parameters are."""
+    return next((one.device for one in module.parameters()), torch.device("cpu"))
 
 
 def _check(callback: TernaryCallback) -> None:

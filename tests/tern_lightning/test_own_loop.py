@@ -110,6 +110,42 @@ def test_a_run_that_goes_on_is_the_uninterrupted_one(case, stop, tmp_path):
     assert_same(again.state_dict(), run.state_dict())
 
 
+def train_in_a_process(rank, folder, world_size):
+    """Steps with one's own batches, each process its own, and learned ranges."""
+    if world_size > 1:
+        store = f"file://{folder}/store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    net = make_net()
+    module = torch.nn.parallel.DistributedDataParallel(net) if world_size > 1 else net
+    optimizer, rounding = sgd(net), ActivationQuantization(observe_batches=1, learned=True)
+    run = tern_lightning.prepare(net, optimizer, [TernaryCallback("absmean", verbose=False), rounding], 5)
+    x, y = samples(64)
+    saved = []
+    for step in range(5):
+        mine = slice(rank, None, 2)
+        optimizer.zero_grad()
+        F.cross_entropy(module(x[mine][step * 4 :][:4]), y[mine][step * 4 :][:4]).backward()
+        optimizer.step()
+        run.step()
+        saved.append({name: dict(one) for name, one in rounding.state_dict()["layers"].items()})
+    torch.save(saved, f"{folder}/{world_size}-{rank}.pt")
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_ranges_of_two_processes_are_averaged_and_learned_together(tmp_path):
+    torch.multiprocessing.spawn(train_in_a_process, (tmp_path, 2), nprocs=2)
+    for rank in range(2):
+        train_in_a_process(rank, tmp_path, 1)
+    one, other = [torch.load(tmp_path / f"2-{rank}.pt", weights_only=True) for rank in range(2)]
+    alone = [torch.load(tmp_path / f"1-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert_same(one, other)
+    for path, found in one[0].items():
+        for bound in ("low", "high"):
+            torch.testing.assert_close(found[bound], (alone[0][0][path][bound] + alone[1][0][path][bound]) / 2)
+        assert found["scale"] != one[-1][path]["scale"]
+
+
 def test_what_needs_a_trainer_is_refused():
     net = make_net()
     before = copy.deepcopy(net.state_dict())
