@@ -1,6 +1,8 @@
 """Elementary functions as polynomials: LLVM calls the C library once per element for them, which is no SIMD at all.
 
-All work on float32 TIR expressions, scalars or vectors, and keep NaN.
+All work on float32 TIR expressions, scalars or vectors, and keep NaN. With ``fma`` they multiply and add in one
+operation, which LLVM makes one instruction where the CPU has it, and two elsewhere; code for graphics processors goes
+another way.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _LN2_LOW = -2.12194440e-4
 # Minimax polynomial of (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2 (Cephes expf, Moshier 1989).
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _EXP_HIGH = 88.72283905206835  # exp of more is infinite in float32
-_EXP_LOW = -87.33654475055310  # exp of less is below the smallest normal number: 0
+_EXP_LOW = -87.3365  # exp of less is as good as below the smallest normal number: 0
+_MAGIC = 12582912.0  # 1.5 * 2**23: added to a float32 below 2**22, it leaves the nearest integer in the low bits
 # Rational minimax approximations of Eigen (MathFunctionsImpl.h): odd numerator, even denominator, highest power first.
 _TANH_P = (
     -2.76076847742355e-16,
@@ -65,71 +68,63 @@ def _let(name: str, value: Any, body: Any) -> Any:
     return tirx.Let(variable, value, body(variable))
 
 
-def _horner(x: Any, coefficients: tuple[float, ...]) -> Any:
+def _multiply_add(a: Any, b: Any, c: Any, fma: bool) -> Any:
+    from tvm import tirx
+
+    return tirx.call_intrin(str(a.ty.dtype), "tirx.fma", a, b, c) if fma else a * b + c
+
+
+def _horner(x: Any, coefficients: tuple[float, ...], fma: bool) -> Any:
     dtype = str(x.ty.dtype)
     result = _constant(coefficients[0], dtype)
     for c in coefficients[1:]:
-        result = result * x + _constant(c, dtype)
+        result = _multiply_add(result, x, _constant(c, dtype), fma)
     return result
 
 
-def exp(x: Any) -> Any:
+def exp(x: Any, fma: bool = False) -> Any:
     """``e**x`` of a float32 expression; relative error below 2e-7, 0 below -87.3, infinite above 88.7."""
     from tvm import tirx
 
     dtype = str(x.ty.dtype)
     integer = dtype.replace("float", "int")
 
-    def reduced(x: Any) -> Any:
-        clipped = tirx.Max(tirx.Min(x, _constant(_EXP_HIGH, dtype)), _constant(_EXP_LOW, dtype))
-        n = tirx.floor(clipped * _constant(_LOG2E, dtype) + _constant(0.5, dtype))
-        return _let("n", n, lambda n: polynomial(x, n))
+    def named(x: Any) -> Any:
+        near = _multiply_add(x, _constant(_LOG2E, dtype), _constant(_MAGIC, dtype), fma)
+        return _let("near", near, lambda near: reduced(x, near))
 
-    def polynomial(x: Any, n: Any) -> Any:
-        r = (x - n * _constant(_LN2_HIGH, dtype)) - n * _constant(_LN2_LOW, dtype)
+    def reduced(x: Any, near: Any) -> Any:
+        def rest(n: Any) -> Any:
+            high = _multiply_add(n, _constant(-_LN2_HIGH, dtype), x, fma)
+            return _multiply_add(n, _constant(-_LN2_LOW, dtype), high, fma)
 
-        def assemble(r: Any) -> Any:
-            p = _horner(r, _EXP) * (r * r) + r + _constant(1.0, dtype)
-            # 2^n in two factors: n = 128 alone is no float32.
-            half = tirx.Cast(_type(integer), n * _constant(0.5, dtype))
-            rest = tirx.Cast(_type(integer), n) - half
-            value = p * _power_of_two(half, dtype) * _power_of_two(rest, dtype)
-            value = tirx.Select(x > _constant(_EXP_HIGH, dtype), _constant(float("inf"), dtype), value)
-            return tirx.Select(x < _constant(_EXP_LOW, dtype), _constant(0.0, dtype), value)
+        r = _let("n", near - _constant(_MAGIC, dtype), rest)
+        return _let("r", r, lambda r: assembled(x, near, r))
 
-        return _let("r", r, assemble)
+    def assembled(x: Any, near: Any, r: Any) -> Any:
+        p = _multiply_add(_horner(r, _EXP, fma), r * r, r, fma) + _constant(1.0, dtype)
+        # The integer is added to the exponent; the bits of a NaN, moved as far, are zeros.
+        bits = tirx.reinterpret(integer, p) + (tirx.reinterpret(integer, near) << _constant(23, integer))
+        value = tirx.reinterpret(dtype, bits)
+        value = tirx.Select(x > _constant(_EXP_HIGH, dtype), _constant(float("inf"), dtype), value)
+        return tirx.Select(x < _constant(_EXP_LOW, dtype), _constant(0.0, dtype), value)
 
-    return _let("x", x, reduced)
-
-
-def _type(dtype: str) -> Any:
-    import tvm
-
-    return tvm.ir.PrimType(dtype)
+    return _let("x", x, named)
 
 
-def _power_of_two(n: Any, dtype: str) -> Any:
-    """``2.0**n`` of an integer -126..127, by its bits."""
-    from tvm import tirx
-
-    integer = str(n.ty.dtype)
-    bits = (n + _constant(127, integer)) * _constant(1 << 23, integer)
-    return tirx.reinterpret(dtype, bits)
-
-
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: Any, fma: bool = False) -> Any:
     """``1 / (1 + e**-x)``."""
     one = _constant(1.0, str(x.ty.dtype))
-    return one / (one + exp(_constant(0.0, str(x.ty.dtype)) - x))
+    return one / (one + exp(_constant(0.0, str(x.ty.dtype)) - x, fma))
 
 
-def _rational(x: Any, clamp: float, p: tuple[float, ...], q: tuple[float, ...]) -> Any:
+def _rational(x: Any, clamp: float, p: tuple[float, ...], q: tuple[float, ...], fma: bool) -> Any:
     from tvm import tirx
 
     dtype = str(x.ty.dtype)
 
     def evaluate(x: Any) -> Any:
-        value = _let("x2", x * x, lambda x2: x * _horner(x2, p) / _horner(x2, q))
+        value = _let("x2", x * x, lambda x2: x * _horner(x2, p, fma) / _horner(x2, q, fma))
         # Choices instead of a clamped argument: NaN fails both comparisons and stays NaN.
         value = tirx.Select(x > _constant(clamp, dtype), _constant(1.0, dtype), value)
         return tirx.Select(x < _constant(-clamp, dtype), _constant(-1.0, dtype), value)
@@ -137,49 +132,50 @@ def _rational(x: Any, clamp: float, p: tuple[float, ...], q: tuple[float, ...]) 
     return _let("x", x, evaluate)
 
 
-def tanh(x: Any) -> Any:
+def tanh(x: Any, fma: bool = False) -> Any:
     """Hyperbolic tangent; absolute error below 4e-7."""
-    return _rational(x, _TANH_CLAMP, _TANH_P, _TANH_Q)
+    return _rational(x, _TANH_CLAMP, _TANH_P, _TANH_Q, fma)
 
 
-def erf(x: Any) -> Any:
+def erf(x: Any, fma: bool = False) -> Any:
     """Error function; absolute error below 4e-7."""
-    return _rational(x, _ERF_CLAMP, _ERF_P, _ERF_Q)
+    return _rational(x, _ERF_CLAMP, _ERF_P, _ERF_Q, fma)
 
 
-def silu(x: Any) -> Any:
+def silu(x: Any, fma: bool = False) -> Any:
     """``x * sigmoid(x)``."""
-    return _let("x", x, lambda x: x * sigmoid(x))
+    return _let("x", x, lambda x: x * sigmoid(x, fma))
 
 
-def gelu(x: Any) -> Any:
+def gelu(x: Any, fma: bool = False) -> Any:
     """Gaussian Error Linear Units (2016), ``x * Phi(x)``."""
     half, dtype = 0.5, str(x.ty.dtype)
 
     def evaluate(x: Any) -> Any:
-        return x * (_constant(half, dtype) + erf(x * _constant(math.sqrt(half), dtype)) * _constant(half, dtype))
+        share = erf(x * _constant(math.sqrt(half), dtype), fma) * _constant(half, dtype)
+        return x * (_constant(half, dtype) + share)
 
     return _let("x", x, evaluate)
 
 
-def gelu_tanh(x: Any) -> Any:
+def gelu_tanh(x: Any, fma: bool = False) -> Any:
     """Its tanh approximation, same paper, section 2."""
     dtype = str(x.ty.dtype)
 
     def evaluate(x: Any) -> Any:
         cubic = x * (_constant(1.0, dtype) + _constant(0.044715, dtype) * x * x)
-        inner = tanh(cubic * _constant(math.sqrt(2.0 / math.pi), dtype))
+        inner = tanh(cubic * _constant(math.sqrt(2.0 / math.pi), dtype), fma)
         return _constant(0.5, dtype) * x * (_constant(1.0, dtype) + inner)
 
     return _let("x", x, evaluate)
 
 
-def _gelu_sigmoid(x: Any) -> Any:
+def _gelu_sigmoid(x: Any, fma: bool) -> Any:
     dtype = str(x.ty.dtype)
-    return _let("x", x, lambda x: x * sigmoid(x * _constant(1.702, dtype)))
+    return _let("x", x, lambda x: x * sigmoid(x * _constant(1.702, dtype), fma))
 
 
-def _hard_sigmoid(x: Any) -> Any:
+def _hard_sigmoid(x: Any, fma: bool) -> Any:
     from tvm import tirx
 
     dtype = str(x.ty.dtype)
@@ -187,12 +183,16 @@ def _hard_sigmoid(x: Any) -> Any:
     return tirx.Min(tirx.Max(x + three, zero), six) * _constant(1 / 6, dtype)
 
 
-ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+def _hard_swish(x: Any, fma: bool) -> Any:
+    return _let("x", x, lambda x: x * _hard_sigmoid(x, fma))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Any, bool], Any]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "gelu_sigmoid": _gelu_sigmoid,
     "silu": silu,
-    "hardswish": lambda x: _let("x", x, lambda x: x * _hard_sigmoid(x)),
+    "hardswish": _hard_swish,
     "hardsigmoid": _hard_sigmoid,
     "sigmoid": sigmoid,
     "tanh": tanh,

@@ -23,23 +23,23 @@ __all__ = ["legalization_map"]
 Legalizer = Callable[[Any, Any], Any]
 
 
-def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Legalizer]:
+def legalization_map(vector_bytes: int, fma: bool) -> dict[str, Legalizer]:
     """Legalization functions by Relax operator, for ``relax.transform.LegalizeOps``.
 
     Args:
         vector_bytes: Width of a vector register, 16, 32 or 64 bytes; weights are packed for it.
-        transposes: Whether there is a template for transposes, which therefore are not fused with what follows.
+        fma: See :mod:`tvm_schedules.fallback.approximations`.
     """
     lanes = vector_bytes // 4
     table: dict[str, Legalizer] = {
-        "relax.exp": _elementwise("exp", approximations.exp),
-        "relax.tanh": _elementwise("tanh", approximations.tanh),
-        "relax.erf": _elementwise("erf", approximations.erf),
-        "relax.sigmoid": _elementwise("sigmoid", approximations.sigmoid),
+        "relax.exp": _elementwise("exp", approximations.exp, fma),
+        "relax.tanh": _elementwise("tanh", approximations.tanh, fma),
+        "relax.erf": _elementwise("erf", approximations.erf, fma),
+        "relax.sigmoid": _elementwise("sigmoid", approximations.sigmoid, fma),
         "relax.power": _power,
-        "relax.nn.silu": _elementwise("silu", approximations.silu),
-        "relax.nn.gelu": _elementwise("gelu", approximations.gelu),
-        "relax.nn.gelu_tanh": _elementwise("gelu_tanh", approximations.gelu_tanh),
+        "relax.nn.silu": _elementwise("silu", approximations.silu, fma),
+        "relax.nn.gelu": _elementwise("gelu", approximations.gelu, fma),
+        "relax.nn.gelu_tanh": _elementwise("gelu_tanh", approximations.gelu_tanh, fma),
         "relax.nn.softmax": _tagged("relax.nn.softmax", _softmax_tag),
         "relax.nn.log_softmax": _tagged("relax.nn.log_softmax", _softmax_tag),
         "relax.nn.layer_norm": _tagged("relax.nn.layer_norm", _layer_norm_tag),
@@ -48,7 +48,7 @@ def legalization_map(vector_bytes: int, transposes: bool = True) -> dict[str, Le
         "relax.scatter_elements": _scatter,
         "relax.scatter_nd": _scatter,
         "relax.take": take.legalize,
-        "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes if transposes else 0),
+        "relax.permute_dims": lambda bb, call: _permute(bb, call, lanes),
         "relax.topk": top.legalize,
         "relax.matmul": lambda bb, call: _matmul(bb, call, lanes),
     }
@@ -104,14 +104,14 @@ def _tagged(name: str, describe: Callable[[Any, str], dict[str, Any] | None]) ->
     return legalize
 
 
-def _elementwise(name: str, function: Callable[[Any], Any]) -> Legalizer:
+def _elementwise(name: str, function: Callable[[Any, bool], Any], fma: bool) -> Legalizer:
     def legalize(bb: Any, call: Any) -> Any:
         if not _is_float32(call.args[0]):
             return default(call.op.name)(bb, call)
         from tvm import te
 
         def compute(x: Any) -> Any:
-            return te.compute(x.shape, lambda *i: function(x(*i)), name=name)
+            return te.compute(x.shape, lambda *i: function(x(*i), fma), name=name)
 
         return bb.call_te(compute, call.args[0], primfunc_name_hint=f"tir_{name}")
 
@@ -177,7 +177,7 @@ def _permute(bb: Any, call: Any, lanes: int) -> Any:
         return relax.op.reshape(call.args[0], shape_of(call))
     out = default("relax.permute_dims")(bb, call)
     shape, order = _merged(shape, order)
-    turned = lanes and order[-1] != len(shape) - 1 and min(shape[-1], shape[order[-1]]) >= lanes
+    turned = order[-1] != len(shape) - 1 and min(shape[-1], shape[order[-1]]) >= lanes
     if not turned or not _is_float32(call.args[0]):
         return out
     return _attach(bb, out, {"kind": "transpose", "shape": shape, "axes": order})

@@ -115,8 +115,9 @@ def _walked(model: onnx.ModelProto, target: TargetSpec, prefix: str) -> _Walk:
 
     module, inputs, outputs = read(model)
     # Where LLVM does not make the code, operators are written as for any CPU and scheduled for the target afterward.
-    target_json = compat.make_target(target.tvm if target.tvm.get("kind") == "llvm" else {"kind": "llvm"})
-    lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes), target_json)
+    llvm = target.tvm.get("kind") == "llvm"
+    target_json = compat.make_target(target.tvm if llvm else {"kind": "llvm"})
+    lowered = compat.legalize_and_fuse(module, legalization_map(target.vector_bytes, llvm), target_json)
     walk = _Walk(lowered, FallbackProgram(inputs=inputs), prefix, outputs)
     walk.run()
     return walk

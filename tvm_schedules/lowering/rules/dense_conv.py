@@ -79,20 +79,21 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     weight, window, key = node.weight, node.window, input_key(ctx.graph, node)
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
     channels, vector = weight.values.shape[0], ctx.target.vector_bytes
-    tile = _tile(channels // window.groups, 4 if vector == 32 else 8)
+    depthwise = window.groups == channels > 1
+    sums, end = _sums(ctx, x, weight.values, depthwise), ctx.destination(node, False, x)
+    vectors = -(-x.run(end.epilogue.size) // (vector // (2 if sums == "integers" else 4)))
+    together = sums == "pairs" and vector == 32 and vectors >= 4 and _stores_bytes(end.epilogue)
+    tile = _tile(channels // window.groups, 2 if together else 4 if vector == 32 else 8)
     tile = ctx.configs.knob(node.name, "tile", tile, [t for t in (2, 4, 6, 8) if channels // window.groups >= t])
     factor = weight.scale.astype(np.float64) * quant.scale * node.scale
     of_weights = weight.values.reshape(channels, -1).astype(np.float64).sum(1)
     numbers = ctx.numbers(node, factor, node.bias - quant.zero_point * factor * of_weights)
-    depthwise = window.groups == channels > 1
-    sums = _sums(ctx, x, weight.values, depthwise)
     dtype = "float32" if sums == "floats" else "int16"
     params = {"window": asdict(window), "x": asdict(x), "tile": tile, "dtype": dtype, "pairs": sums == "pairs"}
     made = ctx.constants.add(node.name, "dense", {"values": weight.values}, params)
-    end = ctx.destination(node, False, x)
-    vectors = -(-x.run(end.epilogue.size) // (vector // (2 if sums == "integers" else 4)))
     # What the registers hold of sums; of AVX-512's they would hold three vectors, but two are faster, measured.
     most = 8 if tile == 1 else 1 if sums == "integers" else 2 if vector == 64 or sums == "pairs" else 3
+    most = 4 if together else most
     macs = weight.values.size * x.batch * prod(end.epilogue.size)
     block = min(vectors, most)
     block = ctx.configs.knob(node.name, "block", block, [b for b in (1, 2, 3, 4, 6) if b <= vectors])
@@ -117,6 +118,11 @@ def _sums(ctx: Lowering, x: Halo, values: np.ndarray, depthwise: bool) -> Sums:
     if ctx.target.arm64:
         return "integers"
     return "pairs" if ctx.target.architecture == "x86_64" and not depthwise else "floats"
+
+
+def _stores_bytes(epilogue: Epilogue) -> bool:
+    """Whether four vectors become one of bytes: instructions that saturate do it for a whole one at once."""
+    return {epilogue.out.dtype, epilogue.residual.dtype if epilogue.residual else "uint8"} == {"uint8"}
 
 
 def _chunks(values: np.ndarray, window: Window, tile: int, size: int, blocks: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,19 +61,21 @@ def evaluate(function: Any, x: np.ndarray) -> np.ndarray:
         ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), 1e-6, 1e-38),
     ],
 )
-def test_polynomials(name: str, exact: Any, rtol: float, atol: float) -> None:
+@pytest.mark.parametrize("fma", [False, True])
+def test_polynomials(name: str, exact: Any, rtol: float, atol: float, fma: bool) -> None:
     x = np.concatenate([np.linspace(-87, 88.7, 20011), np.linspace(-5, 5, 20011), [0.0]]).astype(np.float32)
     np.testing.assert_allclose(
-        evaluate(getattr(approximations, name), x), exact(x.astype(np.float64)), rtol=rtol, atol=atol
+        evaluate(partial(getattr(approximations, name), fma=fma), x), exact(x.astype(np.float64)), rtol=rtol, atol=atol
     )
 
 
 @pytest.mark.parametrize(
     ("name", "low", "high"), [("exp", 0.0, np.inf), ("tanh", -1.0, 1.0), ("erf", -1.0, 1.0), ("sigmoid", 0.0, 1.0)]
 )
-def test_polynomials_at_the_ends(name: str, low: float, high: float) -> None:
+@pytest.mark.parametrize("fma", [False, True])
+def test_polynomials_at_the_ends(name: str, low: float, high: float, fma: bool) -> None:
     x = np.array([-np.inf, -1e30, np.inf, 1e30, np.nan], np.float32)
-    got = evaluate(getattr(approximations, name), x)
+    got = evaluate(partial(getattr(approximations, name), fma=fma), x)
     np.testing.assert_allclose(got[:4], [low, low, high, high], atol=2e-7)
     assert np.isnan(got[4])
 

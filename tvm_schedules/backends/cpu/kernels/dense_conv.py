@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_pixels, views_of
+from tvm_schedules.backends.cpu.kernels.common.epilogue import (
+    fill_borders,
+    fours,
+    packs_bytes,
+    store_four,
+    store_pixels,
+    views_of,
+)
 from tvm_schedules.backends.cpu.kernels.common.short_pairs import PAIR_SUMS
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.lowering.rules.dense_conv import NAME, Spec, lower
@@ -112,6 +119,19 @@ class _Pairs:
         turns = self.e.shuffle(values, [i + lanes * tap for i in range(lanes) for tap in range(2)])
         return self.e.cast(turns, f"int16x{2 * lanes}")
 
+    def four(self, values: list[Any]) -> list[Any]:
+        """Four vectors of pixels in the order of :func:`.common.epilogue.fours`: unpacking leaves parts of 16 bytes."""
+        e, count = self.e, 4 * self.spec.lanes
+        zero, parts = e.const(0, f"uint8x{count}"), range(0, count, 16)
+
+        def unpacked(first: Any, second: Any, half: int) -> Any:
+            order = [part + half + i + count * which for part in parts for i in range(8) for which in range(2)]
+            return e.bind(e.shuffle([first, second], order))
+
+        first, second = values
+        turns = [unpacked(first, second, half) for half in (0, 8)]
+        return [e.bits(unpacked(one, zero, half), f"int16x{count // 2}") for one in turns for half in (0, 8)]
+
     def add(self, slot: int, value: Any, factor: Any) -> None:
         e, at, lanes = self.e, slot * self.spec.lanes, self.spec.lanes
         products = e.intrinsic(self.type, PAIR_SUMS[lanes], value, factor)
@@ -184,13 +204,25 @@ class _Code:
                         else:
                             self._several(acc, (n, group, block), part, vectors, first, panel)
 
+    def _four(self, vectors: int) -> bool:
+        """Whether the next four of so many vectors are unpacked, and packed in the end, together."""
+        spec = self.spec
+        return spec.sums == "pairs" and vectors >= 4 and packs_bytes(spec.epilogue, spec.lanes)
+
     def _memory(self, acc: Any, first: Any, vectors: int) -> Callable[[Any], list[Any]]:
         """What reads the pixels of a step, of a block that begins at element ``first``."""
         e, taps, lanes = self.e, self.kind.taps, self.spec.lanes
 
         def read(t: Any) -> list[Any]:
             at = [e.load(self.offsets, t * taps + tap) + first for tap in range(taps)]
-            return [acc.pixels([e.load(self.x, one + v * lanes, lanes) for one in at]) for v in range(vectors)]
+            result: list[Any] = []
+            while len(result) < vectors:
+                begin = len(result) * lanes
+                if self._four(vectors - len(result)):
+                    result += acc.four([e.load(self.x, one + begin, 4 * lanes) for one in at])
+                else:
+                    result.append(acc.pixels([e.load(self.x, one + begin, lanes) for one in at]))
+            return result
 
         return read
 
@@ -237,8 +269,15 @@ class _Code:
             inner = row_block * spec.tile + i
             with e.when(inner < self.per_group):
                 o = group * self.per_group + inner
-                for v in range(vectors):
-                    at = start + v * spec.lanes
-                    store_pixels(e, spec.epilogue, self.views, acc.sum(i * vectors + v), n, o, at, spec.lanes)
+                v = 0
+                while v < vectors:
+                    count = 4 if self._four(vectors - v) else 1
+                    sums = [acc.sum(i * vectors + v + k) for k in range(count)]
+                    to = (n, o, start + v * spec.lanes)
+                    if count == 4:
+                        store_four(e, spec.epilogue, self.views, sums, *to, fours(spec.lanes))
+                    else:
+                        store_pixels(e, spec.epilogue, self.views, sums[0], *to, spec.lanes)
+                    v += count
                 out = spec.epilogue.out
                 fill_borders(e, out, self.views["out"], n, o, spec.pixels, block=block, blocks=blocks)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tvm_schedules.compat import Emitter, kernel_function
-from tvm_schedules.fallback.approximations import sigmoid, tanh
+from tvm_schedules.fallback import approximations
 from tvm_schedules.ir.graph import Fused, Node, Recurrent, Weight
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.lowering.steps import Buffer
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tvm_schedules.lowering.base import Lowering
 
 __all__ = ["NAME", "Spec", "emit", "lower"]
+
+_sigmoid = partial(approximations.sigmoid, fma=True)
+_tanh = partial(approximations.tanh, fma=True)
 
 NAME = "recurrent"
 """What artifacts and tuning databases call this kernel."""
@@ -224,15 +228,16 @@ class _Code:
         given = [self._input(time, r, g, unit) for g in range(spec.gates)]
         if spec.kind == "LSTM":
             into, out, keep, cell = (given[g] + sums[g] for g in range(4))
-            e.store(self.c, at, sigmoid(keep) * e.load(self.c, at, spec.lanes) + sigmoid(into) * tanh(cell), spec.lanes)
-            made = sigmoid(out) * tanh(e.load(self.c, at, spec.lanes))
+            kept = _sigmoid(keep) * e.load(self.c, at, spec.lanes)
+            e.store(self.c, at, kept + _sigmoid(into) * _tanh(cell), spec.lanes)
+            made = _sigmoid(out) * _tanh(e.load(self.c, at, spec.lanes))
         elif spec.kind == "GRU":
             bias = e.load(self.views["bias"], self.direction * spec.padded + unit, spec.lanes)
-            fresh = tanh(given[2] + sigmoid(given[1] + sums[1]) * (sums[2] + bias))
-            made = self._mixed(sigmoid(given[0] + sums[0]), fresh, e.load(self.h, at, spec.lanes))
+            fresh = _tanh(given[2] + _sigmoid(given[1] + sums[1]) * (sums[2] + bias))
+            made = self._mixed(_sigmoid(given[0] + sums[0]), fresh, e.load(self.h, at, spec.lanes))
         else:
             total = given[0] + sums[0]
-            made = e.max(total, e.const(0.0, self.type)) if spec.relu else tanh(total)
+            made = e.max(total, e.const(0.0, self.type)) if spec.relu else _tanh(total)
         e.store(self.next, at, made, spec.lanes)
 
     def _mixed(self, update: Any, fresh: Any, old: Any) -> Any:
@@ -242,15 +247,15 @@ class _Code:
     def _reset(self, time: Any, r: int, unit: Any, sums: dict[int, Any]) -> None:
         """The update gates of a GRU with an early reset, and its hidden states times the reset gates."""
         e, spec, at = self.e, self.spec, r * self.spec.padded + unit
-        e.store(self.update, at, sigmoid(self._input(time, r, 0, unit) + sums[0]), spec.lanes)
-        reset = sigmoid(self._input(time, r, 1, unit) + sums[1])
+        e.store(self.update, at, _sigmoid(self._input(time, r, 0, unit) + sums[0]), spec.lanes)
+        reset = _sigmoid(self._input(time, r, 1, unit) + sums[1])
         e.store(self.next, at, reset * e.load(self.h, at, spec.lanes), spec.lanes)
 
     def _update(self, time: Any, r: int, unit: Any, sums: dict[int, Any]) -> None:
         """The next hidden state of a GRU with an early reset."""
         e, spec, at = self.e, self.spec, r * self.spec.padded + unit
         bias = e.load(self.views["bias"], self.direction * spec.padded + unit, spec.lanes)
-        fresh = tanh(self._input(time, r, 2, unit) + sums[2] + bias)
+        fresh = _tanh(self._input(time, r, 2, unit) + sums[2] + bias)
         gate, old = e.load(self.update, at, spec.lanes), e.load(self.h, at, spec.lanes)
         e.store(self.h, at, self._mixed(gate, fresh, old), spec.lanes)
 

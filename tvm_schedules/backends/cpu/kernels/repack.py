@@ -9,6 +9,7 @@ Bound by reading and writing memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -71,9 +72,10 @@ class _Code:
         self.e, self.spec = e, spec
         source, target = spec.source, spec.target
         self.phase = target.phase if isinstance(target, Halo) else (1, 1, 1)
-        # The planes of few channels are no work that threads can share equally: then a job has the rows of one phase.
-        few = self.phase[0] == 1 and source.batch * source.channels < FEW_PLANES
-        self.turns = self.phase[1] if few else 1
+        # The planes of few channels are no work that threads can share equally: then a job has half of the rows.
+        few = source.batch * source.channels < FEW_PLANES
+        halves = isinstance(target, Halo) and target.phases > 1 and not self._filled(target, list(target.grid))
+        self.turns = 2 if few and halves else 1
         self.pairs = self.phase[2] == 2 and (isinstance(source, Halo) or source.strides[4] == 1)
         both = source.dtype == target.dtype == "uint8"
         # Vectors are narrowed as wholes: bytes of a vector are made together.
@@ -148,16 +150,33 @@ class _Code:
                 for phase in phases:
                     with e.when(turn == phase.first[1] % self.turns):
                         self._surround(target, plane * target.phases + phase.part, phase.size)
+            for deep in range(self.phase[0]):
+                self._rows(n, c, turn, [one for one in phases if one.first[0] == deep and min(one.size) > 0])
+
+    def _rows(self, n: Any, c: Any, turn: Any, phases: list[_Phase]) -> None:
+        """Copies the rows of a turn, in the order of the source: whoever reads memory from end to end waits least."""
+        e, most = self.e, max((phase.size[1] for phase in phases), default=0)
+        if not most:
+            return
+        share = -(-most // self.turns)
+        with e.loop(phases[0].size[0]) as d, e.loop(share) as i:
+            h = turn * share + i
             for phase in phases:
-                if min(phase.size) > 0 and not (self.pairs and phase.first[2]):
-                    with e.when(turn == phase.first[1] % self.turns):
-                        self._copy(n, c, phase)
+                if self.pairs and phase.first[2]:
+                    continue
+                ends = phase.size[1] < share * self.turns
+                with e.when(h < phase.size[1]) if ends else nullcontext():
+                    self._row(n, c, phase, d, h)
+
+    @staticmethod
+    def _filled(target: Halo, size: list[int]) -> bool:
+        """Whether a plane is filled as a whole before its pixels are copied: one with short rows, or in depth."""
+        return target.grid[0] > 1 or 5 * target.plane < 2 * size[1] * (ALIGN // target.itemsize)
 
     def _surround(self, target: Halo, plane: Any, size: list[int]) -> None:
         """Fills what of a plane is no pixel: before, behind and between rows; all of it where rows are short."""
         e, gap, lanes = self.e, target.pitch[1] - size[2], ALIGN // target.itemsize
-        short = 5 * target.plane < 2 * size[1] * lanes
-        if min(size) <= 0 or target.grid[0] > 1 or short:
+        if min(size) <= 0 or self._filled(target, size):
             with e.loop(target.plane // lanes) as i:
                 at = plane * target.plane + i * lanes
                 e.store(self.target, at, e.const(target.fill, f"{target.dtype}x{lanes}"), lanes)
@@ -167,26 +186,25 @@ class _Code:
             start = plane * target.plane + target.origin + h * target.pitch[1] + size[2]
             fill_gap(e, target, self.target, start, gap)
 
-    def _copy(self, n: Any, c: Any, phase: _Phase) -> None:
-        """Copies the pixels of a plane, or of two that are read together."""
+    def _row(self, n: Any, c: Any, phase: _Phase, d: Any, h: Any) -> None:
+        """Copies a row of a plane, or of two that are read together."""
         e, source, target, size, pairs = self.e, self.spec.source, self.spec.target, phase.size, self.pairs
         step_from = (source.strides[4] if isinstance(source, Strided) else 1) * self.phase[2]
         step_to = target.strides[4] if isinstance(target, Strided) else 1
         odd = pairs and source.dims[2] % 2
-        with e.loop(size[0]) as d, e.loop(size[1]) as h:
-            rows = (d * self.phase[0] + phase.first[0], h * self.phase[1] + phase.first[1])
-            for w, width in self._vectors(size[2] - 1 if odd else size[2]):
-                where = address(target, n, c, (d, h, w), phase.part)
-                if pairs:
-                    near = e.load(self.source, address(source, n, c, (*rows, w * 2), 0), 2 * width)
-                    self._split(self._converted(near, 2 * width), where, width)
-                    continue
-                at = (*rows, w * self.phase[2] + phase.first[2])
-                value = e.load(self.source, address(source, n, c, at, 0), width, step_from)
-                e.store(self.target, where, self._converted(value, width), width, step_to)
-            if odd:
-                last = e.load(self.source, address(source, n, c, (*rows, source.dims[2] - 1), 0))
-                e.store(self.target, address(target, n, c, (d, h, size[2] - 1), phase.part), self._converted(last, 1))
+        rows = (d * self.phase[0] + phase.first[0], h * self.phase[1] + phase.first[1])
+        for w, width in self._vectors(size[2] - 1 if odd else size[2]):
+            where = address(target, n, c, (d, h, w), phase.part)
+            if pairs:
+                near = e.load(self.source, address(source, n, c, (*rows, w * 2), 0), 2 * width)
+                self._split(self._converted(near, 2 * width), where, width)
+                continue
+            at = (*rows, w * self.phase[2] + phase.first[2])
+            value = e.load(self.source, address(source, n, c, at, 0), width, step_from)
+            e.store(self.target, where, self._converted(value, width), width, step_to)
+        if odd:
+            last = e.load(self.source, address(source, n, c, (*rows, source.dims[2] - 1), 0))
+            e.store(self.target, address(target, n, c, (d, h, size[2] - 1), phase.part), self._converted(last, 1))
 
     def _vectors(self, count: int) -> Iterator[tuple[Any, int]]:
         """Loops over ``count`` elements: start and width of vectors. The last one may do elements once more."""

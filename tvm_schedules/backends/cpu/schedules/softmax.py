@@ -35,6 +35,9 @@ def apply(function: Any, target: TargetSpec) -> Any:
     outer, count, inner, log = tag["outer"], tag["count"], tag["inner"], tag["log"]
     parallel = outer * count * inner * 4 >= PARALLEL_ELEMENTS
 
+    def power(x: Any) -> Any:
+        return approximations.exp(x, fma=True)
+
     def rows(e: Any, x: Any, y: Any) -> None:
         lanes = lanes_of(target)
         with e.loop(outer, parallel=parallel and outer > 1) as row:
@@ -47,7 +50,7 @@ def apply(function: Any, target: TargetSpec) -> Any:
             if not log:
 
                 def store_exp(i: Any, n: int) -> Any:
-                    e.store(y, base + i, approximations.exp(shifted(i, n)), n)
+                    e.store(y, base + i, power(shifted(i, n)), n)
                     return e.load(y, base + i, n)
 
                 reduction.reduce(store_exp, lambda a, b: a + b, 0.0, scalar, 1)
@@ -59,7 +62,7 @@ def apply(function: Any, target: TargetSpec) -> Any:
                         )
                     )
                 return
-            reduction.reduce(lambda i, n: approximations.exp(shifted(i, n)), lambda a, b: a + b, 0.0, scalar, 1)
+            reduction.reduce(lambda i, n: power(shifted(i, n)), lambda a, b: a + b, 0.0, scalar, 1)
             e.store(scalar, e.integer(1), e.b.log(e.load(scalar, e.integer(1))))
             with vector_loop(e, count, lanes) as run:
                 run(lambda i, n: e.store(y, base + i, shifted(i, n) - e.splat(e.load(scalar, e.integer(1)), n), n))
@@ -100,7 +103,7 @@ def _columns(e: Any, x: Any, y: Any, base: Any, tag: dict[str, Any], vectors: in
 
     def add(pair: Any, at: Any) -> None:
         top, total = pair
-        power = e.bind(approximations.exp(e.load(x, at, lanes) - e.load(top, 0, lanes)))
+        power = e.bind(approximations.exp(e.load(x, at, lanes) - e.load(top, 0, lanes), fma=True))
         e.store(total, 0, e.load(total, 0, lanes) + power, lanes)
         if not log:
             e.store(y, at, power, lanes)

@@ -11,16 +11,18 @@ from tests.tvm_schedules.guarded import guarded
 from tests.tvm_schedules.nets import Net, run_onnx
 from tvm_schedules.backends.cpu.lower import CpuLowering
 from tvm_schedules.lowering.rules.dense_conv import JOBS, PANEL_BYTES
+from tvm_schedules.lowering.schedule_config import ScheduleConfigs
 from tvm_schedules.pipeline import read_graph
 from tvm_schedules.targets.registry import resolve
 
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}'
+SSE = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}'
 
 CASES = {
     "many parts of few pixels": ((1, 5, 7, 6), 70, (3, 3), 1, 1, True),
     "an odd number of taps": ((1, 3, 20, 13), 17, (3, 3), 2, 1, True),
     "groups": ((2, 6, 9, 11), 16, (1, 3), 1, 2, True),
-    "one register block": ((1, 4, 9, 9), 4, (3, 3), 1, 1, False),
+    "one register block": ((1, 4, 9, 9), 2, (3, 3), 1, 1, False),
     "a panel that is too large": ((1, 500, 4, 4), 9, (3, 3), 1, 1, False),
 }
 
@@ -41,6 +43,31 @@ def test_convolutions_agree_with_onnxruntime(name: str) -> None:
     assert bool(spec.chunks) == panel
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 3
     (want,), (have,) = run_onnx(model, x), guarded(model, x, target=AVX2)
+    steps = np.abs(want - have) / 0.02
+    assert steps.max() < 1.01
+    assert (steps > 0.5).mean() < 0.002
+
+
+@pytest.mark.parametrize("target", [AVX2, SSE])
+@pytest.mark.parametrize(("size", "block"), [((13, 16), 4), ((9, 20), 6)])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_four_vectors_together(
+    target: str, size: tuple[int, int], block: int, clipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def knob(configs: ScheduleConfigs, name: str, what: str, value: int, allowed: list[int]) -> int:
+        return {"block": block, "tile": 2}.get(what, value)
+
+    monkeypatch.setattr(ScheduleConfigs, "knob", knob)
+    net = Net((1, 3, *size))
+    x = net.quantize("input_0", 0.03, 100)
+    y = net.op("Conv", x, net.weight((6, 3, 3, 3), None, int8=True), net.bias(6), pads=[1] * 4)
+    model = net.model(net.quantize(net.op("Relu", y) if clipped else y, 0.02, 128))
+    lowering = CpuLowering(read_graph(model), resolve(target), None)
+    lowering.run()
+    (spec,) = [step.spec for step in lowering.steps if step.kernel == "dense"]
+    assert (spec.sums, spec.block, spec.tile) == ("pairs", block, 2)
+    image = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32) * 3
+    (want,), (have,) = run_onnx(model, image), guarded(model, image, target=target)
     steps = np.abs(want - have) / 0.02
     assert steps.max() < 1.01
     assert (steps > 0.5).mean() < 0.002

@@ -88,18 +88,20 @@ EDGES = [3.4e38, -3.4e38, np.inf, -np.inf, 0.125, 0.375, -0.125, 62.0, 62.125, 6
 """Ends of float32, ties that are rounded to even, and the ends of the 8 bits and what is next to them."""
 
 
-@pytest.mark.parametrize("columns", [131, 64, 40, 21, 5])
-@pytest.mark.parametrize("phases", [(1, 1, 1), (1, 2, 2), (1, 1, 2)])
+@pytest.mark.parametrize(("rows", "columns"), [(5, 131), (5, 64), (5, 40), (5, 21), (5, 5), (40, 7), (41, 12)])
+@pytest.mark.parametrize("phases", [(1, 1, 1), (1, 2, 2), (1, 1, 2), (1, 3, 1)])
 @pytest.mark.parametrize("arch", ["", resolve("host").architecture])
-def test_images_become_bytes_in_planes(columns: int, phases: tuple[int, int, int], arch: str) -> None:
-    host, channels, rows = resolve("host"), 3, 5
+def test_images_become_bytes_in_planes(rows: int, columns: int, phases: tuple[int, int, int], arch: str) -> None:
+    host, channels = resolve("host"), 3
     random = np.random.default_rng(columns)
     x = (random.normal(size=(channels, rows, columns)) * 40).astype(np.float32)
     places = random.permutation(x.size)[: 2 * len(EDGES)]
     x.flat[places] = np.resize(np.array(EDGES, np.float32), places.size)
     strides = (0, rows * columns, 0, columns, 1)
     source = Strided(1, channels, (1, rows, columns), "float32", strides, x.size)
-    made = Halo(1, channels, (1, rows, columns), "uint8", (8, columns + 2), (0, 1, 1), (0, 1, 1), phases, fill=9.0)
+    made = Halo(
+        1, channels, (1, rows, columns), "uint8", (rows + 3, columns + 2), (0, 1, 1), (0, 1, 1), phases, fill=9.0
+    )
     there = run(repack.Spec(source, made, host.vector_bytes, False, "fma" in host.features, arch), x.ravel())
     expected = made.pack(converted(x, "uint8").reshape(1, channels, 1, rows, columns))
     begin, length = made.origin - made.front, made.front + made.end

@@ -41,7 +41,7 @@ def activated(e: Emitter, kind: str, x: Any, lanes: int, fma: bool, exact: bool,
         factors: What :func:`~tvm_schedules.lowering.epilogue.power_factors` says of the numbers.
     """
     if kind not in _GATES or (exact and kind == "gelu"):
-        return ACTIVATIONS[kind](x)
+        return ACTIVATIONS[kind](x, True)
     f32 = f"float32x{lanes}"
 
     def number(value: float) -> Any:
