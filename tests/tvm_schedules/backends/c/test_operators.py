@@ -77,6 +77,15 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "max": ([IMAGE, IMAGE], lambda n, x, y: n.op("Max", x, y)),
     "prelu": ([IMAGE], lambda n, x: n.op("PRelu", x, n.const(np.linspace(-1, 1, 6, dtype=F).reshape(6, 1, 1)))),
     "concat": ([IMAGE, (2, 3, 5, 7), (2, 1, 5, 7)], lambda n, *x: n.op("Concat", *x, axis=1)),
+    "concat with a constant": (
+        [IMAGE, (2, 1, 5, 7)],
+        lambda n, x, y: n.op("Concat", n.const(np.linspace(-2, 3, 140, dtype=F).reshape(2, 2, 5, 7)), x, y, axis=1),
+    ),
+    "class token": (
+        [(1, 5, 9)],
+        lambda n, x: n.op("Concat", n.const(np.linspace(-2, 3, 9, dtype=F)[None, None]), x, axis=1),
+    ),
+    "constant last": ([(3, 4)], lambda n, x: n.op("Concat", x, n.const(np.ones((3, 2), F)), axis=-1)),
     "concat of the last": ([(2, 3), (2, 5)], lambda n, *x: n.op("Concat", *x, axis=-1)),
     "slice": ([IMAGE], lambda n, x: n.op("Slice", x, *constants(n, [1, 5], [6, -9], [1, 3], [2, -2]))),
     "gather": ([IMAGE], lambda n, x: n.op("Gather", x, n.const(np.array([[4, 0], [-1, 2], [2, 2]])), axis=1)),

@@ -50,6 +50,26 @@ static void tern_move(const struct tern_move *l, const void *x, void *y)
 }
 """
 
+KNOWN = """
+struct tern_known {
+    const void *values;    /* rows of count elements, in the type of the result */
+    int32_t rows, count, step, origin;
+    uint8_t size;          /* bytes of an element */
+};
+
+static void tern_known(const struct tern_known *l, void *y)
+{
+    int32_t row, i;
+    for (row = 0; row < l->rows; row++) {
+        const int32_t from = row * l->count, to = l->origin + row * l->step;
+        for (i = 0; i < l->count; i++) {
+            if (l->size == 1) ((uint8_t *)y)[to + i] = ((const uint8_t *)l->values)[from + i];
+            else ((float *)y)[to + i] = ((const float *)l->values)[from + i];
+        }
+    }
+}
+"""
+
 
 @dataclass(frozen=True)
 class _Axis:
@@ -149,15 +169,38 @@ def _split(site: Site) -> bool:
 
 
 def _concat(site: Site) -> bool:
-    count = len(site.node.inputs)
-    if any(site.constant(index) is not None for index in range(count)):
+    known = [site.constant(index) for index in range(len(site.node.inputs))]
+    if any(value is not None and value.dtype != np.float32 for value in known):
         return False
-    reads, y = [site.read(index) for index in range(count)], site.write()
+    reads = [site.read(index) if value is None else None for index, value in enumerate(known)]
+    y = site.write()
     axis, target, first = int(site.attrs["axis"]) % len(y.shape), strides(y.shape), 0
-    for x in reads:
-        if not _call(site, x, y, _plain(x.shape, _everything(x.shape), y.shape), first * target[axis]):
+    for x, value in zip(reads, known, strict=True):
+        origin = first * target[axis]
+        if x is not None:
+            made, shape = _call(site, x, y, _plain(x.shape, _everything(x.shape), y.shape), origin), x.shape
+        elif value is not None:
+            made, shape = _write(site, value, y, axis, origin), value.shape
+        if not made:
             return False
-        first += x.shape[axis]
+        first += shape[axis]
+    return True
+
+
+def _write(site: Site, value: np.ndarray, y: Tensor, axis: int, origin: int) -> bool:
+    """A call that writes a constant, such as a class token, into ``y`` from ``origin`` on."""
+    if y.dtype not in ("float32", "uint8") or (y.dtype == "uint8") != (y.quant is not None):
+        return False
+    if y.quant is not None:
+        value = np.clip(np.rint(value / np.float32(y.quant.scale)) + y.quant.zero_point, 0, 255).astype(np.uint8)
+    fields = {
+        "rows": prod(value.shape[:axis]),
+        "count": prod(value.shape[axis:]),
+        "step": prod(y.shape[axis:]),
+        "origin": origin,
+        "size": value.itemsize,
+    }
+    site.add(Operator("known", (KNOWN,), fields, {"values": value.ravel()}), [], [y])
     return True
 
 
