@@ -64,6 +64,7 @@ class Program:
         kernels: Source files that are needed, with what takes the place of their placeholders, in order.
         flags: Macros that leave out what this network does not use.
         operators: C of operators without a file in ``source``, in order.
+        operands: Names of the tables that are operands of calls, by the ``id`` of the buffer.
         calls: In execution order.
         quants: Scale and zero point of the inputs and outputs that callers may give and take in 8 bits, by kind and
             number; empty where some float input has no such form.
@@ -77,6 +78,7 @@ class Program:
     kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     operators: dict[str, None] = field(default_factory=dict)
+    operands: dict[int, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     quants: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
     input_offsets: dict[int, int] = field(default_factory=dict)

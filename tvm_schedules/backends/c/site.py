@@ -15,10 +15,13 @@ from tvm_schedules.ir.graph import Node, Quant, Weight
 from tvm_schedules.lowering.base import Lowering
 from tvm_schedules.lowering.steps import Buffer, Step
 
-__all__ = ["MATH", "MOST_DIMS", "Operator", "Site", "Tensor", "loops", "strides"]
+__all__ = ["MATH", "MOST_DIMS", "ROOT", "Operator", "Site", "Tensor", "loops", "strides"]
 
 MOST_DIMS = 6
 """Dimensions of loops in C."""
+
+TABLE = "operand"
+"""What an operand is stored as that is known."""
 
 NUMBERS = """
 /* Elements of a tensor: floats, or bytes q that stand for (q - zero) * scale. */
@@ -90,7 +93,53 @@ static inline float tern_erf(float x)
     y = 1.0f - p * t * tern_exp(-size * size);
     return x < 0 ? -y : y;
 }
+
+/* natural logarithm of x > 0, relative error below 2e-7 (Cephes' logf, Moshier 1989); else the lowest number */
+static inline float tern_log(float x)
+{
+    uint32_t bits;
+    float r, p, n;
+    if (!(x > 0)) return -3.402823e38f;
+    tern_copy_bytes(&bits, &x, sizeof bits);
+    n = (float)((int32_t)(bits >> 23) - 126);
+    bits = (bits & 0x7fffffu) | 0x3f000000u;
+    tern_copy_bytes(&x, &bits, sizeof x); /* from 1/2 to 1 */
+    r = x < 0.70710678f ? x + x - 1.0f : x - 1.0f;
+    n = x < 0.70710678f ? n - 1.0f : n;
+    p = tern_fma(7.0376836292e-2f, r, -1.1514610310e-1f);
+    p = tern_fma(p, r, 1.1676998740e-1f);
+    p = tern_fma(p, r, -1.2420140846e-1f);
+    p = tern_fma(p, r, 1.4249322787e-1f);
+    p = tern_fma(p, r, -1.6668057665e-1f);
+    p = tern_fma(p, r, 2.0000714765e-1f);
+    p = tern_fma(p, r, -2.4999993993e-1f);
+    p = tern_fma(p, r, 3.3333331174e-1f);
+    p = tern_fma(n, -2.12194440e-4f, p * r * r * r);
+    p = tern_fma(-0.5f * r, r, p) + r;
+    return tern_fma(n, 0.693359375f, p);
+}
 """
+
+ROOT = """
+/* 1 / sqrt(x) for x > 0, by Newton's steps: no library, the same on every CPU */
+static inline float tern_inverse_root(float x)
+{
+    uint32_t bits;
+    float y;
+    int i;
+    tern_copy_bytes(&bits, &x, sizeof bits);
+    bits = 0x5f3759dfu - (bits >> 1);
+    tern_copy_bytes(&y, &bits, sizeof y);
+    for (i = 0; i < 4; i++) y *= tern_fma(-0.5f * x * y, y, 1.5f);
+    return y;
+}
+
+static inline float tern_root(float x)
+{
+    return x > 0 ? x * tern_inverse_root(x) : 0.0f;
+}
+"""
+"""C of square roots."""
 """C of exponential functions, for operators that ask for it; written with one rounding for each multiply-add, so that
 all compilers make the same numbers."""
 
@@ -152,6 +201,9 @@ def emit(t: Translation, index: int, step: Step) -> None:
     tables = {name: t.program.array(f"{name}_{index}", np.ascontiguousarray(a)) for name, a in op.tables.items()}
     name = t.program.struct(f"tern_{op.kind}", f"layer_{index}", {**op.fields, **tables}, step.name)
     args: list[Buffer | None] = list(step.args)
+    for number, arg in enumerate(step.args):
+        if arg.place is not None and arg.place.kind == "constant":
+            t.program.operands[id(arg)] = t.program.array(f"operand_{index}_{number}", t.stored(arg)[0][TABLE]).text
     if op.scratch:
         args.append(t.scratch(step, op.scratch, 4))
     t.program.calls.append(Call(f"tern_{op.function or op.kind}", name, args, step.name))
@@ -190,8 +242,12 @@ class Site:
         return tuple(found.shape) if found is not None else self.graph.values[self.name(index)].shape
 
     def read(self, index: int) -> Tensor:
-        """An input that is computed; its bytes where it is the dequantized form of some."""
-        name = self.name(index)
+        """An input: its bytes where it is the dequantized form of some, or a table of floats where it is known."""
+        name, known = self.name(index), self.constant(index)
+        if known is not None:
+            table = np.ascontiguousarray(known)
+            buffer = self._ctx.constants.add(f"{self.node.name}/{name}", "raw", {TABLE: table})[TABLE]
+            return Tensor(name, table.shape, table.dtype.name, buffer, None)
         source = self._bytes_of(name)
         value = self.graph.values[source or name]
         return Tensor(

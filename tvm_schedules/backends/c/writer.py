@@ -181,6 +181,8 @@ class _Text:
         def operand(buffer: Buffer | None) -> str:
             if buffer is None:
                 return "NULL"
+            if id(buffer) in self.program.operands:
+                return self.program.operands[id(buffer)]
             place = buffer.root.place
             assert place is not None
             if place.kind == "arena":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ IMAGE = (2, 6, 5, 7)
 ATTENTION = [(2, 3, 5, 7), (2, 3, 6, 7), (2, 3, 6, 4)]
 
 
+def known(net: Net, *shape: int) -> str:
+    """A tensor of numbers that no input changes."""
+    return net.const(np.linspace(-2, 3, prod(shape), dtype=F).reshape(shape))
+
+
 def attention(net: Net, q: str, k: str, v: str, *masks: str, fill: np.floating | None = None) -> str:
     """As most networks write it: products, a factor, masks that are added or say what is filled in, a softmax."""
     scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(F(0.4)))
@@ -77,6 +83,17 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "max": ([IMAGE, IMAGE], lambda n, x, y: n.op("Max", x, y)),
     "prelu": ([IMAGE], lambda n, x: n.op("PRelu", x, n.const(np.linspace(-1, 1, 6, dtype=F).reshape(6, 1, 1)))),
     "concat": ([IMAGE, (2, 3, 5, 7), (2, 1, 5, 7)], lambda n, *x: n.op("Concat", *x, axis=1)),
+    "matrices times a constant": ([(2, 4, 6)], lambda n, x: n.op("MatMul", x, known(n, 2, 6, 5))),
+    "a constant times matrices": ([(2, 6, 5)], lambda n, x: n.op("MatMul", known(n, 4, 6), x)),
+    "attention of learned queries": (
+        [ATTENTION[1], ATTENTION[2]],
+        lambda n, k, v: attention(n, known(n, 2, 3, 5, 7), k, v),
+    ),
+    "attention to learned keys": (
+        [ATTENTION[0]],
+        lambda n, q: attention(n, q, known(n, 2, 3, 6, 7), known(n, 2, 3, 6, 4)),
+    ),
+    "log softmax": ([IMAGE], lambda n, x: n.op("LogSoftmax", x, axis=1)),
     "concat with a constant": (
         [IMAGE, (2, 1, 5, 7)],
         lambda n, x, y: n.op("Concat", n.const(np.linspace(-2, 3, 140, dtype=F).reshape(2, 2, 5, 7)), x, y, axis=1),
@@ -255,6 +272,36 @@ def test_functions_of_one_number(tmp_path: Path, name: str) -> None:
     net = Net((1, 1000))
     far = np.concatenate([np.linspace(-12, 12, 990), [-90, -30, -1e-6, 0, 1e-6, 1e-3, 20, 30, 40, -100]]).astype(F)
     check(net, net.op(name, "input_0", **UNARY[name]), tmp_path / "floats", [far[None]])
+
+
+POSITIVE = {f"Pow {e}": e for e in (2, 3, 4, 0.5, -0.5, -1, 1.5, -2, 0, 1)} | dict.fromkeys(("Log", "Sqrt", "Softplus"))
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_functions_of_one_positive_number(tmp_path: Path, name: str) -> None:
+    """From the smallest numbers of float32 to large ones; bytes bit for bit."""
+    exponent = POSITIVE[name]
+
+    def make(net: Net, x: str) -> str:
+        return net.op(name.split()[0], x, *([] if exponent is None else [net.const(F(exponent))]))
+
+    net = Net((1, 256))
+    x = F(np.arange(1, 257) * 0.01)[None]
+    model = net.model(net.quantize(make(net, net.quantize("input_0", 0.01, 0)), 0.05, 90))
+    equal(model, tmp_path, [x])
+    net = Net((1, 1000))
+    end = 30 if exponent is None else 30 / max(1, abs(exponent))
+    x = np.concatenate([np.exp2(np.linspace(-end, end, 990)), np.linspace(0.9, 1.1, 10)]).astype(F)[None]
+    model = net.model(make(net, "input_0"))
+    have, (want,) = portable.host_model(model, tmp_path / "floats")(x), run_onnx(model, x)
+    np.testing.assert_allclose(have, want, rtol=5e-7, atol=2e-7 if exponent is None else 0)
+
+
+def test_powers_without_a_form_are_refused(tmp_path: Path) -> None:
+    for exponent in (0.3, 9.0):
+        net = Net((1, 8))
+        with pytest.raises(UnsupportedOperatorError, match="no code for this form of the operator Pow"):
+            portable.host_model(net.model(net.op("Pow", "input_0", net.const(F(exponent)))), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["Sigmoid", "HardSwish", "SiLU"])

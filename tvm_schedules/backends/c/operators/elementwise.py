@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.site import MATH, Operator, Site
+from tvm_schedules.backends.c.site import MATH, ROOT, Operator, Site
 from tvm_schedules.ir.graph import Quant
 from tvm_schedules.passes.activations import KINDS
 from tvm_schedules.passes.activations import OPERATORS as FUNCTIONS
@@ -21,6 +21,7 @@ _MORE: dict[str, Callable[..., Any]] = {
     "Elu": lambda attrs, x: np.where(x < 0, attrs.get("alpha", 1.0) * np.expm1(np.minimum(x, 0)), x),
     "Abs": lambda attrs, x: np.abs(x),
     "Sqrt": lambda attrs, x: np.sqrt(x),
+    "Log": lambda attrs, x: np.log(x),
     "Softplus": lambda attrs, x: np.logaddexp(x, 0),
     "Softsign": lambda attrs, x: x / (1 + np.abs(x)),
     "Identity": lambda attrs, x: x,
@@ -40,7 +41,7 @@ _NAMES = (
     "HardSigmoid",
 )
 
-OPERATORS = (*_NAMES, *_MORE, *(PREFIX + kind for kind in KINDS))
+OPERATORS = (*_NAMES, *_MORE, "Pow", *(PREFIX + kind for kind in KINDS))
 
 _C = {
     "Sigmoid": "tern_sigmoid(x)",
@@ -62,9 +63,14 @@ _C = {
     "Abs": "x < 0 ? -x : x",
     "Softsign": "x / (1.0f + (x < 0 ? -x : x))",
     "Identity": "x",
+    "Sqrt": "tern_root(x)",
+    "Log": "tern_log(x)",
+    "Softplus": "(x > 0 ? x : 0) + tern_log(1.0f + tern_exp(x > 0 ? -x : x))",
 }
 _SAME = {"gelu": "Gelu", "gelu_sigmoid": "Swish", "silu": "Swish", "hardswish": "HardSwish", "sigmoid": "Sigmoid"}
 _SAME |= {"tanh": "Tanh"}
+_HALVES = range(-16, 17)
+"""Twice the exponents that a power in C may have: whole numbers and halves, by products and a root."""
 _DEFAULTS = {"Swish": (1.0, 0.0), "HardSigmoid": (0.2, 0.5), "LeakyRelu": (0.01, 0.0), "Elu": (1.0, 0.0)}
 
 TABLE = """
@@ -106,6 +112,9 @@ def lower(site: Site) -> bool:
     given = [name for name in site.node.inputs[1:] if name]
     if len(given) != sum(bound is not None for bound in bounds):
         return False
+    exponent = _exponent(bounds) if op == "Pow" else None
+    if op == "Pow" and exponent is None:
+        return False
     x, y = site.read(0), site.write()
     count = prod(x.shape)
     if x.quant and y.quant:
@@ -116,14 +125,33 @@ def lower(site: Site) -> bool:
     kind = _SAME.get(kind, kind)
     if op == "Gelu" and site.attrs.get("approximate", "none") in ("tanh", b"tanh"):
         kind = "gelu_tanh"
-    if kind not in _C or "float32" not in (x.dtype, y.dtype):
+    form = _power(exponent) if exponent is not None else _C.get(kind)
+    if form is None or "float32" not in (x.dtype, y.dtype):
         return False
     a, b = _parameters(site, kind, bounds)
     name = f"each_{kind.lower()}"
-    code = CODE.replace("NAME", name).replace("FUNCTION", _C[kind])
+    if exponent is not None:
+        name += f"_{2 * exponent:.0f}".replace("-", "minus_")
+    code = CODE.replace("NAME", name).replace("FUNCTION", form)
     fields = {"a": a, "b": b, "count": count, "from": x.number, "to": y.number}
-    site.add(Operator(name, (MATH, code), fields, in_place=x.dtype == y.dtype), [x], [y])
+    site.add(Operator(name, (MATH, ROOT, code), fields, in_place=x.dtype == y.dtype), [x], [y])
     return True
+
+
+def _exponent(bounds: list[np.ndarray | None]) -> float | None:
+    """The exponent of a power that has a form in C, and is the same for all numbers."""
+    (given,) = bounds
+    if given is None or given.size != 1 or 2 * float(given.ravel()[0]) not in _HALVES:
+        return None
+    return float(given.ravel()[0])
+
+
+def _power(exponent: float) -> str:
+    """C of a power of ``x``: negative numbers have no roots, which are 0 then."""
+    whole, half = divmod(abs(2 * exponent), 2)
+    factors = ["x"] * int(whole) + ["tern_root(x)"] * int(half)
+    product = " * ".join(factors or ["1.0f"])
+    return product if exponent >= 0 else f"1.0f / ({product})"
 
 
 def _parameters(site: Site, kind: str, bounds: list[np.ndarray | None]) -> tuple[float, float]:
@@ -144,6 +172,9 @@ def _function(site: Site, bounds: list[np.ndarray | None]) -> Callable[[np.ndarr
     if op == "Clip":
         low, high = _parameters(site, "Clip", bounds)
         return lambda x: np.clip(x, low, high)
+    exponent = _exponent(bounds) if op == "Pow" else None
+    if exponent is not None:
+        return lambda x: np.power(x, exponent)
     function = _MORE.get(op) or FUNCTIONS[op]
     return lambda x: function(site.attrs, x)
 

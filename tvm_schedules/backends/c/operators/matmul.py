@@ -80,9 +80,7 @@ static void tern_matmul(const struct tern_matmul *l, const void *a, const void *
 
 
 def lower(site: Site) -> bool:
-    """Matrices by broadcast leading axes; False for vectors, for a constant operand, and for sums too long."""
-    if site.constant(0) is not None or site.constant(1) is not None:
-        return False
+    """Matrices by broadcast leading axes; False for vectors, and for sums too long."""
     a, b, y = site.read(0), site.read(1), site.write()
     if min(len(a.shape), len(b.shape)) < 2 or a.shape[-1] > MOST_INNER:
         return False

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_schedules.backends.c.site import Operator, Site
+from tvm_schedules.backends.c.site import ROOT, Operator, Site
 
 OPERATORS = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization")
 
@@ -20,19 +20,6 @@ struct tern_normalize {
     float epsilon;
     struct tern_number from, to;
 };
-
-/* 1 / sqrt(x) for x > 0, by Newton's steps: no library, the same on every CPU */
-static float tern_inverse_root(float x)
-{
-    uint32_t bits;
-    float y;
-    int i;
-    tern_copy_bytes(&bits, &x, sizeof bits);
-    bits = 0x5f3759dfu - (bits >> 1);
-    tern_copy_bytes(&y, &bits, sizeof y);
-    for (i = 0; i < 4; i++) y *= tern_fma(-0.5f * x * y, y, 1.5f);
-    return y;
-}
 
 static void tern_normalize(const struct tern_normalize *l, const void *x, void *y)
 {
@@ -93,5 +80,5 @@ def lower(site: Site) -> bool:
         if table is not None
     }
     fields |= {name: 0 for name in ("scale", "bias") if name not in tables} | {"from": x.number, "to": y.number}
-    site.add(Operator("normalize", (CODE,), fields, tables), [x], [y])
+    site.add(Operator("normalize", (ROOT, CODE), fields, tables), [x], [y])
     return True

@@ -1,4 +1,4 @@
-"""Softmax: exponentials of what is below the largest, over their sum."""
+"""Softmax and its logarithm: exponentials of what is below the largest, over their sum."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from math import prod
 
 from tvm_schedules.backends.c.site import MATH, Operator, Site
 
-OPERATORS = ("Softmax",)
+OPERATORS = ("Softmax", "LogSoftmax")
 
 CODE = """
 struct tern_softmax {
     int32_t outer, count, inner;
+    uint8_t logarithm;
     struct tern_number from, to;
 };
 
@@ -26,9 +27,11 @@ static void tern_softmax(const struct tern_softmax *l, const void *x, void *y)
                 most = value > most ? value : most;
             }
             for (k = 0; k < l->count; k++) sum += tern_exp(tern_get(x, first + k * l->inner, l->from) - most);
+            if (l->logarithm) most += tern_log(sum);
             for (k = 0; k < l->count; k++) {
                 const int32_t at = first + k * l->inner;
-                tern_put(y, at, tern_exp(tern_get(x, at, l->from) - most) / sum, l->to);
+                const float below = tern_get(x, at, l->from) - most;
+                tern_put(y, at, l->logarithm ? below : tern_exp(below) / sum, l->to);
             }
         }
     }
@@ -41,5 +44,6 @@ def lower(site: Site) -> bool:
     x, y = site.read(0), site.write()
     axis = int(site.attrs.get("axis", -1)) % len(x.shape)
     sizes = {"outer": prod(x.shape[:axis]), "count": x.shape[axis], "inner": prod(x.shape[axis + 1 :])}
-    site.add(Operator("softmax", (MATH, CODE), {**sizes, "from": x.number, "to": y.number}), [x], [y])
+    ends = {"logarithm": site.node.op == "LogSoftmax", "from": x.number, "to": y.number}
+    site.add(Operator("softmax", (MATH, CODE), {**sizes, **ends}), [x], [y])
     return True
