@@ -84,32 +84,82 @@ def _horner(x: Any, coefficients: tuple[float, ...], fma: bool) -> Any:
 
 def exp(x: Any, fma: bool = False) -> Any:
     """``e**x`` of a float32 expression; relative error below 2e-7, 0 below -87.3, infinite above 88.7."""
+    return _let("x", x, _exp_by_bits if fma else _exp_by_factors)
+
+
+def _exp_by_bits(x: Any) -> Any:
+    """The nearest integer comes from an addition that leaves it in the low bits, and is added to the exponent."""
     from tvm import tirx
 
     dtype = str(x.ty.dtype)
     integer = dtype.replace("float", "int")
 
-    def named(x: Any) -> Any:
-        near = _multiply_add(x, _constant(_LOG2E, dtype), _constant(_MAGIC, dtype), fma)
-        return _let("near", near, lambda near: reduced(x, near))
+    def scaled(near: Any, r: Any) -> Any:
+        # The bits of a NaN, moved as far, are zeros.
+        bits = tirx.reinterpret(integer, _mantissa(r, True)) + (
+            tirx.reinterpret(integer, near) << _constant(23, integer)
+        )
+        return _ends(x, tirx.reinterpret(dtype, bits))
 
-    def reduced(x: Any, near: Any) -> Any:
-        def rest(n: Any) -> Any:
-            high = _multiply_add(n, _constant(-_LN2_HIGH, dtype), x, fma)
-            return _multiply_add(n, _constant(-_LN2_LOW, dtype), high, fma)
+    def reduced(near: Any) -> Any:
+        r = _let("n", near - _constant(_MAGIC, dtype), lambda n: _rest(x, n, True))
+        return _let("r", r, lambda r: scaled(near, r))
 
-        r = _let("n", near - _constant(_MAGIC, dtype), rest)
-        return _let("r", r, lambda r: assembled(x, near, r))
+    return _let("near", _multiply_add(x, _constant(_LOG2E, dtype), _constant(_MAGIC, dtype), True), reduced)
 
-    def assembled(x: Any, near: Any, r: Any) -> Any:
-        p = _multiply_add(_horner(r, _EXP, fma), r * r, r, fma) + _constant(1.0, dtype)
-        # The integer is added to the exponent; the bits of a NaN, moved as far, are zeros.
-        bits = tirx.reinterpret(integer, p) + (tirx.reinterpret(integer, near) << _constant(23, integer))
-        value = tirx.reinterpret(dtype, bits)
-        value = tirx.Select(x > _constant(_EXP_HIGH, dtype), _constant(float("inf"), dtype), value)
-        return tirx.Select(x < _constant(_EXP_LOW, dtype), _constant(0.0, dtype), value)
 
-    return _let("x", x, named)
+def _exp_by_factors(x: Any) -> Any:
+    """In code for graphics processors constants have six digits, which are too few for the other way."""
+    from tvm import tirx
+
+    dtype = str(x.ty.dtype)
+    integer = dtype.replace("float", "int")
+
+    def scaled(n: Any, r: Any) -> Any:
+        # 2^n in two factors: n = 128 alone is no float32.
+        half = tirx.Cast(_type(integer), n * _constant(0.5, dtype))
+        rest = tirx.Cast(_type(integer), n) - half
+        return _ends(x, _mantissa(r, False) * _power_of_two(half, dtype) * _power_of_two(rest, dtype))
+
+    clipped = tirx.Max(tirx.Min(x, _constant(_EXP_HIGH, dtype)), _constant(_EXP_LOW, dtype))
+    near = tirx.floor(clipped * _constant(_LOG2E, dtype) + _constant(0.5, dtype))
+    return _let("n", near, lambda n: _let("r", _rest(x, n, False), lambda r: scaled(n, r)))
+
+
+def _rest(x: Any, n: Any, fma: bool) -> Any:
+    """``x - n * ln 2``."""
+    dtype = str(x.ty.dtype)
+    high = _multiply_add(n, _constant(-_LN2_HIGH, dtype), x, fma)
+    return _multiply_add(n, _constant(-_LN2_LOW, dtype), high, fma)
+
+
+def _mantissa(r: Any, fma: bool) -> Any:
+    """``e**r`` for r from -ln(2)/2 to ln(2)/2."""
+    return _multiply_add(_horner(r, _EXP, fma), r * r, r, fma) + _constant(1.0, str(r.ty.dtype))
+
+
+def _ends(x: Any, value: Any) -> Any:
+    """The value, where ``e**x`` is in range."""
+    from tvm import tirx
+
+    dtype = str(x.ty.dtype)
+    value = tirx.Select(x > _constant(_EXP_HIGH, dtype), _constant(float("inf"), dtype), value)
+    return tirx.Select(x < _constant(_EXP_LOW, dtype), _constant(0.0, dtype), value)
+
+
+def _type(dtype: str) -> Any:
+    import tvm
+
+    return tvm.ir.PrimType(dtype)
+
+
+def _power_of_two(n: Any, dtype: str) -> Any:
+    """``2.0**n`` of an integer -126..127, by its bits."""
+    from tvm import tirx
+
+    integer = str(n.ty.dtype)
+    bits = (n + _constant(127, integer)) * _constant(1 << 23, integer)
+    return tirx.reinterpret(dtype, bits)
 
 
 def sigmoid(x: Any, fma: bool = False) -> Any:
