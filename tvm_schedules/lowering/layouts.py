@@ -214,7 +214,7 @@ class Layouts:
         need.pitch = [max(a, b) for a, b in zip(need.pitch, size[1:], strict=True)]
         out = home(self.graph, node.outputs[0], key.rows)
         self._need(out)
-        if self._tied is None or dims[0] > 1 or view(self.graph, key.value, key.rows)[0] > 1:
+        if self._tied is None or max(dims[0], size[0]) > 1 or view(self.graph, key.value, key.rows)[0] > 1:
             self._union(key, out)
         residual = getattr(node, "residual", None)
         if residual:

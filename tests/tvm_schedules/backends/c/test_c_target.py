@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from onnx import TensorProto, helper
 
 from tests.properties import compilations, more_data
@@ -62,6 +62,13 @@ def random(*shape: int, seed: int = 5) -> np.ndarray:
 @pytest.mark.slow
 @compilations(14, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
+@example(
+    case=Case(
+        batch=1, groups=1, fan=1, rows=1, dims=(1, 5, 5), kernel=(1, 1, 1), strides=(1, 2, 1), dilations=(1, 1, 1),
+        pads=(1, 1, 0, 0, 0, 0), zero=None, zeros=0.0, terms=1, after="", residual="float", out_zero=None, seed=0,
+        unequal=False,
+    )
+)  # an image that becomes a volume  # fmt: skip
 def test_convolution(tmp_path: Path, case: Case) -> None:
     net, y, out = build(case)
     inputs = [random(*s, seed=case.seed) for s in ((case.batch, case.groups * case.fan, *case.dims), out)]
