@@ -78,6 +78,8 @@ def resized_axes(
     cropped = attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize"
     if cropped and attributes.get("extrapolation_value", 0):
         return None
+    if shape == out:  # which onnxruntime copies, whatever the scales are
+        return []
     found = []
     for index, axis in enumerate(axes):
         scale = None if scales is None else float(scales[index])
@@ -100,17 +102,18 @@ def _matrix(
     if size * max(size, out) > _LARGEST:
         return None
     given = {name: value for name, value in attributes.items() if name not in ("axes", "keep_aspect_ratio_policy")}
+    # Rows are repeated: of what keeps its shape onnxruntime makes a copy.
     inputs = {"x": np.eye(size, dtype=np.float32).reshape(1, size, 1, size)}
     inputs["roi"] = np.array([0, 0, 0, region[0], 1, 1, 1, region[1]], np.float32)
     if scale is not None:
-        inputs["to"], names = np.array([1, 1, 1, scale], np.float32), ["x", "roi", "to"]
+        inputs["to"], names = np.array([1, 1, 2, scale], np.float32), ["x", "roi", "to"]
     else:
-        inputs["to"], names = np.array([1, size, 1, out], np.int64), ["x", "roi", "", "to"]
+        inputs["to"], names = np.array([1, size, 2, out], np.int64), ["x", "roi", "", "to"]
     try:
         (made,) = run_node(helper.make_node("Resize", names, ["y"], **given), inputs, {"": _OPSET})
     except Exception:  # whoever reads the node says what is wrong with it
         return None
-    matrix = np.ascontiguousarray(made.reshape(size, -1))
+    matrix = np.ascontiguousarray(made[0, :, 0])
     return matrix if matrix.shape == (size, out) else None
 
 

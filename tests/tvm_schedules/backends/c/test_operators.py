@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -443,6 +443,8 @@ NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
     nearest=st.sampled_from([None, None, *NEAREST]),
     scales=st.sampled_from([(0.02, 0.05), (0.03125, 0.0625), (0.017, 0.017)]),
 )
+@example(size=(2, 2), scale=(0.5, 1.25), by_scale=True, count="half_pixel", nearest=None, scales=(0.02, 0.05))
+@example(size=(2, 2), scale=(1.25, 1.25), by_scale=True, count="half_pixel", nearest=None, scales=(0.02, 0.05))
 def test_any_resize(
     tmp_path: Path,
     size: tuple[int, int],
