@@ -9,6 +9,7 @@ COUNT ?= 3
 SEED ?= 0
 FUZZ ?= 1
 CORE ?= cascadelake
+GALLERY ?= 1
 
 .PHONY: demo dist docs docs-links test fuzz test-search mutants test-arm test-x86 lint types clean help
 
@@ -20,7 +21,8 @@ help:
 	@echo "make mutants  which of COUNT=3 random changes (SEED=0) of every file the tests notice, for hours; FILES=... for some"
 	@echo "make test-arm  only the tests on an emulated ARM board (needs qemu-user)"
 	@echo "make test-x86  only the tests of AVX-512 code, on an emulated CPU (needs bochs); CORE=skylake-avx512, cascadelake or znver5"
-	@echo "make docs    the documentation site, in docs/_build/html; make docs-links asks whether links to other sites lead somewhere"
+	@echo "make docs    the documentation site, in docs/_build/html; GALLERY=0 runs no tutorial"
+	@echo "make docs-links  whether links to other sites lead somewhere"
 	@echo "make dist    wheel and source distribution in dist/, checked, and the wheel tried alone"
 	@echo "make lint    ruff, spelling, pages and figures made of measurements"
 	@echo "make types   mypy"
@@ -74,7 +76,7 @@ test-search: $(VENV)/.dev
 
 # Any warning is an error: a link to nowhere, a docstring that is not understood, a tutorial that fails. Then links of the built pages are followed.
 docs: $(VENV)/.docs
-	$(RUN) -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	$(RUN) -m sphinx -W --keep-going -n -q -D plot_gallery=$(GALLERY) -b html docs docs/_build/html
 	$(RUN) docs/sitetools/site_check.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
 

@@ -20,13 +20,17 @@ from tern_lightning.nn.token_quantizer import SMALLEST_TOKEN, TokenRange
 log = logging.getLogger(__name__)
 
 
+POOLS = ("ReduceMean", "GlobalAveragePool", "ReduceMax", "GlobalMaxPool")
+"""What a gate is computed from: one number of a channel's pixels."""
+
+
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A tensor that feeds layers with weights.
+    """A tensor that feeds layers with weights, or is gated.
 
     Attributes:
         value: The tensor in the graph.
-        layers: Paths of the layers that it feeds.
+        layers: Paths of the layers that it feeds; none for what is gated.
         nodes: The nodes of these layers.
     """
 
@@ -53,6 +57,38 @@ def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
             entry[1].append(path)
             entry[2].append(node)
     return [QuantizedTensor(value, tuple(paths), tuple(nodes)) for value, paths, nodes in feeds.values()]
+
+
+def find_gated(graph: ir.Graph, tensors: Sequence[QuantizedTensor]) -> list[QuantizedTensor]:
+    """Return the images that nothing but averages and factors made of these read (Squeeze-and-Excitation Networks, 2018).
+
+    No layer reads them, so they would be the only float images of a network, four times as large as others.
+
+    Args:
+        graph: The network.
+        tensors: What is quantized already.
+    """
+    there = {id(tensor.value) for tensor in tensors}
+    found = []
+    for node in graph:
+        for value in node.outputs:
+            users = [user for user, _ in value.uses()]
+            gates = [user for user in users if user.op_type == "Mul" and _is_gated(value, user)]
+            pools = [user for user in users if user.op_type in POOLS]
+            alone = len(gates) + len(pools) == len(users) and not value.is_graph_output()
+            known = id(value) in there or is_dequantized(value) or value.dtype not in (None, ir.DataType.FLOAT)
+            if gates and pools and alone and not known:
+                found.append(QuantizedTensor(value, (), ()))
+    return found
+
+
+def _is_gated(value: ir.Value, product: ir.Node) -> bool:
+    """Whether a product multiplies whole channels of an image by what is computed."""
+    others = [one for one in product.inputs if one is not None and one is not value]
+    if len(others) != 1 or others[0].is_initializer() or value.shape is None or others[0].shape is None:
+        return False
+    image, gate = list(value.shape), list(others[0].shape)
+    return len(image) == len(gate) >= 3 and gate[1] == image[1] and all(size == 1 for size in gate[2:])
 
 
 def is_dequantized(value: ir.Value) -> bool:

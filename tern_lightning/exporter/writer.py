@@ -197,6 +197,8 @@ def _quantize(
 ) -> OnnxExport:
     """Quantize the activations of a draft, and hold the result against the module as it was ``trained``."""
     tensors, graph = quantize.find_tensors(draft.sites), draft.network.graph
+    if options.samples is not None:  # which the ranges of what no layer reads come from
+        tensors += quantize.find_gated(graph, tensors)
     missing = [str(t.value.name) for t in tensors if not any(path in trained for path in t.layers)]
     calibrated = (
         quantize.calibrate(written.model, missing, draft.batches, options.bits, options.percentile) if missing else {}

@@ -150,7 +150,7 @@ def split(graph: Graph, keeps: Callable[[Fused], bool]) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Pool) and node.gate and not keeps(node):
-            nodes += node.tail
+            nodes += [one for one in node.tail if all(one is not other for other in nodes)]
         elif isinstance(node, Fused) and node.activation and not keeps(node):
             plain = replace(node, activation=None, tail=[], outputs=[node.early])
             nodes += [plain, *node.tail]

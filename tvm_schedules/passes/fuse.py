@@ -69,7 +69,7 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
         fits = len(graph.values[node.inputs[0]].shape) <= 5
         return GlobalPool(node.name, node.op, [source], list(node.outputs)) if fits else None
     if node.op == "Mul":
-        return _gate(graph, node, in_planes)
+        return _gate(graph, producers, node, in_planes)
     if node.op == "Add":
         names = [resolve(graph, producers, name) for name in node.inputs]
         shape = graph.values[node.outputs[0]].shape
@@ -82,16 +82,18 @@ def _start(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[
     return None
 
 
-def _gate(graph: Graph, node: Node, in_planes: set[str]) -> Pool | None:
-    """A product of planes of floats and one number a plane, as in squeeze-and-excitation."""
+def _gate(graph: Graph, producers: dict[str, Node], node: Node, in_planes: set[str]) -> Pool | None:
+    """A product of planes and one float a plane, as in squeeze-and-excitation."""
     shape = graph.values[node.outputs[0]].shape
     for x, gate in (node.inputs, node.inputs[::-1]):
-        if x not in in_planes or gate not in graph.values or graph.values[x].shape != shape:
+        source = resolve(graph, producers, x)
+        if source not in in_planes or gate not in graph.values or graph.values[x].shape != shape:
             continue
         value = graph.values[gate]
         one = value.shape == (*shape[:2], *(1 for _ in shape[2:]))
         if one and {graph.values[x].dtype, value.dtype} == {"float32"}:
-            return Pool(node.name, "Mul", [x, gate], list(node.outputs), gate=gate, tail=[node])
+            tail = [node] if source == x else [producers[x], node]
+            return Pool(node.name, "Mul", [source, gate], list(node.outputs), gate=gate, tail=tail)
     return None
 
 

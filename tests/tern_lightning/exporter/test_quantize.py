@@ -29,6 +29,50 @@ def batches(count: int, *shape: int, seed: int = 0) -> list[tuple[np.ndarray]]:
     return [(rng.standard_normal(shape).astype(np.float32),) for _ in range(count)]
 
 
+class Excited(nn.Module):
+    """Squeeze and excitation, ``how`` it is written or is something else."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.pool = how, nn.AdaptiveAvgPool2d(1)
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        x = nn.functional.silu(self.first(x))
+        mean = x.mean((1, 2) if self.how == "rows" else (2, 3), keepdim=True) if self.how != "pool" else self.pool(x)
+        if self.how == "rows":
+            return self.last(x * torch.sigmoid(mean))
+        gate = torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
+        y = self.last((gate * x if self.how == "turned" else x * gate) + (x if self.how == "read again" else 0))
+        return (y, x) if self.how == "given back" else y
+
+
+GATED = {"mean": 1, "pool": 1, "turned": 1, "rows": 0, "read again": 0, "given back": 0}
+
+
+@pytest.mark.parametrize("how", GATED)
+@pytest.mark.parametrize("given", [True, False])
+def test_images_that_are_gated_are_rounded(how: str, given: bool) -> None:
+    """Their range comes from samples: without these they stay float."""
+    torch.manual_seed(0)
+    net = make_ternary(Excited(how)).eval()
+    samples = batches(3, 2, 3, 9, 9)
+    x = torch.from_numpy(samples[0][0])
+    written = write_onnx(net, x, activations="uint8", samples=samples if given else None)
+    assert written.quantized_check is not None
+    readers: dict[str, set[str]] = {}
+    for node in written.model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    pairs = {node.input[0]: node.output[0] for node in written.model.graph.node if node.op_type == "QuantizeLinear"}
+    taken = {node.input[0]: node.output[0] for node in written.model.graph.node if node.op_type == "DequantizeLinear"}
+    of = {name: readers[taken[pairs[name]]] for name in written.ranges}
+    others = [found for found in of.values() if "Conv" not in found]
+    assert others == [{"Mul", "ReduceMean"}] * (GATED[how] if given else 0)
+    assert len(of) - len(others) == (2 if how == "rows" else 4)
+
+
 def test_one_pair_for_each_tensor_that_feeds_a_layer() -> None:
     net = float_stem(Residual()).eval()
     samples = batches(3, 2, 3, 8, 8)

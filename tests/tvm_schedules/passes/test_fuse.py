@@ -14,6 +14,7 @@ from tvm_schedules.frontend.onnx_reader import read
 from tvm_schedules.ir.graph import Clip, DenseWeight, Fused, GlobalPool, Graph, Linear, Node, Pool, Value, Windowed
 from tvm_schedules.ir.ternary_tensor import TernaryTensor
 from tvm_schedules.passes import fuse, prepare
+from tvm_schedules.passes.activations import split
 
 IMAGE = (1, 4, 6, 5)
 
@@ -248,6 +249,18 @@ def test_gates_are_one_number_a_plane(case: str) -> None:
         if case == "planes":
             assert pools[0].clip == Clip(0.0)
             assert [node.op for node in pools[0].tail] == ["Mul", "Relu"]
+
+
+def test_planes_of_bytes_are_gated_as_they_are() -> None:
+    net = Net(IMAGE)
+    x = net.quantize(conv(net), 0.02, 90)
+    gate = net.op("ReduceMax", "input_0", net.const(np.int64([2, 3])))
+    graph = prepare(read(net.model(net.op("Mul", gate, x))))
+    (pool,) = [node for node in graph.nodes if isinstance(node, Pool)]
+    assert graph.values[pool.inputs[0]].quant is not None
+    assert (pool.inputs[1], [node.op for node in pool.tail]) == (gate, ["DequantizeLinear", "Mul"])
+    apart = split(graph, lambda node: False)
+    assert [node.op for node in apart.nodes if node.op in ("Mul", "DequantizeLinear")] == ["DequantizeLinear", "Mul"]
 
 
 @pytest.mark.parametrize("op", ["Add", "Relu", "Clip", "BatchNormalization", "Sigmoid"])

@@ -33,11 +33,15 @@ class Spec:
         x: Layout of the input, uint8 or float32.
         out: ``"uint8"`` or ``"float32"``.
         parallel: Whether threads share the jobs.
+        arch: Architecture whose instructions may be called by name: ``aarch64``, ``x86_64``, others are as none.
+        wide: Bytes that one instruction adds up, where there is such a one.
     """
 
     x: Halo
     out: str
     parallel: bool
+    arch: str = ""
+    wide: int = 16
 
     @property
     def pixels(self) -> int:
@@ -59,7 +63,8 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     params = np.concatenate([numbers["scale"], numbers["bias"], numbers["params"][1:3]])
     out = ctx.new_plain(node.outputs[0])
     parallel = x.batch * x.channels * count > ctx.serial * 8
-    spec = Spec(x, ctx.graph.values[node.outputs[0]].dtype, parallel)
+    wide = 32 if ctx.target.vector_bytes >= 32 and "avx2" in ctx.target.features else 16
+    spec = Spec(x, ctx.graph.values[node.outputs[0]].dtype, parallel, ctx.target.architecture, wide)
     made = ctx.constants.add(node.name, "raw", {"params": params})
     mask = ctx.constants.add(node.name, "mask", {}, {"x": asdict(x), "size": list(x.dims), "length": spec.pixels})
     args = [source, mask["mask"], made["params"], out]

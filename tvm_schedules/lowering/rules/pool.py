@@ -67,7 +67,7 @@ def lower(ctx: Lowering, node: Fused) -> bool:
     source, x, quant = ctx.packed(key), ctx.layouts[key], ctx.input_quant(node)
     scale, bias = (np.broadcast_to(a, (x.channels,)).astype(np.float64) for a in (node.scale, node.bias))
     factor = quant.scale * scale
-    zero = quant.zero_point if node.kind == "max" else 0
+    zero = quant.zero_point if node.kind == "max" and not node.gate else 0
     numbers = ctx.numbers(node, factor, bias - zero * factor)
     end = ctx.destination(node, False, x)
     ep = end.epilogue

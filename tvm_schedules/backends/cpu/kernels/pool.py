@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_schedules.backends.cpu.kernels.common.epilogue import fill_borders, store_bytes, store_pixels, views_of
+from tvm_schedules.backends.cpu.kernels.common.epilogue import (
+    every_fourth,
+    fill_borders,
+    packs_bytes,
+    store_bytes,
+    store_four,
+    store_pixels,
+    views_of,
+)
 from tvm_schedules.compat import Emitter, kernel_function
 from tvm_schedules.lowering.rules.pool import NAME, Spec, lower
 
@@ -33,8 +41,15 @@ def emit(spec: Spec) -> Any:
         views = views_of(e, ep, list(pointers[3 if spec.gated else 2 :]), x.channels, spec.pixels)
         with e.jobs(x.batch * x.channels, spec.parallel) as plane:
             n, c = plane // x.channels, plane % x.channels
-            with e.loop(spec.pixels // lanes) as i:
-                base = plane * (x.phases * x.plane) + i * lanes
+            factor = None if gate is None else e.load(gate, plane)
+
+            def gated(acc: Any) -> Any:
+                if factor is None:
+                    return acc
+                return (acc - e.const(float(spec.zero), f32) if spec.zero else acc) * e.splat(factor, lanes)
+
+            def block(at: Any) -> None:
+                base = plane * (x.phases * x.plane) + at
                 values = [e.load(bx, base + offset, lanes) for offset in offsets]
                 if spec.kind == "max":
                     acc = values[0]
@@ -46,12 +61,30 @@ def emit(spec: Spec) -> Any:
                     acc = values[0]
                     for value in values[1:]:
                         acc = acc + value
-                    acc = (acc - e.const(zeros, f32)) * e.load(divisor, i * lanes, lanes)
-                if gate is not None:
-                    acc = acc * e.splat(e.load(gate, plane), lanes)
+                    acc = (acc - e.const(zeros, f32)) * e.load(divisor, at, lanes)
                 store = store_bytes if spec.plain else store_pixels
-                store(e, ep, views, acc, n, c, i * lanes, lanes)
+                store(e, ep, views, gated(acc), n, c, at, lanes)
+
+            def four(at: Any) -> None:
+                word, count = f"uint32x{lanes}", 4 * lanes
+                near = e.bits(e.load(bx, plane * (x.phases * x.plane) + offsets[0] + at, count), word)
+                parts = [(near >> e.const(8 * k, word)) & e.const(255, word) for k in range(4)]
+                accs = [gated(e.cast(e.bits(part, word.replace("u", "")), f32)) for part in parts]
+                store_four(e, ep, views, accs, n, c, at, every_fourth(lanes))
+
+            done = spec.pixels // (4 * lanes) * (4 * lanes) if _four(spec) else 0
+            if done:
+                with e.loop(done // (4 * lanes)) as i:
+                    four(i * (4 * lanes))
+            with e.loop((spec.pixels - done) // lanes) as i:
+                block(done + i * lanes)
             fill_borders(e, ep.out, views["out"], n, c, spec.pixels)
 
     gates = [("gate", "float32")] if spec.gated else []
     return kernel_function([("x", x.dtype), ("divisor", "float32"), *gates, *ep.arguments], body)
+
+
+def _four(spec: Spec) -> bool:
+    """Whether four vectors of one pixel's window are computed together, since they are packed together."""
+    alone = spec.kind == "max" and not spec.plain and len(spec.window.taps()) == 1
+    return alone and spec.x.dtype == "uint8" and packs_bytes(spec.epilogue, spec.lanes)
