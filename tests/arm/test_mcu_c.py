@@ -75,7 +75,27 @@ def shared_zeros() -> onnx.ModelProto:
     return sanitized_nets()["shared zeros and pools"]
 
 
+def activated() -> onnx.ModelProto:
+    """Activation functions behind sums of every type, some in phases and with rows that are moved; a gate."""
+    net = Net((1, 3, 13, 11), seed=7)
+    x = net.quantize("input_0", 0.02, 128)
+    x = net.op("Conv", x, net.weight((8, 3, 3, 3), None, int8=True), net.bias(8), pads=[1] * 4)
+    x = net.quantize(net.op("HardSwish", x), 0.02, 19)
+    weight = net.weight((8, 1, 3, 3), None, int8=True)
+    x = net.op("Conv", x, weight, net.bias(8), pads=[1] * 4, strides=[2, 2], group=8)
+    x = net.quantize(net.op("Mul", x, net.op("Sigmoid", x)), 0.02, 14)
+    x = net.op("Conv", x, net.weight((16, 8, 3, 3), 0.6, 2), net.bias(16))
+    x = net.quantize(net.op("Gelu", x), 0.03, 8)
+    gate = net.quantize(net.op("GlobalAveragePool", x), 0.01, 60)
+    gate = net.op("HardSigmoid", net.op("Conv", gate, net.weight((16, 16, 1, 1), 0.3)), alpha=1 / 6)
+    x = net.quantize(net.op("Mul", x, gate), 0.02, 30)
+    x = net.op("Conv", x, net.weight((12, 16, 1, 1), 0.5, shared=4), net.bias(12))
+    x = net.quantize(net.op("Tanh", x), 0.01, 128)
+    return net.model(net.op("Conv", x, net.weight((3, 12, 1, 1), 0.5)))
+
+
 NETWORKS = {
+    "activated": activated,
     "shared zeros": shared_zeros,
     "separable": separable,
     "encoder": encoder,

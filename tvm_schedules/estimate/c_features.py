@@ -14,6 +14,9 @@ _WORD, _BLOCK = 4, 16
 """Pixels of a word, and of a block: a list of taps is read once for a block, of which the last may have fewer words."""
 _FEWEST = 2
 """Words of a block at least."""
+_ACTIVATED = {"hardswish": 1, "hardsigmoid": 1}
+_EXPONENTIAL = 8
+"""How much longer a word's end takes with an activation function, and with one that has an exponential: assumed."""
 
 
 def kinds(step: Step, function: str) -> list[str]:
@@ -61,7 +64,9 @@ def _planes(step: Step, nonzero: float, macs: float) -> tuple[float, ...]:
     before = (blocks - 1) * _BLOCK // _WORD
     words = before + max(_FEWEST, ceil(pixels / _WORD) - before)
     taps, codes = nonzero / each, macs / each
-    counts = (taps * words, taps * blocks, codes / spec.x.batch, channels * words, channels * blocks)
+    activation = spec.epilogue.activation
+    ends = channels * words * (1 + (_ACTIVATED.get(activation, _EXPONENTIAL) if activation else 0))
+    counts = (taps * words, taps * blocks, codes / spec.x.batch, ends, channels * blocks)
     return tuple(share(step) * spec.x.batch * count for count in counts)
 
 

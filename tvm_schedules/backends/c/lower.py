@@ -16,7 +16,7 @@ from tvm_schedules.backends.c.sampling import OPERATOR as SAMPLE
 from tvm_schedules.backends.c.sampling import sampled
 from tvm_schedules.backends.c.site import Site
 from tvm_schedules.errors import UnsupportedOperatorError
-from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Pool, Recurrent
+from tvm_schedules.ir.graph import Attention, Fused, Graph, Node, Pool, Recurrent, Windowed
 from tvm_schedules.ir.layout import Halo, Triple
 from tvm_schedules.lowering.attention import with_attention
 from tvm_schedules.lowering.base import Copier, Kernel, Lowering, by_name
@@ -50,6 +50,10 @@ class CLowering(Lowering):
         self.phases = read_in_phases(self.graph, self._samples) if phases else {}
         self._unread: set[Key] = set()
         """Phases that kernels have written and nobody has read yet."""
+
+    def activates(self, graph: Graph, node: Fused) -> bool:
+        """Kernels in planes compute them, of results that become bytes, which would have to be floats before."""
+        return _activates(graph, node)
 
     def lay_out(self, planes: list[Node]) -> Layouts:
         """Planes that share the halo between them; what has no halo has no gaps between its rows either."""
@@ -145,11 +149,16 @@ class CLowering(Lowering):
         )
 
 
+def _activates(graph: Graph, node: Node) -> bool:
+    made = graph.values[node.outputs[0]]
+    return isinstance(node, Windowed) and node.residual is None and made.dtype == "uint8" and made.quant is not None
+
+
 def _with_activations(graph: Graph) -> Graph:
-    """A graph in which an activation function that a layer would compute is one node behind it, not the file's many."""
+    """A graph in which an activation function that no kernel computes is one node behind its layer."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        if isinstance(node, Fused) and node.activation and not isinstance(node, Pool):
+        if isinstance(node, Fused) and node.activation and not isinstance(node, Pool) and not _activates(graph, node):
             rounding = node.tail[-1:] if node.tail[-1].op == "QuantizeLinear" else []
             out = rounding[0].inputs[0] if rounding else node.outputs[0]
             nodes.append(replace(node, activation=None, tail=[], outputs=[node.early]))

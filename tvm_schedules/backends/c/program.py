@@ -11,6 +11,7 @@ import numpy as np
 from tvm_schedules.common.dtypes import C_TYPES
 from tvm_schedules.common.names import comment
 from tvm_schedules.lowering.steps import Buffer
+from tvm_schedules.passes.activations import KINDS as FUNCTIONS
 
 __all__ = ["CORES", "KINDS", "Call", "Program", "Ref"]
 
@@ -64,6 +65,7 @@ class Program:
         kernels: Source files that are needed, with what takes the place of their placeholders, in order.
         flags: Macros that leave out what this network does not use.
         operators: C of operators without a file in ``source``, in order.
+        activations: Activation functions that layers compute, of :data:`tvm_schedules.passes.activations.KINDS`.
         operands: Names of the tables that are operands of calls, by the ``id`` of the buffer.
         calls: In execution order.
         quants: Scale and zero point of the inputs and outputs that callers may give and take in 8 bits, by kind and
@@ -78,6 +80,7 @@ class Program:
     kernels: dict[tuple[str, tuple[tuple[str, str], ...]], None] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     operators: dict[str, None] = field(default_factory=dict)
+    activations: set[str] = field(default_factory=set)
     operands: dict[int, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     quants: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
@@ -131,6 +134,12 @@ class Program:
     def need(self, source: str, **words: str) -> None:
         """Asks for a source file with ``@WORD@`` replaced."""
         self.kernels[source, tuple(sorted(words.items()))] = None
+
+    def activates(self, kind: str) -> int:
+        """Asks for an activation function behind sums; returns its number in C."""
+        self.activations.add(kind)
+        self.flag("TERN_ACTIVATIONS")
+        return 1 + list(FUNCTIONS).index(kind)
 
     def flag(self, name: str, value: int = 1) -> None:
         """Raises a macro to at least ``value``."""

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from tvm_schedules.backends.c.kernels.common.translation import Translation
+from tvm_schedules.backends.c.operators.elementwise import functions
 from tvm_schedules.backends.c.parts import Part, part_of
 from tvm_schedules.backends.c.program import Call, Program
+from tvm_schedules.backends.c.site import MATH
 from tvm_schedules.lowering.constant_pool import Constants
 from tvm_schedules.lowering.steps import Buffer, Step
 
@@ -17,6 +19,7 @@ __all__ = ["translate"]
 _FLAGS = (
     "TERN_TRITS", "TERN_GAPS", "TERN_LISTS", "TERN_EACH_WEIGHT", "TERN_LEVELS", "TERN_LONG_ROWS", "TERN_LINEAR_CODES",
     "TERN_FLOAT_OUTPUT", "TERN_FLOAT_RESIDUAL", "TERN_BYTE_RESIDUAL", "TERN_MOVED_ROWS", "TERN_PHASES", "TERN_SHARES",
+    "TERN_ACTIVATIONS",
 )  # fmt: skip
 
 
@@ -44,6 +47,8 @@ def translate(steps: list[Step], constants: Constants, inputs: list[str]) -> Pro
     for index, step in enumerate(steps):
         translation.part = step if isinstance(step, Part) else None
         step.make()(translation, index, step)
+    if program.activations:
+        program.operators |= dict.fromkeys((MATH, functions(program.activations)))
     _find_quantized_ends(translation, inputs)
     for buffer in translation.lists:
         buffer.nbytes *= np.dtype(program.offset_dtype).itemsize

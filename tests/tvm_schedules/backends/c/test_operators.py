@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -304,18 +305,43 @@ def test_powers_without_a_form_are_refused(tmp_path: Path) -> None:
             portable.host_model(net.model(net.op("Pow", "input_0", net.const(F(exponent)))), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["Sigmoid", "HardSwish", "SiLU"])
-def test_activation_behind_a_layer_is_one_step(tmp_path: Path, kind: str) -> None:
-    """A network may write it as several operators."""
+BEHIND: dict[str, Callable[[Net, str], str]] = {
+    **{name: partial(lambda name, n, x: n.op(name, x), name) for name in ("Sigmoid", "HardSwish", "Gelu", "Tanh")},
+    "HardSigmoid": lambda n, x: n.op("HardSigmoid", x, alpha=1 / 6),
+    "SiLU": lambda n, x: n.op("Mul", x, n.op("Sigmoid", x)),  # as networks write it
+    "Gelu by tanh": lambda n, x: n.op("Gelu", x, approximate="tanh"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        *((kind, "ternary") for kind in BEHIND),
+        *(("SiLU", one) for one in ("two terms", "dense", "depthwise", "strided")),
+    ],
+)
+def test_layers_compute_their_activation_function(tmp_path: Path, kind: str, layer: str) -> None:
+    """What they give is never a float in memory; the next layer may read phases."""
     net = Net((1, 4, 9, 9))
-    x = net.op("Conv", net.quantize("input_0"), net.weight((8, 4, 3, 3), 0.5), net.bias(8), pads=[1] * 4)
-    y = net.op("Mul", x, net.op("Sigmoid", x)) if kind == "SiLU" else net.op(kind, x)
-    y = net.op("Conv", net.quantize(y, 0.02, 30), net.weight((3, 8, 1, 1), 0.5))
-    model = net.model(y)
-    x0 = np.abs(inputs_of([(1, 4, 9, 9)])[0])
-    have = portable.host_model(model, tmp_path)(x0)
-    np.testing.assert_allclose(have, run_onnx(model, x0)[0], atol=0.1)
-    assert sum("each_" in step.kernel for step in portable.generate(model, tmp_path).steps) == 1
+    dense, groups = layer in ("dense", "depthwise"), 4 if layer == "depthwise" else 1
+    weight = net.weight((8, 4 // groups, 3, 3), None if dense else 0.5, 2 if layer == "two terms" else 1, int8=dense)
+    x = net.op("Conv", net.quantize("input_0", 0.02, 128), weight, net.bias(8), pads=[1] * 4, group=groups)
+    y = net.quantize(BEHIND[kind](net, x), 0.02, 30)
+    steps = [2, 2] if layer == "strided" else [1, 1]
+    after = net.op("Conv", y, net.weight((3, 8, 3, 3), 0.5), pads=[1] * 4, strides=steps)
+    model, last = net.model(y, after), net.model(after)
+    for variant in ("native", "words", "fixed"):
+        code = portable.host_model(model, tmp_path / variant, VARIANTS[variant])
+        for (x0,) in more_data(inputs_of([(1, 4, 9, 9)])):
+            away = np.abs(portable.as_list(code(x0))[0] - run_onnx(model, x0)[0]) / 0.02
+            assert away.max() < 1.01
+            assert (away > 0.5).mean() < 0.01
+    plan = portable.generate(last, tmp_path / "plan")
+    assert not [step for step in plan.steps if "each_" in step.kernel]
+    sums = portable.generate(net.model(x), tmp_path / "plan")
+    assert plan.arena_bytes is not None
+    assert sums.arena_bytes is not None
+    assert plan.arena_bytes < sums.arena_bytes
 
 
 @pytest.mark.parametrize("table", ["floats", "ternary", "computed", "bytes"])

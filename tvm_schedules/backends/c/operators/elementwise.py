@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod
 from typing import Any
 
@@ -136,6 +136,24 @@ def lower(site: Site) -> bool:
     fields = {"a": a, "b": b, "count": count, "from": x.number, "to": y.number}
     site.add(Operator(name, (MATH, ROOT, code), fields, in_place=x.dtype == y.dtype), [x], [y])
     return True
+
+
+def functions(kinds: Collection[str]) -> str:
+    """C of ``tern_activate``, which is these functions of :data:`KINDS` by their number there, from 1 on."""
+    forms = {"silu": "x * tern_sigmoid(x)", "gelu_sigmoid": "x * tern_sigmoid(1.702f * x)"}
+    cases = [
+        f"    case {1 + number}: return {forms.get(kind) or _C.get(kind) or _C[_SAME[kind]]};"
+        for number, kind in enumerate(KINDS)
+        if kind in kinds
+    ]
+    return "\n".join(
+        [
+            "/* The activation function of that number, of a sum. */",
+            "static float tern_activate(int32_t number, float x)\n{\n    switch (number) {",
+            *cases,
+            "    default: return x;\n    }\n}",
+        ]
+    )
 
 
 def _exponent(bounds: list[np.ndarray | None]) -> float | None:

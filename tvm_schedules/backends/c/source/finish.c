@@ -1,4 +1,9 @@
-/* What follows a sum: y = clip(sum * scale + bias + residual * factor), rounded to 8 bits for an 8-bit output. */
+#if TERN_ACTIVATIONS
+static float tern_activate(int32_t number, float x);
+#endif
+
+/* What follows a sum: y = clip(sum * scale + bias + residual * factor), rounded to 8 bits for an 8-bit output. With an
+   activation function, y is what it is of, and then clip(function(y) * step + zero) is rounded. */
 struct tern_finish {
     const float *scale, *bias; /* for each channel */
     float factor, low, high;
@@ -8,7 +13,29 @@ struct tern_finish {
     struct tern_planes out;
     const int32_t *fixed; /* for each channel multiplier and addend; NULL: floats */
     int32_t fixed_residual, fixed_shift, fixed_bits, fixed_near, fixed_low, fixed_high;
+    int32_t activation; /* number of the function; 0: none */
+    float step, zero;
 };
+
+#if TERN_ACTIVATIONS
+#define TERN_ACTIVATE(f, y) if ((f)->activation) y = tern_fma(tern_activate((f)->activation, y), (f)->step, (f)->zero);
+#else
+#define TERN_ACTIVATE(f, y)
+#endif
+#if TERN_ACTIVATIONS && defined(TERN_MVE)
+TERN_INLINE float32x4_t tern_activate_four(const struct tern_finish *f, float32x4_t y)
+{
+    float lanes[4];
+    int i;
+    if (!f->activation) return y;
+    vstrwq_f32(lanes, y);
+    for (i = 0; i < 4; i++) TERN_ACTIVATE(f, lanes[i])
+    return vldrwq_f32(lanes);
+}
+#define TERN_ACTIVATE_FOUR(f, y) y = tern_activate_four(f, y);
+#else
+#define TERN_ACTIVATE_FOUR(f, y)
+#endif
 
 #if TERN_MOVED_ROWS
 /* Moves count bytes of a row forward (toward lower addresses) or backward; where they came from may overlap with where they go. */

@@ -15,6 +15,7 @@ TERN_KERNEL void tern_finish_@S@(const struct tern_finish *f, int32_t image, int
     for (i = 0; i < count; i += 4) { \
         float32x4_t y = vfmasq_n_f32(tern_lanes_@S@(sum + i), scales, bias); \
         more4 \
+        TERN_ACTIVATE_FOUR(f, y) \
         store4 \
         TERN_KEEP_LOOP(i); \
     }
@@ -25,6 +26,7 @@ TERN_KERNEL void tern_finish_@S@(const struct tern_finish *f, int32_t image, int
         for (k = i; k < i + step; k++) { \
             float y = tern_fma((float)sum[k], scale, bias); \
             more \
+            TERN_ACTIVATE(f, y) \
             store \
         } \
         TERN_KEEP_LOOP(i); \

@@ -75,7 +75,11 @@ class Translation:
         program.flag("TERN_FLOAT_OUTPUT", int(out.dtype == "float32"))
         if residual:
             program.flag("TERN_FLOAT_RESIDUAL" if residual.dtype == "float32" else "TERN_BYTE_RESIDUAL")
-        factor, low, high, _ = numbers["params"]
+        factor, low, high, _, *after = numbers["params"]
+        activation = {}
+        if ep.activation:
+            sums = None  # its values are no whole numbers
+            activation = {"activation": program.activates(ep.activation), "step": after[0], "zero": after[1]}
         steps = out.steps()
         planes: dict[str, Any] = {"plane": out.plane, "origin": out.origin, "front": out.front, "end": out.end}
         planes |= dict(zip(("depth", "height", "width"), out.grid, strict=True))
@@ -102,6 +106,7 @@ class Translation:
             "channels": out.channels,
             "run": x.run(ep.size),
             "out": planes,
+            **activation,
             **self.fixed(index, ep.out.dtype, ep.residual.dtype if ep.residual else None, numbers, sums),
         }
 
