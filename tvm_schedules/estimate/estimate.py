@@ -19,7 +19,7 @@ import numpy as np
 from tvm_schedules.common.files import user_path
 from tvm_schedules.errors import EstimateError, UnsupportedOperatorError
 from tvm_schedules.estimate import table as tables
-from tvm_schedules.estimate.c_features import share
+from tvm_schedules.estimate.c_features import activated, share
 from tvm_schedules.estimate.lowered import Lowered, lower
 from tvm_schedules.estimate.table import Table
 from tvm_schedules.estimate.targets import KINDS, Device, device
@@ -161,8 +161,10 @@ def _times(made: Lowered, on: Device) -> tuple[np.ndarray | None, list[bool]]:
     if on.table is None:
         return None, [False] * len(counted)
     fit = on.table.fit
-    times = [on.seconds * fit.value(*one) for one in counted]
-    return np.array(times), [fit.knows(group) for group, _ in counted]
+    times = np.array([on.seconds * fit.value(*one) for one in counted])
+    if on.table.unit == "instructions":  # whose networks have no activation functions behind layers
+        times[: len(made.steps)] += on.seconds * np.array([activated(step) for step in made.steps])
+    return times, [fit.knows(group) for group, _ in counted]
 
 
 def _ram(made: Lowered) -> dict[str, int]:

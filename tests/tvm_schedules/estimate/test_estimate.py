@@ -87,6 +87,23 @@ def test_instructions_are_cycles_by_a_factor_that_the_source_states() -> None:
     assert "1.4 cycles each, which is assumed" in said.source
 
 
+@pytest.mark.parametrize(("name", "each"), [("HardSwish", 26), ("Sigmoid", 64)])
+def test_instructions_of_activation_functions_are_added(name: str, each: int) -> None:
+    """Microcontrollers' tables are of networks without any; layers that are computed in parts count once."""
+    made, times = [], []
+    for activation in ("Relu", name):
+        net = Net((1, 4, 20, 20))
+        y = net.op(activation, net.op("Conv", net.quantize("input_0"), net.weight((32, 4, 1, 1), 0.5), net.bias(32)))
+        y = net.op("Conv", net.quantize(y), net.weight((4, 32, 1, 1), 0.5), net.bias(4))
+        model = net.model(y)
+        (said,) = estimate(model, ["cortex-m4"], [made_table(target="cortex-m4", unit="instructions")])
+        fit = made_table(unit="instructions").fit
+        made.append(sum(fit.value(*one) for one in lower(read_graph(model), resolve("c")).counted()))
+        times.append(said.seconds)
+    assert times[0] == pytest.approx(made[0] * 1.4 / 168e6)
+    assert times[1] == pytest.approx((made[1] + 32 * 20 * 20 * each) * 1.4 / 168e6)
+
+
 def test_attention_counts_whole_panels_and_more_tokens_take_more() -> None:
     """Products of queries and keys: every panel of keys is whole, whatever their number."""
     counts = []
