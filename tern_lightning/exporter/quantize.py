@@ -60,7 +60,7 @@ def find_tensors(sites: Sequence[tuple[str, ir.Node]]) -> list[QuantizedTensor]:
 
 
 def find_gated(graph: ir.Graph, tensors: Sequence[QuantizedTensor]) -> list[QuantizedTensor]:
-    """Return the images that nothing reads but pools and factors made of these: "Squeeze-and-Excitation Networks" (2018).
+    """Return the images that only pools and factors made of these read: Squeeze-and-Excitation Networks (2018).
 
     No layer reads them, so they would be the only float images of a network, four times as large as others.
 
