@@ -107,10 +107,11 @@ def test_layers_tables_and_arena_are_the_programs(tmp_path: Path) -> None:
 def test_no_warning_from_the_compiler_of_boards(tmp_path: Path, core: str) -> None:
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is missing (Debian: gcc-arm-none-eabi)")
+    from tests.arm.test_mcu_c import activated, encoder, lines
     from tests.tvm_schedules.backends.c.test_memory import sanitized_nets
 
     floats = {"cortex-m4": ["-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"], "cortex-m55": ["-mfloat-abi=hard"]}.get(core, [])
-    for number, model in enumerate(sanitized_nets().values()):
+    for number, model in enumerate([*sanitized_nets().values(), activated(), encoder(), lines()]):
         portable.generate(model, tmp_path / str(number))
         command = ["arm-none-eabi-gcc", f"-mcpu={core}", "-mthumb", *floats, "-std=c99", "-O2", *WARNINGS]
         run(*command, "-ffreestanding", "-c", tmp_path / str(number) / "model.c", "-o", tmp_path / "model.o")

@@ -36,22 +36,22 @@ static inline void tern_dots(const uint8_t *x, const int8_t *weight, int32_t cou
     int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, all0 = 0, all1 = 0, all2 = 0, all3 = 0, groups;
     int8x16_t lanes, w;
 #define TERN_ROW(load, row, total, all) w = load(row), total = vmladavaq_s8(total, lanes, w), all = vaddvaq_s8(all, w);
-#define TERN_ROWS(load) TERN_ROW(load, weight, s0, all0) TERN_ROW(load, w1, s1, all1) TERN_ROW(load, w2, s2, all2) \
+#define TERN_FOUR_ROWS(load) TERN_ROW(load, weight, s0, all0) TERN_ROW(load, w1, s1, all1) TERN_ROW(load, w2, s2, all2) \
     TERN_ROW(load, w3, s3, all3)
 #define TERN_SOME(row) vldrbq_z_s8(row, some)
     for (groups = count >> 4; groups > 0; groups--) {
         lanes = vreinterpretq_s8_u8(veorq_u8(vldrbq_u8(x), half));
-        TERN_ROWS(vldrbq_s8)
+        TERN_FOUR_ROWS(vldrbq_s8)
         x += 16, weight += 16, w1 += 16, w2 += 16, w3 += 16;
     }
     if (count & 15) {
         const mve_pred16_t some = vctp8q((uint32_t)count & 15);
         lanes = vreinterpretq_s8_u8(veorq_u8(vldrbq_z_u8(x, some), half));
-        TERN_ROWS(TERN_SOME)
+        TERN_FOUR_ROWS(TERN_SOME)
     }
     sum[0] = s0 + 128 * all0, sum[1] = s1 + 128 * all1, sum[2] = s2 + 128 * all2, sum[3] = s3 + 128 * all3;
 #undef TERN_ROW
-#undef TERN_ROWS
+#undef TERN_FOUR_ROWS
 #undef TERN_SOME
 }
 #elif defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(TERN_SCALAR)
